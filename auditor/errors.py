@@ -1,0 +1,25 @@
+"""What can go wrong, as a tree.
+
+    AuditorError            anything the auditor raises on purpose; carries one sentence for the user
+    ├── BadInput            arguments, model, data or TOML that cannot be used: exit status 2
+    ├── NoCopy              the artefact has no differentiable copy: the audit goes on black-box
+    └── PluginBroken        a plugin that does not import or breaks a rule: named, the audit goes on, exit status 3
+
+Every message names the thing, what was found, what was expected, and what to do.
+"""
+
+
+class AuditorError(Exception):
+    """Base of everything that the auditor raises on purpose."""
+
+
+class BadInput(AuditorError):
+    """The command's arguments or files cannot be used (exit status 2)."""
+
+
+class NoCopy(AuditorError):
+    """No differentiable copy of the artefact can be made; the message is the report's ``access_reason``."""
+
+
+class PluginBroken(AuditorError):
+    """A plugin could not be imported or breaks a rule of the registry."""
