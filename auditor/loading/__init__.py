@@ -1,1 +1,11 @@
-"""TODO"""
+"""From a model file to a Classifier: the sidecar, the shape of the input, what the output means.
+
+Which file format it is, the plugins in ``auditor.plugins.formats`` know; what follows is the same for all.
+"""
+
+from __future__ import annotations
+
+from auditor.loading.build import build
+from auditor.loading.sidecar import Sidecar, read_sidecar
+
+__all__ = ["Sidecar", "build", "read_sidecar"]

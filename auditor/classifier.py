@@ -1,0 +1,350 @@
+"""The audited classifier: the deployed artefact in its own runtime and, where one can be made, its differentiable copy.
+
+Attack the copy, judge on the original: ``predict`` always asks the artefact itself; ``logits`` asks the copy, under
+autograd. Both take pixels in [0, 1]; what the model wants instead (range, mean, channel order, layout) is applied here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auditor.errors import BadInput, NoCopy
+
+if TYPE_CHECKING:
+    import torch
+
+    from auditor.images import Pixels
+
+Layout = Literal["nchw", "nhwc"]
+Outputs = Literal["logits", "probabilities"]
+Format = Literal["onnx", "torchscript", "exported-program"]
+Precision = Literal["float32", "float16", "int8"]
+
+_TOLERANCE: Mapping[Precision, float] = {"float32": 1e-3, "float16": 2e-2, "int8": 0.25}
+"""Largest difference of copy and original, relative to the largest score, at which the copy still is the model.
+
+Quantised models differ between runtimes by up to a tenth of the score's range; for them agreement of labels decides."""
+
+_AGREEMENT: Mapping[Precision, float] = {"float32": 0.99, "float16": 0.98, "int8": 0.95}
+"""Least share of images to which copy and original must give the same label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """What a format plugin found in a model file."""
+
+    format: Format
+    runtime: str
+    """What runs the original, as the report says it: "ONNX Runtime 1.31.1, CPUExecutionProvider"."""
+    input_shape: tuple[int | None, ...]
+    """As declared, batch first; None where the file leaves it open."""
+    input_dtype: str
+    """numpy name of the input's type: "float32", "float16", "uint8"."""
+    scores: Callable[[NDArray[Any]], NDArray[Any]]
+    """From the model's own input to its raw output, on the original."""
+    outputs: Outputs | None = None
+    """None: not to be seen in the file, so found by looking at the numbers."""
+    copy: torch.nn.Module | None = None
+    """From the model's own input tensor to logits (or to the raw output, where no final softmax was found)."""
+    copy_reason: str = ""
+    """How the copy was made, or why there is none."""
+    precision: Precision = "float32"
+    metadata: str = ""
+    """A sidecar (TOML) carried inside the file."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """What ``auditor inspect`` shows besides: opset, operators, producer."""
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """From pixels in [0, 1] to what the model wants: ``((low + x (high - low)) - mean) / std``, order, layout, type."""
+
+    shape: tuple[int, int, int]
+    """(channels, height, width)"""
+    layout: Layout = "nchw"
+    dtype: str = "float32"
+    range: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    order: Literal["rgb", "bgr"] = "rgb"
+
+    def apply(self, pixels: Pixels) -> NDArray[Any]:
+        """Pixels (n, c, h, w) as the artefact's input."""
+        low, high = self.range
+        x: NDArray[Any] = pixels if self.order == "rgb" else pixels[:, ::-1]
+        x = low + x * np.float32(high - low)
+        x = (x - _per_channel(self.mean)) / _per_channel(self.std)
+        if self.layout == "nhwc":
+            x = x.transpose(0, 2, 3, 1)
+        if np.issubdtype(np.dtype(self.dtype), np.integer):
+            x = np.rint(x)
+        return np.ascontiguousarray(x, dtype=self.dtype)
+
+    def differentiable(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The same under autograd, in the tensor's own float type; integer inputs are not rounded, only scaled."""
+        import torch
+
+        low, high = self.range
+        x = pixels if self.order == "rgb" else pixels.flip(1)
+        if (low, high) != (0.0, 1.0):
+            x = low + x * (high - low)
+        if self.mean != (0.0,) or self.std != (1.0,):
+            x = (x - pixels.new_tensor(self.mean).view(1, -1, 1, 1)) / pixels.new_tensor(self.std).view(1, -1, 1, 1)
+        if self.layout == "nhwc":
+            x = x.permute(0, 2, 3, 1)
+        return x.to(torch.float16) if self.dtype == "float16" else x
+
+
+class Parity(NamedTuple):
+    """How far the copy is the original, on real images."""
+
+    n: int
+    max_abs_difference: float | None
+    label_agreement: float | None
+
+
+@dataclass
+class Calls:
+    """Images that went through the network, original and copy together."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+class Classifier:
+    """A deployed image classifier."""
+
+    def __init__(  # one place where everything is known about the model
+        self,
+        artefact: Artefact,
+        preprocessing: Preprocessing,
+        *,
+        path: str,
+        sha256: str,
+        n_classes: int,
+        outputs: Outputs,
+        classes: Sequence[str] | None = None,
+        device: str = "cpu",
+        fixed_batch: int | None = None,
+        warnings: Sequence[str] = (),
+    ) -> None:
+        """``classes`` None: the model's classes have no names yet; ``fixed_batch``: the only batch the file takes."""
+        self.artefact = artefact
+        self.preprocessing = preprocessing
+        self.path = path
+        self.sha256 = sha256
+        self.n_classes = n_classes
+        self.outputs: Outputs = outputs
+        self.named_classes = classes
+        self.device = device
+        self.fixed_batch = fixed_batch
+        self.batch_size = fixed_batch or 32
+        self.calls = Calls()
+        self.parity: Parity | None = None
+        self.warnings = [*artefact.warnings, *warnings]
+        self._copy = artefact.copy.to(device) if artefact.copy is not None else None
+        self.access_reason = artefact.copy_reason
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; their numbers where the model has no names."""
+        return tuple(self.named_classes or (str(i) for i in range(self.n_classes)))
+
+    @property
+    def access(self) -> Literal["white-box", "black-box"]:
+        """White-box while there is a copy that was not found wanting."""
+        return "black-box" if self._copy is None else "white-box"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        return self.preprocessing.shape
+
+    def predict(self, images: Pixels) -> NDArray[np.float32]:
+        """Class probabilities (n, k) of pixels (n, c, h, w) in [0, 1], from the original.
+
+        Works in pieces of ``batch_size``, which it halves for good when the memory does not suffice.
+        """
+        scores = self._scores(np.asarray(images, dtype=np.float32))
+        return scores if self.outputs == "probabilities" else softmax(scores)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (n, k) of pixels (n, c, h, w) in [0, 1], from the copy, under autograd.
+
+        Where the file gives probabilities and no softmax to cut, these are their logarithms. Raises NoCopy.
+        """
+        if self._copy is None:
+            raise NoCopy(self.access_reason)
+        self.calls.forward += len(images)
+        pieces = [
+            self._copy_piece(self.preprocessing.differentiable(piece))
+            for piece in (images.split(self.fixed_batch) if self.fixed_batch else (images,))
+        ]
+        logits = pieces[0] if len(pieces) == 1 else _cat(pieces)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
+        return logits
+
+    def tensor(self, images: Pixels) -> torch.Tensor:
+        """Pixels on the device."""
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).to(self.device)
+
+    def verify(self, images: Pixels) -> None:
+        """Measure the parity of copy and original on ``images``; without it, or without a gradient, go black-box."""
+        if self._copy is None:
+            return
+        try:
+            difference, agree = self.compare(images)
+            zero_share = self._zero_gradient_share(images[:8])
+        except RuntimeError as error:
+            self.distrust(f"the differentiable copy does not run: {first_line(error)}")
+            return
+        self.parity = Parity(len(images), float(difference.max()), float(agree.mean()))
+        precision = self.artefact.precision
+        tolerance = _TOLERANCE[precision] * max(1.0, float(self._largest_score))
+        if self.parity.max_abs_difference is None or not self.parity.max_abs_difference <= tolerance:
+            self.distrust(
+                f"the differentiable copy is not the model: scores differ by up to {float(difference.max()):.3g}"
+                f" on {len(images)} images; expected at most {tolerance:.3g} ({precision})"
+            )
+        elif agree.mean() < _AGREEMENT[precision]:
+            self.distrust(
+                f"the differentiable copy is not the model: it gives the same label to {100 * agree.mean():.1f} % of"
+                f" {len(images)} images; expected at least {100 * _AGREEMENT[precision]:.0f} % ({precision})"
+            )
+        elif zero_share > 0.999:
+            self.distrust(
+                f"the copy's gradient is zero at {100 * zero_share:.1f} % of the inputs, so gradient attacks would"
+                " see nothing and call the model robust"
+            )
+
+    def compare(self, images: Pixels) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Per image the largest difference between copy and original, and whether the labels agree.
+
+        Compared are the scores that the original gives: logits with logits, probabilities with probabilities.
+        """
+        import torch
+
+        original = self._scores(np.asarray(images, dtype=np.float32)).astype(np.float64)
+        with torch.no_grad():
+            pieces = [self.logits(self.tensor(images[i : i + self.batch_size])).double().cpu()
+                      for i in range(0, len(images), self.batch_size)]  # fmt: skip
+        copy = torch.cat(pieces)
+        if self.outputs == "probabilities":
+            copy = copy.softmax(1)
+        self._largest_score = np.abs(original).max()
+        answer = copy.numpy()
+        return np.abs(answer - original).max(axis=1), answer.argmax(axis=1) == original.argmax(axis=1)
+
+    def distrust(self, reason: str) -> None:
+        """Give up the copy: from here on the audit is black-box and says why."""
+        self._copy = None
+        self.access_reason = reason
+
+    def _count_backward(self, gradient: torch.Tensor) -> None:
+        self.calls.backward += len(gradient)
+
+    def _copy_piece(self, inputs: torch.Tensor) -> torch.Tensor:
+        assert self._copy is not None
+        n = len(inputs)
+        if self.fixed_batch and n < self.fixed_batch:
+            inputs = _cat([inputs, inputs[:1].expand(self.fixed_batch - n, *inputs.shape[1:])])
+        output = self._copy(inputs)
+        output = (output[0] if isinstance(output, tuple | list) else output).flatten(1)[:n].float()
+        if self.outputs == "probabilities" and not self.artefact.details.get("softmax_cut"):
+            # the smallest normal float keeps the logarithm and its gradient finite
+            output = output.clamp_min(1.2e-38).log()
+        return output
+
+    def _scores(self, images: Pixels) -> NDArray[np.float32]:
+        """Raw scores (n, k) from the original."""
+        pieces: list[NDArray[np.float32]] = []
+        start = 0
+        while start < len(images):
+            piece = images[start : start + self.batch_size]
+            try:
+                pieces.append(self._score_piece(piece))
+            except (RuntimeError, MemoryError) as error:
+                if self.fixed_batch or self.batch_size == 1 or not is_out_of_memory(error):
+                    raise
+                self.batch_size //= 2
+                continue
+            start += len(piece)
+        self.calls.forward += len(images)
+        return np.concatenate(pieces) if pieces else np.zeros((0, self.n_classes), dtype=np.float32)
+
+    def _score_piece(self, images: Pixels) -> NDArray[np.float32]:
+        n = len(images)
+        if self.fixed_batch and n < self.fixed_batch:
+            images = np.concatenate([images, np.repeat(images[:1], self.fixed_batch - n, axis=0)])
+        scores = self.artefact.scores(self.preprocessing.apply(images))
+        scores = np.asarray(scores[:n], dtype=np.float32).reshape(n, -1)
+        if not np.isfinite(scores).all():
+            raise ArithmeticError("the model answered NaN or infinity")
+        return scores
+
+    def _zero_gradient_share(self, images: Pixels) -> float:
+        import torch
+
+        x = self.tensor(images).requires_grad_()
+        top = self.logits(x).topk(2, dim=1).values
+        (gradient,) = torch.autograd.grad((top[:, 0] - top[:, 1]).sum(), x)
+        return float((gradient == 0).double().mean())
+
+
+def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Probabilities from logits (n, k), in double precision inside."""
+    shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, ONNX Runtime or Python means that a smaller batch may work."""
+    text = str(error).lower()
+    signs = ("out of memory", "failed to allocate", "can't allocate", "bad allocation", "bad_alloc", "alloc_failed")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def look_at_outputs(scores: NDArray[Any]) -> Outputs:
+    """Whether rows of scores are probabilities (not negative, sum 1) or logits."""
+    sums = scores.astype(np.float64).sum(axis=1)
+    return "probabilities" if scores.min() >= 0 and np.abs(sums - 1).max() < 1e-2 else "logits"
+
+
+def class_scores(scores: Any, batch: int) -> NDArray[np.float32]:
+    """The output as (n, k), or BadInput when it is no classifier's."""
+    array = np.asarray(scores)
+    squeezed = array.reshape(array.shape[:2]) if array.ndim > 2 and set(array.shape[2:]) == {1} else array
+    if squeezed.ndim != 2 or len(squeezed) != batch:
+        raise BadInput(
+            f"the model's output has shape {list(array.shape)} for a batch of {batch}; expected [{batch}, classes],"
+            " one score per class (detectors and segmenters cannot be audited)"
+        )
+    if squeezed.shape[1] < 2:
+        raise BadInput(f"the model's output has {squeezed.shape[1]} class; expected at least two")
+    return squeezed.astype(np.float32)
+
+
+def _per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
+    return np.asarray(values, dtype=np.float32).reshape(1, -1, 1, 1)
+
+
+def _cat(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    return torch.cat(list(pieces))

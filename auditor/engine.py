@@ -1,0 +1,755 @@
+"""One audit from beginning to end: open, measure, conclude, judge, write down.
+
+The engine alone touches files, clocks and the order of things. Probes get batches and give columns; what they give is on
+disk within seconds, so that Ctrl-C, kill -9, a broken image, an out-of-memory or a plugin that throws costs nothing that
+was measured.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+import auditor
+from auditor import environment, registry
+from auditor.classifier import Classifier, is_out_of_memory
+from auditor.errors import BadInput
+from auditor.finding import Conclusion, plain
+from auditor.images import Batch, Images, Source, match_labels, sample
+from auditor.loading import Sidecar, build, read_sidecar
+from auditor.policy import Policy, judge, read_policy, verdict
+from auditor.probe import Exhibit, Probe, Randomness, Records
+from auditor.registry import Registry
+from auditor.store import FORMAT, Cost, RunFolder, digest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+_FLUSH_SECONDS = 2.0
+"""Rows wait at most this long before they are on disk."""
+
+_CLEAN_BYTES = 256 << 20
+"""Clean predictions kept in memory; beyond it they are computed again."""
+
+_PARITY_IMAGES = 64
+"""Images on which parity is measured before the first probe; ``sanity.parity`` measures it on all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asks for; every field is an option of ``auditor run``."""
+
+    model: Path
+    suite: str = "standard"
+    data: Path | None = None
+    out: Path | None = None
+    probes: Sequence[str] = ()
+    skip: Sequence[str] = ()
+    samples: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    batch_size: int | None = None
+    budget: float | None = None
+    """Seconds for measuring, or None for no limit."""
+    policy: str = "default"
+    formats: Sequence[str] = ("html", "pdf", "json")
+    fresh: bool = False
+    command: str = ""
+
+
+class Progress(Protocol):
+    """Who wants to know how far the audit is."""
+
+    def say(self, message: str) -> None:
+        """Something happened that is worth a line."""
+
+    def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
+        """A probe begins to measure this many images."""
+
+    def advance(self, images: int) -> None:
+        """So many images more are measured."""
+
+    def end(self, record: Mapping[str, Any]) -> None:
+        """A probe has ended, as it will stand in audit.json."""
+
+
+class Silent:
+    """Nobody wants to know."""
+
+    def say(self, message: str) -> None:
+        """Say nothing."""
+
+    def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
+        """Show nothing."""
+
+    def advance(self, images: int) -> None:
+        """Show nothing."""
+
+    def end(self, record: Mapping[str, Any]) -> None:
+        """Show nothing."""
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM: what was measured is on disk."""
+
+    def __init__(self, out: Path) -> None:
+        super().__init__(str(out))
+        self.out = out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A finished audit."""
+
+    audit: dict[str, Any]
+    out: Path
+    files: list[Path]
+    incomplete: bool
+    """A probe, a plugin or a report format broke: exit status 3."""
+    troubles: list[str] = field(default_factory=list)
+
+
+def run(request: Request, progress: Progress | None = None) -> Outcome:
+    """Carry out an audit.
+
+    Raises BadInput for what cannot be used, Interrupted when stopped.
+    """
+    progress = progress or Silent()
+    plugins = registry.load()
+    suite = plugins.suite(request.suite)
+    policy = read_policy(request.policy)
+    formats = _formats(plugins, request.formats)
+    chosen = _chosen(plugins, suite, request)
+    device = environment.pick_device(request.device)
+    environment.make_repeatable()
+    classifier, images, sidecar = open_audit(plugins, request, suite, device)
+    out = request.out or Path("audits") / f"{request.model.stem}-{classifier.sha256[:8]}"
+    folder = RunFolder(out)
+    try:
+        if request.fresh:
+            folder.forget()
+        session = _Session(plugins, request, classifier, images, folder, progress)
+        return session.carry_out(chosen, policy, formats, suite.name)
+    except KeyboardInterrupt:
+        raise Interrupted(out) from None
+    finally:
+        folder.close()
+
+
+def open_audit(
+    plugins: Registry, request: Request, suite: registry.Suite, device: str
+) -> tuple[Classifier, Images, Sidecar]:
+    """The classifier and its images, labels matched to classes."""
+    artefact = _open_artefact(plugins, request.model, device)
+    sidecar = read_sidecar(request.model, artefact.metadata)
+    source = _find_source(plugins, request, sidecar)
+    samples = request.samples or suite.samples
+    first = sample(source.ids, samples, request.seed)[:1]
+    classifier = build(
+        request.model, artefact, sidecar, device=device, data_size=_size_of(source, first[0]) if first else None
+    )
+    images = Images(source, shape=classifier.shape, resize=sidecar.resize, samples=samples, seed=request.seed)
+    if images.label_names is not None:
+        labels, classes = match_labels(images.label_names, classifier.named_classes, classifier.n_classes)
+        images.labels = np.asarray(labels, dtype=np.int64)
+        classifier.named_classes = classes
+    return classifier, images, sidecar
+
+
+def open_model(plugins: Registry, path: Path, device: str) -> Classifier:
+    """The classifier alone, for ``auditor inspect``."""
+    artefact = _open_artefact(plugins, path, device)
+    return build(path, artefact, read_sidecar(path, artefact.metadata), device=device)
+
+
+def _open_artefact(plugins: Registry, path: Path, device: str) -> Any:
+    if not path.exists():
+        raise BadInput(f"{path}: no such file")
+    if path.is_dir():
+        raise BadInput(f"{path}: a folder; expected a model file, .onnx or TorchScript .pt")
+    if path.stat().st_size == 0:
+        raise BadInput(f"{path}: an empty file; expected a model, .onnx or TorchScript .pt")
+    artefact = plugins.manager.hook.auditor_open_model(path=path, device=device)
+    if artefact is None:
+        raise BadInput(
+            f"{path}: no plugin opens {path.suffix or 'files without a suffix'}; expected an ONNX file (.onnx) or a"
+            " TorchScript archive (.pt)"
+        )
+    return artefact
+
+
+def _find_source(plugins: Registry, request: Request, sidecar: Sidecar) -> Source:
+    """The data, in the order of the contract: --data, sidecar or the artefact's metadata, the packaged photographs."""
+    path = request.data or sidecar.data
+    if path is None:
+        from auditor.photographs import source
+
+        return source()
+    option = "--data" if request.data else f"{sidecar.origin}: [data] path"
+    if not path.exists():
+        raise BadInput(f"{option} {path}: no such file or folder")
+    found: Source | None = plugins.manager.hook.auditor_open_images(path=path)
+    if found is None:
+        raise BadInput(
+            f"{option} {path}: expected a folder of images (one per class, or flat), a .csv or .parquet manifest, or"
+            " an .npz archive"
+        )
+    return found
+
+
+def _size_of(source: Source, index: int) -> tuple[int, int] | None:
+    try:
+        picture = source.read(index)[1]
+    except (OSError, ValueError, SyntaxError):
+        return None
+    if isinstance(picture, np.ndarray):
+        height, width = picture.shape[-2:] if picture.ndim == 3 and picture.shape[0] in {1, 3} else picture.shape[:2]
+        return int(height), int(width)
+    return picture.height, picture.width
+
+
+def _chosen(plugins: Registry, suite: registry.Suite, request: Request) -> list[Probe]:
+    wanted = plugins.select(suite.probes, option="suite probes:")
+    if request.probes:
+        wanted = plugins.select(request.probes, option="--probe")
+    dropped = plugins.select(request.skip, option="--skip") if request.skip else []
+    left = [probe_id for probe_id in wanted if probe_id not in dropped]
+    if not left:
+        raise BadInput("no probe is left to run: --skip leaves out all of them")
+    probes = [plugins.configure(i, suite.settings.get(i, {}), where=f"suite {suite.name}") for i in left]
+    # who reads other probes' records comes after them
+    return sorted(probes, key=lambda probe: bool(probe.uses))
+
+
+def _formats(plugins: Registry, names: Sequence[str]) -> list[Any]:
+    known = plugins.formats()
+    for name in names:
+        if name != "json" and name not in known:
+            raise BadInput(f"--format {name}: no such format; expected some of {', '.join(['json', *known])}")
+    return [known[name] for name in dict.fromkeys(names) if name != "json"]
+
+
+class _Session:
+    """One audit while it runs."""
+
+    def __init__(
+        self, plugins: Registry, request: Request, classifier: Classifier, images: Images, folder: RunFolder,
+        progress: Progress,
+    ) -> None:  # fmt: skip
+        self.plugins = plugins
+        self.request = request
+        self.classifier = classifier
+        self.images = images
+        self.folder = folder
+        self.progress = progress
+        self.order = _shuffled(images.ids, request.seed)
+        self.deadline = None if request.budget is None else time.monotonic() + request.budget
+        self._clean: dict[str, NDArray[np.float32]] = {}
+        self._keys: dict[str, str] = {}
+        self.warnings: list[str] = []
+
+    def carry_out(self, probes: Sequence[Probe], policy: Policy, formats: Sequence[Any], suite: str) -> Outcome:
+        """Measure, conclude, judge, write."""
+        self._tune()
+        self.classifier.verify(self.images.pixels(self.order[:_PARITY_IMAGES]))
+        self.warnings = self._all_warnings()
+        self._write_manifest(probes, suite)
+        for warning in self.warnings:
+            self.progress.say(f"Warning: {warning}")
+        for plugin in self.plugins.broken:
+            self.progress.say(f"Plugin {plugin.name} is left out: {plugin.error}")
+        records = []
+        for position, probe in enumerate(probes):
+            record = judge(self._audit(probe, position, len(probes)), policy)
+            self.progress.end(record)
+            records.append(record)
+        order = list(self.plugins.probes)
+        records.sort(key=lambda record: order.index(record["id"]))
+        self.folder.keep_evidence([file for record in records for file in evidence_files(record)])
+        audit = self._describe(records, policy, suite)
+        return finish(audit, self.folder, formats)
+
+    def _audit(self, probe: Probe, position: int, probes: int) -> dict[str, Any]:
+        """One probe to the end, whatever happens in it."""
+        missing = self._missing(probe)
+        if missing:
+            return self._record(probe, status="not-applicable", reason=missing)
+        ids = [i for i in self.order if i in set(self.order[: probe.samples or None])]
+        try:
+            key = self._key(probe, ids)
+            self._keys[probe.meta.id] = key
+            left = self._measure(probe, key, ids, position, probes)
+            if not left:
+                self.folder.drop_stale(probe.meta.id, key)
+            records = self._read(probe, key)
+            conclusion = probe.conclude(self._exhibit(probe, key, records))
+            note = f"--budget ended after {len(ids) - left} of {len(ids)} images" if left else ""
+            record = self._record(probe, conclusion=conclusion, n=len(ids) - left, caveat=note)
+            _check(record)
+            return record
+        except KeyboardInterrupt:
+            raise
+        except Exception as error:
+            self.folder.write(f"records/{probe.meta.id}/error.txt", traceback.format_exc().encode())
+            return self._record(probe, status="error", reason=_where(error))
+
+    def _missing(self, probe: Probe) -> str:
+        needs = probe.meta.needs
+        if "labels" in needs and self.images.labels is None:
+            return "the data has no labels, so there is nothing to compare the answers with"
+        if "gradients" in needs and self.classifier.access == "black-box":
+            return f"needs gradients, and the model is a black box here: {self.classifier.access_reason}"
+        if "groups" in needs and not self.images.groups:
+            return "the data has no group columns"
+        return ""
+
+    def _measure(self, probe: Probe, key: str, ids: Sequence[str], position: int, probes: int) -> int:
+        """Measure what is not on disk yet; the number of images that the budget left unmeasured."""
+        done = self.folder.measured(probe.meta.id, key)
+        todo = [image_id for image_id in ids if image_id not in done]
+        self.progress.begin(probe.meta.id, len(ids), position, probes)
+        self.progress.advance(len(ids) - len(todo))
+        rng = Randomness(self.request.seed, probe.meta.id)
+        share = None if self.deadline is None else (self.deadline - time.monotonic()) / (probes - position)
+        stop = None if share is None else time.monotonic() + max(share, 0.0)
+        with _Shards(self.folder, probe.meta.id, key, self.classifier) as shards:
+            start = 0
+            while start < len(todo):
+                if stop is not None and start and time.monotonic() > stop:
+                    return len(todo) - start
+                piece = todo[start : start + self.classifier.batch_size]
+                try:
+                    batch = self._batch(piece)
+                    shards.add(self._table(probe, batch, probe.measure(self.classifier, batch, rng)))
+                except (RuntimeError, MemoryError) as error:
+                    if not is_out_of_memory(error) or len(piece) == 1:
+                        raise
+                    self.classifier.batch_size = max(1, len(piece) // 2)
+                    self.progress.say(f"Out of memory: the batch is now {self.classifier.batch_size} images")
+                    continue
+                start += len(piece)
+                self.progress.advance(len(piece))
+        return 0
+
+    def _batch(self, ids: Sequence[str]) -> Batch:
+        """Images with clean predictions, which are computed once for all probes."""
+        pixels = self.images.pixels(ids)
+        unknown = [i for i, image_id in enumerate(ids) if image_id not in self._clean]
+        fresh: dict[str, NDArray[np.float32]] = {}
+        if unknown:
+            answers = self.classifier.predict(pixels[unknown])
+            fresh = {ids[i]: answer for i, answer in zip(unknown, answers, strict=True)}
+            if (len(self._clean) + len(fresh)) * answers[0].nbytes <= _CLEAN_BYTES:
+                self._clean |= fresh
+        probabilities = np.stack([fresh[i] if i in fresh else self._clean[i] for i in ids])
+        positions = [self.images.position(image_id) for image_id in ids]
+        labels = self.images.labels
+        return Batch(
+            ids=tuple(ids),
+            pixels=pixels,
+            labels=probabilities.argmax(axis=1).astype(np.int64) if labels is None else labels[positions],
+            probabilities=probabilities,
+            groups={name: [values[p] for p in positions] for name, values in self.images.groups.items()},
+        )
+
+    def _table(self, probe: Probe, batch: Batch, columns: Mapping[str, Any]) -> pa.Table:
+        """A probe's columns as rows with what every record carries."""
+        import pyarrow as pa
+
+        rows = np.asarray(columns.get("row", np.arange(len(batch))), dtype=np.int64)
+        fields: dict[str, Any] = {
+            "image_id": [batch.ids[row] for row in rows],
+            "label": batch.labels[rows],
+            "prediction": batch.predictions[rows],
+        }
+        fields |= {f"group:{name}": [values[row] for row in rows] for name, values in batch.groups.items()}
+        for name, values in columns.items():
+            if len(values) != len(rows):
+                raise ValueError(f"column {name!r} has {len(values)} rows; expected {len(rows)}")
+            if name != "row":
+                fields[name] = list(np.asarray(values)) if np.ndim(values) > 1 else values
+        return pa.table(fields)
+
+    def _read(self, probe: Probe, key: str) -> Records:
+        return Records(
+            frame=self._frame(probe.meta.id, key),
+            exhibits=_no_exhibits(),
+            classes=self.classifier.classes,
+            labelled=self.images.labels is not None,
+            others={i: self._frame(i, k) for i, k in self._keys.items() if _used(i, probe)},
+        )
+
+    def _frame(self, probe_id: str, key: str) -> pd.DataFrame:
+        """All rows of a probe in the order of the images, in whatever order they were measured."""
+        import pandas as pd
+        import pyarrow as pa
+
+        tables, _ = self.folder.read_shards(probe_id, key)
+        if not tables:
+            return pd.DataFrame({"image_id": []})
+        frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+        place = frame["image_id"].map(self.images.position)
+        return frame.iloc[np.argsort(place.to_numpy(), kind="stable")].reset_index(drop=True)
+
+    def _exhibit(self, probe: Probe, key: str, records: Records) -> Records:
+        """Draw the pictures that the probe wishes for, store them in 8 bit, ask the original about the stored files."""
+        import pyarrow as pa
+
+        wishes = list(probe.exhibits(records))
+        if not wishes:
+            return records
+        wanted = digest([key, [asdict(wish) for wish in wishes]])
+        tables, _ = self.folder.read_shards(probe.meta.id, wanted, kind="exhibits")
+        if tables and all((self.folder.path / file).is_file() for file in tables[0]["file"].to_pylist()):
+            table = tables[0]
+        else:
+            before = time.monotonic(), self.classifier.calls.forward, self.classifier.calls.backward
+            rows = [row for number, wish in enumerate(wishes) for row in self._draw(probe, number, wish)]
+            table = pa.Table.from_pylist(rows)
+            calls = self.classifier.calls
+            cost = Cost(time.monotonic() - before[0], calls.forward - before[1], calls.backward - before[2])
+            for stale in (self.folder.path / "records" / probe.meta.id).glob("exhibits-*.parquet"):
+                stale.unlink()
+            self.folder.write_shard(probe.meta.id, wanted, table, cost, kind="exhibits")
+        return Records(**{**vars(records), "exhibits": table.to_pandas()})
+
+    def _draw(self, probe: Probe, number: int, wish: Exhibit) -> Iterator[dict[str, Any]]:
+        batch = self._batch([wish.image_id])
+        rng = Randomness(self.request.seed, probe.meta.id)
+        label = int(batch.labels[0])
+        for name, pixels in probe.draw(self.classifier, batch, rng, wish).items():
+            file, stored = self._store_picture(probe.meta.id, pixels)
+            probabilities = self.classifier.predict(stored[None])[0]
+            prediction = int(probabilities.argmax())
+            yield {
+                "exhibit": number,
+                "image_id": wish.image_id,
+                "at": json.dumps(plain(wish.at)),
+                "picture": name,
+                "file": file,
+                "label": label,
+                "prediction": prediction,
+                "confidence": float(probabilities[prediction]),
+                "confidence_label": float(probabilities[label]),
+                "success": prediction != label,
+            }
+
+    def _store_picture(self, probe_id: str, pixels: NDArray[np.float32]) -> tuple[str, NDArray[np.float32]]:
+        """Write a picture as 8-bit PNG; its name, and the pixels as they read back from the file."""
+        import hashlib
+
+        from PIL import Image
+
+        array = np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+        picture = Image.fromarray(array[0] if len(array) == 1 else array.transpose(1, 2, 0))
+        sink = io.BytesIO()
+        picture.save(sink, "PNG")
+        name = f"evidence/{probe_id.replace('.', '-')}-{hashlib.sha256(sink.getvalue()).hexdigest()[:16]}.png"
+        path = self.folder.write(name, sink.getvalue())
+        with Image.open(path) as again:
+            stored = np.asarray(again, dtype=np.float32) / np.float32(255)
+        return name, stored[None] if stored.ndim == 2 else stored.transpose(2, 0, 1)
+
+    def _record(
+        self, probe: Probe, *, status: str = "informative", reason: str = "", conclusion: Conclusion | None = None,
+        n: int = 0, caveat: str = "",
+    ) -> dict[str, Any]:  # fmt: skip
+        """A probe as it stands in audit.json, before the policy judges it."""
+        cost = Cost()
+        if key := self._keys.get(probe.meta.id):
+            for kind in ("shard", "exhibits"):
+                cost += self.folder.read_shards(probe.meta.id, key, kind=kind)[1]
+        conclusion = conclusion or Conclusion()
+        meta = probe.meta
+        return {
+            "id": meta.id,
+            "title": meta.title,
+            "why": meta.why,
+            "area": meta.area,
+            "status": status,
+            "severity": "none",
+            "reason": reason,
+            "caveat": "; ".join(text for text in (conclusion.inconclusive, caveat) if text),
+            "n": n,
+            "threat_model": plain(probe.threat_model()),
+            "seconds": round(cost.seconds, 3),
+            "model_calls": {"forward": cost.forward, "backward": cost.backward},
+            "settings": plain(asdict(probe)),
+            "references": list(meta.references),
+            "metrics": plain(conclusion.metrics),
+            "findings": plain(conclusion.findings),
+        }
+
+    def _key(self, probe: Probe, ids: Sequence[str]) -> str:
+        """Digest of all that a probe's rows depend on; not of the batch size, the budget or the number of workers."""
+        return digest(
+            [FORMAT, probe.meta.id, probe.meta.version, plain(asdict(probe)), self._model_identity(), self.images.sha256,
+             sorted(ids), self.request.seed, self.classifier.device.partition(":")[0]]
+        )  # fmt: skip
+
+    def _model_identity(self) -> list[Any]:
+        c = self.classifier
+        return [c.sha256, plain(c.preprocessing), c.outputs, c.access, list(c.classes)]
+
+    def _tune(self) -> None:
+        """Find the batch size by trying, unless it is given or fixed by the file."""
+        if self.classifier.fixed_batch:
+            return
+        if self.request.batch_size:
+            self.classifier.batch_size = self.request.batch_size
+            return
+        self.classifier.batch_size = tune(self.classifier, self.images.pixels(self.order[:512]))
+        self.classifier.calls.forward = self.classifier.calls.backward = 0
+
+    def _all_warnings(self) -> list[str]:
+        warnings = list(self.classifier.warnings)
+        if self.images.note:
+            warnings.insert(0, self.images.note)
+        elif self.images.labels is None:
+            warnings.insert(0, "The data has no labels: the model's own answers stand in as reference labels, and"
+                               " accuracy and bias were not measured.")  # fmt: skip
+        if self.images.unreadable:
+            warnings.append(f"{len(self.images.unreadable)} images could not be read and are left out.")
+        if self.classifier.access == "black-box":
+            warnings.append(f"Black-box only: {self.classifier.access_reason}.")
+        return warnings
+
+    def _write_manifest(self, probes: Sequence[Probe], suite: str) -> None:
+        manifest = {
+            "schema": "auditor-run/1",
+            "auditor": auditor.__version__,
+            "model": {"path": self.classifier.path, "sha256": self.classifier.sha256},
+            "data": {"path": self.images.path, "sha256": self.images.sha256, "n": len(self.images)},
+            "suite": suite,
+            "settings": {probe.meta.id: plain(asdict(probe)) for probe in probes},
+            "seed": self.request.seed,
+            "command": self.request.command,
+            "environment": environment.describe(self.classifier.device),
+        }
+        before = self.folder.path / "manifest.json"
+        if before.is_file():
+            for line in _changes(self.folder.read_json("manifest.json"), manifest):
+                self.progress.say(f"Not the same as before, so measured afresh: {line}")
+        self.folder.write_json("manifest.json", manifest)
+
+    def _describe(self, records: list[dict[str, Any]], policy: Policy, suite: str) -> dict[str, Any]:
+        from datetime import UTC, datetime
+
+        c, images = self.classifier, self.images
+        channels, height, width = c.shape
+        axes = [channels, height, width] if c.preprocessing.layout == "nchw" else [height, width, channels]
+        broken = [plugin.name for plugin in self.plugins.broken]
+        outcome, why = verdict(records, policy, broken)
+        return {
+            "schema": "auditor/1",
+            "auditor": auditor.__version__,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seed": self.request.seed,
+            "suite": suite,
+            "command": self.request.command,
+            "environment": environment.describe(c.device),
+            "model": {
+                "path": c.path,
+                "sha256": c.sha256,
+                "format": c.artefact.format,
+                "access": c.access,
+                "access_reason": c.access_reason,
+                "runtime": c.artefact.runtime,
+                "input": {"shape": [c.fixed_batch, *axes], **{
+                    k: v for k, v in plain(c.preprocessing).items() if k != "shape"
+                }},
+                "outputs": c.outputs,
+                "classes": list(c.classes),
+                "parity": None if c.parity is None else plain(c.parity._asdict()),
+            },
+            "data": {
+                "path": images.path,
+                "sha256": images.sha256,
+                "n": len(images),
+                "n_available": images.n_available,
+                "n_unreadable": len(images.unreadable),
+                "unreadable": images.unreadable[:200],
+                "labelled": images.labels is not None,
+                "groups": {name: _counts(values) for name, values in images.groups.items()},
+            },
+            "policy": {"name": policy.name, "sha256": policy.sha256},
+            "plugins": [{"name": p.name, "version": p.version, "error": p.error} for p in self.plugins.plugins
+                        if p.error or p.package != "auditor"],
+            "warnings": self.warnings,
+            "verdict": outcome,
+            "verdict_reason": why,
+            "probes": records,
+        }  # fmt: skip
+
+
+class _Shards:
+    """Rows on their way to disk: written every few seconds, and at the end whatever the end is."""
+
+    def __init__(self, folder: RunFolder, probe_id: str, key: str, classifier: Classifier) -> None:
+        self._folder, self._probe_id, self._key, self._calls = folder, probe_id, key, classifier.calls
+        self._waiting: list[pa.Table] = []
+        self._mark()
+
+    def __enter__(self) -> _Shards:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+
+    def add(self, table: pa.Table) -> None:
+        """Take rows; write when the oldest has waited long enough."""
+        self._waiting.append(table)
+        if time.monotonic() - self._since > _FLUSH_SECONDS:
+            self._flush()
+
+    def _mark(self) -> None:
+        self._since = time.monotonic()
+        self._before = self._calls.forward, self._calls.backward
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._waiting:
+            table = pa.concat_tables(self._waiting, promote_options="permissive")
+            forward, backward = self._before
+            cost = Cost(
+                time.monotonic() - self._since, self._calls.forward - forward, self._calls.backward - backward
+            )  # fmt: skip
+            self._folder.write_shard(self._probe_id, self._key, table, cost)
+            self._waiting = []
+        self._mark()
+
+
+def finish(audit: dict[str, Any], folder: RunFolder, formats: Sequence[Any]) -> Outcome:
+    """Write audit.json, then every report; a report that breaks is named and does not take the others with it."""
+    files = [folder.write_json("audit.json", audit)]
+    troubles: list[str] = []
+    for fmt in formats:
+        try:
+            files.append(folder.write(fmt.file, fmt.render(audit, folder.path)))
+        except KeyboardInterrupt:
+            raise
+        except Exception as error:
+            troubles.append(f"{fmt.file} was not written: {_where(error)}")
+    broken = any(p["status"] == "error" for p in audit["probes"]) or any(p["error"] for p in audit["plugins"])
+    return Outcome(
+        audit=audit, out=folder.path, files=files, incomplete=broken or bool(troubles), troubles=troubles
+    )  # fmt: skip
+
+
+def evidence_files(record: Mapping[str, Any]) -> list[str]:
+    """The picture files that a probe's findings show."""
+    return [
+        cell["file"]
+        for finding in record["findings"]
+        for item in finding["evidence"]
+        if item["kind"] == "image-grid"
+        for row in item["rows"]
+        for cell in row["cells"]
+        if cell["file"]
+    ]
+
+
+def tune(classifier: Classifier, pixels: NDArray[np.float32]) -> int:
+    """The batch size at which the original answers most images a second, found by doubling while it pays."""
+    best, best_rate = 16, 0.0
+    size = 16
+    spent = time.monotonic()
+    while size <= 512:
+        piece = pixels[:size] if size <= len(pixels) else np.resize(pixels, (size, *pixels.shape[1:]))
+        classifier.batch_size = size
+        start = time.monotonic()
+        classifier.predict(piece)
+        if not best_rate:
+            # the first call also allocates; time a second one
+            start = time.monotonic()
+            classifier.predict(piece)
+        rate = size / max(time.monotonic() - start, 1e-9)
+        if classifier.batch_size < size:
+            return classifier.batch_size
+        if rate < 1.05 * best_rate:
+            break
+        best, best_rate = size, rate
+        if size >= len(pixels) or time.monotonic() - spent > 2.0:
+            break
+        size *= 2
+    return best
+
+
+def validator(definition: str = "") -> Any:
+    """A JSON Schema validator for audit.json, or for one of its ``$defs``."""
+    import jsonschema
+
+    schema = json.loads((Path(__file__).parent / "audit.schema.json").read_text(encoding="utf-8"))
+    if definition:
+        schema = {"$ref": f"#/$defs/{definition}", "$defs": schema["$defs"]}
+    return jsonschema.Draft202012Validator(schema)
+
+
+def _check(record: Mapping[str, Any]) -> None:
+    """A probe's result must fit the schema, or it is the probe that broke."""
+    problem = next(iter(validator("probe").iter_errors(record)), None)
+    if problem is not None:
+        place = "/".join(str(part) for part in problem.absolute_path)
+        raise ValueError(f"its result does not fit the schema of audit.json at {place}: {problem.message[:200]}")
+
+
+def _where(error: BaseException) -> str:
+    """An exception in one line, with the place that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}{place}"
+
+
+def _shuffled(ids: Sequence[str], seed: int) -> list[str]:
+    """Ids in the order of measuring: random, so that an audit cut short by a budget still saw a fair sample."""
+    import hashlib
+
+    return sorted(ids, key=lambda image_id: hashlib.sha256(f"{seed}\0sample\0{image_id}".encode()).digest())
+
+
+def _used(probe_id: str, probe: Probe) -> bool:
+    import fnmatch
+
+    return any(fnmatch.fnmatch(probe_id, pattern) for pattern in probe.uses)
+
+
+def _no_exhibits() -> pd.DataFrame:
+    import pandas as pd
+
+    names = ["exhibit", "image_id", "at", "picture", "file", "label", "prediction", "confidence", "confidence_label",
+             "success"]  # fmt: skip
+    return pd.DataFrame({name: [] for name in names})
+
+
+def _counts(values: Sequence[str]) -> dict[str, int]:
+    return {value: values.count(value) for value in sorted(set(values))}
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """What differs between two manifests and makes records unusable, key by key with both values."""
+    lines = []
+    for key in ("model", "data"):
+        old, new = before.get(key, {}).get("sha256", "?"), now[key]["sha256"]
+        if old != new:
+            lines.append(f"{key} {old[:12]} -> {new[:12]}")
+    if before.get("seed") != now["seed"]:
+        lines.append(f"seed {before.get('seed')} -> {now['seed']}")
+    for probe_id, settings in now["settings"].items():
+        old = before.get("settings", {}).get(probe_id)
+        for name, value in settings.items():
+            if old is not None and old.get(name) != value:
+                lines.append(f"{probe_id}.{name} {old.get(name)} -> {value}")
+    return lines
+
+

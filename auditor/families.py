@@ -1,0 +1,463 @@
+"""What many probes share. An attack's author writes ``levels`` and ``perturb`` and nothing else.
+
+The family owns the invariants: shape and range of what ``perturb`` returns, the budget (enforced, since it is not known
+what an attack returns), success measured again on the original, denominators, intervals, curves, pictures.
+Nothing heavy is imported before it is needed, so that listing the probes stays fast.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from auditor.finding import (
+    Axis,
+    Conclusion,
+    Curve,
+    Evidence,
+    Finding,
+    GridRow,
+    ImageGrid,
+    Metric,
+    Picture,
+    Point,
+    Scalar,
+    Series,
+    Table,
+    n_of_255,
+    percent,
+)
+from auditor.probe import Columns, Exhibit, Probe, Randomness, Records
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from auditor.classifier import Classifier
+    from auditor.images import Batch, Pixels
+
+Level = Mapping[str, Scalar]
+"""How strongly to perturb: any texts and exactly one number, for example ``{"norm": "linf", "epsilon": 0.03}`` or
+``{"noise": "gaussian", "snr": 20.0}``. The texts name the line of the curve, the number is its x."""
+
+_ROUNDING = 1e-6
+"""float32 may overshoot a budget by this much; more is an error of the attack and is cut off."""
+
+_SHOWN = 6
+
+
+class _Perturbation(Probe):
+    """Images changed at several levels, and the original asked again."""
+
+    @abstractmethod
+    def levels(self) -> Sequence[Level]:
+        """Every level, weakest first within a line."""
+
+    @abstractmethod
+    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
+        """The batch at one level, (n, c, h, w); clipping to [0, 1] and to the budget is the family's."""
+
+    def perturbed(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
+        """What ``perturb`` gave, made to obey: shape, [0, 1], and the epsilon ball where the level names one."""
+        import numpy as np
+
+        images = np.asarray(self.perturb(classifier, batch, rng, level), dtype=np.float32)
+        if images.shape != batch.pixels.shape:
+            raise ValueError(f"{self.meta.id}: perturb returned shape {images.shape}; expected {batch.pixels.shape}")
+        if not np.isfinite(images).all():
+            raise ValueError(f"{self.meta.id}: perturb returned NaN or infinity at {dict(level)}")
+        images = np.clip(images, 0, 1)
+        norm = level.get("norm")
+        return images if norm is None else project(images, batch.pixels, str(norm), number(level)[1])
+
+    def _columns(self, classifier: Classifier, batch: Batch, images: Pixels, level: Level) -> dict[str, NDArray[Any]]:
+        import numpy as np
+
+        probabilities = classifier.predict(images)
+        rows = np.arange(len(batch))
+        delta = (images - batch.pixels).reshape(len(batch), -1).astype(np.float64)
+        size = np.linalg.norm(delta, axis=1)
+        signal = np.linalg.norm(batch.pixels.reshape(len(batch), -1).astype(np.float64), axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            snr_db = 20 * np.log10(signal / size)
+        columns = {
+            "perturbed_prediction": probabilities.argmax(axis=1),
+            "confidence": probabilities.max(axis=1),
+            "confidence_label": probabilities[rows, batch.labels],
+            "l1": np.abs(delta).sum(axis=1),
+            "l2": size,
+            "linf": np.abs(delta).max(axis=1),
+            "snr_db": snr_db,
+        }
+        return columns | {key: np.full(len(batch), value) for key, value in level.items()}
+
+    def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
+        """The image, what was added (magnified, grey is nothing), and the result."""
+        import numpy as np
+
+        clean, perturbed = batch.pixels[0], self.perturbed(classifier, batch, rng, exhibit.at)[0]
+        delta = perturbed - clean
+        largest = float(np.abs(delta).max())
+        magnified = 0.5 + delta * (0.5 / largest) if largest else np.full_like(clean, 0.5)
+        return {"clean": clean, "perturbation": magnified.astype(np.float32), "perturbed": perturbed}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(_Perturbation):
+    """A search for wrong answers within a budget: each level is ``{"norm": ..., "epsilon": ...}``.
+
+    Robust accuracy at epsilon counts an image as lost when the attack succeeded at epsilon *or less*: a smaller
+    perturbation lies within the larger budget, too. Images that the model gets wrong without an attack are not attacked
+    and count as lost at every epsilon.
+    """
+
+    headline: ClassVar[Level] = {"norm": "linf", "epsilon": 8 / 255}
+    """The level whose robust accuracy stands for the probe; the nearest one of its norm is taken."""
+
+    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
+        """One row per image at epsilon 0 for each norm, and one per attacked image and level."""
+        import numpy as np
+
+        attacked = np.flatnonzero(batch.predictions == batch.labels)
+        victims = batch.take(attacked)
+        parts: list[dict[str, NDArray[Any]]] = []
+        for norm in dict.fromkeys(str(level["norm"]) for level in self.levels()):
+            clean: Level = {"norm": norm, "epsilon": 0.0}
+            start = {"perturbed_prediction": batch.predictions, "confidence": batch.probabilities.max(axis=1)}
+            start["confidence_label"] = batch.probabilities[np.arange(len(batch)), batch.labels]
+            nothing = {name: np.zeros(len(batch)) for name in ("l1", "l2", "linf")} | {
+                "snr_db": np.full(len(batch), np.inf)
+            }
+            parts.append(
+                start
+                | nothing
+                | {key: np.full(len(batch), value) for key, value in clean.items()}
+                | {"row": np.arange(len(batch)), "success": np.zeros(len(batch), dtype=bool)}
+            )
+        for level in self.levels():
+            if not len(victims):
+                break
+            images = self.perturbed(classifier, victims, rng, level)
+            columns = self._columns(classifier, victims, images, level)
+            success = columns["perturbed_prediction"] != victims.labels
+            parts.append({**columns, "row": attacked, "success": success})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+        """The images that broke at the smallest epsilon of the headline's norm, from as many classes as possible."""
+        frame = records.frame
+        broken = frame[(frame["norm"] == self.headline["norm"]) & frame["success"]]
+        first = broken.sort_values(["epsilon", "confidence"], ascending=[True, False], kind="stable")
+        first = first.drop_duplicates("image_id")
+        spread = first.assign(turn=first.groupby("label").cumcount()).sort_values("turn", kind="stable")
+        return [
+            Exhibit(image_id=row.image_id, at={"norm": row.norm, "epsilon": row.epsilon})
+            for row in spread.head(_SHOWN).itertuples()
+        ]
+
+    def conclude(self, records: Records) -> Conclusion:
+        """Accuracy against epsilon for each norm, attack success, distances, pictures."""
+        from auditor import stats
+
+        headline: list[Metric] = []
+        metrics: list[Metric] = []
+        findings: list[Finding] = []
+        for norm, frame in records.frame.groupby("norm", sort=False):
+            smallest = breaking_epsilon(frame)
+            correct = smallest > 0
+            robust: list[Metric] = []
+            for epsilon in sorted(frame["epsilon"].unique()):
+                at = {"norm": str(norm), "epsilon": float(epsilon)}
+                robust.append(stats.proportion("robust_accuracy", smallest > epsilon, at=at))
+                if epsilon > 0:
+                    metrics.append(stats.proportion("attack_success_rate", smallest[correct] <= epsilon, at=at))
+            metrics += robust
+            chosen = self._nearest(robust, str(norm))
+            if norm == self.headline["norm"] or not headline:
+                headline = [chosen]
+            findings.append(self._finding(records, frame, str(norm), robust, chosen))
+        return Conclusion(metrics=headline + [m for m in metrics if m not in headline], findings=findings)
+
+    def _nearest(self, robust: Sequence[Metric], norm: str) -> Metric:
+        attacked = [metric for metric in robust if metric.at["epsilon"]] or list(robust)
+        if norm != self.headline["norm"]:
+            return attacked[len(attacked) // 2]
+        wanted = number(self.headline)[1]
+        return min(attacked, key=lambda metric: abs(number(metric.at)[1] - wanted))
+
+    def _finding(
+        self, records: Records, frame: pd.DataFrame, norm: str, robust: Sequence[Metric], chosen: Metric
+    ) -> Finding:
+        clean, epsilon = robust[0], number(chosen.at)[1]
+        verb = "accuracy" if records.labelled else "agreement with the model's own clean answer"
+        statement = (
+            f"At epsilon {size(norm, epsilon)} ({norm_name(norm)}), {verb} falls from {percent(clean)} to"
+            f" {percent(chosen)} (n = {chosen.n})."
+        )
+        exact = [_accuracy_at(frame, float(metric.at["epsilon"] or 0)) for metric in robust]
+        evidence: list[Evidence] = [
+            Curve(
+                title=f"Accuracy against epsilon, {norm_name(norm)}",
+                caption="Lower is weaker. An image counts as lost once any epsilon up to this one broke it; the band is"
+                " the 95 % interval. The thin line counts each epsilon by itself.",
+                x=epsilon_axis(norm),
+                y=Axis(label=verb, format="percent", low=0, high=1, unit="fraction"),
+                series=[
+                    Series(name="within the budget", points=[_point(metric) for metric in robust]),
+                    Series(
+                        name="at exactly this epsilon",
+                        points=[Point(x=number(m.at)[1], y=value) for m, value in zip(robust, exact, strict=True)],
+                    ),
+                ],
+            ),
+            Table(
+                title=f"By epsilon, {norm_name(norm)}",
+                columns=["epsilon", "robust accuracy", "at exactly this epsilon", "n"],
+                formats=["n/255" if norm == "linf" else "number", "percent", "percent", "count"],
+                rows=[
+                    [number(m.at)[1], m.cell(), value, m.n] for m, value in zip(robust, exact, strict=True)
+                ],
+            ),
+        ]  # fmt: skip
+        if norm == self.headline["norm"]:
+            evidence += picture_rows(records, "The images that broke at the smallest epsilon")
+        return Finding(
+            id=f"{self.meta.id}/{norm}", title=f"{self.meta.title}, {norm_name(norm)}", statement=statement,
+            metric=chosen, evidence=evidence,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corruption(_Perturbation):
+    """Images made worse by chance, not by an adversary: accuracy is what is expected at each level by itself."""
+
+    metric: ClassVar[str] = "corruption_accuracy"
+    headline: ClassVar[Level | None] = None
+    """The level that stands for the probe; by default the mean over all levels does."""
+
+    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
+        """One row per image and level."""
+        import numpy as np
+
+        parts: list[dict[str, NDArray[Any]]] = []
+        for level in self.levels():
+            columns = self._columns(classifier, batch, self.perturbed(classifier, batch, rng, level), level)
+            parts.append({**columns, "row": np.arange(len(batch))})
+        names = dict.fromkeys(name for part in parts for name in part)
+        blank = {name: np.full(len(batch), "" if part[name].dtype.kind == "U" else np.nan)
+                 for part in parts for name in part}  # fmt: skip
+        return {name: np.concatenate([part.get(name, blank[name]) for part in parts]) for name in names}
+
+    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+        """One image, the first that the clean model gets right, at the middle level of every line."""
+        frame = records.frame
+        right = frame[frame["prediction"] == frame["label"]]
+        image = (right if len(right) else frame)["image_id"].iloc[0]
+        return [
+            Exhibit(image_id=image, at=levels[len(levels) // 2])
+            for levels in list(self._lines().values())[:_SHOWN]
+        ]  # fmt: skip
+
+    def conclude(self, records: Records) -> Conclusion:
+        """Accuracy at each level with Wilson's interval, one curve for each kind of number."""
+        import numpy as np
+
+        from auditor import stats
+
+        frame = records.frame
+        correct = (frame["perturbed_prediction"] == frame["label"]).to_numpy()
+        once = frame.drop_duplicates("image_id")
+        clean = stats.proportion("accuracy", once["prediction"] == once["label"])
+        metrics: list[Metric] = []
+        curves: dict[str, list[Series]] = {}
+        rows: list[list[Any]] = []
+        for line, levels in self._lines().items():
+            points = []
+            for level in levels:
+                here = _matches(frame, level)
+                metric = stats.proportion(self.metric, correct[here], at=level)
+                metrics.append(metric)
+                points.append(_point(metric))
+                rows.append([line, level_name(level), metric.cell(),
+                             float(np.median(frame["snr_db"].to_numpy()[here])), metric.n])  # fmt: skip
+            curves.setdefault(number(levels[0])[0], []).append(Series(name=line, points=points))
+        mean = stats.mean("mean_" + self.metric, frame.assign(ok=correct).groupby("image_id")["ok"].mean(),
+                          unit="fraction")  # fmt: skip
+        chosen = self._headline(metrics) or mean
+        worst = min(metrics, key=lambda m: 1.0 if m.value is None else m.value)
+        verb = "accuracy" if records.labelled else "agreement with the model's own clean answer"
+        plots = [
+            Curve(
+                title=f"Accuracy against {key.replace('_', ' ')}",
+                caption=f"Bands are 95 % intervals. Clean: {percent(clean)}.",
+                x=number_axis(key), y=Axis(label=verb, format="percent", low=0, high=1, unit="fraction"),
+                series=series,
+            )
+            for key, series in curves.items()
+        ]  # fmt: skip
+        table = Table(
+            title="By level", columns=["kind", "level", "accuracy", "median SNR (dB)", "n"],
+            formats=["text", "text", "percent", "number", "count"], rows=rows,
+        )  # fmt: skip
+        finding = Finding(
+            id=f"{self.meta.id}/levels",
+            title=self.meta.title,
+            statement=f"Over all levels {verb} is {percent(mean)} against {percent(clean)} on the clean images"
+            f" (n = {clean.n}); lowest at {line_name(worst.at)}, {level_name(worst.at)}: {percent(worst)}.",
+            metric=chosen,
+            evidence=[*plots, table, *picture_rows(records, "One image at the middle level of each kind")],
+        )
+        return Conclusion(metrics=[chosen, *[m for m in [*metrics, mean] if m is not chosen]], findings=[finding])
+
+    def _lines(self) -> dict[str, list[Level]]:
+        lines: dict[str, list[Level]] = {}
+        for level in self.levels():
+            lines.setdefault(line_name(level), []).append(level)
+        return lines
+
+    def _headline(self, metrics: Sequence[Metric]) -> Metric | None:
+        if self.headline is None:
+            return None
+        return next((metric for metric in metrics if dict(metric.at) == dict(self.headline)), None)
+
+
+def project(images: Pixels, clean: Pixels, norm: str, epsilon: float) -> Pixels:
+    """The nearest images within the ``norm`` ball of radius ``epsilon`` around the clean ones.
+
+    Clean and perturbed images lie in [0, 1], so shrinking towards the clean image stays there. L1 is scaled down, which
+    is not the nearest point of the ball but within it.
+    """
+    import numpy as np
+
+    if norm == "linf":
+        return np.clip(images, clean - np.float32(epsilon), clean + np.float32(epsilon)).clip(0, 1)
+    order: Literal[1, 2] = {"l1": 1, "l2": 2}[norm]  # type: ignore[assignment]
+    delta = (images - clean).reshape(len(images), -1).astype(np.float64)
+    length = np.linalg.norm(delta, ord=order, axis=1)
+    over = length > epsilon + _ROUNDING
+    if not over.any():
+        return images
+    scale = np.where(over, epsilon / np.maximum(length, 1e-30), 1.0).reshape(-1, *[1] * (images.ndim - 1))
+    return (clean + (images - clean) * scale).astype(np.float32)
+
+
+def breaking_epsilon(frame: pd.DataFrame) -> NDArray[np.float64]:
+    """Per image the smallest epsilon at which the attack succeeded: 0 for one that was wrong from the start, infinity
+    for one that never broke."""
+    import numpy as np
+
+    clean = frame[frame["epsilon"] == 0].set_index("image_id")
+    smallest = frame[frame["success"]].groupby("image_id")["epsilon"].min().reindex(clean.index).fillna(np.inf)
+    smallest[clean["prediction"] != clean["label"]] = 0.0
+    result: NDArray[np.float64] = smallest.to_numpy(dtype=np.float64)
+    return result
+
+
+def picture_rows(records: Records, title: str) -> list[Evidence]:
+    """The exhibits of a perturbation as a grid; only what still succeeds from the stored 8-bit file is called so."""
+    rows: list[GridRow] = []
+    dropped = 0
+    for _, pictures in records.exhibits.groupby("exhibit", sort=True):
+        by_name = {row.picture: row for row in pictures.itertuples()}
+        clean, changed = by_name["clean"], by_name["perturbed"]
+        level: Level = json.loads(changed.at)
+        # an attack is shown for what it broke; what 8-bit rounding repaired is no evidence
+        if "norm" in level and not changed.success:
+            dropped += 1
+            continue
+        label = records.class_name(clean.label)
+        rows.append(
+            GridRow(
+                label=f"{label}; {line_name(level)}, {level_name(level)}",
+                cells=[
+                    Picture(file=clean.file, caption=_said(records, clean), alt=f"image of class {label}"),
+                    Picture(file=by_name["perturbation"].file, caption="magnified; grey is no change",
+                            alt="what was added, magnified"),
+                    Picture(file=changed.file, caption=_said(records, changed), alt=f"perturbed image of class {label}"),
+                ],
+            )
+        )  # fmt: skip
+    caption = "Label in front; under each picture what the deployed model says to the stored 8-bit file."
+    if dropped:
+        caption += f" {dropped} more no longer succeeded after rounding to 8 bit and are not shown."
+    grid = ImageGrid(title=title, columns=["clean", "perturbation", "perturbed"], rows=rows, caption=caption)
+    return [grid] if rows else []
+
+
+def number(level: Level) -> tuple[str, float]:
+    """The one number of a level, with its name."""
+    return next((key, float(value)) for key, value in level.items() if isinstance(value, int | float))
+
+
+def line_name(level: Level) -> str:
+    """The texts of a level, which name its line in a curve."""
+    texts = [norm_name(str(v)) if k == "norm" else str(v) for k, v in level.items() if isinstance(v, str)]
+    return " ".join(texts)
+
+
+def level_name(level: Level) -> str:
+    """The number of a level as text with its unit."""
+    key, value = number(level)
+    if key == "snr":
+        return f"SNR {value:g} dB"
+    if key == "epsilon":
+        return f"epsilon {size(str(level.get('norm', 'linf')), value)}"
+    if key == "sigma":
+        return f"sigma {n_of_255(value)}"
+    return f"{key.replace('_', ' ')} {value:g}"
+
+
+def size(norm: str, epsilon: float) -> str:
+    """An epsilon as text: n/255 for L-infinity, a plain number for the others."""
+    return n_of_255(epsilon) if norm == "linf" else f"{epsilon:.3g}"
+
+
+def norm_name(norm: str) -> str:
+    """A norm as text: ``L-inf``, ``L2``, ``L1``."""
+    return {"linf": "L-inf", "l2": "L2", "l1": "L1"}.get(norm, norm)
+
+
+def epsilon_axis(norm: str) -> Axis:
+    """The x axis of an accuracy-versus-epsilon curve."""
+    return Axis(
+        label=f"epsilon ({norm_name(norm)})", unit=norm, scale="symlog" if norm == "linf" else "linear",
+        format="n/255" if norm == "linf" else "number", low=0,
+    )  # fmt: skip
+
+
+def number_axis(key: str) -> Axis:
+    """The x axis for a level's number."""
+    if key == "snr":
+        return Axis(label="signal-to-noise ratio (dB)", unit="dB")
+    if key in {"epsilon", "sigma"}:
+        return Axis(label=key, unit="linf", format="n/255", low=0)
+    return Axis(label=key.replace("_", " "))
+
+
+def _accuracy_at(frame: pd.DataFrame, epsilon: float) -> float | None:
+    """Share of all images that are still right at exactly this epsilon."""
+    clean = frame[frame["epsilon"] == 0]
+    here = frame[frame["epsilon"] == epsilon]
+    right = (here["perturbed_prediction"] == here["label"]).sum()
+    return float(right) / len(clean) if len(clean) else None
+
+
+def _point(metric: Metric) -> Point:
+    return Point(x=number(metric.at)[1], y=metric.value, low=metric.low, high=metric.high, n=metric.n)
+
+
+def _matches(frame: pd.DataFrame, level: Level) -> NDArray[np.bool_]:
+    import numpy as np
+
+    here = np.ones(len(frame), dtype=bool)
+    for key, value in level.items():
+        here &= (frame[key] == value).to_numpy()
+    return here
+
+
+def _said(records: Records, row: Any) -> str:
+    return f"{records.class_name(row.prediction)} ({row.confidence:.2f})"

@@ -1,0 +1,48 @@
+"""The whole plugin surface: five hooks, all returning values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from auditor.classifier import Artefact
+    from auditor.images import Source
+    from auditor.probe import Probe
+    from auditor.report import ReportFormat
+
+hookspec = pluggy.HookspecMarker("auditor")
+hookimpl = pluggy.HookimplMarker("auditor")
+
+
+@hookspec
+def auditor_probes() -> Iterable[type[Probe]]:
+    """Return the probes that this plugin offers."""
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def auditor_open_model(path: Path, device: str) -> Artefact | None:
+    """Open the model file at ``path`` for ``device`` ("cpu", "cuda:0"), or return None when the format is not yours."""
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def auditor_open_images(path: Path) -> Source | None:
+    """Open the images at ``path`` (file or folder), or return None when the format is not yours."""
+    raise NotImplementedError
+
+
+@hookspec
+def auditor_suites() -> Iterable[Path]:
+    """Return the suite files (TOML) that this plugin offers; a suite is called by its file's stem."""
+    raise NotImplementedError
+
+
+@hookspec
+def auditor_report_formats() -> Iterable[ReportFormat]:
+    """Return the report formats that this plugin offers."""
+    raise NotImplementedError

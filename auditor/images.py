@@ -1,0 +1,294 @@
+"""The images of an audit: ids, pixels, reference labels, groups; streamed, so 100,000 need no more memory than 100.
+
+Pixels are float32 in [0, 1], ``(n, c, h, w)``, RGB or one channel, at the model's input resolution. Every epsilon,
+distance and radius of an audit is in this space; mean, standard deviation, channel order, value range and layout
+belong to the model (``classifier.py``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from auditor.errors import BadInput
+
+Pixels = NDArray[np.float32]
+Resize = Literal["crop", "stretch"]
+
+_CACHE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What a format plugin found at a path; nothing is decoded yet."""
+
+    path: str
+    """As the report shows it."""
+    ids: Sequence[str]
+    """Unique names of the images."""
+    read: Callable[[int], tuple[bytes, Image.Image | NDArray[Any]]]
+    """From an index to the bytes to hash and the picture: a PIL image or an array ``(h, w)`` or ``(h, w, c)``, uint8 or
+    float in [0, 1]. Raises OSError or ValueError for an unreadable one."""
+    labels: Sequence[str] | None = None
+    """Class names or class numbers as text, one per image."""
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    note: str = ""
+    """A plain warning for the report, for example that these are stand-in images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some images in memory."""
+
+    ids: tuple[str, ...]
+    pixels: Pixels
+    """(n, c, h, w) float32 in [0, 1]."""
+    labels: NDArray[np.int64]
+    """(n,) reference classes: the data's labels or, where it has none, the model's own answers."""
+    probabilities: NDArray[np.float32]
+    """(n, k) what the deployed artefact answers on the clean images."""
+    groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def predictions(self) -> NDArray[np.int64]:
+        """(n,) the class the deployed artefact gives to the clean image."""
+        return self.probabilities.argmax(axis=1).astype(np.int64)
+
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
+        """The images at ``indices``, in that order."""
+        index = np.asarray(indices, dtype=np.int64)
+        return Batch(
+            ids=tuple(self.ids[i] for i in index),
+            pixels=self.pixels[index],
+            labels=self.labels[index],
+            probabilities=self.probabilities[index],
+            groups={name: [values[i] for i in index] for name, values in self.groups.items()},
+        )
+
+
+class Images:
+    """The audited images: a chosen sample of a source, at the model's resolution."""
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        shape: tuple[int, int, int],
+        resize: Resize = "crop",
+        samples: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        """Choose ``samples`` images by ``seed`` and read each once: unreadable ones are named and left out.
+
+        Raises BadInput when not one image can be read.
+        """
+        if not len(source.ids):
+            raise BadInput(f"{source.path}: found no images; expected at least one")
+        self.path = source.path
+        self.note = source.note
+        self.shape = shape
+        self.n_available = len(source.ids)
+        self.unreadable: list[str] = []
+        self._source = source
+        self._resize = resize
+        self._cache: dict[int, Pixels | NDArray[np.uint8]] = {}
+        self._cached_bytes = 0
+        self._index: list[int] = []
+        self._digests: list[str] = []
+        self._scan(sample(source.ids, samples, seed))
+        self.ids = tuple(source.ids[i] for i in self._index)
+        self.groups = {name: [values[i] for i in self._index] for name, values in source.groups.items()}
+        self._position = {image_id: position for position, image_id in enumerate(self.ids)}
+        self.labels: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def label_names(self) -> list[str] | None:
+        """The data's own names of the labels, one per image, or None."""
+        return None if self._source.labels is None else [self._source.labels[i] for i in self._index]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of all that the findings depend on: ids, bytes, labels, groups, resolution."""
+        rows = list(zip(self.ids, self._digests, strict=True))
+        text = json.dumps([rows, self.label_names, self.groups, self.shape, self._resize], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def pixels(self, ids: Sequence[str]) -> Pixels:
+        """The pixels of some images, (n, c, h, w) float32 in [0, 1]."""
+        return np.stack([self._pixels(self._index[self._position[image_id]]) for image_id in ids])
+
+    def position(self, image_id: str) -> int:
+        """The place of an image in the order of the data."""
+        return self._position[image_id]
+
+    def _pixels(self, index: int) -> Pixels:
+        stored = self._cache.get(index)
+        if stored is None:
+            stored = fit(self._source.read(index)[1], self.shape, self._resize)
+            self._remember(index, stored)
+        return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored.astype(np.float32)
+
+    def _remember(self, index: int, pixels: Pixels | NDArray[np.uint8]) -> None:
+        if self._cached_bytes + pixels.nbytes <= _CACHE_BYTES:
+            self._cache[index] = pixels
+            self._cached_bytes += pixels.nbytes
+
+    def _scan(self, chosen: Sequence[int]) -> None:
+        def look(index: int) -> tuple[int, str, Pixels | NDArray[np.uint8]] | str:
+            try:
+                raw, picture = self._source.read(index)
+                return index, hashlib.sha256(raw).hexdigest(), fit(picture, self.shape, self._resize)
+            except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+                # PIL raises SyntaxError for some broken PNG files
+                return f"{self._source.ids[index]}: {error}"
+
+        with ThreadPoolExecutor(4) as pool:
+            for found in _bounded_map(pool, look, chosen):
+                if isinstance(found, str):
+                    self.unreadable.append(found)
+                else:
+                    self._index.append(found[0])
+                    self._digests.append(found[1])
+                    self._remember(found[0], found[2])
+        if not self._index:
+            raise BadInput(
+                f"{self.path}: not one of {len(chosen)} images could be read; the first: {self.unreadable[0]}"
+            )
+
+
+def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[int], Any], items: Sequence[int]) -> Iterator[Any]:
+    """``pool.map`` that keeps at most some hundred results waiting, so that a large folder is never all in memory."""
+    for start in range(0, len(items), 256):
+        yield from pool.map(function, items[start : start + 256])
+
+
+def sample(ids: Sequence[str], samples: int | None, seed: int) -> list[int]:
+    """Indices of ``samples`` ids drawn by ``seed``, in the order of the data.
+
+    Each id has its own random rank, so the choice does not depend on the order of the ids, and a larger sample
+    contains the smaller one.
+    """
+    if samples is None or samples >= len(ids):
+        return list(range(len(ids)))
+    ranks = {i: hashlib.sha256(f"{seed}\0sample\0{image_id}".encode()).digest() for i, image_id in enumerate(ids)}
+    return sorted(sorted(ranks, key=lambda i: ranks[i])[:samples])
+
+
+def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, int, int], resize: Resize) -> NDArray[Any]:
+    """A picture as ``(c, h, w)`` at the model's size: uint8, or float32 in [0, 1] where the source is finer than 8 bit.
+
+    "crop" scales the shorter side and cuts the centre; "stretch" scales both sides.
+    """
+    channels, height, width = shape
+    if isinstance(picture, np.ndarray):
+        array = _channels_last(picture, channels)
+        if array.shape[:2] == (height, width):
+            return np.ascontiguousarray(array.transpose(2, 0, 1))
+        planes = [_scale(Image.fromarray(np.ascontiguousarray(array[..., i])), height, width, resize)
+                  for i in range(channels)]  # fmt: skip
+        stacked = np.stack([np.asarray(plane) for plane in planes])
+        return stacked if stacked.dtype == np.uint8 else np.clip(stacked, 0, 1).astype(np.float32)
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith("I"):
+        # 16-bit greyscale: PIL's own conversion to "L" would clip it to white
+        deep = np.asarray(upright, dtype=np.float32) / np.float32(65535)
+        return fit(np.clip(deep, 0, 1), shape, resize)
+    if upright.mode in {"RGBA", "LA", "PA"} or "transparency" in upright.info:
+        # what a viewer shows: the picture on white, not the colours that hide behind transparent pixels
+        alpha = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", alpha.size, "white"), alpha)
+    flat = _scale(upright.convert("L" if channels == 1 else "RGB"), height, width, resize)
+    array = np.asarray(flat)
+    return np.ascontiguousarray(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+
+
+def _scale(picture: Image.Image, height: int, width: int, resize: Resize) -> Image.Image:
+    if picture.size == (width, height):
+        return picture
+    if resize == "crop":
+        return ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
+    return picture.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def _channels_last(array: NDArray[Any], channels: int) -> NDArray[Any]:
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3:
+        raise ValueError(f"an image has {array.ndim} dimensions; expected (h, w) or (h, w, c)")
+    if array.shape[-1] not in {1, 3} and array.shape[0] in {1, 3}:
+        array = array.transpose(1, 2, 0)
+    if array.shape[-1] not in {1, 3}:
+        raise ValueError(f"an image has shape {array.shape}; expected 1 or 3 channels")
+    if array.dtype != np.uint8:
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ValueError(
+                f"an image of type float holds values from {array.min():.3g} to {array.max():.3g};"
+                " expected 0 to 1, or uint8"
+            )
+    if array.shape[-1] == channels:
+        return array
+    if channels == 3:
+        return np.repeat(array, 3, axis=-1)
+    # ITU-R 601-2 luma, as PIL's convert("L")
+    grey = array.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
+    return (np.round(grey).astype(np.uint8) if array.dtype == np.uint8 else grey)[..., None]
+
+
+def match_labels(names: Sequence[str], classes: Sequence[str] | None, n_classes: int) -> tuple[list[int], list[str]]:
+    """The class index of every label, and the class names.
+
+    Labels are class names or class numbers. Without known class names, numbers stand for themselves and exactly
+    ``n_classes`` names are taken in alphabetical order (the order of a folder per class).
+
+    Raises BadInput for a label that the model has no class for.
+    """
+    distinct = sorted(set(names), key=lambda name: (len(name), name) if name.isdigit() else (0, name))
+    if classes is None and not all(name.isdigit() for name in distinct):
+        if len(distinct) != n_classes:
+            raise BadInput(
+                f"the data has {len(distinct)} labels ({_some(distinct)}) and the model {n_classes} unnamed classes, so it"
+                " is not known which is which; name the classes under [output] classes in the sidecar MODEL.audit.toml"
+            )
+        classes = sorted(distinct)
+    known = [str(i) for i in range(n_classes)] if classes is None else list(classes)
+    index = {name: i for i, name in enumerate(known)}
+    for name in distinct:
+        if name in index:
+            continue
+        if name.isdigit() and int(name) < n_classes:
+            index[name] = int(name)
+        else:
+            raise BadInput(
+                f"label {name!r}: the model has no class for it; its {n_classes} classes are {_some(known)}"
+                f" (or their numbers 0 to {n_classes - 1})"
+            )
+    return [index[name] for name in names], known
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def read_file(path: Path) -> tuple[bytes, Image.Image]:
+    """An image file as ``Source.read`` gives it: its bytes and the decoded picture."""
+    raw = path.read_bytes()
+    picture = Image.open(io.BytesIO(raw))
+    picture.load()
+    return raw, picture

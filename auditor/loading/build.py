@@ -1,0 +1,154 @@
+"""From what a format plugin found and what the sidecar says to a Classifier that has answered a first image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from auditor.classifier import Artefact, Classifier, Preprocessing, class_scores, first_line, look_at_outputs
+from auditor.errors import BadInput
+from auditor.loading.sidecar import Sidecar, sidecar_path
+from auditor.store import file_sha256
+
+_USUAL_SIZES = (224, 32, 28, 64, 128, 96, 256, 299, 384, 48, 8)
+"""Sides to try where neither file, sidecar nor data say one; ImageNet's first."""
+
+
+def build(
+    path: Path, artefact: Artefact, sidecar: Sidecar, *, device: str = "cpu", data_size: tuple[int, int] | None = None
+) -> Classifier:
+    """The classifier in ``artefact``; ``data_size`` is the images' own (height, width), used where nothing else says one.
+
+    Raises BadInput when it is no classifier of images.
+    """
+    warnings: list[str] = []
+    preprocessing, outputs, fixed = _first_answer(path, artefact, sidecar, data_size, warnings)
+    n_classes = outputs.shape[1]
+    if sidecar.classes is not None and len(sidecar.classes) != n_classes:
+        raise BadInput(
+            f"{sidecar.origin}: names {len(sidecar.classes)} classes, but the model {path.name} has {n_classes} outputs"
+        )
+    if sidecar.mean is None and sidecar.range is None and preprocessing.dtype.startswith("float"):
+        warnings.append(
+            "No preprocessing is stated, so the model gets pixels from 0 to 1 as they are. A wrong normalisation is the"
+            f" commonest reason for a wrong audit: state it in {sidecar_path(path).name} under [input]."
+        )
+    kind = sidecar.kind or artefact.outputs or look_at_outputs(outputs)
+    return Classifier(
+        artefact,
+        preprocessing,
+        path=str(path),
+        sha256=file_sha256(path),
+        n_classes=n_classes,
+        outputs=kind,
+        classes=sidecar.classes,
+        device=device,
+        fixed_batch=fixed,
+        warnings=warnings,
+    )
+
+
+def _first_answer(
+    path: Path, artefact: Artefact, sidecar: Sidecar, data_size: tuple[int, int] | None, warnings: list[str]
+) -> tuple[Preprocessing, np.ndarray[tuple[int, int], np.dtype[np.float32]], int | None]:
+    """Preprocessing, scores of two test images, and the batch size if the model takes only one."""
+    problem = ""
+    for preprocessing, guess in _candidates(path, artefact, sidecar, data_size):
+        for batch in _batches(artefact):
+            ramp = np.linspace(0, 1, batch * int(np.prod(preprocessing.shape)), dtype=np.float32)
+            images = ramp.reshape(batch, *preprocessing.shape)
+            try:
+                answer = artefact.scores(preprocessing.apply(images))
+            except (RuntimeError, ValueError, TypeError) as error:
+                problem = first_line(error)
+                continue
+            scores = class_scores(answer, batch)
+            if guess:
+                warnings.append(
+                    f"The file does not say the image size; {guess} was taken. State it in {sidecar_path(path).name}:"
+                    " [input] size = [height, width], channels = 1 or 3."
+                )
+            return preprocessing, scores, None if batch == 2 else batch
+    raise BadInput(
+        f"{path}: the model takes no image of any size tried ({problem}); state [input] size and channels in"
+        f" {sidecar_path(path).name}"
+    )
+
+
+def _batches(artefact: Artefact) -> Sequence[int]:
+    """Two images show that the batch may vary; some exporters fix it at one without saying so."""
+    declared = artefact.input_shape[0] if artefact.input_shape else None
+    return (declared,) if declared not in {None, 2} else (2, 1)  # type: ignore[return-value]
+
+
+def _candidates(
+    path: Path, artefact: Artefact, sidecar: Sidecar, data_size: tuple[int, int] | None
+) -> list[tuple[Preprocessing, str]]:
+    """Possible preprocessings, best first, each with what had to be guessed for it."""
+    declared = artefact.input_shape
+    if declared and len(declared) != 4:
+        raise BadInput(
+            f"{path}: the model's input has shape {_shape_text(declared)}; expected an image,"
+            " [batch, channels, height, width] or [batch, height, width, channels]"
+        )
+    layout: Literal["nchw", "nhwc"] = sidecar.layout or _layout(declared)
+    spatial = declared[2:4] if layout == "nchw" else declared[1:3]
+    channel = (declared[1] if layout == "nchw" else declared[3]) if declared else None
+    channel = channel or sidecar.channels
+    if channel is not None and channel not in {1, 3}:
+        raise BadInput(
+            f"{path}: the model's input has shape {_shape_text(declared)}, so {channel} channels; expected 1 or 3"
+        )
+    height, width = (spatial[0], spatial[1]) if spatial else (None, None)
+    _check_agrees(path, sidecar, height, width, channel)
+    if height and width:
+        sizes: list[tuple[int, int]] = [(height, width)]
+    elif sidecar.size:
+        sizes = [sidecar.size]
+    else:
+        sizes = ([data_size] if data_size else []) + [(side, side) for side in _USUAL_SIZES]
+    known = bool(sidecar.size or (height and width)) and bool(channel)
+    found = []
+    for size in sizes:
+        for channels in [channel] if channel else [3, 1]:
+            guess = "" if known else f"{size[0]}x{size[1]} pixels, {channels} channel{'s' if channels > 1 else ''}"
+            found.append((_preprocessing(artefact, sidecar, (channels, *size), layout), guess))
+    return found
+
+
+def _preprocessing(
+    artefact: Artefact, sidecar: Sidecar, shape: tuple[int, int, int], layout: Literal["nchw", "nhwc"]
+) -> Preprocessing:
+    for key in ("mean", "std"):
+        values = getattr(sidecar, key)
+        if values is not None and len(values) not in {1, shape[0]}:
+            raise BadInput(f"{sidecar.origin}: {key} has {len(values)} values for {shape[0]} channels")
+    # an integer input can only hold the 8-bit value itself; int8 files store it less 128
+    usual = {"uint8": (0.0, 255.0), "int8": (-128.0, 127.0)}.get(artefact.input_dtype, (0.0, 1.0))
+    return Preprocessing(
+        shape=shape,
+        layout=layout,
+        dtype=artefact.input_dtype,
+        range=sidecar.range or usual,
+        mean=sidecar.mean or (0.0,),
+        std=sidecar.std or (1.0,),
+        order=sidecar.order,
+    )
+
+
+def _check_agrees(path: Path, sidecar: Sidecar, height: int | None, width: int | None, channels: int | None) -> None:
+    if sidecar.size and height and width and sidecar.size != (height, width):
+        raise BadInput(f"{sidecar.origin}: size is {list(sidecar.size)}, but {path.name} takes [{height}, {width}]")
+    if sidecar.channels and channels and sidecar.channels != channels:
+        raise BadInput(f"{sidecar.origin}: channels is {sidecar.channels}, but {path.name} takes {channels}")
+
+
+def _layout(declared: tuple[int | None, ...]) -> Literal["nchw", "nhwc"]:
+    return "nhwc" if declared and declared[3] in {1, 3} and declared[1] not in {1, 3} else "nchw"
+
+
+def _shape_text(shape: Sequence[int | None]) -> str:
+    return "[" + ", ".join("?" if side is None else str(side) for side in shape) + "]"

@@ -1,0 +1,219 @@
+"""Judging: thresholds on the ends of intervals, apart from measuring, so that it can be done again without the model.
+
+A rule names a metric and up to four thresholds. The number fails at a severity when its whole interval lies on the wrong
+side of that threshold; it passes when its whole interval lies on the right side of the mildest one; in between nothing
+can be said, and that is what the report says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from auditor.errors import BadInput
+from auditor.finding import SEVERITIES, Severity
+from auditor.registry import read_toml, refuse_unknown
+from auditor.store import digest
+
+_GRADES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
+_RULE_KEYS = {"probe", "metric", "at", "at_least", "at_most", "only_fails", "reason", "source"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One threshold, or up to four of them, on one metric."""
+
+    probe: str
+    metric: str
+    at: Mapping[str, Any]
+    side: Literal["at_least", "at_most"]
+    thresholds: Mapping[Severity, float]
+    reason: str
+    source: str
+    only_fails: str = ""
+    """Why meeting this rule shows nothing (surviving a weak attack); empty when it does."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What an audit must meet."""
+
+    name: str
+    rules: Sequence[Rule]
+    required: Sequence[str] = ()
+    """Probes without whose pass the verdict cannot be pass."""
+    fails_at: Severity = "low"
+    """The least severity of a failed probe at which the verdict is fail."""
+    sha256: str = field(default="")
+
+
+def builtin() -> dict[str, Path]:
+    """The policies in the package, by name."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "policies").glob("*.toml"))}
+
+
+def read_policy(name: str) -> Policy:
+    """The built-in policy called ``name``, or the one in the file ``name``. Raises BadInput."""
+    path = builtin().get(name) or Path(name)
+    if path.suffix != ".toml" or not path.is_file():
+        raise BadInput(f"--policy {name}: no such policy; expected one of {', '.join(builtin())} or a TOML file")
+    content = read_toml(path)
+    refuse_unknown(content, {"title", "required", "fails_at", "rule"}, str(path))
+    fails_at = content.get("fails_at", "low")
+    if fails_at not in _GRADES:
+        raise BadInput(f"{path}: fails_at is {fails_at!r}; expected one of {', '.join(_GRADES)}")
+    return Policy(
+        name=path.stem,
+        rules=[_rule(entry, f"{path}: rule {i + 1}") for i, entry in enumerate(content.get("rule", []))],
+        required=content.get("required", []),
+        fails_at=cast(Severity, fails_at),
+        sha256=digest(content),
+    )
+
+
+def judge(probe: dict[str, Any], policy: Policy) -> dict[str, Any]:
+    """A probe's record (as in audit.json) with status, severity and reason by this policy."""
+    if probe["status"] in {"error", "not-applicable"}:
+        return probe
+    verdicts = [_apply(rule, probe["metrics"]) for rule in policy.rules if rule.probe == probe["id"]]
+    judged = [verdict for verdict in verdicts if verdict is not None]
+    failed = [verdict for verdict in judged if verdict.status == "fail"]
+    findings = [{**finding, "severity": "none"} for finding in probe["findings"]]
+    for verdict in failed:
+        _mark(findings, verdict)
+    caveat = probe.get("caveat", "")
+    result = {**probe, "findings": findings, "severity": "none"}
+    if failed:
+        worst = max(failed, key=lambda verdict: SEVERITIES.index(verdict.severity))
+        return {**result, "status": "fail", "severity": worst.severity, "reason": worst.reason}
+    if caveat:
+        return {**result, "status": "inconclusive", "reason": caveat}
+    if not judged:
+        return {**result, "status": "informative", "reason": "the policy sets no threshold for it"}
+    open_ones = [verdict for verdict in judged if verdict.status == "inconclusive"]
+    first = (open_ones or judged)[0]
+    return {**result, "status": first.status, "reason": first.reason}
+
+
+def verdict(probes: Sequence[Mapping[str, Any]], policy: Policy, broken: Sequence[str]) -> tuple[str, str]:
+    """The audit's verdict and why: fail before incomplete before pass."""
+    limit = SEVERITIES.index(policy.fails_at)
+    failed = [p for p in probes if p["status"] == "fail" and SEVERITIES.index(p["severity"]) >= limit]
+    if failed:
+        names = ", ".join(f"{p['id']} ({p['severity']})" for p in _by_severity(failed))
+        return "fail", f"failed: {names}"
+    status = {p["id"]: p["status"] for p in probes}
+    reasons = [f"{p['id']} broke" for p in probes if p["status"] == "error"]
+    reasons += [f"plugin {name} is broken" for name in broken]
+    reasons += [f"{probe_id}: {status.get(probe_id, 'not run')}" for probe_id in policy.required
+                if status.get(probe_id) not in {"pass", "fail", "error"}]  # fmt: skip
+    if reasons:
+        return "incomplete", "no failure found, but what a pass needs is missing: " + "; ".join(reasons)
+    return "pass", "every threshold of the policy is met"
+
+
+def at_or_above(probes: Sequence[Mapping[str, Any]], level: str) -> bool:
+    """Whether any failed probe is at least this severe (``--fail-on``)."""
+    if level == "never":
+        return False
+    limit = SEVERITIES.index(cast(Severity, level))
+    return any(p["status"] == "fail" and SEVERITIES.index(p["severity"]) >= limit for p in probes)
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    status: Literal["pass", "fail", "inconclusive"]
+    severity: Severity
+    reason: str
+    metric: Mapping[str, Any]
+
+
+def _apply(rule: Rule, metrics: Sequence[Mapping[str, Any]]) -> _Verdict | None:
+    """The worst verdict over all metrics that the rule names, or None when there is none with a number."""
+    matching = [m for m in metrics if m["name"] == rule.metric and _at_matches(rule.at, m["at"])]
+    verdicts = [_compare(rule, metric) for metric in matching if metric["value"] is not None]
+    rank = {"pass": 0, "inconclusive": 1, "fail": 2}
+    return max(verdicts, key=lambda v: (rank[v.status], SEVERITIES.index(v.severity)), default=None)
+
+
+def _compare(rule: Rule, metric: Mapping[str, Any]) -> _Verdict:
+    sign = 1.0 if rule.side == "at_least" else -1.0
+    ends = sorted(sign * (metric[end] if metric[end] is not None else metric["value"]) for end in ("low", "high"))
+    words = f"{metric['name']}{_at_text(metric['at'])} is {_interval(metric)} (n = {metric['n']})"
+    for grade in reversed(_GRADES):
+        limit = rule.thresholds.get(grade)
+        if limit is not None and ends[1] < sign * limit:
+            return _Verdict("fail", grade, f"{words}; {_wanted(rule, limit)}: {rule.reason}", metric)
+    mildest = next(rule.thresholds[grade] for grade in _GRADES if grade in rule.thresholds)
+    if ends[0] < sign * mildest:
+        text = f"{words}; the interval does not clear the threshold: {_wanted(rule, mildest)}"
+        return _Verdict("inconclusive", "none", text, metric)
+    if rule.only_fails:
+        return _Verdict("inconclusive", "none", f"{words}; {rule.only_fails}", metric)
+    return _Verdict("pass", "none", f"{words}; {_wanted(rule, mildest)}", metric)
+
+
+def _mark(findings: list[dict[str, Any]], verdict: _Verdict) -> None:
+    """Give the severity to the finding that speaks of this metric, or to the first one."""
+    about = [f for f in findings if f["metric"] and _same(f["metric"], verdict.metric)] or findings[:1]
+    for finding in about:
+        if SEVERITIES.index(verdict.severity) > SEVERITIES.index(finding["severity"]):
+            finding["severity"] = verdict.severity
+
+
+def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    return bool(a["name"] == b["name"] and a["at"] == b["at"])
+
+
+def _at_matches(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
+    def equal(a: Any, b: Any) -> bool:
+        numbers = isinstance(a, int | float) and isinstance(b, int | float)
+        return math.isclose(a, b, rel_tol=1e-2) if numbers else a == b
+
+    return all(key in found and equal(value, found[key]) for key, value in wanted.items())
+
+
+def _interval(metric: Mapping[str, Any]) -> str:
+    if metric["low"] is None or metric["high"] is None:
+        return f"{metric['value']:.3g}"
+    return f"{metric['value']:.3g} [{metric['low']:.3g}, {metric['high']:.3g}]"
+
+
+def _at_text(at: Mapping[str, Any]) -> str:
+    parts = [f"{k} {v * 255:.3g}/255" if k == "epsilon" and at.get("norm", "linf") == "linf" else f"{k} {v:.3g}"
+             if isinstance(v, float) else f"{k} {v}" for k, v in at.items()]  # fmt: skip
+    return f" at {', '.join(parts)}" if parts else ""
+
+
+def _wanted(rule: Rule, limit: float) -> str:
+    return f"expected {rule.side.replace('_', ' ')} {limit:g}"
+
+
+def _by_severity(probes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return sorted(probes, key=lambda p: -SEVERITIES.index(p["severity"]))
+
+
+def _rule(entry: Mapping[str, Any], where: str) -> Rule:
+    refuse_unknown(entry, _RULE_KEYS, where)
+    for key in ("probe", "metric", "reason", "source"):
+        if not isinstance(entry.get(key), str):
+            raise BadInput(f"{where}: has no {key}; a rule says probe, metric, at_least or at_most, reason and source")
+    sides = [side for side in ("at_least", "at_most") if side in entry]
+    if len(sides) != 1:
+        raise BadInput(f"{where}: expected exactly one of at_least and at_most, found {len(sides)}")
+    thresholds = entry[sides[0]]
+    if not isinstance(thresholds, dict) or not thresholds or set(thresholds) - set(_GRADES):
+        raise BadInput(f"{where}: {sides[0]} must map some of {', '.join(_GRADES)} to numbers")
+    ordered = [thresholds[grade] for grade in _GRADES if grade in thresholds]
+    if not all(isinstance(value, int | float) for value in ordered):
+        raise BadInput(f"{where}: {sides[0]} must map severities to numbers")
+    if ordered != sorted(ordered, reverse=sides[0] == "at_least"):
+        raise BadInput(f"{where}: a more severe threshold must be further from the goal than a milder one")
+    return Rule(
+        probe=entry["probe"], metric=entry["metric"], at=entry.get("at", {}),
+        side=cast(Literal["at_least", "at_most"], sides[0]), thresholds=thresholds,
+        reason=entry["reason"], source=entry["source"], only_fails=entry.get("only_fails", ""),
+    )  # fmt: skip

@@ -1,0 +1,129 @@
+"""A probe: data and pure functions.
+
+``meta`` says what it is, the fields of the frozen dataclass are its settings, ``measure`` turns images into records,
+``conclude`` turns records into metrics and findings. What a probe never does: read or write files, print, look at the
+clock, or draw random numbers from anywhere but the ``rng`` it is given.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from auditor.finding import Area, Conclusion, Scalar, ThreatModel
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from auditor.classifier import Classifier
+    from auditor.images import Batch, Pixels
+
+Need = Literal["labels", "gradients", "groups"]
+
+Columns = Mapping[str, "NDArray[Any]"]
+"""Equal-long columns. One row per image of the batch; or any number of rows with a column ``row``, the index of the
+image in the batch. The engine adds ``image_id``, ``label``, ``prediction`` and ``group:<name>``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meta:
+    """What a probe is."""
+
+    id: str
+    """``area.noun``, the file's name."""
+    title: str
+    area: Area
+    why: str
+    """One or two sentences for the reviewer: what a bad result means."""
+    references: Sequence[str] = ()
+    needs: frozenset[Need] = frozenset()
+    """Without these the probe is not-applicable, and the report says which is missing."""
+    version: int = 1
+    """Raise it when ``measure`` changes, so that old records are not reused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhibit:
+    """A wish for pictures in the report: of this image, perturbed at this level."""
+
+    image_id: str
+    at: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+class Randomness:
+    """Random numbers that depend on the run's seed, the probe and the image alone.
+
+    So batch size, order, sharding, interruption and number of workers change nothing.
+    """
+
+    def __init__(self, seed: int, probe_id: str) -> None:
+        """``seed`` is the run's."""
+        self._prefix = f"{seed}\0{probe_id}"
+
+    def __call__(self, image_id: str, purpose: str = "") -> np.random.Generator:
+        """A generator for one image; ``purpose`` separates several draws for the same image."""
+        from hashlib import blake2b
+
+        import numpy as np
+
+        digest = blake2b(f"{self._prefix}\0{image_id}\0{purpose}".encode(), digest_size=16).digest()
+        return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """What ``conclude`` works on: every row that ``measure`` gave, from all images."""
+
+    frame: pd.DataFrame
+    """One row per image (and level); sorted by the order of the images."""
+    exhibits: pd.DataFrame
+    """One row per picture: ``exhibit`` (its number), ``image_id``, ``at`` (JSON), ``picture`` (its name), ``file``,
+    ``label``, ``prediction``, ``confidence`` (of the prediction) and ``success``: the original, asked again, gives
+    another class than ``label`` to the stored 8-bit file."""
+    classes: Sequence[str]
+    labelled: bool
+    """False: labels are the model's own answers, so accuracy is agreement with them."""
+    others: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """Records of the probes that ``uses`` names."""
+
+    def class_name(self, index: float) -> str:
+        """The name of class number ``index``."""
+        return self.classes[int(index)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(ABC):
+    """Base of all probes; subclasses are frozen dataclasses whose fields are the settings, JSON values all."""
+
+    meta: ClassVar[Meta]
+    uses: ClassVar[Sequence[str]] = ()
+    """Ids or globs of other probes whose records ``conclude`` reads."""
+
+    samples: int = 0
+    """Audit at most this many images, drawn by the run's seed; 0 for all."""
+
+    def threat_model(self) -> ThreatModel | None:
+        """Who attacks, knowing what, allowed what; every probe of the area "attacks" must say."""
+        return None
+
+    @abstractmethod
+    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
+        """Measure a batch. Pure: the same images give the same columns, in whatever batches they come."""
+
+    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+        """Which pictures the report should show; by default none."""
+        del records
+        return ()
+
+    def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
+        """The pictures of one exhibit by name, (c, h, w) in [0, 1]; ``batch`` holds its one image."""
+        del classifier, rng, exhibit
+        return {"clean": batch.pixels[0]}
+
+    @abstractmethod
+    def conclude(self, records: Records) -> Conclusion:
+        """Conclude from all records. Pure and cheap: it runs again whenever a report is drawn."""

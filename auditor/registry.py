@@ -1,0 +1,282 @@
+"""Entry points to probes. Built-in plugins come in through the same door as everybody else's.
+
+Entry points are loaded in a loop of our own: pluggy's loader dies on the first broken plugin, and one broken plugin
+must be named in the report, not end the audit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import importlib.metadata
+import inspect
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from auditor import hookspecs
+from auditor.errors import BadInput, PluginBroken
+from auditor.finding import AREAS
+from auditor.probe import Meta, Probe
+
+GROUP = "auditor.plugins"
+_ID = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An entry point, and why it is broken if it is."""
+
+    name: str
+    package: str
+    version: str | None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What to run, how strongly, on how many images."""
+
+    name: str
+    title: str
+    probes: Sequence[str]
+    """Ids or globs."""
+    samples: int | None = None
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass
+class Registry:
+    """Everything that the installed plugins offer."""
+
+    manager: pluggy.PluginManager
+    plugins: list[Plugin] = field(default_factory=list)
+    probes: dict[str, type[Probe]] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+    """Which plugin a probe comes from."""
+
+    @property
+    def broken(self) -> list[Plugin]:
+        """The plugins that could not be used, or not wholly."""
+        return [plugin for plugin in self.plugins if plugin.error]
+
+    def select(self, patterns: Sequence[str], *, option: str) -> list[str]:
+        """Ids of the probes that match any of the ids or globs; BadInput for one that matches nothing."""
+        chosen: set[str] = set()
+        for pattern in patterns:
+            found = fnmatch.filter(self.probes, pattern)
+            if not found:
+                near = [probe_id for probe_id in self.probes if pattern.split(".")[0] in probe_id]
+                raise BadInput(
+                    f"{option} {pattern}: no such probe; {'near it' if near else 'there'}"
+                    f" are {', '.join(sorted(near or self.probes))} (see `auditor probes`)"
+                )
+            chosen.update(found)
+        return [probe_id for probe_id in self.probes if probe_id in chosen]
+
+    def suites(self) -> dict[str, Path]:
+        """The suite files by name: the package's own, then the plugins'."""
+        own = Path(__file__).parent / "suites"
+        found = {path.stem: path for path in sorted(own.glob("*.toml"))}
+        for paths in self._call("auditor_suites"):
+            found |= {path.stem: path for path in paths}
+        return found
+
+    def formats(self) -> dict[str, Any]:
+        """The report formats by name."""
+        return {fmt.name: fmt for formats in self._call("auditor_report_formats") for fmt in formats}
+
+    def suite(self, name: str) -> Suite:
+        """The suite called ``name``, or in the file ``name``."""
+        suites = self.suites()
+        path = suites.get(name) or Path(name)
+        if not path.suffix == ".toml" or not path.is_file():
+            raise BadInput(f"--suite {name}: no such suite; expected one of {', '.join(suites)} or a TOML file")
+        return read_suite(path, self)
+
+    def configure(self, probe_id: str, settings: Mapping[str, Any], *, where: str) -> Probe:
+        """A probe with these settings; BadInput for an unknown name or a value of the wrong type."""
+        kind = self.probes[probe_id]
+        hints = typing.get_type_hints(kind)
+        fields = {f.name: hints[f.name] for f in dataclasses.fields(kind)}
+        values: dict[str, Any] = {}
+        for name, value in settings.items():
+            if name not in fields:
+                raise BadInput(f"{where}: {probe_id} has no setting {name!r}; it has {', '.join(sorted(fields))}")
+            values[name] = _typed(value, fields[name], f"{where}: {probe_id}.{name}")
+        try:
+            return kind(**values)
+        except ValueError as error:
+            raise BadInput(f"{where}: {probe_id}: {error}") from None
+
+    def _call(self, hook: str) -> Iterator[Any]:
+        """The results of every plugin's hook, one by one, so that one that raises costs only itself."""
+        for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            try:
+                result = implementation.function()
+                yield list(result)
+            except Exception as error:
+                self._break(implementation.plugin_name, f"{hook} raised {type(error).__name__}: {error}")
+
+    def _break(self, name: str, error: str) -> None:
+        for i, plugin in enumerate(self.plugins):
+            if plugin.name == name and not plugin.error:
+                self.plugins[i] = dataclasses.replace(plugin, error=error)
+
+    def _add(self, name: str, kind: Any) -> None:
+        check_probe(kind)
+        probe_id = kind.meta.id
+        if probe_id in self.probes:
+            raise PluginBroken(
+                f"probe id {probe_id} is taken: plugin {self.origin[probe_id]} has it already, so that of {name}"
+                " is left out; rename one"
+            )
+        self.probes[probe_id] = kind
+        self.origin[probe_id] = name
+
+
+def load() -> Registry:
+    """Load every installed plugin."""
+    manager = pluggy.PluginManager("auditor")
+    manager.add_hookspecs(hookspecs)
+    registry = Registry(manager)
+    entries = importlib.metadata.entry_points(group=GROUP)
+    # the auditor's own first, so that a duplicate id is charged to the newcomer
+    for entry in sorted(entries, key=lambda e: (_package(e) != "auditor", _package(e), e.name)):
+        registry.plugins.append(_load_one(manager, entry))
+    for implementation in manager.hook.auditor_probes.get_hookimpls()[::-1]:
+        try:
+            kinds = list(implementation.function())
+        except Exception as error:
+            registry._break(implementation.plugin_name, f"auditor_probes raised {type(error).__name__}: {error}")
+            continue
+        for kind in kinds:
+            try:
+                registry._add(implementation.plugin_name, kind)
+            except PluginBroken as error:
+                registry._break(implementation.plugin_name, str(error))
+    order = {area: i for i, area in enumerate(AREAS)}
+    registry.probes = dict(sorted(registry.probes.items(), key=lambda item: (order[item[1].meta.area], item[0])))
+    return registry
+
+
+def check_probe(kind: Any) -> None:
+    """Refuse a probe that breaks a rule, in one sentence. Raises PluginBroken."""
+    name = getattr(kind, "__qualname__", repr(kind))
+    if not (inspect.isclass(kind) and issubclass(kind, Probe)):
+        raise PluginBroken(f"{name}: auditor_probes must return subclasses of auditor.Probe")
+    if inspect.isabstract(kind):
+        raise PluginBroken(f"{name}: does not define {', '.join(sorted(kind.__abstractmethods__))}")
+    if not isinstance(getattr(kind, "meta", None), Meta):
+        raise PluginBroken(f"{name}: has no `meta = Meta(...)`")
+    meta = kind.meta
+    if not _ID.fullmatch(meta.id):
+        raise PluginBroken(f"{name}: id {meta.id!r} must be area.noun in lower case")
+    if meta.area not in AREAS:
+        raise PluginBroken(f"{meta.id}: area {meta.area!r} is none of {', '.join(AREAS)}")
+    if not (meta.title and meta.why):
+        raise PluginBroken(f"{meta.id}: title and why must say something")
+    if not (dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen):
+        raise PluginBroken(f"{meta.id}: {name} must be a frozen dataclass: @dataclass(frozen=True, kw_only=True)")
+    if meta.area == "attacks" and kind.threat_model is Probe.threat_model:
+        raise PluginBroken(f"{meta.id}: an attack must declare its threat_model()")
+
+
+def read_suite(path: Path, registry: Registry) -> Suite:
+    """Read a suite file; unknown keys, probes and settings are refused."""
+    content = read_toml(path)
+    where = str(path)
+    refuse_unknown(content, {"title", "probes", "samples", "settings"}, where)
+    probes = content.get("probes")
+    if not (isinstance(probes, list) and probes and all(isinstance(item, str) for item in probes)):
+        raise BadInput(f'{where}: probes must be a list of ids or globs, for example ["attacks.*"]')
+    registry.select(probes, option=f"{where}: probes:")
+    samples = content.get("samples")
+    if samples is not None and (not isinstance(samples, int) or samples < 1):
+        raise BadInput(f"{where}: samples is {samples!r}; expected a whole number of at least 1")
+    settings = content.get("settings", {})
+    for probe_id, values in settings.items():
+        if probe_id not in registry.probes:
+            raise BadInput(f"{where}: settings for {probe_id!r}, but there is no such probe (see `auditor probes`)")
+        registry.configure(probe_id, values, where=where)
+    return Suite(path.stem, content.get("title", path.stem), probes, samples, settings)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file; BadInput with line and column when it is none."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BadInput(f"{path}: not readable as TOML: {error}") from None
+
+
+def refuse_unknown(content: Mapping[str, Any], known: set[str], where: str) -> None:
+    """BadInput for the first key that nobody knows."""
+    for key in content:
+        if key not in known:
+            raise BadInput(f"{where}: unknown key {key!r}; expected one of {', '.join(sorted(known))}")
+
+
+def _load_one(manager: pluggy.PluginManager, entry: importlib.metadata.EntryPoint) -> Plugin:
+    package = _package(entry)
+    version = entry.dist.version if entry.dist is not None else None
+    name = entry.name if package == "auditor" else f"{package}:{entry.name}"
+    try:
+        module = entry.load()
+        manager.register(module, name=name)
+    except (Exception, SystemExit) as error:
+        return Plugin(name, package, version, f"does not import: {type(error).__name__}: {error}")
+    try:
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        manager.unregister(name=name)
+        return Plugin(name, package, version, str(error).splitlines()[0])
+    return Plugin(name, package, version)
+
+
+def _package(entry: importlib.metadata.EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else "?"
+
+
+def _typed(value: Any, hint: Any, where: str) -> Any:
+    """``value`` as the setting's type; lists become tuples, "8/255" becomes a number."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        if value in arguments:
+            return value
+        raise BadInput(f"{where} is {value!r}; expected one of {', '.join(map(str, arguments))}")
+    if origin in {types.UnionType, typing.Union}:
+        return _first(value, arguments, where)
+    if origin is tuple or origin is Sequence:
+        if not isinstance(value, list | tuple):
+            raise BadInput(f"{where} is {value!r}; expected a list")
+        return tuple(_typed(item, arguments[0], where) for item in value)
+    if hint is float:
+        if isinstance(value, str) and (match := re.fullmatch(r"([\d.]+)\s*/\s*([\d.]+)", value)):
+            return float(match[1]) / float(match[2])
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return float(value)
+        raise BadInput(f'{where} is {value!r}; expected a number or a fraction such as "8/255"')
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise BadInput(f"{where} is {value!r}; expected {getattr(hint, '__name__', hint)}")
+
+
+def _first(value: Any, hints: Sequence[Any], where: str) -> Any:
+    attempts: list[Callable[[], Any]] = [lambda hint=hint: _typed(value, hint, where) for hint in hints]  # type: ignore[misc]
+    failure: BadInput | None = None
+    for attempt in attempts:
+        try:
+            return attempt()
+        except BadInput as error:
+            failure = error
+    raise failure or BadInput(where)

@@ -1,0 +1,162 @@
+"""Intervals and tests. Every interval here is at 95 %.
+
+Proportions get Wilson's score interval, differences of proportions Newcombe's, everything else a percentile bootstrap
+over images with a fixed seed. "No data" is None, never 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from auditor.finding import Metric, Scalar
+
+RESAMPLES = 1000
+_BOOTSTRAP_SEED = 20260101
+
+
+class Interval(NamedTuple):
+    """A value with the ends of its interval; all None when there is nothing to measure."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+NOTHING = Interval(None, None, None)
+
+
+def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion (Wilson 1927; Brown, Cai and DasGupta 2001, section 3.1.1)."""
+    if n == 0:
+        return NOTHING
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
+    # the formula gives 0 and 1 at the ends only up to rounding
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return Interval(p, low, high)
+
+
+def newcombe(successes: tuple[int, int], n: tuple[int, int], *, confidence: float = 0.95) -> Interval:
+    """Interval of the difference p1 - p2 of two independent proportions (Newcombe 1998, method 10)."""
+    if not (n[0] and n[1]):
+        return NOTHING
+    a, b = (wilson(s, m, confidence=confidence) for s, m in zip(successes, n, strict=True))
+    p1, l1, u1 = (float(v) for v in a if v is not None)
+    p2, l2, u2 = (float(v) for v in b if v is not None)
+    difference = p1 - p2
+    low = difference - float(np.hypot(p1 - l1, u2 - p2))
+    high = difference + float(np.hypot(u1 - p1, p2 - l2))
+    return Interval(difference, max(-1.0, low), min(1.0, high))
+
+
+def bootstrap(
+    values: ArrayLike, statistic: Callable[[NDArray[np.float64]], float] = np.mean, *, resamples: int = RESAMPLES
+) -> Interval:
+    """Percentile bootstrap of ``statistic`` over the first axis of ``values``; non-finite values are left out."""
+    data = np.asarray(values, dtype=np.float64)
+    data = data[np.isfinite(data)] if data.ndim == 1 else data
+    if not len(data):
+        return NOTHING
+    value = float(statistic(data))
+    if len(data) == 1:
+        return Interval(value, None, None)
+    rng = np.random.default_rng(_BOOTSTRAP_SEED)
+    draws = [float(statistic(data[rng.integers(0, len(data), len(data))])) for _ in range(resamples)]
+    return Interval(value, *_percentiles(draws))
+
+
+def bootstrap_confusion(
+    matrix: NDArray[np.int64],
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    *,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Bootstrap of a statistic of the confusion matrix.
+
+    Resampling images is resampling cells: one multinomial draw stands for a whole resample, so this costs the same
+    for a hundred images as for a million. ``statistic`` takes matrices (b, k, k) and returns (b,).
+    """
+    n = int(matrix.sum())
+    if n == 0:
+        return NOTHING
+    value = float(statistic(matrix[None].astype(np.float64))[0])
+    rng = np.random.default_rng(_BOOTSTRAP_SEED)
+    draws = rng.multinomial(n, (matrix / n).ravel(), size=resamples).reshape(resamples, *matrix.shape)
+    return Interval(value, *_percentiles(statistic(draws.astype(np.float64))))
+
+
+def bootstrap_weighted(
+    n: int, statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], *, resamples: int = RESAMPLES
+) -> Interval:
+    """Bootstrap of a statistic of weighted images; ``statistic`` takes weights (b, n) and returns (b,)."""
+    if n == 0:
+        return NOTHING
+    value = float(statistic(np.ones((1, n)))[0])
+    rng = np.random.default_rng(_BOOTSTRAP_SEED)
+    draws: list[float] = []
+    while len(draws) < resamples:
+        # blocks, so that 1000 resamples of 100,000 images do not need a gigabyte
+        block = min(resamples - len(draws), max(1, 4_000_000 // n))
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=block).astype(np.float64)
+        draws.extend(statistic(weights).tolist())
+    return Interval(value if np.isfinite(value) else None, *_percentiles(draws))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for their number (Holm 1979)."""
+    adjusted = [0.0] * len(p_values)
+    running = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = running
+    return adjusted
+
+
+def proportion(
+    name: str, hits: ArrayLike, *, at: Mapping[str, Scalar] | None = None, unit: str = "fraction"
+) -> Metric:
+    """The share of True in ``hits`` as a metric with Wilson's interval."""
+    flags = np.asarray(hits, dtype=bool)
+    value, low, high = wilson(int(flags.sum()), len(flags))
+    return Metric(name=name, value=value, low=low, high=high, n=len(flags), unit=unit, at=at or {})
+
+
+def median(name: str, values: ArrayLike, *, unit: str, at: Mapping[str, Scalar] | None = None) -> Metric:
+    """The median as a metric with a bootstrap interval; infinite values (an unbroken image) count as they stand.
+
+    The median of a sample in which half the images stay unbroken is itself infinite, which audit.json writes as null.
+    """
+    data = np.asarray(values, dtype=np.float64)
+    data = data[~np.isnan(data)]
+    if not len(data):
+        return Metric(name=name, value=None, n=0, unit=unit, at=at or {})
+    rng = np.random.default_rng(_BOOTSTRAP_SEED)
+    draws = np.median(data[rng.integers(0, len(data), (RESAMPLES, len(data)))], axis=1)
+    # "lower"/"higher" keep infinities out of the interpolation, which would turn them into NaN
+    low = float(np.quantile(draws, 0.025, method="lower"))
+    high = float(np.quantile(draws, 0.975, method="higher"))
+    return Metric(name=name, value=float(np.median(data)), low=low, high=high, n=len(data), unit=unit, at=at or {})
+
+
+def mean(name: str, values: ArrayLike, *, unit: str, at: Mapping[str, Scalar] | None = None) -> Metric:
+    """The mean as a metric with a bootstrap interval."""
+    data = np.asarray(values, dtype=np.float64)
+    value, low, high = bootstrap(data)
+    return Metric(name=name, value=value, low=low, high=high, n=int(np.isfinite(data).sum()), unit=unit, at=at or {})
+
+
+def _percentiles(draws: ArrayLike) -> tuple[float | None, float | None]:
+    finite = np.asarray(draws, dtype=np.float64)
+    finite = finite[np.isfinite(finite)]
+    if not len(finite):
+        return None, None
+    low, high = np.quantile(finite, [0.025, 0.975])
+    return float(low), float(high)

@@ -1,0 +1,75 @@
+"""Fast gradient sign method: one step along the sign of the loss gradient.
+
+x' = clip(x + epsilon sign(grad L(x, y))) for L-inf; for L2 the step is epsilon grad / ||grad||.
+Goodfellow, Shlens and Szegedy 2015, arXiv:1412.6572, section 4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from auditor import Attack, Level, Meta, Probe, ThreatModel, hookimpl
+
+if TYPE_CHECKING:
+    from auditor.classifier import Classifier
+    from auditor.images import Batch, Pixels
+    from auditor.probe import Randomness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fgsm(Attack):
+    """Sweep over epsilon through ART's FastGradientMethod; the gradient is taken once for all epsilons."""
+
+    meta = Meta(
+        id="attacks.fgsm",
+        title="Fast gradient sign method",
+        area="attacks",
+        why="The weakest gradient attack there is: a model that fails here fails against every stronger one. Surviving"
+        " it shows nothing.",
+        references=("https://arxiv.org/abs/1412.6572",),
+        needs=frozenset({"gradients"}),
+    )
+    epsilons: Sequence[float] = tuple(n / 255 for n in (0.5, 1, 2, 4, 8, 16, 32))
+    """L-infinity sizes, as fractions of the pixel range."""
+    l2_epsilons: Sequence[float] = (0.1, 0.25, 0.5, 1.0, 2.0)
+    """L2 sizes, Euclidean length over all pixels in [0, 1]."""
+
+    def threat_model(self) -> ThreatModel:
+        """One gradient step."""
+        return ThreatModel(
+            goal="untargeted misclassification",
+            knowledge="white-box",
+            norm="linf and l2",
+            budget=f"epsilon up to {max(self.epsilons) * 255:g}/255 in L-inf, {max(self.l2_epsilons, default=0):g} in L2",
+        )
+
+    def levels(self) -> Sequence[Level]:
+        """Every epsilon of both norms."""
+        return [{"norm": "linf", "epsilon": e} for e in sorted(self.epsilons)] + [
+            {"norm": "l2", "epsilon": e} for e in sorted(self.l2_epsilons)
+        ]
+
+    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
+        """One step of this size."""
+        del rng
+        from art.attacks.evasion import FastGradientMethod
+
+        from auditor.estimators import art_classifier
+
+        attack = FastGradientMethod(
+            art_classifier(classifier),
+            norm="inf" if level["norm"] == "linf" else 2,
+            eps=level["epsilon"],
+            eps_step=level["epsilon"],
+            batch_size=len(batch),
+        )
+        images: Pixels = attack.generate(batch.pixels, batch.labels)
+        return images
+
+
+@hookimpl
+def auditor_probes() -> list[type[Probe]]:
+    """Register the probe."""
+    return [Fgsm]

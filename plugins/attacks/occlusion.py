@@ -1,0 +1,250 @@
+"""Occlusion: a block slid over the image, in several fills, with an equally large block elsewhere as control.
+
+The worst place is the one that costs the reference class most probability. It is chosen by looking at all places, so it
+is never less than the control's; how much more says how local the evidence is. Zeiler and Fergus 2014, arXiv:1311.2901.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from auditor import (
+    Conclusion,
+    Exhibit,
+    Finding,
+    GridRow,
+    HeatMap,
+    ImageGrid,
+    Meta,
+    Metric,
+    Picture,
+    Probe,
+    Records,
+    Table,
+    ThreatModel,
+    hookimpl,
+)
+from auditor.blocks import FILLS, Block, Fill, cover, sliding
+from auditor.finding import percent
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from auditor.classifier import Classifier
+    from auditor.images import Batch, Pixels
+    from auditor.probe import Columns, Randomness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Occlusion(Probe):
+    """Can the answer be changed by covering a small part of the image?"""
+
+    meta = Meta(
+        id="attacks.occlusion",
+        title="Occlusion by a block",
+        area="attacks",
+        why="A sticker, a finger or dirt on the lens covers a part of the image; nobody needs to know the model for it.",
+        references=("https://arxiv.org/abs/1311.2901", "https://arxiv.org/abs/1708.04552"),
+    )
+    block: float = 0.25
+    """Side of the block as a share of the image's side."""
+    steps: int = 5
+    """Places along each axis."""
+    fills: Sequence[Fill] = FILLS
+    """What the block shows."""
+
+    def __post_init__(self) -> None:
+        """Refuse a block that does not leave room to slide."""
+        if not 0 < self.block < 1 or self.steps < 2 or not self.fills:
+            raise ValueError("block must lie between 0 and 1, steps be at least 2, fills name at least one")
+
+    def threat_model(self) -> ThreatModel:
+        """The best of a grid of places."""
+        return ThreatModel(
+            goal="untargeted misclassification",
+            knowledge="black-box",
+            norm="none (contiguous block)",
+            budget=f"one block of {100 * self.block:g} % of the side, {self.steps} x {self.steps} places,"
+            f" fills {', '.join(self.fills)}",
+        )
+
+    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
+        """One row per image and fill."""
+        import numpy as np
+
+        blocks = sliding(*classifier.shape[1:], self.block, self.steps)
+        rows = np.arange(len(batch))
+        before = batch.probabilities[rows, batch.labels]
+        parts: list[dict[str, Any]] = []
+        for fill in self.fills:
+            answers = [classifier.predict(cover(batch.pixels, [block], fill)) for block in blocks]
+            drops = np.stack([before - answer[rows, batch.labels] for answer in answers], axis=1)
+            wrong = np.stack([answer.argmax(axis=1) != batch.labels for answer in answers], axis=1)
+            worst = drops.argmax(axis=1)
+            control = np.array([self._control(rng, batch.ids[i], blocks, int(worst[i])) for i in rows])
+            parts.append(
+                {
+                    "row": rows,
+                    "fill": np.full(len(batch), fill),
+                    "place": worst,
+                    "drop": drops[rows, worst],
+                    "broken": wrong.any(axis=1),
+                    "broken_at_worst": wrong[rows, worst],
+                    "control_place": control,
+                    "control_drop": drops[rows, control],
+                    "control_broken": wrong[rows, control],
+                    "drops": drops.astype(np.float32),
+                }
+            )
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _control(self, rng: Randomness, image_id: str, blocks: Sequence[Block], worst: int) -> int:
+        """Another place by chance: one that shares no pixel with the worst, where there is one."""
+        apart = [i for i, block in enumerate(blocks) if not block.overlaps(blocks[worst])]
+        others = apart or [i for i in range(len(blocks)) if i != worst]
+        return int(rng(image_id, "control").choice(others))
+
+    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+        """The images that lost most, from as many classes as possible."""
+        frame = records.frame
+        broken = frame[frame["broken_at_worst"] & (frame["prediction"] == frame["label"])]
+        first = broken.sort_values("drop", ascending=False, kind="stable").drop_duplicates("image_id")
+        spread = first.assign(turn=first.groupby("label").cumcount()).sort_values("turn", kind="stable").head(6)
+        return [
+            Exhibit(
+                image_id=row.image_id,
+                at={"fill": row.fill, "place": int(row.place), "control": int(row.control_place)},
+            )
+            for row in spread.itertuples()
+        ]
+
+    def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
+        """The image, covered at the worst place, covered at the control's."""
+        del rng
+        blocks = sliding(*classifier.shape[1:], self.block, self.steps)
+        fill: Any = exhibit.at["fill"]
+
+        def covered(key: str) -> Pixels:
+            place = exhibit.at[key]
+            assert isinstance(place, int)
+            return cover(batch.pixels, [blocks[place]], fill)[0]
+
+        return {"clean": batch.pixels[0], "worst place": covered("place"), "control": covered("control")}
+
+    def conclude(self, records: Records) -> Conclusion:
+        """Accuracy that is left at the worst place and at the control's, by fill, place and class."""
+        from auditor import stats
+
+        frame = records.frame.assign(
+            correct=records.frame["prediction"] == records.frame["label"],
+        )
+        at = {"block": self.block, "fill": "any"}
+        images = frame.groupby("image_id", sort=False).agg(correct=("correct", "first"), broken=("broken", "any"))
+        overall = stats.proportion("robust_accuracy", images["correct"] & ~images["broken"], at=at)
+        success = stats.proportion("attack_success_rate", images["broken"][images["correct"]], at=at)
+        metrics: list[Metric] = [overall, success]
+        rows: list[list[Any]] = []
+        for fill in self.fills:
+            some = frame[frame["fill"] == fill]
+            robust = stats.proportion("robust_accuracy", some["correct"] & ~some["broken"], at={**at, "fill": fill})
+            chance = stats.proportion("occluded_accuracy", ~some["control_broken"], at={**at, "fill": fill})
+            drop = stats.mean("confidence_drop", some["drop"], unit="fraction", at={**at, "fill": fill})
+            control = stats.mean(
+                "confidence_drop_control", some["control_drop"], unit="fraction", at={**at, "fill": fill}
+            )
+            metrics += [robust, chance, drop, control]
+            rows.append([fill, robust.cell(), chance.cell(), drop.cell(), control.cell(), robust.n])
+        clean = stats.proportion("accuracy", images["correct"])
+        verb = "accuracy" if records.labelled else "agreement with the model's own clean answer"
+        worst = min((m for m in metrics if m.name == "robust_accuracy" and m.at["fill"] != "any"),
+                    key=lambda m: 1.0 if m.value is None else m.value)  # fmt: skip
+        finding = Finding(
+            id=f"{self.meta.id}/block",
+            title="What a block costs",
+            statement=f"One block of {100 * self.block:g} % of the side, at its worst place and fill, brings {verb} from"
+            f" {percent(clean)} to {percent(overall)} (n = {overall.n}); the worst fill is {worst.at['fill']}:"
+            f" {percent(worst)}.",
+            metric=overall,
+            evidence=[
+                Table(
+                    title="By fill: the worst place against a block elsewhere",
+                    columns=["fill", "accuracy, worst place", "accuracy, control", "confidence lost, worst place",
+                             "confidence lost, control", "n"],
+                    formats=["text", "percent", "percent", "percent", "percent", "count"],
+                    rows=rows,
+                    caption="Confidence lost: mean fall of the reference class's probability.",
+                ),
+                self._places(frame),
+                self._classes(records, frame),
+                *self._pictures(records),
+            ],
+        )  # fmt: skip
+        return Conclusion(metrics=metrics, findings=[finding])
+
+    def _places(self, frame: pd.DataFrame) -> HeatMap:
+        import numpy as np
+
+        mean = np.stack(frame["drops"].to_list()).mean(axis=0)
+        # small images have fewer distinct places than steps
+        side = round(len(mean) ** 0.5)
+        values = mean.reshape(side, -1) if side * side == len(mean) else mean[None]
+        return HeatMap(
+            title="Which place costs most",
+            values=values.tolist(),
+            row_title="top to bottom",
+            column_title="left to right",
+            format="percent",
+            diverging=True,
+            caption="Mean fall of the reference class's probability over all images and fills, by place of the block.",
+        )
+
+    def _classes(self, records: Records, frame: pd.DataFrame) -> Table:
+        from auditor import stats
+
+        rows: list[list[Any]] = []
+        for label, some in frame.groupby("label"):
+            by_image = some.groupby("image_id")[["drop", "control_drop"]].mean()
+            drop = stats.mean("drop", by_image["drop"], unit="fraction").cell()
+            control = stats.mean("drop", by_image["control_drop"], unit="fraction").cell()
+            rows.append([records.class_name(float(label)), drop, control, len(by_image)])  # type: ignore[arg-type]
+        rows.sort(key=lambda row: -(row[1]["value"] or 0))
+        return Table(
+            title="Confidence lost by class, most first",
+            columns=["class", "worst place", "control", "n"],
+            formats=["text", "percent", "percent", "count"],
+            rows=rows[:50],
+            caption="" if len(rows) <= 50 else f"The first 50 of {len(rows)} classes.",
+        )
+
+    def _pictures(self, records: Records) -> list[ImageGrid]:
+        rows = []
+        for _, pictures in records.exhibits.groupby("exhibit"):
+            by_name = {row.picture: row for row in pictures.itertuples()}
+            label = records.class_name(by_name["clean"].label)
+            # what 8-bit rounding of the stored file repaired is no evidence
+            if not by_name["worst place"].success:
+                continue
+            rows.append(
+                GridRow(
+                    label=label,
+                    cells=[
+                        Picture(
+                            file=shown.file,
+                            caption=f"{records.class_name(shown.prediction)} ({shown.confidence:.2f})",
+                            alt=f"{name}: image of class {label}",
+                        )
+                        for name, shown in by_name.items()
+                    ],
+                )
+            )
+        caption = "Label in front; under each picture what the deployed model says to the stored 8-bit file."
+        columns = ["clean", "worst place", "control"]
+        return [ImageGrid(title="What changed the answer", columns=columns, rows=rows, caption=caption)] if rows else []
+
+
+@hookimpl
+def auditor_probes() -> list[type[Probe]]:
+    """Register the probe."""
+    return [Occlusion]

@@ -1,0 +1,58 @@
+"""Folders of images: one sub-folder per class, or flat without labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auditor import BadInput, hookimpl
+
+if TYPE_CHECKING:
+    from auditor.images import Source
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+
+
+@hookimpl
+def auditor_open_images(path: Path) -> Source | None:
+    """Open folders."""
+    return _open(path) if path.is_dir() else None
+
+
+def _open(path: Path) -> Source:
+    from auditor.images import Source
+
+    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    flat = _pictures(path.iterdir())
+    classes = {folder: _pictures(folder.rglob("*")) for folder in folders}
+    if flat and any(classes.values()):
+        raise BadInput(
+            f"{path}: holds {len(flat)} images beside {len(folders)} folders; expected either a folder per class or"
+            " only images"
+        )
+    if flat:
+        return Source(path=str(path), ids=[file.name for file in flat], read=_reader(flat))
+    files = [file for members in classes.values() for file in members]
+    if not files:
+        raise BadInput(f"{path}: found no images; expected {', '.join(sorted(SUFFIXES))} in it or in a folder per class")
+    return Source(
+        path=str(path),
+        ids=[file.relative_to(path).as_posix() for file in files],
+        labels=[folder.name for folder, members in classes.items() for _ in members],
+        read=_reader(files),
+    )
+
+
+def _pictures(entries: object) -> list[Path]:
+    """Image files in order; hidden ones (``._x.jpg`` of a macOS archive) are none."""
+    return sorted(
+        entry
+        for entry in entries  # type: ignore[attr-defined]
+        if entry.suffix.lower() in SUFFIXES and entry.is_file() and not entry.name.startswith(".")
+    )
+
+
+def _reader(files: list[Path]) -> object:
+    from auditor.images import read_file
+
+    return lambda index: read_file(files[index])

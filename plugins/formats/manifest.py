@@ -1,0 +1,75 @@
+"""Tables of images: CSV or Parquet with the columns ``image`` and, if there are any, ``label``; the others are groups."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auditor import BadInput, hookimpl
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from auditor.images import Source
+
+_SUFFIXES = {".csv", ".parquet"}
+
+
+@hookimpl
+def auditor_open_images(path: Path) -> Source | None:
+    """Open files called ``*.csv`` or ``*.parquet``."""
+    return _open(path) if path.suffix.lower() in _SUFFIXES else None
+
+
+def _open(path: Path) -> Source:
+    from auditor.images import Source, read_file
+
+    table = _read(path)
+    if "image" not in table.columns:
+        raise BadInput(
+            f"{path}: has the columns {', '.join(map(str, table.columns))}; expected one called image"
+            " (paths relative to the table), and label and group columns if there are any"
+        )
+    if not len(table):
+        raise BadInput(f"{path}: has no rows; expected one per image")
+    names = [str(name) for name in table["image"]]
+    files = [path.parent / name for name in names]
+    groups = {str(name): [str(v) if v == v and v is not None else "" for v in table[name]]
+              for name in table.columns if name not in {"image", "label"}}  # fmt: skip
+    return Source(path=str(path), ids=_unique(names), labels=_labels(path, table), groups=groups,
+                  read=lambda index: read_file(files[index]))  # fmt: skip
+
+
+def _read(path: Path) -> pd.DataFrame:
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pd.read_parquet(path)
+        # everything as text: a label 01 is not the number 1
+        return pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise BadInput(f"{path}: not readable as a table: {str(error).splitlines()[0]}") from None
+
+
+def _labels(path: Path, table: pd.DataFrame) -> list[str] | None:
+    if "label" not in table.columns or table["label"].isna().all():
+        return None
+    missing = table["label"].isna()
+    if missing.any():
+        raise BadInput(
+            f"{path}: {int(missing.sum())} of {len(table)} rows have no label, the first is"
+            f" {table['image'][missing].iloc[0]}; label all images or none"
+        )
+    return [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in table["label"]]
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Ids from names; a second row for the same file gets a number."""
+    seen: dict[str, int] = {}
+    ids = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        ids.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return ids

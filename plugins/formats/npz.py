@@ -1,0 +1,76 @@
+"""NumPy archives: ``images`` (n, h, w[, c]) or (n, c, h, w), and if there are any ``labels``, ``groups_<name>``, ``ids``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from auditor import BadInput, hookimpl
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from auditor.images import Source
+
+
+@hookimpl
+def auditor_open_images(path: Path) -> Source | None:
+    """Open files called ``*.npz``."""
+    return _open(path) if path.suffix.lower() == ".npz" else None
+
+
+def _open(path: Path) -> Source:
+    from auditor.images import Source
+
+    arrays = _read(path)
+    if "images" not in arrays:
+        raise BadInput(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; expected an array called images")
+    images = arrays["images"]
+    if images.ndim not in {3, 4}:
+        raise BadInput(
+            f"{path}: images has shape {list(images.shape)}; expected [n, height, width] with or without channels"
+        )
+    _check(path, images)
+    n = len(images)
+    for name, array in arrays.items():
+        if (name in {"labels", "ids"} or name.startswith("groups_")) and array.shape != (n,):
+            raise BadInput(f"{path}: {name} has shape {list(array.shape)}; expected [{n}], one per image")
+    ids = [str(v) for v in arrays["ids"]] if "ids" in arrays else [f"{i:06d}" for i in range(n)]
+    if len(set(ids)) != n:
+        raise BadInput(f"{path}: ids holds a name twice; expected a different one for every image")
+    return Source(
+        path=str(path),
+        ids=ids,
+        labels=[str(v) for v in arrays["labels"].tolist()] if "labels" in arrays else None,
+        groups={name[7:]: [str(v) for v in array.tolist()] for name, array in arrays.items()
+                if name.startswith("groups_")},
+        read=lambda index: (images[index].tobytes(), images[index]),
+    )  # fmt: skip
+
+
+def _read(path: Path) -> dict[str, NDArray[Any]]:
+    import zipfile
+    import zlib
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise BadInput(f"{path}: not readable as a NumPy archive: {error}") from None
+
+
+def _check(path: Path, images: NDArray[Any]) -> None:
+    import numpy as np
+
+    if images.dtype == np.uint8 or not images.size:
+        return
+    if not np.issubdtype(images.dtype, np.floating):
+        raise BadInput(f"{path}: images has type {images.dtype}; expected uint8, or float in [0, 1]")
+    low, high = float(images.min()), float(images.max())
+    if not (low >= 0 and high <= 1):
+        raise BadInput(
+            f"{path}: images holds values from {low:.3g} to {high:.3g}; expected float in [0, 1], or uint8 (the audit"
+            " works on pixels; mean and standard deviation belong to the model's sidecar)"
+        )

@@ -1,0 +1,110 @@
+"""TorchScript archives, traced or scripted: original and differentiable copy are the same module."""
+
+from __future__ import annotations
+
+import warnings
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from auditor import BadInput, hookimpl
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from auditor.classifier import Artefact
+
+_SUFFIXES = {".pt", ".pth", ".ts", ".torchscript"}
+
+
+@hookimpl
+def auditor_open_model(path: Path, device: str) -> Artefact | None:
+    """Open files called ``*.pt``, ``*.pth``, ``*.ts`` or ``*.torchscript``."""
+    return _open(path, device) if path.suffix.lower() in _SUFFIXES else None
+
+
+def _open(path: Path, device: str) -> Artefact:
+    import torch
+
+    from auditor.classifier import Artefact, first_line
+    from auditor.loading.sidecar import METADATA_KEY
+
+    _check_archive(path)
+    extra = {METADATA_KEY: ""}
+    with warnings.catch_warnings():
+        # torch deprecates its own format; the user holds such a file all the same
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
+        except (RuntimeError, ValueError) as error:
+            raise BadInput(f"{path}: torch cannot load it as TorchScript: {first_line(error)}") from None
+    module.eval()
+    inputs = list(module.forward.schema.arguments)[1:]
+    required = [argument.name for argument in inputs if not argument.has_default_value()]
+    if len(required) != 1:
+        names = ", ".join(required) or "none"
+        raise BadInput(f"{path}: the model has {len(required)} inputs ({names}); expected exactly one image")
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    embedded = extra[METADATA_KEY]
+    channels = _first_channels(module)
+    return Artefact(
+        format="torchscript",
+        runtime=f"TorchScript, PyTorch {torch.__version__}, {device}",
+        input_shape=(None, channels, None, None) if channels else (),
+        input_dtype="float16" if _is_half(module) else "float32",
+        scores=_scores(module, device),
+        copy=module,
+        copy_reason="the TorchScript module itself is differentiable; original and copy are the same",
+        precision="float16" if _is_half(module) else "float32",
+        metadata=embedded.decode() if isinstance(embedded, bytes) else embedded,
+        details={
+            "producer": f"torch.jit {type(module).__name__}",
+            "operators": sorted({node.kind() for node in module.inlined_graph.nodes()}),
+            "parameters": sum(parameter.numel() for parameter in module.parameters()),
+        },
+    )
+
+
+def _check_archive(path: Path) -> None:
+    """Say what a file is that only looks like TorchScript."""
+    how = "export it with torch.jit.trace(model.eval(), example).save('model.pt') or torch.onnx.export"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        raise BadInput(f"{path}: not a TorchScript archive, or not all of it; {how}") from None
+    if not any("/code/" in name or name.endswith("constants.pkl") for name in names):
+        raise BadInput(f"{path}: a pickled module or a state_dict, not TorchScript; {how}")
+
+
+def _scores(module: torch.jit.ScriptModule, device: str) -> Any:
+    import torch
+
+    def scores(inputs: NDArray[Any]) -> NDArray[Any]:
+        with torch.no_grad():
+            answer = module(torch.from_numpy(inputs).to(device))
+        if isinstance(answer, tuple | list):
+            if len(answer) != 1:
+                raise BadInput(f"the model returns {len(answer)} outputs; expected exactly one, the class scores")
+            answer = answer[0]
+        if not isinstance(answer, torch.Tensor):
+            raise BadInput(f"the model returns a {type(answer).__name__}; expected a tensor of class scores")
+        result: NDArray[Any] = answer.float().cpu().numpy()
+        return result
+
+    return scores
+
+
+def _first_channels(module: torch.jit.ScriptModule) -> int | None:
+    """Channels of the first convolution over the image, if that is what the first 4-D weight belongs to."""
+    weights = [p for p in module.parameters() if p.ndim == 4]
+    return weights[0].shape[1] if weights and weights[0].shape[1] in {1, 3} else None
+
+
+def _is_half(module: torch.jit.ScriptModule) -> bool:
+    import torch
+
+    first = next(iter(module.parameters()), None)
+    return first is not None and first.dtype == torch.float16

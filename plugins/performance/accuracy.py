@@ -1,0 +1,231 @@
+"""Accuracy and its relatives on the clean images, as scikit-learn defines them.
+
+Accuracy has Wilson's interval; the others a bootstrap over images. Precision, recall and F1 are means over classes
+(macro) with 0 for a class that is never predicted; ROC-AUC is one class against the rest, mean over classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from auditor import (
+    Conclusion,
+    Exhibit,
+    Finding,
+    GridRow,
+    HeatMap,
+    ImageGrid,
+    Meta,
+    Metric,
+    Picture,
+    Probe,
+    Records,
+    Table,
+    hookimpl,
+)
+from auditor.finding import percent
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from auditor.classifier import Classifier
+    from auditor.images import Batch
+    from auditor.probe import Columns, Randomness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy(Probe):
+    """What everybody asks first."""
+
+    meta = Meta(
+        id="performance.accuracy",
+        title="Accuracy on clean images",
+        area="performance",
+        why="Everything else is measured against it; a figure far below what the vendor states usually means wrong"
+        " preprocessing, not a wrong model.",
+        references=("https://scikit-learn.org/stable/modules/model_evaluation.html",),
+        needs=frozenset({"labels"}),
+    )
+    shown_errors: int = 6
+    """How many of the most confident errors to show."""
+
+    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
+        """The clean probabilities; no passes of its own."""
+        del classifier, rng
+        return {"confidence": batch.probabilities.max(axis=1), "probabilities": batch.probabilities}
+
+    def exhibits(self, records: Records) -> list[Exhibit]:
+        """The most confident errors."""
+        frame = records.frame
+        wrong = frame[frame["prediction"] != frame["label"]].sort_values("confidence", ascending=False, kind="stable")
+        return [Exhibit(image_id=image_id) for image_id in wrong["image_id"].head(self.shown_errors)]
+
+    def conclude(self, records: Records) -> Conclusion:
+        """Metrics, the table by class, the confusion matrix, the worst errors."""
+        import numpy as np
+        from sklearn.metrics import confusion_matrix
+
+        from auditor import stats
+
+        frame = records.frame
+        labels, predictions = frame["label"].to_numpy(), frame["prediction"].to_numpy()
+        k = len(records.classes)
+        matrix = confusion_matrix(labels, predictions, labels=np.arange(k))
+        accuracy = stats.proportion("accuracy", labels == predictions)
+        metrics = [accuracy]
+        for name, statistic in _OF_CONFUSION.items():
+            value, low, high = stats.bootstrap_confusion(matrix, statistic, resamples=1000 if k <= 100 else 200)
+            metrics.append(Metric(name=name, value=value, low=low, high=high, n=len(frame)))
+        probabilities = np.stack(frame["probabilities"].to_list()).astype(np.float64)
+        value, low, high = stats.bootstrap_weighted(
+            len(frame), lambda w: _roc_auc(labels, probabilities, w), resamples=1000 if len(frame) * k <= 20_000 else 200
+        )
+        metrics.append(Metric(name="roc_auc", value=value, low=low, high=high, n=len(frame)))
+        loss = -np.log(np.clip(probabilities[np.arange(len(frame)), labels], 1e-15, 1))
+        metrics.append(stats.mean("log_loss", loss, unit="nats"))
+        finding = Finding(
+            id="performance.accuracy/accuracy",
+            title="Accuracy",
+            statement=f"The model gives the right class to {int((labels == predictions).sum())} of {len(frame)} images:"
+            f" accuracy {percent(accuracy)}.",
+            metric=accuracy,
+            evidence=[_by_class(records, matrix), *_confusion(records, matrix), *_errors(records)],
+        )
+        return Conclusion(metrics=metrics, findings=[finding])
+
+
+def _present(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Classes that have images, as weights that sum to 1, (b, k)."""
+    present = matrices.sum(axis=2) > 0
+    result: NDArray[np.float64] = present / present.sum(axis=1, keepdims=True)
+    return result
+
+
+def _recalls(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _share(_diagonal(matrices), matrices.sum(axis=2))
+
+
+def _precisions(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _share(_diagonal(matrices), matrices.sum(axis=1))
+
+
+def _f1s(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    return _share(2 * _diagonal(matrices), matrices.sum(axis=1) + matrices.sum(axis=2))
+
+
+def _diagonal(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    import numpy as np
+
+    result: NDArray[np.float64] = np.diagonal(matrices, axis1=1, axis2=2)
+    return result
+
+
+def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    import numpy as np
+
+    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
+
+
+def _macro(values: NDArray[np.float64], matrices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the classes that occur, as a label or as an answer (what scikit-learn averages over)."""
+    occurs = (matrices.sum(axis=1) + matrices.sum(axis=2)) > 0
+    result: NDArray[np.float64] = (values * occurs).sum(axis=1) / occurs.sum(axis=1)
+    return result
+
+
+_OF_CONFUSION = {
+    "balanced_accuracy": lambda m: (_recalls(m) * _present(m)).sum(axis=1),
+    "precision": lambda m: _macro(_precisions(m), m),
+    "recall": lambda m: _macro(_recalls(m), m),
+    "f1": lambda m: _macro(_f1s(m), m),
+}
+
+
+def _roc_auc(labels: NDArray[Any], scores: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One-against-rest ROC-AUC, mean over classes with both sides, for each row of image weights (b, n).
+
+    The area is the chance that a positive image scores above a negative one, ties counting half (Mann-Whitney).
+    """
+    import numpy as np
+
+    total = np.zeros(len(weights))
+    counted = np.zeros(len(weights))
+    for k in range(scores.shape[1]):
+        positive = labels == k
+        if not positive.any() or positive.all():
+            continue
+        order = np.argsort(scores[:, k], kind="stable")
+        w, p = weights[:, order], positive[order]
+        # images with equal scores form one step of the curve
+        starts = np.flatnonzero(np.r_[True, np.diff(scores[order, k]) > 0])
+        positives = np.add.reduceat(w * p, starts, axis=1)
+        negatives = np.add.reduceat(w * ~p, starts, axis=1)
+        below = np.cumsum(negatives, axis=1) - negatives
+        pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+        area = (positives * (below + negatives / 2)).sum(axis=1)
+        total += np.divide(area, pairs, out=np.zeros_like(area), where=pairs > 0)
+        counted += pairs > 0
+    return np.divide(total, counted, out=np.full_like(total, np.nan), where=counted > 0)
+
+
+def _by_class(records: Records, matrix: NDArray[Any]) -> Table:
+    from auditor import stats
+
+    rows = []
+    for k, name in enumerate(records.classes):
+        n, answered, right = int(matrix[k].sum()), int(matrix[:, k].sum()), int(matrix[k, k])
+        if not (n or answered):
+            continue
+        recall, precision = stats.wilson(right, n)._asdict(), stats.wilson(right, answered)._asdict()
+        rows.append([name, recall, precision, n, answered])
+    rows.sort(key=lambda row: (row[1]["value"] is None, row[1]["value"]))
+    return Table(
+        title="By class, lowest recall first",
+        columns=["class", "recall", "precision", "images", "answers"],
+        formats=["text", "percent", "percent", "count", "count"],
+        rows=rows[:50],
+        caption="" if len(rows) <= 50 else f"The 50 classes with the lowest recall of {len(rows)}.",
+    )
+
+
+def _confusion(records: Records, matrix: NDArray[Any]) -> list[HeatMap]:
+    if len(records.classes) > 40:
+        # a matrix of 1,000 classes is grey on paper; the table above names the worst
+        return []
+    return [
+        HeatMap(
+            title="Confusion matrix",
+            values=matrix.tolist(),
+            row_labels=records.classes,
+            column_labels=records.classes,
+            row_title="label",
+            column_title="answer",
+            format="count",
+        )
+    ]
+
+
+def _errors(records: Records) -> list[ImageGrid]:
+    rows = [
+        GridRow(
+            label=f"{records.class_name(row.label)}, {row.image_id}",
+            cells=[
+                Picture(
+                    file=row.file,
+                    caption=f"{records.class_name(row.prediction)} ({row.confidence:.2f})",
+                    alt=f"image of class {records.class_name(row.label)}",
+                )
+            ],
+        )
+        for row in records.exhibits.itertuples()
+    ]
+    caption = "Label and file in front; under the picture the model's answer with its confidence."
+    return [ImageGrid(title="The most confident errors", columns=["image"], rows=rows, caption=caption)] if rows else []
+
+
+@hookimpl
+def auditor_probes() -> list[type[Probe]]:
+    """Register the probe."""
+    return [Accuracy]

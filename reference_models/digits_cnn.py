@@ -1,0 +1,100 @@
+"""digits-cnn: a small CNN on the 8x8 handwritten digits that scikit-learn carries (Alpaydin and Kaynak 1998, UCI).
+
+Needs no download and trains in seconds on a CPU: the model of ``auditor demo`` and of many tests. The 1,797 digits are
+split by half; the test half goes beside the model with one group column, how much ink a digit has (terciles).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+TITLE = "Small CNN on scikit-learn's 8x8 handwritten digits"
+
+SEED = 0
+TEST_SHARE = 0.5
+WIDTH = 24  # channels of the first convolution
+EPOCHS = 30
+BATCH = 64
+LEARNING_RATE = 3e-3  # Adam, cosine to zero
+MEAN, STD = (0.305,), (0.376,)  # of the training half, in pixels from 0 to 1
+
+
+def train(out: Path, data: Path | None = None, say: Callable[[str], None] = print) -> Path:
+    """Train and export into ``out``; the ONNX file. ``data`` is not used: the digits come with scikit-learn."""
+    del data
+    out.mkdir(parents=True, exist_ok=True)
+    (x_train, y_train), (x_test, y_test) = load()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        model = fit(network(), x_train, y_train)
+    with torch.no_grad():
+        right = model(normalise(x_test)).argmax(1).numpy() == y_test
+    say(f"digits-cnn: {right.mean():.3f} of {len(y_test)} test digits right after {EPOCHS} epochs")
+    write_test_set(out / "digits-test.npz", x_test, y_test)
+    sidecar = {
+        "input": {"size": [8, 8], "channels": 1, "range": [0, 1], "mean": MEAN, "std": STD},
+        "output": {"classes": [str(digit) for digit in range(10)], "kind": "logits"},
+        "data": {"path": "digits-test.npz"},
+    }
+    from auditor.reference_models.export import export
+
+    return export(model, normalise(x_test[:2]), out / "digits-cnn", sidecar)
+
+
+def load() -> tuple[tuple[NDArray[np.uint8], NDArray[np.int64]], tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """Training and test half, images (n, 8, 8) uint8."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    # 17 grey levels, 0 to 16
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    x_train, x_test, y_train, y_test = train_test_split(
+        images, digits.target.astype(np.int64), test_size=TEST_SHARE, stratify=digits.target, random_state=SEED
+    )
+    return (x_train, y_train), (x_test, y_test)
+
+
+def network() -> nn.Sequential:
+    """Two convolutions with batch norm, one pooling, one linear layer; logits of ten classes."""
+    return nn.Sequential(
+        nn.Conv2d(1, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU(),
+        nn.Conv2d(WIDTH, 2 * WIDTH, 3, padding=1), nn.BatchNorm2d(2 * WIDTH), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(2 * WIDTH * 16, 10),
+    )  # fmt: skip
+
+
+def normalise(images: NDArray[np.uint8]) -> torch.Tensor:
+    """Images (n, 8, 8) uint8 as the network wants them, (n, 1, 8, 8)."""
+    pixels = torch.from_numpy(images).float()[:, None] / 255
+    return (pixels - MEAN[0]) / STD[0]
+
+
+def fit(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> nn.Module:
+    """Train with cross-entropy."""
+    x, y = normalise(images), torch.from_numpy(labels)
+    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS)
+    model.train()
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(x)).split(BATCH):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimiser.step()
+        schedule.step()
+    return model.eval()
+
+
+def write_test_set(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
+    """Images, labels and the group column as the auditor reads them."""
+    ink = images.mean(axis=(1, 2))
+    low, high = np.quantile(ink, [1 / 3, 2 / 3])
+    bands: NDArray[Any] = np.select([ink <= low, ink <= high], ["thin", "medium"], "bold")
+    np.savez_compressed(path, images=images, labels=labels, groups_ink=bands)

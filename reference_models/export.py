@@ -1,0 +1,49 @@
+"""Export of a trained model as every recipe does it: ONNX and TorchScript, each with its sidecar."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from auditor.loading.sidecar import sidecar_path
+
+
+def export(model: torch.nn.Module, example: torch.Tensor, stem: Path, sidecar: Mapping[str, Mapping[str, Any]]) -> Path:
+    """Write ``stem.onnx`` and ``stem.pt`` with dynamic batch, and ``*.audit.toml`` beside each; the ONNX file's path."""
+    model = model.eval().cpu()
+    onnx_path, script_path = stem.with_suffix(".onnx"), stem.with_suffix(".pt")
+    with warnings.catch_warnings():
+        # torch deprecates TorchScript; users deploy it all the same, so the reference models come in both forms
+        warnings.simplefilter("ignore")
+        batch = torch.export.Dim("batch", min=1, max=1 << 16)
+        program = torch.onnx.export(
+            model, (example,), dynamo=True, dynamic_shapes=({0: batch},), input_names=["image"],
+            output_names=["logits"], verbose=False,
+        )  # fmt: skip
+        assert program is not None
+        program.save(str(onnx_path), external_data=False)
+        torch.jit.trace(model, example).save(str(script_path))
+    for path in (onnx_path, script_path):
+        sidecar_path(path).write_text(toml(sidecar), encoding="utf-8")
+    return onnx_path
+
+
+def toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
+    """A sidecar's text: tables of texts, numbers and lists of them."""
+    lines: list[str] = []
+    for name, entries in sections.items():
+        lines += [f"[{name}]", *(f"{key} = {_literal(value)}" for key, value in entries.items()), ""]
+    return "\n".join(lines)
+
+
+def _literal(value: Any) -> str:
+    import json
+
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(_literal(item) for item in value) + "]"
+    # JSON's texts and numbers are TOML's, too
+    return json.dumps(value, ensure_ascii=False)
