@@ -1,0 +1,199 @@
+"""The report as one HTML file that needs nothing else: no network, no fonts, no second file.
+
+The same templates make the PDF (``paper=True``): without navigation and script, with nothing folded away, and with
+long tables cut to what a reader turns pages for.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from auditor.finding import AREAS
+from auditor.report import charts, numbers, summary
+
+TEMPLATES = "auditor.report_templates"
+
+SMALL = 64
+"""Pictures up to this many pixels a side are embedded as they are, lossless, and enlarged without smoothing."""
+THUMBNAIL = 224
+"""The longest side of what is embedded of a larger picture; the lossless file stays in the run folder."""
+
+MOST_ROWS = {True: 60, False: 1000}
+"""Rows of one table on paper and on screen; audit.json has them all."""
+MOST_METRICS = {True: 24, False: 1000}
+"""The same for the list of all numbers of a probe, which on paper mostly repeats its figures."""
+MOST_LETTERS = {True: 105, False: 100000}
+"""Letters of a table side by side; further columns follow below with the first one repeated."""
+MOST_PICTURES = 8
+"""Pictures of a grid side by side."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A picture as it stands in the page."""
+
+    uri: str
+    pixels: bool
+    """True when its pixels are to be seen as pixels."""
+
+
+@dataclass
+class Pictures:
+    """Reads evidence files into data URIs, each once."""
+
+    run: Path
+    paper: bool
+    _known: dict[str, Embedded | None] = field(default_factory=dict)
+
+    def __call__(self, file: str) -> Embedded | None:
+        """The picture, or None when the file is missing or cannot be read."""
+        if file not in self._known:
+            try:
+                self._known[file] = self._read(self.run / file)
+            except (OSError, ValueError, SyntaxError):  # Pillow raises all three for damaged files
+                self._known[file] = None
+        return self._known[file]
+
+    def _read(self, path: Path) -> Embedded:
+        with Image.open(path) as stored:
+            pixels = max(stored.size) <= SMALL
+            picture = _on_white(stored)
+        if not pixels:
+            picture.thumbnail((THUMBNAIL, THUMBNAIL))
+            return Embedded(_jpeg_uri(picture), False)
+        if self.paper:
+            # PDF viewers smooth what they enlarge, whatever the file says
+            factor = max(1, 2 * SMALL // max(picture.size))
+            size = (picture.width * factor, picture.height * factor)
+            picture = picture.resize(size, Image.Resampling.NEAREST)
+        return Embedded(charts.png_uri(picture), True)
+
+
+def _on_white(picture: Image.Image) -> Image.Image:
+    """The picture as RGB; what is transparent becomes white."""
+    if picture.mode not in ("RGBA", "LA", "PA") and "transparency" not in picture.info:
+        return picture.convert("RGB")
+    clear = picture.convert("RGBA")
+    ground = Image.new("RGBA", clear.size, "white")
+    return Image.alpha_composite(ground, clear).convert("RGB")
+
+
+def _jpeg_uri(picture: Image.Image) -> str:
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=88, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+
+
+def blocks(columns: Sequence[str], rows: Sequence[Sequence[Any]], formats: Sequence[str], most: int) -> list[list[int]]:
+    """The columns of a table in blocks that fit side by side; the first column stands in every block."""
+    found: list[list[int]] = [[]]
+    room, first = most, 0
+    for column, title in enumerate(columns):
+        style = formats[column] if column < len(formats) else "text"
+        cells = [numbers.cell(row[column], style) for row in rows if column < len(row)]
+        longest_word = max(map(len, title.split()), default=0)
+        width = 3 + min(max([longest_word, *map(len, cells)]), 30)
+        if width > room and len(found[-1]) > 1:
+            found.append([0])
+            room = most - first
+        found[-1].append(column)
+        room -= width
+        first = width if column == 0 else first
+    return found
+
+
+def chunks(count: int, most: int) -> list[list[int]]:
+    """The indices of so many pictures in rows of at most ``most``."""
+    return [list(range(start, min(start + most, count))) for start in range(0, count, most)]
+
+
+def _finalize(content: Any) -> Any:
+    """Every foreign text on its way into the page: without control characters and direction overrides."""
+    return numbers.clean(content) if isinstance(content, str) and not isinstance(content, Markup) else content
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(TEMPLATES, ""),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        finalize=_finalize,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (
+        numbers.cell,
+        numbers.formatted,
+        numbers.interval,
+        numbers.measured,
+        numbers.measured_at,
+        numbers.number,
+        numbers.reading,
+        numbers.seconds,
+        numbers.setting,
+        numbers.sort_key,
+        summary.file_name,
+        charts.describe,
+        charts.heat_map,
+        charts.overlay,
+        charts.plot,
+        blocks,
+        chunks,
+    ):
+        environment.globals[function.__name__] = function
+    environment.globals["metric_name"] = numbers.name
+    environment.globals["metric_value"] = numbers.value
+    return environment
+
+
+def _asset(name: str) -> Markup:
+    """A style sheet or script of the package: ours, so it needs no escaping."""
+    return Markup((files(TEMPLATES) / name).read_text("utf-8"))
+
+
+def page(audit: Mapping[str, Any], run: Path, *, paper: bool) -> str:
+    """The whole report as HTML text."""
+    script = _asset("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    areas = [(area, title, [p for p in audit["probes"] if p["area"] == area]) for area, title in _titles()]
+    return (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            audit=audit,
+            paper=paper,
+            style=_asset("report.css"),
+            script=script,
+            script_digest=digest,
+            areas=areas,
+            counts=summary.counts(audit),
+            sentences=summary.sentences(audit),
+            worst=summary.worst_findings(audit, 3),
+            gaps=summary.gaps(audit),
+            picture=Pictures(run, paper),
+            most_rows=MOST_ROWS[paper],
+            most_metrics=MOST_METRICS[paper],
+            most_letters=MOST_LETTERS[paper],
+            most_pictures=MOST_PICTURES,
+        )
+    )
+
+
+def _titles() -> list[tuple[str, str]]:
+    return [(area, summary.AREA_TITLES[area]) for area in AREAS]
+
+
+def render_html(audit: Mapping[str, Any], run: Path) -> bytes:
+    """report.html: one file that works from disk and as an attachment."""
+    return page(audit, run, paper=False).encode("utf-8")

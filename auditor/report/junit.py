@@ -1,0 +1,66 @@
+"""The report for build servers: JUnit XML with one test case per probe.
+
+Only ``pass`` is a passed test. What could not judge is skipped with its reason, never passed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from auditor.report import numbers, summary
+
+Record = Mapping[str, Any]
+
+_TAGS = {"pass": None, "fail": "failure", "error": "error"}
+
+
+def render_junit(audit: Record, run: Path) -> bytes:
+    """audit.junit.xml: one suite; its cases are named after the probes."""
+    probes = audit["probes"]
+    tags = Counter(_TAGS.get(probe["status"], "skipped") for probe in probes)
+    totals = {
+        "tests": str(len(probes)),
+        "failures": str(tags["failure"]),
+        "errors": str(tags["error"]),
+        "skipped": str(tags["skipped"]),
+        "time": f"{sum(probe['seconds'] for probe in probes):.3f}",
+    }
+    root = ET.Element("testsuites", {"name": "auditor", **totals})
+    name = f"auditor {audit['suite']} {summary.file_name(audit['model']['path'])}"
+    suite = ET.SubElement(root, "testsuite", {"name": numbers.clean(name), **totals, "timestamp": audit["created"]})
+    _properties(suite, audit)
+    for probe in probes:
+        _case(suite, probe)
+    ET.indent(root)
+    return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
+
+
+def _properties(suite: ET.Element, audit: Record) -> None:
+    holder = ET.SubElement(suite, "properties")
+    for name, value in (
+        ("verdict", audit["verdict"]),
+        ("model.sha256", audit["model"]["sha256"]),
+        ("data.sha256", audit["data"]["sha256"]),
+        ("policy", audit["policy"]["name"]),
+        ("seed", str(audit["seed"])),
+    ):
+        ET.SubElement(holder, "property", {"name": name, "value": numbers.clean(value)})
+
+
+def _case(suite: ET.Element, probe: Record) -> None:
+    attributes = {"classname": f"auditor.{probe['area']}", "name": probe["id"], "time": f"{probe['seconds']:.3f}"}
+    case = ET.SubElement(suite, "testcase", attributes)
+    tag = _TAGS.get(probe["status"], "skipped")
+    if tag is None:
+        return
+    reason = probe["reason"] or "no reason recorded"
+    message = reason if tag != "skipped" else f"{probe['status']}: {reason}"
+    outcome = ET.SubElement(case, tag, {"message": numbers.clean(message)})
+    if tag == "failure":
+        outcome.set("type", probe["severity"])
+    statements = [f"[{finding['severity']}] {finding['statement']}" for finding in probe["findings"]]
+    outcome.text = numbers.clean("\n".join(statements)) or None

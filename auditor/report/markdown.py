@@ -1,0 +1,79 @@
+"""The report in short, as Markdown: what a reviewer reads under a pull request."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from auditor.report import numbers, summary
+
+Record = Mapping[str, Any]
+
+MARKS = {
+    "pass": "✅ pass",
+    "fail": "❌ fail",
+    "inconclusive": "❔ inconclusive",
+    "informative": "ℹ️ informative",
+    "not-applicable": "➖ not applicable",
+    "error": "⚠️ error",
+    "incomplete": "⚠️ incomplete",
+}
+
+
+def plain(text: object) -> str:
+    """Foreign text with everything escaped that Markdown, or HTML inside it, would read as an instruction."""
+    line = " ".join(numbers.clean(str(text)).split())
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # a zero-width space keeps code-hosting services from mentioning people
+    return re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", line).replace("@", "@\N{ZERO WIDTH SPACE}")
+
+
+def render_markdown(audit: Record, run: Path) -> bytes:
+    """summary.md: verdict, five sentences, worst findings, every probe, what is missing."""
+    model = audit["model"]
+    lines = [
+        f"## Audit of {plain(summary.file_name(model['path']))}: {MARKS[audit['verdict']]}",
+        "",
+        *([plain(audit["verdict_reason"]), ""] if audit.get("verdict_reason") else []),
+        *(f"{number}. {plain(sentence)}" for number, sentence in enumerate(summary.sentences(audit), 1)),
+        "",
+        *_worst(audit),
+        *_table(audit),
+        *_gaps(audit),
+        f"SHA-256 of the model `{model['sha256']}`, seed {audit['seed']}, auditor {plain(audit['auditor'])}.",
+        "",
+    ]
+    return "\n".join(lines).encode("utf-8")
+
+
+def _worst(audit: Record) -> list[str]:
+    worst = summary.worst_findings(audit, 3)
+    if not worst:
+        return []
+    items = [f"- **{f['severity']}** {plain(f['title'])}: {plain(f['statement'])}" for _, f in worst]
+    return ["### Worst findings", "", *items, ""]
+
+
+def _table(audit: Record) -> list[str]:
+    rows = ["| Probe | Status | Severity | Headline | Reads as | n |", "| :--- | :--- | :--- | :--- | :--- | ---: |"]
+    for probe in audit["probes"]:
+        first = probe["metrics"][0] if probe["metrics"] else None
+        at = numbers.measured_at(first["at"]) if first else ""
+        number = f"{summary.headline(probe)} {numbers.name(first).lower()}" if first else "-"
+        reads = numbers.reading(first) if first else "-"
+        shown = plain(f"{number} at {at}" if at else number)
+        rows.append(
+            f"| {plain(probe['title'])} `{probe['id']}` | {MARKS[probe['status']]} | {probe['severity']} | {shown} "
+            f"| {reads} | {probe['n']} |"
+        )
+    return ["### Probes", "", *rows, ""]
+
+
+def _gaps(audit: Record) -> list[str]:
+    gaps = summary.gaps(audit)
+    if not gaps:
+        return []
+    items = [f"- {'⚠️ ' if gap.loud else ''}**{plain(gap.what)}** – {plain(gap.why)}" for gap in gaps]
+    return ["### Not measured or broken", "", *items, ""]

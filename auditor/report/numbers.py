@@ -1,0 +1,194 @@
+"""How the report writes numbers and names down, one way for every format.
+
+Everything takes plain audit.json values and gives text. "No data" is a dash, never 0.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from auditor.finding import n_of_255
+
+NOTHING = "–"
+"""What stands where there is no number."""
+
+# Control characters have no place in a report, bidirectional overrides can reorder the text around them, and lone
+# surrogates cannot be written as UTF-8.
+_UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
+
+_NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
+_UNITS = {"l2": "L2", "l1": "L1", "dB": "dB", "s": "s", "nats": "nats"}
+
+_NAMES = {
+    "f1": "F1",
+    "roc_auc": "ROC AUC",
+    "ece": "Expected calibration error",
+    "brier": "Brier score",
+    "mce": "Mean corruption error",
+    "clever_median": "CLEVER score, median",
+    "clever_below_distance": "CLEVER score below the distance found",
+    "distance_median": "Distance to the nearest error, median",
+    "snr_median": "Signal-to-noise ratio at the first error, median",
+    "deletion_auc": "Deletion AUC",
+    "insertion_auc": "Insertion AUC",
+}
+
+_READINGS = {
+    "robust_accuracy": "upper bound",
+    "distance_median": "upper bound",
+    "attack_success_rate": "lower bound",
+    "certified_accuracy": "lower bound",
+    "clever_median": "estimate",
+}
+
+
+def clean(text: str) -> str:
+    """Text without control characters, direction overrides and lone surrogates; each becomes a visible mark."""
+    return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def number(value: float | None) -> str:
+    """A plain number to three significant digits, whole numbers in full."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if float(value).is_integer() and abs(value) < 1e9:
+        return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if abs(value) >= 10000 else str(int(value))
+    if 1000 <= abs(value) < 1e6:
+        return f"{value:.0f}"
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}", 1) if value < 0 else f"{value:.3g}"
+
+
+def formatted(value: float | None, style: str) -> str:
+    """A number in one of the styles of axes, tables and heat maps: number, count, percent, n/255, text."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if style == "percent":
+        return f"{100 * value:.1f} %".replace("-", "\N{MINUS SIGN}")
+    if style == "n/255":
+        return "0" if value == 0 else n_of_255(value)
+    return number(value)
+
+
+def _style(metric: Mapping[str, Any]) -> tuple[str, str]:
+    """The number style of a metric and what is written after it."""
+    unit = metric["unit"]
+    if unit == "fraction" and metric["name"].endswith("_gap"):
+        return "points", " points"
+    if unit == "fraction":
+        return "percent", " %"
+    if unit == "linf":
+        return "n/255", "/255"
+    return "number", f" {_UNITS[unit]}" if unit in _UNITS else ""
+
+
+def _bare(value: float, style: str) -> str:
+    """A number in the scale of its unit, without the unit."""
+    if style in ("percent", "points"):
+        return f"{100 * value:.1f}".replace("-", "\N{MINUS SIGN}")
+    if style == "n/255":
+        return f"{255 * value:.3g}"
+    return number(value)
+
+
+def measured(metric: Mapping[str, Any]) -> str:
+    """A metric's number with its interval and unit: ``61.0 % [54.1, 67.5]``; a dash where there is none."""
+    if metric["value"] is None:
+        return NOTHING
+    style, unit = _style(metric)
+    text = _bare(metric["value"], style) + unit
+    return f"{text} {interval(metric)}".rstrip()
+
+
+def value(metric: Mapping[str, Any]) -> str:
+    """A metric's number with its unit and without its interval."""
+    return measured({**metric, "low": None, "high": None})
+
+
+def interval(metric: Mapping[str, Any]) -> str:
+    """A metric's interval in the scale of its unit: ``[54.1, 67.5]``; empty where there is none."""
+    low, high = metric["low"], metric["high"]
+    if metric["value"] is None or (low is None and high is None):
+        return ""
+    style, _ = _style(metric)
+    ends = [NOTHING if end is None else _bare(end, style) for end in (low, high)]
+    return f"[{ends[0]}, {ends[1]}]"
+
+
+def cell(content: Any, style: str) -> str:
+    """A table cell as text: scalars by the column's style, numbers with their interval behind."""
+    if isinstance(content, Mapping):
+        if content["value"] is None:
+            return NOTHING
+        ends = [content["low"], content["high"]]
+        text = formatted(content["value"], style)
+        if ends == [None, None]:
+            return text
+        shown = [formatted(end, style).removesuffix(" %").removesuffix("/255") for end in ends]
+        return f"{text} [{shown[0]}, {shown[1]}]"
+    if content is None:
+        return NOTHING
+    if isinstance(content, bool):
+        return "yes" if content else "no"
+    if isinstance(content, int | float):
+        return formatted(content, style)
+    return str(content)
+
+
+def sort_key(content: Any) -> str:
+    """What a table is sorted by: the number itself where there is one."""
+    if isinstance(content, Mapping):
+        content = content["value"]
+    if content is None:
+        return ""
+    return str(float(content)) if isinstance(content, int | float) else str(content)
+
+
+def measured_at(at: Mapping[str, Any]) -> str:
+    """What a metric was measured at: ``L∞ 8/255``, ``fog, severity 3``; empty where nothing is said."""
+    rest = dict(at)
+    parts = []
+    norm = rest.pop("norm", None)
+    epsilon = rest.pop("epsilon", None)
+    if epsilon is not None:
+        small = norm in (None, "linf") and isinstance(epsilon, int | float)
+        size = formatted(epsilon, "n/255") if small else cell(epsilon, "number")
+        parts.append(f"{_NORMS.get(str(norm), str(norm))} {size}" if norm else f"epsilon {size}")
+    elif norm is not None:
+        parts.append(_NORMS.get(str(norm), str(norm)))
+    if "corruption" in rest:
+        parts.append(str(rest.pop("corruption")).replace("_", " "))
+    parts += [f"{key.replace('_', ' ')} {cell(item, 'number')}" for key, item in rest.items()]
+    return ", ".join(parts)
+
+
+def name(metric: Mapping[str, Any]) -> str:
+    """A metric's name for people: ``Robust accuracy``."""
+    known: str = metric["name"]
+    return _NAMES.get(known, known.replace("_", " ").capitalize())
+
+
+def reading(metric: Mapping[str, Any]) -> str:
+    """How a number reads: what an attack found bounds from one side, what a proof gives from the other."""
+    if metric["name"] == "robust_accuracy" and metric["at"].get("norm") in (None, "none"):
+        return "measured"
+    return _READINGS.get(metric["name"], "measured")
+
+
+def setting(content: Any) -> str:
+    """A probe's setting as text."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, float) and not math.isfinite(content):
+        return str(content)
+    return json.dumps(content, ensure_ascii=False)
+
+
+def seconds(duration: float) -> str:
+    """How long something took: ``0.4 s``, ``83 s``, ``12.5 min``."""
+    if duration >= 600:
+        return f"{duration / 60:.1f} min"
+    return f"{duration:.1f} s" if duration < 60 else f"{duration:.0f} s"

@@ -1,0 +1,269 @@
+"""What the first page says: five sentences, the worst findings, the counts, and what was not measured or broke.
+
+All of it is derived from audit.json alone, so the terminal, the report and the Markdown summary cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PureWindowsPath
+from typing import Any, NamedTuple
+
+from auditor.finding import AREAS, SEVERITIES
+from auditor.report import numbers
+
+Record = Mapping[str, Any]
+"""audit.json or a part of it."""
+
+STATUSES = ("pass", "fail", "inconclusive", "informative", "not-applicable", "error")
+
+AREA_TITLES = {
+    "performance": "Performance",
+    "attacks": "Adversarial attacks",
+    "corruptions": "Common corruptions",
+    "metrics": "Robustness metrics",
+    "bias": "Bias",
+    "explanations": "Explanations",
+    "sanity": "Sanity of the audit",
+}
+
+_MEASURED = ("pass", "fail", "inconclusive", "informative")
+# For these a small number is good news; for every other proportion it is bad news.
+_SMALL_IS_GOOD = ("attack_success_rate", "accuracy_gap", "mce", "ece", "brier", "log_loss", "clever_below_distance")
+
+
+class Gap(NamedTuple):
+    """Something that the audit does not say, and why."""
+
+    what: str
+    why: str
+    loud: bool
+    """True when something broke, rather than having been left out."""
+
+
+class Worst(NamedTuple):
+    """A finding together with the probe it belongs to."""
+
+    probe: Record
+    finding: Record
+
+
+def file_name(path: str) -> str:
+    """The last part of a path of any system."""
+    return PureWindowsPath(path).name or path
+
+
+def headline(probe: Record) -> str:
+    """The first metric of a probe with its interval; a dash where there is none."""
+    return numbers.measured(probe["metrics"][0]) if probe["metrics"] else "-"
+
+
+def counts(audit: Record) -> dict[str, dict[str, int]]:
+    """How many probes ended in each status, and how many findings have each severity."""
+    status = Counter(probe["status"] for probe in audit["probes"])
+    severity = Counter(finding["severity"] for probe in audit["probes"] for finding in probe["findings"])
+    return {
+        "status": {name: status[name] for name in STATUSES},
+        "severity": {name: severity[name] for name in reversed(SEVERITIES)},
+    }
+
+
+def _badness(metric: Record | None) -> float:
+    """How bad a number is, from 0 to 1: only to order findings of one severity."""
+    if metric is None or metric["value"] is None or metric["unit"] != "fraction":
+        return 0.5
+    return float(metric["value"] if metric["name"] in _SMALL_IS_GOOD else 1 - metric["value"])
+
+
+def _strength(metric: Record | None) -> float:
+    """The size of the change that a number was measured at: the smaller, the worse the news."""
+    epsilon = metric["at"].get("epsilon") if metric else None
+    return float(epsilon) if isinstance(epsilon, int | float) else 0.0
+
+
+def _order(worst: Worst) -> tuple[float, float, float]:
+    metric = worst.finding["metric"]
+    return (-SEVERITIES.index(worst.finding["severity"]), -_badness(metric), _strength(metric))
+
+
+def worst_findings(audit: Record, most: int = 3, areas: Sequence[str] = AREAS) -> list[Worst]:
+    """The findings with a severity, worst first; of one probe only its worst."""
+    found = [
+        Worst(probe, finding)
+        for probe in audit["probes"]
+        for finding in probe["findings"]
+        if probe["area"] in areas and finding["severity"] != "none"
+    ]
+    first: dict[str, Worst] = {}
+    for worst in sorted(found, key=_order):
+        first.setdefault(worst.probe["id"], worst)
+    return list(first.values())[:most]
+
+
+def _in_area(audit: Record, *areas: str) -> list[Record]:
+    return [probe for probe in audit["probes"] if probe["area"] in areas]
+
+
+def _ran(probes: Iterable[Record]) -> list[Record]:
+    return [probe for probe in probes if probe["status"] in _MEASURED]
+
+
+def gaps(audit: Record) -> list[Gap]:
+    """What was not measured, is inconclusive or broke, with the reason: loud ones first."""
+    found = [Gap(f"plugin {p['name']}", p["error"], True) for p in audit["plugins"] if p["error"]]
+    found += [
+        Gap(
+            f"{p['title']} ({p['id']}): {_SAID[p['status']]}",
+            p["reason"] or "no reason recorded",
+            p["status"] == "error",
+        )
+        for p in audit["probes"]
+        if p["status"] in _SAID
+    ]
+    areas = {probe["area"] for probe in audit["probes"]}
+    found += [
+        Gap(AREA_TITLES[area], "no probe of this area was in the suite", False) for area in AREAS if area not in areas
+    ]
+    data, model = audit["data"], audit["model"]
+    if not data["labelled"]:
+        why = "the images carry no labels: the model's own answers stand in for them"
+        found.append(Gap("accuracy and bias", why, False))
+    if data["n_unreadable"]:
+        found.append(Gap(f"{data['n_unreadable']} unreadable images", "skipped; named under environment", True))
+    if model["access"] == "black-box":
+        found.append(Gap("white-box attacks", model["access_reason"], False))
+    return sorted(found, key=lambda gap: not gap.loud)
+
+
+_SAID = {"error": "broke", "inconclusive": "inconclusive", "not-applicable": "not applicable"}
+
+
+def sentences(audit: Record) -> list[str]:
+    """Five sentences: what was audited, what breaks it, whom it fails, what it looks at, how far to trust this."""
+    return [_audited(audit), _breaks(audit), _fails(audit), _looks_at(audit), _trust(audit)]
+
+
+def _audited(audit: Record) -> str:
+    model, data = audit["model"], audit["data"]
+    kind = "labelled" if data["labelled"] else "unlabelled"
+    what = f"{file_name(model['path'])} ({len(model['classes'])} classes, SHA-256 {model['sha256'][:12]})"
+    text = (
+        f"{what} was audited with the {audit['suite']} suite on {data['n']} {kind} images from {data['path']}, "
+        f"and the verdict is {audit['verdict'].upper()}"
+    )
+    return _sentence(f"{text}: {audit['verdict_reason']}" if audit.get("verdict_reason") else text)
+
+
+def _breaks(audit: Record) -> str:
+    parts = [_broken_by(audit, "attacks", "attack"), _broken_by(audit, "corruptions", "corruption")]
+    return _sentence("What breaks it: " + "; ".join(parts))
+
+
+def _broken_by(audit: Record, area: str, noun: str) -> str:
+    """What one area says about how little it takes."""
+    probes = _ran(_in_area(audit, area))
+    numbered = [(p, m) for p in probes for m in _comparable(p)]
+    if not numbered:
+        return f"{noun}s were not measured"
+    failed = [p for p in probes if p["status"] == "fail"]
+    judged = [p for p in probes if p["status"] in ("pass", "fail")]
+    if failed:
+        worst = worst_findings({"probes": failed}, 1)
+        chosen = (worst[0].probe, worst[0].finding["metric"]) if worst and worst[0].finding["metric"] else None
+        shown = chosen or min(((p, m) for p, m in numbered if p in failed), key=_worst_first, default=numbered[0])
+        return f"{_under(shown)}, and {len(failed)} of {len(judged)} judged {noun} probes failed"
+    verdict = f"no {noun} crossed the policy's threshold" if judged else f"no {noun} could be judged"
+    return f"{verdict}, the worst number being {_under(min(numbered, key=_worst_first))}"
+
+
+def _comparable(probe: Record) -> list[Record]:
+    """A probe's proportions with a value: the numbers that can be compared between probes."""
+    usable = [m for m in probe["metrics"] if m["value"] is not None and m["unit"] == "fraction"]
+    return usable or [m for m in probe["metrics"][:1] if m["value"] is not None]
+
+
+def _worst_first(pair: tuple[Record, Record]) -> tuple[float, float]:
+    return (-_badness(pair[1]), _strength(pair[1]))
+
+
+def _number(metric: Record) -> str:
+    """A number in words: ``robust accuracy 3.1 % [1.7, 5.6] at L∞ 4/255 (n = 256)``."""
+    at = numbers.measured_at(metric["at"])
+    place = f" at {at}" if at else ""
+    return f"{_lower(numbers.name(metric))} {numbers.measured(metric)}{place} (n = {metric['n']})"
+
+
+def _under(pair: tuple[Record, Record]) -> str:
+    return f"{_number(pair[1])} under {pair[0]['title']}"
+
+
+def _fails(audit: Record) -> str:
+    start = "Whom it fails: "
+    everything = _in_area(audit, "bias")
+    probes = _ran(everything)
+    numbered = [(p, m) for p in probes for m in _comparable(p)]
+    if not numbered:
+        return _sentence(start + "not measured" + _because(everything))
+    preferred = [pair for pair in numbered if pair[1]["name"].endswith("_gap")] or numbered
+    probe, metric = min(preferred, key=_worst_first)
+    failed = sum(p["status"] == "fail" for p in probes)
+    judged = sum(p["status"] in ("pass", "fail") for p in probes)
+    ending = f"{failed} of {judged} judged bias probes failed" if judged else "the policy judges none of it"
+    return _sentence(f"{start}the largest difference is {_number(metric)} in {probe['title']}; {ending}")
+
+
+def _looks_at(audit: Record) -> str:
+    start = "What it looks at: "
+    everything = _in_area(audit, "explanations")
+    probes = _ran(everything)
+    worst = worst_findings({"probes": probes}, 1)
+    statements = [f["statement"] for _, f in worst] or [f["statement"] for p in probes for f in p["findings"][:1]]
+    if statements:
+        return _sentence(start + statements[0])
+    numbered = [(p, m) for p in probes for m in _comparable(p)]
+    if numbered:
+        return _sentence(start + _under(numbered[0]))
+    return _sentence(start + "not measured" + _because(everything))
+
+
+def _because(probes: Sequence[Record]) -> str:
+    """Why none of these probes has a number."""
+    reasons = [p["reason"].rstrip(". ") for p in probes if p["reason"]]
+    return f" ({reasons[0]})" if reasons else " (no probe of this area ran)"
+
+
+def _trust(audit: Record) -> str:
+    model, data = audit["model"], audit["data"]
+    parts = [f"{model['access']} access to the model", _parity(model["parity"]), f"{data['n']} images"]
+    if not data["labelled"]:
+        parts.append("no labels, so accuracy and bias were not measured")
+    status = counts(audit)["status"]
+    said = {"error": "broke", "inconclusive": "inconclusive", "not-applicable": "not applicable"}
+    missing = [f"{status[name]} {word}" for name, word in said.items() if status[name]]
+    parts.append(f"of {len(audit['probes'])} probes " + ", ".join(missing) if missing else "every probe ran to its end")
+    broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
+    if broken:
+        parts.append(f"broken plugins: {', '.join(broken)}")
+    areas = {probe["area"] for probe in _ran(audit["probes"])}
+    absent = [AREA_TITLES[area].lower() for area in AREAS if area not in areas]
+    if absent:
+        parts.append(f"not measured at all: {', '.join(absent)}")
+    return _sentence("How far to trust this: " + "; ".join(parts))
+
+
+def _parity(parity: Record | None) -> str:
+    if parity is None or not parity["n"] or parity["label_agreement"] is None:
+        return "no parity of copy and original was measured"
+    agreement = numbers.formatted(parity["label_agreement"], "percent")
+    return f"copy and original agree on {agreement} of {parity['n']} images"
+
+
+def _lower(text: str) -> str:
+    """The text with a small first letter, unless it starts with an abbreviation."""
+    return text if text[:2].isupper() or text[:2] == "F1" else text[:1].lower() + text[1:]
+
+
+def _sentence(text: str) -> str:
+    """One line that ends with a full stop."""
+    return numbers.clean(" ".join(text.split())).rstrip(". ") + "."

@@ -1,0 +1,52 @@
+"""The report formats that come with the auditor. The renderers are imported when one is asked for, not before."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from auditor import hookimpl
+from auditor.report import ReportFormat
+
+
+def _html(audit: Mapping[str, Any], run: Path) -> bytes:
+    from auditor.report.html import render_html
+
+    return render_html(audit, run)
+
+
+def _pdf(audit: Mapping[str, Any], run: Path) -> bytes:
+    from auditor.report.pdf import render_pdf
+
+    return render_pdf(audit, run)
+
+
+def _sarif(audit: Mapping[str, Any], run: Path) -> bytes:
+    from auditor.report.sarif import render_sarif
+
+    return render_sarif(audit, run)
+
+
+def _junit(audit: Mapping[str, Any], run: Path) -> bytes:
+    from auditor.report.junit import render_junit
+
+    return render_junit(audit, run)
+
+
+def _markdown(audit: Mapping[str, Any], run: Path) -> bytes:
+    from auditor.report.markdown import render_markdown
+
+    return render_markdown(audit, run)
+
+
+@hookimpl
+def auditor_report_formats() -> list[ReportFormat]:
+    """HTML, PDF, SARIF, JUnit XML and Markdown; audit.json itself is the engine's."""
+    return [
+        ReportFormat(name="html", file="report.html", render=_html),
+        ReportFormat(name="pdf", file="report.pdf", render=_pdf),
+        ReportFormat(name="sarif", file="audit.sarif", render=_sarif),
+        ReportFormat(name="junit", file="audit.junit.xml", render=_junit),
+        ReportFormat(name="md", file="summary.md", render=_markdown),
+    ]
