@@ -1,13 +1,13 @@
 """From an ONNX graph to a ``torch.fx.GraphModule`` that runs under autograd.
 
-What happens here, in order: the nodes are sorted, each operator is looked up in ``operators`` (or expanded into the function
-body that the model or the ONNX standard gives for it), its operands are bound to the parameters of the function, everything
-that is constant is computed at once, and what remains becomes a call in the graph. Nothing is guessed: what is not known
-raises ``NoCopy`` with operator, domain, opset and node.
+What happens here, in order: the nodes are sorted, each operator is looked up in ``operators`` (or expanded into the
+function body that the model or the ONNX standard gives for it), its operands are bound to the parameters of the
+function, everything that is constant is computed at once, and what remains becomes a call in the graph. Nothing is
+guessed: what is not known raises ``NoCopy`` with operator, domain, opset and node.
 
 Values live in three places. *Constants* are known at import. *Host* values are made of shapes and constants only: small
-tensors on the CPU wherever the module is, read as Python numbers without waiting for a device. All others are on the device.
-The batch size is never baked in: ``Shape`` is evaluated when the module runs.
+tensors on the CPU wherever the module is, read as Python numbers without waiting for a device. All others are on the
+device. The batch size is never baked in: ``Shape`` is evaluated when the module runs.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def import_onnx(model: onnx.ModelProto) -> fx.GraphModule:
     """The model as a differentiable module: ``forward(*inputs)`` returns the tuple of its outputs.
 
     External data must have been loaded. Floating constants are frozen Parameters (single numbers: buffers), integer
-    constants are buffers. Integer inputs may be given as floating tensors, so that gradients reach them; integer outputs
-    that come from rounding are floating tensors of whole numbers for the same reason.
+    constants are buffers. Integer inputs may be given as floating tensors, so that gradients reach them; integer
+    outputs that come from rounding are floating tensors of whole numbers for the same reason.
 
     Attributes of the result: ``input_names``, ``output_names``, ``fixed_batch`` (the batch size that the first input
     declares, or None).
@@ -137,13 +137,23 @@ def _names_used(node: NodeProto) -> Iterator[str]:
     yield from (name for name in node.input if name)
     for attribute in node.attribute:
         for graph in [attribute.g, *attribute.graphs]:
-            for inner in graph.node:
-                yield from _names_used(inner)
-            yield from (output.name for output in graph.output)
+            yield from _names_read(graph)
+
+
+def _names_read(graph: GraphProto) -> Iterator[str]:
+    """All names that the nodes and outputs of a graph read."""
+    for node in graph.node:
+        yield from _names_used(node)
+    yield from (output.name for output in graph.output)
+
+
+def run_branch(condition: bool, then_branch: fx.GraphModule, else_branch: fx.GraphModule, *inputs: Tensor) -> Any:
+    """One of two branches, on the values that they read from the graph around them."""
+    return then_branch(*inputs) if condition else else_branch(*inputs)
 
 
 def sort_nodes(nodes: Iterable[NodeProto]) -> list[NodeProto]:
-    """The nodes in an order in which each follows those whose outputs it reads (some converters write them unordered)."""
+    """The nodes with each after those whose outputs it reads (some converters write them unordered)."""
     nodes = list(nodes)
     producer: dict[str, int] = {}
     for place, node in enumerate(nodes):
@@ -177,8 +187,8 @@ class _Importer:
 
     functions: dict[tuple[str, str], FunctionProto]
     graph: fx.Graph = field(default_factory=fx.Graph)
-    attributes: dict[str, Tensor] = field(default_factory=dict)
-    """Constants that the device part of the graph uses."""
+    attributes: dict[str, Tensor | fx.GraphModule] = field(default_factory=dict)
+    """Constants that the device part of the graph uses, and branches."""
     made: dict[tuple[int, str], fx.Node] = field(default_factory=dict)
     """Nodes that exist already for a value and a purpose, so that nothing is converted twice."""
     kept: list[Value] = field(default_factory=list)
@@ -188,22 +198,28 @@ class _Importer:
     def import_graph(self, graph: GraphProto, opsets: dict[str, int]) -> fx.GraphModule:
         """The whole graph as a module."""
         scope: Scope = {}
-        self._read_initialisers(graph, scope)
+        self.read_initialisers(graph, scope)
         inputs = [value for value in graph.input if value.name not in scope]
         for value in inputs:
             scope[value.name] = self._placeholder(value)
         self.convert(graph.node, scope, opsets, 0)
-        outputs = []
-        for output in graph.output:
-            value = scope.get(output.name)
-            if value is None:
-                raise NoCopy(f"No node of the ONNX graph writes its output {output.name!r}.")
-            outputs.append(self.operand(value, carried=True))
-        self.graph.output(tuple(outputs))
+        names = tuple(output.name for output in graph.output)
+        self.graph.output(tuple(self.operand(self.output_value(scope, name), carried=True) for name in names))
         self.graph.eliminate_dead_code()
-        return self._module(inputs, [output.name for output in graph.output])
+        module = self.module()
+        dims = inputs[0].type.tensor_type.shape.dim if inputs else []
+        fixed = dims[0].dim_value if len(dims) and dims[0].HasField("dim_value") else None
+        _describe(module, tuple(value.name for value in inputs), names, fixed)
+        return module
 
-    def _read_initialisers(self, graph: GraphProto, scope: Scope) -> None:
+    def output_value(self, scope: Scope, name: str) -> Value:
+        """The value of a graph's output."""
+        value = scope.get(name)
+        if value is None:
+            raise NoCopy(f"No node of the ONNX graph writes its output {name!r}.")
+        return value
+
+    def read_initialisers(self, graph: GraphProto, scope: Scope) -> None:
         if graph.sparse_initializer:
             raise NoCopy("The model has sparse initialisers, which cannot be imported.")
         for proto in graph.initializer:
@@ -219,14 +235,31 @@ class _Importer:
         node = self.graph.create_node("placeholder", _identifier(value.name), name=_identifier(value.name))
         return Value(node=node, integer=dtype if element_types.is_integer(dtype) else None, name=value.name)
 
-    def _module(self, inputs: list[onnx.ValueInfoProto], output_names: list[str]) -> fx.GraphModule:
-        root = {**self.attributes, "here": torch.empty(0)}
+    def module(self) -> fx.GraphModule:
+        """The graph, which is complete, with its constants."""
+        root: dict[str, Any] = {**self.attributes, "here": torch.empty(0)}
         used = {node.target for node in self.graph.nodes if node.op == "get_attr"}
-        module = fx.GraphModule({name: root[name] for name in root if name in used}, self.graph, "OnnxGraph")
-        dims = inputs[0].type.tensor_type.shape.dim if inputs else []
-        fixed = dims[0].dim_value if len(dims) and dims[0].HasField("dim_value") else None
-        _describe(module, tuple(value.name for value in inputs), tuple(output_names), fixed)
-        return module
+        return fx.GraphModule({name: root[name] for name in root if name in used}, self.graph, "OnnxGraph")
+
+    def branch(self, graph: GraphProto, captured: dict[str, Value], opsets: dict[str, int], depth: int) -> fx.Node:
+        """A subgraph as a module of its own; its inputs are the captured values that are not constants."""
+        inner = _Importer(self.functions, count=self.count)
+        scope: Scope = {}
+        for name, value in captured.items():
+            if value.constant is not None:
+                scope[name] = value
+                continue
+            node = inner.graph.create_node("placeholder", _identifier(name), name=_identifier(name))
+            # what comes from the host was brought to the device for the branch
+            scope[name] = Value(node=node, integer=value.integer, name=name)
+        inner.read_initialisers(graph, scope)
+        inner.convert(graph.node, scope, opsets, depth)
+        self.count = inner.count
+        inner.graph.output(tuple(inner.operand(inner.output_value(scope, output.name)) for output in graph.output))
+        inner.graph.eliminate_dead_code()
+        name = f"branch_{len(self.attributes)}"
+        self.attributes[name] = inner.module()
+        return self.graph.create_node("get_attr", name, name=name)
 
     def convert(self, nodes: Iterable[NodeProto], scope: Scope, opsets: dict[str, int], depth: int) -> None:
         """Add the nodes to the graph and their outputs to the scope."""
@@ -379,7 +412,7 @@ class _Conversion:
         if found is not None:
             self._apply(found, self._bind(found, schema))
         elif schema is not None and schema.has_function:
-            self._expand(schema.function_body)
+            self._expand(schema.function_body, _defaults(schema))
         else:
             raise self.refusal("there is no function for it")
 
@@ -405,15 +438,34 @@ class _Conversion:
         self.scope[self.node.output[0]] = Value(constant=value.constant, name=self.node.output[0])
 
     def _if(self) -> None:
+        """The one branch of a constant condition in place of the node; otherwise both, as modules of their own."""
         condition = self._look_up(self.node.input[0])
-        if condition is None or condition.constant is None:
-            raise self.refusal("its condition is not constant")
-        wanted = "then_branch" if condition.constant.reshape(()).item() else "else_branch"
-        (graph,) = [attribute.g for attribute in self.node.attribute if attribute.name == wanted]
-        inner: Scope = ChainMap({}, self.scope)  # type: ignore[arg-type]
-        self.importer._read_initialisers(graph, inner)
+        branches = {attribute.name: attribute.g for attribute in self.node.attribute}
+        if condition is None:
+            raise self.refusal("it has no condition")
+        if condition.constant is None:
+            self._choose(condition, branches["then_branch"], branches["else_branch"])
+            return
+        graph = branches["then_branch" if condition.constant.reshape(()).item() else "else_branch"]
+        inner: Scope = ChainMap({}, self.scope)
+        self.importer.read_initialisers(graph, inner)
         self.importer.convert(graph.node, inner, self.opsets, self.depth + 1)
         self._export(inner, [output.name for output in graph.output])
+
+    def _choose(self, condition: Value, then_branch: GraphProto, else_branch: GraphProto) -> None:
+        """A condition that depends on the input: the branch is chosen when the module runs."""
+        importer = self.importer
+        names = sorted({name for graph in (then_branch, else_branch) for name in _names_read(graph)} & set(self.scope))
+        captured = {name: value for name in names if (value := self.scope[name]) is not None}
+        modules = [
+            importer.branch(graph, captured, self.opsets, self.depth + 1) for graph in (then_branch, else_branch)
+        ]
+        passed = [importer.operand(value, carried=True) for value in captured.values() if value.constant is None]
+        arguments = (importer.numbers(condition, False), *modules, *passed)
+        call = importer.graph.call_function(run_branch, arguments)
+        for place, name in enumerate(self.node.output):
+            node = importer.graph.call_function(python_operator.getitem, (call, place))
+            self.scope[name] = Value(node=node, name=name)
 
     def _export(self, inner: Scope, names: Iterable[str]) -> None:
         """The outputs of a subgraph or function body become the outputs of the node."""
@@ -421,14 +473,14 @@ class _Conversion:
             if outer_name:
                 self.scope[outer_name] = inner[inner_name]
 
-    def _expand(self, function: FunctionProto) -> None:
+    def _expand(self, function: FunctionProto, defaults: dict[str, AttributeProto] | None = None) -> None:
         """Convert the nodes of a function's body in place of this node."""
         if len(self.node.input) > len(function.input) or len(self.node.output) > len(function.output):
             raise self.refusal("it has more inputs or outputs than its function")
         inner: Scope = dict.fromkeys(function.input)
         for formal, actual in zip(function.input, self.node.input, strict=False):
             inner[formal] = self._look_up(actual)
-        given = {attribute.name: attribute for attribute in function.attribute_proto}
+        given = (defaults or {}) | {attribute.name: attribute for attribute in function.attribute_proto}
         given |= {attribute.name: attribute for attribute in self.node.attribute}
         opsets = {_domain(entry.domain): entry.version for entry in function.opset_import} or self.opsets
         body = [_with_attributes(node, given) for node in function.node]
@@ -460,9 +512,9 @@ class _Conversion:
             if attribute.name in named:
                 raise self.refusal(f"{attribute.name!r} is given twice")
             named[attribute.name] = _attribute(attribute)
-        for name, attribute in schema.attributes.items() if schema else ():
-            if name in found.parameters and attribute.default_value.type != AttributeProto.UNDEFINED:
-                named.setdefault(name, _attribute(attribute.default_value))
+        for name, attribute in _defaults(schema).items() if schema else ():
+            if name in found.parameters:
+                named.setdefault(name, _attribute(attribute))
         for name in named:
             if name not in found.parameters:
                 raise self.refusal(f"{name!r} is not supported")
@@ -605,6 +657,15 @@ class _Conversion:
             self.scope[name] = Value(node=node, host=host, integer=None if host else integer, name=name)
 
 
+def _defaults(schema: Any) -> dict[str, AttributeProto]:
+    """The attributes that have a default in this version of an operator."""
+    return {
+        name: attribute.default_value
+        for name, attribute in schema.attributes.items()
+        if attribute.default_value.type != AttributeProto.UNDEFINED
+    }
+
+
 def _integer_type(value: Value) -> torch.dtype | None:
     """The ONNX integer type of a value, where it is known."""
     if value.constant is not None and element_types.is_integer(value.constant.dtype):
@@ -654,8 +715,8 @@ _ROUNDINGS: set[Any] = {
 def cut_final_activation(module: fx.GraphModule, output: int = 0) -> tuple[fx.GraphModule, str]:
     """The module with one output, and without the activation that it ends in: logits instead of probabilities.
 
-    The activation is found through nodes that only change the shape (they are kept) and through casts and quantisation of
-    the probabilities (they are left out with it).
+    The activation is found through nodes that only change the shape (they are kept) and through casts and
+    quantisation of the probabilities (they are left out with it).
 
     Returns:
         The module (it shares its parameters with the old one), and "softmax", "log-softmax", "sigmoid" or "none".

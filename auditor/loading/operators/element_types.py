@@ -73,13 +73,13 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """``function(x)`` in the forward pass, the gradient of ``x`` in the backward pass; both of the same shape and type."""
-    result: Tensor = _StraightThrough.apply(x, function)  # type: ignore[no-untyped-call]
+    """``function(x)`` in the forward pass, the gradient of ``x`` in the backward pass (same shape and type)."""
+    result: Tensor = _StraightThrough.apply(x, function)
     return result
 
 
 def to_carried(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cast to an integer type, carried: truncated as ONNX does, gradient 1 inside the range of the type and 0 outside."""
+    """Cast to an integer type, carried: truncated as ONNX does, gradient 1 inside the range of the type, else 0."""
     if not x.is_floating_point():
         return x.to(dtype)
     low, high = limits(dtype)

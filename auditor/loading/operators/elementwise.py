@@ -65,7 +65,7 @@ for _name, _function in {
     _unary(_name, _function)
 
 
-def _binary(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+def _binary(name: str, function: Callable[..., Tensor]) -> None:
     """Register an operator of two operands that broadcast, without attributes."""
 
     def apply(A: Tensor, B: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ def _binary(name: str, function: Callable[[Tensor, Tensor], Tensor]) -> None:
     globals()[name] = operator()(apply)
 
 
-for _name, _binary_function in {
+_BINARY: dict[str, Callable[..., Tensor]] = {
     "Add": torch.add,
     "And": torch.logical_and,
     "BitwiseAnd": torch.bitwise_and,
@@ -91,7 +91,8 @@ for _name, _binary_function in {
     "Or": torch.logical_or,
     "Sub": torch.sub,
     "Xor": torch.logical_xor,
-}.items():
+}
+for _name, _binary_function in _BINARY.items():
     _binary(_name, _binary_function)
 
 
@@ -264,7 +265,7 @@ def Ceil(X: Tensor) -> Tensor:
 
 @operator(takes="input", gives="to")
 def Cast(input: Tensor, *, to: int, here: Tensor, saturate: bool = True, round_mode: str = "up") -> Tensor:
-    """Another element type; floating to integer is truncated and carried (saturate and round_mode are for float8 only)."""
+    """Another type; floating to integer is truncated and carried (saturate and round_mode: for float8 only)."""
     dtype = floating(torch_type(to), here)
     return to_carried(input, dtype) if is_integer(dtype) else input.to(dtype)
 

@@ -20,7 +20,7 @@ _MAX_POOLS: dict[int, Any] = {1: functional.max_pool1d, 2: functional.max_pool2d
 _AVERAGE_POOLS: dict[int, Any] = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
 
-def window_pads(
+def window_pads(  # noqa: PLR0917
     sizes: list[int], kernel: list[int], strides: list[int], dilations: list[int], auto_pad: str, pads: list[int] | None
 ) -> tuple[list[int], list[int]]:
     """Padding before and after each spatial dimension."""
@@ -192,7 +192,7 @@ def Einsum(*Inputs: Tensor, equation: str) -> Tensor:
     return torch.einsum(equation, *Inputs)
 
 
-def _ceil_pads(
+def _ceil_pads(  # noqa: PLR0917
     sizes: list[int], kernel: list[int], strides: list[int], dilations: list[int], before: list[int], after: list[int]
 ) -> list[int]:
     """Padding after each dimension that makes the floor rule give the number of windows of the ceil rule.
@@ -287,7 +287,8 @@ def AveragePool(
     direct = before == after and all(2 * b <= k for b, k in zip(before, kernel_shape, strict=True))
     if direct and not ceil_mode and all(d == 1 for d in dilations):
         # torch takes True and False only
-        return _AVERAGE_POOLS[rank](X, kernel_shape, strides, before, False, bool(count_include_pad))
+        pooled: Tensor = _AVERAGE_POOLS[rank](X, kernel_shape, strides, before, False, bool(count_include_pad))
+        return pooled
     end = _ceil_pads(sizes, kernel_shape, strides, dilations, before, after) if ceil_mode else after
     # what counts is 1: the data, and with count_include_pad the declared padding, never the surplus of the ceil rule
     counted = torch.ones([1, 1, *sizes], dtype=X.dtype, device=X.device)
@@ -318,7 +319,7 @@ def LpPool(
     if ceil_mode:
         after = _ceil_pads(sizes, kernel_shape, strides, dilations, before, after)
     powers = pad_sides(X.abs() ** p, before, after)
-    return _window_sums(powers, kernel_shape, strides, dilations) ** (1 / p)
+    return _window_sums(powers, kernel_shape, strides, dilations).pow(1 / p)
 
 
 @operator()
@@ -337,7 +338,7 @@ def GlobalMaxPool(X: Tensor) -> Tensor:
 @operator()
 def GlobalLpPool(X: Tensor, *, p: int = 2) -> Tensor:
     """[n, c, *sizes] to [n, c, 1, ...]."""
-    return (X.abs() ** p).sum(list(range(2, X.dim())), keepdim=True) ** (1 / p)
+    return (X.abs() ** p).sum(list(range(2, X.dim())), keepdim=True).pow(1 / p)
 
 
 @operator()
@@ -352,6 +353,11 @@ def GridSample(
     """X [n, c, *sizes] read at the places of the grid [n, *sizes out, rank] in [-1, 1]."""
     kind = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
     return functional.grid_sample(X, grid, kind, padding_mode, bool(align_corners))
+
+
+def _heads(x: Tensor, heads: int) -> Tensor:
+    """[n, length, heads size] to [n, heads, length, size]."""
+    return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
 
 @operator()
@@ -374,9 +380,7 @@ def Attention(
     if flat:
         if q_num_heads is None or kv_num_heads is None:
             raise ValueError("Attention: operands of rank 3 need q_num_heads and kv_num_heads")
-        Q = Q.unflatten(2, (q_num_heads, -1)).transpose(1, 2)
-        K = K.unflatten(2, (kv_num_heads, -1)).transpose(1, 2)
-        V = V.unflatten(2, (kv_num_heads, -1)).transpose(1, 2)
+        Q, K, V = _heads(Q, q_num_heads), _heads(K, kv_num_heads), _heads(V, kv_num_heads)
     groups = Q.shape[1] // K.shape[1]
     if groups > 1:
         K, V = K.repeat_interleave(groups, 1), V.repeat_interleave(groups, 1)
@@ -386,9 +390,11 @@ def Attention(
         allowed = torch.ones(scores.shape[-2:], dtype=torch.bool, device=Q.device).tril()
         scores = scores.masked_fill(~allowed, -math.inf)
     if attn_mask is not None:
-        if attn_mask.dtype == torch.bool:
-            scores = scores.masked_fill(~attn_mask, -math.inf)
-        else:
-            scores = scores + attn_mask
-    result = torch.softmax(scores, -1) @ V
+        masked = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else None
+        scores = scores + attn_mask if masked is None else masked
+    weights = torch.softmax(scores, -1)
+    if is_causal or attn_mask is not None:
+        # a row in which everything is masked attends to nothing
+        weights = weights.masked_fill(scores.isneginf().all(-1, keepdim=True), 0.0)
+    result = weights @ V
     return result.transpose(1, 2).flatten(2) if flat else result

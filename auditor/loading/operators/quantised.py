@@ -1,9 +1,9 @@
 """Quantised operators: numbers on an integer grid, with gradients straight through inside the quantised range.
 
-All of them work on *carried* integers (see ``registry``): floating tensors of whole numbers. Sums of products are therefore
-exact up to 2**24 in float32, and beyond that far closer than the rounding of the result to 8 bits.
+All of them work on *carried* integers (see ``registry``): floating tensors of whole numbers. Sums of products are
+therefore exact up to 2**24 in float32, and beyond that far closer than the rounding of the result to 8 bits.
 """
-# ruff: noqa: N802, N803 - functions and parameters are named as in the ONNX standard
+# ruff: noqa: N802, N803, PLR0917 - functions and parameters are named as in the ONNX standard
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def QuantizeLinear(
     precision: int = 0,
     saturate: bool = True,
 ) -> Tensor:
-    """saturate(round(x / scale) + zero point); ``precision`` is the type of the division, ``saturate`` is for float8."""
+    """saturate(round(x / scale) + zero point); ``precision``: type of the division, ``saturate``: for float8."""
     wide = x.dtype if precision == 0 else torch_type(precision)
     x = as_float(x, y_scale).to(wide) if x.is_floating_point() else as_float(x, y_scale)
     zero = None if y_zero_point is None else along(y_zero_point, x, axis, block_size)

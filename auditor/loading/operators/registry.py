@@ -1,8 +1,8 @@
 """How an ONNX operator becomes a Python function: the decorator, and what the importer reads from a signature.
 
 A function has the name of its operator, and its parameters have the names that the ONNX standard gives to inputs and
-attributes. Required inputs are bound in order, optional inputs and attributes by name, so that an operand that moved from
-attribute to input between two opsets needs no second implementation. What a signature says:
+attributes. Required inputs are bound in order, optional inputs and attributes by name, so that an operand that moved
+from attribute to input between two opsets needs no second implementation. What a signature says:
 
     ``x: Tensor``               a tensor operand
     ``axes: list[int] | None``  Python numbers: constants at import, otherwise read from a tensor on the host
@@ -10,13 +10,13 @@ attribute to input between two opsets needs no second implementation. What a sig
     ``-> tuple[...]``           several outputs; ``-> Tensor`` exactly one
 
 Three parameter names are filled in by the importer and are never ONNX names: ``here`` (an empty tensor with the device
-and the floating type that the module has now), ``outputs`` (how many outputs the node has), ``integer`` (the ONNX integer
-type of the result, None where it is not an integer).
+and the floating type that the module has now), ``outputs`` (how many outputs the node has), ``integer`` (the ONNX
+integer type of the result, None where it is not an integer).
 
-Integers that carry gradients. A torch integer tensor has no gradient, therefore quantised values are *carried*: a floating
-tensor that holds whole numbers, of which the importer knows the ONNX integer type. ``takes`` names the operands in which a
-function accepts carried integers (in all others they become true integers, and the gradient ends there); ``gives`` says
-whose integer type the result has.
+Integers that carry gradients. A torch integer tensor has no gradient, therefore quantised values are *carried*: a
+floating tensor that holds whole numbers, of which the importer knows the ONNX integer type. ``takes`` names the
+operands in which a function accepts carried integers (in all others they become true integers, and the gradient ends
+there); ``gives`` says whose integer type the result has.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ def operator(
         domain: the ONNX domain.
         since: the first version of the operator that the function is right for.
         takes: operands that may be carried integers, separated by spaces.
-        gives: whose integer type the result has: names of operands or of a type attribute (the first that has one counts),
-            or a torch type; a tuple for several outputs.
+        gives: whose integer type the result has: names of operands or of a type attribute (the first that has one
+            counts, a torch type may end the list), or a torch type; a tuple for several outputs.
         as_float: integer constants that are held as floats, so that they are not converted at every call.
         reads_shape: the result depends on the shapes of the operands only and lies on the host.
     """

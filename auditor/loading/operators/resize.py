@@ -89,13 +89,13 @@ def _nearest(axis: Axis, places: Array) -> NDArray[np.int64]:
 
 def _kernel(axis: Axis, distance: Array) -> Array:
     """Weight of an input entry at a distance from the place that is read."""
-    d = np.abs(distance)
-    if axis.mode == "linear":
-        return np.clip(1 - d, 0, None)
+    d: Array = np.abs(distance)
     a = axis.cubic
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1
     far = a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a
-    return np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+    cubic: Array = np.where(d <= 1, near, np.where(d < 2, far, 0.0))
+    linear: Array = np.maximum(1 - d, 0.0)
+    return linear if axis.mode == "linear" else cubic
 
 
 @functools.lru_cache(maxsize=64)
@@ -107,7 +107,7 @@ def _matrix(axis: Axis) -> Tensor:
     neighbours = np.floor(places)[:, None].astype(np.int64) + np.arange(-radius + 1, radius + 1)
     weights = _kernel(axis, (places[:, None] - neighbours) * squeeze)
     inside = (neighbours >= 0) & (neighbours < axis.size)
-    if axis.exclude_outside or axis.antialias:
+    if axis.exclude_outside:
         weights = np.where(inside, weights, 0.0)
     if axis.exclude_outside or axis.antialias:
         weights = weights / weights.sum(1, keepdims=True)
@@ -183,6 +183,12 @@ def Resize__11(
     if sizes:
         scales, sizes = _sizes_from_policy(X, dims, sizes, keep_aspect_ratio_policy)
     elif scales:
+        if coordinate_transformation_mode == "align_corners" and any(
+            abs(X.shape[dim] * scale - round(X.shape[dim] * scale)) > 1e-3
+            for dim, scale in zip(dims, scales, strict=True)
+        ):
+            # the standard counts with the size before it is rounded, ONNX Runtime with the one after
+            raise NotImplementedError("Resize: align_corners with scales that give no whole size")
         sizes = [_scaled(X.shape[dim], scale) for dim, scale in zip(dims, scales, strict=True)]
     else:
         raise ValueError("Resize: neither scales nor sizes")

@@ -70,7 +70,7 @@ def Transpose(data: Tensor, *, perm: list[int] | None = None) -> Tensor:
 @operator(takes="input", gives="input")
 def Expand(input: Tensor, shape: list[int]) -> Tensor:
     """Broadcast to the shape (both ways)."""
-    target = torch.broadcast_shapes(input.shape, tuple(shape))
+    target = np.broadcast_shapes(tuple(input.shape), tuple(shape))
     check_size(target, "Expand")
     return input.expand(target)
 
