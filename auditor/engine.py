@@ -128,7 +128,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
     plugins = registry.load()
     suite = plugins.suite(request.suite)
     policy = read_policy(request.policy)
-    formats = _formats(plugins, request.formats)
+    formats = pick_formats(plugins, request.formats)
     chosen = _chosen(plugins, suite, request)
     device = environment.pick_device(request.device)
     environment.make_repeatable()
@@ -231,7 +231,8 @@ def _chosen(plugins: Registry, suite: registry.Suite, request: Request) -> list[
     return sorted(probes, key=lambda probe: bool(probe.uses))
 
 
-def _formats(plugins: Registry, names: Sequence[str]) -> list[Any]:
+def pick_formats(plugins: Registry, names: Sequence[str]) -> list[Any]:
+    """The report formats called so; audit.json is always written. Raises BadInput for an unknown one."""
     known = plugins.formats()
     for name in names:
         if name != "json" and name not in known:

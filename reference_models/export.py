@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ def export(model: torch.nn.Module, example: torch.Tensor, stem: Path, sidecar: M
     """Write ``stem.onnx`` and ``stem.pt`` with dynamic batch, and ``*.audit.toml`` beside each; the ONNX file's path."""
     model = model.eval().cpu()
     onnx_path, script_path = stem.with_suffix(".onnx"), stem.with_suffix(".pt")
+    # the exporter logs that torchvision is not installed; nothing here uses it
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         # torch deprecates TorchScript; users deploy it all the same, so the reference models come in both forms
         warnings.simplefilter("ignore")

@@ -1,0 +1,301 @@
+"""The command line. Nothing heavy is imported before a command needs it: ``--help`` answers at once.
+
+Exit status: 0 audit complete, nothing at or above --fail-on; 1 something at or above it; 2 unusable arguments or input;
+3 incomplete (a probe, plugin or report broke); 130 interrupted, what was measured is kept.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from auditor.errors import AuditorError, BadInput
+
+if TYPE_CHECKING:
+    from auditor.engine import Outcome, Request
+
+FAILED, UNUSABLE, INCOMPLETE, INTERRUPTED = 1, 2, 3, 130
+_GRADES = ("low", "medium", "high", "critical", "never")
+
+
+class _Main(click.Group):
+    """Turns what goes wrong into one sentence and an exit status; keeps the commands in the order of their use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of definition."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; no traceback reaches a user for bad input."""
+        try:
+            return super().invoke(ctx)
+        except AuditorError as error:
+            click.echo(f"auditor: {error}", err=True)
+            sys.exit(UNUSABLE)
+        except BrokenPipeError:
+            # the reader of a pipe (head, less) has gone
+            sys.stderr.close()
+            sys.exit(0)
+
+
+@click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="auditor")
+def main() -> None:
+    """Audit a deployed image classifier: what breaks it and how little it takes, whom it fails, what it looks at, and
+    how far each statement can be trusted.
+
+    \b
+    auditor demo                                       builds a small real model and audits it
+    auditor run model.onnx --data images --suite full  audits yours
+    """  # noqa: D205 - the first paragraph is one sentence
+
+
+def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", value.strip())
+    if not match or not float(match[1]):
+        raise click.BadParameter(f"{value!r}; expected a time such as 90s, 10m or 2h")
+    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def _batch(_ctx: click.Context, _param: click.Parameter, value: str) -> int | None:
+    if value == "auto":
+        return None
+    if not value.isdigit() or int(value) < 1:
+        raise click.BadParameter(f"{value!r}; expected auto or a whole number of at least 1")
+    return int(value)
+
+
+def _list(_ctx: click.Context, _param: click.Parameter, value: str | None) -> list[str]:
+    return [item.strip() for item in (value or "").split(",") if item.strip()]
+
+
+def _device(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", value):
+        raise click.BadParameter(f"{value!r}; expected auto, cpu, cuda, cuda:N or mps")
+    return value
+
+
+_AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
+    click.option("--suite", default=None, metavar="NAME|FILE.toml",
+                 help="quick, standard, full, a plugin's suite, or your own file. [default: standard; full for demo]"),
+    click.option("--out", type=click.Path(path_type=Path), metavar="DIR",
+                 help="Run folder. [default: audits/<model>-<short hash>]"),
+    click.option("--probe", "probes", multiple=True, metavar="GLOB", help="Only these probes (repeatable)."),
+    click.option("--skip", multiple=True, metavar="GLOB", help="Leave out these probes (repeatable)."),
+    click.option("--samples", type=click.IntRange(min=1), metavar="N",
+                 help="At most N images, drawn by the seed. [default: what the suite says]"),
+    click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N",
+                 help="All randomness comes from it."),
+    click.option("--device", default="auto", callback=_device, metavar="auto|cpu|cuda|cuda:N|mps",
+                 help="Where to compute. [default: auto, CUDA where there is one]"),
+    click.option("--batch-size", default="auto", callback=_batch, metavar="auto|N",
+                 help="Images at a time; findings do not depend on it. [default: auto]"),
+    click.option("--budget", callback=_seconds, metavar="TIME", help="Measure for at most this long: 90s, 10m, 2h."),
+    click.option("--policy", default="default", show_default=True, metavar="NAME|FILE.toml",
+                 help="Thresholds to judge by."),
+    click.option("--fail-on", type=click.Choice(_GRADES), default="never", show_default=True,
+                 help="Exit with status 1 when a probe fails at this severity or above."),
+    click.option("--format", "formats", default="html,pdf,json", show_default=True, callback=_list, metavar="LIST",
+                 help="html, pdf, json, sarif, junit, md, or a plugin's."),
+    click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+                 help="Where to measure; ray needs auditor[ray]."),
+    click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers of --engine ray."),
+    click.option("--fresh", is_flag=True, help="Forget what this run folder has measured before."),
+    click.option("-v", "--verbose", is_flag=True, help="Say more: warnings of libraries, tracebacks of broken probes."),
+    click.option("-q", "--quiet", is_flag=True, help="Say nothing but the verdict."),
+]  # fmt: skip
+
+
+def _audit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in reversed(_AUDIT_OPTIONS):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
+              help="Folder of images (one per class, or flat), .csv or .parquet manifest, or .npz.")  # fmt: skip
+@_audit_options
+def run(model: Path, data: Path | None, **options: Any) -> None:
+    """Audit MODEL, an ONNX file or a TorchScript archive.
+
+    Data is looked for in this order: --data; the sidecar MODEL.audit.toml; the artefact's own metadata; else packaged
+    photographs, without accuracy and bias. The same command again goes on where the last one stopped.
+    """
+    _audit(model, data, "standard", **options)
+
+
+@main.command()
+@click.option("--models", type=click.Path(path_type=Path), default=Path("models"), show_default=True, metavar="DIR",
+              help="Where the reference model is written.")  # fmt: skip
+@_audit_options
+def demo(models: Path, **options: Any) -> None:
+    """Build the reference model digits-cnn (seconds, no download), audit it with the full suite, say where the report is."""
+    from auditor.reference_models import recipe
+
+    say = (lambda _: None) if options["quiet"] else click.echo
+    say("Training the reference model digits-cnn on scikit-learn's handwritten digits ...")
+    model = recipe("digits-cnn").train(models, say=say)
+    _audit(model, None, "full", **options)
+
+
+@main.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--device", default="auto", callback=_device, metavar="auto|cpu|cuda|cuda:N|mps", help="Where to load it.")
+def inspect(model: Path, device: str) -> None:
+    """Say what MODEL is: input, output, operators, white-box or not and why, preprocessing found or guessed."""
+    from auditor.terminal import describe_model
+
+    click.echo(describe_model(model, device))
+
+
+@main.command()
+@click.argument("probe", required=False, metavar="[ID]")
+def probes(probe: str | None) -> None:
+    """List every probe there is, built in or from a plugin; with ID, what it does, its settings and references."""
+    from auditor import registry
+    from auditor.listing import all_probes, one_probe
+
+    plugins = registry.load()
+    if probe is not None:
+        plugins.select([probe], option="probe")
+    click.echo(all_probes(plugins) if probe is None else one_probe(plugins, probe))
+    for plugin in plugins.broken:
+        click.echo(f"Plugin {plugin.name} is left out: {plugin.error}", err=True)
+    if plugins.broken:
+        sys.exit(INCOMPLETE)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--policy", required=True, metavar="NAME|FILE.toml", help="Thresholds to judge by.")
+@click.option("--fail-on", type=click.Choice(_GRADES), default="never", show_default=True)
+@click.option("--format", "formats", default="html,pdf,json", callback=_list, metavar="LIST", help="Reports to draw again.")
+def judge(folder: Path, policy: str, fail_on: str, formats: Sequence[str]) -> None:
+    """Judge RUN again by another policy, without a model call, and draw its reports again."""
+    from auditor import rerun
+
+    _finish(rerun.judge_again(folder, policy, formats), fail_on, quiet=False)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--format", "formats", default="html,pdf", show_default=True, callback=_list, metavar="LIST",
+              help="html, pdf, sarif, junit, md, or a plugin's.")  # fmt: skip
+def report(folder: Path, formats: Sequence[str]) -> None:
+    """Draw the reports of RUN again, without a model call."""
+    from auditor import rerun
+
+    outcome = rerun.draw_again(folder, formats)
+    for file in outcome.files[1:]:
+        click.echo(str(file))
+    for trouble in outcome.troubles:
+        click.echo(f"auditor: {trouble}", err=True)
+    if outcome.troubles:
+        sys.exit(INCOMPLETE)
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
+@click.option("--model", type=click.Path(path_type=Path), metavar="FILE", help="The model. [default: the run's own]")
+@click.option("--device", default="auto", callback=_device, metavar="auto|cpu|cuda|cuda:N|mps")
+def replay(folder: Path, model: Path | None, device: str) -> None:
+    """Ask the model again about every stored picture of RUN, and say claim by claim whether it holds."""
+    from auditor import rerun
+
+    claims = rerun.replay(folder, model, device)
+    for claim in claims:
+        click.echo(claim.text)
+    held = sum(claim.holds for claim in claims)
+    click.echo(f"{held} of {len(claims)} stored pictures get the answer that the report states.")
+    if held < len(claims):
+        sys.exit(FAILED)
+
+
+@main.command()
+@click.argument("recipe_name", metavar="RECIPE")
+@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="The recipe's images, where it needs any.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("models"), show_default=True, metavar="DIR",
+              help="Where model and sidecar are written.")  # fmt: skip
+def train(recipe_name: str, data: Path | None, out: Path) -> None:
+    """Build the documented reference model RECIPE and export it with its sidecar."""
+    from auditor.reference_models import recipe
+
+    click.echo(f"Wrote {recipe(recipe_name).train(out, data, click.echo)}")
+
+
+@main.command()
+def doctor() -> None:
+    """Say what is installed and what is missing (CUDA, ONNX Runtime providers, Pango, plugins), and how to get it."""
+    from auditor.doctor import examine
+
+    for check in examine():
+        click.echo(f"{'ok     ' if check.fine else 'MISSING'}  {check.what}: {check.found}")
+        if check.advice:
+            click.echo(f"         {check.advice}")
+
+
+def _audit(
+    model: Path, data: Path | None, suite: str, *, verbose: bool, quiet: bool, fail_on: str, engine: str,
+    workers: int | None, **options: Any,
+) -> None:  # fmt: skip
+    from auditor.engine import Interrupted, Request
+    from auditor.engine import run as carry_out
+    from auditor.terminal import progress
+
+    if engine == "ray":
+        raise BadInput("--engine ray: this version measures on one machine only; leave the option out")
+    if workers is not None:
+        raise BadInput("--workers: goes with --engine ray only; leave the option out")
+    request: Request = Request(
+        model=model,
+        data=data,
+        suite=options.pop("suite") or suite,
+        command="auditor " + " ".join(_quote(argument) for argument in sys.argv[1:]),
+        **options,
+    )
+    _catch_terminate()
+    with progress(verbose=verbose, quiet=quiet) as shown:
+        try:
+            outcome = carry_out(request, shown)
+        except Interrupted as stopped:
+            click.echo(f"\nInterrupted. What was measured is kept in {stopped.out}; the same command goes on.", err=True)
+            sys.exit(INTERRUPTED)
+    _finish(outcome, fail_on, quiet=quiet)
+
+
+def _finish(outcome: Outcome, fail_on: str, *, quiet: bool) -> None:
+    from auditor.policy import at_or_above
+    from auditor.terminal import summary
+
+    click.echo(f"Verdict: {outcome.audit['verdict']}" if quiet else summary(outcome))
+    for trouble in outcome.troubles:
+        click.echo(f"auditor: {trouble}", err=True)
+    if outcome.incomplete:
+        sys.exit(INCOMPLETE)
+    if at_or_above(outcome.audit["probes"], fail_on):
+        sys.exit(FAILED)
+
+
+def _catch_terminate() -> None:
+    """SIGTERM ends an audit like Ctrl-C: whole files, and a way to go on."""
+    import signal
+
+    def stop(_signal: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _quote(argument: str) -> str:
+    import shlex
+
+    return shlex.quote(argument)

@@ -1,0 +1,109 @@
+"""A finished run once more: judged by another policy, drawn again, or its evidence shown to the model again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from auditor.engine import Outcome, finish, open_model, pick_formats, validator
+from auditor.errors import BadInput
+from auditor.policy import judge, read_policy, verdict
+from auditor.registry import load
+from auditor.store import RunFolder, file_sha256
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One stored picture and what the report says the model answers to it."""
+
+    text: str
+    holds: bool
+
+
+def read_audit(folder: Path) -> dict[str, Any]:
+    """The audit.json of a run folder, valid by the schema. Raises BadInput."""
+    path = folder / "audit.json"
+    try:
+        audit: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise BadInput(f"{folder}: has no audit.json; expected the folder of a finished audit") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: not readable as JSON: {error}") from None
+    problem = next(iter(validator().iter_errors(audit)), None)
+    if problem is not None:
+        place = "/".join(str(part) for part in problem.absolute_path) or "the top"
+        raise BadInput(f"{path}: not an audit of this version: at {place}: {problem.message[:200]}")
+    return audit
+
+
+def judge_again(folder: Path, policy_name: str, formats: Sequence[str]) -> Outcome:
+    """Status, severity and verdict by another policy; no model call."""
+    audit = read_audit(folder)
+    policy = read_policy(policy_name)
+    chosen = pick_formats(load(), formats)
+    broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
+    audit["probes"] = [judge(probe, policy) for probe in audit["probes"]]
+    audit["policy"] = {"name": policy.name, "sha256": policy.sha256}
+    audit["verdict"], audit["verdict_reason"] = verdict(audit["probes"], policy, broken)
+    return _write(folder, audit, chosen)
+
+
+def draw_again(folder: Path, formats: Sequence[str]) -> Outcome:
+    """The reports once more."""
+    audit = read_audit(folder)
+    return _write(folder, audit, pick_formats(load(), formats))
+
+
+def replay(folder: Path, model: Path | None, device: str) -> list[Claim]:
+    """Ask the model about every stored picture: same answer, and for a success still a wrong one?
+
+    Needs neither the data nor a GPU. Raises BadInput for a run without pictures or another model file.
+    """
+    import numpy as np
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    from auditor.environment import pick_device
+    from auditor.images import fit
+
+    audit = read_audit(folder)
+    path = model or Path(audit["model"]["path"])
+    classifier = open_model(load(), path, pick_device(device))
+    if model is None and file_sha256(path) != audit["model"]["sha256"]:
+        raise BadInput(f"{path}: not the file that was audited (its SHA-256 differs); name it with --model")
+    shards = sorted((folder / "records").glob("*/exhibits-*.parquet"))
+    if not shards:
+        raise BadInput(f"{folder}: this run stored no pictures, so there is nothing to replay")
+    classes = audit["model"]["classes"]
+    claims = []
+    for shard in shards:
+        for row in pq.read_table(shard).to_pylist():
+            try:
+                with Image.open(folder / row["file"]) as picture:
+                    pixels = fit(picture, classifier.shape, "stretch").astype(np.float32) / np.float32(255)
+            except OSError as error:
+                claims.append(Claim(f"MISSING  {row['file']}: {error}", holds=False))
+                continue
+            probabilities = classifier.predict(pixels[None])[0]
+            answer = int(probabilities.argmax())
+            holds = answer == row["prediction"]
+            claims.append(
+                Claim(
+                    f"{'holds  ' if holds else 'DIFFERS'}  {shard.parent.name} {row['picture']} of {row['image_id']}:"
+                    f" label {classes[row['label']]}, reported {classes[row['prediction']]} ({row['confidence']:.2f}),"
+                    f" now {classes[answer]} ({probabilities[answer]:.2f})",
+                    holds,
+                )
+            )
+    return claims
+
+
+def _write(path: Path, audit: dict[str, Any], formats: Sequence[Any]) -> Outcome:
+    folder = RunFolder(path)
+    try:
+        return finish(audit, folder, formats)
+    finally:
+        folder.close()

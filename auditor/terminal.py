@@ -1,0 +1,193 @@
+"""What an audit shows on a terminal: a bar while it runs, a summary at the end; plain lines where there is no terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from auditor.engine import Outcome, Progress, Silent
+from auditor.report.summary import headline, sentences
+
+_MARKS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "informative": "cyan",
+          "not-applicable": "dim", "error": "bold magenta"}  # fmt: skip
+
+
+@contextlib.contextmanager
+def progress(*, verbose: bool, quiet: bool) -> Iterator[Progress]:
+    """Show an audit's progress while the context lasts."""
+    with warnings.catch_warnings():
+        if not verbose:
+            # libraries' own warnings are for their developers; what matters to an audit is in its report
+            warnings.simplefilter("ignore")
+            logging.disable(logging.WARNING)
+        try:
+            if quiet:
+                yield Silent()
+                return
+            console = Console(stderr=True, highlight=False)
+            shown = _OnTerminal(console) if console.is_terminal else _Plain(console)
+            with shown:
+                yield shown
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+class _Plain:
+    """One line when a probe begins and one when it ends; no escape codes, no bar."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._title = ""
+
+    def __enter__(self) -> _Plain:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to tidy."""
+
+    def say(self, message: str) -> None:
+        """Print a line."""
+        self._console.print(message, soft_wrap=True, markup=False)
+
+    def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
+        """Print which probe begins."""
+        self.say(f"[{position + 1}/{probes}] {probe_id}: {images} images")
+
+    def advance(self, images: int) -> None:
+        """Nothing: a log is not a bar."""
+
+    def end(self, record: Mapping[str, Any]) -> None:
+        """Print how it ended."""
+        text = f"    {record['id']}: {record['status']}"
+        if record["status"] in {"error", "not-applicable"}:
+            text += f": {record['reason']}"
+        self.say(text)
+
+
+class _OnTerminal:
+    """A bar with the current probe, images done and time left."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = Bar(
+            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("images"),
+            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console, transient=True,
+        )  # fmt: skip
+        self._task: Any = None
+
+    def __enter__(self) -> _OnTerminal:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def say(self, message: str) -> None:
+        """Print a line above the bar."""
+        self._console.print(message, markup=False)
+
+    def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
+        """A new bar for a new probe."""
+        self._forget()
+        title = f"{position + 1}/{probes} {probe_id}"
+        self._task = self._bar.add_task(title, total=images, rate="")
+
+    def advance(self, images: int) -> None:
+        """Move the bar."""
+        if self._task is not None:
+            self._bar.advance(self._task, images)
+            speed = self._bar.tasks[-1].speed
+            self._bar.update(self._task, rate=f"{speed:.0f}/s" if speed else "")
+
+    def end(self, record: Mapping[str, Any]) -> None:
+        """A line for the probe that ended."""
+        self._forget()
+        colour = _MARKS[record["status"]]
+        self._console.print(f"[{colour}]{record['status']:>14}[/]  {record['id']}", highlight=False)
+
+    def _forget(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._task = None
+
+
+def summary(outcome: Outcome, *, width: int | None = None) -> str:
+    """Verdict, table of probes, the sentences that matter, where the report is; fits 80 columns."""
+    sink = io.StringIO()
+    real = Console()
+    console = Console(
+        file=sink, width=width or min(real.width, 100), force_terminal=real.is_terminal, no_color=real.no_color,
+        highlight=False,
+    )  # fmt: skip
+    audit = outcome.audit
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("probe", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("headline", overflow="fold")
+    table.add_column("n", justify="right", no_wrap=True)
+    for probe in audit["probes"]:
+        status = probe["status"] + (f" ({probe['severity']})" if probe["severity"] != "none" else "")
+        shown = headline(probe) if probe["metrics"] else probe["reason"] if probe["status"] != "informative" else "-"
+        table.add_row(probe["id"], f"[{_MARKS[probe['status']]}]{status}[/]", _escape(shown), str(probe["n"] or "-"))
+    console.print()
+    console.print(table)
+    console.print()
+    for sentence in sentences(audit):
+        console.print("- " + sentence, markup=False)
+    console.print()
+    colour = {"pass": "bold green", "fail": "bold red"}.get(audit["verdict"], "bold yellow")
+    console.print(f"Verdict: [{colour}]{audit['verdict'].upper()}[/]. {_escape(audit['verdict_reason'])}.")
+    for file in outcome.files:
+        console.print(f"  {file}", soft_wrap=True, markup=False)
+    return sink.getvalue().rstrip("\n")
+
+
+def describe_model(path: Path, device: str) -> str:
+    """What ``auditor inspect`` says of a model file."""
+    from auditor import engine, environment, photographs, registry
+    from auditor.images import Images
+
+    plugins = registry.load()
+    classifier = engine.open_model(plugins, path, environment.pick_device(device))
+    pixels = Images(photographs.source(), shape=classifier.shape)
+    classifier.verify(pixels.pixels(pixels.ids[:16]))
+    a, p = classifier.artefact, classifier.preprocessing
+    channels, height, width = p.shape
+    parity = classifier.parity
+    rows = {
+        "file": f"{path} ({path.stat().st_size:,} bytes)",
+        "sha256": classifier.sha256,
+        "format": a.format,
+        "producer": a.details.get("producer", ""),
+        "opset": ", ".join(f"{k} {v}" for k, v in a.details.get("opset", {}).items()),
+        "runtime": a.runtime,
+        "input": f"{a.details.get('input', 'image')}: {channels} x {height} x {width}, {p.dtype}, {p.layout}, batch"
+        f" {'of any size' if classifier.fixed_batch is None else f'always {classifier.fixed_batch}'}",
+        "preprocessing": f"pixels to [{p.range[0]:g}, {p.range[1]:g}], mean {list(p.mean)}, std {list(p.std)}, {p.order}",
+        "output": f"{classifier.n_classes} classes, {classifier.outputs}",
+        "classes": ", ".join(classifier.classes[:10]) + (", ..." if classifier.n_classes > 10 else ""),
+        "precision": a.precision,
+        "parameters": f"{a.details.get('parameters', 0):,}",
+        "operators": ", ".join(a.details.get("operators", [])),
+        "access": f"{classifier.access}: {classifier.access_reason}",
+        "parity": "" if parity is None else f"largest difference of a score {parity.max_abs_difference:.2g}, same label"
+        f" for {100 * (parity.label_agreement or 0):.0f} % of {parity.n} photographs",
+    }
+    lines = [f"{name:<14} {value}" for name, value in rows.items() if value]
+    return "\n".join(lines + [f"warning        {warning}" for warning in classifier.warnings])
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,61 @@
+"""What many tests share: the reference model, trained once, and small models with known answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from onnx import TensorProto, helper, numpy_helper
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with digits-cnn.onnx, digits-cnn.pt, their sidecars and digits-test.npz. Do not write into it."""
+    from auditor.reference_models import recipe
+
+    folder = tmp_path_factory.mktemp("digits")
+    recipe("digits-cnn").train(folder, say=lambda _: None)
+    return folder
+
+
+@pytest.fixture
+def auditor_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run the command line in an empty folder: ``auditor_cli("run", model, "--suite", "quick")``."""
+    from auditor.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: object) -> Result:
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+    return call
+
+
+def linear_onnx(
+    path: Path, weights: np.ndarray, bias: np.ndarray, shape: tuple[int, int, int], *, softmax: bool = False
+) -> Path:
+    """A linear classifier as ONNX: logits = weights (k, c*h*w) @ pixels + bias (k,), dynamic batch."""
+    nodes = [
+        helper.make_node("Flatten", ["image"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weights", "bias"], ["logits"], transB=1),
+    ]
+    output = "logits"
+    if softmax:
+        nodes.append(helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1))
+        output = "probabilities"
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", *shape])],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["batch", len(bias)])],
+        [
+            numpy_helper.from_array(weights.astype(np.float32), "weights"),
+            numpy_helper.from_array(bias.astype(np.float32), "bias"),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
+    return path
