@@ -244,7 +244,7 @@ def doctor() -> None:
 
 
 def _audit(
-    model: Path, data: Path | None, suite: str, *, verbose: bool, quiet: bool, fail_on: str, engine: str,
+    model: Path, data: Path | None, usual_suite: str, *, verbose: bool, quiet: bool, fail_on: str, engine: str,
     workers: int | None, **options: Any,
 ) -> None:  # fmt: skip
     from auditor.engine import Interrupted, Request
@@ -258,7 +258,7 @@ def _audit(
     request: Request = Request(
         model=model,
         data=data,
-        suite=options.pop("suite") or suite,
+        suite=options.pop("suite") or usual_suite,
         command="auditor " + " ".join(_quote(argument) for argument in sys.argv[1:]),
         **options,
     )

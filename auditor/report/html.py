@@ -11,6 +11,7 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,11 @@ def blocks(columns: Sequence[str], rows: Sequence[Sequence[Any]], formats: Seque
     return found
 
 
+def long(text: str) -> bool:
+    """True for text with a word that must be broken to fit into a table."""
+    return max(map(len, text.split()), default=0) > 20
+
+
 def chunks(count: int, most: int) -> list[list[int]]:
     """The indices of so many pictures in rows of at most ``most``."""
     return [list(range(start, min(start + most, count))) for start in range(0, count, most)]
@@ -123,7 +129,7 @@ def _finalize(content: Any) -> Any:
     return numbers.clean(content) if isinstance(content, str) and not isinstance(content, Markup) else content
 
 
-def _environment() -> jinja2.Environment:
+def _environment(*, paper: bool) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(TEMPLATES, ""),
         undefined=jinja2.StrictUndefined,
@@ -138,23 +144,29 @@ def _environment() -> jinja2.Environment:
         numbers.interval,
         numbers.measured,
         numbers.measured_at,
+        numbers.norm_name,
         numbers.number,
         numbers.reading,
         numbers.seconds,
         numbers.setting,
         numbers.sort_key,
         summary.file_name,
-        charts.describe,
-        charts.heat_map,
         charts.overlay,
-        charts.plot,
         blocks,
         chunks,
+        long,
     ):
         environment.globals[function.__name__] = function
+    environment.globals["figure"] = partial(_figure, paper=paper)
     environment.globals["metric_name"] = numbers.name
     environment.globals["metric_value"] = numbers.value
     return environment
+
+
+def _figure(evidence: Mapping[str, Any], *, paper: bool) -> Markup:
+    """A curve, scatter plot or heat map."""
+    drawn = charts.heat_map(evidence) if evidence["kind"] == "heat-map" else charts.plot(evidence)
+    return charts.as_pictures(drawn) if paper else drawn
 
 
 def _asset(name: str) -> Markup:
@@ -168,7 +180,7 @@ def page(audit: Mapping[str, Any], run: Path, *, paper: bool) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     areas = [(area, title, [p for p in audit["probes"] if p["area"] == area]) for area, title in _titles()]
     return (
-        _environment()
+        _environment(paper=paper)
         .get_template("report.html.j2")
         .render(
             audit=audit,

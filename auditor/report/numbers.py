@@ -156,13 +156,18 @@ def measured_at(at: Mapping[str, Any]) -> str:
     if epsilon is not None:
         small = norm in (None, "linf") and isinstance(epsilon, int | float)
         size = formatted(epsilon, "n/255") if small else cell(epsilon, "number")
-        parts.append(f"{_NORMS.get(str(norm), str(norm))} {size}" if norm else f"epsilon {size}")
+        parts.append(f"{norm_name(str(norm))} {size}" if norm else f"epsilon {size}")
     elif norm is not None:
-        parts.append(_NORMS.get(str(norm), str(norm)))
+        parts.append(norm_name(str(norm)))
     if "corruption" in rest:
         parts.append(str(rest.pop("corruption")).replace("_", " "))
     parts += [f"{key.replace('_', ' ')} {cell(item, 'number')}" for key, item in rest.items()]
     return ", ".join(parts)
+
+
+def norm_name(norm: str) -> str:
+    """A norm as people write it: ``L∞``."""
+    return _NORMS.get(norm, norm)
 
 
 def name(metric: Mapping[str, Any]) -> str:

@@ -130,7 +130,7 @@ def gaps(audit: Record) -> list[Gap]:
         why = "the images carry no labels: the model's own answers stand in for them"
         found.append(Gap("accuracy and bias", why, False))
     if data["n_unreadable"]:
-        found.append(Gap(f"{data['n_unreadable']} unreadable images", "skipped; named under environment", True))
+        found.append(Gap(f"{data['n_unreadable']} unreadable images", "skipped; named under Record", True))
     if model["access"] == "black-box":
         found.append(Gap("white-box attacks", model["access_reason"], False))
     return sorted(found, key=lambda gap: not gap.loud)
@@ -210,7 +210,7 @@ def _fails(audit: Record) -> str:
     failed = sum(p["status"] == "fail" for p in probes)
     judged = sum(p["status"] in ("pass", "fail") for p in probes)
     ending = f"{failed} of {judged} judged bias probes failed" if judged else "the policy judges none of it"
-    return _sentence(f"{start}the largest difference is {_number(metric)} in {probe['title']}; {ending}")
+    return _sentence(f"{start}the largest difference measured is {_number(metric)} in {probe['title']}; {ending}")
 
 
 def _looks_at(audit: Record) -> str:
