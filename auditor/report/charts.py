@@ -214,7 +214,7 @@ def _axes(chart: Record, across: Scale, up: Scale, xs: Sequence[float], ys: Sequ
     for tick in ticks(chart["y"], up, ys, 18):
         yield _stroke(LEFT, up(tick), right, up(tick))
         yield _text(LEFT - 8, up(tick) + 4, _tick(chart["y"], tick), "end")
-    for tick in ticks(chart["x"], across, xs, 8 * widest + 6):
+    for tick in ticks(chart["x"], across, xs, 6.5 * widest + 6):
         yield _stroke(across(tick), base, across(tick), base + 5, colour=SOFT, kind="axis")
         yield _text(across(tick), base + 19, _tick(chart["x"], tick))
     yield _stroke(LEFT, base, right, base, colour=SOFT, kind="axis")
@@ -570,8 +570,7 @@ def _as_picture(values: Sequence[Sequence[float | None]], matrix: Matrix, colour
     palette = [part for step in range(255) for part in colours(colours.low + span * step / 254)]
     steps: dict[float | None, int] = {None: 255}
     filled = [value for row in values for value in [*row, *[None] * (matrix.columns - len(row))]]
-    for value in set(filled) - {None}:
-        steps[value] = round(254 * (value - colours.low) / span) if value is not None else 255
+    steps |= {value: round(254 * (value - colours.low) / span) for value in set(filled) if value is not None}
     picture = Image.new("P", (matrix.columns, matrix.rows))
     picture.putpalette([*palette, *BLANK])
     picture.frombytes(bytes(steps[value] for value in filled))

@@ -1,0 +1,543 @@
+"""The report: what it must hold, what it must never do, in every format."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import io
+import json
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema  # type: ignore[import-untyped]
+import pypdf
+import pytest
+from PIL import Image
+
+from auditor.errors import AuditorError
+from auditor.finding import Metric, plain
+from auditor.plugins.formats import reports
+from auditor.report import charts, numbers, pdf, summary
+from auditor.report.html import render_html
+from auditor.report.junit import render_junit
+from auditor.report.markdown import render_markdown
+from auditor.report.sarif import render_sarif
+
+GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "\u202eevil\u202c \u05d7\u05ea\u05d5\u05dc \u0642\u0637\u0629",
+    "x" * 300,
+    "a\x00b\x1b[31m",
+    '"><img src=x onerror=alert(2)>',
+    "{{ 7 * 7 }}",
+    "lone \ud800 surrogate",
+)
+
+
+def schema() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads((files("auditor") / "audit.schema.json").read_text("utf-8"))
+    return loaded
+
+
+@pytest.fixture
+def audit() -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
+    return loaded
+
+
+def pictures(audit: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for evidence in exhibits(audit):
+        if evidence["kind"] == "image-grid":
+            for row in evidence["rows"]:
+                yield from row["cells"]
+
+
+def exhibits(audit: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for probe in audit["probes"]:
+        for finding in probe["findings"]:
+            yield from finding["evidence"]
+
+
+@pytest.fixture
+def run(audit: dict[str, Any], tmp_path: Path) -> Path:
+    """A run folder with a picture for every cell but the one that is meant to be lost."""
+    (tmp_path / "evidence").mkdir()
+    for number, cell in enumerate(pictures(audit)):
+        if cell["file"] and "lost" not in cell["file"]:
+            side = 300 if "photo" in cell["file"] else 32
+            Image.effect_noise((side, side), 60 + number).convert("RGB").save(tmp_path / cell["file"])
+    return tmp_path
+
+
+class Page(HTMLParser):
+    """What a page loads, holds and says."""
+
+    def __init__(self, source: bytes) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self._quiet = 0
+        self.feed(source.decode("utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._quiet += tag in ("style", "script", "svg")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._quiet -= tag in ("style", "script", "svg")
+
+    def handle_data(self, data: str) -> None:
+        if not self._quiet:
+            self.text.append(data)
+
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def unmeasured(audit: dict[str, Any]) -> dict[str, Any]:
+    """The same audit without labels, probes or a copy."""
+    bare = copy.deepcopy(audit)
+    bare.update(probes=[], plugins=[], warnings=[], verdict="incomplete")
+    bare["data"].update(labelled=False, n_unreadable=0, groups={})
+    bare["model"].update(
+        access="black-box", access_reason="the file holds no operators that can be copied", parity=None
+    )
+    del bare["verdict_reason"]
+    return bare
+
+
+# The golden audit
+
+
+def test_golden_audit_is_valid_and_complete(audit: dict[str, Any]) -> None:
+    jsonschema.validate(audit, schema())
+    assert {probe["status"] for probe in audit["probes"]} == set(summary.STATUSES)
+    assert {probe["area"] for probe in audit["probes"]} == set(summary.AREA_TITLES)
+    assert {e["kind"] for e in exhibits(audit)} == {"curve", "table", "image-grid", "heat-map", "scatter", "text"}
+
+
+# HTML
+
+
+def test_html_loads_nothing(audit: dict[str, Any], run: Path) -> None:
+    source = render_html(audit, run)
+    page = Page(source)
+    for tag, attributes in page.tags:
+        assert tag not in ("link", "iframe", "object", "embed", "base", "video", "audio")
+        for name in ("src", "srcset", "data", "poster", "action", "background"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+        assert (attributes.get("href") or "#")[0] == "#" or (attributes["href"] or "").startswith("data:")
+    assert not re.search(rb"@import|url\((?!data:)", source)
+    policy = next(a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'")
+
+
+def test_html_says_everything(audit: dict[str, Any], run: Path) -> None:
+    page = Page(render_html(audit, run))
+    words = page.words()
+    for probe in audit["probes"]:
+        assert probe["id"] in words
+        assert probe["reason"] in words
+        for finding in probe["findings"]:
+            assert finding["statement"] in words
+    for sentence in summary.sentences(audit):
+        assert sentence in words
+    for said in (
+        audit["model"]["sha256"],
+        audit["command"],
+        "acme_radar",
+        *audit["warnings"],
+        *audit["data"]["unreadable"],
+    ):
+        assert said in words
+
+
+def test_every_number_comes_from_the_audit(audit: dict[str, Any], run: Path) -> None:
+    words = Page(render_html(audit, run)).words()
+    words = words[: words.index("Method and limits What")][words.index("In five sentences") :]
+    known = set(re.findall(r"\d+(?:\.\d+)?", " ".join(_texts(audit))))
+    known |= {str(count) for group in summary.counts(audit).values() for count in group.values()}
+    known |= {str(len(audit["probes"])), str(len(audit["model"]["classes"])), "95", "255", "1", "0"}
+    strange = set(re.findall(r"\d+(?:\.\d+)?", words.replace("\N{NARROW NO-BREAK SPACE}", ""))) - known
+    assert not strange
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Everything that an audit's values can be written as."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield str(key)
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, int | float):
+        for style in ("number", "percent", "n/255"):
+            yield numbers.formatted(value, style)
+        yield from (numbers.seconds(value), str(value))
+    else:
+        yield str(value)[:12]
+        yield str(value)
+
+
+def test_html_shows_missing_pictures(audit: dict[str, Any], run: Path) -> None:
+    (run / "evidence" / "pgd0.png").write_bytes(b"\x89PNG not really")
+    (run / "evidence" / "photo2.png").unlink()
+    words = Page(render_html(audit, run)).words()
+    for name in ("lost", "pgd0", "photo2"):
+        assert f"missing evidence/{name}.png" in words
+
+
+def test_html_of_a_bare_audit(audit: dict[str, Any], tmp_path: Path) -> None:
+    bare = unmeasured(audit)
+    jsonschema.validate(bare, schema())
+    words = Page(render_html(bare, tmp_path)).words()
+    assert words.count("Not measured.") == len(summary.AREA_TITLES)
+    assert "INCOMPLETE" in words
+
+
+@pytest.fixture
+def hostile(audit: dict[str, Any]) -> dict[str, Any]:
+    """The golden audit with names that try to break out, everywhere that a model or a plugin can put them."""
+    audit["model"]["classes"] = [*HOSTILE, *audit["model"]["classes"]]
+    audit["model"]["path"] = "models/<b>&'\"\u202e.onnx"
+    audit["data"]["groups"] = {HOSTILE[0]: {HOSTILE[1]: 5, HOSTILE[2]: 6}}
+    audit["warnings"] = list(HOSTILE)
+    for probe in audit["probes"]:
+        probe["reason"] = " ".join(HOSTILE)
+        probe["settings"] = dict(zip(HOSTILE, HOSTILE, strict=True))
+        for finding in probe["findings"]:
+            finding["statement"] = HOSTILE[0] + HOSTILE[4]
+    for evidence in exhibits(audit):
+        evidence["title"] = HOSTILE[0]
+        if evidence["kind"] == "heat-map":
+            count = len(evidence["values"])
+            evidence["row_labels"] = evidence["column_labels"] = [HOSTILE[i % len(HOSTILE)] for i in range(count)]
+        if evidence["kind"] in ("curve", "scatter"):
+            evidence["series"][0]["name"] = HOSTILE[2]
+            evidence["x"]["label"] = HOSTILE[0]
+        if evidence["kind"] == "table":
+            evidence["rows"][0] = [HOSTILE[i % len(HOSTILE)] for i in range(len(evidence["columns"]))]
+            evidence["columns"] = [HOSTILE[2], *evidence["columns"][1:]]
+    for cell, name in zip(pictures(audit), HOSTILE * 9, strict=False):
+        cell.update(caption=name, alt=name)
+    return audit
+
+
+def test_hostile_names_stay_text(hostile: dict[str, Any], run: Path) -> None:
+    source = render_html(hostile, run)
+    page = Page(source)
+    assert [tag for tag, _ in page.tags].count("script") == 1
+    assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
+    assert not [a for tag, a in page.tags if tag == "img" and not (a.get("src") or "").startswith("data:image/")]
+    assert "<script>alert(1)</script>" in page.words()
+    assert "{{ 7 * 7 }}" in page.words()
+    assert "x" * 300 in page.words()
+    assert not set("\u202e\x00\x1b") & set(source.decode("utf-8"))
+
+
+def test_hostile_names_in_the_other_formats(hostile: dict[str, Any], run: Path) -> None:
+    ET.fromstring(render_junit(hostile, run))
+    json.loads(render_sarif(hostile, run))
+    assert b"<script>" not in render_markdown(hostile, run)
+
+
+def test_large_pictures_become_small_ones(audit: dict[str, Any], run: Path) -> None:
+    source = render_html(audit, run)
+    sizes = []
+    for uri in re.findall(rb'src="data:image/(\w+);base64,([^"]+)"', source):
+        with Image.open(io.BytesIO(base64.b64decode(uri[1]))) as picture:
+            sizes.append((uri[0], max(picture.size)))
+    assert (b"png", 32) in sizes
+    assert (b"jpeg", 224) in sizes
+    assert max(side for _, side in sizes) <= 224
+
+
+# PDF
+
+
+def test_pdf(hostile: dict[str, Any], run: Path) -> None:
+    document = pypdf.PdfReader(io.BytesIO(pdf.render_pdf(hostile, run)))
+    catalog: Any = document.trailer["/Root"]
+    assert catalog["/Lang"] == "en"
+    assert catalog["/MarkInfo"]["/Marked"]
+    assert b"pdfuaid" in catalog["/Metadata"].get_data()
+    assert document.metadata is not None
+    assert "Audit of" in (document.metadata.title or "")
+    titles = [str(item["/Title"]) for item in document.outline if not isinstance(item, list)]
+    assert [*summary.AREA_TITLES.values(), "Method and limits", "Record"] == titles[-9:]
+    assert document.pages[0].mediabox.width == pytest.approx(595, abs=1)
+    for number, page in enumerate(document.pages, 1):
+        text = page.extract_text()
+        assert hostile["model"]["sha256"] in text
+        assert f"Page {number} of {len(document.pages)}" in text
+    figures = list(_figures(catalog["/StructTreeRoot"]))
+    assert figures
+    assert all(figure.get("/Alt") for figure in figures)
+
+
+def _figures(node: Any) -> Iterator[Any]:
+    node = node.get_object()
+    if isinstance(node, list):
+        for child in node:
+            yield from _figures(child)
+    elif isinstance(node, dict):
+        if node.get("/S") == "/Figure":
+            yield node
+        if "/K" in node:
+            yield from _figures(node["/K"])
+
+
+def test_pdf_without_pango(audit: dict[str, Any], run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = subprocess.CompletedProcess[str]([], 1, "", f"{pdf.MISSING}: cannot load library 'libpango-1.0-0'\n")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: broken)
+    with pytest.raises(AuditorError, match=r"libpango-1\.0-0.*libpangoft2"):
+        pdf.render_pdf(audit, run)
+
+
+# SARIF, JUnit, Markdown
+
+
+def test_sarif(audit: dict[str, Any], run: Path) -> None:
+    document = json.loads(render_sarif(audit, run))
+    assert document["version"] == "2.1.0"
+    scan = document["runs"][0]
+    rules = scan["tool"]["driver"]["rules"]
+    assert len(rules) == len({rule["id"] for rule in rules}) == len(audit["probes"])
+    severe = [f for p in audit["probes"] for f in p["findings"] if f["severity"] != "none"]
+    assert len(scan["results"]) == len(severe)
+    for result in scan["results"]:
+        assert rules[result["ruleIndex"]]["id"] == result["ruleId"]
+        assert result["level"] in ("note", "warning", "error")
+        assert result["message"]["text"]
+        place = result["locations"][0]["physicalLocation"]["artifactLocation"]
+        assert place["uri"] == "models/road-signs-v3.onnx"
+    prints = [result["partialFingerprints"]["auditorFinding/v1"] for result in scan["results"]]
+    assert len(set(prints)) == len(prints)
+    assert not scan["invocations"][0]["executionSuccessful"]
+
+
+def test_sarif_fingerprints_do_not_depend_on_the_numbers(audit: dict[str, Any], run: Path) -> None:
+    def prints() -> list[Any]:
+        return [r["partialFingerprints"] for r in json.loads(render_sarif(audit, run))["runs"][0]["results"]]
+
+    before = prints()
+    audit["model"]["sha256"] = "0" * 64
+    for probe in audit["probes"]:
+        for finding in probe["findings"]:
+            finding["statement"] += " Changed."
+    assert prints() == before
+
+
+@pytest.mark.parametrize(
+    ("path", "uri"),
+    [
+        ("a b/ü.onnx", "a%20b/%C3%BC.onnx"),
+        ("/srv/m.onnx", "file:///srv/m.onnx"),
+        ("C:\\m\\x.onnx", "file:///C:/m/x.onnx"),
+        ("m\\x.onnx", "m/x.onnx"),
+    ],
+)
+def test_sarif_paths(audit: dict[str, Any], run: Path, path: str, uri: str) -> None:
+    audit["model"]["path"] = path
+    scan = json.loads(render_sarif(audit, run))["runs"][0]
+    assert scan["artifacts"][0]["location"]["uri"] == uri
+
+
+def test_junit(audit: dict[str, Any], run: Path) -> None:
+    suite = ET.fromstring(render_junit(audit, run))[0]
+    status = summary.counts(audit)["status"]
+    assert int(suite.attrib["tests"]) == len(suite.findall("testcase")) == len(audit["probes"])
+    assert int(suite.attrib["failures"]) == len(suite.findall(".//failure")) == status["fail"]
+    assert int(suite.attrib["errors"]) == len(suite.findall(".//error")) == status["error"]
+    passed = [case for case in suite.findall("testcase") if len(case) == 0]
+    assert len(passed) == status["pass"]
+    assert int(suite.attrib["skipped"]) == len(audit["probes"]) - status["pass"] - status["fail"] - status["error"]
+    assert all(":" in skipped.attrib["message"] for skipped in suite.findall(".//skipped"))
+
+
+def test_markdown(audit: dict[str, Any], run: Path) -> None:
+    text = render_markdown(audit, run).decode()
+    assert "❌ fail" in text
+    assert audit["model"]["sha256"] in text
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(audit["probes"])
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
+
+
+# Sentences and numbers
+
+
+def test_five_sentences(audit: dict[str, Any]) -> None:
+    first, breaks, whom, looks, trust = summary.sentences(audit)
+    assert "FAIL" in first
+    assert "512 labelled images" in first
+    assert "5.3 % [3.6, 7.6] at L∞ 4/255 (n = 512)" in breaks
+    assert "14.5 % [11.7, 17.8]" in breaks
+    assert "18.2 points [8.1, 28.3] at group lighting (n = 402)" in whom
+    assert "21 % [18, 24]" in looks
+    assert "white-box" in trust
+    assert "100.0 % of 512" in trust
+    assert "acme-weather" in trust
+
+
+def test_five_sentences_when_nothing_was_measured(audit: dict[str, Any]) -> None:
+    said = summary.sentences(unmeasured(audit))
+    assert len(said) == 5
+    assert all(sentence.endswith(".") and "None" not in sentence for sentence in said)
+    assert sum("not measured" in sentence for sentence in said) == 4
+
+
+def test_five_sentences_when_every_probe_broke(audit: dict[str, Any]) -> None:
+    for probe in audit["probes"]:
+        probe.update(status="error", severity="none", reason="it broke", metrics=[], findings=[], n=0)
+    said = summary.sentences(audit)
+    assert len(said) == 5
+    assert "not measured" in said[1]
+    assert "it broke" in said[2]
+    assert all(summary.headline(probe) == "-" for probe in audit["probes"])
+
+
+def test_five_sentences_when_all_is_well(audit: dict[str, Any]) -> None:
+    for probe in audit["probes"]:
+        probe.update(status="pass", severity="none")
+        for finding in probe["findings"]:
+            finding["severity"] = "none"
+    assert "no attack crossed the policy's threshold" in summary.sentences(audit)[1]
+    assert summary.worst_findings(audit, 3) == []
+
+
+def test_worst_findings_are_ordered(audit: dict[str, Any]) -> None:
+    worst = summary.worst_findings(audit, 3)
+    assert [item.probe["id"] for item in worst] == ["attacks.pgd", "attacks.fgsm", "corruptions.imagenet-c"]
+    assert [item.finding["severity"] for item in worst] == ["critical", "high", "high"]
+
+
+def test_gaps_name_what_broke_first(audit: dict[str, Any]) -> None:
+    gaps = summary.gaps(audit)
+    assert [gap.loud for gap in gaps] == [True, True, True, False, False]
+    assert "acme-weather" in gaps[0].what
+
+
+@pytest.mark.parametrize(
+    ("metric", "text"),
+    [
+        (Metric(name="accuracy", value=0.61, low=0.541, high=0.675, n=9), "61.0 % [54.1, 67.5]"),
+        (Metric(name="accuracy", value=None, n=0), "–"),
+        (Metric(name="accuracy_gap", value=-0.05, n=9), "−5.0 points"),
+        (Metric(name="distance_median", value=8 / 255, low=4 / 255, high=None, n=9, unit="linf"), "8/255 [4, –]"),
+        (Metric(name="clever_median", value=0.4123, n=9, unit="l2"), "0.412 L2"),
+        (Metric(name="snr_median", value=14.25, n=9, unit="dB"), "14.2 dB"),
+        (Metric(name="queries", value=20480, n=9, unit="count"), "20\u202f480"),
+    ],
+)
+def test_numbers(metric: Metric, text: str) -> None:
+    assert numbers.measured(plain(metric)) == text
+
+
+# Charts
+
+
+def axis(scale: str = "linear", style: str = "number") -> dict[str, Any]:
+    return {"label": "x", "unit": "1", "scale": scale, "format": style, "low": None, "high": None}
+
+
+def chart(
+    points: list[tuple[float, float | None]], scale: str = "linear", style: str = "number", kind: str = "curve"
+) -> Any:
+    line = [{"x": x, "y": y, "low": y, "high": y, "n": 1} for x, y in points]
+    series = [{"name": "s", "points": line}]
+    return {"kind": kind, "title": "t", "x": axis(scale, style), "y": axis(), "series": series, "caption": ""}
+
+
+@pytest.mark.parametrize("kind", ["curve", "scatter"])
+@pytest.mark.parametrize("scale", ["linear", "log", "symlog"])
+@pytest.mark.parametrize("style", ["number", "percent", "n/255"])
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(0.5, 0.5)],
+        [(0.0, 0.0)],
+        [(0.0, 1.0), (0.01, 0.5), (1.0, None), (2.0, 0.1)],
+        [(-1.0, 3.0), (0.0, 2.0), (100.0, 1e6)],
+        [(x / 7, x % 5) for x in range(40)],
+    ],
+)
+def test_plots_hold_in_every_scale(points: list[tuple[float, float | None]], kind: str, scale: str, style: str) -> None:
+    svg = str(charts.plot(chart(points, scale, style, kind)))
+    ET.fromstring(f"<p>{svg}</p>")
+    assert "nan" not in svg
+    assert "inf" not in svg
+    known = sum(y is not None for _, y in points)
+    assert svg.count('class="mark') == known + 1  # and one in the legend
+
+
+def test_zero_stands_at_a_break_of_a_log_axis() -> None:
+    scale = charts.scale(axis("log"), [0.0, 0.01, 1.0], 0.0, 100.0)
+    assert [scale(0.0), scale(0.01), scale(1.0)] == pytest.approx([0.0, 10.0, 100.0])
+
+
+def test_plot_of_nothing_says_so() -> None:
+    assert "Nothing was measured" in charts.plot(chart([(1.0, None)]))
+
+
+@pytest.mark.parametrize("size", [1, 10, 100])
+def test_heat_maps_of_any_size(size: int) -> None:
+    values = [[float(i * j) for j in range(size)] for i in range(size)]
+    values[0][0] = 0.0
+    names = [f"a rather long class name {i}" for i in range(size)]
+    svg = charts.heat_map(
+        {
+            "kind": "heat-map", "title": "t", "values": values, "row_labels": names, "column_labels": names,
+            "format": "count", "diverging": False, "caption": "",
+        }
+    )  # fmt: skip
+    ET.fromstring(f"<p>{svg}</p>")
+    assert ("<image" in svg) == (size == 100)
+    assert "a rather long class name 0" in svg
+
+
+def test_overlay_is_clear_where_nothing_matters() -> None:
+    assert charts.overlay([[0.0, 0.0]]) is None
+    uri = charts.overlay([[1.0, 0.0], [-0.5]])
+    assert uri is not None
+    with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as picture:
+        side = picture.width // 2
+        corners = [picture.getpixel((x * side, y * side)) for y in (0, 1) for x in (0, 1)]
+    alphas = [corner[3] for corner in corners if isinstance(corner, tuple)]
+    assert alphas == [190, 0, 95, 0]
+
+
+# The plugin
+
+
+def test_formats() -> None:
+    formats = {each.name: each.file for each in reports.auditor_report_formats()}
+    assert formats == {
+        "html": "report.html",
+        "pdf": "report.pdf",
+        "sarif": "audit.sarif",
+        "junit": "audit.junit.xml",
+        "md": "summary.md",
+    }
+
+
+def test_formats_load_nothing_heavy() -> None:
+    code = "import sys, auditor.report, auditor.report.summary; print(sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not [name for name in ("jinja2", "weasyprint", "PIL", "matplotlib") if f"'{name}'" in loaded]
+
+
+def test_formats_render(audit: dict[str, Any], run: Path) -> None:
+    for each in reports.auditor_report_formats():
+        if each.name != "pdf":
+            assert each.render(audit, run)
