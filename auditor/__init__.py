@@ -1,33 +1,48 @@
 """Audits deployed image classifiers: what breaks them, whom they fail, what they look at.
 
-This module imports nothing heavy; a plugin needs no more than what stands here.
+What stands here is all that a plugin needs. Names are imported when they are first used, so that ``auditor --help``
+does not pay for any of them.
 """
 
 from __future__ import annotations
 
-from auditor.errors import AuditorError, BadInput, NoCopy, PluginBroken
-from auditor.families import Attack, Corruption, Level
-from auditor.finding import (
-    Axis,
-    Conclusion,
-    Curve,
-    Finding,
-    GridRow,
-    HeatMap,
-    ImageGrid,
-    Metric,
-    Picture,
-    Point,
-    Scatter,
-    Series,
-    Table,
-    Text,
-    ThreatModel,
-)
-from auditor.hookspecs import hookimpl
-from auditor.probe import Exhibit, Meta, Probe, Records
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from auditor.errors import AuditorError, BadInput, NoCopy, PluginBroken
+    from auditor.families import Attack, Corruption, Level
+    from auditor.finding import (
+        Axis,
+        Conclusion,
+        Curve,
+        Finding,
+        GridRow,
+        HeatMap,
+        ImageGrid,
+        Metric,
+        Picture,
+        Point,
+        Scatter,
+        Series,
+        Table,
+        Text,
+        ThreatModel,
+    )
+    from auditor.hookspecs import hookimpl
+    from auditor.probe import Exhibit, Meta, Probe, Records
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "errors": ("AuditorError", "BadInput", "NoCopy", "PluginBroken"),
+    "families": ("Attack", "Corruption", "Level"),
+    "finding": ("Axis", "Conclusion", "Curve", "Finding", "GridRow", "HeatMap", "ImageGrid", "Metric", "Picture",
+                "Point", "Scatter", "Series", "Table", "Text", "ThreatModel"),
+    "hookspecs": ("hookimpl",),
+    "probe": ("Exhibit", "Meta", "Probe", "Records"),
+}  # fmt: skip
+_HOME = {name: f"auditor.{home}" for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Attack",
@@ -58,3 +73,9 @@ __all__ = [
     "ThreatModel",
     "hookimpl",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'auditor' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -46,11 +47,7 @@ def sliding(height: int, width: int, share: float, steps: int) -> list[Block]:
 def cells(height: int, width: int, count: int) -> list[Block]:
     """A grid of at most ``count`` x ``count`` cells that covers the image without overlap, row by row."""
     rows, columns = _cuts(height, count), _cuts(width, count)
-    return [
-        Block(top, bottom, left, right)
-        for top, bottom in zip(rows, rows[1:], strict=False)
-        for left, right in zip(columns, columns[1:], strict=False)
-    ]
+    return [Block(top, bottom, left, right) for top, bottom in pairwise(rows) for left, right in pairwise(columns)]
 
 
 def cover(images: Pixels, blocks: Sequence[Block], fill: Fill) -> Pixels:
@@ -67,7 +64,8 @@ def colours(images: Pixels, fill: Fill) -> NDArray[np.float32]:
     import numpy as np
 
     if fill == "mean":
-        return images.mean(axis=(2, 3), keepdims=True)
+        mean: NDArray[np.float32] = images.mean(axis=(2, 3), keepdims=True)
+        return mean
     value = {"white": 1.0, "black": 0.0, "grey": 0.5}[fill]
     return np.full((*images.shape[:2], 1, 1), value, dtype=np.float32)
 

@@ -182,9 +182,10 @@ class Classifier:
         if self._copy is None:
             raise NoCopy(self.access_reason)
         self.calls.forward += len(images)
+        step = self.fixed_batch or max(1, len(images))
         pieces = [
-            self._copy_piece(self.preprocessing.differentiable(piece))
-            for piece in (images.split(self.fixed_batch) if self.fixed_batch else (images,))
+            self._copy_piece(self.preprocessing.differentiable(images[i : i + step]))
+            for i in range(0, len(images), step)
         ]
         logits = pieces[0] if len(pieces) == 1 else _cat(pieces)
         if logits.requires_grad:
@@ -257,8 +258,8 @@ class Classifier:
         n = len(inputs)
         if self.fixed_batch and n < self.fixed_batch:
             inputs = _cat([inputs, inputs[:1].expand(self.fixed_batch - n, *inputs.shape[1:])])
-        output = self._copy(inputs)
-        output = (output[0] if isinstance(output, tuple | list) else output).flatten(1)[:n].float()
+        answer = self._copy(inputs)
+        output: torch.Tensor = (answer[0] if isinstance(answer, tuple | list) else answer).flatten(1)[:n].float()
         if self.outputs == "probabilities" and not self.artefact.details.get("softmax_cut"):
             # the smallest normal float keeps the logarithm and its gradient finite
             output = output.clamp_min(1.2e-38).log()
@@ -304,7 +305,8 @@ def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Probabilities from logits (n, k), in double precision inside."""
     shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
     exponentials = np.exp(shifted)
-    return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+    return probabilities
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -52,7 +52,7 @@ def main() -> None:
     \b
     auditor demo                                       builds a small real model and audits it
     auditor run model.onnx --data images --suite full  audits yours
-    """  # noqa: D205 - the first paragraph is one sentence
+    """
 
 
 def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
@@ -138,7 +138,8 @@ def run(model: Path, data: Path | None, **options: Any) -> None:
               help="Where the reference model is written.")  # fmt: skip
 @_audit_options
 def demo(models: Path, **options: Any) -> None:
-    """Build the reference model digits-cnn (seconds, no download), audit it with the full suite, say where the report is."""
+    """Build the reference model digits-cnn (seconds, no download), audit it with the full suite, say where the
+    report is."""
     from auditor.reference_models import recipe
 
     say = (lambda _: None) if options["quiet"] else click.echo
@@ -149,7 +150,9 @@ def demo(models: Path, **options: Any) -> None:
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--device", default="auto", callback=_device, metavar="auto|cpu|cuda|cuda:N|mps", help="Where to load it.")
+@click.option(
+    "--device", default="auto", callback=_device, metavar="auto|cpu|cuda|cuda:N|mps", help="Where to load it."
+)
 def inspect(model: Path, device: str) -> None:
     """Say what MODEL is: input, output, operators, white-box or not and why, preprocessing found or guessed."""
     from auditor.terminal import describe_model
@@ -178,7 +181,9 @@ def probes(probe: str | None) -> None:
 @click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
 @click.option("--policy", required=True, metavar="NAME|FILE.toml", help="Thresholds to judge by.")
 @click.option("--fail-on", type=click.Choice(_GRADES), default="never", show_default=True)
-@click.option("--format", "formats", default="html,pdf,json", callback=_list, metavar="LIST", help="Reports to draw again.")
+@click.option(
+    "--format", "formats", default="html,pdf,json", callback=_list, metavar="LIST", help="Reports to draw again."
+)
 def judge(folder: Path, policy: str, fail_on: str, formats: Sequence[str]) -> None:
     """Judge RUN again by another policy, without a model call, and draw its reports again."""
     from auditor import rerun
@@ -267,7 +272,9 @@ def _audit(
         try:
             outcome = carry_out(request, shown)
         except Interrupted as stopped:
-            click.echo(f"\nInterrupted. What was measured is kept in {stopped.out}; the same command goes on.", err=True)
+            click.echo(
+                f"\nInterrupted. What was measured is kept in {stopped.out}; the same command goes on.", err=True
+            )
             sys.exit(INTERRUPTED)
     _finish(outcome, fail_on, quiet=quiet)
 

@@ -1,8 +1,8 @@
 """One audit from beginning to end: open, measure, conclude, judge, write down.
 
-The engine alone touches files, clocks and the order of things. Probes get batches and give columns; what they give is on
-disk within seconds, so that Ctrl-C, kill -9, a broken image, an out-of-memory or a plugin that throws costs nothing that
-was measured.
+The engine alone touches files, clocks and the order of things. Probes get batches and give columns; what they give is
+on disk within seconds, so that Ctrl-C, kill -9, a broken image, an out-of-memory or a plugin that throws costs nothing
+that was measured.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import io
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -132,13 +132,13 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
     chosen = _chosen(plugins, suite, request)
     device = environment.pick_device(request.device)
     environment.make_repeatable()
-    classifier, images, sidecar = open_audit(plugins, request, suite, device)
+    classifier, images = open_audit(plugins, request, suite, device)
     out = request.out or Path("audits") / f"{request.model.stem}-{classifier.sha256[:8]}"
     folder = RunFolder(out)
     try:
         if request.fresh:
             folder.forget()
-        session = _Session(plugins, request, classifier, images, folder, progress)
+        session = _Session(plugins, request, classifier=classifier, images=images, folder=folder, progress=progress)
         return session.carry_out(chosen, policy, formats, suite.name)
     except KeyboardInterrupt:
         raise Interrupted(out) from None
@@ -146,9 +146,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
         folder.close()
 
 
-def open_audit(
-    plugins: Registry, request: Request, suite: registry.Suite, device: str
-) -> tuple[Classifier, Images, Sidecar]:
+def open_audit(plugins: Registry, request: Request, suite: registry.Suite, device: str) -> tuple[Classifier, Images]:
     """The classifier and its images, labels matched to classes."""
     artefact = _open_artefact(plugins, request.model, device)
     sidecar = read_sidecar(request.model, artefact.metadata)
@@ -163,7 +161,7 @@ def open_audit(
         labels, classes = match_labels(images.label_names, classifier.named_classes, classifier.n_classes)
         images.labels = np.asarray(labels, dtype=np.int64)
         classifier.named_classes = classes
-    return classifier, images, sidecar
+    return classifier, images
 
 
 def open_model(plugins: Registry, path: Path, device: str) -> Classifier:
@@ -244,7 +242,7 @@ class _Session:
     """One audit while it runs."""
 
     def __init__(
-        self, plugins: Registry, request: Request, classifier: Classifier, images: Images, folder: RunFolder,
+        self, plugins: Registry, request: Request, *, classifier: Classifier, images: Images, folder: RunFolder,
         progress: Progress,
     ) -> None:  # fmt: skip
         self.plugins = plugins
@@ -493,10 +491,9 @@ class _Session:
 
     def _key(self, probe: Probe, ids: Sequence[str]) -> str:
         """Digest of all that a probe's rows depend on; not of the batch size, the budget or the number of workers."""
-        return digest(
-            [FORMAT, probe.meta.id, probe.meta.version, plain(asdict(probe)), self._model_identity(), self.images.sha256,
-             sorted(ids), self.request.seed, self.classifier.device.partition(":")[0]]
-        )  # fmt: skip
+        what = [FORMAT, probe.meta.id, probe.meta.version, plain(asdict(probe))]
+        whom = [self._model_identity(), self.images.sha256, sorted(ids)]
+        return digest([*what, *whom, self.request.seed, self.classifier.device.partition(":")[0]])
 
     def _model_identity(self) -> list[Any]:
         c = self.classifier
@@ -752,5 +749,3 @@ def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             if old is not None and old.get(name) != value:
                 lines.append(f"{probe_id}.{name} {old.get(name)} -> {value}")
     return lines
-
-

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from auditor.classifier import Classifier
     from auditor.images import Batch, Pixels
 
-Level = Mapping[str, Scalar]
+Level = Mapping[str, Any]
 """How strongly to perturb: any texts and exactly one number, for example ``{"norm": "linf", "epsilon": 0.03}`` or
 ``{"noise": "gaussian", "snr": 20.0}``. The texts name the line of the curve, the number is its x."""
 
@@ -171,7 +171,7 @@ class Attack(_Perturbation):
             correct = smallest > 0
             robust: list[Metric] = []
             for epsilon in sorted(frame["epsilon"].unique()):
-                at = {"norm": str(norm), "epsilon": float(epsilon)}
+                at: Level = {"norm": str(norm), "epsilon": float(epsilon)}
                 robust.append(stats.proportion("robust_accuracy", smallest > epsilon, at=at))
                 if epsilon > 0:
                     metrics.append(stats.proportion("attack_success_rate", smallest[correct] <= epsilon, at=at))
@@ -377,7 +377,7 @@ def picture_rows(records: Records, title: str) -> list[Evidence]:
                     Picture(file=clean.file, caption=_said(records, clean), alt=f"image of class {label}"),
                     Picture(file=by_name["perturbation"].file, caption="magnified; grey is no change",
                             alt="what was added, magnified"),
-                    Picture(file=changed.file, caption=_said(records, changed), alt=f"perturbed image of class {label}"),
+                    Picture(file=changed.file, caption=_said(records, changed), alt=f"perturbed, class {label}"),
                 ],
             )
         )  # fmt: skip

@@ -65,7 +65,8 @@ class Batch:
     @property
     def predictions(self) -> NDArray[np.int64]:
         """(n,) the class the deployed artefact gives to the clean image."""
-        return self.probabilities.argmax(axis=1).astype(np.int64)
+        answers: NDArray[np.int64] = self.probabilities.argmax(axis=1).astype(np.int64)
+        return answers
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
         """The images at ``indices``, in that order."""
@@ -263,8 +264,9 @@ def match_labels(names: Sequence[str], classes: Sequence[str] | None, n_classes:
     if classes is None and not all(name.isdigit() for name in distinct):
         if len(distinct) != n_classes:
             raise BadInput(
-                f"the data has {len(distinct)} labels ({_some(distinct)}) and the model {n_classes} unnamed classes, so it"
-                " is not known which is which; name the classes under [output] classes in the sidecar MODEL.audit.toml"
+                f"the data has {len(distinct)} labels ({_some(distinct)}) and the model {n_classes} unnamed classes,"
+                " so it is not known which is which; name the classes under [output] classes in the sidecar"
+                " MODEL.audit.toml"
             )
         classes = sorted(distinct)
     known = [str(i) for i in range(n_classes)] if classes is None else list(classes)

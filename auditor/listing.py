@@ -37,7 +37,7 @@ def one_probe(registry: Registry, probe_id: str) -> str:
     threat = _default(kind).threat_model()
     if threat is not None:
         lines += ["", "Threat model", *(f"  {name}: {value}" for name, value in dataclasses.asdict(threat).items())]
-    lines += ["", "Settings (in a suite file, under [settings.\"" + probe_id + "\"])"]
+    lines += ["", 'Settings (in a suite file, under [settings."' + probe_id + '"])']
     lines += [f"  {f.name} = {_value(getattr(_default(kind), f.name))}" for f in dataclasses.fields(kind)]
     lines += ["", "References", *(f"  {reference}" for reference in meta.references or ["none"])]
     return "\n".join(lines)

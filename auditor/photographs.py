@@ -1,7 +1,7 @@
 """The packaged images: crops of photographs that scikit-learn carries, for an audit without any data.
 
-China, temple (photograph by Jonathan "ccc" on Flickr) and flower, dahlia (by dany13 on Flickr), both under CC BY 2.0. The
-crops are cut when they are needed. They have no labels that a model could know.
+China, temple (photograph by Jonathan "ccc" on Flickr) and flower, dahlia (by dany13 on Flickr), both under CC BY 2.0.
+The crops are cut when they are needed. They have no labels that a model could know.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Judging: thresholds on the ends of intervals, apart from measuring, so that it can be done again without the model.
 
-A rule names a metric and up to four thresholds. The number fails at a severity when its whole interval lies on the wrong
-side of that threshold; it passes when its whole interval lies on the right side of the mildest one; in between nothing
-can be said, and that is what the report says.
+A rule names a metric and up to four thresholds. The number fails at a severity when its whole interval lies on the
+wrong side of that threshold; it passes when its whole interval lies on the right side of the mildest one; in between
+nothing can be said, and that is what the report says.
 """
 
 from __future__ import annotations

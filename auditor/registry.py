@@ -153,7 +153,7 @@ def load() -> Registry:
         registry.plugins.append(_load_one(manager, entry))
     for implementation in manager.hook.auditor_probes.get_hookimpls()[::-1]:
         try:
-            kinds = list(implementation.function())
+            kinds: list[Any] = list(implementation.function())  # type: ignore[call-overload]
         except Exception as error:
             registry._break(implementation.plugin_name, f"auditor_probes raised {type(error).__name__}: {error}")
             continue
@@ -183,7 +183,8 @@ def check_probe(kind: Any) -> None:
         raise PluginBroken(f"{meta.id}: area {meta.area!r} is none of {', '.join(AREAS)}")
     if not (meta.title and meta.why):
         raise PluginBroken(f"{meta.id}: title and why must say something")
-    if not (dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen):
+    parameters = vars(kind).get("__dataclass_params__")
+    if not (parameters is not None and parameters.frozen):
         raise PluginBroken(f"{meta.id}: {name} must be a frozen dataclass: @dataclass(frozen=True, kw_only=True)")
     if meta.area == "attacks" and kind.threat_model is Probe.threat_model:
         raise PluginBroken(f"{meta.id}: an attack must declare its threat_model()")

@@ -120,9 +120,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def proportion(
-    name: str, hits: ArrayLike, *, at: Mapping[str, Scalar] | None = None, unit: str = "fraction"
-) -> Metric:
+def proportion(name: str, hits: ArrayLike, *, at: Mapping[str, Scalar] | None = None, unit: str = "fraction") -> Metric:
     """The share of True in ``hits`` as a metric with Wilson's interval."""
     flags = np.asarray(hits, dtype=bool)
     value, low, high = wilson(int(flags.sum()), len(flags))

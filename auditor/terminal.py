@@ -1,4 +1,5 @@
-"""What an audit shows on a terminal: a bar while it runs, a summary at the end; plain lines where there is no terminal."""
+"""What an audit shows on a terminal: a bar while it runs, a summary at the end; plain lines where there is no
+terminal."""
 
 from __future__ import annotations
 
@@ -173,14 +174,17 @@ def describe_model(path: Path, device: str) -> str:
         "runtime": a.runtime,
         "input": f"{a.details.get('input', 'image')}: {channels} x {height} x {width}, {p.dtype}, {p.layout}, batch"
         f" {'of any size' if classifier.fixed_batch is None else f'always {classifier.fixed_batch}'}",
-        "preprocessing": f"pixels to [{p.range[0]:g}, {p.range[1]:g}], mean {list(p.mean)}, std {list(p.std)}, {p.order}",
+        "preprocessing": f"pixels to [{p.range[0]:g}, {p.range[1]:g}], mean {list(p.mean)}, std {list(p.std)},"
+        f" {p.order}",
         "output": f"{classifier.n_classes} classes, {classifier.outputs}",
         "classes": ", ".join(classifier.classes[:10]) + (", ..." if classifier.n_classes > 10 else ""),
         "precision": a.precision,
         "parameters": f"{a.details.get('parameters', 0):,}",
         "operators": ", ".join(a.details.get("operators", [])),
         "access": f"{classifier.access}: {classifier.access_reason}",
-        "parity": "" if parity is None else f"largest difference of a score {parity.max_abs_difference:.2g}, same label"
+        "parity": ""
+        if parity is None
+        else f"largest difference of a score {parity.max_abs_difference:.2g}, same label"
         f" for {100 * (parity.label_agreement or 0):.0f} % of {parity.n} photographs",
     }
     lines = [f"{name:<14} {value}" for name, value in rows.items() if value]

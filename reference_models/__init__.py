@@ -1,7 +1,7 @@
 """Reference models: documented classifiers that ``auditor train`` builds, one file per recipe, all of the same shape.
 
-A recipe module has ``TITLE`` and ``train(out, data=None, say=print) -> Path``: it trains, exports ONNX and TorchScript with
-their sidecars into ``out``, and returns the ONNX file.
+A recipe module has ``TITLE`` and ``train(out, data=None, say=print) -> Path``: it trains, exports ONNX and TorchScript
+with their sidecars into ``out``, and returns the ONNX file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from auditor.errors import BadInput
 
 def recipes() -> list[str]:
     """Names of the recipes: their file names with hyphens."""
-    return sorted(path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "export")
+    return sorted(
+        path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[a-z]*.py") if path.stem != "export"
+    )
 
 
 def recipe(name: str) -> ModuleType:

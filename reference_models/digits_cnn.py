@@ -42,7 +42,7 @@ def train(out: Path, data: Path | None = None, say: Callable[[str], None] = prin
         right = model(normalise(x_test)).argmax(1).numpy() == y_test
     say(f"digits-cnn: {right.mean():.3f} of {len(y_test)} test digits right after {EPOCHS} epochs")
     write_test_set(out / "digits-test.npz", x_test, y_test)
-    sidecar = {
+    sidecar: dict[str, dict[str, Any]] = {
         "input": {"size": [8, 8], "channels": 1, "range": [0, 1], "mean": MEAN, "std": STD},
         "output": {"classes": [str(digit) for digit in range(10)], "kind": "logits"},
         "data": {"path": "digits-test.npz"},

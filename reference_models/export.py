@@ -14,7 +14,8 @@ from auditor.loading.sidecar import sidecar_path
 
 
 def export(model: torch.nn.Module, example: torch.Tensor, stem: Path, sidecar: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Write ``stem.onnx`` and ``stem.pt`` with dynamic batch, and ``*.audit.toml`` beside each; the ONNX file's path."""
+    """Write ``stem.onnx`` and ``stem.pt`` with dynamic batch, and ``*.audit.toml`` beside each; the ONNX file's
+    path."""
     model = model.eval().cpu()
     onnx_path, script_path = stem.with_suffix(".onnx"), stem.with_suffix(".pt")
     # the exporter logs that torchvision is not installed; nothing here uses it

@@ -20,7 +20,8 @@ _USUAL_SIZES = (224, 32, 28, 64, 128, 96, 256, 299, 384, 48, 8)
 def build(
     path: Path, artefact: Artefact, sidecar: Sidecar, *, device: str = "cpu", data_size: tuple[int, int] | None = None
 ) -> Classifier:
-    """The classifier in ``artefact``; ``data_size`` is the images' own (height, width), used where nothing else says one.
+    """The classifier in ``artefact``; ``data_size`` is the images' own (height, width), used where nothing else says
+    one.
 
     Raises BadInput when it is no classifier of images.
     """
@@ -71,7 +72,7 @@ def _first_answer(
                     f"The file does not say the image size; {guess} was taken. State it in {sidecar_path(path).name}:"
                     " [input] size = [height, width], channels = 1 or 3."
                 )
-            return preprocessing, scores, None if batch == 2 else batch
+            return preprocessing, scores, _declared_batch(artefact) or (None if batch == 2 else batch)
     raise BadInput(
         f"{path}: the model takes no image of any size tried ({problem}); state [input] size and channels in"
         f" {sidecar_path(path).name}"
@@ -80,8 +81,12 @@ def _first_answer(
 
 def _batches(artefact: Artefact) -> Sequence[int]:
     """Two images show that the batch may vary; some exporters fix it at one without saying so."""
-    declared = artefact.input_shape[0] if artefact.input_shape else None
-    return (declared,) if declared not in {None, 2} else (2, 1)  # type: ignore[return-value]
+    declared = _declared_batch(artefact)
+    return (declared,) if declared else (2, 1)
+
+
+def _declared_batch(artefact: Artefact) -> int | None:
+    return artefact.input_shape[0] if artefact.input_shape else None
 
 
 def _candidates(

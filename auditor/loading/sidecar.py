@@ -112,7 +112,13 @@ def _choice(given: dict[str, Any], key: str, allowed: tuple[Any, ...], where: st
 
 
 def _numbers(
-    given: dict[str, Any], key: str, where: str, *, count: int | None = None, whole: bool = False, positive: bool = False
+    given: dict[str, Any],
+    key: str,
+    where: str,
+    *,
+    count: int | None = None,
+    whole: bool = False,
+    positive: bool = False,
 ) -> tuple[float, ...] | None:
     value = given.get(key)
     if value is None:

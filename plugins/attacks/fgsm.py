@@ -42,7 +42,8 @@ class Fgsm(Attack):
             goal="untargeted misclassification",
             knowledge="white-box",
             norm="linf and l2",
-            budget=f"epsilon up to {max(self.epsilons) * 255:g}/255 in L-inf, {max(self.l2_epsilons, default=0):g} in L2",
+            budget=f"epsilon up to {max(self.epsilons) * 255:g}/255 in L-inf,"
+            f" {max(self.l2_epsilons, default=0):g} in L2",
         )
 
     def levels(self) -> Sequence[Level]:

@@ -1,6 +1,7 @@
 """Random noise: uniform and Gaussian, by size and by signal-to-noise ratio.
 
-SNR = 20 log10(||x||_2 / ||delta||_2) in dB, per image, before clipping to [0, 1]; the table shows what was left after it.
+SNR = 20 log10(||x||_2 / ||delta||_2) in dB, per image, before clipping to [0, 1]; the table shows what was left after
+it.
 """
 
 from __future__ import annotations
@@ -70,11 +71,14 @@ class Noise(Corruption):
             else:
                 noise[i] = generator.standard_normal(batch.pixels[i].shape, dtype=np.float32)
         if "snr" not in level:
-            return batch.pixels + noise * np.float32(level.get("epsilon") or level.get("sigma") or 0.0)
+            strength = np.float32(level["epsilon"] if uniform else level["sigma"])
+            noisy: Pixels = batch.pixels + noise * strength
+            return noisy
         axes = (1, 2, 3)
         signal = np.sqrt((batch.pixels.astype(np.float64) ** 2).sum(axis=axes, keepdims=True))
         length = np.sqrt((noise.astype(np.float64) ** 2).sum(axis=axes, keepdims=True))
-        return batch.pixels + (noise * signal / length * 10 ** (-float(level["snr"] or 0) / 20)).astype(np.float32)
+        noisy = batch.pixels + (noise * signal / length * 10 ** (-level["snr"] / 20)).astype(np.float32)
+        return noisy
 
 
 @hookimpl

@@ -17,6 +17,7 @@ from auditor import (
     GridRow,
     HeatMap,
     ImageGrid,
+    Level,
     Meta,
     Metric,
     Picture,
@@ -45,7 +46,7 @@ class Occlusion(Probe):
         id="attacks.occlusion",
         title="Occlusion by a block",
         area="attacks",
-        why="A sticker, a finger or dirt on the lens covers a part of the image; nobody needs to know the model for it.",
+        why="A sticker, a finger or dirt on the lens covers a part of the image; it takes no knowledge of the model.",
         references=("https://arxiv.org/abs/1311.2901", "https://arxiv.org/abs/1708.04552"),
     )
     block: float = 0.25
@@ -129,7 +130,8 @@ class Occlusion(Probe):
         def covered(key: str) -> Pixels:
             place = exhibit.at[key]
             assert isinstance(place, int)
-            return cover(batch.pixels, [blocks[place]], fill)[0]
+            image: Pixels = cover(batch.pixels, [blocks[place]], fill)[0]
+            return image
 
         return {"clean": batch.pixels[0], "worst place": covered("place"), "control": covered("control")}
 
@@ -140,7 +142,7 @@ class Occlusion(Probe):
         frame = records.frame.assign(
             correct=records.frame["prediction"] == records.frame["label"],
         )
-        at = {"block": self.block, "fill": "any"}
+        at: Level = {"block": self.block, "fill": "any"}
         images = frame.groupby("image_id", sort=False).agg(correct=("correct", "first"), broken=("broken", "any"))
         overall = stats.proportion("robust_accuracy", images["correct"] & ~images["broken"], at=at)
         success = stats.proportion("attack_success_rate", images["broken"][images["correct"]], at=at)
@@ -163,8 +165,8 @@ class Occlusion(Probe):
         finding = Finding(
             id=f"{self.meta.id}/block",
             title="What a block costs",
-            statement=f"One block of {100 * self.block:g} % of the side, at its worst place and fill, brings {verb} from"
-            f" {percent(clean)} to {percent(overall)} (n = {overall.n}); the worst fill is {worst.at['fill']}:"
+            statement=f"One block of {100 * self.block:g} % of the side, at its worst place and fill, brings {verb}"
+            f" from {percent(clean)} to {percent(overall)} (n = {overall.n}); the worst fill is {worst.at['fill']}:"
             f" {percent(worst)}.",
             metric=overall,
             evidence=[
@@ -208,7 +210,7 @@ class Occlusion(Probe):
             by_image = some.groupby("image_id")[["drop", "control_drop"]].mean()
             drop = stats.mean("drop", by_image["drop"], unit="fraction").cell()
             control = stats.mean("drop", by_image["control_drop"], unit="fraction").cell()
-            rows.append([records.class_name(float(label)), drop, control, len(by_image)])  # type: ignore[arg-type]
+            rows.append([records.class_name(float(label)), drop, control, len(by_image)])
         rows.sort(key=lambda row: -(row[1]["value"] or 0))
         return Table(
             title="Confidence lost by class, most first",

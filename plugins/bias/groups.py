@@ -1,8 +1,8 @@
 """Accuracy gaps between groups of images, and between classes.
 
 The gap is the accuracy of the best group less that of the worst (Fairlearn's difference of a MetricFrame). The pair was
-picked for being extreme, so its interval is Newcombe's at a level shared out over all pairs (Bonferroni): what then lies
-above zero is not an artefact of the picking. P-values: chi-square test of equal accuracy, Holm over the groupings.
+picked for being extreme, so its interval is Newcombe's at a level shared out over all pairs (Bonferroni): what then
+lies above zero is not an artefact of the picking. P-values: chi-square test of equal accuracy, Holm over the groupings.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Groups(Probe):
                 for value, (cell, n) in list(comparison.groups.items())[:50]
             ]
             findings.append(self._finding(name, comparison, adjusted[name], len(compared)))
-        largest = max((c.gap for c in compared.values()), key=lambda gap: gap.low if gap.low is not None else -1.0)
+        largest = max((c.gap for c in compared.values()), key=lambda gap: (gap.low or 0.0, gap.value or 0.0))
         return Conclusion(metrics=[largest, *[m for m in metrics if m is not largest]], findings=findings)
 
     def _finding(self, name: str, comparison: _Comparison, p_value: float, groupings: int) -> Finding:

@@ -1,8 +1,9 @@
 """Occlusion map: how much the answer's probability falls when each cell of a grid is covered (Zeiler and Fergus 2014,
-arXiv:1311.2901), graded by deletion and insertion against a random order (Petsiuk, Das and Saenko 2018, arXiv:1806.07421).
+arXiv:1311.2901), graded by deletion and insertion against a random order (Petsiuk, Das and Saenko 2018,
+arXiv:1806.07421).
 
-A saliency map without such a check is decoration. Deletion covers the cells from the most to the least important and takes
-the mean probability on the way (lower is better); insertion uncovers them in that order (higher is better).
+A saliency map without such a check is decoration. Deletion covers the cells from the most to the least important and
+takes the mean probability on the way (lower is better); insertion uncovers them in that order (higher is better).
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class OcclusionMap(Probe):
         id="explanations.occlusion",
         title="Occlusion map",
         area="explanations",
-        why="If the answer hangs on the background or on the border, accuracy on this data says little about other data.",
+        why="If the answer hangs on the background or on the border, accuracy here says little about other data.",
         references=("https://arxiv.org/abs/1311.2901", "https://arxiv.org/abs/1806.07421"),
     )
     samples: int = 64
@@ -157,7 +158,9 @@ class OcclusionMap(Probe):
         def plot(kind: str, better: str) -> Curve:
             return Curve(
                 title=f"{kind.capitalize()} curve",
-                x=Axis(label=f"share of the image {'covered' if kind == 'deletion' else 'uncovered'}", format="percent"),
+                x=Axis(
+                    label=f"share of the image {'covered' if kind == 'deletion' else 'uncovered'}", format="percent"
+                ),
                 y=Axis(label="probability of the answer", format="percent", low=0, high=1, unit="fraction"),
                 series=[
                     Series(
@@ -172,8 +175,8 @@ class OcclusionMap(Probe):
         return Finding(
             id="explanations.occlusion/faithfulness",
             title="Do the maps point at what matters?",
-            statement=f"Covering cells in the map's order costs {percent(advantage)} more of the answer's probability, on"
-            f" average over the curve, than in random order (n = {advantage.n}): {faithful}.",
+            statement=f"Covering cells in the map's order costs {percent(advantage)} more of the answer's probability,"
+            f" on average over the curve, than in random order (n = {advantage.n}): {faithful}.",
             metric=advantage,
             evidence=[
                 plot("deletion", "a steeper fall than chance means that the map found what the answer rests on"),
@@ -233,7 +236,9 @@ class OcclusionMap(Probe):
                     ],
                 )
             )
-        caption = "Under the image the model's answer; on the map, warm cells speak for the answer, cold ones against it."
+        caption = (
+            "Under the image the model's answer; on the map, warm cells speak for the answer, cold ones against it."
+        )
         return [ImageGrid(title="Maps", columns=["image", "map"], rows=rows, caption=caption)] if rows else []
 
 
@@ -253,7 +258,8 @@ def _border_share(maps: NDArray[np.float64]) -> NDArray[np.float64] | None:
     positive = np.clip(maps, 0, None).reshape(-1, side, side)
     total = positive.sum(axis=(1, 2))
     inside = positive[:, 1:-1, 1:-1].sum(axis=(1, 2))
-    return np.divide(total - inside, total, out=np.full_like(total, np.nan), where=total > 0)
+    nothing: NDArray[np.float64] = np.full_like(total, np.nan)
+    return np.divide(total - inside, total, out=nothing, where=total > 0)
 
 
 def _judgement(advantage: Metric) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from auditor import BadInput, hookimpl
 
@@ -34,7 +34,9 @@ def _open(path: Path) -> Source:
         return Source(path=str(path), ids=[file.name for file in flat], read=_reader(flat))
     files = [file for members in classes.values() for file in members]
     if not files:
-        raise BadInput(f"{path}: found no images; expected {', '.join(sorted(SUFFIXES))} in it or in a folder per class")
+        raise BadInput(
+            f"{path}: found no images; expected {', '.join(sorted(SUFFIXES))} in it or in a folder per class"
+        )
     return Source(
         path=str(path),
         ids=[file.relative_to(path).as_posix() for file in files],
@@ -52,7 +54,7 @@ def _pictures(entries: object) -> list[Path]:
     )
 
 
-def _reader(files: list[Path]) -> object:
+def _reader(files: list[Path]) -> Any:
     from auditor.images import read_file
 
     return lambda index: read_file(files[index])

@@ -1,4 +1,5 @@
-"""Tables of images: CSV or Parquet with the columns ``image`` and, if there are any, ``label``; the others are groups."""
+"""Tables of images: CSV or Parquet with the columns ``image`` and, if there are any, ``label``; the others are
+groups."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def _open(path: Path) -> Source:
         raise BadInput(f"{path}: has no rows; expected one per image")
     names = [str(name) for name in table["image"]]
     files = [path.parent / name for name in names]
-    groups = {str(name): [str(v) if v == v and v is not None else "" for v in table[name]]
+    groups = {str(name): ["" if missing else str(v) for v, missing in zip(table[name], table[name].isna(), strict=True)]
               for name in table.columns if name not in {"image", "label"}}  # fmt: skip
     return Source(path=str(path), ids=_unique(names), labels=_labels(path, table), groups=groups,
                   read=lambda index: read_file(files[index]))  # fmt: skip

@@ -1,4 +1,5 @@
-"""NumPy archives: ``images`` (n, h, w[, c]) or (n, c, h, w), and if there are any ``labels``, ``groups_<name>``, ``ids``."""
+"""NumPy archives: ``images`` (n, h, w[, c]) or (n, c, h, w), and if there are any ``labels``, ``groups_<name>``,
+``ids``."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def _open(path: Path, device: str) -> Artefact:
         input_shape=shape,
         input_dtype=dtype,
         scores=_scores(session, inputs[0].name),
-        outputs={"softmax": "probabilities", "none": None}.get(activation),  # type: ignore[arg-type]
+        outputs={"softmax": "probabilities", "none": None}.get(activation),
         copy=copy,
         copy_reason=reason,
         precision=_precision(operators, dtype, model),

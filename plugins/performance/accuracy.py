@@ -80,7 +80,9 @@ class Accuracy(Probe):
             metrics.append(Metric(name=name, value=value, low=low, high=high, n=len(frame)))
         probabilities = np.stack(frame["probabilities"].to_list()).astype(np.float64)
         value, low, high = stats.bootstrap_weighted(
-            len(frame), lambda w: _roc_auc(labels, probabilities, w), resamples=1000 if len(frame) * k <= 20_000 else 200
+            len(frame),
+            lambda w: _roc_auc(labels, probabilities, w),
+            resamples=1000 if len(frame) * k <= 20_000 else 200,
         )
         metrics.append(Metric(name="roc_auc", value=value, low=low, high=high, n=len(frame)))
         loss = -np.log(np.clip(probabilities[np.arange(len(frame)), labels], 1e-15, 1))
@@ -173,7 +175,7 @@ def _roc_auc(labels: NDArray[Any], scores: NDArray[np.float64], weights: NDArray
 def _by_class(records: Records, matrix: NDArray[Any]) -> Table:
     from auditor import stats
 
-    rows = []
+    rows: list[list[Any]] = []
     for k, name in enumerate(records.classes):
         n, answered, right = int(matrix[k].sum()), int(matrix[:, k].sum()), int(matrix[k, k])
         if not (n or answered):
@@ -208,21 +210,25 @@ def _confusion(records: Records, matrix: NDArray[Any]) -> list[HeatMap]:
 
 
 def _errors(records: Records) -> list[ImageGrid]:
-    rows = [
-        GridRow(
-            label=f"{records.class_name(row.label)}, {row.image_id}",
-            cells=[
-                Picture(
-                    file=row.file,
-                    caption=f"{records.class_name(row.prediction)} ({row.confidence:.2f})",
-                    alt=f"image of class {records.class_name(row.label)}",
-                )
-            ],
+    shown = list(records.exhibits.itertuples())
+    if not shown:
+        return []
+    cells = [
+        Picture(
+            file=row.file,
+            caption=f"{records.class_name(row.prediction)} ({row.confidence:.2f}); {row.image_id}",
+            alt=f"image of class {records.class_name(row.label)}",
         )
-        for row in records.exhibits.itertuples()
+        for row in shown
     ]
-    caption = "Label and file in front; under the picture the model's answer with its confidence."
-    return [ImageGrid(title="The most confident errors", columns=["image"], rows=rows, caption=caption)] if rows else []
+    return [
+        ImageGrid(
+            title="The most confident errors",
+            columns=[f"label {records.class_name(row.label)}" for row in shown],
+            rows=[GridRow(label="", cells=cells)],
+            caption="Under each picture the model's answer with its confidence, and the image's id.",
+        )
+    ]
 
 
 @hookimpl

@@ -49,11 +49,7 @@ class Parity(Probe):
             title="Share of images by difference between copy and original",
             x=Axis(label="largest difference of a score", scale="symlog"),
             y=Axis(label="share of images", format="percent", low=0, high=1, unit="fraction"),
-            series=[
-                Series(
-                    name="images", points=[Point(x=float(differences[i]), y=float(shares[i])) for i in picks]
-                )
-            ],
+            series=[Series(name="images", points=[Point(x=float(differences[i]), y=float(shares[i])) for i in picks])],
             caption="A curve at the left edge means that copy and original give the same scores.",
         )
         same = int(records.frame["agree"].sum())
