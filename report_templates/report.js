@@ -94,9 +94,6 @@
   }
   box.addEventListener("click", (event) => { if (event.target === box) box.close(); });
 
-  // Printing shows everything.
-  window.addEventListener("beforeprint", () => all("details").forEach((part) => { part.open = true; }));
-
   // The section in view is marked in the navigation.
   const links = new Map(all("nav a").map((link) => [link.hash.slice(1), link]));
   const watcher = new IntersectionObserver((entries) => {

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pypdf
 import pytest
 from PIL import Image
@@ -383,7 +383,7 @@ def test_five_sentences(audit: dict[str, Any]) -> None:
     assert "512 labelled images" in first
     assert "5.3 % [3.6, 7.6] at L∞ 4/255 (n = 512)" in breaks
     assert "14.5 % [11.7, 17.8]" in breaks
-    assert "18.2 points [8.1, 28.3] at group lighting (n = 402)" in whom
+    assert "18.2 points [8.1, 28.3] by lighting (n = 402)" in whom
     assert "21 % [18, 24]" in looks
     assert "white-box" in trust
     assert "100.0 % of 512" in trust
@@ -437,6 +437,7 @@ def test_gaps_name_what_broke_first(audit: dict[str, Any]) -> None:
         (Metric(name="distance_median", value=8 / 255, low=4 / 255, high=None, n=9, unit="linf"), "8/255 [4, –]"),
         (Metric(name="clever_median", value=0.4123, n=9, unit="l2"), "0.412 L2"),
         (Metric(name="snr_median", value=14.25, n=9, unit="dB"), "14.2 dB"),
+        (Metric(name="log_loss", value=-0.0000123, n=9, unit="nats"), "−1.23·10⁻⁵ nats"),
         (Metric(name="queries", value=20480, n=9, unit="count"), "20\u202f480"),
     ],
 )

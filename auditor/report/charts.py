@@ -34,6 +34,8 @@ COLOURS = (
     "#8d6400", "#a2195b", "#4a5a6a", "#5b7f12", "#6d4c41", "#3f51b5",
 )  # fmt: skip
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
+MOST_MARKS = 40
+"""Points of a line that get marks; a longer line stands alone."""
 MOST_POINTS = 1500
 """Points of a scatter plot that are drawn; the caption says when there are more."""
 
@@ -100,7 +102,9 @@ def ticks(axis: Record, along: Scale, values: Sequence[float], gap: float) -> li
     """Where an axis is labelled: at round numbers, on a curved axis at the measured values if they are few."""
     factor = 255.0 if axis["format"] == "n/255" else 1.0
     if along.kind == "linear":
-        return [tick / factor for tick in _round_steps(along.low * factor, along.high * factor)]
+        steps = [tick / factor for tick in _round_steps(along.low * factor, along.high * factor)]
+        counted = axis["format"] == "number" and all(float(value).is_integer() for value in values)
+        return [tick for tick in steps if not counted or float(tick).is_integer()]
     distinct = sorted(set(values))
     wanted = distinct if len(distinct) <= 12 else _decades(along, factor)
     kept: list[float] = []
@@ -234,10 +238,14 @@ def _tick(axis: Record, value: float) -> str:
 def _axis_title(axis: Record) -> str:
     """The label with its unit, where the tick labels do not already say it."""
     unit = axis["unit"]
-    obvious = axis["format"] != "number" or unit in ("1", "fraction", "count", "linf") or unit in axis["label"]
+    obvious = (
+        axis["format"] != "number"
+        or unit in ("1", "fraction", "count", "linf")
+        or unit.lower() in axis["label"].lower()
+    )
     curved = {"log": " (log scale)", "symlog": " (symmetric log scale)"}.get(axis["scale"], "")
     label: str = axis["label"]
-    return label + ("" if obvious else f" ({unit})") + curved
+    return label + ("" if obvious else f" ({numbers.norm_name(unit)})") + curved
 
 
 def _break(x: float, y: float) -> Markup:
@@ -292,6 +300,8 @@ def _line(line: Record, index: int, across: Scale, up: Scale) -> Markup:
 def _marks(chart: Record, index: int, across: Scale, up: Scale, step: int) -> Iterator[Markup]:
     """A mark per point that says its numbers when pointed at; a whisker where no band can show the interval."""
     line, scatter = chart["series"][index], chart["kind"] == "scatter"
+    if not scatter and len(line["points"]) > MOST_MARKS:
+        return
     lone = scatter or len(line["points"]) == 1
     for point in line["points"][::step]:
         if point["y"] is None:
@@ -517,7 +527,7 @@ def _short(chart: Record, value: float | None) -> str:
     if value is None:
         return numbers.NOTHING
     if chart["format"] == "percent":
-        return numbers.number(round(100 * value))
+        return numbers.number(round(100 * value, 0 if abs(value) >= 0.0995 else 1))
     return numbers.number(float(f"{value:.2g}")) if chart["format"] == "number" else numbers.number(value)
 
 

@@ -146,6 +146,7 @@ def _environment(*, paper: bool) -> jinja2.Environment:
         numbers.measured_at,
         numbers.norm_name,
         numbers.number,
+        numbers.place,
         numbers.reading,
         numbers.seconds,
         numbers.setting,

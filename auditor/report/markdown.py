@@ -60,13 +60,11 @@ def _table(audit: Record) -> list[str]:
     rows = ["| Probe | Status | Severity | Headline | Reads as | n |", "| :--- | :--- | :--- | :--- | :--- | ---: |"]
     for probe in audit["probes"]:
         first = probe["metrics"][0] if probe["metrics"] else None
-        at = numbers.measured_at(first["at"]) if first else ""
-        number = f"{summary.headline(probe)} {numbers.name(first).lower()}" if first else "-"
+        number = f"{summary.headline(probe)} {numbers.name(first)}{numbers.place(first)}" if first else "-"
         reads = numbers.reading(first) if first else "-"
-        shown = plain(f"{number} at {at}" if at else number)
         rows.append(
-            f"| {plain(probe['title'])} `{probe['id']}` | {MARKS[probe['status']]} | {probe['severity']} | {shown} "
-            f"| {reads} | {probe['n']} |"
+            f"| {plain(probe['title'])} `{probe['id']}` | {MARKS[probe['status']]} | {probe['severity']} "
+            f"| {plain(number)} | {reads} | {probe['n']} |"
         )
     return ["### Probes", "", *rows, ""]
 

@@ -56,10 +56,18 @@ def number(value: float | None) -> str:
     if value is None or not math.isfinite(value):
         return NOTHING
     if float(value).is_integer() and abs(value) < 1e9:
-        return f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if abs(value) >= 10000 else str(int(value))
-    if 1000 <= abs(value) < 1e6:
-        return f"{value:.0f}"
-    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}", 1) if value < 0 else f"{value:.3g}"
+        text = f"{int(value):,}".replace(",", "\N{NARROW NO-BREAK SPACE}" if abs(value) >= 10000 else "")
+    elif 1000 <= abs(value) < 1e6:
+        text = f"{value:.0f}"
+    else:
+        text = re.sub(r"e([+-])0*(\d+)", _power, f"{value:.3g}")
+    return "\N{MINUS SIGN}" + text[1:] if value < 0 else text
+
+
+def _power(found: re.Match[str]) -> str:
+    """``e-05`` as people write it."""
+    raised = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+    return "·10" + ("⁻" if found[1] == "-" else "") + found[2].translate(raised)
 
 
 def formatted(value: float | None, style: str) -> str:
@@ -152,22 +160,36 @@ def measured_at(at: Mapping[str, Any]) -> str:
     rest = dict(at)
     parts = []
     norm = rest.pop("norm", None)
-    epsilon = rest.pop("epsilon", None)
-    if epsilon is not None:
+    if "epsilon" in rest:
+        epsilon = rest.pop("epsilon")
         small = norm in (None, "linf") and isinstance(epsilon, int | float)
         size = formatted(epsilon, "n/255") if small else cell(epsilon, "number")
         parts.append(f"{norm_name(str(norm))} {size}" if norm else f"epsilon {size}")
     elif norm is not None:
         parts.append(norm_name(str(norm)))
-    if "corruption" in rest:
-        parts.append(str(rest.pop("corruption")).replace("_", " "))
-    parts += [f"{key.replace('_', ' ')} {cell(item, 'number')}" for key, item in rest.items()]
+    if "group" in rest and "value" in rest:
+        parts.append(f"{rest.pop('group')} {cell(rest.pop('value'), 'number')}")
+    for key, item in rest.items():
+        if key in ("corruption", "noise"):
+            parts.append(str(item).replace("_", " "))
+        else:
+            style = "n/255" if key == "sigma" else "number"
+            parts.append(f"{key.replace('_', ' ')} {cell(item, style)}")
     return ", ".join(parts)
 
 
+def place(metric: Mapping[str, Any]) -> str:
+    """The same as it follows a metric's name: `` at L∞ 8/255``, `` by lighting``."""
+    at = metric["at"]
+    if set(at) == {"group"}:
+        return f" by {at['group']}"
+    said = measured_at(at)
+    return f" at {said}" if said else ""
+
+
 def norm_name(norm: str) -> str:
-    """A norm as people write it: ``L∞``."""
-    return _NORMS.get(norm, norm)
+    """Norms as people write them: ``L∞``."""
+    return re.sub(r"\b(linf|l0|l1|l2)\b", lambda found: _NORMS[found[0]], norm)
 
 
 def name(metric: Mapping[str, Any]) -> str:

@@ -53,11 +53,11 @@ def _explain(stderr: str, status: int) -> str:
 def _draw(source: Path, target: Path) -> int:
     """What the child does: lay the page out and write it, fetching nothing but what the page itself carries."""
     try:
-        from weasyprint import HTML  # type: ignore[import-untyped]
+        from weasyprint import HTML
     except (OSError, ImportError) as problem:
         sys.stderr.write(f"{MISSING}: {problem}\n")
         return 1
-    from weasyprint.urls import URLFetcher  # type: ignore[import-untyped]
+    from weasyprint.urls import URLFetcher
 
     document = HTML(
         string=source.read_text(encoding="utf-8"),

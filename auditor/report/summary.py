@@ -173,7 +173,9 @@ def _broken_by(audit: Record, area: str, noun: str) -> str:
         chosen = (worst[0].probe, worst[0].finding["metric"]) if worst and worst[0].finding["metric"] else None
         shown = chosen or min(((p, m) for p, m in numbered if p in failed), key=_worst_first, default=numbered[0])
         return f"{_under(shown)}, and {len(failed)} of {len(judged)} judged {noun} probes failed"
+    unsure = any(p["status"] == "inconclusive" for p in probes)
     verdict = f"no {noun} crossed the policy's threshold" if judged else f"no {noun} could be judged"
+    verdict += " (some are inconclusive)" if judged and unsure else ""
     return f"{verdict}, the worst number being {_under(min(numbered, key=_worst_first))}"
 
 
@@ -189,9 +191,7 @@ def _worst_first(pair: tuple[Record, Record]) -> tuple[float, float]:
 
 def _number(metric: Record) -> str:
     """A number in words: ``robust accuracy 3.1 % [1.7, 5.6] at L∞ 4/255 (n = 256)``."""
-    at = numbers.measured_at(metric["at"])
-    place = f" at {at}" if at else ""
-    return f"{_lower(numbers.name(metric))} {numbers.measured(metric)}{place} (n = {metric['n']})"
+    return f"{_lower(numbers.name(metric))} {numbers.measured(metric)}{numbers.place(metric)} (n = {metric['n']})"
 
 
 def _under(pair: tuple[Record, Record]) -> str:
@@ -209,7 +209,11 @@ def _fails(audit: Record) -> str:
     probe, metric = min(preferred, key=_worst_first)
     failed = sum(p["status"] == "fail" for p in probes)
     judged = sum(p["status"] in ("pass", "fail") for p in probes)
-    ending = f"{failed} of {judged} judged bias probes failed" if judged else "the policy judges none of it"
+    if judged:
+        ending = f"{failed} of {judged} judged bias probes failed"
+    else:
+        unsure = any(p["status"] == "inconclusive" for p in probes)
+        ending = "too uncertain to judge (inconclusive)" if unsure else "the policy judges none of it"
     return _sentence(f"{start}the largest difference measured is {_number(metric)} in {probe['title']}; {ending}")
 
 
