@@ -381,15 +381,16 @@ def test_files_optimised_by_onnx_runtime(network: str, level: str, kind: str, tm
 
 @pytest.mark.parametrize("level", ["BASIC", "EXTENDED"])
 @pytest.mark.parametrize("how", ["QDQ", "QOperator", "dynamic"])
-def test_quantised_files_optimised_by_onnx_runtime(how: str, level: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("network", ["dense", "squeeze-excite", "transformer"])
+def test_quantised_files_optimised_by_onnx_runtime(network: str, how: str, level: str, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    model = quantise("dense", how, tmp_path).SerializeToString()
+    model = quantise(network, how, tmp_path).SerializeToString()
     onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     optimised = onnx.load(tmp_path / "optimised.onnx")
-    x = pixels("dense", 16, seed=4)
+    x = pixels(network, 16, seed=4)
     expected = run_original(optimised, x)[0]
     assert np.abs(import_onnx(optimised)(x)[0].numpy() - expected).max() <= 0.05 * np.ptp(expected)
 

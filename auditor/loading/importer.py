@@ -86,7 +86,7 @@ def import_onnx(model: onnx.ModelProto) -> fx.GraphModule:
     newest = onnx.defs.onnx_opset_version()
     if "" in opsets and not OLDEST_OPSET <= opsets[""] <= newest:
         raise NoCopy(f"The model has ONNX opset {opsets['']}; opsets {OLDEST_OPSET} to {newest} can be imported.")
-    functions = {(_domain(function.domain), function.name): function for function in model.functions}
+    functions = {(_domain(entry.domain), entry.name, entry.overload): entry for entry in model.functions}
     return _Importer(functions).import_graph(model.graph, opsets)
 
 
@@ -185,7 +185,7 @@ def sort_nodes(nodes: Iterable[NodeProto]) -> list[NodeProto]:
 class _Importer:
     """Builds one fx graph."""
 
-    functions: dict[tuple[str, str], FunctionProto]
+    functions: dict[tuple[str, str, str], FunctionProto]
     graph: fx.Graph = field(default_factory=fx.Graph)
     attributes: dict[str, Tensor | fx.GraphModule] = field(default_factory=dict)
     """Constants that the device part of the graph uses, and branches."""
@@ -375,7 +375,7 @@ class _Conversion:
         node, domain = self.node, _domain(self.node.domain)
         if domain not in self.opsets and domain == "":
             raise self.refusal("its domain is not among the model's opset imports")
-        function = self.importer.functions.get((domain, node.op_type))
+        function = self.importer.functions.get((domain, node.op_type, node.overload))
         if function is not None:
             self._expand(function)
         elif domain == "" and node.op_type == "Constant":

@@ -111,12 +111,12 @@ def to_device(x: Tensor, here: Tensor) -> Tensor:
 
 def to_numbers(x: Tensor) -> Any:
     """The list of Python numbers in a tensor."""
-    return x.reshape(-1).tolist()
+    return x.detach().reshape(-1).tolist()
 
 
 def to_number(x: Tensor) -> Any:
     """The one Python number in a tensor of one element."""
-    return x.reshape(()).item()
+    return x.detach().reshape(()).item()
 
 
 def host_tensor(values: Any, dtype: torch.dtype, shape: list[int]) -> Tensor:
