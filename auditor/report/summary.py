@@ -130,7 +130,7 @@ def gaps(audit: Record) -> list[Gap]:
         why = "the images carry no labels: the model's own answers stand in for them"
         found.append(Gap("accuracy and bias", why, False))
     if data["n_unreadable"]:
-        found.append(Gap(f"{data['n_unreadable']} unreadable images", "skipped; named under Record", True))
+        found.append(Gap(f"{data['n_unreadable']} unreadable images", "skipped; the record names them", True))
     if model["access"] == "black-box":
         found.append(Gap("white-box attacks", model["access_reason"], False))
     return sorted(found, key=lambda gap: not gap.loud)
