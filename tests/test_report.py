@@ -266,6 +266,8 @@ def test_large_pictures_become_small_ones(audit: dict[str, Any], run: Path) -> N
 
 
 def test_pdf(hostile: dict[str, Any], run: Path) -> None:
+    # one probe per area is enough, and pages are what costs time
+    hostile["probes"] = list({probe["area"]: probe for probe in reversed(hostile["probes"])}.values())
     document = pypdf.PdfReader(io.BytesIO(pdf.render_pdf(hostile, run)))
     catalog: Any = document.trailer["/Root"]
     assert catalog["/Lang"] == "en"
