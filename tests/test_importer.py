@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -287,6 +287,13 @@ def test_a_module_describes_itself_and_is_frozen() -> None:
     twin = copy.deepcopy(module)
     assert twin.input_names == module.input_names
     assert twin.fixed_batch is None
+
+
+def test_what_exporters_split_is_put_together_again() -> None:
+    code = import_onnx(exported("transformer", "script-17")).code
+    assert "fusion_gelu" in code
+    assert "fusion_matmul_add" in code
+    assert "Erf" not in code
 
 
 @pytest.mark.parametrize("kind", ["script-17", "default"])

@@ -28,7 +28,7 @@ from torch import Tensor, fx
 from torch.fx.graph_module import _USER_PRESERVED_ATTRIBUTES_KEY
 
 from auditor.errors import NoCopy
-from auditor.loading.operators import element_types, elementwise, quantised, reduction, shape
+from auditor.loading.operators import element_types, elementwise, fusion, quantised, reduction, shape
 from auditor.loading.operators.registry import MAX_ELEMENTS, Operator, Parameter, find_operator
 
 OLDEST_OPSET = 7
@@ -206,6 +206,7 @@ class _Importer:
         names = tuple(output.name for output in graph.output)
         self.graph.output(tuple(self.operand(self.output_value(scope, name), carried=True) for name in names))
         self.graph.eliminate_dead_code()
+        fusion.fuse(self.graph, self.attributes)
         module = self.module()
         dims = inputs[0].type.tensor_type.shape.dim if inputs else []
         fixed = dims[0].dim_value if len(dims) and dims[0].HasField("dim_value") else None
