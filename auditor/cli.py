@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -35,12 +35,30 @@ class _Main(click.Group):
         try:
             return super().invoke(ctx)
         except AuditorError as error:
-            click.echo(f"auditor: {error}", err=True)
-            sys.exit(UNUSABLE)
+            _refuse(str(error))
+        except click.UsageError as error:
+            if error.ctx is None or "help" in type(error).__name__.lower():
+                raise
+            _refuse(f"{error.format_message().rstrip('.')} (see `{error.ctx.command_path} --help`)")
         except BrokenPipeError:
             # the reader of a pipe (head, less) has gone
             sys.stderr.close()
             sys.exit(0)
+        except OSError as error:
+            _refuse(
+                f"{error.filename or 'a file'}: {error.strerror or error}; name another place or make it accessible"
+            )
+        except Exception:
+            # Python's own status for an uncaught exception is 1, which here means "complete, and something was found"
+            import traceback
+
+            click.echo(traceback.format_exc() + "auditor: this is a bug in the auditor; please report it", err=True)
+            sys.exit(INCOMPLETE)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    click.echo("auditor: " + " ".join(sentence.split()), err=True)
+    sys.exit(UNUSABLE)
 
 
 @click.group(cls=_Main, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -67,7 +85,7 @@ def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 def _batch(_ctx: click.Context, _param: click.Parameter, value: str) -> int | None:
     if value == "auto":
         return None
-    if not value.isdigit() or int(value) < 1:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", value):
         raise click.BadParameter(f"{value!r}; expected auto or a whole number of at least 1")
     return int(value)
 

@@ -24,12 +24,12 @@ from auditor.finding import (
     Metric,
     Picture,
     Point,
-    Scalar,
     Series,
     Table,
     n_of_255,
     percent,
 )
+from auditor.numbers import norm_name
 from auditor.probe import Columns, Exhibit, Probe, Randomness, Records
 
 if TYPE_CHECKING:
@@ -414,11 +414,6 @@ def level_name(level: Level) -> str:
 def size(norm: str, epsilon: float) -> str:
     """An epsilon as text: n/255 for L-infinity, a plain number for the others."""
     return n_of_255(epsilon) if norm == "linf" else f"{epsilon:.3g}"
-
-
-def norm_name(norm: str) -> str:
-    """A norm as text: ``L-inf``, ``L2``, ``L1``."""
-    return {"linf": "L-inf", "l2": "L2", "l1": "L1"}.get(norm, norm)
 
 
 def epsilon_axis(norm: str) -> Axis:

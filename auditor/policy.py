@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from auditor import numbers
 from auditor.errors import BadInput
 from auditor.finding import SEVERITIES, Severity
 from auditor.registry import read_toml, refuse_unknown
@@ -104,7 +105,7 @@ def verdict(probes: Sequence[Mapping[str, Any]], policy: Policy, broken: Sequenc
     failed = [p for p in probes if p["status"] == "fail" and SEVERITIES.index(p["severity"]) >= limit]
     if failed:
         names = ", ".join(f"{p['id']} ({p['severity']})" for p in _by_severity(failed))
-        return "fail", f"failed: {names}"
+        return "fail", f"{len(failed)} of {len(probes)} probes failed: {names}"
     status = {p["id"]: p["status"] for p in probes}
     reasons = [f"{p['id']} broke" for p in probes if p["status"] == "error"]
     reasons += [f"plugin {name} is broken" for name in broken]
@@ -142,18 +143,18 @@ def _apply(rule: Rule, metrics: Sequence[Mapping[str, Any]]) -> _Verdict | None:
 def _compare(rule: Rule, metric: Mapping[str, Any]) -> _Verdict:
     sign = 1.0 if rule.side == "at_least" else -1.0
     ends = sorted(sign * (metric[end] if metric[end] is not None else metric["value"]) for end in ("low", "high"))
-    words = f"{metric['name']}{_at_text(metric['at'])} is {_interval(metric)} (n = {metric['n']})"
+    words = f"{numbers.name(metric)}{numbers.place(metric)} is {numbers.measured(metric)} (n = {metric['n']})"
     for grade in reversed(_GRADES):
         limit = rule.thresholds.get(grade)
         if limit is not None and ends[1] < sign * limit:
-            return _Verdict("fail", grade, f"{words}; {_wanted(rule, limit)}: {rule.reason}", metric)
+            return _Verdict("fail", grade, f"{words}; {_wanted(rule, limit, metric)}: {rule.reason}", metric)
     mildest = next(rule.thresholds[grade] for grade in _GRADES if grade in rule.thresholds)
     if ends[0] < sign * mildest:
-        text = f"{words}; the interval does not clear the threshold: {_wanted(rule, mildest)}"
+        text = f"{words}; the interval does not clear the threshold: {_wanted(rule, mildest, metric)}"
         return _Verdict("inconclusive", "none", text, metric)
     if rule.only_fails:
         return _Verdict("inconclusive", "none", f"{words}; {rule.only_fails}", metric)
-    return _Verdict("pass", "none", f"{words}; {_wanted(rule, mildest)}", metric)
+    return _Verdict("pass", "none", f"{words}; {_wanted(rule, mildest, metric)}", metric)
 
 
 def _mark(findings: list[dict[str, Any]], verdict: _Verdict) -> None:
@@ -176,20 +177,8 @@ def _at_matches(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
     return all(key in found and equal(value, found[key]) for key, value in wanted.items())
 
 
-def _interval(metric: Mapping[str, Any]) -> str:
-    if metric["low"] is None or metric["high"] is None:
-        return f"{metric['value']:.3g}"
-    return f"{metric['value']:.3g} [{metric['low']:.3g}, {metric['high']:.3g}]"
-
-
-def _at_text(at: Mapping[str, Any]) -> str:
-    parts = [f"{k} {v * 255:.3g}/255" if k == "epsilon" and at.get("norm", "linf") == "linf" else f"{k} {v:.3g}"
-             if isinstance(v, float) else f"{k} {v}" for k, v in at.items()]  # fmt: skip
-    return f" at {', '.join(parts)}" if parts else ""
-
-
-def _wanted(rule: Rule, limit: float) -> str:
-    return f"expected {rule.side.replace('_', ' ')} {limit:g}"
+def _wanted(rule: Rule, limit: float, metric: Mapping[str, Any]) -> str:
+    return f"expected {rule.side.replace('_', ' ')} {numbers.value({**metric, 'value': limit})}"
 
 
 def _by_severity(probes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

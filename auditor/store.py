@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Raise it when the meaning of records changes; part of every digest."""
 
+_ASIDE = ".*.part"
+"""Files that are still being written."""
+
 
 def digest(content: Any) -> str:
     """SHA-256 of a JSON value in canonical form."""
@@ -62,7 +65,12 @@ class RunFolder:
         except OSError as error:
             raise BadInput(f"--out {path}: the folder cannot be written ({error.strerror}); name another one") from None
         if not _try_lock(self._lock):
+            self._lock.close()
+            self._lock.close()
             raise BadInput(f"--out {path}: another audit is writing there now; wait for it or name another folder")
+        # what a killed audit left half-written
+        for aside in path.rglob(_ASIDE):
+            aside.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let another audit write here."""
@@ -75,7 +83,7 @@ class RunFolder:
         """Write a file: aside, flushed, then renamed, so that a reader never sees half of it."""
         target = self.path / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
         try:
             with aside.open("wb") as file:
                 file.write(content)

@@ -24,7 +24,8 @@ from PIL import Image
 from auditor.errors import AuditorError
 from auditor.finding import Metric, plain
 from auditor.plugins.formats import reports
-from auditor.report import charts, numbers, pdf, summary
+from auditor import numbers
+from auditor.report import charts, pdf, summary
 from auditor.report.html import render_html
 from auditor.report.junit import render_junit
 from auditor.report.markdown import render_markdown

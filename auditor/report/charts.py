@@ -19,7 +19,7 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from auditor.report import numbers
+from auditor import numbers
 
 Record = Mapping[str, Any]
 RGB = tuple[int, int, int]

@@ -20,8 +20,9 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
+from auditor import numbers
 from auditor.finding import AREAS
-from auditor.report import charts, numbers, summary
+from auditor.report import charts, summary
 
 TEMPLATES = "auditor.report_templates"
 

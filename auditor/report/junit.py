@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from auditor.report import numbers, summary
+from auditor import numbers
+from auditor.report import summary
 
 Record = Mapping[str, Any]
 

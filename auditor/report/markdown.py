@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from auditor.report import numbers, summary
+from auditor import numbers
+from auditor.report import summary
 
 Record = Mapping[str, Any]
 

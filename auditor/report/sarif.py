@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import quote
 
-from auditor.report import numbers, summary
+from auditor import numbers
+from auditor.report import summary
 
 Record = Mapping[str, Any]
 

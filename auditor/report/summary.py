@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PureWindowsPath
 from typing import Any, NamedTuple
 
+from auditor import numbers
 from auditor.finding import AREAS, SEVERITIES
-from auditor.report import numbers
 
 Record = Mapping[str, Any]
 """audit.json or a part of it."""

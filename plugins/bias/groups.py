@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
-from auditor.finding import percent
+from auditor.finding import plain
+from auditor.numbers import measured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +73,7 @@ class Groups(Probe):
             found = "differs between groups" if p_value < 0.05 else "does not differ demonstrably between groups"
             statement = (
                 f"Accuracy {found} by {name}: {comparison.worst} is lowest, {comparison.best} highest, a gap of"
-                f" {percent(gap)} (n = {gap.n}; p = {p_value:.2g}, Holm over {groupings}"
+                f" {measured(plain(gap))} (n = {gap.n}; p = {p_value:.2g}, Holm over {groupings}"
                 f" grouping{'s' if groupings > 1 else ''})."
             )
             if p_value >= 0.05:

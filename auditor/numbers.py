@@ -1,4 +1,4 @@
-"""How the report writes numbers and names down, one way for every format.
+"""How numbers and names are written down: one way for the terminal, the policy and every report format.
 
 Everything takes plain audit.json values and gives text. "No data" is a dash, never 0.
 """
