@@ -66,7 +66,6 @@ class RunFolder:
             raise BadInput(f"--out {path}: the folder cannot be written ({error.strerror}); name another one") from None
         if not _try_lock(self._lock):
             self._lock.close()
-            self._lock.close()
             raise BadInput(f"--out {path}: another audit is writing there now; wait for it or name another folder")
         # what a killed audit left half-written
         for aside in path.rglob(_ASIDE):

@@ -42,7 +42,7 @@ class Fgsm(Attack):
             goal="untargeted misclassification",
             knowledge="white-box",
             norm="linf and l2",
-            budget=f"epsilon up to {max(self.epsilons) * 255:g}/255 in L-inf,"
+            budget=f"epsilon up to {max(self.epsilons, default=0) * 255:g}/255 in L-inf,"
             f" {max(self.l2_epsilons, default=0):g} in L2",
         )
 
