@@ -158,7 +158,10 @@ def open_audit(plugins: Registry, request: Request, suite: registry.Suite, devic
     )
     images = Images(source, shape=classifier.shape, resize=sidecar.resize, samples=samples, seed=request.seed)
     if images.label_names is not None:
-        labels, classes = match_labels(images.label_names, classifier.named_classes, classifier.n_classes)
+        try:
+            labels, classes = match_labels(images.label_names, classifier.named_classes, classifier.n_classes)
+        except BadInput as error:
+            raise BadInput(f"{images.path}: {error}") from None
         images.labels = np.asarray(labels, dtype=np.int64)
         classifier.named_classes = classes
     return classifier, images
@@ -177,8 +180,11 @@ def _open_artefact(plugins: Registry, path: Path, device: str) -> Any:
         raise BadInput(f"{path}: a folder; expected a model file, .onnx or TorchScript .pt")
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: an empty file; expected a model, .onnx or TorchScript .pt")
-    artefact = plugins.manager.hook.auditor_open_model(path=path, device=device)
+    artefact = plugins.first("auditor_open_model", path=path, device=device)
     if artefact is None:
+        for plugin in plugins.broken:
+            if (plugin.error or "").startswith("auditor_open_model"):
+                raise BadInput(f"{path}: plugin {plugin.name} could not open it: {plugin.error}")
         raise BadInput(
             f"{path}: no plugin opens {path.suffix or 'files without a suffix'}; expected an ONNX file (.onnx) or a"
             " TorchScript archive (.pt)"
@@ -196,7 +202,7 @@ def _find_source(plugins: Registry, request: Request, sidecar: Sidecar) -> Sourc
     option = "--data" if request.data else f"{sidecar.origin}: [data] path"
     if not path.exists():
         raise BadInput(f"{option} {path}: no such file or folder")
-    found: Source | None = plugins.manager.hook.auditor_open_images(path=path)
+    found: Source | None = plugins.first("auditor_open_images", path=path)
     if found is None:
         raise BadInput(
             f"{option} {path}: expected a folder of images (one per class, or flat), a .csv or .parquet manifest, or"
@@ -280,11 +286,11 @@ class _Session:
 
     def _audit(self, probe: Probe, position: int, probes: int) -> dict[str, Any]:
         """One probe to the end, whatever happens in it."""
-        missing = self._missing(probe)
-        if missing:
-            return self._record(probe, status="not-applicable", reason=missing)
         ids = self.order[: probe.samples or None]
         try:
+            missing = self._missing(probe)
+            if missing:
+                return self._record(probe, status="not-applicable", reason=missing)
             key = self._key(probe, ids)
             self._keys[probe.meta.id] = key
             left = self._measure(probe, key, ids, position, probes)
@@ -295,6 +301,7 @@ class _Session:
             note = f"--budget ended after {len(ids) - left} of {len(ids)} images" if left else ""
             record = self._record(probe, conclusion=conclusion, n=len(ids) - left, caveat=note)
             _check(record)
+            (self.folder.path / "records" / probe.meta.id / "error.txt").unlink(missing_ok=True)
             return record
         except (Exception, SystemExit) as error:
             self.folder.write(f"records/{probe.meta.id}/error.txt", traceback.format_exc().encode())
@@ -387,7 +394,7 @@ class _Session:
         )
 
     def _frame(self, probe_id: str, key: str) -> pd.DataFrame:
-        """All rows of a probe in the order of the images, in whatever order they were measured."""
+        """All rows of a probe by image id, so that findings depend on no order, of the data or of measuring."""
         import pandas as pd
         import pyarrow as pa
 
@@ -395,8 +402,7 @@ class _Session:
         if not tables:
             return pd.DataFrame({"image_id": []})
         frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
-        place = frame["image_id"].map(self.images.position)
-        return frame.iloc[np.argsort(place.to_numpy(), kind="stable")].reset_index(drop=True)
+        return frame.sort_values("image_id", kind="stable", ignore_index=True)
 
     def _exhibit(self, probe: Probe, key: str, records: Records) -> Records:
         """Draw the pictures that the probe wishes for, store them in 8 bit, ask the original about the stored files."""
@@ -478,7 +484,8 @@ class _Session:
             "reason": reason,
             "caveat": "; ".join(text for text in (conclusion.inconclusive, caveat) if text),
             "n": n,
-            "threat_model": plain(probe.threat_model()),
+            # what broke may break again
+            "threat_model": None if status == "error" else plain(probe.threat_model()),
             "seconds": round(cost.seconds, 3),
             "model_calls": {"forward": cost.forward, "backward": cost.backward},
             "settings": plain(asdict(probe)),

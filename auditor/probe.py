@@ -79,7 +79,7 @@ class Records:
     """What ``conclude`` works on: every row that ``measure`` gave, from all images."""
 
     frame: pd.DataFrame
-    """One row per image (and level); sorted by the order of the images."""
+    """One row per image (and level); sorted by image id."""
     exhibits: pd.DataFrame
     """One row per picture: ``exhibit`` (its number), ``image_id``, ``at`` (JSON), ``picture`` (its name), ``file``,
     ``label``, ``prediction``, ``confidence`` (of the prediction) and ``success``: the original, asked again, gives

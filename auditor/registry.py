@@ -10,6 +10,7 @@ import dataclasses
 import fnmatch
 import importlib.metadata
 import inspect
+import math
 import re
 import tomllib
 import types
@@ -22,12 +23,13 @@ from typing import Any
 import pluggy
 
 from auditor import hookspecs
-from auditor.errors import BadInput, PluginBroken
-from auditor.finding import AREAS
+from auditor.errors import AuditorError, BadInput, PluginBroken
+from auditor.finding import AREAS, plain
 from auditor.probe import Meta, Probe
 
 GROUP = "auditor.plugins"
 _ID = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
+_FRACTION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)")
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,21 @@ class Registry:
         except ValueError as error:
             raise BadInput(f"{where}: {probe_id}: {error}") from None
 
+    def first(self, hook: str, **arguments: Any) -> Any:
+        """The first result of a hook that is not None, newest plugin first; a plugin that raises anything but an
+        AuditorError is broken, and the next one is asked."""
+        for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
+            try:
+                result = implementation.function(*(arguments[name] for name in implementation.argnames))
+            except AuditorError:
+                raise
+            except Exception as error:
+                self._break(implementation.plugin_name, f"{hook} raised {type(error).__name__}: {error}")
+                continue
+            if result is not None:
+                return result
+        return None
+
     def _call(self, hook: str) -> Iterator[Any]:
         """The results of every plugin's hook, one by one, so that one that raises costs only itself."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
@@ -181,6 +198,8 @@ def check_probe(kind: Any) -> None:
         raise PluginBroken(f"{name}: id {meta.id!r} must be area.noun in lower case")
     if meta.area not in AREAS:
         raise PluginBroken(f"{meta.id}: area {meta.area!r} is none of {', '.join(AREAS)}")
+    if meta.id.partition(".")[0] != meta.area:
+        raise PluginBroken(f"{meta.id}: its id must begin with its area, {meta.area}")
     if not (meta.title and meta.why):
         raise PluginBroken(f"{meta.id}: title and why must say something")
     parameters = vars(kind).get("__dataclass_params__")
@@ -188,6 +207,15 @@ def check_probe(kind: Any) -> None:
         raise PluginBroken(f"{meta.id}: {name} must be a frozen dataclass: @dataclass(frozen=True, kw_only=True)")
     if meta.area == "attacks" and kind.threat_model is Probe.threat_model:
         raise PluginBroken(f"{meta.id}: an attack must declare its threat_model()")
+    try:
+        typing.get_type_hints(kind)
+        probe = kind()
+        plain(dataclasses.asdict(probe))
+        probe.threat_model()
+    except Exception as error:
+        raise PluginBroken(
+            f"{meta.id}: does not work with its default settings: {type(error).__name__}: {error}"
+        ) from None
 
 
 def read_suite(path: Path, registry: Registry) -> Suite:
@@ -200,14 +228,21 @@ def read_suite(path: Path, registry: Registry) -> Suite:
         raise BadInput(f'{where}: probes must be a list of ids or globs, for example ["attacks.*"]')
     registry.select(probes, option=f"{where}: probes:")
     samples = content.get("samples")
-    if samples is not None and (not isinstance(samples, int) or samples < 1):
+    if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 1):
         raise BadInput(f"{where}: samples is {samples!r}; expected a whole number of at least 1")
+    title = content.get("title", path.stem)
+    if not isinstance(title, str):
+        raise BadInput(f"{where}: title is {title!r}; expected a text")
     settings = content.get("settings", {})
+    if not isinstance(settings, dict):
+        raise BadInput(f'{where}: settings is {settings!r}; expected tables such as [settings."attacks.fgsm"]')
     for probe_id, values in settings.items():
         if probe_id not in registry.probes:
             raise BadInput(f"{where}: settings for {probe_id!r}, but there is no such probe (see `auditor probes`)")
+        if not isinstance(values, dict):
+            raise BadInput(f'{where}: settings of {probe_id} are {values!r}; expected a table [settings."{probe_id}"]')
         registry.configure(probe_id, values, where=where)
-    return Suite(path.stem, content.get("title", path.stem), probes, samples, settings)
+    return Suite(path.stem, title, probes, samples, settings)
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -233,14 +268,16 @@ def _load_one(manager: pluggy.PluginManager, entry: importlib.metadata.EntryPoin
     name = entry.name if package == "auditor" else f"{package}:{entry.name}"
     try:
         module = entry.load()
-        manager.register(module, name=name)
     except (Exception, SystemExit) as error:
         return Plugin(name, package, version, f"does not import: {type(error).__name__}: {error}")
     try:
+        manager.register(module, name=name)
         manager.check_pending()
-    except pluggy.PluginValidationError as error:
-        manager.unregister(name=name)
-        return Plugin(name, package, version, str(error).splitlines()[0])
+    except (ValueError, pluggy.PluginValidationError) as error:
+        # its hooks that were taken before the bad one go, too
+        if manager.has_plugin(name):
+            manager.unregister(name=name)
+        return Plugin(name, package, version, " ".join(str(error).split()))
     return Plugin(name, package, version)
 
 
@@ -262,9 +299,9 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             raise BadInput(f"{where} is {value!r}; expected a list")
         return tuple(_typed(item, arguments[0], where) for item in value)
     if hint is float:
-        if isinstance(value, str) and (match := re.fullmatch(r"([\d.]+)\s*/\s*([\d.]+)", value)):
+        if isinstance(value, str) and (match := _FRACTION.fullmatch(value)) and float(match[2]):
             return float(match[1]) / float(match[2])
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
             return float(value)
         raise BadInput(f'{where} is {value!r}; expected a number or a fraction such as "8/255"')
     if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
