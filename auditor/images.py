@@ -155,9 +155,9 @@ class Images:
             try:
                 raw, picture = self._source.read(index)
                 return index, hashlib.sha256(raw).hexdigest(), fit(picture, self.shape, self._resize)
-            except (OSError, ValueError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-                # PIL raises SyntaxError for some broken PNG files
-                return f"{self._source.ids[index]}: {error}"
+            except Exception as error:
+                # broken files raise whatever their decoder trips over: SyntaxError, struct.error, IndexError, ...
+                return f"{self._source.ids[index]}: {_why(error)}"
 
         with ThreadPoolExecutor(4) as pool:
             for found in _bounded_map(pool, look, chosen):
@@ -260,8 +260,8 @@ def match_labels(names: Sequence[str], classes: Sequence[str] | None, n_classes:
 
     Raises BadInput for a label that the model has no class for.
     """
-    distinct = sorted(set(names), key=lambda name: (len(name), name) if name.isdigit() else (0, name))
-    if classes is None and not all(name.isdigit() for name in distinct):
+    distinct = sorted(set(names), key=lambda name: (len(name), name) if _is_number(name) else (0, name))
+    if classes is None and not all(_is_number(name) for name in distinct):
         if len(distinct) != n_classes:
             raise BadInput(
                 f"the data has {len(distinct)} labels ({_some(distinct)}) and the model {n_classes} unnamed classes,"
@@ -274,7 +274,7 @@ def match_labels(names: Sequence[str], classes: Sequence[str] | None, n_classes:
     for name in distinct:
         if name in index:
             continue
-        if name.isdigit() and int(name) < n_classes:
+        if _is_number(name) and int(name) < n_classes:
             index[name] = int(name)
         else:
             raise BadInput(
@@ -284,13 +284,31 @@ def match_labels(names: Sequence[str], classes: Sequence[str] | None, n_classes:
     return [index[name] for name in names], known
 
 
+def _is_number(name: str) -> bool:
+    """Whether a label is a class number; not what else Python takes for digits, nor more of them than it reads."""
+    return name.isascii() and name.isdigit() and len(name) < 20
+
+
 def _some(names: Sequence[str], most: int = 10) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _why(error: Exception) -> str:
+    """Why an image cannot be read, in words that are the same on every run."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    text = " ".join(str(error).split())
+    return text if isinstance(error, OSError | ValueError) and text else f"{type(error).__name__}: {text}"
 
 
 def read_file(path: Path) -> tuple[bytes, Image.Image]:
     """An image file as ``Source.read`` gives it: its bytes and the decoded picture."""
     raw = path.read_bytes()
-    picture = Image.open(io.BytesIO(raw))
+    if not raw:
+        raise OSError("an empty file")
+    try:
+        picture = Image.open(io.BytesIO(raw))
+    except UnidentifiedImageError:
+        raise OSError(f"not an image of a known format ({len(raw)} bytes)") from None
     picture.load()
     return raw, picture

@@ -66,10 +66,15 @@ def read_policy(name: str) -> Policy:
     fails_at = content.get("fails_at", "low")
     if fails_at not in _GRADES:
         raise BadInput(f"{path}: fails_at is {fails_at!r}; expected one of {', '.join(_GRADES)}")
+    required, rules = content.get("required", []), content.get("rule", [])
+    if not (isinstance(required, list) and all(isinstance(name, str) for name in required)):
+        raise BadInput(f"{path}: required is {required!r}; expected a list of probe ids")
+    if not (isinstance(rules, list) and all(isinstance(entry, dict) for entry in rules)):
+        raise BadInput(f"{path}: rule is {rules!r}; expected one table [[rule]] per rule")
     return Policy(
         name=path.stem,
-        rules=[_rule(entry, f"{path}: rule {i + 1}") for i, entry in enumerate(content.get("rule", []))],
-        required=content.get("required", []),
+        rules=[_rule(entry, f"{path}: rule {i + 1}") for i, entry in enumerate(rules)],
+        required=required,
         fails_at=cast(Severity, fails_at),
         sha256=digest(content),
     )
@@ -196,8 +201,12 @@ def _rule(entry: Mapping[str, Any], where: str) -> Rule:
     thresholds = entry[sides[0]]
     if not isinstance(thresholds, dict) or not thresholds or set(thresholds) - set(_GRADES):
         raise BadInput(f"{where}: {sides[0]} must map some of {', '.join(_GRADES)} to numbers")
+    if not isinstance(entry.get("at", {}), dict):
+        raise BadInput(f"{where}: at is {entry['at']!r}; expected a table such as {{ norm = 'linf' }}")
+    if not isinstance(entry.get("only_fails", ""), str):
+        raise BadInput(f"{where}: only_fails is {entry['only_fails']!r}; expected a text, the reason")
     ordered = [thresholds[grade] for grade in _GRADES if grade in thresholds]
-    if not all(isinstance(value, int | float) for value in ordered):
+    if not all(isinstance(value, int | float) and math.isfinite(value) for value in ordered):
         raise BadInput(f"{where}: {sides[0]} must map severities to numbers")
     if ordered != sorted(ordered, reverse=sides[0] == "at_least"):
         raise BadInput(f"{where}: a more severe threshold must be further from the goal than a milder one")

@@ -57,22 +57,28 @@ def _first_answer(
 ) -> tuple[Preprocessing, np.ndarray[tuple[int, int], np.dtype[np.float32]], int | None]:
     """Preprocessing, scores of two test images, and the batch size if the model takes only one."""
     problem = ""
+    refusal: BadInput | None = None
     for preprocessing, guess in _candidates(path, artefact, sidecar, data_size):
         for batch in _batches(artefact):
             ramp = np.linspace(0, 1, batch * int(np.prod(preprocessing.shape)), dtype=np.float32)
             images = ramp.reshape(batch, *preprocessing.shape)
             try:
-                answer = artefact.scores(preprocessing.apply(images))
+                scores = class_scores(artefact.scores(preprocessing.apply(images)), batch)
             except (RuntimeError, ValueError, TypeError) as error:
                 problem = first_line(error)
                 continue
-            scores = class_scores(answer, batch)
+            except BadInput as error:
+                # a batch that is fixed in silence shows in the shape of the answer; another one may fit
+                refusal = refusal or error
+                continue
             if guess:
                 warnings.append(
                     f"The file does not say the image size; {guess} was taken. State it in {sidecar_path(path).name}:"
                     " [input] size = [height, width], channels = 1 or 3."
                 )
             return preprocessing, scores, _declared_batch(artefact) or (None if batch == 2 else batch)
+    if refusal is not None:
+        raise BadInput(f"{path}: {refusal}")
     raise BadInput(
         f"{path}: the model takes no image of any size tried ({problem}); state [input] size and channels in"
         f" {sidecar_path(path).name}"

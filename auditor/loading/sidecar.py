@@ -20,6 +20,7 @@ The same text may be carried inside the artefact (ONNX metadata or TorchScript e
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,9 @@ def parse(text: str, origin: str, folder: Path) -> Sidecar:
         refuse_unknown(entries, known, f"{origin} [{section}]")
         given |= entries
     where = f"{origin}:"
+    scale = _numbers(given, "range", where, count=2)
+    if scale is not None and scale[0] == scale[1]:
+        raise BadInput(f"{where} range is {given['range']!r}; expected two different numbers")
     path = given.get("path")
     if path is not None and not isinstance(path, str):
         raise BadInput(f"{where} [data] path is {path!r}; expected a text")
@@ -93,7 +97,7 @@ def parse(text: str, origin: str, folder: Path) -> Sidecar:
         size=cast("tuple[int, int] | None", _numbers(given, "size", where, count=2, whole=True)),
         channels=_choice(given, "channels", (1, 3), where),
         layout=_choice(given, "layout", ("nchw", "nhwc"), where),
-        range=cast("tuple[float, float] | None", _numbers(given, "range", where, count=2)),
+        range=cast("tuple[float, float] | None", scale),
         mean=_numbers(given, "mean", where),
         std=_numbers(given, "std", where, positive=True),
         order=_choice(given, "order", ("rgb", "bgr"), where) or "rgb",
@@ -106,7 +110,7 @@ def parse(text: str, origin: str, folder: Path) -> Sidecar:
 
 def _choice(given: dict[str, Any], key: str, allowed: tuple[Any, ...], where: str) -> Any:
     value = given.get(key)
-    if value is not None and value not in allowed:
+    if value is not None and not any(value == choice and type(value) is type(choice) for choice in allowed):
         raise BadInput(f"{where} {key} is {value!r}; expected {' or '.join(map(str, allowed))}")
     return value
 
@@ -125,8 +129,10 @@ def _numbers(
         return None
     kinds = (int,) if whole else (int, float)
     fine = isinstance(value, list) and value and all(isinstance(v, kinds) and not isinstance(v, bool) for v in value)
+    fine = fine and all(map(math.isfinite, value))
     if not fine or (count and len(value) != count) or ((whole or positive) and min(value) <= 0):
-        wanted = f"a list of {count or '1 or 3'} {'whole ' if whole else ''}{'positive ' if positive else ''}numbers"
+        sign = "positive " if whole or positive else ""
+        wanted = f"a list of {count or '1 or 3'} {sign}{'whole ' if whole else ''}numbers"
         raise BadInput(f"{where} {key} is {value!r}; expected {wanted}")
     return tuple(value) if whole else tuple(float(v) for v in value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,8 @@ def _open(path: Path) -> Source:
     from auditor.images import Source
 
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    flat = _pictures(path.iterdir())
-    classes = {folder: _pictures(folder.rglob("*")) for folder in folders}
+    flat = _pictures(path.iterdir(), path)
+    classes = {folder: _pictures(folder.rglob("*"), folder) for folder in folders}
     if flat and any(classes.values()):
         raise BadInput(
             f"{path}: holds {len(flat)} images beside {len(folders)} folders; expected either a folder per class or"
@@ -45,12 +46,14 @@ def _open(path: Path) -> Source:
     )
 
 
-def _pictures(entries: object) -> list[Path]:
-    """Image files in order; hidden ones (``._x.jpg`` of a macOS archive) are none."""
+def _pictures(entries: Iterable[Path], root: Path) -> list[Path]:
+    """Image files in order; hidden ones (``._x.jpg`` of a macOS archive, ``.thumbnails/x.jpg``) are none."""
     return sorted(
         entry
-        for entry in entries  # type: ignore[attr-defined]
-        if entry.suffix.lower() in SUFFIXES and entry.is_file() and not entry.name.startswith(".")
+        for entry in entries
+        if entry.suffix.lower() in SUFFIXES
+        and not any(part.startswith(".") for part in entry.relative_to(root).parts)
+        and entry.is_file()
     )
 
 

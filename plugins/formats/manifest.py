@@ -3,6 +3,7 @@ groups."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,12 @@ def _open(path: Path) -> Source:
         )
     if not len(table):
         raise BadInput(f"{path}: has no rows; expected one per image")
+    nameless = table["image"].isna().to_numpy()
+    if nameless.any():
+        raise BadInput(
+            f"{path}: {int(nameless.sum())} of {len(table)} rows name no image, the first is row"
+            f" {int(nameless.argmax()) + 1}; give every row a path"
+        )
     names = [str(name) for name in table["image"]]
     files = [path.parent / name for name in names]
     groups = {str(name): ["" if missing else str(v) for v, missing in zip(table[name], table[name].isna(), strict=True)]
@@ -48,8 +55,15 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         if path.suffix.lower() == ".parquet":
             return pd.read_parquet(path)
-        # everything as text: a label 01 is not the number 1
-        return pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True)
+        # everything as text: a label 01 is not the number 1, and a class may be called None or NA
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True, index_col=False,
+                               keep_default_na=False, na_values=[""])  # fmt: skip
+    except pd.errors.ParserWarning:
+        raise BadInput(
+            f"{path}: has rows with more cells than its header has columns; put cells with commas between quotes"
+        ) from None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise BadInput(f"{path}: not readable as a table: {str(error).splitlines()[0]}") from None
 

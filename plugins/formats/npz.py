@@ -36,15 +36,14 @@ def _open(path: Path) -> Source:
     for name, array in arrays.items():
         if (name in {"labels", "ids"} or name.startswith("groups_")) and array.shape != (n,):
             raise BadInput(f"{path}: {name} has shape {list(array.shape)}; expected [{n}], one per image")
-    ids = [str(v) for v in arrays["ids"]] if "ids" in arrays else [f"{i:06d}" for i in range(n)]
+    ids = _texts(arrays["ids"]) if "ids" in arrays else [f"{i:06d}" for i in range(n)]
     if len(set(ids)) != n:
         raise BadInput(f"{path}: ids holds a name twice; expected a different one for every image")
     return Source(
         path=str(path),
         ids=ids,
-        labels=[str(v) for v in arrays["labels"].tolist()] if "labels" in arrays else None,
-        groups={name[7:]: [str(v) for v in array.tolist()] for name, array in arrays.items()
-                if name.startswith("groups_")},
+        labels=_texts(arrays["labels"]) if "labels" in arrays else None,
+        groups={name[7:]: _texts(array) for name, array in arrays.items() if name.startswith("groups_")},
         read=lambda index: (images[index].tobytes(), images[index]),
     )  # fmt: skip
 
@@ -56,10 +55,27 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     import numpy as np
 
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+        archive = np.load(path, allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise BadInput(f"{path}: holds one array without a name; expected the archive that np.savez writes")
+        with archive:
+            found = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(f"{path}: not readable as a NumPy archive: {error}") from None
+    foreign = [name for name, array in found.items() if not isinstance(array, np.ndarray)]
+    if foreign:
+        raise BadInput(f"{path}: its {foreign[0]} is no array; expected the archive that np.savez writes")
+    return found
+
+
+def _texts(array: NDArray[Any]) -> list[str]:
+    """Values as text: bytes decoded, 3.0 as 3."""
+    return [
+        value.decode("utf-8", "replace") if isinstance(value, bytes)
+        else str(int(value)) if isinstance(value, float) and value.is_integer()
+        else str(value)
+        for value in array.tolist()
+    ]  # fmt: skip
 
 
 def _check(path: Path, images: NDArray[Any]) -> None:

@@ -34,7 +34,8 @@ def _open(path: Path, device: str) -> Artefact:
     extra = {METADATA_KEY: ""}
     with warnings.catch_warnings():
         # torch deprecates its own format; the user holds such a file all the same
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r".*torch\.jit", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", message=r".*torch\.jit", category=FutureWarning)
         try:
             module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
         except (RuntimeError, ValueError) as error:
