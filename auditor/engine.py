@@ -265,8 +265,8 @@ class _Session:
 
     def carry_out(self, probes: Sequence[Probe], policy: Policy, formats: Sequence[Any], suite: str) -> Outcome:
         """Measure, conclude, judge, write."""
-        self._tune()
         self.classifier.verify(self.images.pixels(self.order[:_PARITY_IMAGES]))
+        self._tune()
         self.warnings = self._all_warnings()
         self._write_manifest(probes, suite)
         for warning in self.warnings:
@@ -664,13 +664,18 @@ def evidence_files(record: Mapping[str, Any]) -> list[str]:
 
 
 def tune(classifier: Classifier, pixels: NDArray[np.float32]) -> int:
-    """The batch size at which the original answers most images a second, found by doubling while it pays."""
+    """The batch size at which most images a second go through, found by doubling while it pays."""
     rates: dict[int, float] = {}
     began = time.monotonic()
     for size in (16, 32, 64, 128, 256, 512):
         piece = np.resize(pixels, (size, *pixels.shape[1:]))
         classifier.batch_size = size
-        seconds = min(_timed(classifier, piece) for _ in range(2))
+        try:
+            seconds = min(_timed(classifier, piece) for _ in range(2))
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or not rates:
+                raise
+            break
         if classifier.batch_size < size:
             # the memory did not suffice, and predict has found what does
             return classifier.batch_size
@@ -682,8 +687,11 @@ def tune(classifier: Classifier, pixels: NDArray[np.float32]) -> int:
 
 
 def _timed(classifier: Classifier, pixels: NDArray[np.float32]) -> float:
+    """Seconds for one pass of the original and, where there is a copy, one gradient: what attacks are made of."""
     start = time.monotonic()
     classifier.predict(pixels)
+    if classifier.access == "white-box":
+        classifier.gradient(pixels)
     return max(time.monotonic() - start, 1e-9)
 
 

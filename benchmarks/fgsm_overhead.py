@@ -2,10 +2,10 @@
 
     uv run python benchmarks/fgsm_overhead.py [--images 512] [--rounds 5]
 
-A small ResNet with random weights (the cost of a pass does not depend on them) on random 32x32 images. In every round the
-probe (measure, records written and all) and its bare passes (the same number of forward passes of the original and forward
-and backward passes of the copy, at the same batch size) run one after the other; the ratio is taken round by round, because
-machines drift. Goal: at most 1.25.
+A small ResNet with random weights (the cost of a pass does not depend on them) on random 32x32 images. In every round
+the probe (measure, records written and all) and its bare passes (the same number of forward passes of the original and
+forward and backward passes of the copy, at the same batch size) run one after the other; the ratio is taken round by
+round, because machines drift. Goal: at most 1.25.
 """
 
 from __future__ import annotations

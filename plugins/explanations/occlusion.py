@@ -258,8 +258,9 @@ def _border_share(maps: NDArray[np.float64]) -> NDArray[np.float64] | None:
     positive = np.clip(maps, 0, None).reshape(-1, side, side)
     total = positive.sum(axis=(1, 2))
     inside = positive[:, 1:-1, 1:-1].sum(axis=(1, 2))
-    nothing: NDArray[np.float64] = np.full_like(total, np.nan)
-    return np.divide(total - inside, total, out=nothing, where=total > 0)
+    share: NDArray[np.float64] = np.full_like(total, np.nan)
+    np.divide(total - inside, total, out=share, where=total > 0)
+    return share
 
 
 def _judgement(advantage: Metric) -> str:

@@ -42,6 +42,10 @@ def _open(path: Path, device: str) -> Artefact:
     opset = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     operators = sorted({node.op_type for node in model.graph.node})
     copy, reason, activation = _copy(model)
+    if "DynamicQuantizeLinear" in operators:
+        # its scale is taken over the whole batch, so an answer would depend on the image's neighbours
+        shape = (1, *shape[1:])
+        warnings.append("The model quantises over the whole batch, so every image is judged by itself, which is slow.")
     provider = session.get_providers()[0]
     return Artefact(
         format="onnx",

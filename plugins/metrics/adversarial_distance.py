@@ -1,0 +1,141 @@
+"""Adversarial distance: per image the smallest perturbation with which any attack of this audit succeeded.
+
+An upper bound of the true distance to the nearest error, never a guarantee: a better attack can only lower it. An image
+that is wrong without an attack has distance 0, one that nothing broke has none (infinite). The worst case over all
+attacks, per image, is what robustness is judged by (Croce et al. 2021, arXiv:2010.09670, section 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
+from auditor.families import epsilon_axis, size
+from auditor.finding import Evidence, percent
+from auditor.numbers import norm_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from auditor.classifier import Classifier
+    from auditor.images import Batch
+    from auditor.probe import Columns, Randomness
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdversarialDistance(Probe):
+    """The worst case over all attacks; makes no model call of its own."""
+
+    meta = Meta(
+        id="metrics.adversarial-distance",
+        title="Worst case over all attacks",
+        area="metrics",
+        why="An attacker takes whichever attack works on the image at hand, so the audit does, too.",
+        references=("https://arxiv.org/abs/2010.09670", "https://arxiv.org/abs/1902.06705"),
+        needs=frozenset({"gradients"}),
+    )
+    uses: ClassVar[Sequence[str]] = ("attacks.*",)
+    epsilon: float = 8 / 255
+    """The L-infinity size whose robust accuracy stands for the probe."""
+
+    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
+        """Nothing: all is in the attacks' records."""
+        del classifier, batch, rng
+        return {}
+
+    def conclude(self, records: Records) -> Conclusion:
+        """Per norm the median distance, the curve of the worst case, and which attack was best on how many images."""
+        attacks = {name: frame for name, frame in records.others.items() if {"norm", "success"} <= set(frame.columns)}
+        if not attacks:
+            return Conclusion(inconclusive="no attack with a norm was run, so there is no distance to take")
+        metrics: list[Metric] = []
+        findings: list[Finding] = []
+        norms = dict.fromkeys(str(norm) for frame in attacks.values() for norm in frame["norm"].unique())
+        for norm in norms:
+            smallest = _smallest(attacks, norm)
+            found, finding = self._conclude_norm(smallest, norm, records.labelled)
+            metrics += found
+            findings.append(finding)
+        return Conclusion(metrics=metrics, findings=findings)
+
+    def _conclude_norm(self, smallest: pd.DataFrame, norm: str, labelled: bool) -> tuple[list[Metric], Finding]:
+        import numpy as np
+
+        from auditor import stats
+
+        distance = smallest["distance"].to_numpy()
+        clean = stats.proportion("accuracy", distance > 0)
+        median = stats.median("distance_median", distance, unit=norm, at={"norm": norm})
+        snr = stats.median(
+            "snr_median", smallest["snr_db"][np.isfinite(smallest["snr_db"])], unit="dB", at={"norm": norm}
+        )
+        broken = np.sort(distance[np.isfinite(distance) & (distance > 0)])
+        chosen = self.epsilon if norm == "linf" else float(np.median(broken)) if len(broken) else 0.0
+        robust = stats.proportion("robust_accuracy", distance > chosen + 1e-6, at={"norm": norm, "epsilon": chosen})
+        points = [Point(x=0.0, y=clean.value, low=clean.low, high=clean.high, n=clean.n)]
+        for epsilon in np.unique(np.quantile(broken, np.linspace(0, 1, 30))) if len(broken) else ():
+            value, low, high = stats.wilson(int((distance > epsilon + 1e-6).sum()), len(distance))
+            points.append(Point(x=float(epsilon), y=value, low=low, high=high, n=len(distance)))
+        verb = "accuracy" if labelled else "agreement with the model's own clean answer"
+        unbroken = int(np.isinf(distance).sum())
+        rows: list[list[Any]] = [
+            [attack, int(n), len(distance)] for attack, n in smallest["attack"][smallest["attack"] != ""]
+            .value_counts().items()
+        ]  # fmt: skip
+        near = "more than half of the images withstood everything that was tried"
+        if median.value is not None and np.isfinite(median.value):
+            near = f"the median image is at most {size(norm, median.value)} from an error"
+        statement = (
+            f"Against the best attack for each image {verb} falls from {percent(clean)} to {percent(robust)} at epsilon"
+            f" {size(norm, chosen)} ({norm_name(norm)}, n = {len(distance)}); {near}; {unbroken} images were"
+            " never broken."
+        )
+        evidence: list[Evidence] = [
+            Curve(
+                title=f"Accuracy against epsilon, worst case over all attacks, {norm_name(norm)}",
+                caption="An upper bound: a better attack can only lower the curve. Bands are 95 % intervals.",
+                x=epsilon_axis(norm),
+                y=Axis(label=verb, format="percent", low=0, high=1, unit="fraction"),
+                series=[Series(name="worst case", points=points)],
+            ),
+            Table(
+                title="Which attack needed least",
+                columns=["attack", "images on which it was best", "of"],
+                formats=["text", "count", "count"],
+                rows=rows,
+                caption="Sweeps know distances only to the next epsilon of their sweep.",
+            ),
+        ]
+        finding = Finding(
+            id=f"{self.meta.id}/{norm}", title=f"Distance to the nearest error, {norm_name(norm)}", statement=statement,
+            metric=robust, evidence=evidence,
+        )  # fmt: skip
+        return [robust, median, snr], finding
+
+
+def _smallest(attacks: dict[str, pd.DataFrame], norm: str) -> pd.DataFrame:
+    """Per image the least distance at which any attack succeeded, its SNR and which attack it was."""
+    import numpy as np
+    import pandas as pd
+
+    rows = pd.concat(
+        [frame[frame["norm"] == norm].assign(attack=name) for name, frame in attacks.items()], ignore_index=True
+    )
+    clean = rows[rows["epsilon"] == 0].drop_duplicates("image_id").set_index("image_id")
+    hits = rows[rows["success"]].sort_values(norm, kind="stable").drop_duplicates("image_id").set_index("image_id")
+    result = pd.DataFrame(
+        {"distance": hits[norm], "snr_db": hits["snr_db"], "attack": hits["attack"]}
+    ).reindex(clean.index)  # fmt: skip
+    result["distance"] = result["distance"].fillna(np.inf)
+    result["attack"] = result["attack"].fillna("")
+    wrong = (clean["prediction"] != clean["label"]).to_numpy()
+    result.loc[wrong, ["distance", "snr_db"]] = [0.0, np.nan]
+    return result
+
+
+@hookimpl
+def auditor_probes() -> list[type[Probe]]:
+    """Register the probe."""
+    return [AdversarialDistance]
