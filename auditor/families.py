@@ -341,8 +341,11 @@ def project(images: Pixels, clean: Pixels, norm: str, epsilon: float) -> Pixels:
     over = length > epsilon + _ROUNDING
     if not over.any():
         return images
-    scale = np.where(over, epsilon / np.maximum(length, 1e-30), 1.0).reshape(-1, *[1] * (images.ndim - 1))
-    return (clean + (images - clean) * scale).astype(np.float32)
+    # the others stay as they are, to the last bit: an image must not depend on its neighbours in the batch
+    result: Pixels = images.copy()
+    scale = (epsilon / length[over]).reshape(-1, *[1] * (images.ndim - 1))
+    result[over] = clean[over] + (images[over] - clean[over]) * scale
+    return result
 
 
 def breaking_epsilon(frame: pd.DataFrame) -> NDArray[np.float64]:

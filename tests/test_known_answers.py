@@ -1,0 +1,555 @@
+"""Where the right answer is known from elsewhere, ours is that answer: closed forms, other libraries, published
+tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fairlearn.metrics import MetricFrame
+from scipy.stats import binomtest, norm
+from sklearn import metrics as sk
+
+from auditor import Level, Records, stats
+from auditor.classifier import Artefact, Classifier, Preprocessing, softmax
+from auditor.estimators import ArtClassifier
+from auditor.families import breaking_epsilon, project
+from auditor.images import Batch
+from auditor.plugins.attacks.fgsm import Fgsm
+from auditor.plugins.attacks.noise import Noise
+from auditor.plugins.attacks.occlusion import Occlusion
+from auditor.plugins.bias.groups import Groups
+from auditor.plugins.explanations.occlusion import OcclusionMap
+from auditor.plugins.performance.accuracy import Accuracy
+from auditor.probe import Exhibit, Randomness
+
+RNG = Randomness(0, "test")
+EXHIBITS = pd.DataFrame({"exhibit": []})
+
+
+def linear(weights: np.ndarray, bias: np.ndarray, shape: tuple[int, int, int], **how: Any) -> Classifier:
+    """logits = weights (k, c*h*w) @ pixels + bias (k,), original and copy."""
+    copy = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(weights.shape[1], len(bias)))
+    copy[1].load_state_dict({"weight": torch.tensor(weights), "bias": torch.tensor(bias)})
+    artefact = Artefact(
+        format="onnx", runtime="numpy", input_shape=(None, *shape), input_dtype="float32", copy=copy,
+        scores=lambda x: x.reshape(len(x), -1) @ weights.T + bias,
+    )  # fmt: skip
+    return Classifier(
+        artefact, Preprocessing(shape=shape, **how), path="linear", sha256="0" * 64, n_classes=len(bias),
+        outputs="logits",
+    )  # fmt: skip
+
+
+def batch_of(classifier: Classifier, pixels: np.ndarray, labels: np.ndarray | None = None) -> Batch:
+    probabilities = classifier.predict(pixels)
+    labels = probabilities.argmax(axis=1) if labels is None else labels
+    ids = tuple(f"{i:03d}" for i in range(len(pixels)))
+    return Batch(ids=ids, pixels=pixels, labels=labels.astype(np.int64), probabilities=probabilities)
+
+
+def records_of(batch: Batch, columns: Any, classes: int, **more: Any) -> Records:
+    """What the engine makes of a probe's columns."""
+    rows = np.asarray(columns.get("row", np.arange(len(batch))))
+    frame = pd.DataFrame(
+        {"image_id": np.array(batch.ids)[rows], "label": batch.labels[rows], "prediction": batch.predictions[rows]}
+        | more
+        | {name: list(values) for name, values in columns.items() if name != "row"}
+    )
+    return Records(frame=frame, exhibits=EXHIBITS, classes=[str(k) for k in range(classes)], labelled=True)
+
+
+def metrics_of(conclusion: Any, name: str) -> dict[tuple[Any, ...], Any]:
+    return {tuple(m.at.values()): m for m in conclusion.metrics if m.name == name}
+
+
+@pytest.fixture(params=[2, 3, 10], ids="{} classes".format)
+def random_linear(request: pytest.FixtureRequest) -> SimpleNamespace:
+    """A random linear model, and images far enough from black and white that no perturbation is clipped."""
+    rng = np.random.default_rng(request.param)
+    shape = (3, 4, 5)
+    weights = rng.normal(size=(request.param, 60)).astype(np.float32) / 4
+    bias = rng.normal(size=request.param).astype(np.float32) / 10
+    pixels = rng.uniform(0.3, 0.7, (50, *shape)).astype(np.float32)
+    classifier = linear(weights, bias, shape)
+    batch = batch_of(classifier, pixels)
+    # a fifth of the labels is wrong, so that some images are lost before any attack
+    labels = np.where(np.arange(50) % 5 == 0, (batch.labels + 1) % request.param, batch.labels)
+    return SimpleNamespace(
+        weights=weights.astype(np.float64), bias=bias.astype(np.float64), classifier=classifier,
+        batch=batch_of(classifier, pixels, labels),
+    )  # fmt: skip
+
+
+def gradient(model: SimpleNamespace, batch: Batch) -> np.ndarray:
+    """Of the cross-entropy: sum over classes of (probability - 1[label]) weights, (n, c*h*w)."""
+    x = batch.pixels.reshape(len(batch), -1).astype(np.float64)
+    p = np.exp(x @ model.weights.T + model.bias)
+    p /= p.sum(axis=1, keepdims=True)
+    p[np.arange(len(batch)), batch.labels] -= 1
+    return p @ model.weights
+
+
+def step(slope: np.ndarray, kind: str) -> np.ndarray:
+    return np.sign(slope) if kind == "linf" else slope / np.linalg.norm(slope, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "epsilon"), [("linf", 0.01), ("linf", 8 / 255), ("linf", 0.2), ("l2", 0.1), ("l2", 0.5)]
+)
+def test_fgsm_is_its_closed_form(random_linear: SimpleNamespace, kind: str, epsilon: float) -> None:
+    batch = random_linear.batch
+    found = Fgsm().perturbed(random_linear.classifier, batch, RNG, {"norm": kind, "epsilon": epsilon})
+    expected = batch.pixels + epsilon * step(gradient(random_linear, batch), kind).reshape(batch.pixels.shape)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    size = (found - batch.pixels).reshape(len(batch), -1).astype(np.float64)
+    sizes = np.abs(size).max(axis=1) if kind == "linf" else np.linalg.norm(size, axis=1)
+    np.testing.assert_allclose(sizes, epsilon, rtol=1e-5)
+
+
+@pytest.mark.parametrize("margin", [1, 17, 40])
+def test_fgsm_is_its_closed_form_however_sure_the_model_is(margin: float) -> None:
+    """In float32 the usual gradient, p - 1 for the label, is 0 from margin 17 on, and the step goes astray."""
+    weights = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], dtype=np.float32)
+    classifier = linear(weights, np.array([margin, 0, 0], dtype=np.float32), (1, 2, 2))
+    batch = batch_of(classifier, np.full((1, 1, 2, 2), 0.5, dtype=np.float32))
+    found = Fgsm().perturbed(classifier, batch, RNG, {"norm": "l2", "epsilon": 0.1})
+    expected = 0.5 + 0.1 * np.array([-2, 1, 1, 0]) / math.sqrt(6)
+    np.testing.assert_allclose(found.ravel(), expected, atol=1e-6)
+
+
+def test_the_loss_gradient_is_that_of_cross_entropy(random_linear: SimpleNamespace) -> None:
+    batch = random_linear.batch
+    found = ArtClassifier(random_linear.classifier).loss_gradient(batch.pixels, batch.labels)
+    np.testing.assert_allclose(found.reshape(len(batch), -1), gradient(random_linear, batch), rtol=1e-4, atol=1e-6)
+
+
+def test_fgsm_counts_at_each_epsilon_what_the_closed_form_breaks(random_linear: SimpleNamespace) -> None:
+    model, batch = random_linear, random_linear.batch
+    probe = Fgsm(epsilons=(0.001, 0.003, 0.01, 0.03, 0.1), l2_epsilons=(0.01, 0.03, 0.1, 0.3))
+    conclusion = probe.conclude(records_of(batch, probe.measure(model.classifier, batch, RNG), len(model.bias)))
+    robust = metrics_of(conclusion, "robust_accuracy")
+    success = metrics_of(conclusion, "attack_success_rate")
+    slope = gradient(model, batch)
+    x = batch.pixels.reshape(len(batch), -1).astype(np.float64)
+    correct = batch.predictions == batch.labels
+    assert 0 < correct.sum() < len(batch)
+    for kind, epsilons in (("linf", probe.epsilons), ("l2", probe.l2_epsilons)):
+        lost = ~correct
+        assert robust[kind, 0.0].value == correct.mean()
+        for epsilon in epsilons:
+            answer = ((x + epsilon * step(slope, kind)) @ model.weights.T + model.bias).argmax(axis=1)
+            lost = lost | (answer != batch.labels)
+            assert robust[kind, epsilon].value == pytest.approx(1 - lost.mean())
+            assert success[kind, epsilon].value == pytest.approx((lost & correct).sum() / correct.sum())
+            assert (robust[kind, epsilon].n, success[kind, epsilon].n) == (len(batch), correct.sum())
+        assert lost.sum() > (~correct).sum(), "the sweep must reach where the model breaks"
+
+
+def test_with_two_classes_fgsm_breaks_exactly_the_images_closer_than_epsilon() -> None:
+    """The distance to a plane is known: |margin| / ||w||_1 in L-inf, |margin| / ||w||_2 in L2."""
+    rng = np.random.default_rng(1)
+    w = rng.normal(size=48).astype(np.float32)
+    classifier = linear(np.stack([w, -w]) / 2, np.array([-w.sum() / 4, w.sum() / 4], dtype=np.float32), (3, 4, 4))
+    batch = batch_of(classifier, rng.uniform(0.35, 0.65, (200, 3, 4, 4)).astype(np.float32))
+    margin = np.abs((batch.pixels.reshape(200, -1).astype(np.float64) - 0.5) @ w)
+    probe = Fgsm(epsilons=(0.002, 0.008, 0.02), l2_epsilons=(0.02, 0.06, 0.2))
+    conclusion = probe.conclude(records_of(batch, probe.measure(classifier, batch, RNG), 2))
+    robust = metrics_of(conclusion, "robust_accuracy")
+    for kind, dual, epsilons in (("linf", 1, probe.epsilons), ("l2", 2, probe.l2_epsilons)):
+        for epsilon in epsilons:
+            assert robust[kind, epsilon].value == np.mean(margin / np.linalg.norm(w, ord=dual) > epsilon)
+
+
+@pytest.mark.parametrize(
+    "how", [{"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.1)}, {"range": (0.0, 255.0)}, {"order": "bgr"}], ids=str
+)
+def test_the_gradient_is_taken_through_the_preprocessing(how: dict[str, Any]) -> None:
+    """Epsilon is in pixels, whatever the model wants: scaling and order change the gradient by the chain rule."""
+    rng = np.random.default_rng(2)
+    weights, bias = rng.normal(size=(3, 12)).astype(np.float32) / 50, np.zeros(3, dtype=np.float32)
+    classifier = linear(weights, bias, (3, 2, 2), **how)
+    scale = np.full(3, 255.0) if "range" in how else 1 / np.array(how.get("std", (1, 1, 1)))
+    shift = -np.array(how.get("mean", (0, 0, 0))) * scale
+    turned = weights.reshape(3, 3, 4)[:, ::-1] if "order" in how else weights.reshape(3, 3, 4)
+    model = SimpleNamespace(
+        weights=(turned * scale[None, :, None]).reshape(3, 12).astype(np.float64),
+        bias=(turned * shift[None, :, None]).sum(axis=(1, 2)).astype(np.float64),
+    )
+    batch = batch_of(classifier, rng.uniform(0.3, 0.7, (20, 3, 2, 2)).astype(np.float32))
+    for kind in ("linf", "l2"):
+        found = Fgsm().perturbed(classifier, batch, RNG, {"norm": kind, "epsilon": 0.1})
+        expected = batch.pixels + 0.1 * step(gradient(model, batch), kind).reshape(batch.pixels.shape)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("kind", ["linf", "l2", "l1"])
+def test_projection_ends_on_the_ball_and_leaves_what_is_inside(kind: str) -> None:
+    rng = np.random.default_rng(3)
+    clean = rng.uniform(0, 1, (30, 3, 4, 4)).astype(np.float32)
+    wild = rng.uniform(0, 1, clean.shape).astype(np.float32)
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[kind]
+
+    def sizes(images: np.ndarray) -> np.ndarray:
+        return np.linalg.norm((images - clean).reshape(30, -1).astype(np.float64), ord=order, axis=1)
+
+    budget = float(np.median(sizes(wild)))
+    projected = project(wild, clean, kind, budget)
+    inside = sizes(wild) <= budget
+    assert inside.any()
+    assert not inside.all()
+    np.testing.assert_array_equal(projected[inside], wild[inside])
+    np.testing.assert_allclose(sizes(projected)[~inside], budget, rtol=1e-5)
+    assert projected.min() >= 0
+    assert projected.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["uniform, by SNR", "Gaussian, by SNR"])
+@pytest.mark.parametrize("snr", [50.0, 33.0, 10.0, -5.0])
+def test_noise_has_the_asked_ratio_before_clipping(name: str, snr: float) -> None:
+    pixels = np.random.default_rng(4).uniform(0, 1, (20, 3, 8, 8)).astype(np.float32)
+    classifier = linear(np.ones((2, 192), dtype=np.float32), np.zeros(2, dtype=np.float32), (3, 8, 8))
+    batch = batch_of(classifier, pixels)
+    noisy = Noise().perturb(classifier, batch, RNG, {"noise": name, "snr": snr})
+    delta = (noisy.astype(np.float64) - pixels).reshape(20, -1)
+    signal = pixels.reshape(20, -1).astype(np.float64)
+    found = 20 * np.log10(np.linalg.norm(signal, axis=1) / np.linalg.norm(delta, axis=1))
+    np.testing.assert_allclose(found, snr, atol=2e-3)
+
+
+def test_recorded_ratio_and_sizes_are_those_of_the_clipped_image() -> None:
+    pixels = np.random.default_rng(5).uniform(0, 1, (20, 1, 8, 8)).astype(np.float32)
+    classifier = linear(np.ones((2, 64), dtype=np.float32), np.zeros(2, dtype=np.float32), (1, 8, 8))
+    batch = batch_of(classifier, pixels)
+    probe = Noise(epsilons=(), sigmas=(0.5,), snrs=())
+    level: Level = {"noise": "Gaussian", "sigma": 0.5}
+    delta = (probe.perturbed(classifier, batch, RNG, level) - pixels).reshape(20, -1).astype(np.float64)
+    columns = probe.measure(classifier, batch, RNG)
+    np.testing.assert_allclose(columns["l2"], np.linalg.norm(delta, axis=1))
+    np.testing.assert_allclose(columns["linf"], np.abs(delta).max(axis=1))
+    np.testing.assert_allclose(columns["l1"], np.abs(delta).sum(axis=1))
+    signal = np.linalg.norm(pixels.reshape(20, -1).astype(np.float64), axis=1)
+    np.testing.assert_allclose(columns["snr_db"], 20 * np.log10(signal / columns["l2"]))
+
+
+def test_noise_has_the_asked_spread() -> None:
+    pixels = np.full((40, 3, 16, 16), 0.5, dtype=np.float32)
+    classifier = linear(np.ones((2, 768), dtype=np.float32), np.zeros(2, dtype=np.float32), (3, 16, 16))
+    batch = batch_of(classifier, pixels)
+    uniform = Noise().perturb(classifier, batch, RNG, {"noise": "uniform", "epsilon": 0.1}) - 0.5
+    gaussian = Noise().perturb(classifier, batch, RNG, {"noise": "Gaussian", "sigma": 0.1}) - 0.5
+    assert 0.0999 < np.abs(uniform).max() <= 0.1 + 1e-7
+    assert uniform.std() == pytest.approx(0.1 / math.sqrt(3), rel=0.01)
+    assert gaussian.std() == pytest.approx(0.1, rel=0.01)
+    assert not np.array_equal(gaussian[0], gaussian[1]), "each image has noise of its own"
+
+
+def one_pixel(row: int, column: int) -> Classifier:
+    """Class 1 when the pixel at (row, column) of an 8x8 image is bright."""
+    weights = np.zeros((2, 8, 8), dtype=np.float32)
+    weights[1, row, column] = 20
+    return linear(weights.reshape(2, 64), np.array([9, 0], dtype=np.float32), (1, 8, 8))
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 6), (7, 7)])
+def test_occlusion_finds_the_one_pixel_that_matters(row: int, column: int) -> None:
+    classifier = one_pixel(row, column)
+    batch = batch_of(classifier, np.full((4, 1, 8, 8), 0.9, dtype=np.float32))
+    probe = Occlusion(block=0.25, steps=4, fills=("black",))
+    columns = probe.measure(classifier, batch, RNG)
+    # 2x2 blocks at 0, 2, 4, 6: exactly one of the 16 places covers the pixel
+    assert columns["place"].tolist() == [4 * (row // 2) + column // 2] * 4
+    sigma = 1 / (1 + math.exp(-9)) - 1 / (1 + math.exp(9))
+    np.testing.assert_allclose(columns["drop"], sigma, rtol=1e-5)
+    np.testing.assert_allclose(columns["control_drop"], 0, atol=1e-7)
+    assert columns["broken"].all()
+    assert not columns["control_broken"].any()
+    robust = metrics_of(probe.conclude(records_of(batch, columns, 2)), "robust_accuracy")
+    assert [metric.value for metric in robust.values()] == [0, 0]
+
+
+def test_the_fill_decides_what_a_block_does() -> None:
+    classifier = one_pixel(2, 2)
+    batch = batch_of(classifier, np.full((2, 1, 8, 8), 0.9, dtype=np.float32))
+    columns = Occlusion(block=0.25, steps=4).measure(classifier, batch, RNG)
+    broken = dict(zip(columns["fill"].tolist(), columns["broken"].tolist(), strict=True))
+    assert broken == {"white": False, "black": True, "grey": False, "mean": False}
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 5), (4, 4)])
+def test_the_map_of_a_one_pixel_model_is_one_cell_and_deletion_ends_at_once(row: int, column: int) -> None:
+    classifier = one_pixel(row, column)
+    batch = batch_of(classifier, np.full((3, 1, 8, 8), 0.9, dtype=np.float32))
+    probe = OcclusionMap(grid=4, fill="black", steps=16)
+    columns = probe.measure(classifier, batch, RNG)
+    expected = np.zeros(16)
+    before, after = 1 / (1 + math.exp(-9)), 1 / (1 + math.exp(9))
+    expected[4 * (row // 2) + column // 2] = before - after
+    np.testing.assert_allclose(columns["map"], np.tile(expected, (3, 1)), atol=1e-6)
+    np.testing.assert_allclose(columns["deletion"], np.tile([before] + [after] * 16, (3, 1)), atol=1e-6)
+    np.testing.assert_allclose(columns["insertion"], np.tile([after] + [before] * 16, (3, 1)), atol=1e-6)
+
+
+def test_deletion_and_insertion_of_a_linear_model_follow_its_weights() -> None:
+    """Two classes, one weight per cell, white image, black fill: the logit falls by the weights from large to small."""
+    rng = np.random.default_rng(6)
+    w = rng.uniform(0.1, 1, 16).astype(np.float32)
+    image = np.repeat(np.repeat(w.reshape(4, 4), 2, axis=0), 2, axis=1).reshape(1, 64) / 4
+    classifier = linear(np.concatenate([0 * image, image]), np.zeros(2, dtype=np.float32), (1, 8, 8))
+    batch = batch_of(classifier, np.ones((1, 1, 8, 8), dtype=np.float32))
+    probe = OcclusionMap(grid=4, fill="black", steps=16)
+    columns = probe.measure(classifier, batch, RNG)
+    down = w.sum() - np.concatenate([[0], np.cumsum(np.sort(w)[::-1])])
+    up = np.concatenate([[0], np.cumsum(np.sort(w)[::-1])])
+    np.testing.assert_allclose(columns["deletion"][0], 1 / (1 + np.exp(-down)), atol=1e-6)
+    np.testing.assert_allclose(columns["insertion"][0], 1 / (1 + np.exp(-up)), atol=1e-6)
+    found = metrics_of(probe.conclude(records_of(batch, columns, 2)), "deletion_auc")
+    curve = 1 / (1 + np.exp(-down))
+    assert found[("map",)].value == pytest.approx(np.trapezoid(curve, dx=1 / 16), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("hits", "n"), [(0, 10), (1, 10), (5, 10), (10, 10), (81, 263), (15, 148), (1, 29), (700, 899)]
+)
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.995])
+def test_wilson_equals_scipy(hits: int, n: int, confidence: float) -> None:
+    value, low, high = stats.wilson(hits, n, confidence=confidence)
+    expected = binomtest(hits, n).proportion_ci(confidence, method="wilson")
+    assert value == hits / n
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_equals_the_published_table(hits: int, n: int, low: float, high: float) -> None:
+    """Newcombe 1998, Statistics in Medicine 17, 857-872, table I, method 3."""
+    found = stats.wilson(hits, n)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [
+        ((56, 48), (70, 80), 0.0524, 0.3339),
+        ((9, 3), (10, 10), 0.1705, 0.8090),
+        ((6, 2), (7, 7), 0.0582, 0.8062),
+        ((5, 0), (56, 29), -0.0381, 0.1926),
+        ((0, 0), (10, 20), -0.1611, 0.2775),
+        ((0, 0), (10, 10), -0.2775, 0.2775),
+        ((10, 0), (10, 20), 0.6791, 1.0000),
+        ((10, 0), (10, 10), 0.6075, 1.0000),
+    ],
+)
+def test_newcombe_equals_the_published_table(
+    hits: tuple[int, int], n: tuple[int, int], low: float, high: float
+) -> None:
+    """Newcombe 1998, Statistics in Medicine 17, 873-890, table II, method 10."""
+    found = stats.newcombe(hits, n)
+    assert found.value == pytest.approx(hits[0] / n[0] - hits[1] / n[1])
+    assert (found.low, found.high) == pytest.approx((low, high), abs=6e-5)
+
+
+def test_newcombe_is_antisymmetric_and_widens_with_confidence() -> None:
+    there, back = stats.newcombe((9, 3), (10, 12)), stats.newcombe((3, 9), (12, 10))
+    assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
+    wide = stats.newcombe((9, 3), (10, 12), confidence=0.999)
+    assert wide.low < there.low < there.high < wide.high
+
+
+@pytest.mark.parametrize(
+    ("p_values", "expected"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.02, 0.01], [0.02, 0.02]),
+        ([0.6, 0.7], [1.0, 1.0]),
+        ([0.05], [0.05]),
+        ([], []),
+    ],
+)
+def test_holm_equals_the_definition(p_values: list[float], expected: list[float]) -> None:
+    """The first row is the worked example of R's p.adjust(method = "holm")."""
+    assert stats.holm(p_values) == pytest.approx(expected)
+
+
+def test_nothing_is_never_zero() -> None:
+    nothing = [stats.wilson(0, 0), stats.newcombe((0, 1), (0, 2)), stats.bootstrap([]), stats.bootstrap([np.nan])]
+    nothing += [stats.bootstrap_confusion(np.zeros((2, 2), dtype=np.int64), lambda m: m[:, 0, 0])]
+    nothing += [stats.bootstrap_weighted(0, lambda w: w.sum(axis=1))]
+    assert nothing == [stats.NOTHING] * 6
+    for metric in (stats.proportion("a", []), stats.mean("a", [], unit="1"), stats.median("a", [], unit="1")):
+        assert (metric.value, metric.low, metric.high, metric.n) == (None, None, None, 0)
+
+
+def test_the_bootstrap_of_a_mean_is_the_textbook_interval() -> None:
+    values = np.random.default_rng(7).exponential(size=400)
+    half = norm.ppf(0.975) * values.std() / math.sqrt(400)
+    for found in (
+        stats.bootstrap(values),
+        stats.bootstrap_weighted(400, lambda w: w @ values / w.sum(axis=1)),
+    ):
+        assert found.value == pytest.approx(values.mean())
+        assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 6)
+
+
+def test_resampling_the_confusion_matrix_is_resampling_images() -> None:
+    rng = np.random.default_rng(8)
+    labels = rng.integers(0, 4, 300)
+    answers = np.where(rng.random(300) < 0.7, labels, rng.integers(0, 4, 300))
+    matrix = sk.confusion_matrix(labels, answers)
+
+    def balanced(matrices: np.ndarray) -> np.ndarray:
+        return (np.diagonal(matrices, axis1=1, axis2=2) / matrices.sum(axis=2)).mean(axis=1)
+
+    def plain(images: np.ndarray) -> float:
+        rows = images.astype(int)
+        return float(balanced(sk.confusion_matrix(rows[:, 0], rows[:, 1], labels=range(4))[None])[0])
+
+    cells = stats.bootstrap_confusion(matrix, balanced, resamples=4000)
+    images = stats.bootstrap(np.stack([labels, answers], axis=1), plain, resamples=1500)
+    assert cells.value == images.value
+    width = images.high - images.low
+    assert (cells.low, cells.high) == pytest.approx((images.low, images.high), abs=width / 12)
+
+
+def test_a_median_with_unbroken_images_is_infinite_only_when_most_are() -> None:
+    some = stats.median("distance_median", [1.0, 2.0, 3.0, np.inf], unit="l2")
+    most = stats.median("distance_median", [1.0, np.inf, np.inf, np.inf], unit="l2")
+    assert some.value == 2.5
+    assert some.low == 1.0
+    assert some.high == np.inf
+    assert most.value == np.inf
+    assert not math.isnan(most.low)
+
+
+def by_sklearn(labels: np.ndarray, probabilities: np.ndarray, k: int) -> dict[str, float]:
+    answers = probabilities.argmax(axis=1)
+    macro = {"average": "macro", "zero_division": 0}
+    sides = [labels == c for c in range(k)]
+    areas = [sk.roc_auc_score(y, probabilities[:, c]) for c, y in enumerate(sides) if y.any() and not y.all()]
+    recalls = [np.mean(answers[labels == c] == c) for c in np.unique(labels)]
+    return {
+        "accuracy": sk.accuracy_score(labels, answers),
+        "balanced_accuracy": float(np.mean(recalls)),
+        "precision": sk.precision_score(labels, answers, **macro),
+        "recall": sk.recall_score(labels, answers, **macro),
+        "f1": sk.f1_score(labels, answers, **macro),
+        "roc_auc": float(np.mean(areas)),
+        "log_loss": sk.log_loss(labels, probabilities, labels=range(k)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("k", "present"), [(2, [0, 1]), (3, [0, 1, 2]), (10, list(range(10))), (10, [1, 4, 7]), (5, [0, 2, 3, 4])], ids=str
+)
+def test_performance_equals_scikit_learn(k: int, present: list[int]) -> None:
+    rng = np.random.default_rng(k + len(present))
+    labels = np.array(present)[np.arange(150) % len(present)]
+    logits = rng.normal(size=(150, k)).round(1).astype(np.float32)
+    logits[np.arange(150), labels] += 1
+    probabilities = softmax(logits)
+    found = conclude_accuracy(labels, probabilities)
+    expected = by_sklearn(labels, probabilities, k)
+    assert {m.name: m.value for m in found.metrics} == pytest.approx(expected, abs=1e-6)
+    assert all(m.low <= m.value <= m.high for m in found.metrics if m.low is not None)
+    if len(present) == k:
+        assert expected["balanced_accuracy"] == pytest.approx(
+            sk.balanced_accuracy_score(labels, probabilities.argmax(axis=1))
+        )
+        if k > 2:
+            assert expected["roc_auc"] == pytest.approx(
+                sk.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro")
+            )
+
+
+def conclude_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> Any:
+    batch = Batch(
+        ids=tuple(f"{i:03d}" for i in range(len(labels))), pixels=np.zeros((len(labels), 1, 1, 1), dtype=np.float32),
+        labels=labels.astype(np.int64), probabilities=probabilities,
+    )  # fmt: skip
+    columns = Accuracy().measure(None, batch, RNG)  # type: ignore[arg-type]
+    return Accuracy().conclude(records_of(batch, columns, probabilities.shape[1]))
+
+
+def test_one_class_alone_has_no_roc_auc() -> None:
+    probabilities = np.tile(np.array([0.7, 0.3], dtype=np.float32), (20, 1))
+    found = {m.name: m for m in conclude_accuracy(np.zeros(20, dtype=int), probabilities).metrics}
+    assert found["roc_auc"].value is None
+    assert found["accuracy"].value == 1
+
+
+@pytest.fixture
+def grouped() -> Callable[[list[str]], Any]:
+    """The findings of bias.groups for 400 images with these groups and a fixed set of right answers."""
+    rng = np.random.default_rng(9)
+    labels = rng.integers(0, 3, 400)
+    right = rng.random(400) < np.where(np.arange(400) % 4 == 0, 0.6, 0.9)
+
+    def conclude(groups: list[str]) -> Any:
+        answers = np.where(right, labels, (labels + 1) % 3)
+        batch = Batch(
+            ids=tuple(f"{i:03d}" for i in range(400)), pixels=np.zeros((400, 1, 1, 1), dtype=np.float32),
+            labels=labels, probabilities=np.eye(3, dtype=np.float32)[answers],
+        )  # fmt: skip
+        columns = Groups().measure(None, batch, RNG)  # type: ignore[arg-type]
+        return Groups().conclude(records_of(batch, columns, 3, **{"group:kind": groups})), right, labels
+
+    return conclude
+
+
+def test_gap_and_accuracy_by_group_equal_fairlearn(grouped: Callable[[list[str]], Any]) -> None:
+    groups = ["abcd"[i % 4] for i in range(400)]
+    conclusion, right, labels = grouped(groups)
+    for name, values in (("kind", groups), ("class", [str(label) for label in labels])):
+        table = MetricFrame(
+            metrics=sk.accuracy_score, y_true=np.ones(400, dtype=bool), y_pred=right, sensitive_features=values
+        )
+        gap = metrics_of(conclusion, "accuracy_gap")[name,]
+        assert gap.value == pytest.approx(table.difference())
+        assert 0 <= gap.low <= gap.value <= gap.high <= 1
+        found = {at[1]: m.value for at, m in metrics_of(conclusion, "accuracy").items() if at[0] == name}
+        assert found == pytest.approx(dict(table.by_group))
+
+
+def test_renamed_groups_have_the_same_gap(grouped: Callable[[list[str]], Any]) -> None:
+    names = {"a": "zebra", "b": "yak", "c": "ox", "d": "ant"}
+    before, *_ = grouped(["abcd"[i % 4] for i in range(400)])
+    after, *_ = grouped([names["abcd"[i % 4]] for i in range(400)])
+    assert [m for m in before.metrics if m.name == "accuracy_gap"] == [
+        m for m in after.metrics if m.name == "accuracy_gap"
+    ]
+
+
+def test_small_groups_are_listed_and_not_compared(grouped: Callable[[list[str]], Any]) -> None:
+    conclusion, right, _ = grouped(["rare" if i < 19 else "ab"[i % 2] for i in range(400)])
+    gap = metrics_of(conclusion, "accuracy_gap")["kind",]
+    rest = right[19:]
+    odd = np.arange(19, 400) % 2 == 1
+    assert gap.value == pytest.approx(abs(rest[odd].mean() - rest[~odd].mean()))
+    assert gap.n == 381
+    statement = next(f.statement for f in conclusion.findings if f.id == "bias.groups/kind")
+    assert "Too small to compare: rare (19)" in statement
+
+
+def test_the_breaking_epsilon_is_the_smallest_that_succeeded() -> None:
+    rows = [
+        ("wrong", 0.0, False, 1, 0), ("late", 0.0, False, 0, 0), ("never", 0.0, False, 0, 0), ("odd", 0.0, False, 0, 0),
+        ("late", 0.1, False, 0, 0), ("late", 0.2, True, 0, 0), ("odd", 0.1, True, 0, 0), ("odd", 0.2, False, 0, 0),
+    ]  # fmt: skip
+    frame = pd.DataFrame(rows, columns=["image_id", "epsilon", "success", "prediction", "label"])
+    assert breaking_epsilon(frame).tolist() == [0.0, 0.2, np.inf, 0.1]
+
+
+def test_pictures_of_an_attack_magnify_what_was_added() -> None:
+    classifier = linear(np.eye(2, 4, dtype=np.float32), np.zeros(2, dtype=np.float32), (1, 2, 2))
+    batch = batch_of(classifier, np.array([0.6, 0.4, 0.5, 0.5], dtype=np.float32).reshape(1, 1, 2, 2))
+    wish = Exhibit(image_id="000", at={"norm": "linf", "epsilon": 0.05})
+    drawn = Fgsm().draw(classifier, batch, RNG, wish)
+    np.testing.assert_allclose(drawn["perturbation"].ravel(), [0, 1, 0.5, 0.5], atol=1e-5)
