@@ -210,6 +210,8 @@ def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, int, int], resize
         # 16-bit greyscale: PIL's own conversion to "L" would clip it to white
         deep = np.asarray(upright, dtype=np.float32) / np.float32(65535)
         return fit(np.clip(deep, 0, 1), shape, resize)
+    if upright.mode == "F":
+        return fit(np.asarray(upright), shape, resize)
     if upright.mode in {"RGBA", "LA", "PA"} or "transparency" in upright.info:
         # what a viewer shows: the picture on white, not the colours that hide behind transparent pixels
         alpha = upright.convert("RGBA")

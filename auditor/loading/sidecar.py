@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -57,14 +57,20 @@ def sidecar_path(model: Path) -> Path:
 
 
 def read_sidecar(model: Path, embedded: str = "") -> Sidecar:
-    """The sidecar beside the model or, failing that, the one inside it. Raises BadInput for what cannot be used."""
+    """The sidecar beside the model or, failing that, the one inside it; data are looked for in both.
+
+    Raises BadInput for what cannot be used.
+    """
     path = sidecar_path(model)
-    if path.is_file():
-        try:
-            return parse(path.read_text(encoding="utf-8"), str(path), model.parent)
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"{path}: not readable: {error}") from None
-    return parse(embedded, f"{model} (its own metadata)", model.parent) if embedded else Sidecar()
+    if not path.is_file():
+        return parse(embedded, f"{model} (its own metadata)", model.parent) if embedded else Sidecar()
+    try:
+        beside = parse(path.read_text(encoding="utf-8"), str(path), model.parent)
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{path}: not readable: {error}") from None
+    if beside.data is None and embedded:
+        return replace(beside, data=parse(embedded, f"{model} (its own metadata)", model.parent).data)
+    return beside
 
 
 def parse(text: str, origin: str, folder: Path) -> Sidecar:

@@ -4,6 +4,7 @@ groups."""
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,9 +83,13 @@ def _labels(path: Path, table: pd.DataFrame) -> list[str] | None:
 
 def _unique(names: list[str]) -> list[str]:
     """Ids from names; a second row for the same file gets a number."""
-    seen: dict[str, int] = {}
-    ids = []
+    taken, seen, ids = set(names), Counter[str](), []
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        ids.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+        seen[name] += 1
+        new = name
+        while seen[name] > 1 and new in taken:
+            new = f"{name}#{seen[name]}"
+            seen[name] += new in taken
+        taken.add(new)
+        ids.append(new)
     return ids
