@@ -222,7 +222,10 @@ MODELS: dict[str, tuple[Make, Sequence[str]]] = {
     "TorchScript with two inputs": (lambda h: [scripted(h, TwoInputs())], ["m.pt", "2 inputs (image, mask)"]),
     "TorchScript with two outputs": (lambda h: [scripted(h, Pair())], ["m.pt", "2 outputs", "expected exactly one"]),
     "TorchScript that returns a dict": (lambda h: [scripted(h, Dictionary())], ["m.pt", "dict", "class scores"]),
-    "TorchScript of features": (lambda h: [scripted(h, Rank2())], ["m.pt", "takes no image"]),
+    "TorchScript of features": (
+        lambda h: [scripted(h, Rank2())],
+        ["m.pt", "no image", "shapes cannot be multiplied"],
+    ),
 }
 
 

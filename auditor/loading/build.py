@@ -65,7 +65,7 @@ def _first_answer(
             try:
                 scores = class_scores(artefact.scores(preprocessing.apply(images)), batch)
             except (RuntimeError, ValueError, TypeError) as error:
-                problem = first_line(error)
+                problem = _reason(error)
                 continue
             except BadInput as error:
                 # a batch that is fixed in silence shows in the shape of the answer; another one may fit
@@ -155,6 +155,12 @@ def _check_agrees(path: Path, sidecar: Sidecar, height: int | None, width: int |
         raise BadInput(f"{sidecar.origin}: size is {list(sidecar.size)}, but {path.name} takes [{height}, {width}]")
     if sidecar.channels and channels and sidecar.channels != channels:
         raise BadInput(f"{sidecar.origin}: channels is {sidecar.channels}, but {path.name} takes {channels}")
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in one line; TorchScript says it in its last one."""
+    first = first_line(error)
+    return str(error).strip().splitlines()[-1] if "TorchScript interpreter" in first else first
 
 
 def _layout(declared: tuple[int | None, ...]) -> Literal["nchw", "nhwc"]:

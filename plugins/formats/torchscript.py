@@ -99,9 +99,9 @@ def _scores(module: torch.jit.ScriptModule, device: str) -> Any:
 
 
 def _first_channels(module: torch.jit.ScriptModule) -> int | None:
-    """Channels of the first convolution over the image, if that is what the first 4-D weight belongs to."""
+    """Three if the first 4-D weight takes three; one may mean a grey image or a depthwise convolution, so is tried."""
     weights = [p for p in module.parameters() if p.ndim == 4]
-    return weights[0].shape[1] if weights and weights[0].shape[1] in {1, 3} else None
+    return 3 if weights and weights[0].shape[1] == 3 else None
 
 
 def _is_half(module: torch.jit.ScriptModule) -> bool:
