@@ -203,7 +203,7 @@ class Attack(_Perturbation):
             Curve(
                 title=f"Accuracy against epsilon, {norm_name(norm)}",
                 caption="Lower is weaker. An image counts as lost once any epsilon up to this one broke it; the band is"
-                " the 95 % interval. The thin line counts each epsilon by itself.",
+                " the 95 % interval. The dashed line counts each epsilon by itself.",
                 x=epsilon_axis(norm),
                 y=Axis(label=verb, format="percent", low=0, high=1, unit="fraction"),
                 series=[
