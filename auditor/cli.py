@@ -40,6 +40,13 @@ class _Main(click.Group):
             if error.ctx is None or "help" in type(error).__name__.lower():
                 raise
             _refuse(f"{error.format_message().rstrip('.')} (see `{error.ctx.command_path} --help`)")
+        except (click.exceptions.Exit, click.ClickException):
+            # click's own ways to end, --help among them
+            raise
+        except KeyboardInterrupt:
+            # click would say "Aborted!" and end with 1
+            click.echo("\nauditor: interrupted before anything was measured", err=True)
+            sys.exit(INTERRUPTED)
         except BrokenPipeError:
             # the reader of a pipe (head, less) has gone
             sys.stderr.close()
