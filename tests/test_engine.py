@@ -1,0 +1,380 @@
+"""A probe that misbehaves costs only itself; memory and time that run out cost nothing that was measured."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from click.testing import Result
+
+from auditor import Attack, Conclusion, Corruption, Exhibit, Finding, Meta, Metric, Probe, ThreatModel, hookimpl
+from auditor.classifier import Artefact
+from auditor.engine import Interrupted, Outcome, Request, run
+
+META = Meta(id="sanity.bad", title="Misbehaves", area="sanity", why="It is a test.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bad(Probe):
+    """Well-behaved as it stands; the tests below break it in one place each."""
+
+    meta = META
+
+    def measure(self, classifier: Any, batch: Any, rng: Any) -> Any:
+        return {"value": batch.probabilities.max(axis=1)}
+
+    def conclude(self, records: Any) -> Conclusion:
+        metric = Metric(name="value", value=float(records.frame["value"].mean()), n=len(records.frame), unit="1")
+        return Conclusion(metrics=[metric], findings=[Finding(id="sanity.bad/x", title="x", statement="n = 1")])
+
+
+def broken(**methods: Any) -> type[Probe]:
+    return dataclass(frozen=True, kw_only=True)(type("Broken", (Bad,), methods))
+
+
+Plug = Callable[..., None]
+
+
+@pytest.fixture
+def plug(monkeypatch: pytest.MonkeyPatch) -> Plug:
+    """Install a plugin with these probes and hooks for the length of a test."""
+    entries = importlib.metadata.entry_points(group="auditor.plugins")
+
+    def call(*probes: type[Probe], **hooks: Any) -> None:
+        module = types.ModuleType("third")
+        module.auditor_probes = hookimpl(lambda: list(probes), specname="auditor_probes")  # type: ignore[attr-defined]
+        for name, function in hooks.items():
+            setattr(module, name, hookimpl(function, specname=name))
+        entry = types.SimpleNamespace(
+            name="third", dist=types.SimpleNamespace(name="third", version="1.0"), load=lambda: module
+        )
+        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [*entries, entry])
+
+    return call
+
+
+@pytest.fixture
+def audit(digits: Path, tmp_path: Path) -> Callable[..., Outcome]:
+    """Audit 30 digits with the plugin's probe and accuracy."""
+
+    def call(**options: Any) -> Outcome:
+        given: dict[str, Any] = {"probes": ["sanity.bad", "performance.accuracy"], "samples": 30, "batch_size": 8}
+        return run(Request(model=digits / "digits-cnn.onnx", out=tmp_path / "run", formats=(), **given | options))
+
+    return call
+
+
+def record(outcome: Outcome, probe_id: str = "sanity.bad") -> dict[str, Any]:
+    found: dict[str, Any] = next(p for p in outcome.audit["probes"] if p["id"] == probe_id)
+    return found
+
+
+def raises(*_: Any, **__: Any) -> Any:
+    raise ZeroDivisionError("one by none")
+
+
+def leaves(*_: Any, **__: Any) -> Any:
+    raise SystemExit(0)
+
+
+ONE = [Exhibit(image_id="000000")]
+BROKEN = {
+    "measure raises": ({"measure": raises}, "ZeroDivisionError: one by none"),
+    "measure exits": ({"measure": leaves}, "SystemExit"),
+    "exhibits raises": ({"exhibits": raises}, "ZeroDivisionError"),
+    "draw raises": (
+        {"exhibits": lambda self, records: [Exhibit(image_id=records.frame["image_id"][0])], "draw": raises},
+        "ZeroDivisionError",
+    ),
+    "conclude raises": ({"conclude": raises}, "ZeroDivisionError"),
+    "an exhibit of no image": ({"exhibits": lambda self, records: [Exhibit(image_id="nobody")]}, "nobody"),
+    "columns of unequal length": ({"measure": lambda self, c, b, r: {"value": np.zeros(len(b) + 1)}}, "expected 8"),
+    "rows that are no images": (
+        {"measure": lambda self, c, b, r: {"row": np.array([len(b)]), "value": np.zeros(1)}},
+        "IndexError",
+    ),
+    "no columns": ({"measure": lambda self, c, b, r: None}, "NoneType"),
+    "no conclusion": ({"conclude": lambda self, records: None}, "NoneType"),
+    "a metric that fits no schema": (
+        {"conclude": lambda self, records: Conclusion(metrics=[Metric(name="value", value=1.0, n=1, unit="parsec")])},
+        "parsec",
+    ),
+    "a metric that is no number": (
+        {"conclude": lambda self, records: Conclusion(metrics=[Metric(name="value", value="much", n=1)])},  # type: ignore[arg-type]
+        "much",
+    ),
+    "something that is no JSON": (
+        {"conclude": lambda self, records: Conclusion(metrics=[Metric(name="v", value=1.0, n=1, at={"x": object()})])},  # type: ignore[dict-item]
+        "has no place in audit.json",
+    ),
+}
+
+
+@pytest.mark.parametrize(("methods", "said"), BROKEN.values(), ids=BROKEN.keys())
+def test_a_probe_that_breaks_is_named_and_the_others_are_unharmed(
+    plug: Plug, audit: Callable[..., Outcome], methods: dict[str, Any], said: str
+) -> None:
+    plug(broken(**methods))
+    outcome = audit()
+    bad = record(outcome)
+    assert outcome.incomplete
+    assert (bad["status"], bad["severity"], bad["metrics"]) == ("error", "none", [])
+    assert said in bad["reason"]
+    assert "Traceback" in (outcome.out / "records/sanity.bad/error.txt").read_text()
+    assert record(outcome, "performance.accuracy")["metrics"][0]["value"] > 0.9
+    assert outcome.audit["verdict"] != "pass"
+
+
+def test_the_command_says_which_probe_broke_and_ends_with_3(
+    plug: Plug, auditor_cli: Callable[..., Result], digits: Path
+) -> None:
+    plug(broken(measure=raises))
+    model = digits / "digits-cnn.onnx"
+    result = auditor_cli("run", model, "--probe", "sanity.bad", "--samples", 20, "--format", "json", "--out", "run")
+    assert result.exit_code == 3
+    assert "sanity.bad" in result.output
+    assert "ZeroDivisionError" in result.output
+
+
+def test_a_mended_probe_leaves_no_trace_of_its_error(plug: Plug, audit: Callable[..., Outcome]) -> None:
+    plug(broken(conclude=raises))
+    audit()
+    plug(Bad)
+    outcome = audit()
+    assert not outcome.incomplete
+    assert not (outcome.out / "records/sanity.bad/error.txt").exists()
+
+
+def test_nan_is_null_and_never_zero(plug: Plug, audit: Callable[..., Outcome]) -> None:
+    plug(broken(measure=lambda self, c, b, r: {"value": np.full(len(b), np.nan)}))
+    outcome = audit()
+    assert record(outcome)["metrics"][0]["value"] is None
+    assert not outcome.incomplete
+
+
+def test_a_reason_that_fails_only_with_these_settings_is_an_error_too(
+    plug: Plug, audit: Callable[..., Outcome]
+) -> None:
+    """threat_model is asked for the record, even for that of an error."""
+    kind = broken(threat_model=lambda self: raises() if self.samples else None)
+    plug(kind)
+    suite = audit().out / "suite.toml"
+    suite.write_text('probes = ["sanity.bad"]\n[settings."sanity.bad"]\nsamples = 5\n')
+    outcome = audit(suite=str(suite), probes=())
+    assert record(outcome)["status"] == "error"
+
+
+class Wild(Attack):
+    """Returns whatever the test says."""
+
+    meta = replace(META, id="attacks.wild", area="attacks")
+
+    def threat_model(self) -> ThreatModel:
+        return ThreatModel(goal="any", knowledge="none", norm="linf", budget="8/255")
+
+    def levels(self) -> Sequence[dict[str, Any]]:
+        return [{"norm": norm, "epsilon": 8 / 255} for norm in ("linf", "l2", "l1")]
+
+
+def wild(perturb: Callable[[Any], Any]) -> type[Probe]:
+    methods = {"perturb": lambda self, c, batch, r, level: perturb(batch.pixels)}
+    return dataclass(frozen=True, kw_only=True)(type("Wild", (Wild,), methods))
+
+
+@pytest.mark.parametrize("perturb", [lambda x: x + 5, lambda x: x * 0 - 1, lambda x: 1 - x], ids=["+5", "-1", "1-x"])
+def test_an_attack_that_overshoots_is_cut_to_its_budget(
+    plug: Plug, audit: Callable[..., Outcome], perturb: Callable[[Any], Any]
+) -> None:
+    plug(wild(perturb))
+    outcome = audit(probes=["attacks.wild"])
+    assert not outcome.incomplete
+    rows = [pq.read_table(path).to_pylist() for path in (outcome.out / "records/attacks.wild").glob("shard-*.parquet")]
+    attacked = [row for part in rows for row in part if row["epsilon"]]
+    assert attacked
+    for row in attacked:
+        assert row[row["norm"]] <= row["epsilon"] + 1e-6, "float32 rounds by as much"
+        assert row["linf"] > 0
+    for path in outcome.out.glob("evidence/*.png"):
+        assert path.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("perturb", "said"),
+    [
+        (lambda x: x * np.nan, "NaN or infinity"),
+        (lambda x: x + np.inf, "NaN or infinity"),
+        (lambda x: x[:, :, :4], "returned shape"),
+        (lambda x: x[:1], "returned shape"),
+        (lambda x: None, "returned shape|TypeError|NaN"),
+    ],
+    ids=["NaN", "infinity", "cropped", "one image", "None"],
+)
+def test_an_attack_that_returns_no_images_is_an_error(
+    plug: Plug, audit: Callable[..., Outcome], perturb: Callable[[Any], Any], said: str
+) -> None:
+    plug(wild(perturb))
+    bad = record(audit(probes=["attacks.wild"]), "attacks.wild")
+    assert bad["status"] == "error"
+    assert any(part in bad["reason"] for part in said.split("|"))
+
+
+def test_a_corruption_is_clipped_to_the_pixel_range(plug: Plug, audit: Callable[..., Outcome]) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Bright(Corruption):
+        meta = replace(META, id="corruptions.bright", area="corruptions")
+
+        def levels(self) -> Sequence[dict[str, Any]]:
+            return [{"kind": "brightness", "severity": 1.0}]
+
+        def perturb(self, classifier: Any, batch: Any, rng: Any, level: Any) -> Any:
+            return batch.pixels + 9
+
+    plug(Bright)
+    outcome = audit(probes=["corruptions.bright"])
+    assert not outcome.incomplete
+    table = pq.read_table(next((outcome.out / "records/corruptions.bright").glob("shard-*.parquet")))
+    assert max(table["linf"].to_pylist()) <= 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate"), MemoryError()], ids=str)
+def test_out_of_memory_halves_the_batch_and_nothing_is_lost(
+    plug: Plug, audit: Callable[..., Outcome], error: Exception
+) -> None:
+    seen: list[int] = []
+
+    def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
+        if len(batch) > 3:
+            raise error
+        seen.append(len(batch))
+        return {"value": batch.probabilities.max(axis=1)}
+
+    plug(broken(measure=measure))
+    outcome = audit(batch_size=16)
+    assert (max(seen), sum(seen)) == (2, 30)
+    assert record(outcome)["metrics"][0]["n"] == 30
+    assert not outcome.incomplete
+
+
+def test_out_of_memory_for_a_single_image_is_an_error(plug: Plug, audit: Callable[..., Outcome]) -> None:
+    def measure(*_: Any) -> Any:
+        raise MemoryError("out of memory")
+
+    plug(broken(measure=measure))
+    assert record(audit())["status"] == "error"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The engine's clock, moved by the test."""
+    now = [100.0]
+    monkeypatch.setattr("auditor.engine.time.monotonic", lambda: now[0])
+    return now
+
+
+def test_a_budget_stops_early_says_so_and_the_next_run_goes_on(
+    plug: Plug, audit: Callable[..., Outcome], clock: list[float]
+) -> None:
+    seen: list[str] = []
+
+    def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
+        clock[0] += 10
+        seen.extend(batch.ids)
+        return {"value": batch.probabilities.max(axis=1)}
+
+    plug(broken(measure=measure))
+    short = audit(probes=["sanity.bad"], budget=15.0)
+    bad = record(short)
+    assert (bad["status"], bad["n"], len(seen)) == ("inconclusive", 16, 16)
+    assert "--budget ended after 16 of 30 images" in bad["reason"]
+    assert not short.incomplete
+    whole = record(audit(probes=["sanity.bad"]))
+    assert (whole["n"], whole["status"]) == (30, "informative")
+    assert sorted(seen) == sorted(set(seen)), "no image is measured twice"
+
+
+def test_a_budget_that_is_used_up_still_measures_one_batch_of_every_probe(
+    plug: Plug, audit: Callable[..., Outcome], clock: list[float]
+) -> None:
+    def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
+        clock[0] += 1000
+        return {"value": batch.probabilities.max(axis=1)}
+
+    plug(broken(measure=measure))
+    outcome = audit(budget=1.0)
+    assert record(outcome)["n"] == 8
+    assert record(outcome)["status"] == "inconclusive"
+
+
+def test_ctrl_c_keeps_what_was_measured(plug: Plug, audit: Callable[..., Outcome]) -> None:
+    seen: list[str] = []
+
+    def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
+        if len(seen) == 16:
+            raise KeyboardInterrupt
+        seen.extend(batch.ids)
+        return {"value": batch.probabilities.max(axis=1)}
+
+    plug(broken(measure=measure))
+    with pytest.raises(Interrupted):
+        audit(probes=["sanity.bad"])
+    seen.append("past the interruption")
+    assert record(audit(probes=["sanity.bad"]))["n"] == 30
+    assert len(seen) == 31
+    assert len(set(seen)) == 31
+
+
+@pytest.mark.parametrize(
+    ("needs", "said"),
+    [({"groups"}, "no group columns"), ({"labels"}, "no labels"), ({"gradients"}, "black box")],
+    ids=str,
+)
+def test_a_probe_whose_needs_are_not_met_is_not_applicable(
+    plug: Plug, audit: Callable[..., Outcome], tmp_path: Path, needs: set[Any], said: str
+) -> None:
+    """The data has pixels and nothing else, and the model no copy."""
+    artefact = Artefact(
+        format="onnx", runtime="test", input_shape=(None, 1, 8, 8), input_dtype="float32",
+        scores=lambda x: x.reshape(len(x), -1)[:, :3], copy_reason="there is none",
+    )  # fmt: skip
+    plug(
+        broken(meta=replace(META, needs=frozenset(needs)), measure=raises),
+        auditor_open_model=lambda path, device: artefact,
+    )
+    np.savez(tmp_path / "bare.npz", images=np.random.default_rng(0).integers(0, 255, (30, 8, 8), dtype=np.uint8))
+    model = tmp_path / "model.bin"
+    model.write_bytes(b"model")
+    outcome = run(
+        Request(model=model, data=tmp_path / "bare.npz", out=tmp_path / "run", formats=(), probes=["sanity.bad"])
+    )  # fmt: skip
+    assert record(outcome)["status"] == "not-applicable"
+    assert said in record(outcome)["reason"]
+    assert not outcome.incomplete
+
+
+def test_an_opener_that_raises_is_named_and_the_next_one_is_asked(plug: Plug, audit: Callable[..., Outcome]) -> None:
+    plug(Bad, auditor_open_model=lambda path, device: raises())
+    outcome = audit()
+    assert outcome.incomplete
+    assert record(outcome)["status"] == "informative"
+    assert outcome.audit["plugins"] == [
+        {"name": "third:third", "version": "1.0", "error": "auditor_open_model raised ZeroDivisionError: one by none"}
+    ]
+
+
+def test_a_report_that_breaks_does_not_take_the_others_with_it(plug: Plug, digits: Path, tmp_path: Path) -> None:
+    fmt = types.SimpleNamespace(name="gilt", file="gilt.txt", render=raises)
+    plug(Bad, auditor_report_formats=lambda: [fmt])
+    outcome = run(
+        Request(model=digits / "digits-cnn.onnx", out=tmp_path / "run", formats=("gilt", "md"), probes=["sanity.bad"],
+                samples=20)
+    )  # fmt: skip
+    assert outcome.incomplete
+    assert outcome.troubles[0].startswith("gilt.txt was not written: ZeroDivisionError")
+    assert {path.name for path in outcome.files} == {"audit.json", "summary.md"}
