@@ -168,12 +168,16 @@ class ImageNetC(Corruption):
         self, records: Records, mce: Metric, relative: Metric, clean: Metric, means: Mapping[str, Metric]
     ) -> str:
         worst = min(means, key=lambda name: means[name].value or 0.0)
-        what = "is wrong" if records.labelled else "departs from its own clean answer"
+        over = f"Over all corruptions ({len(means)}) and severities ({len(self._severities())}) the model"
+        if not records.labelled:
+            return (
+                f"{over} departs from its own clean answer on {percent(mce)} of the images (n = {mce.n}); most under"
+                f" {worst}, where {percent(means[worst])} keep it."
+            )
         points = "" if relative.value is None else f", {100 * relative.value:.1f} points above the clean error"
         return (
-            f"Over {len(means)} corruptions at {len(self._severities())} severities the model {what} on {percent(mce)}"
-            f" of the images{points} (n = {mce.n}; clean accuracy {percent(clean)}); worst is {worst} with a mean"
-            f" accuracy of {percent(means[worst])}."
+            f"{over} is wrong on {percent(mce)} of the images{points} (n = {mce.n}; clean accuracy {percent(clean)});"
+            f" worst is {worst} with a mean accuracy of {percent(means[worst])}."
         )
 
     def _about(self, frame: pd.DataFrame) -> Text:
