@@ -118,7 +118,14 @@ def verdict(probes: Sequence[Mapping[str, Any]], policy: Policy, broken: Sequenc
                 if status.get(probe_id) not in {"pass", "fail", "error"}]  # fmt: skip
     if reasons:
         return "incomplete", "no failure found, but what a pass needs is missing: " + "; ".join(reasons)
-    return "pass", "every threshold of the policy is met"
+    mild = [f"{p['id']} ({p['severity']})" for p in probes if p["status"] == "fail"]
+    unsettled = [p["id"] for p in probes if p["status"] == "inconclusive"]
+    if not (mild or unsettled):
+        return "pass", "every threshold of the policy is met"
+    parts = [f"no probe failed at severity {policy.fails_at} or above"]
+    parts += [f"milder failures: {', '.join(mild)}"] if mild else []
+    parts += [f"not settled: {', '.join(unsettled)}"] if unsettled else []
+    return "pass", "; ".join(parts)
 
 
 def at_or_above(probes: Sequence[Mapping[str, Any]], level: str) -> bool:
