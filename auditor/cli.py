@@ -193,9 +193,11 @@ def probes(probe: str | None) -> None:
     from auditor.listing import all_probes, one_probe
 
     plugins = registry.load()
-    if probe is not None:
-        plugins.select([probe], option="probe")
-    click.echo(all_probes(plugins) if probe is None else one_probe(plugins, probe))
+    if probe is None:
+        click.echo(all_probes(plugins))
+    else:
+        chosen = plugins.select([probe], option="probe")
+        click.echo("\n\n".join(one_probe(plugins, probe_id) for probe_id in chosen))
     for plugin in plugins.broken:
         click.echo(f"Plugin {plugin.name} is left out: {plugin.error}", err=True)
     if plugins.broken:
