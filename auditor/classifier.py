@@ -244,7 +244,9 @@ class Classifier:
             copy = copy.softmax(1)
         self._largest_score = np.abs(original).max()
         answer = copy.numpy()
-        return np.abs(answer - original).max(axis=1), answer.argmax(axis=1) == original.argmax(axis=1)
+        # a quantised output has ties; whichever of the tied labels the copy gives, it agrees
+        given = original[np.arange(len(original)), answer.argmax(axis=1)]
+        return np.abs(answer - original).max(axis=1), given == original.max(axis=1)
 
     def gradient(self, images: Pixels) -> torch.Tensor:
         """Gradient of each image's margin, top logit less the runner-up, (n, c, h, w), from the copy."""
@@ -297,7 +299,7 @@ class Classifier:
         if self.fixed_batch and n < self.fixed_batch:
             images = np.concatenate([images, np.repeat(images[:1], self.fixed_batch - n, axis=0)])
         scores = self.artefact.scores(self.preprocessing.apply(images))
-        scores = np.asarray(scores[:n], dtype=np.float32).reshape(n, -1)
+        scores = from_integers(scores[:n], self.outputs).reshape(n, -1)
         if not np.isfinite(scores).all():
             raise ArithmeticError("the model answered NaN or infinity")
         return scores
@@ -322,6 +324,15 @@ def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+def from_integers(scores: NDArray[Any], outputs: Outputs) -> NDArray[np.float32]:
+    """Scores as float32; a quantised model's integer probabilities are counted from their least value and sum to 1."""
+    if outputs == "logits" or not np.issubdtype(scores.dtype, np.integer):
+        return scores.astype(np.float32)
+    counts = scores.astype(np.float32).reshape(len(scores), -1) - np.iinfo(scores.dtype).min
+    shares: NDArray[np.float32] = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    return shares
 
 
 def look_at_outputs(scores: NDArray[Any]) -> Outputs:
