@@ -1,0 +1,143 @@
+"""Files appear whole or not at all, and what was measured under another digest is never read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from auditor.errors import BadInput
+from auditor.store import Cost, RunFolder, digest, file_sha256
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[RunFolder]:
+    opened = RunFolder(tmp_path / "run")
+    yield opened
+    opened.close()
+
+
+def rows(*ids: str) -> pa.Table:
+    return pa.table({"image_id": list(ids), "value": [float(len(i)) for i in ids]})
+
+
+def test_rows_come_back_under_their_digest_only(folder: RunFolder) -> None:
+    folder.write_shard("a.b", "today", rows("x", "y"), Cost(1.5, 10, 2))
+    folder.write_shard("a.b", "today", rows("z"), Cost(0.5, 5, 1))
+    folder.write_shard("a.b", "yesterday", rows("old"), Cost(9, 9, 9))
+    folder.write_shard("a.b", "today", rows("picture"), Cost(1, 1, 1), kind="exhibits")
+    folder.write_shard("c.d", "today", rows("other"), Cost(9, 9, 9))
+    tables, cost = folder.read_shards("a.b", "today")
+    assert sorted(i for table in tables for i in table["image_id"].to_pylist()) == ["x", "y", "z"]
+    assert cost == Cost(2.0, 15, 3)
+    assert folder.measured("a.b", "today") == {"x", "y", "z"}
+    assert folder.measured("a.b", "tomorrow") == set()
+    assert folder.read_shards("a.b", "tomorrow") == ([], Cost())
+
+
+def test_stale_rows_go_once_the_probe_is_measured_afresh(folder: RunFolder) -> None:
+    folder.write_shard("a.b", "yesterday", rows("x"), Cost())
+    folder.write_shard("c.d", "yesterday", rows("x"), Cost())
+    folder.write_shard("a.b", "today", rows("x"), Cost())
+    folder.drop_stale("a.b", "today")
+    assert folder.measured("a.b", "yesterday") == set()
+    assert folder.measured("a.b", "today") == {"x"}
+    assert folder.measured("c.d", "yesterday") == {"x"}
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all"], ids=["empty", "magic", "text"])
+def test_an_unreadable_shard_counts_as_not_measured(folder: RunFolder, content: bytes) -> None:
+    path = folder.write_shard("a.b", "today", rows("x"), Cost())
+    path.write_bytes(content)
+    assert folder.measured("a.b", "today") == set()
+    assert folder.read_shards("a.b", "today") == ([], Cost())
+    folder.drop_stale("a.b", "today")
+    assert not path.exists()
+
+
+def test_a_truncated_shard_counts_as_not_measured(folder: RunFolder) -> None:
+    path = folder.write_shard("a.b", "today", rows(*map(str, range(1000))), Cost())
+    path.write_bytes(path.read_bytes()[:-20])
+    assert folder.measured("a.b", "today") == set()
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_other(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write("report.html", b"whole")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        folder.write("report.html", b"half")
+    assert (folder.path / "report.html").read_bytes() == b"whole"
+    assert {p.name for p in folder.path.iterdir() if p.is_file()} == {".lock", "report.html"}
+
+
+def test_what_a_killed_audit_left_half_written_is_removed(folder: RunFolder) -> None:
+    folder.write_shard("a.b", "today", rows("x"), Cost())
+    half = [folder.path / "records" / "a.b" / ".shard-1.parquet.0badcafe.part", folder.path / ".audit.json.0.part"]
+    for path in half:
+        path.write_bytes(b"half")
+    folder.close()
+    again = RunFolder(folder.path)
+    assert not any(path.exists() for path in half)
+    assert again.measured("a.b", "today") == {"x"}
+    again.close()
+
+
+def test_two_audits_do_not_write_into_one_folder(folder: RunFolder) -> None:
+    with pytest.raises(BadInput, match="another audit is writing there"):
+        RunFolder(folder.path)
+    folder.close()
+    RunFolder(folder.path).close()
+    assert not (folder.path / ".lock").exists()
+
+
+def test_a_folder_that_cannot_be_is_bad_input(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BadInput, match="cannot be written"):
+        RunFolder(tmp_path / "file" / "run")
+
+
+def test_fresh_forgets_what_was_measured_and_nothing_else(folder: RunFolder) -> None:
+    folder.write_shard("a.b", "today", rows("x"), Cost())
+    folder.write("evidence/a.png", b"png")
+    folder.write("report.html", b"report")
+    folder.forget()
+    assert folder.measured("a.b", "today") == set()
+    assert not list((folder.path / "evidence").iterdir())
+    assert (folder.path / "report.html").exists()
+    folder.write_shard("a.b", "today", rows("x"), Cost())
+
+
+def test_only_evidence_that_is_shown_is_kept(folder: RunFolder) -> None:
+    for name in ("a", "b", "c"):
+        folder.write(f"evidence/{name}.png", b"png")
+    folder.keep_evidence(["evidence/b.png"])
+    assert [path.name for path in (folder.path / "evidence").iterdir()] == ["b.png"]
+
+
+def test_json_holds_no_nan_and_says_where_it_is_broken(folder: RunFolder) -> None:
+    folder.write_json("audit.json", {"name": "Žluťoučký", "value": None})
+    assert folder.read_json("audit.json") == {"name": "Žluťoučký", "value": None}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        folder.write_json("audit.json", {"value": float("nan")})
+    assert folder.read_json("audit.json")["value"] is None
+    folder.write("audit.json", json.dumps({"whole": True}).encode()[:-1])
+    with pytest.raises(BadInput, match="not valid JSON"):
+        folder.read_json("audit.json")
+    with pytest.raises(BadInput, match=r"has no manifest\.json"):
+        folder.read_json("manifest.json")
+
+
+def test_a_digest_depends_on_content_not_on_the_order_of_keys(tmp_path: Path) -> None:
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert len({digest(x) for x in ({"a": 1}, {"a": 1.5}, {"a": "1"}, {"b": 1}, [["a", 1]], {"a": None})}) == 6
+    (tmp_path / "empty").write_bytes(b"")
+    assert file_sha256(tmp_path / "empty") == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
