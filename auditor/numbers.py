@@ -29,6 +29,8 @@ _NAMES = {
     "ece": "Expected calibration error",
     "brier": "Brier score",
     "mce": "Mean corruption error",
+    "relative_mce": "Mean corruption error less the clean error",
+    "ece_of_perfect": "The same of a perfectly calibrated model",
     "clever_median": "CLEVER score, median",
     "clever_below_distance": "CLEVER score below the distance found",
     "distance_median": "Distance to the nearest error, median",

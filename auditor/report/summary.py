@@ -30,7 +30,16 @@ AREA_TITLES = {
 
 _MEASURED = ("pass", "fail", "inconclusive", "informative")
 # For these a small number is good news; for every other proportion it is bad news.
-_SMALL_IS_GOOD = ("attack_success_rate", "accuracy_gap", "mce", "ece", "brier", "log_loss", "clever_below_distance")
+_SMALL_IS_GOOD = (
+    "attack_success_rate",
+    "accuracy_gap",
+    "mce",
+    "relative_mce",
+    "ece",
+    "brier",
+    "log_loss",
+    "clever_below_distance",
+)
 
 
 class Gap(NamedTuple):
