@@ -15,7 +15,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,14 +86,11 @@ class Registry:
     def suites(self) -> dict[str, Path]:
         """The suite files by name: the package's own, then the plugins'."""
         own = Path(__file__).parent / "suites"
-        found = {path.stem: path for path in sorted(own.glob("*.toml"))}
-        for paths in self._call("auditor_suites"):
-            found |= {path.stem: path for path in paths}
-        return found
+        return self._offers("auditor_suites", "stem", {path.stem: path for path in sorted(own.glob("*.toml"))})
 
     def formats(self) -> dict[str, Any]:
         """The report formats by name."""
-        return {fmt.name: fmt for formats in self._call("auditor_report_formats") for fmt in formats}
+        return self._offers("auditor_report_formats", "name", {})
 
     def suite(self, name: str) -> Suite:
         """The suite called ``name``, or in the file ``name``."""
@@ -133,14 +130,19 @@ class Registry:
                 return result
         return None
 
-    def _call(self, hook: str) -> Iterator[Any]:
-        """The results of every plugin's hook, one by one, so that one that raises costs only itself."""
+    def _offers(self, hook: str, key: str, found: dict[str, Any]) -> dict[str, Any]:
+        """``found`` and what every plugin's hook offers, by the attribute ``key``; a name that is taken is refused."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
+            plugin = implementation.plugin_name
             try:
-                result = implementation.function()
-                yield list(result)
+                offers = {getattr(offer, key): offer for offer in implementation.function()}
             except Exception as error:
-                self._break(implementation.plugin_name, f"{hook} raised {type(error).__name__}: {error}")
+                self._break(plugin, f"{hook} raised {type(error).__name__}: {error}")
+                continue
+            for name, offer in offers.items():
+                if found.setdefault(name, offer) is not offer:
+                    self._break(plugin, f"{hook}: {name} is taken already, so that of {plugin} is left out; rename it")
+        return found
 
     def _break(self, name: str, error: str) -> None:
         for i, plugin in enumerate(self.plugins):
@@ -168,7 +170,7 @@ def load() -> Registry:
     # the auditor's own first, so that a duplicate id is charged to the newcomer
     for entry in sorted(entries, key=lambda e: (_package(e) != "auditor", _package(e), e.name)):
         registry.plugins.append(_load_one(manager, entry))
-    for implementation in manager.hook.auditor_probes.get_hookimpls()[::-1]:
+    for implementation in manager.hook.auditor_probes.get_hookimpls():
         try:
             kinds: list[Any] = list(implementation.function())  # type: ignore[call-overload]
         except Exception as error:
