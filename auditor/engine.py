@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 import auditor
 from auditor import environment, registry
-from auditor.classifier import Classifier, is_out_of_memory
+from auditor.classifier import Classifier, first_line, is_out_of_memory
 from auditor.errors import BadInput
 from auditor.finding import Conclusion, plain
 from auditor.images import Batch, Images, Source, match_labels, sample
@@ -152,7 +152,8 @@ def open_audit(plugins: Registry, request: Request, suite: registry.Suite, devic
     sidecar = read_sidecar(request.model, artefact.metadata)
     source = _find_source(plugins, request, sidecar)
     samples = request.samples or suite.samples
-    first = sample(source.ids, samples, request.seed)[:1]
+    # photographs that stand in for data say nothing of the size that the model wants
+    first = [] if source.note else sample(source.ids, samples, request.seed)[:1]
     classifier = build(
         request.model, artefact, sidecar, device=device, data_size=_size_of(source, first[0]) if first else None
     )
@@ -214,10 +215,12 @@ def _find_source(plugins: Registry, request: Request, sidecar: Sidecar) -> Sourc
 def _size_of(source: Source, index: int) -> tuple[int, int] | None:
     try:
         picture = source.read(index)[1]
-    except (OSError, ValueError, SyntaxError):
+    except Exception:
+        # an unreadable image is named when all are read
         return None
     if isinstance(picture, np.ndarray):
-        height, width = picture.shape[-2:] if picture.ndim == 3 and picture.shape[0] in {1, 3} else picture.shape[:2]
+        first = picture.ndim == 3 and picture.shape[-1] not in {1, 3} and picture.shape[0] in {1, 3}
+        height, width = picture.shape[1:] if first else picture.shape[:2]
         return int(height), int(width)
     return picture.height, picture.width
 
@@ -265,8 +268,14 @@ class _Session:
 
     def carry_out(self, probes: Sequence[Probe], policy: Policy, formats: Sequence[Any], suite: str) -> Outcome:
         """Measure, conclude, judge, write."""
-        self.classifier.verify(self.images.pixels(self.order[:_PARITY_IMAGES]))
-        self._tune()
+        try:
+            self.classifier.verify(self.images.pixels(self.order[:_PARITY_IMAGES]))
+            self._tune()
+        except (ArithmeticError, RuntimeError) as error:
+            raise BadInput(
+                f"{self.classifier.path}: {first_line(error)}, asked about images of {self.images.path}; expected one"
+                " finite score per class (are range, mean and std in the sidecar those of the training?)"
+            ) from None
         self.warnings = self._all_warnings()
         self._write_manifest(probes, suite)
         for warning in self.warnings:

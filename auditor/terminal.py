@@ -156,12 +156,17 @@ def summary(outcome: Outcome, *, width: int | None = None) -> str:
 def describe_model(path: Path, device: str) -> str:
     """What ``auditor inspect`` says of a model file."""
     from auditor import engine, environment, photographs, registry
+    from auditor.classifier import first_line
+    from auditor.errors import BadInput
     from auditor.images import Images
 
     plugins = registry.load()
     classifier = engine.open_model(plugins, path, environment.pick_device(device))
     pixels = Images(photographs.source(), shape=classifier.shape)
-    classifier.verify(pixels.pixels(pixels.ids[:16]))
+    try:
+        classifier.verify(pixels.pixels(pixels.ids[:16]))
+    except (ArithmeticError, RuntimeError) as error:
+        raise BadInput(f"{path}: {first_line(error)}, asked about photographs; expected finite scores") from None
     a, p = classifier.artefact, classifier.preprocessing
     channels, height, width = p.shape
     parity = classifier.parity

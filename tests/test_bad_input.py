@@ -268,6 +268,18 @@ def test_sidecar_that_cannot_be_used(name: str, here: Any, refused: Any) -> None
     refused(["run", sidecar(here.colours, content), "--suite", here.tiny], ["colours.onnx.audit.toml", *parts])
 
 
+def test_model_that_answers_nan(here: Any, refused: Any) -> None:
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0),
+        helper.make_node("Constant", [], ["much"], value_float=0.99),
+        helper.make_node("Sub", ["means", "much"], ["rest"]),
+        helper.make_node("Log", ["rest"], ["scores"]),
+    ]
+    model = save(here.at / "m.onnx", nodes, {"image": ["batch", 3, 8, 8]}, {"scores": ["batch", 3]})
+    refused(["run", model, "--suite", here.tiny], ["m.onnx", "NaN or infinity", "finite score", "sidecar"])
+    refused(["inspect", model], ["m.onnx", "NaN or infinity"])
+
+
 def test_sidecar_in_the_metadata_is_named_as_such(here: Any, refused: Any) -> None:
     model = onnx.load(str(here.colours))
     helper.set_model_props(model, {"auditor.toml": "[input]\nsizes = [8, 8]"})

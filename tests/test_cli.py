@@ -422,6 +422,17 @@ def test_broken_plugin_is_named_and_the_audit_goes_on(
     assert "MISSING  plugin else:bad" in outcome(auditor_cli("doctor"), 0).stdout
 
 
+def test_opener_that_breaks_is_named(model: Path, auditor_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    import auditor.plugins.formats.onnx as plugin
+
+    def explode(*_: object) -> None:
+        raise TypeError("surprise")
+
+    monkeypatch.setattr(plugin, "_read", explode)
+    result = outcome(auditor_cli("inspect", model), 2)
+    assert "plugin formats.onnx could not open it: auditor_open_model raised TypeError: surprise" in result.stderr
+
+
 def test_report_that_breaks_does_not_take_the_others_with_it(
     run: Path, auditor_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -239,6 +240,14 @@ def test_torchscript_says_nothing_and_is_guessed_aloud(
     stated = opened(beside(path, f"[input]\nsize = [5, 4]\nchannels = {channels}\nrange = [0, 1]"))
     assert stated.shape == (channels, 5, 4)
     assert stated.warnings == []
+
+
+def test_photographs_say_nothing_of_the_size(tmp_path: Path, auditor_cli: Any) -> None:
+    path = script(tmp_path / "m.pt", Means(3).eval())
+    result = auditor_cli("run", path, "--probe", "sanity.parity", "--samples", 4, "--format", "json", "--out", "out")
+    assert result.exit_code == 0, result.output
+    audit = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert audit["model"]["input"]["shape"] == [None, 3, 224, 224]
 
 
 def test_sizes_left_open_in_onnx(tmp_path: Path, opened: Open) -> None:
