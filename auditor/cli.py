@@ -283,14 +283,14 @@ def _audit(
     from auditor.engine import run as carry_out
     from auditor.terminal import progress
 
-    if engine == "ray":
-        raise BadInput("--engine ray: this version measures on one machine only; leave the option out")
-    if workers is not None:
+    if workers is not None and engine != "ray":
         raise BadInput("--workers: goes with --engine ray only; leave the option out")
     request: Request = Request(
         model=model,
         data=data,
         suite=options.pop("suite") or usual_suite,
+        engine=engine,
+        workers=workers,
         command="auditor " + " ".join(_quote(argument) for argument in sys.argv[1:]),
         **options,
     )

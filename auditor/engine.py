@@ -14,18 +14,20 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 import auditor
 from auditor import environment, registry
-from auditor.classifier import Classifier, first_line, is_out_of_memory
+from auditor.classifier import Classifier, first_line
+from auditor.distributed import Workers
 from auditor.errors import BadInput
 from auditor.finding import Conclusion, plain
-from auditor.images import Batch, Images, Source, match_labels, sample
+from auditor.images import Images, Source, match_labels, sample
 from auditor.loading import Sidecar, build, read_sidecar
+from auditor.measuring import Measured, Measurer, Shards, tune
 from auditor.policy import Policy, judge, read_policy, verdict
 from auditor.probe import Exhibit, Probe, Randomness, Records
 from auditor.registry import Registry
@@ -33,13 +35,6 @@ from auditor.store import FORMAT, Cost, RunFolder, digest
 
 if TYPE_CHECKING:
     import pandas as pd
-    import pyarrow as pa
-
-_FLUSH_SECONDS = 2.0
-"""Rows wait at most this long before they are on disk."""
-
-_CLEAN_BYTES = 256 << 20
-"""Clean predictions kept in memory; beyond it they are computed again."""
 
 _PARITY_IMAGES = 64
 """Images on which parity is measured before the first probe; ``sanity.parity`` measures it on all."""
@@ -63,6 +58,9 @@ class Request:
     """Seconds for measuring, or None for no limit."""
     policy: str = "default"
     formats: Sequence[str] = ("html", "pdf", "json")
+    engine: Literal["local", "ray"] = "local"
+    workers: int | None = None
+    """Workers of the engine "ray"; None for one per core."""
     fresh: bool = False
     command: str = ""
 
@@ -262,7 +260,8 @@ class _Session:
         self.progress = progress
         self.order = _shuffled(images.ids, request.seed)
         self.deadline = None if request.budget is None else time.monotonic() + request.budget
-        self._clean: dict[str, NDArray[np.float32]] = {}
+        self.measurer = Measurer(classifier, images, request.seed)
+        self.workers: Workers | None = None
         self._keys: dict[str, str] = {}
         self.warnings: list[str] = []
 
@@ -282,16 +281,23 @@ class _Session:
             self.progress.say(f"Warning: {warning}")
         for plugin in self.plugins.broken:
             self.progress.say(f"Plugin {plugin.name} is left out: {plugin.error}")
-        records = []
-        for position, probe in enumerate(probes):
-            record = judge(self._audit(probe, position, len(probes)), policy)
-            self.progress.end(record)
-            records.append(record)
+        if self.request.engine == "ray":
+            self.workers = Workers(self.request, self.measurer, self.request.workers)
+        try:
+            records = [self._judged(probe, position, len(probes), policy) for position, probe in enumerate(probes)]
+        finally:
+            if self.workers is not None:
+                self.workers.close()
         order = list(self.plugins.probes)
         records.sort(key=lambda record: order.index(record["id"]))
         self.folder.keep_evidence([file for record in records for file in evidence_files(record)])
         audit = self._describe(records, policy, suite)
         return finish(audit, self.folder, formats)
+
+    def _judged(self, probe: Probe, position: int, probes: int, policy: Policy) -> dict[str, Any]:
+        record = judge(self._audit(probe, position, probes), policy)
+        self.progress.end(record)
+        return record
 
     def _audit(self, probe: Probe, position: int, probes: int) -> dict[str, Any]:
         """One probe to the end, whatever happens in it."""
@@ -336,66 +342,33 @@ class _Session:
         todo = [image_id for image_id in ids if image_id not in done]
         self.progress.begin(probe.meta.id, len(ids), position, probes)
         self.progress.advance(len(ids) - len(todo))
-        rng = Randomness(self.request.seed, probe.meta.id)
         share = None if self.deadline is None else (self.deadline - time.monotonic()) / (probes - position)
         stop = None if share is None else time.monotonic() + max(share, 0.0)
-        with _Shards(self.folder, probe.meta.id, key, self.classifier) as shards:
-            start = 0
-            while start < len(todo):
-                if stop is not None and start and time.monotonic() > stop:
-                    return len(todo) - start
-                piece = todo[start : start + self.classifier.batch_size]
-                try:
-                    batch = self._batch(piece)
-                    shards.add(self._table(probe, batch, probe.measure(self.classifier, batch, rng)))
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error) or len(piece) == 1:
-                        raise
-                    self.classifier.batch_size = max(1, len(piece) // 2)
-                    self.progress.say(f"Out of memory: the batch is now {self.classifier.batch_size} images")
-                    continue
-                start += len(piece)
-                self.progress.advance(len(piece))
-        return 0
+        left = len(todo)
+        with Shards(self.folder, probe.meta.id, key) as shards:
+            for measured in self._measured(probe, self._pieces(todo, stop)):
+                shards.add(measured)
+                left -= measured.images
+                self.progress.advance(measured.images)
+        return left
 
-    def _batch(self, ids: Sequence[str]) -> Batch:
-        """Images with clean predictions, which are computed once for all probes."""
-        pixels = self.images.pixels(ids)
-        unknown = [i for i, image_id in enumerate(ids) if image_id not in self._clean]
-        fresh: dict[str, NDArray[np.float32]] = {}
-        if unknown:
-            answers = self.classifier.predict(pixels[unknown])
-            fresh = {ids[i]: answer for i, answer in zip(unknown, answers, strict=True)}
-            if (len(self._clean) + len(fresh)) * answers[0].nbytes <= _CLEAN_BYTES:
-                self._clean |= fresh
-        probabilities = np.stack([fresh[i] if i in fresh else self._clean[i] for i in ids])
-        positions = [self.images.position(image_id) for image_id in ids]
-        labels = self.images.labels
-        return Batch(
-            ids=tuple(ids),
-            pixels=pixels,
-            labels=probabilities.argmax(axis=1).astype(np.int64) if labels is None else labels[positions],
-            probabilities=probabilities,
-            groups={name: [values[p] for p in positions] for name, values in self.images.groups.items()},
-        )
+    def _pieces(self, ids: Sequence[str], stop: float | None) -> Iterator[Sequence[str]]:
+        """Ids batch by batch, at least one batch, until the time is over."""
+        start = 0
+        while start < len(ids) and not (stop is not None and start and time.monotonic() > stop):
+            piece = ids[start : start + self.classifier.batch_size]
+            yield piece
+            start += len(piece)
 
-    def _table(self, probe: Probe, batch: Batch, columns: Mapping[str, Any]) -> pa.Table:
-        """A probe's columns as rows with what every record carries."""
-        import pyarrow as pa
-
-        rows = np.asarray(columns.get("row", np.arange(len(batch))), dtype=np.int64)
-        fields: dict[str, Any] = {
-            "image_id": [batch.ids[row] for row in rows],
-            "label": batch.labels[rows],
-            "prediction": batch.predictions[rows],
-        }
-        fields |= {f"group:{name}": [values[row] for row in rows] for name, values in batch.groups.items()}
-        for name, values in columns.items():
-            if len(values) != len(rows):
-                raise ValueError(f"column {name!r} has {len(values)} rows; expected {len(rows)}")
-            if name != "row":
-                fields[name] = list(np.asarray(values)) if np.ndim(values) > 1 else values
-        return pa.table(fields)
+    def _measured(self, probe: Probe, pieces: Iterator[Sequence[str]]) -> Iterator[Measured]:
+        if self.workers is not None:
+            yield from self.workers.measure(probe, pieces)
+            return
+        for piece in pieces:
+            before = self.classifier.batch_size
+            yield self.measurer.measure(probe, piece)
+            if self.classifier.batch_size < before:
+                self.progress.say(f"Out of memory: the batch is now {self.classifier.batch_size} images")
 
     def _read(self, probe: Probe, key: str) -> Records:
         return Records(
@@ -440,7 +413,7 @@ class _Session:
         return Records(**{**vars(records), "exhibits": table.to_pandas()})
 
     def _draw(self, probe: Probe, number: int, wish: Exhibit) -> Iterator[dict[str, Any]]:
-        batch = self._batch([wish.image_id])
+        batch = self.measurer.batch([wish.image_id])
         rng = Randomness(self.request.seed, probe.meta.id)
         label = int(batch.labels[0])
         for name, pixels in probe.draw(self.classifier, batch, rng, wish).items():
@@ -608,44 +581,6 @@ class _Session:
         }  # fmt: skip
 
 
-class _Shards:
-    """Rows on their way to disk: written every few seconds, and at the end whatever the end is."""
-
-    def __init__(self, folder: RunFolder, probe_id: str, key: str, classifier: Classifier) -> None:
-        self._folder, self._probe_id, self._key, self._calls = folder, probe_id, key, classifier.calls
-        self._waiting: list[pa.Table] = []
-        self._mark()
-
-    def __enter__(self) -> _Shards:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._flush()
-
-    def add(self, table: pa.Table) -> None:
-        """Take rows; write when the oldest has waited long enough."""
-        self._waiting.append(table)
-        if time.monotonic() - self._since > _FLUSH_SECONDS:
-            self._flush()
-
-    def _mark(self) -> None:
-        self._since = time.monotonic()
-        self._before = self._calls.forward, self._calls.backward
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        if self._waiting:
-            table = pa.concat_tables(self._waiting, promote_options="permissive")
-            forward, backward = self._before
-            cost = Cost(
-                time.monotonic() - self._since, self._calls.forward - forward, self._calls.backward - backward
-            )  # fmt: skip
-            self._folder.write_shard(self._probe_id, self._key, table, cost)
-            self._waiting = []
-        self._mark()
-
-
 def finish(audit: dict[str, Any], folder: RunFolder, formats: Sequence[Any]) -> Outcome:
     """Write audit.json, then every report; a report that breaks is named and does not take the others with it."""
     files = [folder.write_json("audit.json", audit)]
@@ -674,38 +609,6 @@ def evidence_files(record: Mapping[str, Any]) -> list[str]:
         for cell in row["cells"]
         if cell["file"]
     ]
-
-
-def tune(classifier: Classifier, pixels: NDArray[np.float32]) -> int:
-    """The batch size at which most images a second go through, found by doubling while it pays."""
-    rates: dict[int, float] = {}
-    began = time.monotonic()
-    for size in (16, 32, 64, 128, 256, 512):
-        piece = np.resize(pixels, (size, *pixels.shape[1:]))
-        classifier.batch_size = size
-        try:
-            seconds = min(_timed(classifier, piece) for _ in range(2))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error) or not rates:
-                raise
-            break
-        if classifier.batch_size < size:
-            # the memory did not suffice, and predict has found what does
-            return classifier.batch_size
-        rates[size] = size / seconds
-        if size >= len(pixels) or time.monotonic() - began > 2.0 or rates[size] < 0.8 * max(rates.values()):
-            break
-    # the smallest that comes within 3 % of the best: less memory, and rows on disk sooner
-    return next(size for size, rate in rates.items() if rate >= 0.97 * max(rates.values()))
-
-
-def _timed(classifier: Classifier, pixels: NDArray[np.float32]) -> float:
-    """Seconds for one pass of the original and, where there is a copy, one gradient: what attacks are made of."""
-    start = time.monotonic()
-    classifier.predict(pixels)
-    if classifier.access == "white-box":
-        classifier.gradient(pixels)
-    return max(time.monotonic() - start, 1e-9)
 
 
 def validator(definition: str = "") -> Any:
