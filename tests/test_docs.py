@@ -1,0 +1,166 @@
+"""What the documentation shows is what works: its plugin is installed and run, its names are the real ones."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from auditor import hookspecs, registry
+
+ROOT = Path(__file__).parents[1]
+THIRD_PARTY = ROOT / "tests" / "third_party"
+PLUGINS_MD = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", PLUGINS_MD, re.DOTALL)
+TOML_BLOCKS = re.findall(r"```toml\n(.*?)```", PLUGINS_MD, re.DOTALL)
+
+QUICKLY = ("--format", "json", "--batch-size", 32)
+
+
+@pytest.mark.parametrize(("file", "blocks"), [("auditor_shift.py", PYTHON_BLOCKS), ("pyproject.toml", TOML_BLOCKS)])
+def test_the_docs_quote_the_plugin_that_is_tested(file: str, blocks: list[str]) -> None:
+    assert blocks[0] == (THIRD_PARTY / "auditor-shift" / file).read_text(encoding="utf-8")
+
+
+def test_a_probe_takes_at_most_25_lines() -> None:
+    assert len(PYTHON_BLOCKS[0].splitlines()) <= 25
+
+
+@pytest.fixture(scope="module")
+def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Install packages of tests/third_party for real, without a network; the folder for PYTHONPATH."""
+
+    def call(*packages: str) -> Path:
+        folder = tmp_path_factory.mktemp("installed")
+        for package in packages:
+            # a copy: building leaves traces in the source folder
+            source = shutil.copytree(THIRD_PARTY / package, folder / "source" / package)
+            uv = shutil.which("uv")
+            installer = [uv, "pip", "install", "--offline", "--python", sys.executable] if uv else [
+                sys.executable, "-m", "pip", "install", "--no-index"]  # fmt: skip
+            options = ["--no-deps", "--no-build-isolation", "--target", folder / "target", source]
+            done = subprocess.run([*installer, *options], check=False, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        return folder / "target"
+
+    return call
+
+
+def auditor(target: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own that finds the packages in ``target``."""
+    code = "from auditor.cli import main; main()"
+    environment = os.environ | {"PYTHONPATH": str(target)}
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=target.parent)
+
+
+def test_the_documented_plugin_is_installed_listed_and_run(install: Callable[..., Path], digits: Path) -> None:
+    target = install("auditor-shift")
+    listed = auditor(target, "probes")
+    assert (listed.returncode, listed.stderr) == (0, "")
+    assert re.search(r"^corruptions\.shift .*Sideways shift.*\[auditor-shift\]$", listed.stdout, re.MULTILINE)
+    about = auditor(target, "probes", "corruptions.shift")
+    assert "pixels = [1, 2, 4]" in about.stdout
+    model = digits / "digits-cnn.onnx"
+    ran = auditor(
+        target, "run", model, "--probe", "corruptions.shift", "--samples", 60, "--format", "json,md", "--out", "run"
+    )
+    assert ran.returncode == 0, ran.stderr
+    audit = json.loads((target.parent / "run" / "audit.json").read_text())
+    (probe,) = audit["probes"]
+    assert (probe["id"], probe["status"], probe["n"]) == ("corruptions.shift", "informative", 60)
+    accuracy = {(m["at"]["towards"], m["at"]["pixels"]): m["value"] for m in probe["metrics"] if "pixels" in m["at"]}
+    assert accuracy["left", 1] > accuracy["left", 4]
+    assert audit["plugins"] == [{"name": "auditor-shift:shift", "version": "1.0", "error": None}]
+
+
+def test_a_broken_plugin_is_named_and_the_audit_ends_with_3(install: Callable[..., Path], digits: Path) -> None:
+    target = install("auditor-shift", "auditor-broken")
+    said = "does not import: ImportError: needs a library that is not there"
+    listed = auditor(target, "probes")
+    assert listed.returncode == 3
+    assert f"Plugin auditor-broken:broken is left out: {said}" in listed.stderr
+    assert "corruptions.shift" in listed.stdout
+    model = digits / "digits-cnn.onnx"
+    ran = auditor(
+        target, "run", model, "--probe", "corruptions.shift", "--samples", 20, "--format", "json", "--out", "run"
+    )
+    assert ran.returncode == 3
+    assert "auditor-broken:broken" in ran.stdout + ran.stderr
+    audit = json.loads((target.parent / "run" / "audit.json").read_text())
+    assert [p["status"] for p in audit["probes"]] == ["informative"]
+    assert {"name": "auditor-broken:broken", "version": "1.0", "error": said} in audit["plugins"]
+    assert audit["verdict"] != "pass"
+
+
+@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=lambda block: re.findall(r"def (auditor_\w+)", block)[-1])
+def test_every_example_is_a_plugin_that_loads(block: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = types.ModuleType("example")
+    module.__file__ = str(tmp_path / "example.py")
+    monkeypatch.setitem(sys.modules, "example", module)
+    exec(compile(block, "docs/plugins.md", "exec"), module.__dict__)
+    own = importlib.metadata.entry_points(group=registry.GROUP)
+    dist = types.SimpleNamespace(name="example", version="1")
+    entry = types.SimpleNamespace(name="example", dist=dist, load=lambda: module)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [*own, entry])
+    loaded = registry.load()
+    loaded.suites()
+    loaded.formats()
+    assert loaded.first("auditor_open_images", path=tmp_path / "unknown.xyz") is None
+    assert not loaded.broken
+
+
+def test_the_example_suite_reads(tmp_path: Path) -> None:
+    (tmp_path / "nightly.toml").write_text(TOML_BLOCKS[1])
+    assert registry.load().suite(str(tmp_path / "nightly.toml")).samples == 500
+
+
+HOOKS = {name: f for name, f in vars(hookspecs).items() if name.startswith("auditor_")}
+
+
+@pytest.mark.parametrize("name", HOOKS)
+def test_every_hook_is_documented_with_its_arguments(name: str) -> None:
+    assert f"`{name}({', '.join(inspect.signature(HOOKS[name]).parameters)})`" in PLUGINS_MD
+
+
+def test_there_are_five_hooks() -> None:
+    assert len(HOOKS) == 5
+    assert "## The five hooks" in PLUGINS_MD
+
+
+def test_the_readme_names_every_probe_and_no_other() -> None:
+    part = re.search(r"<!-- probes -->(.*)<!-- /probes -->", README, re.DOTALL)
+    assert part
+    own = {i for i, plugin in registry.load().origin.items() if ":" not in plugin}
+    named = set(re.findall(r"`([a-z]+\.[a-z0-9-]+)`", part[1]))
+    assert named == own
+
+
+def test_the_readme_shows_every_command_and_exit_status() -> None:
+    from auditor import cli
+
+    for name in cli.main.commands:
+        assert f"auditor {name}" in README
+    shown = set(re.findall(r"`auditor ([a-z]+)", README))
+    assert shown <= set(cli.main.commands)
+    for status in (0, cli.FAILED, cli.UNUSABLE, cli.INCOMPLETE, cli.INTERRUPTED):
+        assert re.search(rf"\b{status}\b", README)
+
+
+@pytest.mark.parametrize("file", ["README.md", "ARCHITECTURE.md", "docs/plugins.md"])
+def test_links_and_paths_lead_somewhere(file: str) -> None:
+    text = (ROOT / file).read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+    missing = [link for link in links if not (ROOT / file).parent.joinpath(link).exists()]
+    assert not missing
