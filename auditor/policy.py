@@ -110,7 +110,7 @@ def verdict(probes: Sequence[Mapping[str, Any]], policy: Policy, broken: Sequenc
     failed = [p for p in probes if p["status"] == "fail" and SEVERITIES.index(p["severity"]) >= limit]
     if failed:
         names = ", ".join(f"{p['id']} ({p['severity']})" for p in _by_severity(failed))
-        return "fail", f"{len(failed)} of {len(probes)} probes failed: {names}"
+        return "fail", f"{len(failed)} of {len(probes)} probes failed at severity {policy.fails_at} or above: {names}"
     status = {p["id"]: p["status"] for p in probes}
     reasons = [f"{p['id']} broke" for p in probes if p["status"] == "error"]
     reasons += [f"plugin {name} is broken" for name in broken]

@@ -163,8 +163,10 @@ def describe_model(path: Path, device: str) -> str:
     plugins = registry.load()
     classifier = engine.open_model(plugins, path, environment.pick_device(device))
     pixels = Images(photographs.source(), shape=classifier.shape)
+    looked_at = pixels.pixels(pixels.ids[:16])
     try:
-        classifier.verify(pixels.pixels(pixels.ids[:16]))
+        classifier.predict(looked_at)
+        classifier.verify(looked_at)
     except (ArithmeticError, RuntimeError) as error:
         raise BadInput(f"{path}: {first_line(error)}, asked about photographs; expected finite scores") from None
     a, p = classifier.artefact, classifier.preprocessing

@@ -463,7 +463,6 @@ OPTIONS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "negative seed": (["--seed", "-1"], ["--seed"]),
     "no batch": (["--batch-size", "0"], ["--batch-size", "'0'", "auto"]),
     "a superscript as batch": (["--batch-size", "²"], ["--batch-size", "auto"]),
-    "ray": (["--engine", "ray"], ["--engine ray"]),
     "workers without ray": (["--workers", "2"], ["--workers", "--engine ray"]),
 }
 
