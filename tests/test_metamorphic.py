@@ -169,8 +169,8 @@ def own(digits: Path, small: Path, tmp_path: Path) -> Path:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from auditor import engine, store
-engine._FLUSH_SECONDS = 0.0
+from auditor import engine, measuring
+measuring._FLUSH_SECONDS = 0.0
 written, whole = 0, Path.replace
 def replace(self, target):
     global written

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Whom the model fails: accuracy by group and by class."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Damage without an adversary: weather, blur, compression."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""What the model looks at, and whether the explanation is faithful."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Model formats, data sources and report formats."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Robustness as numbers: distances and bounds over all attacks."""

@@ -1,1 +1,1 @@
-"""TODO"""
+"""How good the model is on clean images, and how honest its confidence."""
