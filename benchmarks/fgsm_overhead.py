@@ -81,10 +81,12 @@ def main() -> None:
 
 def passes_alone(engine, plugins, model, request, calls) -> float:  # type: ignore[no-untyped-def]
     """Seconds for as many bare passes as the probe made."""
+    from auditor.measuring import tune
+
     suite = plugins.suite("full")
     classifier, images = engine.open_audit(plugins, request, suite, "cpu")
     pixels = images.pixels(images.ids)
-    batch = engine.tune(classifier, pixels)
+    batch = tune(classifier, pixels)
     classifier.batch_size = batch
     backward, forward = calls["backward"], calls["forward"] - calls["backward"]
     pieces = [pixels[i : i + batch] for i in range(0, len(pixels), batch)]

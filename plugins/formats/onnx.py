@@ -105,6 +105,8 @@ def _session(path: Path, device: str) -> tuple[onnxruntime.InferenceSession, lis
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    # original and copy take turns on the same cores: threads that wait by spinning would halve the other's speed
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     warnings: list[str] = []
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.startswith("cuda"):
