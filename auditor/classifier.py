@@ -205,6 +205,9 @@ class Classifier:
         try:
             difference, agree = self.compare(images)
             zero_share = float((self.gradient(images[:8]) == 0).double().mean())
+        except ArithmeticError:
+            # the original itself answers NaN, which is no fault of the copy
+            raise
         except Exception as error:
             # whatever a rebuilt graph raises, an audit without gradients is still an audit
             self.distrust(f"the differentiable copy does not run: {first_line(error)}")

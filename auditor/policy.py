@@ -8,7 +8,7 @@ nothing can be said, and that is what the report says.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -56,8 +56,12 @@ def builtin() -> dict[str, Path]:
     return {path.stem: path for path in sorted((Path(__file__).parent / "policies").glob("*.toml"))}
 
 
-def read_policy(name: str) -> Policy:
-    """The built-in policy called ``name``, or the one in the file ``name``. Raises BadInput."""
+def read_policy(name: str, probes: Collection[str] | None = None) -> Policy:
+    """The built-in policy called ``name``, or the one in the file ``name``.
+
+    Raises BadInput, also for a rule on a probe that is not among ``probes``: a misspelt rule must not look like one
+    that is met.
+    """
     path = builtin().get(name) or Path(name)
     if path.suffix != ".toml" or not path.is_file():
         raise BadInput(f"--policy {name}: no such policy; expected one of {', '.join(builtin())} or a TOML file")
@@ -71,9 +75,13 @@ def read_policy(name: str) -> Policy:
         raise BadInput(f"{path}: required is {required!r}; expected a list of probe ids")
     if not (isinstance(rules, list) and all(isinstance(entry, dict) for entry in rules)):
         raise BadInput(f"{path}: rule is {rules!r}; expected one table [[rule]] per rule")
+    parsed = [_rule(entry, f"{path}: rule {i + 1}") for i, entry in enumerate(rules)]
+    for probe_id in [*required, *(rule.probe for rule in parsed)]:
+        if probes is not None and probe_id not in probes:
+            raise BadInput(f"{path}: names the probe {probe_id!r}, but there is none (see `auditor probes`)")
     return Policy(
         name=path.stem,
-        rules=[_rule(entry, f"{path}: rule {i + 1}") for i, entry in enumerate(rules)],
+        rules=parsed,
         required=required,
         fails_at=cast(Severity, fails_at),
         sha256=digest(content),
@@ -84,8 +92,7 @@ def judge(probe: dict[str, Any], policy: Policy) -> dict[str, Any]:
     """A probe's record (as in audit.json) with status, severity and reason by this policy."""
     if probe["status"] in {"error", "not-applicable"}:
         return probe
-    verdicts = [_apply(rule, probe["metrics"]) for rule in policy.rules if rule.probe == probe["id"]]
-    judged = [verdict for verdict in verdicts if verdict is not None]
+    judged = [_apply(rule, probe["metrics"]) for rule in policy.rules if rule.probe == probe["id"]]
     failed = [verdict for verdict in judged if verdict.status == "fail"]
     findings = [{**finding, "severity": "none"} for finding in probe["findings"]]
     for verdict in failed:
@@ -144,12 +151,16 @@ class _Verdict:
     metric: Mapping[str, Any]
 
 
-def _apply(rule: Rule, metrics: Sequence[Mapping[str, Any]]) -> _Verdict | None:
-    """The worst verdict over all metrics that the rule names, or None when there is none with a number."""
+def _apply(rule: Rule, metrics: Sequence[Mapping[str, Any]]) -> _Verdict:
+    """The worst verdict over all metrics that the rule names; inconclusive where none of them has a number."""
     matching = [m for m in metrics if m["name"] == rule.metric and _at_matches(rule.at, m["at"])]
     verdicts = [_compare(rule, metric) for metric in matching if metric["value"] is not None]
     rank = {"pass": 0, "inconclusive": 1, "fail": 2}
-    return max(verdicts, key=lambda v: (rank[v.status], SEVERITIES.index(v.severity)), default=None)
+    if not verdicts:
+        wanted: dict[str, Any] = {"name": rule.metric, "at": rule.at}
+        text = f"the policy asks for {numbers.name(wanted)}{numbers.place(wanted)}, which was not measured"
+        return _Verdict("inconclusive", "none", text, wanted)
+    return max(verdicts, key=lambda v: (rank[v.status], SEVERITIES.index(v.severity)))
 
 
 def _compare(rule: Rule, metric: Mapping[str, Any]) -> _Verdict:

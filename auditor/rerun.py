@@ -42,8 +42,9 @@ def read_audit(folder: Path) -> dict[str, Any]:
 def judge_again(folder: Path, policy_name: str, formats: Sequence[str]) -> Outcome:
     """Status, severity and verdict by another policy; no model call."""
     audit = read_audit(folder)
-    policy = read_policy(policy_name)
-    chosen = pick_formats(load(), formats)
+    plugins = load()
+    policy = read_policy(policy_name, plugins.probes)
+    chosen = pick_formats(plugins, formats)
     broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
     audit["probes"] = [judge(probe, policy) for probe in audit["probes"]]
     audit["policy"] = {"name": policy.name, "sha256": policy.sha256}
@@ -71,6 +72,8 @@ def replay(folder: Path, model: Path | None, device: str) -> list[Claim]:
 
     audit = read_audit(folder)
     path = model or Path(audit["model"]["path"])
+    if model is None and not path.is_file():
+        raise BadInput(f"{path}: the audited model is not there (any more); name the file with --model")
     classifier = open_model(load(), path, pick_device(device))
     if model is None and file_sha256(path) != audit["model"]["sha256"]:
         raise BadInput(f"{path}: not the file that was audited (its SHA-256 differs); name it with --model")

@@ -63,10 +63,14 @@ class RunFolder:
             (path / "evidence").mkdir(exist_ok=True)
             self._lock: IO[bytes] | None = (path / ".lock").open("ab")
         except OSError as error:
-            raise BadInput(f"--out {path}: the folder cannot be written ({error.strerror}); name another one") from None
+            raise BadInput(
+                f"{path}: the run folder cannot be written ({error.strerror}); name another one with --out"
+            ) from None
         if not _try_lock(self._lock):
             self._lock.close()
-            raise BadInput(f"--out {path}: another audit is writing there now; wait for it or name another folder")
+            raise BadInput(
+                f"{path}: another audit is writing to this run folder now; wait for it, or name another one with --out"
+            )
         # what a killed audit left half-written
         for aside in path.rglob(_ASIDE):
             aside.unlink(missing_ok=True)
@@ -75,8 +79,8 @@ class RunFolder:
         """Let another audit write here."""
         if self._lock is not None:
             self._lock.close()
+            # the file stays: were it removed, two others could each lock a file of that name
             self._lock = None
-            (self.path / ".lock").unlink(missing_ok=True)
 
     def write(self, name: str, content: bytes) -> Path:
         """Write a file: aside, flushed, then renamed, so that a reader never sees half of it."""

@@ -82,21 +82,36 @@ def test_surviving_a_weak_attack_is_never_a_pass_but_failing_it_is_a_fail() -> N
     assert "a stronger attack must be run" in passed["reason"]
 
 
+@pytest.mark.parametrize("rules", [[], [rule(probe="attacks.fgsm")]], ids=["no rule", "other probe"])
+def test_a_probe_without_a_rule_is_not_judged(rules: Any) -> None:
+    assert judge(probe(metric(0.9, 0.95, 0.99)), policy(*rules))["status"] == "informative"
+
+
 @pytest.mark.parametrize(
-    ("metrics", "rules"),
+    ("metrics", "asked"),
     [
-        ([metric(0.9, 0.95, 0.99)], []),
-        ([metric(0.9, 0.95, 0.99)], [rule(probe="attacks.fgsm")]),
-        ([metric(0.9, 0.95, 0.99)], [rule(metric="recall")]),
-        ([metric(0.9, 0.95, 0.99)], [rule(at={"norm": "linf"})]),
-        ([metric(0.9, 0.95, 0.99, at={"epsilon": 0.1})], [rule(at={"epsilon": 0.2})]),
-        ([metric(None, None, None)], [rule()]),
-        ([], [rule()]),
+        ([metric(0.9, 0.95, 0.99)], rule(metric="recall")),
+        ([metric(0.9, 0.95, 0.99)], rule(at={"norm": "linf"})),
+        ([metric(0.9, 0.95, 0.99, at={"epsilon": 0.1})], rule(at={"epsilon": 0.2})),
+        ([metric(None, None, None)], rule()),
+        ([], rule()),
     ],
-    ids=["no rule", "other probe", "other metric", "not at this norm", "not at this epsilon", "no number", "no metric"],
+    ids=["other metric", "not at this norm", "not at this epsilon", "no number", "no metric"],
 )
-def test_without_a_matching_number_nothing_is_judged(metrics: Any, rules: Any) -> None:
-    assert judge(probe(*metrics), policy(*rules))["status"] == "informative"
+def test_a_rule_without_a_matching_number_is_never_met(metrics: Any, asked: Any) -> None:
+    judged = judge(probe(*metrics), policy(asked))
+    assert judged["status"] == "inconclusive"
+    assert "was not measured" in judged["reason"]
+
+
+def test_a_policy_on_a_probe_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "typo.toml"
+    path.write_text(
+        '[[rule]]\nprobe = "performance.acuracy"\nmetric = "accuracy"\nat_least = {low = 0.9}\n'
+        'reason = "r"\nsource = "s"\n'
+    )
+    with pytest.raises(BadInput, match=r"performance\.acuracy"):
+        read_policy(str(path), ["performance.accuracy"])
 
 
 def test_the_worst_of_all_matching_numbers_counts_and_its_finding_bears_the_severity() -> None:

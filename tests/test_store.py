@@ -92,7 +92,7 @@ def test_what_a_killed_audit_left_half_written_is_removed(folder: RunFolder) -> 
 
 
 def test_two_audits_do_not_write_into_one_folder(folder: RunFolder) -> None:
-    with pytest.raises(BadInput, match="another audit is writing there"):
+    with pytest.raises(BadInput, match="another audit is writing to this run folder"):
         RunFolder(folder.path)
     folder.close()
     RunFolder(folder.path).close()
