@@ -37,6 +37,9 @@ l2_epsilons = [0.5]
 iterations = 4
 [settings."bias.groups"]
 minimum = 3
+[settings."corruptions.imagenet-c"]
+severities = [1, 5]
+samples = 8
 [settings."explanations.occlusion"]
 grid = 4
 steps = 4
