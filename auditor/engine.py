@@ -263,6 +263,7 @@ class _Session:
         self.measurer = Measurer(classifier, images, request.seed)
         self.workers: Workers | None = None
         self._keys: dict[str, str] = {}
+        self._costs: dict[str, Cost] = {}
         self.warnings: list[str] = []
 
     def carry_out(self, probes: Sequence[Probe], policy: Policy, formats: Sequence[Any], suite: str) -> Outcome:
@@ -384,7 +385,9 @@ class _Session:
         import pandas as pd
         import pyarrow as pa
 
-        tables, _ = self.folder.read_shards(probe_id, key)
+        tables, cost = self.folder.read_shards(probe_id, key)
+        # read again for another probe, its pictures' cost is in there already
+        self._costs.setdefault(probe_id, cost)
         if not tables:
             return pd.DataFrame({"image_id": []})
         frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
@@ -398,7 +401,7 @@ class _Session:
         if not wishes:
             return records
         wanted = digest([key, [asdict(wish) for wish in wishes]])
-        tables, _ = self.folder.read_shards(probe.meta.id, wanted, kind="exhibits")
+        tables, cost = self.folder.read_shards(probe.meta.id, wanted, kind="exhibits")
         if tables and all((self.folder.path / file).is_file() for file in tables[0]["file"].to_pylist()):
             table = tables[0]
         else:
@@ -410,6 +413,7 @@ class _Session:
             for stale in (self.folder.path / "records" / probe.meta.id).glob("exhibits-*.parquet"):
                 stale.unlink()
             self.folder.write_shard(probe.meta.id, wanted, table, cost, kind="exhibits")
+        self._costs[probe.meta.id] += cost
         return Records(**{**vars(records), "exhibits": table.to_pandas()})
 
     def _draw(self, probe: Probe, number: int, wish: Exhibit) -> Iterator[dict[str, Any]]:
@@ -454,10 +458,7 @@ class _Session:
         n: int = 0, caveat: str = "",
     ) -> dict[str, Any]:  # fmt: skip
         """A probe as it stands in audit.json, before the policy judges it."""
-        cost = Cost()
-        if key := self._keys.get(probe.meta.id):
-            for kind in ("shard", "exhibits"):
-                cost += self.folder.read_shards(probe.meta.id, key, kind=kind)[1]
+        cost = self._costs.get(probe.meta.id, Cost())
         conclusion = conclusion or Conclusion()
         meta = probe.meta
         return {

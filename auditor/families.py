@@ -80,17 +80,19 @@ class _Perturbation(Probe):
         probabilities = classifier.predict(images)
         rows = np.arange(len(batch))
         delta = (images - batch.pixels).reshape(len(batch), -1).astype(np.float64)
-        size = np.linalg.norm(delta, axis=1)
-        signal = np.linalg.norm(batch.pixels.reshape(len(batch), -1).astype(np.float64), axis=1)
+        size = np.sqrt(np.einsum("ij,ij->i", delta, delta))
+        clean = batch.pixels.reshape(len(batch), -1).astype(np.float64)
+        signal = np.sqrt(np.einsum("ij,ij->i", clean, clean))
+        absolute = np.abs(delta)
         with np.errstate(divide="ignore", invalid="ignore"):
             snr_db = 20 * np.log10(signal / size)
         columns = {
             "perturbed_prediction": probabilities.argmax(axis=1),
             "confidence": probabilities.max(axis=1),
             "confidence_label": probabilities[rows, batch.labels],
-            "l1": np.abs(delta).sum(axis=1),
+            "l1": absolute.sum(axis=1),
             "l2": size,
-            "linf": np.abs(delta).max(axis=1),
+            "linf": absolute.max(axis=1),
             "snr_db": snr_db,
         }
         return columns | {key: np.full(len(batch), value) for key, value in level.items()}
