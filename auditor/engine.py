@@ -316,8 +316,6 @@ class _Session:
             conclusion: Any = probe.conclude(self._exhibit(probe, key, records))
             if not isinstance(conclusion, Conclusion):
                 raise TypeError(f"conclude returned {type(conclusion).__name__}; expected a Conclusion")
-            if not isinstance(conclusion, Conclusion):
-                raise TypeError(f"conclude gave a {type(conclusion).__name__}; expected a Conclusion")
             note = f"--budget ended after {len(ids) - left} of {len(ids)} images" if left else ""
             record = self._record(probe, conclusion=conclusion, n=len(ids) - left, caveat=note)
             _check(record)

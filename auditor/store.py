@@ -147,7 +147,9 @@ class RunFolder:
     def drop_stale(self, probe_id: str, key: str) -> None:
         """Remove what was measured under another digest, now that the probe is measured under ``key``."""
         for path in self._shards(probe_id):
-            if _label(path).get("key") != key:
+            label = _label(path)
+            # pictures have a digest of their own; the engine removes them when it draws others
+            if label.get("key") != key and label.get("kind") != "exhibits":
                 path.unlink(missing_ok=True)
 
     def forget(self) -> None:
