@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 
 from auditor.loading.sidecar import sidecar_path
@@ -29,7 +30,11 @@ def export(model: torch.nn.Module, example: torch.Tensor, stem: Path, sidecar: M
             output_names=["logits"], verbose=False,
         )  # fmt: skip
         assert program is not None
-        program.save(str(onnx_path), external_data=False)
+        proto = program.model_proto
+        for node in proto.graph.node:
+            # the exporter notes the paths of the source files here
+            del node.metadata_props[:]
+        onnx.save(proto, str(onnx_path))
         torch.jit.trace(model, example).save(str(script_path))
     for path in (onnx_path, script_path):
         sidecar_path(path).write_text(toml(sidecar), encoding="utf-8")

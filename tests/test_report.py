@@ -21,10 +21,10 @@ import pypdf
 import pytest
 from PIL import Image
 
+from auditor import numbers
 from auditor.errors import AuditorError
 from auditor.finding import Metric, plain
 from auditor.plugins.formats import reports
-from auditor import numbers
 from auditor.report import charts, pdf, summary
 from auditor.report.html import render_html
 from auditor.report.junit import render_junit
