@@ -6,7 +6,7 @@ The one core module that imports ART; plugins import it inside methods. Pixels s
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 with warnings.catch_warnings():
     # ART warns at import about frameworks that are not installed
     warnings.simplefilter("ignore")
+    from art.attacks.evasion import FastGradientMethod
     from art.estimators.classification.classifier import ClassifierClassLossGradients
 
 if TYPE_CHECKING:
     import torch
 
     from auditor.classifier import Classifier
+    from auditor.images import Pixels
 
 
 class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
@@ -28,9 +30,9 @@ class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
     The last loss gradient is remembered: a sweep over epsilon asks for the same one again and again.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, clip_values: tuple[float, float] | None = (0.0, 1.0)) -> None:
         """Wrap ``classifier``; its probabilities are what ART sees as predictions."""
-        super().__init__(model=classifier, clip_values=(0.0, 1.0))
+        super().__init__(model=classifier, clip_values=clip_values)
         self._classifier = classifier
         self._nb_classes = classifier.n_classes
         self._remembered: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None = None
@@ -105,11 +107,31 @@ def _indices(y: NDArray[Any]) -> NDArray[np.int64]:
     return (array.argmax(axis=1) if array.ndim == 2 and array.shape[1] > 1 else array.reshape(-1)).astype(np.int64)
 
 
-_WRAPPED: list[ArtClassifier] = []
+def steepest(
+    classifier: Classifier, pixels: Pixels, labels: NDArray[np.int64], norm: Literal["linf", "l2"]
+) -> NDArray[np.float32]:
+    """The step of length 1 in ``norm`` that raises the loss most to first order, (n, c, h, w), by ART's FGSM.
+
+    ART takes one unclipped step of length 1; the step, not the image, is what every epsilon of a sweep shares, so it is
+    remembered for the images that were asked about last.
+    """
+    for seen_classifier, seen_pixels, seen_norm, step in _STEPS:
+        if seen_classifier is classifier and seen_pixels is pixels and seen_norm == norm:
+            return step
+    estimator = next((e for e in _ESTIMATORS if e.model is classifier), None)
+    if estimator is None:
+        # unclipped, so that the step can be read off the result
+        estimator = ArtClassifier(classifier, clip_values=None)
+        _ESTIMATORS[:] = [estimator]
+    attack = FastGradientMethod(
+        estimator, norm="inf" if norm == "linf" else 2, eps=1.0, eps_step=1.0, batch_size=len(pixels)
+    )
+    found: NDArray[np.float32] = attack.generate(pixels, labels) - pixels
+    # adding and subtracting the image leaves float32's rounding on the signs -1, 0 and 1
+    result = np.rint(found) if norm == "linf" else found
+    _STEPS[:] = [entry for entry in _STEPS if entry[1] is pixels] + [(classifier, pixels, norm, result)]
+    return result
 
 
-def art_classifier(classifier: Classifier) -> ArtClassifier:
-    """The ART estimator of a classifier: always the same one, so that what it remembers serves a whole sweep."""
-    if not (_WRAPPED and _WRAPPED[0].model is classifier):
-        _WRAPPED[:] = [ArtClassifier(classifier)]
-    return _WRAPPED[0]
+_ESTIMATORS: list[ArtClassifier] = []
+_STEPS: list[tuple[Classifier, Pixels, str, NDArray[np.float32]]] = []

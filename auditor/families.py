@@ -11,7 +11,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor.finding import (
     Axis,
@@ -79,20 +79,18 @@ class _Perturbation(Probe):
 
         probabilities = classifier.predict(images)
         rows = np.arange(len(batch))
-        delta = (images - batch.pixels).reshape(len(batch), -1).astype(np.float64)
-        size = np.sqrt(np.einsum("ij,ij->i", delta, delta))
-        clean = batch.pixels.reshape(len(batch), -1).astype(np.float64)
-        signal = np.sqrt(np.einsum("ij,ij->i", clean, clean))
+        delta = (images - batch.pixels).reshape(len(batch), -1)
         absolute = np.abs(delta)
+        size = _length(delta)
         with np.errstate(divide="ignore", invalid="ignore"):
-            snr_db = 20 * np.log10(signal / size)
+            snr_db = 20 * np.log10(_length(batch.pixels.reshape(len(batch), -1)) / size)
         columns = {
             "perturbed_prediction": probabilities.argmax(axis=1),
             "confidence": probabilities.max(axis=1),
             "confidence_label": probabilities[rows, batch.labels],
-            "l1": absolute.sum(axis=1),
+            "l1": absolute.sum(axis=1, dtype=np.float64),
             "l2": size,
-            "linf": absolute.max(axis=1),
+            "linf": absolute.max(axis=1).astype(np.float64),
             "snr_db": snr_db,
         }
         return columns | {key: np.full(len(batch), value) for key, value in level.items()}
@@ -336,10 +334,9 @@ def project(images: Pixels, clean: Pixels, norm: str, epsilon: float) -> Pixels:
     import numpy as np
 
     if norm == "linf":
-        return np.clip(images, clean - np.float32(epsilon), clean + np.float32(epsilon)).clip(0, 1)
-    order: Literal[1, 2] = {"l1": 1, "l2": 2}[norm]  # type: ignore[assignment]
-    delta = (images - clean).reshape(len(images), -1).astype(np.float64)
-    length = np.linalg.norm(delta, ord=order, axis=1)
+        return np.clip(images, clean - np.float32(epsilon), clean + np.float32(epsilon))
+    delta = (images - clean).reshape(len(images), -1)
+    length = _length(delta) if norm == "l2" else np.abs(delta).sum(axis=1, dtype=np.float64)
     over = length > epsilon + _ROUNDING
     if not over.any():
         return images
@@ -348,6 +345,15 @@ def project(images: Pixels, clean: Pixels, norm: str, epsilon: float) -> Pixels:
     scale = (epsilon / length[over]).reshape(-1, *[1] * (images.ndim - 1))
     result[over] = clean[over] + (images[over] - clean[over]) * scale
     return result
+
+
+def _length(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Euclidean length of each row, summed in double precision."""
+    import numpy as np
+
+    wide = rows.astype(np.float64)
+    length: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    return length
 
 
 def breaking_epsilon(frame: pd.DataFrame) -> NDArray[np.float64]:
