@@ -276,7 +276,7 @@ def doctor() -> None:
 
 
 def _audit(
-    model: Path, data: Path | None, usual_suite: str, *, verbose: bool, quiet: bool, fail_on: str, engine: str,
+    model: Path, data: Path | None, usual_suite: str, *, verbose: bool, quiet: bool, fail_on: str, engine: Any,
     workers: int | None, **options: Any,
 ) -> None:  # fmt: skip
     from auditor.engine import Interrupted, Request
