@@ -78,8 +78,11 @@ class Preprocessing:
         """Pixels (n, c, h, w) as the artefact's input."""
         low, high = self.range
         x: NDArray[Any] = pixels if self.order == "rgb" else pixels[:, ::-1]
-        x = low + x * np.float32(high - low)
-        x = (x - _per_channel(self.mean)) / _per_channel(self.std)
+        if (low, high) != (0.0, 1.0):
+            x = low + x * np.float32(high - low)
+        if self.mean != (0.0,) or self.std != (1.0,):
+            x = x - _per_channel(self.mean)
+            x /= _per_channel(self.std)
         if self.layout == "nhwc":
             x = x.transpose(0, 2, 3, 1)
         if np.issubdtype(np.dtype(self.dtype), np.integer):

@@ -74,7 +74,10 @@ class _Perturbation(Probe):
         norm = level.get("norm")
         return images if norm is None else project(images, batch.pixels, str(norm), number(level)[1])
 
-    def _columns(self, classifier: Classifier, batch: Batch, images: Pixels, level: Level) -> dict[str, NDArray[Any]]:
+    def _columns(
+        self, classifier: Classifier, batch: Batch, images: Pixels, level: Level, signal: NDArray[np.float64]
+    ) -> dict[str, NDArray[Any]]:
+        """What every level records; ``signal`` (n,) is the Euclidean length of the clean images."""
         import numpy as np
 
         probabilities = classifier.predict(images)
@@ -83,7 +86,7 @@ class _Perturbation(Probe):
         absolute = np.abs(delta)
         size = _length(delta)
         with np.errstate(divide="ignore", invalid="ignore"):
-            snr_db = 20 * np.log10(_length(batch.pixels.reshape(len(batch), -1)) / size)
+            snr_db = 20 * np.log10(signal / size)
         columns = {
             "perturbed_prediction": probabilities.argmax(axis=1),
             "confidence": probabilities.max(axis=1),
@@ -138,11 +141,12 @@ class Attack(_Perturbation):
                 | {key: np.full(len(batch), value) for key, value in clean.items()}
                 | {"row": np.arange(len(batch)), "success": np.zeros(len(batch), dtype=bool)}
             )
+        signal = _length(victims.pixels.reshape(len(victims), -1)) if len(victims) else np.zeros(0)
         for level in self.levels():
             if not len(victims):
                 break
             images = self.perturbed(classifier, victims, rng, level)
-            columns = self._columns(classifier, victims, images, level)
+            columns = self._columns(classifier, victims, images, level, signal)
             success = columns["perturbed_prediction"] != victims.labels
             parts.append({**columns, "row": attacked, "success": success})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -243,9 +247,10 @@ class Corruption(_Perturbation):
         """One row per image and level."""
         import numpy as np
 
+        signal = _length(batch.pixels.reshape(len(batch), -1))
         parts: list[dict[str, NDArray[Any]]] = []
         for level in self.levels():
-            columns = self._columns(classifier, batch, self.perturbed(classifier, batch, rng, level), level)
+            columns = self._columns(classifier, batch, self.perturbed(classifier, batch, rng, level), level, signal)
             parts.append({**columns, "row": np.arange(len(batch))})
         names = dict.fromkeys(name for part in parts for name in part)
         blank = {name: np.full(len(batch), "" if part[name].dtype.kind == "U" else np.nan)
