@@ -11,6 +11,7 @@ import io
 import json
 import time
 import traceback
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from auditor.classifier import Classifier, first_line
 from auditor.distributed import Workers
 from auditor.errors import BadInput
 from auditor.finding import Conclusion, plain
-from auditor.images import Images, Source, match_labels, sample
+from auditor.images import Images, Source, match_labels, rank, sample
 from auditor.loading import Sidecar, build, read_sidecar
 from auditor.measuring import Measured, Measurer, Shards, tune
 from auditor.policy import Policy, judge, read_policy, verdict
@@ -258,7 +259,8 @@ class _Session:
         self.images = images
         self.folder = folder
         self.progress = progress
-        self.order = _shuffled(images.ids, request.seed)
+        # random, so that an audit cut short by a budget still saw a fair sample
+        self.order = sorted(images.ids, key=lambda image_id: rank(image_id, request.seed))
         self.deadline = None if request.budget is None else time.monotonic() + request.budget
         self.measurer = Measurer(classifier, images, request.seed)
         self.workers: Workers | None = None
@@ -635,13 +637,6 @@ def _where(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}{place}"
 
 
-def _shuffled(ids: Sequence[str], seed: int) -> list[str]:
-    """Ids in the order of measuring: random, so that an audit cut short by a budget still saw a fair sample."""
-    import hashlib
-
-    return sorted(ids, key=lambda image_id: hashlib.sha256(f"{seed}\0sample\0{image_id}".encode()).digest())
-
-
 def _used(probe_id: str, probe: Probe) -> bool:
     import fnmatch
 
@@ -657,7 +652,7 @@ def _no_exhibits() -> pd.DataFrame:
 
 
 def _counts(values: Sequence[str]) -> dict[str, int]:
-    return {value: values.count(value) for value in sorted(set(values))}
+    return dict(sorted(Counter(values).items()))
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
     """``predict`` asks the original, gradients come from the copy.
 
-    The last loss gradient is remembered: a sweep over epsilon asks for the same one again and again.
+    The last loss gradient is remembered: steps in several norms ask for the same one.
     """
 
     def __init__(self, classifier: Classifier, clip_values: tuple[float, float] | None = (0.0, 1.0)) -> None:

@@ -156,11 +156,9 @@ class Attack(_Perturbation):
         frame = records.frame
         broken = frame[(frame["norm"] == self.headline["norm"]) & frame["success"]]
         first = broken.sort_values(["epsilon", "confidence"], ascending=[True, False], kind="stable")
-        first = first.drop_duplicates("image_id")
-        spread = first.assign(turn=first.groupby("label").cumcount()).sort_values("turn", kind="stable")
         return [
             Exhibit(image_id=row.image_id, at={"norm": row.norm, "epsilon": row.epsilon})
-            for row in spread.head(_SHOWN).itertuples()
+            for row in spread_over_classes(first).itertuples()
         ]
 
     def conclude(self, records: Records) -> Conclusion:
@@ -197,7 +195,7 @@ class Attack(_Perturbation):
         self, records: Records, frame: pd.DataFrame, norm: str, robust: Sequence[Metric], chosen: Metric
     ) -> Finding:
         clean, epsilon = robust[0], number(chosen.at)[1]
-        verb = "accuracy" if records.labelled else "agreement with the model's own clean answer"
+        verb = records.accuracy_name
         statement = (
             f"At epsilon {size(norm, epsilon)} ({norm_name(norm)}), {verb} falls from {percent(clean)} to"
             f" {percent(chosen)} (n = {chosen.n})."
@@ -294,7 +292,7 @@ class Corruption(_Perturbation):
                           unit="fraction")  # fmt: skip
         chosen = self._headline(metrics) or mean
         worst = min(metrics, key=lambda m: 1.0 if m.value is None else m.value)
-        verb = "accuracy" if records.labelled else "agreement with the model's own clean answer"
+        verb = records.accuracy_name
         plots = [
             Curve(
                 title=f"Accuracy against {key.replace('_', ' ')}",
@@ -373,6 +371,18 @@ def breaking_epsilon(frame: pd.DataFrame) -> NDArray[np.float64]:
     return result
 
 
+def spread_over_classes(frame: pd.DataFrame) -> pd.DataFrame:
+    """The first rows of a frame, each image once, taking turns among the classes."""
+    first = frame.drop_duplicates("image_id")
+    turns = first.assign(turn=first.groupby("label").cumcount())
+    return turns.sort_values("turn", kind="stable").head(_SHOWN)
+
+
+def epsilon_levels(linf: Sequence[float], l2: Sequence[float]) -> list[Level]:
+    """Levels of an attack in two norms, weakest first."""
+    return [{"norm": norm, "epsilon": e} for norm, sizes in (("linf", linf), ("l2", l2)) for e in sorted(sizes)]
+
+
 def picture_rows(records: Records, title: str) -> list[Evidence]:
     """The exhibits of a perturbation as a grid; only what still succeeds from the stored 8-bit file is called so."""
     rows: list[GridRow] = []
@@ -390,10 +400,10 @@ def picture_rows(records: Records, title: str) -> list[Evidence]:
             GridRow(
                 label=f"{label}; {line_name(level)}, {level_name(level)}",
                 cells=[
-                    Picture(file=clean.file, caption=_said(records, clean), alt=f"image of class {label}"),
+                    Picture(file=clean.file, caption=records.said(clean), alt=f"image of class {label}"),
                     Picture(file=by_name["perturbation"].file, caption="magnified; grey is no change",
                             alt="what was added, magnified"),
-                    Picture(file=changed.file, caption=_said(records, changed), alt=f"perturbed, class {label}"),
+                    Picture(file=changed.file, caption=records.said(changed), alt=f"perturbed, class {label}"),
                 ],
             )
         )  # fmt: skip
@@ -468,7 +478,3 @@ def _matches(frame: pd.DataFrame, level: Level) -> NDArray[np.bool_]:
     for key, value in level.items():
         here &= (frame[key] == value).to_numpy()
     return here
-
-
-def _said(records: Records, row: Any) -> str:
-    return f"{records.class_name(row.prediction)} ({row.confidence:.2f})"

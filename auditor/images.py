@@ -187,8 +187,12 @@ def sample(ids: Sequence[str], samples: int | None, seed: int) -> list[int]:
     """
     if samples is None or samples >= len(ids):
         return list(range(len(ids)))
-    ranks = {i: hashlib.sha256(f"{seed}\0sample\0{image_id}".encode()).digest() for i, image_id in enumerate(ids)}
-    return sorted(sorted(ranks, key=lambda i: ranks[i])[:samples])
+    return sorted(sorted(range(len(ids)), key=lambda i: rank(ids[i], seed))[:samples])
+
+
+def rank(image_id: str, seed: int) -> bytes:
+    """An image's place in a random order that depends on its id and the seed alone."""
+    return hashlib.sha256(f"{seed}\0sample\0{image_id}".encode()).digest()
 
 
 def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, int, int], resize: Resize) -> NDArray[Any]:

@@ -90,9 +90,18 @@ class Records:
     others: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """Records of the probes that ``uses`` names."""
 
+    @property
+    def accuracy_name(self) -> str:
+        """What the share of right answers is called: without labels it is no accuracy."""
+        return "accuracy" if self.labelled else "agreement with the model's own clean answer"
+
     def class_name(self, index: float) -> str:
         """The name of class number ``index``."""
         return self.classes[int(index)]
+
+    def said(self, picture: Any) -> str:
+        """What the deployed model says to a row of ``exhibits``: class and confidence."""
+        return f"{self.class_name(picture.prediction)} ({picture.confidence:.2f})"
 
 
 @dataclass(frozen=True, kw_only=True)

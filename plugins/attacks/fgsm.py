@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor import Attack, Level, Meta, Probe, ThreatModel, hookimpl
+from auditor.families import epsilon_levels
 
 if TYPE_CHECKING:
     from auditor.classifier import Classifier
@@ -48,9 +49,7 @@ class Fgsm(Attack):
 
     def levels(self) -> Sequence[Level]:
         """Every epsilon of both norms."""
-        return [{"norm": "linf", "epsilon": e} for e in sorted(self.epsilons)] + [
-            {"norm": "l2", "epsilon": e} for e in sorted(self.l2_epsilons)
-        ]
+        return epsilon_levels(self.epsilons, self.l2_epsilons)
 
     def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
         """One step of this size."""

@@ -31,7 +31,6 @@ class Noise(Corruption):
         references=("https://arxiv.org/abs/1903.12261",),
     )
     headline: ClassVar[Level | None] = {"noise": "uniform", "epsilon": 8 / 255}
-    metric: ClassVar[str] = "corruption_accuracy"
     epsilons: Sequence[float] = tuple(n / 255 for n in (2, 4, 8, 16, 32))
     """Half-widths of the uniform noise."""
     sigmas: Sequence[float] = tuple(n / 255 for n in (2, 4, 8, 16, 32))

@@ -28,6 +28,7 @@ from auditor import (
     hookimpl,
 )
 from auditor.blocks import FILLS, Block, Fill, cover, sliding
+from auditor.families import spread_over_classes
 from auditor.finding import percent
 
 if TYPE_CHECKING:
@@ -111,14 +112,13 @@ class Occlusion(Probe):
         """The images that lost most, from as many classes as possible."""
         frame = records.frame
         broken = frame[frame["broken_at_worst"] & (frame["prediction"] == frame["label"])]
-        first = broken.sort_values("drop", ascending=False, kind="stable").drop_duplicates("image_id")
-        spread = first.assign(turn=first.groupby("label").cumcount()).sort_values("turn", kind="stable").head(6)
+        worst_first = broken.sort_values("drop", ascending=False, kind="stable")
         return [
             Exhibit(
                 image_id=row.image_id,
                 at={"fill": row.fill, "place": int(row.place), "control": int(row.control_place)},
             )
-            for row in spread.itertuples()
+            for row in spread_over_classes(worst_first).itertuples()
         ]
 
     def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
@@ -159,7 +159,7 @@ class Occlusion(Probe):
             metrics += [robust, chance, drop, control]
             rows.append([fill, robust.cell(), chance.cell(), drop.cell(), control.cell(), robust.n])
         clean = stats.proportion("accuracy", images["correct"])
-        verb = "accuracy" if records.labelled else "agreement with the model's own clean answer"
+        verb = records.accuracy_name
         worst = min((m for m in metrics if m.name == "robust_accuracy" and m.at["fill"] != "any"),
                     key=lambda m: 1.0 if m.value is None else m.value)  # fmt: skip
         finding = Finding(
@@ -234,7 +234,7 @@ class Occlusion(Probe):
                     cells=[
                         Picture(
                             file=shown.file,
-                            caption=f"{records.class_name(shown.prediction)} ({shown.confidence:.2f})",
+                            caption=records.said(shown),
                             alt=f"{name}: image of class {label}",
                         )
                         for name, shown in by_name.items()

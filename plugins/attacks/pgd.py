@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Attack, Conclusion, Level, Meta, Probe, Records, ThreatModel, hookimpl
-from auditor.families import breaking_epsilon
+from auditor.families import breaking_epsilon, epsilon_levels
 
 if TYPE_CHECKING:
     import torch
@@ -64,9 +64,7 @@ class Pgd(Attack):
 
     def levels(self) -> Sequence[Level]:
         """Every epsilon of both norms."""
-        return [{"norm": "linf", "epsilon": e} for e in sorted(self.epsilons)] + [
-            {"norm": "l2", "epsilon": e} for e in sorted(self.l2_epsilons)
-        ]
+        return epsilon_levels(self.epsilons, self.l2_epsilons)
 
     def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
         """Per image the first iterate that the copy gets wrong, over all restarts; else the last one."""

@@ -218,7 +218,7 @@ class ImageNetC(Corruption):
             title="Mean accuracy of each family against severity",
             x=Axis(label="severity"),
             y=Axis(
-                label="accuracy" if records.labelled else "agreement with the model's own clean answer",
+                label=records.accuracy_name,
                 format="percent",
                 low=0,
                 high=1,
@@ -264,7 +264,7 @@ class ImageNetC(Corruption):
             cells = [
                 Picture(
                     file=row.file,
-                    caption=f"{row.picture}: {records.class_name(row.prediction)} ({row.confidence:.2f})",
+                    caption=f"{row.picture}: {records.said(row)}",
                     alt=f"image of class {label}, {row.picture}",
                 )
                 for row in pictures.itertuples()

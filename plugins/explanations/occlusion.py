@@ -220,7 +220,7 @@ class OcclusionMap(Probe):
             side = round(len(heat) ** 0.5)
             if side * side != len(heat):
                 continue
-            said = f"{records.class_name(row.prediction)} ({row.confidence:.2f})"
+            said = records.said(row)
             label = records.class_name(row.label)
             rows.append(
                 GridRow(

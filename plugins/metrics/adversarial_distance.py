@@ -55,12 +55,12 @@ class AdversarialDistance(Probe):
         norms = dict.fromkeys(str(norm) for frame in attacks.values() for norm in frame["norm"].unique())
         for norm in norms:
             smallest = _smallest(attacks, norm)
-            found, finding = self._conclude_norm(smallest, norm, records.labelled)
+            found, finding = self._conclude_norm(smallest, norm, records.accuracy_name)
             metrics += found
             findings.append(finding)
         return Conclusion(metrics=metrics, findings=findings)
 
-    def _conclude_norm(self, smallest: pd.DataFrame, norm: str, labelled: bool) -> tuple[list[Metric], Finding]:
+    def _conclude_norm(self, smallest: pd.DataFrame, norm: str, verb: str) -> tuple[list[Metric], Finding]:
         import numpy as np
 
         from auditor import stats
@@ -78,7 +78,6 @@ class AdversarialDistance(Probe):
         for epsilon in np.unique(np.quantile(broken, np.linspace(0, 1, 30))) if len(broken) else ():
             value, low, high = stats.wilson(int((distance > epsilon + 1e-6).sum()), len(distance))
             points.append(Point(x=float(epsilon), y=value, low=low, high=high, n=len(distance)))
-        verb = "accuracy" if labelled else "agreement with the model's own clean answer"
         unbroken = int(np.isinf(distance).sum())
         rows: list[list[Any]] = [
             [attack, int(n), len(distance)] for attack, n in smallest["attack"][smallest["attack"] != ""]

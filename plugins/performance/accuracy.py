@@ -216,7 +216,7 @@ def _errors(records: Records) -> list[ImageGrid]:
     cells = [
         Picture(
             file=row.file,
-            caption=f"{records.class_name(row.prediction)} ({row.confidence:.2f}); {row.image_id}",
+            caption=f"{records.said(row)}; {row.image_id}",
             alt=f"image of class {records.class_name(row.label)}",
         )
         for row in shown
