@@ -406,8 +406,7 @@ class _Session:
             table = tables[0]
         else:
             before = time.monotonic(), self.classifier.calls.forward, self.classifier.calls.backward
-            rows = [row for number, wish in enumerate(wishes) for row in self._draw(probe, number, wish)]
-            table = pa.Table.from_pylist(rows)
+            table = pa.Table.from_pylist(list(self._draw(probe, wishes)))
             calls = self.classifier.calls
             cost = Cost(time.monotonic() - before[0], calls.forward - before[1], calls.backward - before[2])
             for stale in (self.folder.path / "records" / probe.meta.id).glob("exhibits-*.parquet"):
@@ -416,25 +415,28 @@ class _Session:
         self._costs[probe.meta.id] += cost
         return Records(**{**vars(records), "exhibits": table.to_pandas()})
 
-    def _draw(self, probe: Probe, number: int, wish: Exhibit) -> Iterator[dict[str, Any]]:
-        batch = self.measurer.batch([wish.image_id])
+    def _draw(self, probe: Probe, wishes: Sequence[Exhibit]) -> Iterator[dict[str, Any]]:
+        """Rows of all pictures; the original is asked about the stored files in one go."""
         rng = Randomness(self.request.seed, probe.meta.id)
-        label = int(batch.labels[0])
-        for name, pixels in probe.draw(self.classifier, batch, rng, wish).items():
-            file, stored = self._store_picture(probe.meta.id, pixels)
-            probabilities = self.classifier.predict(stored[None])[0]
+        drawn: list[tuple[dict[str, Any], NDArray[np.float32]]] = []
+        alike: dict[str, list[int]] = {}
+        for number, wish in enumerate(wishes):
+            alike.setdefault(json.dumps(plain(wish.at)), []).append(number)
+        for at, numbers in alike.items():
+            batch = self.measurer.batch([wishes[number].image_id for number in numbers])
+            for name, pictures in probe.draw(self.classifier, batch, rng, wishes[numbers[0]]).items():
+                for number, label, pixels in zip(numbers, batch.labels, pictures, strict=True):
+                    file, stored = self._store_picture(probe.meta.id, pixels)
+                    row = {"exhibit": number, "image_id": wishes[number].image_id, "at": at, "picture": name}
+                    drawn.append(({**row, "file": file, "label": int(label)}, stored))
+        answers = self.classifier.predict(np.stack([stored for _, stored in drawn]))
+        for (row, _), probabilities in zip(drawn, answers, strict=True):
             prediction = int(probabilities.argmax())
-            yield {
-                "exhibit": number,
-                "image_id": wish.image_id,
-                "at": json.dumps(plain(wish.at)),
-                "picture": name,
-                "file": file,
-                "label": label,
+            yield row | {
                 "prediction": prediction,
                 "confidence": float(probabilities[prediction]),
-                "confidence_label": float(probabilities[label]),
-                "success": prediction != label,
+                "confidence_label": float(probabilities[row["label"]]),
+                "success": prediction != row["label"],
             }
 
     def _store_picture(self, probe_id: str, pixels: NDArray[np.float32]) -> tuple[str, NDArray[np.float32]]:

@@ -70,7 +70,7 @@ class _Perturbation(Probe):
             raise ValueError(f"{self.meta.id}: perturb returned shape {images.shape}; expected {batch.pixels.shape}")
         if not np.isfinite(images).all():
             raise ValueError(f"{self.meta.id}: perturb returned NaN or infinity at {dict(level)}")
-        images = np.clip(images, 0, 1)
+        images = images.clip(0, 1)
         norm = level.get("norm")
         return images if norm is None else project(images, batch.pixels, str(norm), number(level)[1])
 
@@ -83,7 +83,6 @@ class _Perturbation(Probe):
         probabilities = classifier.predict(images)
         rows = np.arange(len(batch))
         delta = (images - batch.pixels).reshape(len(batch), -1)
-        absolute = np.abs(delta)
         size = _length(delta)
         with np.errstate(divide="ignore", invalid="ignore"):
             snr_db = 20 * np.log10(signal / size)
@@ -91,22 +90,22 @@ class _Perturbation(Probe):
             "perturbed_prediction": probabilities.argmax(axis=1),
             "confidence": probabilities.max(axis=1),
             "confidence_label": probabilities[rows, batch.labels],
-            "l1": absolute.sum(axis=1, dtype=np.float64),
+            "l1": _length(delta, "l1"),
             "l2": size,
-            "linf": absolute.max(axis=1).astype(np.float64),
+            "linf": _length(delta, "linf"),
             "snr_db": snr_db,
         }
         return columns | {key: np.full(len(batch), value) for key, value in level.items()}
 
     def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
-        """The image, what was added (magnified, grey is nothing), and the result."""
+        """The images, what was added (magnified, grey is nothing), and the results."""
         import numpy as np
 
-        clean, perturbed = batch.pixels[0], self.perturbed(classifier, batch, rng, exhibit.at)[0]
-        delta = perturbed - clean
-        largest = float(np.abs(delta).max())
-        magnified = 0.5 + delta * (0.5 / largest) if largest else np.full_like(clean, 0.5)
-        return {"clean": clean, "perturbation": magnified.astype(np.float32), "perturbed": perturbed}
+        perturbed = self.perturbed(classifier, batch, rng, exhibit.at)
+        delta = perturbed - batch.pixels
+        largest = np.abs(delta).max(axis=(1, 2, 3), keepdims=True)
+        magnified = 0.5 + delta * (0.5 / np.where(largest > 0, largest, 1))
+        return {"clean": batch.pixels, "perturbation": magnified.astype(np.float32), "perturbed": perturbed}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -336,24 +335,31 @@ def project(images: Pixels, clean: Pixels, norm: str, epsilon: float) -> Pixels:
     """
     import numpy as np
 
-    if norm == "linf":
-        return np.clip(images, clean - np.float32(epsilon), clean + np.float32(epsilon))
     delta = (images - clean).reshape(len(images), -1)
-    length = _length(delta) if norm == "l2" else np.abs(delta).sum(axis=1, dtype=np.float64)
+    length = _length(delta, norm)
     over = length > epsilon + _ROUNDING
     if not over.any():
         return images
     # the others stay as they are, to the last bit: an image must not depend on its neighbours in the batch
     result: Pixels = images.copy()
+    if norm == "linf":
+        size = np.float32(epsilon)
+        result[over] = np.clip(images[over], clean[over] - size, clean[over] + size)
+        return result
     scale = (epsilon / length[over]).reshape(-1, *[1] * (images.ndim - 1))
     result[over] = clean[over] + (images[over] - clean[over]) * scale
     return result
 
 
-def _length(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Euclidean length of each row, summed in double precision."""
+def _length(rows: NDArray[np.float32], norm: str = "l2") -> NDArray[np.float64]:
+    """Length of each row in a norm, summed in double precision."""
     import numpy as np
 
+    if norm == "linf":
+        return np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
+    if norm == "l1":
+        return np.abs(rows).sum(axis=1, dtype=np.float64)
+    # not by torch, which were faster alone: its threads spin on when they are done and slow ONNX Runtime down
     wide = rows.astype(np.float64)
     length: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", wide, wide))
     return length

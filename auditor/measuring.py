@@ -134,8 +134,8 @@ def tune(classifier: Classifier, pixels: NDArray[np.float32]) -> int:
         rates[size] = size / seconds
         if size >= len(pixels) or time.monotonic() - began > 2.0 or rates[size] < 0.8 * max(rates.values()):
             break
-    # the smallest that comes within 5 % of the best: what else is done to a batch stays in the processor's cache
-    return next(size for size, rate in rates.items() if rate >= 0.95 * max(rates.values()))
+    # the largest that comes within 5 % of the best: what is done once a batch weighs least
+    return max(size for size, rate in rates.items() if rate >= 0.95 * max(rates.values()))
 
 
 def _timed(classifier: Classifier, pixels: NDArray[np.float32]) -> float:

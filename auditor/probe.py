@@ -129,9 +129,9 @@ class Probe(ABC):
         return ()
 
     def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
-        """The pictures of one exhibit by name, (c, h, w) in [0, 1]; ``batch`` holds its one image."""
+        """Pictures by name, each (n, c, h, w) in [0, 1]; ``batch`` holds all images wished for at ``exhibit.at``."""
         del classifier, rng, exhibit
-        return {"clean": batch.pixels[0]}
+        return {"clean": batch.pixels}
 
     @abstractmethod
     def conclude(self, records: Records) -> Conclusion:

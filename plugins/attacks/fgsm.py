@@ -59,7 +59,8 @@ class Fgsm(Attack):
         from auditor.estimators import steepest
 
         step = steepest(classifier, batch.pixels, batch.labels, level["norm"])
-        images: Pixels = batch.pixels + np.float32(level["epsilon"]) * step
+        images: Pixels = np.float32(level["epsilon"]) * step
+        images += batch.pixels
         return images
 
 

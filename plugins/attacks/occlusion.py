@@ -122,7 +122,7 @@ class Occlusion(Probe):
         ]
 
     def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
-        """The image, covered at the worst place, covered at the control's."""
+        """The images, covered at the worst place, covered at the control's."""
         del rng
         blocks = sliding(*classifier.shape[1:], self.block, self.steps)
         fill: Any = exhibit.at["fill"]
@@ -130,10 +130,9 @@ class Occlusion(Probe):
         def covered(key: str) -> Pixels:
             place = exhibit.at[key]
             assert isinstance(place, int)
-            image: Pixels = cover(batch.pixels, [blocks[place]], fill)[0]
-            return image
+            return cover(batch.pixels, [blocks[place]], fill)
 
-        return {"clean": batch.pixels[0], "worst place": covered("place"), "control": covered("control")}
+        return {"clean": batch.pixels, "worst place": covered("place"), "control": covered("control")}
 
     def conclude(self, records: Records) -> Conclusion:
         """Accuracy that is left at the worst place and at the control's, by fill, place and class."""

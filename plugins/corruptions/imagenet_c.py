@@ -113,12 +113,12 @@ class ImageNetC(Corruption):
         return [Exhibit(image_id=image, at={"family": name, "severity": severity}) for name in self._families()]
 
     def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
-        """The clean image and its corruptions of one family."""
+        """The clean images and their corruptions of one family."""
         severity = exhibit.at["severity"]
         names = self._families()[str(exhibit.at["family"])]
         levels: list[Level] = [{"corruption": name, "severity": severity} for name in names]
-        pictures = {str(at["corruption"]): self.perturbed(classifier, batch, rng, at)[0] for at in levels}
-        return {"clean": batch.pixels[0], **pictures}
+        pictures = {str(at["corruption"]): self.perturbed(classifier, batch, rng, at) for at in levels}
+        return {"clean": batch.pixels, **pictures}
 
     def conclude(self, records: Records) -> Conclusion:
         """Mean corruption error, absolute and relative to the clean error; by corruption, severity and family."""
