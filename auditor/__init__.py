@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from auditor.errors import AuditorError, BadInput, NoCopy, PluginBroken
+    from auditor.errors import AuditorError, BadInput, NoCopy, NotApplicable, PluginBroken
     from auditor.families import Attack, Corruption, Level
     from auditor.finding import (
         Axis,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "errors": ("AuditorError", "BadInput", "NoCopy", "PluginBroken"),
+    "errors": ("AuditorError", "BadInput", "NoCopy", "NotApplicable", "PluginBroken"),
     "families": ("Attack", "Corruption", "Level"),
     "finding": ("Axis", "Conclusion", "Curve", "Finding", "GridRow", "HeatMap", "ImageGrid", "Metric", "Picture",
                 "Point", "Scatter", "Series", "Table", "Text", "ThreatModel"),
@@ -61,6 +61,7 @@ __all__ = [
     "Meta",
     "Metric",
     "NoCopy",
+    "NotApplicable",
     "Picture",
     "PluginBroken",
     "Point",

@@ -24,7 +24,7 @@ import auditor
 from auditor import environment, registry
 from auditor.classifier import Classifier, first_line
 from auditor.distributed import Workers
-from auditor.errors import BadInput
+from auditor.errors import BadInput, NotApplicable
 from auditor.finding import Conclusion, plain
 from auditor.images import Images, Source, match_labels, rank, sample
 from auditor.loading import Sidecar, build, read_sidecar
@@ -323,6 +323,8 @@ class _Session:
             _check(record)
             (self.folder.path / "records" / probe.meta.id / "error.txt").unlink(missing_ok=True)
             return record
+        except NotApplicable as error:
+            return self._record(probe, status="not-applicable", reason=str(error))
         except (Exception, SystemExit) as error:
             self.folder.write(f"records/{probe.meta.id}/error.txt", traceback.format_exc().encode())
             return self._record(probe, status="error", reason=_where(error))

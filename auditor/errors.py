@@ -3,6 +3,7 @@
     AuditorError            anything the auditor raises on purpose; carries one sentence for the user
     ├── BadInput            arguments, model, data or TOML that cannot be used: exit status 2
     ├── NoCopy              the artefact has no differentiable copy: the audit goes on black-box
+    ├── NotApplicable       a probe found that this model or data has not got what it is about
     └── PluginBroken        a plugin that does not import or breaks a rule: named, the audit goes on, exit status 3
 
 Every message names the thing, what was found, what was expected, and what to do.
@@ -23,3 +24,8 @@ class NoCopy(AuditorError):
 
 class PluginBroken(AuditorError):
     """A plugin could not be imported or breaks a rule of the registry."""
+
+
+class NotApplicable(AuditorError):
+    """Raised by a probe's ``measure``: this model or these images have not got what the probe is about. The message
+    says what is missing; it becomes the reason in the report."""

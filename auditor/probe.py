@@ -121,7 +121,10 @@ class Probe(ABC):
 
     @abstractmethod
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """Measure a batch. Pure: the same images give the same columns, in whatever batches they come."""
+        """Measure a batch. Pure: the same images give the same columns, in whatever batches they come.
+
+        Raises NotApplicable with the reason where this model has not got what the probe is about.
+        """
 
     def exhibits(self, records: Records) -> Sequence[Exhibit]:
         """Which pictures the report should show; by default none."""

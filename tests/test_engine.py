@@ -14,7 +14,19 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import Result
 
-from auditor import Attack, Conclusion, Corruption, Exhibit, Finding, Meta, Metric, Probe, ThreatModel, hookimpl
+from auditor import (
+    Attack,
+    Conclusion,
+    Corruption,
+    Exhibit,
+    Finding,
+    Meta,
+    Metric,
+    NotApplicable,
+    Probe,
+    ThreatModel,
+    hookimpl,
+)
 from auditor.classifier import Artefact
 from auditor.engine import Interrupted, Outcome, Request, run
 
@@ -115,6 +127,17 @@ BROKEN = {
         "has no place in audit.json",
     ),
 }
+
+
+def test_a_probe_may_find_that_it_does_not_apply(plug: Plug, audit: Callable[..., Outcome]) -> None:
+    def declines(*_: Any) -> Any:
+        raise NotApplicable("the model has no convolution")
+
+    plug(broken(measure=declines))
+    outcome = audit()
+    found = record(outcome)
+    assert not outcome.incomplete
+    assert (found["status"], found["reason"]) == ("not-applicable", "the model has no convolution")
 
 
 @pytest.mark.parametrize(("methods", "said"), BROKEN.values(), ids=BROKEN.keys())
