@@ -86,7 +86,7 @@ LAYERS = [
     {"errors", "finding"},
     {"numbers", "images", "classifier", "environment"},
     {"stats", "probe", "photographs", "report"},
-    {"families", "blocks", "corruptions", "estimators"},
+    {"families", "attacks", "blocks", "corruptions", "estimators"},
     {"hookspecs"},
     {"registry"},
     {"store"},
