@@ -233,8 +233,19 @@ def _chosen(plugins: Registry, suite: registry.Suite, request: Request) -> list[
     if not left:
         raise BadInput("no probe is left to run: --skip leaves out all of them")
     probes = [plugins.configure(i, suite.settings.get(i, {}), where=f"suite {suite.name}") for i in left]
-    # who reads other probes' records comes after them
-    return sorted(probes, key=lambda probe: bool(probe.uses))
+    return _readers_last(probes)
+
+
+def _readers_last(probes: Sequence[Probe]) -> list[Probe]:
+    """The same order, but whoever reads other probes' records comes after them."""
+    left = sorted(probes, key=lambda probe: bool(probe.uses))
+    ordered: list[Probe] = []
+    while left:
+        # where two read each other, the first goes first
+        ready = next((p for p in left if not any(_used(o.meta.id, p) for o in left if o is not p)), left[0])
+        left.remove(ready)
+        ordered.append(ready)
+    return ordered
 
 
 def pick_formats(plugins: Registry, names: Sequence[str]) -> list[Any]:

@@ -86,7 +86,7 @@ LAYERS = [
     {"errors", "finding"},
     {"numbers", "images", "classifier", "environment"},
     {"stats", "probe", "photographs", "report"},
-    {"families", "attacks", "blocks", "corruptions", "estimators"},
+    {"families", "attacks", "blocks", "corruptions", "estimators", "distances"},
     {"hookspecs"},
     {"registry"},
     {"store"},

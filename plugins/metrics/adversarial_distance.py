@@ -47,15 +47,15 @@ class AdversarialDistance(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """Per norm the median distance, the curve of the worst case, and which attack was best on how many images."""
-        attacks = {name: frame for name, frame in records.others.items() if {"norm", "success"} <= set(frame.columns)}
+        from auditor.distances import attack_records, norms_of, smallest
+
+        attacks = attack_records(records.others)
         if not attacks:
             return Conclusion(inconclusive="no attack with a norm was run, so there is no distance to take")
         metrics: list[Metric] = []
         findings: list[Finding] = []
-        norms = dict.fromkeys(str(norm) for frame in attacks.values() for norm in frame["norm"].unique())
-        for norm in norms:
-            smallest = _smallest(attacks, norm)
-            found, finding = self._conclude_norm(smallest, norm, records.accuracy_name)
+        for norm in norms_of(attacks):
+            found, finding = self._conclude_norm(smallest(attacks, norm), norm, records.accuracy_name)
             metrics += found
             findings.append(finding)
         return Conclusion(metrics=metrics, findings=findings)
@@ -112,26 +112,6 @@ class AdversarialDistance(Probe):
             metric=robust, evidence=evidence,
         )  # fmt: skip
         return [robust, median, snr], finding
-
-
-def _smallest(attacks: dict[str, pd.DataFrame], norm: str) -> pd.DataFrame:
-    """Per image the least distance at which any attack succeeded, its SNR and which attack it was."""
-    import numpy as np
-    import pandas as pd
-
-    rows = pd.concat(
-        [frame[frame["norm"] == norm].assign(attack=name) for name, frame in attacks.items()], ignore_index=True
-    )
-    clean = rows[rows["epsilon"] == 0].drop_duplicates("image_id").set_index("image_id")
-    hits = rows[rows["success"]].sort_values(norm, kind="stable").drop_duplicates("image_id").set_index("image_id")
-    result = pd.DataFrame(
-        {"distance": hits[norm], "snr_db": hits["snr_db"], "attack": hits["attack"]}
-    ).reindex(clean.index)  # fmt: skip
-    result["distance"] = result["distance"].fillna(np.inf)
-    result["attack"] = result["attack"].fillna("")
-    wrong = (clean["prediction"] != clean["label"]).to_numpy()
-    result.loc[wrong, ["distance", "snr_db"]] = [0.0, np.nan]
-    return result
 
 
 @hookimpl

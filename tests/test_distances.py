@@ -1,0 +1,55 @@
+"""The smallest perturbation that any attack found, and the order in which probes read each other's records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from auditor import Conclusion, Meta, Probe
+from auditor.distances import attack_records, norms_of, smallest
+from auditor.engine import _readers_last
+
+
+def rows(*attacked: tuple[str, float, bool], wrong: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Records of an attack in L2: (image, distance, success); every image also at epsilon 0."""
+    images = dict.fromkeys([image for image, *_ in attacked] + list(wrong))
+    clean = [(image, 0.0, 0.0, False) for image in images]
+    table = [*clean, *((image, 1.0, distance, success) for image, distance, success in attacked)]
+    frame = pd.DataFrame(table, columns=["image_id", "epsilon", "l2", "success"])
+    return frame.assign(norm="l2", snr_db=20.0, label=0, prediction=frame["image_id"].isin(wrong).astype(int))
+
+
+def test_the_smallest_distance_is_that_of_the_best_attack_on_each_image() -> None:
+    others = {
+        "attacks.one": rows(("a", 0.5, True), ("b", 0.7, True), ("c", 0.1, False), wrong=("d",)),
+        "attacks.two": rows(("a", 0.4, True), ("b", 0.9, True), ("c", 0.2, False), wrong=("d",)),
+        "attacks.without-a-norm": pd.DataFrame({"image_id": ["a"], "success": [True]}),
+    }
+    attacks = attack_records(others)
+    assert list(attacks) == ["attacks.one", "attacks.two"]
+    assert norms_of(attacks) == ["l2"]
+    found = smallest(attacks, "l2").sort_index()
+    assert found["distance"].tolist() == [0.4, 0.7, np.inf, 0.0]
+    assert found["attack"].tolist() == ["attacks.two", "attacks.one", "", ""]
+    assert np.isnan(found["snr_db"][["c", "d"]]).all()
+    assert not len(smallest(attacks, "l1"))
+
+
+def probe(probe_id: str, *uses: str) -> Probe:
+    def nothing(*_: Any) -> Any:
+        return Conclusion()
+
+    meta = Meta(id=probe_id, title="x", area="metrics", why="x")
+    return type("P", (Probe,), {"meta": meta, "uses": uses, "measure": nothing, "conclude": nothing})()
+
+
+def test_whoever_reads_records_comes_after_those_who_make_them() -> None:
+    probes = [
+        probe("metrics.all", "metrics.*"), probe("metrics.b", "attacks.*"), probe("attacks.x"),
+        probe("metrics.circle", "metrics.all"), probe("metrics.c", "metrics.b"), probe("attacks.y", "attacks.x"),
+    ]  # fmt: skip
+    order = [p.meta.id for p in _readers_last(probes)]
+    assert sorted(order) == sorted(p.meta.id for p in probes)
+    assert order[:4] == ["attacks.x", "attacks.y", "metrics.b", "metrics.c"]
