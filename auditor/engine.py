@@ -29,8 +29,8 @@ from auditor.finding import Conclusion, plain
 from auditor.images import Images, Source, match_labels, rank, sample
 from auditor.loading import Sidecar, build, read_sidecar
 from auditor.measuring import Measured, Measurer, Shards, tune
-from auditor.policy import Policy, judge, read_policy, verdict
-from auditor.probe import Exhibit, Probe, Randomness, Records
+from auditor.policy import Policy, judge, judge_all, read_policy, verdict
+from auditor.probe import Exhibit, Probe, Randomness, Records, Run
 from auditor.registry import Registry
 from auditor.store import FORMAT, Cost, RunFolder, digest
 
@@ -277,10 +277,13 @@ class _Session:
         self.workers: Workers | None = None
         self._keys: dict[str, str] = {}
         self._costs: dict[str, Cost] = {}
+        self._probes: Sequence[Probe] = ()
+        self._prepared: dict[str, Probe] = {}
         self.warnings: list[str] = []
 
     def carry_out(self, probes: Sequence[Probe], policy: Policy, formats: Sequence[Any], suite: str) -> Outcome:
         """Measure, conclude, judge, write."""
+        self._probes = probes
         try:
             self.classifier.verify(self.images.pixels(self.order[:_PARITY_IMAGES]))
             self._tune()
@@ -304,6 +307,7 @@ class _Session:
                 self.workers.close()
         order = list(self.plugins.probes)
         records.sort(key=lambda record: order.index(record["id"]))
+        records = judge_all(records, policy)
         self.folder.keep_evidence([file for record in records for file in evidence_files(record)])
         audit = self._describe(records, policy, suite)
         return finish(audit, self.folder, formats)
@@ -315,7 +319,7 @@ class _Session:
 
     def _audit(self, probe: Probe, position: int, probes: int) -> dict[str, Any]:
         """One probe to the end, whatever happens in it."""
-        ids = self.order[: probe.samples or None]
+        ids = self._ids(probe)
         try:
             missing = self._missing(probe)
             if missing:
@@ -340,6 +344,10 @@ class _Session:
             self.folder.write(f"records/{probe.meta.id}/error.txt", traceback.format_exc().encode())
             return self._record(probe, status="error", reason=_where(error))
 
+    def _ids(self, probe: Probe) -> Sequence[str]:
+        """The images that a probe is to measure."""
+        return self.order[: probe.samples or None]
+
     def _missing(self, probe: Probe) -> str:
         needs = probe.meta.needs
         if "labels" in needs and self.images.labels is None:
@@ -360,11 +368,27 @@ class _Session:
         stop = None if share is None else time.monotonic() + max(share, 0.0)
         left = len(todo)
         with Shards(self.folder, probe.meta.id, key) as shards:
+            if todo:
+                probe = self._prepare(probe, ids, shards)
             for measured in self._measured(probe, self._pieces(todo, stop)):
                 shards.add(measured)
                 left -= measured.images
                 self.progress.advance(measured.images)
         return left
+
+    def _prepare(self, probe: Probe, ids: Sequence[str], shards: Shards | None = None) -> Probe:
+        """The probe that measures and draws; what it cost is charged to the shards, where there are any."""
+        if probe.meta.id not in self._prepared:
+            calls = self.classifier.calls
+            start, forward, backward = time.monotonic(), calls.forward, calls.backward
+            rng = Randomness(self.request.seed, probe.meta.id)
+            # sorted: what is prepared must not depend on the order of the data
+            run = Run(classifier=self.classifier, probes=self._probes, ids=sorted(ids), batch=self.measurer.batch,
+                      rng=rng)  # fmt: skip
+            self._prepared[probe.meta.id] = probe.prepare(run)
+            if shards is not None:
+                shards.charge(Cost(time.monotonic() - start, calls.forward - forward, calls.backward - backward))
+        return self._prepared[probe.meta.id]
 
     def _pieces(self, ids: Sequence[str], stop: float | None) -> Iterator[Sequence[str]]:
         """Ids batch by batch, at least one batch, until the time is over."""
@@ -391,6 +415,11 @@ class _Session:
             classes=self.classifier.classes,
             labelled=self.images.labels is not None,
             others={i: self._frame(i, k) for i, k in self._keys.items() if _used(i, probe)},
+            threats={
+                p.meta.id: threat
+                for p in self._probes
+                if p.meta.id in self._keys and _used(p.meta.id, probe) and (threat := p.threat_model())
+            },
         )
 
     def _frame(self, probe_id: str, key: str) -> pd.DataFrame:
@@ -433,6 +462,7 @@ class _Session:
         rng = Randomness(self.request.seed, probe.meta.id)
         drawn: list[tuple[dict[str, Any], NDArray[np.float32]]] = []
         alike: dict[str, list[int]] = {}
+        probe = self._prepare(probe, self._ids(probe))
         for number, wish in enumerate(wishes):
             alike.setdefault(json.dumps(plain(wish.at)), []).append(number)
         for at, numbers in alike.items():
@@ -498,7 +528,7 @@ class _Session:
 
     def _key(self, probe: Probe, ids: Sequence[str]) -> str:
         """Digest of all that a probe's rows depend on; not of the batch size, the budget or the number of workers."""
-        what = [FORMAT, probe.meta.id, probe.meta.version, plain(asdict(probe))]
+        what = [FORMAT, probe.meta.id, probe.meta.version, plain(asdict(probe)), probe.depends_on(self._probes)]
         whom = [self._model_identity(), self.images.sha256, sorted(ids)]
         return digest([*what, *whom, self.request.seed, self.classifier.device.partition(":")[0]])
 

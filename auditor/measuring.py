@@ -106,6 +106,10 @@ class Shards:
         if time.monotonic() - self._since > _FLUSH_SECONDS:
             self._flush()
 
+    def charge(self, cost: Cost) -> None:
+        """Add what was spent before the first row."""
+        self._cost += cost
+
     def _flush(self) -> None:
         import pyarrow as pa
 

@@ -3,10 +3,13 @@
 A rule names a metric and up to four thresholds. The number fails at a severity when its whole interval lies on the
 wrong side of that threshold; it passes when its whole interval lies on the right side of the mildest one; in between
 nothing can be said, and that is what the report says.
+
+A void says which passes a failed check of the measurement takes back: what a broken attack did not find is no pass.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +24,7 @@ from auditor.store import digest
 
 _GRADES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
 _RULE_KEYS = {"probe", "metric", "at", "at_least", "at_most", "only_fails", "reason", "source"}
+_VOID_KEYS = {"when", "probes", "named_by", "reason", "source"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +43,26 @@ class Rule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Void:
+    """When a check of the measurement fails, passes that rest on the measurement become inconclusive."""
+
+    when: str
+    """The probe whose failure it is."""
+    probes: Sequence[str]
+    """Ids or globs of the probes whose passes are taken back."""
+    reason: str
+    source: str
+    named_by: str = ""
+    """A key of ``at``: only those probes are voided that a failed number of ``when`` names there."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """What an audit must meet."""
 
     name: str
     rules: Sequence[Rule]
+    voids: Sequence[Void] = ()
     required: Sequence[str] = ()
     """Probes without whose pass the verdict cannot be pass."""
     fails_at: Severity = "low"
@@ -66,7 +85,7 @@ def read_policy(name: str, probes: Collection[str] | None = None) -> Policy:
     if path.suffix != ".toml" or not path.is_file():
         raise BadInput(f"--policy {name}: no such policy; expected one of {', '.join(builtin())} or a TOML file")
     content = read_toml(path)
-    refuse_unknown(content, {"title", "required", "fails_at", "rule"}, str(path))
+    refuse_unknown(content, {"title", "required", "fails_at", "rule", "void"}, str(path))
     fails_at = content.get("fails_at", "low")
     if fails_at not in _GRADES:
         raise BadInput(f"{path}: fails_at is {fails_at!r}; expected one of {', '.join(_GRADES)}")
@@ -76,12 +95,17 @@ def read_policy(name: str, probes: Collection[str] | None = None) -> Policy:
     if not (isinstance(rules, list) and all(isinstance(entry, dict) for entry in rules)):
         raise BadInput(f"{path}: rule is {rules!r}; expected one table [[rule]] per rule")
     parsed = [_rule(entry, f"{path}: rule {i + 1}") for i, entry in enumerate(rules)]
-    for probe_id in [*required, *(rule.probe for rule in parsed)]:
+    entries = content.get("void", [])
+    if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
+        raise BadInput(f"{path}: void is {entries!r}; expected one table [[void]] per void")
+    voids = [_void(entry, f"{path}: void {i + 1}") for i, entry in enumerate(entries)]
+    for probe_id in [*required, *(rule.probe for rule in parsed), *(void.when for void in voids)]:
         if probes is not None and probe_id not in probes:
             raise BadInput(f"{path}: names the probe {probe_id!r}, but there is none (see `auditor probes`)")
     return Policy(
         name=path.stem,
         rules=parsed,
+        voids=voids,
         required=required,
         fails_at=cast(Severity, fails_at),
         sha256=digest(content),
@@ -109,6 +133,19 @@ def judge(probe: dict[str, Any], policy: Policy) -> dict[str, Any]:
     open_ones = [verdict for verdict in judged if verdict.status == "inconclusive"]
     first = (open_ones or judged)[0]
     return {**result, "status": first.status, "reason": first.reason}
+
+
+def judge_all(probes: Sequence[dict[str, Any]], policy: Policy) -> list[dict[str, Any]]:
+    """The records of an audit judged each by itself, then the passes taken back that a failed check voids."""
+    judged = [judge(probe, policy) for probe in probes]
+    failed = {probe["id"]: probe for probe in judged if probe["status"] == "fail"}
+    for void in policy.voids:
+        if void.when in failed:
+            check = failed[void.when]
+            named = _named(check, policy, void.named_by) if void.named_by else None
+            judged = [_voided(probe, void, check) if named is None or probe["id"] in named else probe
+                      for probe in judged]  # fmt: skip
+    return judged
 
 
 def verdict(probes: Sequence[Mapping[str, Any]], policy: Policy, broken: Sequence[str]) -> tuple[str, str]:
@@ -180,6 +217,26 @@ def _compare(rule: Rule, metric: Mapping[str, Any]) -> _Verdict:
     return _Verdict("pass", "none", f"{words}; {_wanted(rule, mildest, metric)}", metric)
 
 
+def _voided(probe: dict[str, Any], void: Void, check: Mapping[str, Any]) -> dict[str, Any]:
+    """The record, inconclusive where it had passed and the void speaks of it."""
+    if probe["status"] != "pass" or not any(fnmatch.fnmatch(probe["id"], pattern) for pattern in void.probes):
+        return probe
+    reason = f"{void.reason} ({check['id']} failed: {check['reason']}); by itself: {probe['reason']}"
+    return {**probe, "status": "inconclusive", "reason": reason}
+
+
+def _named(check: Mapping[str, Any], policy: Policy, key: str) -> set[str]:
+    """What the failed numbers of a check name under ``key``."""
+    return {
+        str(metric["at"][key])
+        for rule in policy.rules
+        if rule.probe == check["id"]
+        for metric in check["metrics"]
+        if metric["name"] == rule.metric and metric["value"] is not None and key in metric["at"]
+        and _at_matches(rule.at, metric["at"]) and _compare(rule, metric).status == "fail"
+    }  # fmt: skip
+
+
 def _mark(findings: list[dict[str, Any]], verdict: _Verdict) -> None:
     """Give the severity to the finding that speaks of this metric, or to the first one."""
     about = [f for f in findings if f["metric"] and _same(f["metric"], verdict.metric)] or findings[:1]
@@ -232,4 +289,20 @@ def _rule(entry: Mapping[str, Any], where: str) -> Rule:
         probe=entry["probe"], metric=entry["metric"], at=entry.get("at", {}),
         side=cast(Literal["at_least", "at_most"], sides[0]), thresholds=thresholds,
         reason=entry["reason"], source=entry["source"], only_fails=entry.get("only_fails", ""),
+    )  # fmt: skip
+
+
+def _void(entry: Mapping[str, Any], where: str) -> Void:
+    refuse_unknown(entry, _VOID_KEYS, where)
+    for key in ("when", "reason", "source"):
+        if not isinstance(entry.get(key), str):
+            raise BadInput(f"{where}: has no {key}; a void says when, probes, reason and source")
+    probes = entry.get("probes")
+    if not (isinstance(probes, list) and probes and all(isinstance(name, str) for name in probes)):
+        raise BadInput(f'{where}: probes is {probes!r}; expected a list of ids or globs such as ["attacks.*"]')
+    if not isinstance(entry.get("named_by", ""), str):
+        raise BadInput(f"{where}: named_by is {entry['named_by']!r}; expected a key of a metric's at")
+    return Void(
+        when=entry["when"], probes=probes, named_by=entry.get("named_by", ""), reason=entry["reason"],
+        source=entry["source"],
     )  # fmt: skip

@@ -8,7 +8,7 @@ clock, or draw random numbers from anywhere but the ``rng`` it is given.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -89,6 +89,8 @@ class Records:
     """False: labels are the model's own answers, so accuracy is agreement with them."""
     others: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """Records of the probes that ``uses`` names."""
+    threats: Mapping[str, ThreatModel] = field(default_factory=dict)
+    """Threat models of those among them that have one."""
 
     @property
     def accuracy_name(self) -> str:
@@ -105,6 +107,20 @@ class Records:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a probe may look at once, before it measures."""
+
+    classifier: Classifier
+    probes: Sequence[Probe]
+    """All of this run, the probe itself among them."""
+    ids: Sequence[str]
+    """Of the images that the probe will measure."""
+    batch: Callable[[Sequence[str]], Batch]
+    """Some of them in memory."""
+    rng: Randomness
+
+
+@dataclass(frozen=True, kw_only=True)
 class Probe(ABC):
     """Base of all probes; subclasses are frozen dataclasses whose fields are the settings, JSON values all."""
 
@@ -117,6 +133,22 @@ class Probe(ABC):
 
     def threat_model(self) -> ThreatModel | None:
         """Who attacks, knowing what, allowed what; every probe of the area "attacks" must say."""
+        return None
+
+    def prepare(self, run: Run) -> Probe:
+        """The probe that measures and draws, asked for once a run; by default this one itself.
+
+        For what rows need besides their image: a perturbation trained on all images, the other probes of the run. It
+        is kept in fields of a private subclass, which are no settings. Depends on nothing but settings, model, images
+        and seed, and on what ``depends_on`` says.
+        """
+        del run
+        return self
+
+    def depends_on(self, probes: Sequence[Probe]) -> Any:
+        """What rows depend on besides settings, model, images and seed, as a JSON value: for example the digest of a
+        second model, or the settings of other probes of the run. Rows measured under another value are not reused."""
+        del probes
         return None
 
     @abstractmethod

@@ -10,7 +10,7 @@ from typing import Any
 
 from auditor.engine import Outcome, finish, open_model, pick_formats, validator
 from auditor.errors import BadInput
-from auditor.policy import judge, read_policy, verdict
+from auditor.policy import judge_all, read_policy, verdict
 from auditor.registry import load
 from auditor.store import RunFolder, file_sha256
 
@@ -46,7 +46,7 @@ def judge_again(folder: Path, policy_name: str, formats: Sequence[str]) -> Outco
     policy = read_policy(policy_name, plugins.probes)
     chosen = pick_formats(plugins, formats)
     broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
-    audit["probes"] = [judge(probe, policy) for probe in audit["probes"]]
+    audit["probes"] = judge_all(audit["probes"], policy)
     audit["policy"] = {"name": policy.name, "sha256": policy.sha256}
     audit["verdict"], audit["verdict_reason"] = verdict(audit["probes"], policy, broken)
     return _write(folder, audit, chosen)

@@ -20,7 +20,7 @@ from auditor.engine import Request, open_audit, run, validator
 from auditor.families import Attack
 from auditor.finding import AREAS, plain
 from auditor.images import Batch
-from auditor.probe import Randomness
+from auditor.probe import Randomness, Run
 
 LOADED = registry.load()
 N = 6
@@ -56,11 +56,24 @@ def subject(digits: Path) -> tuple[Any, Batch]:
     return classifier, batch
 
 
+def prepared(subject: tuple[Any, Batch], probe: Probe) -> Any:
+    """The probe that measures, as the engine asks for it."""
+    classifier, whole = subject
+    run = Run(
+        classifier=classifier,
+        probes=[quick(i) for i in LOADED.probes],
+        ids=whole.ids,
+        batch=lambda ids: whole.take([whole.ids.index(i) for i in ids]),
+        rng=Randomness(0, probe.meta.id),
+    )
+    return probe.prepare(run)
+
+
 def measure(subject: tuple[Any, Batch], probe: Probe, indices: list[int]) -> pd.DataFrame:
     """Rows by image id, in the order in which the probe gave them."""
     classifier, batch = subject
     some = batch.take(indices)
-    columns = dict(probe.measure(classifier, some, Randomness(0, probe.meta.id)))
+    columns = dict(prepared(subject, probe).measure(classifier, some, Randomness(0, probe.meta.id)))
     lengths = {name: len(values) for name, values in columns.items()}
     assert len(set(lengths.values())) <= 1, lengths
     rows = np.asarray(columns.pop("row", np.arange(len(some))))
@@ -154,7 +167,7 @@ def test_an_image_measures_the_same_in_any_company(subject: tuple[Any, Batch], p
 @pytest.mark.parametrize("probe_id", [i for i, kind in LOADED.probes.items() if hasattr(kind, "perturbed")])
 def test_perturbed_images_stay_within_the_pixel_range_and_the_budget(subject: tuple[Any, Batch], probe_id: str) -> None:
     classifier, batch = subject
-    probe: Any = quick(probe_id)
+    probe = prepared(subject, quick(probe_id))
     for level in probe.levels():
         images = probe.perturbed(classifier, batch, Randomness(0, probe_id), level)
         assert images.shape == batch.pixels.shape

@@ -1,0 +1,226 @@
+"""The checks of the measurement: an honest model passes them, and each is shown a model or an attack that must fail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from auditor import Records
+from auditor.classifier import Artefact, Classifier, Preprocessing
+from auditor.engine import Request, run
+from auditor.errors import BadInput
+from auditor.images import Batch
+from auditor.plugins.performance.accuracy import Accuracy
+from auditor.plugins.sanity.determinism import Determinism
+from auditor.policy import judge_all, read_policy
+from auditor.probe import Randomness
+
+RNG = Randomness(0, "test")
+SHAPE = (1, 4, 4)
+
+
+def model(scores: Any, copy: Any = None, classes: int = 3, **how: Any) -> Classifier:
+    """A classifier from a function of pixels (n, 1, 4, 4) to logits, with a copy or without."""
+    artefact = Artefact(
+        format="onnx", runtime="numpy", input_shape=(None, *SHAPE), input_dtype="float32", copy=copy, scores=scores
+    )
+    given: dict[str, Any] = {"path": "model", "sha256": "0" * 64, "n_classes": classes, "outputs": "logits"}
+    return Classifier(artefact, Preprocessing(shape=SHAPE), **given | how)
+
+
+def pictures(n: int = 24) -> np.ndarray:
+    return np.random.default_rng(1).uniform(0.3, 0.7, (n, *SHAPE)).astype(np.float32)
+
+
+def batch_of(classifier: Classifier, pixels: np.ndarray) -> Batch:
+    probabilities = classifier.predict(pixels)
+    ids = tuple(f"{i:03d}" for i in range(len(pixels)))
+    return Batch(ids=ids, pixels=pixels, labels=probabilities.argmax(axis=1), probabilities=probabilities)
+
+
+def records_of(batch: Batch, columns: Any, **more: Any) -> Records:
+    """What the engine makes of a probe's columns."""
+    rows = np.asarray(columns.get("row", np.arange(len(batch))))
+    frame = pd.DataFrame(
+        {"image_id": np.array(batch.ids)[rows], "label": batch.labels[rows], "prediction": batch.predictions[rows]}
+        | {name: list(values) for name, values in columns.items() if name != "row"}
+    )
+    given: dict[str, Any] = {"exhibits": pd.DataFrame({"exhibit": []}), "classes": ["a", "b", "c"], "labelled": True}
+    return Records(frame=frame, **given | more)
+
+
+WEIGHTS = np.random.default_rng(2).normal(size=(3, 16)).astype(np.float32)
+
+
+def honest(pixels: np.ndarray) -> np.ndarray:
+    return pixels.reshape(len(pixels), -1) @ WEIGHTS.T
+
+
+def of_the_batch(pixels: np.ndarray) -> np.ndarray:
+    """What a batch norm left in training mode does."""
+    return honest(pixels - pixels.mean(axis=0))
+
+
+class Moody:
+    """Draws a random number at every call."""
+
+    def __init__(self) -> None:
+        self.rng = np.random.default_rng(0)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        scores = honest(pixels)
+        return scores + self.rng.normal(size=scores.shape).astype(np.float32)
+
+
+def test_a_model_that_answers_the_same_is_found_to() -> None:
+    classifier = model(honest)
+    batch = batch_of(classifier, pictures())
+    conclusion = Determinism().conclude(records_of(batch, Determinism().measure(classifier, batch, RNG)))
+    assert (conclusion.metrics[0].value, conclusion.metrics[0].n) == (1.0, 24)
+    assert [m.value for m in conclusion.metrics[1:]] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(("scores", "steady"), [(Moody(), False), (of_the_batch, True)])
+def test_chance_and_the_rest_of_the_batch_are_seen(scores: Any, steady: bool) -> None:
+    classifier = model(scores)
+    batch = batch_of(classifier, pictures())
+    conclusion = Determinism().conclude(records_of(batch, Determinism().measure(classifier, batch, RNG)))
+    differences = {m.at["asked"]: m.value for m in conclusion.metrics[1:]}
+    assert (differences["asked again"] == 0) == steady
+    assert differences["one image at a time"] > 0.01
+    assert conclusion.metrics[0].value < 0.9
+
+
+def test_without_images_nothing_is_concluded() -> None:
+    empty = Records(frame=pd.DataFrame({"image_id": []}), exhibits=pd.DataFrame(), classes=["a"], labelled=True)
+    assert Determinism().conclude(empty).inconclusive
+
+
+def record(probe_id: str, metric: str, *values: float, **at: Any) -> dict[str, Any]:
+    """A probe's record with a number of a hundred images for each value."""
+    common = {"name": metric, "n": 100, "unit": "fraction"}
+    metrics = [
+        common | {"value": value, "low": value, "high": value, "at": {key: names[i] for key, names in at.items()}}
+        for i, value in enumerate(values)
+    ]
+    given = {"status": "informative", "severity": "none", "reason": "", "findings": []}
+    return given | {"id": probe_id, "metrics": metrics}
+
+
+VOIDING = """
+[[rule]]
+probe = "attacks.pgd"
+metric = "robust_accuracy"
+at_least = { high = 0.5 }
+reason = "r"
+source = "s"
+[[rule]]
+probe = "attacks.fgsm"
+metric = "robust_accuracy"
+at_least = { high = 0.5 }
+reason = "r"
+source = "s"
+[[rule]]
+probe = "sanity.determinism"
+metric = "control"
+at_least = { low = 0.9 }
+reason = "r"
+source = "s"
+[[void]]
+when = "sanity.determinism"
+probes = ["attacks.*"]
+reason = "the measurement is void"
+source = "s"
+"""
+
+
+def judged(tmp_path: Path, policy: str, *records: dict[str, Any]) -> dict[str, str]:
+    (tmp_path / "policy.toml").write_text(policy)
+    # twice: a run is judged again from what was judged before
+    read = read_policy(str(tmp_path / "policy.toml"))
+    again = judge_all(judge_all(records, read), read)
+    for probe in again:
+        if probe["status"] == "inconclusive":
+            assert probe["reason"].startswith("the measurement is void (sanity.determinism failed")
+            assert probe["reason"].count("void") == 1
+    return {probe["id"]: probe["status"] for probe in again}
+
+
+@pytest.mark.parametrize(
+    ("control", "pgd", "status"),
+    [(1.0, 0.9, "pass"), (0.2, 0.9, "inconclusive"), (0.2, 0.1, "fail"), (1.0, 0.1, "fail")],
+)
+def test_a_failed_check_takes_back_a_pass_and_leaves_a_failure(
+    tmp_path: Path, control: float, pgd: float, status: str
+) -> None:
+    attack = record("attacks.pgd", "robust_accuracy", pgd)
+    check = record("sanity.determinism", "control", control)
+    assert judged(tmp_path, VOIDING, attack, check)["attacks.pgd"] == status
+
+
+def test_named_by_voids_only_what_a_failed_number_names(tmp_path: Path) -> None:
+    attacks = [record(i, "robust_accuracy", 0.9) for i in ("attacks.pgd", "attacks.fgsm")]
+    check = record("sanity.determinism", "control", 1.0, 0.1, attack=["attacks.pgd", "attacks.fgsm"])
+    found = judged(tmp_path, VOIDING + 'named_by = "attack"\n', *attacks, check)
+    assert found == {"attacks.pgd": "pass", "attacks.fgsm": "inconclusive", "sanity.determinism": "fail"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ('[[void]]\nwhen = "sanity.no"\nprobes = ["*"]\nreason = "r"\nsource = "s"', "names the probe 'sanity.no'"),
+        ('[[void]]\nprobes = ["*"]\nreason = "r"\nsource = "s"', "has no when"),
+        ('[[void]]\nwhen = "sanity.parity"\nprobes = []\nreason = "r"\nsource = "s"', "expected a list of ids"),
+        ('[[void]]\nwhen = "sanity.parity"\nprobe = ["*"]', "unknown key 'probe'"),
+        ("void = 3", "one table"),
+    ],
+)
+def test_a_misspelt_void_is_refused(tmp_path: Path, entry: str, said: str) -> None:
+    (tmp_path / "policy.toml").write_text(entry)
+    with pytest.raises(BadInput, match=said):
+        read_policy(str(tmp_path / "policy.toml"), ["sanity.parity"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared(Accuracy):
+    """Knows the other probes and all images."""
+
+    others: tuple[str, ...] = ()
+    images: int = 0
+
+    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Any:
+        return {"images": np.full(len(batch), self.images), **super().measure(classifier, batch, rng)}
+
+
+PREPARED: list[Any] = []
+
+
+def prepare(self: Accuracy, run: Any) -> Accuracy:
+    PREPARED.append([probe.meta.id for probe in run.probes])
+    return Prepared(images=len(run.batch(run.ids)), **vars(self))
+
+
+def test_a_probe_is_prepared_once_and_not_when_nothing_is_left(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Accuracy, "prepare", prepare)
+    PREPARED.clear()
+    told: list[str] = []
+    monkeypatch.setattr(Accuracy, "depends_on", lambda self, probes: list(told))
+    request = Request(
+        model=digits / "digits-cnn.onnx", probes=["performance.accuracy", "sanity.parity"], samples=20, batch_size=8,
+        out=tmp_path / "run", formats=(),
+    )  # fmt: skip
+    assert "images" not in str(run(request).audit["probes"][0]["settings"])
+    run(request)
+    assert PREPARED == [["performance.accuracy", "sanity.parity"]]
+    rows = pd.concat(pd.read_parquet(path) for path in (tmp_path / "run/records/performance.accuracy").glob("shard-*"))
+    assert set(rows["images"]) == {20}
+    told.append("another second model")
+    run(request)
+    assert len(PREPARED) == 2, "what the rows depend on is another thing now, so they are measured again"
