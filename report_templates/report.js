@@ -34,17 +34,19 @@
     });
   }
 
-  // The table of probes can be narrowed to a status or a word.
-  for (const table of all("table.filterable")) {
+  // The table of probes can be narrowed to a status or a word, every other long table to a word.
+  const LONG = 12;
+  for (const table of all("table.sortable")) {
     const rows = [...table.tBodies[0].rows];
+    const probes = table.classList.contains("filterable");
+    if (!probes && rows.length <= LONG) continue;
     const bar = document.createElement("div");
     bar.className = "filter";
     const word = document.createElement("input");
     word.type = "search";
-    word.placeholder = "attack, bias, …";
     const status = document.createElement("select");
     for (const name of ["every status", ...new Set(rows.map((row) => row.dataset.status))]) {
-      status.add(new Option(name.replace("-", " "), name));
+      status.add(new Option((name || "").replace("-", " "), name));
     }
     const shown = document.createElement("span");
     shown.className = "soft";
@@ -62,25 +64,119 @@
         row.hidden = !(fits && row.textContent.toLowerCase().includes(wanted));
         count += !row.hidden;
       }
-      shown.textContent = `${count} of ${rows.length} probes`;
+      shown.textContent = `${count} of ${rows.length} ${probes ? "probes" : "rows"}`;
     };
     word.addEventListener("input", narrow);
     status.addEventListener("change", narrow);
-    bar.append(label("Find", word), label("Status", status), shown);
+    bar.append(label("Find", word));
+    if (probes) bar.append(label("Status", status));
+    bar.append(shown);
     table.closest(".scroll").before(bar);
     narrow();
   }
 
-  // Pictures open in a dialog; Escape, the button or a click beside it closes it.
+  // Figures say the point that is pointed at, or that the arrow keys have come to.
+  for (const plot of all(".plot")) {
+    const spots = all("[data-line]", plot).map((group) => {
+      const title = group.querySelector("title");
+      const text = title.textContent;
+      title.remove(); // else the browser would say it a second time
+      return { line: group.dataset.line, text, shape: group.querySelector("rect, circle, .mark") };
+    });
+    if (!spots.length) continue;
+    const tip = document.createElement("div");
+    tip.className = "tip";
+    tip.setAttribute("role", "status");
+    plot.append(tip);
+    plot.tabIndex = 0;
+    plot.setAttribute("role", "group");
+    plot.setAttribute("aria-label", plot.dataset.title + ". The arrow keys step through its values.");
+    // where a spot is within the plot, in pixels of the screen
+    const middle = (spot) => {
+      const at = spot.shape.getBoundingClientRect();
+      const frame = plot.getBoundingClientRect();
+      return { x: at.x + at.width / 2 - frame.x, y: at.y + at.height / 2 - frame.y };
+    };
+    let now = -1;
+    const hide = () => {
+      if (now >= 0) spots[now].shape.classList.remove("spot-on");
+      now = -1;
+      tip.textContent = "";
+    };
+    const show = (index) => {
+      if (index === now) return;
+      hide();
+      now = index;
+      const place = middle(spots[now]);
+      spots[now].shape.classList.add("spot-on");
+      tip.textContent = spots[now].text;
+      tip.classList.toggle("below", place.y < 60);
+      const half = tip.offsetWidth / 2;
+      tip.style.left = Math.max(half, Math.min(plot.clientWidth - half, place.x)) + "px";
+      tip.style.top = place.y + "px";
+    };
+    const nearest = (x, y, among) => {
+      let best = -1;
+      let least = Infinity;
+      for (const index of among) {
+        const place = middle(spots[index]);
+        const distance = Math.hypot(place.x - x, place.y - y);
+        if (distance < least) [best, least] = [index, distance];
+      }
+      return [best, least];
+    };
+    const everywhere = spots.map((_, index) => index);
+    plot.addEventListener("pointermove", (event) => {
+      const frame = plot.getBoundingClientRect();
+      const [index, distance] = nearest(event.clientX - frame.x, event.clientY - frame.y, everywhere);
+      if (distance < 40) show(index); else hide();
+    });
+    plot.addEventListener("pointerleave", hide);
+    plot.addEventListener("blur", hide);
+    plot.addEventListener("focus", () => { if (now < 0 && plot.matches(":focus-visible")) show(0); });
+    const lines = [...new Set(spots.map((spot) => spot.line))];
+    const neighbour = (step) => {
+      const place = middle(spots[now]);
+      const line = lines[lines.indexOf(spots[now].line) + step];
+      return nearest(place.x, place.y, everywhere.filter((index) => spots[index].line === line))[0];
+    };
+    plot.addEventListener("keydown", (event) => {
+      const start = Math.max(now, 0);
+      const wanted = {
+        ArrowRight: () => Math.min(start + (now >= 0), spots.length - 1), ArrowLeft: () => Math.max(start - 1, 0),
+        ArrowDown: () => neighbour(1), ArrowUp: () => neighbour(-1), Home: () => 0, End: () => spots.length - 1,
+      }[event.key];
+      if (event.key === "Escape") hide();
+      if (!wanted) return;
+      event.preventDefault();
+      if (now < 0) return show(0);
+      const index = wanted();
+      if (index >= 0) show(index);
+    });
+  }
+
+  // Pictures open in a dialog; Escape, the button or a click beside it closes it, the arrow keys turn the pages.
   const box = document.getElementById("lightbox");
+  let gallery = [];
+  let current = null;
   const open = (shot) => {
+    current = shot;
+    gallery = all(".shot", shot.closest(".evidence"));
+    box.querySelector(".place").textContent = `${gallery.indexOf(shot) + 1} of ${gallery.length}`;
     const copy = shot.cloneNode(true);
     ["role", "tabindex", "aria-label"].forEach((name) => copy.removeAttribute(name));
     box.querySelector(".stage").replaceChildren(copy);
     const under = shot.parentElement.querySelector(".under");
-    box.querySelector(".under").textContent = under ? under.textContent : "";
-    box.showModal();
+    const alt = shot.querySelector("img").alt;
+    box.querySelector(".under").textContent = [alt, under && under.textContent !== alt && under.textContent].filter(Boolean).join(" – ");
+    if (!box.open) box.showModal();
   };
+  box.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    const next = step && gallery[gallery.indexOf(current) + step];
+    if (next) open(next);
+  });
+  box.addEventListener("close", () => current.focus());
   for (const shot of all("main .shot")) {
     shot.tabIndex = 0;
     shot.setAttribute("role", "button");
@@ -95,7 +191,7 @@
   box.addEventListener("click", (event) => { if (event.target === box) box.close(); });
 
   // The section in view is marked in the navigation.
-  const links = new Map(all("nav a").map((link) => [link.hash.slice(1), link]));
+  const links = new Map(all("nav > ul > li > a").map((link) => [link.hash.slice(1), link]));
   const watcher = new IntersectionObserver((entries) => {
     const entry = entries.find((each) => each.isIntersecting);
     if (!entry) return;

@@ -431,6 +431,18 @@ def test_gaps_name_what_broke_first(audit: dict[str, Any]) -> None:
     assert "acme-weather" in gaps[0].what
 
 
+def test_many_gaps_of_one_kind_share_a_line(audit: dict[str, Any]) -> None:
+    (broken,) = (probe for probe in audit["probes"] if probe["status"] == "error")
+    audit["probes"] += [{**broken, "id": f"attacks.other-{number}"} for number in range(3)]
+    unsure = next(probe for probe in audit["probes"] if probe["status"] == "inconclusive")
+    audit["probes"] += [{**unsure, "id": f"bias.other-{number}", "reason": str(number)} for number in range(4)]
+    said = [gap.what for gap in summary.gaps(audit)]
+    assert [what for what in said if what.endswith("broke")] == [
+        f"4 probes ({broken['id']}, attacks.other-0, attacks.other-1, attacks.other-2): broke"
+    ]
+    assert len([what for what in said if what.endswith("inconclusive")]) == 1
+
+
 @pytest.mark.parametrize(
     ("metric", "text"),
     [

@@ -35,7 +35,9 @@ COLOURS = (
 )  # fmt: skip
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 MOST_MARKS = 40
-"""Points of a line that get marks; a longer line stands alone."""
+"""Points of a line that get marks; a longer line stands alone, though it says its numbers when pointed at."""
+MOST_SPOTS = 200
+"""Points of a line without marks that can be pointed at."""
 MOST_POINTS = 1500
 """Points of a scatter plot that are drawn; the caption says when there are more."""
 
@@ -191,7 +193,9 @@ def as_pictures(figure: Markup) -> Markup:
     """A figure with every SVG as an image: WeasyPrint lays those out several times faster than inline ones."""
 
     def picture(found: re.Match[str]) -> str:
-        source = base64.b64encode(found[0].encode("utf-8", "replace")).decode()
+        # nobody points at paper: what the spots say would only be laid out for nothing
+        bare = re.sub(r'<g data-line="\d+"><title>.*?</title>(.*?)</g>', r"\1", found[0], flags=re.DOTALL)
+        source = base64.b64encode(bare.encode("utf-8", "replace")).decode()
         return f'<img class="{found[1]}" alt="{found[2]}" src="data:image/svg+xml;base64,{source}">'
 
     return Markup(re.sub(r'<svg class="(\w+)".*?<title>(.*?)</title>.*?</svg>', picture, figure, flags=re.DOTALL))
@@ -301,6 +305,9 @@ def _marks(chart: Record, index: int, across: Scale, up: Scale, step: int) -> It
     """A mark per point that says its numbers when pointed at; a whisker where no band can show the interval."""
     line, scatter = chart["series"][index], chart["kind"] == "scatter"
     if not scatter and len(line["points"]) > MOST_MARKS:
+        for point in line["points"][:: math.ceil(len(line["points"]) / MOST_SPOTS)]:
+            if point["y"] is not None:
+                yield _spot(index, _said(chart, line, point), _bare(across(point["x"]), up(point["y"])))
         return
     lone = scatter or len(line["points"]) == 1
     for point in line["points"][::step]:
@@ -313,7 +320,17 @@ def _marks(chart: Record, index: int, across: Scale, up: Scale, step: int) -> It
         if step > 1:
             yield whisker + mark
         else:
-            yield Markup("<g><title>{}</title>{}{}</g>").format(_said(chart, line, point), whisker, mark)
+            yield _spot(index, _said(chart, line, point), whisker + mark)
+
+
+def _spot(line: int, said: str, shapes: Markup) -> Markup:
+    """Something that says its numbers when pointed at; the last of its shapes is where it is."""
+    return Markup('<g data-line="{}"><title>{}</title>{}</g>').format(line, said, shapes)
+
+
+def _bare(x: float, y: float) -> Markup:
+    """A point without a mark."""
+    return Markup('<circle cx="{:.1f}" cy="{:.1f}" r="4" fill="none" pointer-events="all"/>').format(x, y)
 
 
 def _whisker(x: float, low: float, high: float, index: int) -> Markup:
@@ -500,9 +517,9 @@ def _cells(chart: Record, matrix: Matrix, colours: Colours) -> Iterator[Markup]:
             x, y, matrix.size - 1, matrix.size - 1, "#{:02x}{:02x}{:02x}".format(*shade)
         )
         text = _shown(chart, value)
-        inside = _inside(_short(chart, value), matrix, x, y, shade) if matrix.size >= 24 else ""
+        inside = _inside(_short(chart, value), matrix, x, y, shade) if matrix.size >= 24 else Markup("")
         said = f"{_label(chart['row_labels'], row)}, {_label(chart['column_labels'], column)}: {text}"
-        yield Markup("<g><title>{}</title>{}{}</g>").format(numbers.clean(said), cell, inside)
+        yield _spot(row, numbers.clean(said), cell + inside)
 
 
 def _label(labels: Sequence[str], index: int) -> str:

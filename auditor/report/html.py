@@ -33,7 +33,7 @@ THUMBNAIL = 224
 
 MOST_ROWS = {True: 60, False: 1000}
 """Rows of one table on paper and on screen; audit.json has them all."""
-MOST_METRICS = {True: 24, False: 1000}
+MOST_METRICS = {True: 12, False: 1000}
 """The same for the list of all numbers of a probe, which on paper mostly repeats its figures."""
 MOST_LETTERS = {True: 105, False: 100000}
 """Letters of a table side by side; further columns follow below with the first one repeated."""
@@ -168,7 +168,9 @@ def _environment(*, paper: bool) -> jinja2.Environment:
 def _figure(evidence: Mapping[str, Any], *, paper: bool) -> Markup:
     """A curve, scatter plot or heat map."""
     drawn = charts.heat_map(evidence) if evidence["kind"] == "heat-map" else charts.plot(evidence)
-    return charts.as_pictures(drawn) if paper else drawn
+    if paper:
+        return charts.as_pictures(drawn)
+    return Markup('<div class="plot" data-title="{}">{}</div>').format(numbers.clean(evidence["title"]), drawn)
 
 
 def _asset(name: str) -> Markup:

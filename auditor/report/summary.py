@@ -121,15 +121,7 @@ def _ran(probes: Iterable[Record]) -> list[Record]:
 def gaps(audit: Record) -> list[Gap]:
     """What was not measured, is inconclusive or broke, with the reason: loud ones first."""
     found = [Gap(f"plugin {p['name']}", p["error"], True) for p in audit["plugins"] if p["error"]]
-    found += [
-        Gap(
-            f"{p['title']} ({p['id']}): {_SAID[p['status']]}",
-            p["reason"] or "no reason recorded",
-            p["status"] == "error",
-        )
-        for p in audit["probes"]
-        if p["status"] in _SAID
-    ]
+    found += _unsettled(audit["probes"])
     areas = {probe["area"] for probe in audit["probes"]}
     found += [
         Gap(AREA_TITLES[area], "no probe of this area was in the suite", False) for area in AREAS if area not in areas
@@ -146,6 +138,31 @@ def gaps(audit: Record) -> list[Gap]:
 
 
 _SAID = {"error": "broke", "inconclusive": "inconclusive", "not-applicable": "not applicable"}
+_FEW = 3
+"""So many probes of one kind are named line by line; more share a line."""
+
+
+def _unsettled(probes: Sequence[Record]) -> list[Gap]:
+    """The probes that broke or could not judge; those with one reason share a line."""
+    together: dict[tuple[str, str], list[Record]] = {}
+    unsure = [probe for probe in probes if probe["status"] == "inconclusive"]
+    shared = "the numbers do not settle it, which is no pass; each probe's own page says why"
+    for probe in probes:
+        reason = probe["reason"] or "no reason recorded"
+        if probe["status"] == "inconclusive" and len(unsure) > _FEW:
+            reason = shared
+        if probe["status"] in _SAID:
+            together.setdefault((probe["status"], reason), []).append(probe)
+    return [
+        Gap(f"{_named(group)}: {_SAID[status]}", reason, status == "error")
+        for (status, reason), group in together.items()
+    ]
+
+
+def _named(probes: Sequence[Record]) -> str:
+    if len(probes) == 1:
+        return f"{probes[0]['title']} ({probes[0]['id']})"
+    return f"{len(probes)} probes ({', '.join(probe['id'] for probe in probes)})"
 
 
 def sentences(audit: Record) -> list[str]:

@@ -1,0 +1,135 @@
+"""The HTML report in a real browser: accessible, sortable, filterable, readable by keyboard, dark and on paper.
+
+Needs Chromium, Node.js and ``npm install --prefix tests/browser``; where one of them is missing the tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from auditor.report.html import render_html
+
+HERE = Path(__file__).parent
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NODE = shutil.which("node")
+MISSING = [
+    *([] if CHROMIUM else ["Chromium"]),
+    *([] if NODE else ["Node.js"]),
+    *([] if (HERE / "browser" / "node_modules" / "axe-core").is_dir() else ["npm install --prefix tests/browser"]),
+]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"the browser tests need {', '.join(MISSING)}")
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def hostile(audit: dict[str, Any]) -> dict[str, Any]:
+    """The audit with names that run code, never end, or read from right to left."""
+    changed: dict[str, Any] = json.loads(json.dumps(audit))
+    changed["model"]["path"] = "m/<script>alert(1)<!--.onnx"
+    changed["model"]["classes"][:3] = [SCRIPT, "x" * 300, "\u05d7\u05ea\u05d5\u05dc \u0642\u0637\u0629"]
+    changed["warnings"] = ['"><img src=x onerror=alert(2)>', "y" * 400]
+    for probe in changed["probes"]:
+        probe["title"] = "z" * 300
+        for finding in probe["findings"]:
+            finding["title"] = SCRIPT
+            for evidence in finding["evidence"]:
+                evidence["title"] = "\u202e" + "w" * 300
+                for series in evidence.get("series", []):
+                    series["name"] = SCRIPT + "v" * 300
+    return changed
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a reader sees in the golden audit's report, and in one with hostile names."""
+    folder = tmp_path_factory.mktemp("browser")
+    audit = json.loads((HERE / "data" / "golden_audit.json").read_text("utf-8"))
+    (folder / "evidence").mkdir()
+    for probe in audit["probes"]:
+        for finding in probe["findings"]:
+            for evidence in finding["evidence"]:
+                for row in evidence["rows"] if evidence["kind"] == "image-grid" else ():
+                    for cell in row["cells"]:
+                        if cell["file"] and "lost" not in cell["file"]:
+                            Image.effect_noise((32, 32), 60).convert("RGB").save(folder / cell["file"])
+    (folder / "report.html").write_bytes(render_html(audit, folder))
+    (folder / "hostile.html").write_bytes(render_html(hostile(audit), folder))
+    command = [NODE, HERE / "browser" / "look.mjs", CHROMIUM, folder / "report.html", folder / "hostile.html"]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("state", ["axe light", "axe dark", "axe light-box", "axe narrow"])
+def test_axe_finds_nothing(seen: dict[str, Any], state: str) -> None:
+    assert seen[state] == []
+
+
+def test_nothing_is_fetched_executed_or_refused(seen: dict[str, Any]) -> None:
+    assert (seen["requests"], seen["trouble"]) == ([], [])
+    assert "<script>alert(1)<!--.onnx" in seen["hostile"]["title"]
+
+
+def test_nothing_is_wider_than_the_window(seen: dict[str, Any]) -> None:
+    assert (seen["narrow"], seen["hostile"]["wide"]) == (0, 0)
+
+
+def test_tables_are_sorted_from_the_keyboard(seen: dict[str, Any]) -> None:
+    order = ["none", "low", "medium", "high", "critical"]
+    up = [order.index(name) for name in seen["sorted"]["up"]]
+    assert up == sorted(up)
+    assert up[0] < up[-1]
+    assert seen["sorted"]["down"] == [order[index] for index in sorted(up, reverse=True)]
+    assert seen["sorted"]["said"] == "ascending"
+
+
+def test_probes_are_filtered_by_status_and_word(seen: dict[str, Any]) -> None:
+    assert {cell[1:] for cell in seen["filtered"]["status"]} == {"fail"}
+    assert seen["filtered"]["said"].startswith(f"{len(seen['filtered']['status'])} of ")
+    assert len(seen["filtered"]["word"]) == 1
+    assert "attacks.pgd" in seen["filtered"]["word"][0]
+
+
+def test_pictures_open_in_a_light_box(seen: dict[str, Any]) -> None:
+    box = seen["box"]
+    assert box["open"]
+    assert box["closed"]
+    assert box["focus"]
+    assert box["place"].startswith("1 of ")
+    assert box["next"].startswith("2 of ")
+    assert box["width"] > 300
+
+
+def test_a_curve_says_its_values_when_hovered_and_by_keyboard(seen: dict[str, Any]) -> None:
+    first, second, last, closed = seen["stepped"]
+    assert seen["hovered"] == first
+    assert "n = " in first
+    assert len({first, second, last}) == 3
+    assert (seen["left"], closed) == ("", "")
+
+
+def test_the_keyboard_reaches_the_report_first(seen: dict[str, Any]) -> None:
+    assert seen["skip"]["hash"] == "#main"
+    assert seen["skip"]["left"] >= 0
+    assert seen["skip"]["outline"] == "solid"
+
+
+def test_dark_and_print(seen: dict[str, Any]) -> None:
+    assert seen["dark"] == "rgb(17, 22, 28)"
+    shown = {
+        "navigation": False,
+        "filter": False,
+        "buttons": False,
+        "findings": True,
+        "background": "rgb(255, 255, 255)",
+    }
+    assert seen["print"] == shown
+    assert seen["pages"] > 10_000
