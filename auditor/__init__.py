@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from auditor.errors import AuditorError, BadInput, NoCopy, NotApplicable, PluginBroken
-    from auditor.families import Attack, Corruption, Level
+    from auditor.families import Attack, Corruption, Found, Level
     from auditor.finding import (
         Axis,
         Conclusion,
@@ -36,7 +36,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "errors": ("AuditorError", "BadInput", "NoCopy", "NotApplicable", "PluginBroken"),
-    "families": ("Attack", "Corruption", "Level"),
+    "families": ("Attack", "Corruption", "Found", "Level"),
     "finding": ("Axis", "Conclusion", "Curve", "Finding", "GridRow", "HeatMap", "ImageGrid", "Metric", "Picture",
                 "Point", "Scatter", "Series", "Table", "Text", "ThreatModel"),
     "hookspecs": ("hookimpl",),
@@ -54,6 +54,7 @@ __all__ = [
     "Curve",
     "Exhibit",
     "Finding",
+    "Found",
     "GridRow",
     "HeatMap",
     "ImageGrid",

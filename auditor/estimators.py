@@ -17,9 +17,9 @@ with warnings.catch_warnings():
     from art.attacks.evasion import FastGradientMethod
     from art.estimators.classification.classifier import ClassifierClassLossGradients
 
-if TYPE_CHECKING:
-    import torch
+from auditor.attacks import cross_entropy
 
+if TYPE_CHECKING:
     from auditor.classifier import Classifier
     from auditor.images import Pixels
 
@@ -63,7 +63,7 @@ class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
         pixels = self._classifier.tensor(x).requires_grad_()
         targets = torch.from_numpy(labels).to(pixels.device)
         # the sum, not the mean: an image's gradient must not depend on its neighbours in the batch
-        loss = _cross_entropy(self._classifier.logits(pixels), targets).sum()
+        loss = cross_entropy(self._classifier.logits(pixels), targets).sum()
         (slope,) = torch.autograd.grad(loss, pixels)
         result: NDArray[np.float32] = slope.cpu().numpy()
         self._remembered = (np.array(x), labels, result)
@@ -86,19 +86,6 @@ class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
         ]
         result: NDArray[np.float32] = torch.stack(slopes, dim=1).cpu().numpy()
         return result
-
-
-def _cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each image, (n,), as log(1 + sum over the other classes of exp(z - z_label)).
-
-    The same number as torch's, but its gradient has no ``p - 1``, which in float32 loses the label's part as soon as
-    the model is sure (margins from 16): FGSM would then step in a wrong direction and call the model robust.
-    """
-    import torch
-
-    label = labels[:, None]
-    others = (logits - logits.gather(1, label)).scatter(1, label, -torch.inf)
-    return torch.nn.functional.softplus(others.logsumexp(1))
 
 
 def _indices(y: NDArray[Any]) -> NDArray[np.int64]:

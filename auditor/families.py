@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor.finding import (
@@ -50,6 +50,17 @@ _ROUNDING = 1e-6
 _SHOWN = 6
 
 
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What ``perturb`` gives when there is more to record about an image than the family records of every one."""
+
+    images: Pixels
+    """(n, c, h, w)"""
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    """One value per image: texts, flags or floats; rows without an attack have "", False and NaN. The flag
+    ``copy_broken`` says that the copy gives a wrong answer: the report counts what the original did not confirm."""
+
+
 class _Perturbation(Probe):
     """Images changed at several levels, and the original asked again."""
 
@@ -58,21 +69,28 @@ class _Perturbation(Probe):
         """Every level, weakest first within a line."""
 
     @abstractmethod
-    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
+    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels | Found:
         """The batch at one level, (n, c, h, w); clipping to [0, 1] and to the budget is the family's."""
 
     def perturbed(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
         """What ``perturb`` gave, made to obey: shape, [0, 1], and the epsilon ball where the level names one."""
+        return self._found(classifier, batch, rng, level).images
+
+    def _found(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Found:
         import numpy as np
 
-        images = np.asarray(self.perturb(classifier, batch, rng, level), dtype=np.float32)
+        given = self.perturb(classifier, batch, rng, level)
+        found = given if isinstance(given, Found) else Found(images=given)
+        images = np.asarray(found.images, dtype=np.float32)
         if images.shape != batch.pixels.shape:
             raise ValueError(f"{self.meta.id}: perturb returned shape {images.shape}; expected {batch.pixels.shape}")
         if not np.isfinite(images).all():
             raise ValueError(f"{self.meta.id}: perturb returned NaN or infinity at {dict(level)}")
         images = images.clip(0, 1)
         norm = level.get("norm")
-        return images if norm is None else project(images, batch.pixels, str(norm), number(level)[1])
+        if norm is not None:
+            images = project(images, batch.pixels, str(norm), number(level)[1])
+        return Found(images=images, columns=found.columns)
 
     def _columns(
         self, classifier: Classifier, batch: Batch, images: Pixels, level: Level, signal: NDArray[np.float64]
@@ -144,16 +162,16 @@ class Attack(_Perturbation):
         for level in self.levels():
             if not len(victims):
                 break
-            images = self.perturbed(classifier, victims, rng, level)
-            columns = self._columns(classifier, victims, images, level, signal)
+            found = self._found(classifier, victims, rng, level)
+            columns = self._columns(classifier, victims, found.images, level, signal)
             success = columns["perturbed_prediction"] != victims.labels
-            parts.append({**columns, "row": attacked, "success": success})
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            parts.append({**columns, **found.columns, "row": attacked, "success": success})
+        return _joined(parts)
 
     def exhibits(self, records: Records) -> Sequence[Exhibit]:
         """The images that broke at the smallest epsilon of the headline's norm, from as many classes as possible."""
         frame = records.frame
-        broken = frame[(frame["norm"] == self.headline["norm"]) & frame["success"]]
+        broken = frame[(frame["norm"] == self._shown(frame)) & frame["success"]]
         first = broken.sort_values(["epsilon", "confidence"], ascending=[True, False], kind="stable")
         return [
             Exhibit(image_id=row.image_id, at={"norm": row.norm, "epsilon": row.epsilon})
@@ -171,17 +189,24 @@ class Attack(_Perturbation):
             smallest = breaking_epsilon(frame)
             correct = smallest > 0
             robust: list[Metric] = []
+            unconfirmed: list[Metric] = []
             for epsilon in sorted(frame["epsilon"].unique()):
                 at: Level = {"norm": str(norm), "epsilon": float(epsilon)}
                 robust.append(stats.proportion("robust_accuracy", smallest > epsilon, at=at))
                 if epsilon > 0:
                     metrics.append(stats.proportion("attack_success_rate", smallest[correct] <= epsilon, at=at))
-            metrics += robust
+                    unconfirmed += _unconfirmed(frame, at)
+            metrics += [*robust, *unconfirmed]
             chosen = self._nearest(robust, str(norm))
             if norm == self.headline["norm"] or not headline:
                 headline = [chosen]
             findings.append(self._finding(records, frame, str(norm), robust, chosen))
         return Conclusion(metrics=headline + [m for m in metrics if m not in headline], findings=findings)
+
+    def _shown(self, frame: pd.DataFrame) -> str:
+        """The norm of the pictures: the headline's, or the first where that was not attacked."""
+        norms = [str(norm) for norm in frame["norm"].unique()]
+        return str(self.headline["norm"]) if self.headline["norm"] in norms or not norms else norms[0]
 
     def _nearest(self, robust: Sequence[Metric], norm: str) -> Metric:
         attacked = [metric for metric in robust if metric.at["epsilon"]] or list(robust)
@@ -199,6 +224,9 @@ class Attack(_Perturbation):
             f"At epsilon {size(norm, epsilon)} ({norm_name(norm)}), {verb} falls from {percent(clean)} to"
             f" {percent(chosen)} (n = {chosen.n})."
         )
+        for metric in _unconfirmed(frame, chosen.at):
+            missed = round((metric.value or 0) * metric.n)
+            statement += f" Of {metric.n} images that the copy got wrong there, the original did not confirm {missed}."
         exact = [_accuracy_at(frame, float(metric.at["epsilon"] or 0)) for metric in robust]
         evidence: list[Evidence] = [
             Curve(
@@ -224,7 +252,7 @@ class Attack(_Perturbation):
                 ],
             ),
         ]  # fmt: skip
-        if norm == self.headline["norm"]:
+        if norm == self._shown(records.frame):
             evidence += picture_rows(records, "The images that broke at the smallest epsilon")
         return Finding(
             id=f"{self.meta.id}/{norm}", title=f"{self.meta.title}, {norm_name(norm)}", statement=statement,
@@ -249,10 +277,7 @@ class Corruption(_Perturbation):
         for level in self.levels():
             columns = self._columns(classifier, batch, self.perturbed(classifier, batch, rng, level), level, signal)
             parts.append({**columns, "row": np.arange(len(batch))})
-        names = dict.fromkeys(name for part in parts for name in part)
-        blank = {name: np.full(len(batch), "" if part[name].dtype.kind == "U" else np.nan)
-                 for part in parts for name in part}  # fmt: skip
-        return {name: np.concatenate([part.get(name, blank[name]) for part in parts]) for name in names}
+        return _joined(parts)
 
     def exhibits(self, records: Records) -> Sequence[Exhibit]:
         """One image, the first that the clean model gets right, at the middle level of every line."""
@@ -327,6 +352,19 @@ class Corruption(_Perturbation):
         return next((metric for metric in metrics if dict(metric.at) == dict(self.headline)), None)
 
 
+def _joined(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+    """Parts below each other; what a part does not have is blank: "" among texts, False among flags, else NaN."""
+    import numpy as np
+
+    blank = {name: {"U": "", "b": False}.get(part[name].dtype.kind, np.nan) for part in parts for name in part}
+    return {
+        name: np.concatenate([
+            part[name] if name in part else np.full(len(part["row"]), value) for part in parts
+        ])
+        for name, value in blank.items()
+    }  # fmt: skip
+
+
 def project(images: Pixels, clean: Pixels, norm: str, epsilon: float) -> Pixels:
     """The nearest images within the ``norm`` ball of radius ``epsilon`` around the clean ones.
 
@@ -384,9 +422,10 @@ def spread_over_classes(frame: pd.DataFrame) -> pd.DataFrame:
     return turns.sort_values("turn", kind="stable").head(_SHOWN)
 
 
-def epsilon_levels(linf: Sequence[float], l2: Sequence[float]) -> list[Level]:
-    """Levels of an attack in two norms, weakest first."""
-    return [{"norm": norm, "epsilon": e} for norm, sizes in (("linf", linf), ("l2", l2)) for e in sorted(sizes)]
+def epsilon_levels(linf: Sequence[float], l2: Sequence[float], l1: Sequence[float] = ()) -> list[Level]:
+    """Levels of an attack in up to three norms, weakest first."""
+    by_norm = {"linf": linf, "l2": l2, "l1": l1}
+    return [{"norm": norm, "epsilon": e} for norm, sizes in by_norm.items() for e in sorted(sizes)]
 
 
 def picture_rows(records: Records, title: str) -> list[Evidence]:
@@ -471,6 +510,17 @@ def _accuracy_at(frame: pd.DataFrame, epsilon: float) -> float | None:
     here = frame[frame["epsilon"] == epsilon]
     right = (here["perturbed_prediction"] == here["label"]).sum()
     return float(right) / len(clean) if len(clean) else None
+
+
+def _unconfirmed(frame: pd.DataFrame, at: Level) -> list[Metric]:
+    """The share of the copy's wrong answers at a level that the original does not give; of attacks that record them."""
+    from auditor import stats
+
+    if "copy_broken" not in frame.columns:
+        return []
+    # a batch in which nothing was attacked has no such column, and blanks where others have
+    claimed = frame[frame["copy_broken"].eq(True) & (frame["epsilon"] == at["epsilon"])]
+    return [stats.proportion("unconfirmed", ~claimed["success"].astype(bool), at=at)]
 
 
 def _point(metric: Metric) -> Point:

@@ -34,6 +34,7 @@ steps = 3
 [settings."attacks.pgd"]
 epsilons = ["8/255", "16/255"]
 l2_epsilons = [0.5]
+l1_epsilons = [4]
 iterations = 3
 [settings."bias.groups"]
 minimum = 3

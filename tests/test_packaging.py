@@ -85,8 +85,8 @@ def test_the_wheel_holds_all_of_it(tmp_path: Path) -> None:
 LAYERS = [
     {"errors", "finding"},
     {"numbers", "images", "classifier", "environment"},
-    {"stats", "probe", "photographs", "report"},
-    {"families", "attacks", "blocks", "corruptions", "estimators", "distances"},
+    {"attacks", "stats", "probe", "photographs", "report"},
+    {"families", "blocks", "corruptions", "estimators", "distances"},
     {"hookspecs"},
     {"registry"},
     {"store"},

@@ -1,8 +1,10 @@
 """Projected gradient descent: many small steps, each projected back into the epsilon ball, from a random start.
 
-x_{t+1} = Proj(x_t + alpha sign(grad L(x_t, y))) for L-inf; for L2 the step is alpha grad / ||grad||_2. Madry et al.
-2018, arXiv:1706.06083, section 2.1. The loss is the margin of the logits, max_{j != y} z_j - z_y, which does not vanish
-where the softmax saturates (Carlini and Wagner 2017, arXiv:1608.04644, f_6).
+x_{t+1} = Proj(x_t + alpha sign(g_t)) for L-inf; for L2 the step is alpha g_t / ||g_t||_2, for L1 it is shared among the
+largest slopes (Tramer and Boneh 2019, arXiv:1904.13000, section 4.1). Madry et al. 2018, arXiv:1706.06083, section 2.1.
+g_t is the gradient, or with momentum mu the sum g_t = mu g_{t-1} + grad / ||grad||_1 (Dong et al. 2018,
+arXiv:1710.06081, equation 6). The loss is the margin of the logits, max_{j != y} z_j - z_y, which does not vanish where
+the softmax saturates (Carlini and Wagner 2017, arXiv:1608.04644, f_6).
 """
 
 from __future__ import annotations
@@ -11,18 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Attack, Conclusion, Level, Meta, Probe, Records, ThreatModel, hookimpl
+from auditor import Attack, Conclusion, Found, Level, Meta, Probe, Records, ThreatModel, hookimpl
+from auditor.attacks import Ball, Hits, margin, per_image
 from auditor.families import breaking_epsilon, epsilon_levels
 
 if TYPE_CHECKING:
     import torch
 
     from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
+    from auditor.images import Batch
     from auditor.probe import Randomness
-
-_SURE = 1e-3
-"""The search goes on until the copy's margin is this wide: a tie on the copy need not be an error of the original."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,59 +35,70 @@ class Pgd(Attack):
         area="attacks",
         why="The attack by which the field judges: robustness that it does not break may be real, if the checks of the"
         " attack hold.",
-        references=("https://arxiv.org/abs/1706.06083",),
+        references=(
+            "https://arxiv.org/abs/1706.06083",
+            "https://arxiv.org/abs/1710.06081",
+            "https://arxiv.org/abs/1904.13000",
+        ),
         needs=frozenset({"gradients"}),
+        version=2,
     )
     uses: ClassVar[Sequence[str]] = ("attacks.fgsm",)
     epsilons: Sequence[float] = tuple(n / 255 for n in (1, 2, 4, 8, 16))
     """L-infinity sizes, as fractions of the pixel range."""
     l2_epsilons: Sequence[float] = (0.25, 0.5, 1.0)
     """L2 sizes."""
+    l1_epsilons: Sequence[float] = (4.0, 8.0, 16.0)
+    """L1 sizes, the sum over all pixels."""
     iterations: int = 20
     restarts: int = 1
-    """Independent random starts; the first that succeeds is kept."""
+    """Independent random starts; an image that is broken is not started again."""
+    momentum: float = 0.0
+    """What remains of the earlier steps' gradients in a step; 1 in Dong et al. 2018, 0 in Madry et al. 2018."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot attack."""
         if self.iterations < 1 or self.restarts < 1:
             raise ValueError("iterations and restarts must be at least 1")
+        if self.momentum < 0:
+            raise ValueError(f"momentum must not be negative; got {self.momentum:g}")
 
     def threat_model(self) -> ThreatModel:
         """Many gradient steps."""
+        momentum = f" with momentum {self.momentum:g}" if self.momentum else ""
         return ThreatModel(
             goal="untargeted misclassification",
             knowledge="white-box",
-            norm="linf and l2",
+            norm="linf, l2 and l1",
             budget=f"epsilon up to {max(self.epsilons, default=0) * 255:g}/255 in L-inf,"
-            f" {max(self.l2_epsilons, default=0):g} in L2; {self.iterations} steps, {self.restarts} start(s)",
+            f" {max(self.l2_epsilons, default=0):g} in L2, {max(self.l1_epsilons, default=0):g} in L1;"
+            f" {self.iterations} steps{momentum}, {self.restarts} start(s)",
         )
 
     def levels(self) -> Sequence[Level]:
-        """Every epsilon of both norms."""
-        return epsilon_levels(self.epsilons, self.l2_epsilons)
+        """Every epsilon of the three norms."""
+        return epsilon_levels(self.epsilons, self.l2_epsilons, self.l1_epsilons)
 
-    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
-        """Per image the first iterate that the copy gets wrong, over all restarts; else the last one."""
+    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Found:
+        """Per image the iterate that is furthest on the wrong side, over all restarts."""
         import numpy as np
         import torch
 
         clean = classifier.tensor(batch.pixels)
         labels = torch.from_numpy(batch.labels).to(clean.device)
-        best = clean.clone()
-        left = torch.arange(len(batch), device=clean.device)
+        ball = Ball(str(level["norm"]), float(level["epsilon"]))
+        hits = Hits(clean)
         for restart in range(self.restarts):
+            left = (~hits.broken).nonzero()[:, 0]
             if not len(left):
                 break
             noise = np.stack([
-                rng(batch.ids[int(i)], f"start {restart}").uniform(-1, 1, batch.pixels.shape[1:]) for i in left
+                rng(batch.ids[i], f"start {restart}").uniform(-1, 1, batch.pixels.shape[1:]) for i in left.tolist()
             ])  # fmt: skip
             start = torch.from_numpy(noise.astype(np.float32)).to(clean.device)
-            found, broken = self._search(classifier, clean[left], labels[left], start, level)
-            best[left] = found
-            # images that are broken leave the batch
-            left = left[~broken]
-        result: Pixels = best.cpu().numpy()
-        return result
+            found = self._search(classifier, clean[left], labels[left], ball.inside(start), ball)
+            hits.see(left, found.images, found.margin)
+        return Found(images=hits.images.cpu().numpy(), columns={"copy_broken": hits.broken.cpu().numpy()})
 
     def conclude(self, records: Records) -> Conclusion:
         """As every attack; and inconclusive where one step does what many cannot (Athalye et al. 2018, section 3.1)."""
@@ -111,66 +122,32 @@ class Pgd(Attack):
         return replace(conclusion, inconclusive=why)
 
     def _search(
-        self, classifier: Classifier, clean: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor, level: Level
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, classifier: Classifier, clean: torch.Tensor, labels: torch.Tensor, start: torch.Tensor, ball: Ball
+    ) -> Hits:
         import torch
 
-        ball = _Ball(str(level["norm"]), float(level["epsilon"]))
         # 2.5 epsilon / steps lets an iterate cross the ball (Madry et al. 2018, appendix)
         step = 2.5 * ball.epsilon / self.iterations
-        x = ball.project(clean + ball.inside(noise), clean)
-        result, broken = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
-        active = torch.arange(len(x), device=x.device)
+        hits = Hits(clean)
+        rows = torch.arange(len(clean), device=clean.device)
+        x = ball.project(clean + start, clean)
+        memory = torch.zeros_like(x)
         for iteration in range(self.iterations + 1):
-            current = x[active].requires_grad_()
-            loss = margin(classifier.logits(current), labels[active])
-            wrong = loss.detach() > _SURE
-            result[active] = current.detach()
-            broken[active] = wrong
-            if iteration == self.iterations or bool(wrong.all()):
+            x = x.detach().requires_grad_()
+            loss = margin(classifier.logits(x), labels[rows])
+            going = hits.see(rows, x.detach(), loss.detach())
+            if iteration == self.iterations or not bool(going.any()):
                 break
-            (slope,) = torch.autograd.grad(loss.sum(), current)
-            keep = ~wrong
-            x[active] = ball.project(current.detach() + step * ball.direction(slope), clean[active])
-            active = active[keep]
-        return result, broken
-
-
-def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Largest other logit less that of the label, (n,); positive where the answer is wrong."""
-    own: torch.Tensor = logits.gather(1, labels[:, None])[:, 0]
-    others = logits.scatter(1, labels[:, None], float("-inf"))
-    return others.amax(1) - own
-
-
-class _Ball:
-    """The epsilon ball of a norm, and the steepest direction in it."""
-
-    def __init__(self, norm: str, epsilon: float) -> None:
-        self.norm, self.epsilon = norm, epsilon
-
-    def inside(self, noise: torch.Tensor) -> torch.Tensor:
-        """A random step within the ball, from noise uniform in [-1, 1]."""
-        if self.norm == "linf":
-            return noise * self.epsilon
-        return self.direction(noise) * self.epsilon * noise.flatten(1)[:, :1].abs().view(-1, 1, 1, 1)
-
-    def direction(self, slope: torch.Tensor) -> torch.Tensor:
-        """The step of length 1 that raises the loss most."""
-        if self.norm == "linf":
-            return slope.sign()
-        length: torch.Tensor = slope.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-        return slope / length.clamp_min(1e-30)
-
-    def project(self, x: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Back into the ball and into [0, 1]."""
-        delta = x - clean
-        if self.norm == "linf":
-            delta = delta.clamp(-self.epsilon, self.epsilon)
-        else:
-            length = delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
-            delta = delta * (self.epsilon / length.clamp_min(1e-30)).clamp_max(1)
-        return (clean + delta).clamp(0, 1)
+            (slope,) = torch.autograd.grad(loss.sum(), x)
+            x = x.detach()
+            if self.momentum:
+                memory = self.momentum * memory + slope / per_image(slope.flatten(1).norm(p=1, dim=1).clamp_min(1e-30))
+                slope = memory
+            if not bool(going.all()):
+                # an image that is broken leaves the batch
+                rows, x, slope, memory = rows[going], x[going], slope[going], memory[going]
+            x = ball.project(x + step * ball.direction(slope, x), clean[rows])
+        return hits
 
 
 @hookimpl
