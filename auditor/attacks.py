@@ -370,7 +370,8 @@ _DRAWN = 250
 def _share(query: int, queries: int) -> float:
     """Share of the image that a square covers, by the share of queries spent: 0.8, halved nine times."""
     spent = int(query / queries * 10_000)
-    return 0.8 / 2 ** sum(spent > limit for limit in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000))
+    halvings = sum(spent > limit for limit in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000))
+    return math.ldexp(0.8, -halvings)
 
 
 def _uniform(clean: torch.Tensor, rows: torch.Tensor, draw: Draw, purpose: str, shape: tuple[int, ...]) -> torch.Tensor:
@@ -446,12 +447,13 @@ def _bump(side: int, device: torch.device) -> torch.Tensor:
         distance = torch.maximum((rows - height // 2).abs()[:, None], (columns - side // 2).abs()[None])
         terms = 1 / torch.arange(1, max(height // 2, side // 2) + 2, device=device) ** 2
         heights: torch.Tensor = terms.flip(0).cumsum(0).flip(0)[distance]
-        return heights / heights.norm()
+        return heights
 
     if side == 1:
         return torch.ones((1, 1), device=device)
-    bump = torch.cat([half(side // 2), -half(side - side // 2)])
-    return bump / bump.norm()
+    up, down = half(side // 2), half(side - side // 2)
+    bump: torch.Tensor = torch.cat([up / up.norm(), -down / down.norm()]) / math.sqrt(2)
+    return bump
 
 
 def _l2_squares(
