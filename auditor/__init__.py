@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from auditor.attribution import Explanation
     from auditor.errors import AuditorError, BadInput, NoCopy, NotApplicable, PluginBroken
     from auditor.families import Attack, Corruption, Found, Level
     from auditor.finding import (
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "attribution": ("Explanation",),
     "errors": ("AuditorError", "BadInput", "NoCopy", "NotApplicable", "PluginBroken"),
     "families": ("Attack", "Corruption", "Found", "Level"),
     "finding": ("Axis", "Conclusion", "Curve", "Finding", "GridRow", "HeatMap", "ImageGrid", "Metric", "Picture",
@@ -53,6 +55,7 @@ __all__ = [
     "Corruption",
     "Curve",
     "Exhibit",
+    "Explanation",
     "Finding",
     "Found",
     "GridRow",

@@ -319,11 +319,11 @@ class _Session:
 
     def _audit(self, probe: Probe, position: int, probes: int) -> dict[str, Any]:
         """One probe to the end, whatever happens in it."""
-        ids = self._ids(probe)
         try:
             missing = self._missing(probe)
             if missing:
                 return self._record(probe, status="not-applicable", reason=missing)
+            ids = self._ids(probe)
             key = self._key(probe, ids)
             self._keys[probe.meta.id] = key
             left = self._measure(probe, key, ids, position, probes)
@@ -345,8 +345,16 @@ class _Session:
             return self._record(probe, status="error", reason=_where(error))
 
     def _ids(self, probe: Probe) -> Sequence[str]:
-        """The images that a probe is to measure."""
-        return self.order[: probe.samples or None]
+        """The first images of the random order, and those that the probe asks for besides."""
+        sample = self.order[: probe.samples or None]
+        if len(sample) == len(self.order):
+            return sample
+        known = set(self.order)
+        preferred = [image_id for image_id in probe.prefers(self._others(probe)) if image_id in known]
+        return list(dict.fromkeys([*sample, *preferred]))
+
+    def _others(self, probe: Probe) -> dict[str, pd.DataFrame]:
+        return {i: self._frame(i, k) for i, k in self._keys.items() if _used(i, probe)}
 
     def _missing(self, probe: Probe) -> str:
         needs = probe.meta.needs
@@ -414,7 +422,7 @@ class _Session:
             exhibits=_no_exhibits(),
             classes=self.classifier.classes,
             labelled=self.images.labels is not None,
-            others={i: self._frame(i, k) for i, k in self._keys.items() if _used(i, probe)},
+            others=self._others(probe),
             threats={
                 p.meta.id: threat
                 for p in self._probes

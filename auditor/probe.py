@@ -158,6 +158,11 @@ class Probe(ABC):
         Raises NotApplicable with the reason where this model has not got what the probe is about.
         """
 
+    def prefers(self, others: Mapping[str, pd.DataFrame]) -> Sequence[str]:
+        """Images to be measured besides the random sample, from the records of the probes that ``uses`` names."""
+        del others
+        return ()
+
     def exhibits(self, records: Records) -> Sequence[Exhibit]:
         """Which pictures the report should show; by default none."""
         del records

@@ -87,6 +87,7 @@ LAYERS = [
     {"numbers", "images", "classifier", "environment"},
     {"attacks", "stats", "probe", "photographs", "report"},
     {"families", "blocks", "corruptions", "estimators", "distances"},
+    {"attribution"},
     {"hookspecs"},
     {"registry"},
     {"store"},

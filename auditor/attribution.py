@@ -1,0 +1,577 @@
+"""What all explanations share. An author writes ``attribute`` and nothing else.
+
+The family grades every map, whatever made it: deletion and insertion against a random order (Petsiuk, Das and Saenko
+2018, arXiv:1806.07421), infidelity and max-sensitivity (Yeh et al. 2019, arXiv:1901.09392), stability under other
+random numbers, and whether the map changes when the model's weights are shuffled (Adebayo et al. 2018,
+arXiv:1810.03292). A map that fails its checks is shown with that verdict. Nothing heavy is imported before it is
+needed.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+from auditor.blocks import Block, Fill, cells, colours
+from auditor.finding import (
+    Axis,
+    Conclusion,
+    Curve,
+    Evidence,
+    Finding,
+    GridRow,
+    HeatMap,
+    ImageGrid,
+    Metric,
+    Picture,
+    Point,
+    Series,
+    Table,
+    percent,
+)
+from auditor.probe import Columns, Exhibit, Probe, Randomness, Records
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from auditor.classifier import Classifier
+    from auditor.images import Batch, Pixels
+
+SAME = 0.9
+"""Mean rank correlation of two maps of one image from which they are called the same."""
+
+SHUFFLED = 0.5
+"""Mean rank correlation with the maps of a model of shuffled weights from which a map does not depend on the model."""
+
+_RADIUS = 0.02
+"""Half width of the uniform noise of max-sensitivity, as captum has it by default."""
+
+_PIECE = 2048
+"""Changed images kept in memory at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation(Probe):
+    """A map of what speaks for the model's answer, graded."""
+
+    randomness: ClassVar[bool] = False
+    """Whether ``attribute`` draws random numbers, so that two runs may differ."""
+    by_gradient: ClassVar[bool] = False
+    """Whether ``attribute`` asks ``classifier.logits``: only then can it be asked about a model of shuffled weights."""
+    uses: ClassVar[Sequence[str]] = ("performance.accuracy", "attacks.*")
+
+    samples: int = 64
+    grid: int = 8
+    """Maps are kept and graded as the means of at most this many cells along each side."""
+    fill: Fill = "mean"
+    """What a covered cell shows."""
+    steps: int = 8
+    """Steps of the deletion and insertion curves."""
+    orders: int = 2
+    """Random orders per image for comparison."""
+    subsets: int = 16
+    """Random sets of covered cells per image, for infidelity."""
+    neighbours: int = 2
+    """Slightly noisy copies of each image, for max-sensitivity."""
+    shown: int = 8
+    """Maps shown in the report."""
+
+    @abstractmethod
+    def attribute(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[Any]:
+        """How much each pixel speaks for the answer ``batch.predictions``, (n, h, w); the scale is the method's own.
+
+        Positive speaks for the answer, negative against it. Raises NoCopy where it needs gradients and has none.
+        """
+
+    def prefers(self, others: Mapping[str, pd.DataFrame]) -> Sequence[str]:
+        """Images to be explained whatever the sample: the most confident errors, and what attacks broke most easily."""
+        return [*_worst_errors(others, self.shown // 4), *_easily_broken(others, self.shown // 4)]
+
+    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
+        """One row per image: its map as means of cells, and all grades of the map."""
+        import numpy as np
+
+        grid = cells(*classifier.shape[1:], self.grid)
+        maps = self._maps(classifier, batch, rng, grid)
+        columns: dict[str, Any] = {"answer": batch.predictions, "map": maps.astype(np.float32)}
+        columns |= self._removal(classifier, batch, rng, grid, maps)
+        columns["infidelity"] = self._infidelity(classifier, batch, rng, grid, maps)
+        columns["sensitivity"] = self._sensitivity(classifier, batch, rng, grid, maps)
+        nothing = np.full(len(batch), np.nan)
+        columns["stability"] = columns["shuffled"] = nothing
+        if self.randomness:
+            columns["stability"] = rank_correlation(maps, self._maps(classifier, batch, _again(rng), grid))
+        if self.by_gradient and classifier.access == "white-box":
+            other = shuffled(classifier, rng)
+            if other is not None:
+                columns["shuffled"] = rank_correlation(maps, self._maps(other, batch, rng, grid))
+        return columns
+
+    def _maps(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, grid: Sequence[Block]
+    ) -> NDArray[np.float64]:
+        """The map of each image as means over cells, (n, cells)."""
+        import numpy as np
+
+        pixels = np.asarray(self.attribute(classifier, batch, rng), dtype=np.float64)
+        expected = (len(batch), *classifier.shape[1:])
+        if pixels.shape != expected:
+            raise ValueError(f"{self.meta.id}: attribute returned shape {pixels.shape}; expected {expected}")
+        if not np.isfinite(pixels).all():
+            raise ValueError(f"{self.meta.id}: attribute returned NaN or infinity")
+        return np.stack([pixels[:, c.top : c.bottom, c.left : c.right].mean(axis=(1, 2)) for c in grid], axis=1)
+
+    def _removal(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, grid: Sequence[Block], maps: NDArray[np.float64]
+    ) -> dict[str, Any]:
+        """Deletion and insertion curves in the map's order and, as their mean, in random orders, (n, steps + 1)."""
+        import numpy as np
+
+        by_map = np.argsort(-maps, axis=1, kind="stable")
+        chance = [
+            np.stack([rng(i, f"order {k}").permutation(len(grid)) for i in batch.ids]) for k in range(self.orders)
+        ]
+        curves: dict[str, Any] = {}
+        for kind, reveal in (("deletion", False), ("insertion", True)):
+            curves[kind] = self._curve(classifier, batch, grid, by_map, reveal=reveal)
+            random = [self._curve(classifier, batch, grid, order, reveal=reveal) for order in chance]
+            curves[f"{kind}_random"] = np.mean(random, axis=0)
+        return curves
+
+    def _curve(
+        self, classifier: Classifier, batch: Batch, grid: Sequence[Block], order: NDArray[np.int64], *, reveal: bool
+    ) -> NDArray[np.float32]:
+        """The answer's probability after 0, 1, ... ``steps`` equal shares of the cells, (n, steps + 1)."""
+        import numpy as np
+
+        rank = np.argsort(order, axis=1)
+        upto = [round(len(grid) * step / self.steps) for step in range(self.steps + 1)]
+        hidden = np.stack([(rank >= k) if reveal else (rank < k) for k in upto], axis=1)
+        return answer_without(classifier, batch, grid, hidden, self.fill)
+
+    def _infidelity(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, grid: Sequence[Block], maps: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Share of what covering random sets of cells costs that the map does not foretell, (n,), from 0 to 1.
+
+        Yeh et al. 2019, definition 2.1, with the map scaled by the best factor (their section 3 on optimal scaling) and
+        divided by the mean square of the cost, so that methods of any scale can be compared. NaN where nothing costs.
+        """
+        import numpy as np
+
+        hidden = np.stack([
+            rng(i, "subsets").random((self.subsets, len(grid))) < 0.5 for i in batch.ids
+        ])  # fmt: skip
+        before = batch.probabilities[np.arange(len(batch)), batch.predictions]
+        cost = before[:, None] - answer_without(classifier, batch, grid, hidden, self.fill).astype(np.float64)
+        return infidelity(np.einsum("nsc,nc->ns", hidden.astype(np.float64), maps), cost)
+
+    def _sensitivity(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, grid: Sequence[Block], maps: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Largest relative change of the map under invisible noise, (n,) (Yeh et al. 2019, definition 2.3)."""
+        import numpy as np
+
+        worst = np.zeros(len(batch))
+        length = np.linalg.norm(maps, axis=1)
+        for k in range(self.neighbours):
+            noise = np.stack([rng(i, f"neighbour {k}").uniform(-_RADIUS, _RADIUS, classifier.shape) for i in batch.ids])
+            near = _with_pixels(batch, np.clip(batch.pixels + noise, 0, 1).astype(np.float32))
+            change = np.linalg.norm(self._maps(classifier, near, rng, grid) - maps, axis=1)
+            worst = np.maximum(worst, np.divide(change, length, out=np.zeros_like(change), where=length > 0))
+        return worst
+
+    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+        """What is preferred, then errors, then one image of each class."""
+        frame = records.frame
+        wrong = frame["prediction"] != frame["label"]
+        known = set(frame["image_id"])
+        chosen = dict.fromkeys([
+            *(i for i in self.prefers(records.others) if i in known), *frame[wrong]["image_id"].head(self.shown // 4),
+            *frame[~wrong].drop_duplicates("label")["image_id"], *frame[~wrong]["image_id"],
+        ])  # fmt: skip
+        return [Exhibit(image_id=image_id) for image_id in list(chosen)[: self.shown]]
+
+    def conclude(self, records: Records) -> Conclusion:
+        """The grades with their verdict, where attribution lies, the maps."""
+        import numpy as np
+
+        if not len(records.frame):
+            return Conclusion(inconclusive="no image was explained")
+        # what is explained because it went wrong would colour every mean
+        preferred = set(self.prefers(records.others))
+        fair = records.frame[~records.frame["image_id"].isin(preferred)]
+        frame = fair if len(fair) else records.frame
+        grades = grade(frame)
+        maps = np.stack(frame["map"].to_list()).astype(np.float64)
+        border, centre = _shares(maps)
+        where = [m for m in (border, centre) if m is not None]
+        findings = [self._grades(grades, frame), self._where(records, frame, maps, border, grades.verdict)]
+        metrics = [m for m in grades.metrics if m.n]
+        return Conclusion(metrics=[*metrics, *where], findings=findings)
+
+    def _grades(self, grades: Grades, frame: pd.DataFrame) -> Finding:
+        import numpy as np
+
+        shares = [i / self.steps for i in range(self.steps + 1)]
+
+        def plot(kind: str, better: str) -> Curve:
+            series = [
+                Series(name=name, points=[
+                    _mean_point(x, column) for x, column in zip(shares, np.stack(frame[key].to_list()).T, strict=True)
+                ]) for name, key in (("in the map's order", kind), ("in random order", f"{kind}_random"))
+            ]  # fmt: skip
+            done = "covered" if kind == "deletion" else "uncovered"
+            return Curve(
+                title=f"{kind.capitalize()} curve",
+                x=Axis(label=f"share of the image {done}", format="percent"),
+                y=Axis(label="probability of the answer", format="percent", low=0, high=1, unit="fraction"),
+                series=series,
+                caption=f"Mean over the images with its 95 % interval; {better}.",
+            )
+
+        advantage = grades.metrics[0]
+        table = Table(
+            title="The checks of the maps",
+            columns=["check", "found", "wanted", "n", "verdict"],
+            formats=["text", "number", "text", "count", "text"],
+            rows=[[c.name, c.metric.cell(), c.wanted, c.metric.n, c.verdict] for c in grades.checks],
+        )
+        return Finding(
+            id=f"{self.meta.id}/faithfulness",
+            title="Do the maps point at what matters?",
+            statement=f"Covering cells in the map's order costs {percent(advantage)} more of the answer's probability,"
+            f" on average over the curve, than in random order (n = {advantage.n}): {grades.verdict}.",
+            metric=advantage,
+            evidence=[
+                table,
+                plot("deletion", "a steeper fall than chance means that the map found what the answer rests on"),
+                plot("insertion", "a steeper rise than chance means the same"),
+            ],
+        )
+
+    def _where(
+        self, records: Records, frame: pd.DataFrame, maps: NDArray[np.float64], border: Metric | None, verdict: str
+    ) -> Finding:
+        side = round(maps.shape[1] ** 0.5)
+        evidence: list[Evidence] = []
+        statement = f"Maps of {len(maps)} images ({verdict})."
+        if side * side == maps.shape[1]:
+            evidence.append(_mean_map("Mean map over all images", maps, side))
+            evidence += _maps_by(records, frame, maps, side)
+        if border is not None:
+            area = 1 - (side - 2) ** 2 / side**2
+            statement = (
+                f"{percent(border)} of the attribution lies in the outermost ring of cells, which is {100 * area:.0f} %"
+                f" of the image (n = {border.n}; {verdict})."
+            )
+        evidence += self._pictures(records)
+        return Finding(
+            id=f"{self.meta.id}/where", title="What the model looks at", statement=statement, metric=border,
+            evidence=evidence,
+        )  # fmt: skip
+
+    def _pictures(self, records: Records) -> list[ImageGrid]:
+        import numpy as np
+
+        maps = dict(zip(records.frame["image_id"], records.frame["map"], strict=True))
+        preferred = set(self.prefers(records.others))
+        rows = []
+        for row in records.exhibits.itertuples():
+            heat = np.asarray(maps[row.image_id], dtype=np.float64)
+            side = round(len(heat) ** 0.5)
+            if side * side != len(heat):
+                continue
+            said, label = records.said(row), records.class_name(row.label)
+            note = "a worst error, or easily broken" if row.image_id in preferred else ""
+            rows.append(
+                GridRow(
+                    label=f"{label}, {row.image_id}" if records.labelled else str(row.image_id),
+                    cells=[
+                        Picture(file=row.file, caption=said, alt=f"image of class {label}"),
+                        Picture(
+                            file=row.file, caption=note, alt=f"{self.meta.title} for {said}",
+                            heat=heat.reshape(side, side).tolist(),
+                        ),
+                    ],
+                )
+            )  # fmt: skip
+        caption = (
+            "Under the image the model's answer; on the map, warm cells speak for the answer, cold ones against it."
+        )
+        return [ImageGrid(title="Maps", columns=["image", "map"], rows=rows, caption=caption)] if rows else []
+
+
+class Check(NamedTuple):
+    """One check of a method's maps."""
+
+    name: str
+    metric: Metric
+    wanted: str
+    verdict: str
+
+
+class Grades(NamedTuple):
+    """All checks of a method's maps, and what may be done with the maps."""
+
+    metrics: Sequence[Metric]
+    """The advantage in deletion first."""
+    checks: Sequence[Check]
+    verdict: str
+    readable: bool
+
+
+def grade(frame: pd.DataFrame) -> Grades:
+    """Grade the maps of an explanation's records; ``frame`` must have a row."""
+    import numpy as np
+
+    from auditor import stats
+
+    areas = {name: _area(np.stack(frame[name].to_list()).astype(np.float64))
+             for name in ("deletion", "insertion", "deletion_random", "insertion_random")}  # fmt: skip
+    advantage = stats.mean("deletion_advantage", areas["deletion_random"] - areas["deletion"], unit="fraction")
+    gain = stats.mean("insertion_advantage", areas["insertion"] - areas["insertion_random"], unit="fraction")
+    curves = [
+        stats.mean(f"{kind}_auc", areas[kind + suffix], unit="fraction", at={"order": order})
+        for kind in ("deletion", "insertion")
+        for suffix, order in (("", "map"), ("_random", "random"))
+    ]
+    infidel = stats.mean("infidelity", frame["infidelity"], unit="1")
+    sensitive = stats.mean("max_sensitivity", frame["sensitivity"], unit="1")
+    stable = stats.mean("seed_stability", frame["stability"], unit="1")
+    shuffle = stats.mean("shuffled_similarity", frame["shuffled"], unit="1")
+    checks = [
+        Check("deletion: advantage over chance", advantage, "above 0", _above(advantage, 0.0)),
+        Check("insertion: advantage over chance", gain, "above 0", _above(gain, 0.0)),
+        Check("infidelity: share not foretold", infidel, "below 1", _below(infidel, 1.0)),
+        Check("max-sensitivity to invisible noise", sensitive, "below 1", _below(sensitive, 1.0)),
+    ]
+    if stable.n:
+        checks.append(
+            Check("rank correlation under other random numbers", stable, f"above {SAME}", _above(stable, SAME))
+        )
+    if shuffle.n:
+        checks.append(Check("rank correlation with a model of shuffled weights", shuffle, f"below {SHUFFLED}",
+                            _below(shuffle, SHUFFLED)))  # fmt: skip
+    failed = [check.name for check in checks if check.verdict == "fails"]
+    if advantage.low is None:
+        return Grades([advantage, gain, *curves], checks, "too few images to grade the maps", readable=False)
+    metrics = [advantage, gain, *curves, infidel, sensitive, stable, shuffle]
+    if advantage.high is not None and advantage.high < 0:
+        return Grades(metrics, checks, "the maps are worse than chance: do not read them", readable=False)
+    if advantage.low <= 0:
+        verdict = "the maps are not shown to be better than chance: do not rely on them"
+        return Grades(metrics, checks, verdict, readable=False)
+    if failed:
+        verdict = f"the maps are better than chance, but fail a check ({'; '.join(failed)}): read them with that caveat"
+        return Grades(metrics, checks, verdict, readable=False)
+    return Grades(metrics, checks, "the maps are faithful: they may be read", readable=True)
+
+
+def answer_without(
+    classifier: Classifier, batch: Batch, grid: Sequence[Block], hidden: NDArray[np.bool_], fill: Fill
+) -> NDArray[np.float32]:
+    """Probability of each image's answer with sets of cells covered: ``hidden`` (n, sets, cells) gives (n, sets)."""
+    import numpy as np
+
+    n, sets, _ = hidden.shape
+    height, width = classifier.shape[1:]
+    cell_of = np.empty((height, width), dtype=np.int64)
+    for number, cell in enumerate(grid):
+        cell_of[cell.top : cell.bottom, cell.left : cell.right] = number
+    colour = colours(batch.pixels, fill)
+    result = np.empty((n, sets), dtype=np.float32)
+    step = max(1, _PIECE // max(1, sets))
+    for start in range(0, n, step):
+        part = slice(start, min(n, start + step))
+        masks = hidden[part][:, :, cell_of][:, :, None]
+        changed = np.where(masks, colour[part, None], batch.pixels[part, None])
+        answers = classifier.predict(changed.reshape(-1, *classifier.shape)).reshape(masks.shape[0], sets, -1)
+        result[part] = np.take_along_axis(answers, batch.predictions[part, None, None], axis=2)[..., 0]
+    return result
+
+
+def infidelity(foretold: NDArray[np.float64], cost: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unexplained share of ``cost`` (n, sets) by ``foretold`` (n, sets) at the best scale, (n,); NaN without cost."""
+    import numpy as np
+
+    both, own = (foretold * cost).sum(axis=1), (foretold**2).sum(axis=1)
+    scale = np.divide(both, own, out=np.zeros_like(both), where=own > 0)
+    rest, whole = ((scale[:, None] * foretold - cost) ** 2).sum(axis=1), (cost**2).sum(axis=1)
+    # below this nothing is lost but rounding
+    worth = whole > 1e-12 * cost.shape[1]
+    share: NDArray[np.float64] = np.divide(rest, whole, out=np.full_like(rest, np.nan), where=worth)
+    return share
+
+
+def rank_correlation(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
+    """Spearman's correlation of each row with its counterpart, (n,); NaN where one is constant."""
+    import numpy as np
+    from scipy.stats import rankdata
+
+    # the last bits of a map are rounding, which must not decide ranks
+    a, b = (rankdata(np.asarray(x, dtype=np.float64).round(9), axis=1) for x in (one, other))
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    size = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
+    result: NDArray[np.float64] = np.divide((a * b).sum(axis=1), size, out=np.full(len(a), np.nan), where=size > 0)
+    return result
+
+
+def shuffled(classifier: Classifier, rng: Randomness) -> Classifier | None:
+    """The classifier's copy with the entries of every weight array permuted, asked for predictions, too; None where
+    the copy has no weights of its own to permute (a frozen TorchScript module)."""
+    import copy
+    from dataclasses import replace
+
+    import numpy as np
+    import torch
+
+    from auditor.classifier import Classifier as Made
+
+    module = classifier.artefact.copy
+    if module is None:
+        return None
+    try:
+        module = copy.deepcopy(module)
+    except (RuntimeError, TypeError):
+        # a script module that cannot be copied cannot be shuffled, either
+        return None
+    changed = 0
+    with torch.no_grad():
+        for name, weights in module.state_dict().items():
+            if weights.ndim >= 2 and weights.is_floating_point() and weights.numel() > 1:
+                order = torch.from_numpy(rng("", f"shuffle {name}").permutation(weights.numel())).to(weights.device)
+                weights.copy_(weights.flatten()[order].reshape(weights.shape))
+                changed += 1
+    if not changed:
+        return None
+
+    def scores(inputs: NDArray[Any]) -> NDArray[Any]:
+        with torch.no_grad():
+            answer = module(torch.from_numpy(np.asarray(inputs)).to(classifier.device))
+        answer = answer[0] if isinstance(answer, tuple | list) else answer
+        return np.asarray(answer.float().cpu().numpy())
+
+    return Made(
+        replace(classifier.artefact, copy=module, scores=scores), classifier.preprocessing, path=classifier.path,
+        sha256=classifier.sha256, n_classes=classifier.n_classes, outputs=classifier.outputs,
+        classes=classifier.named_classes, device=classifier.device, fixed_batch=classifier.fixed_batch,
+    )  # fmt: skip
+
+
+class _Again(Randomness):
+    """Other random numbers of the same kind."""
+
+    def __init__(self, rng: Randomness) -> None:
+        self._rng = rng
+
+    def __call__(self, image_id: str, purpose: str = "") -> np.random.Generator:
+        return self._rng(image_id, f"again {purpose}")
+
+
+def _again(rng: Randomness) -> Randomness:
+    return _Again(rng)
+
+
+def _with_pixels(batch: Batch, pixels: Pixels) -> Batch:
+    """The same images with other pixels; what was answered stays, because that is what is explained."""
+    from dataclasses import replace
+
+    return replace(batch, pixels=pixels)
+
+
+def _worst_errors(others: Mapping[str, pd.DataFrame], count: int) -> list[str]:
+    frame = others.get("performance.accuracy")
+    if frame is None or not {"confidence", "label", "prediction"} <= set(frame.columns):
+        return []
+    wrong = frame[frame["prediction"] != frame["label"]].drop_duplicates("image_id")
+    return list(wrong.sort_values("confidence", ascending=False, kind="stable")["image_id"].head(count))
+
+
+def _easily_broken(others: Mapping[str, pd.DataFrame], count: int) -> list[str]:
+    import pandas as pd
+
+    parts = [
+        frame.loc[frame["success"].astype(bool) & (frame["norm"] == "linf"), ["image_id", "linf"]]
+        for name, frame in others.items()
+        if name.startswith("attacks.") and {"norm", "success", "linf", "image_id"} <= set(frame.columns)
+    ]
+    if not parts:
+        return []
+    nearest = pd.concat(parts).groupby("image_id")["linf"].min().sort_values(kind="stable")
+    return list(nearest.index[:count])
+
+
+def _area(curve: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean height of each curve by the trapezoid rule, (n,)."""
+    result: NDArray[np.float64] = (curve[:, 1:] + curve[:, :-1]).mean(axis=1) / 2
+    return result
+
+
+def _shares(maps: NDArray[np.float64]) -> tuple[Metric | None, Metric | None]:
+    """Share of the positive attribution in the outermost ring and in the middle quarter, per image."""
+    import numpy as np
+
+    from auditor import stats
+
+    side = round(maps.shape[1] ** 0.5)
+    if side * side != maps.shape[1] or side < 3:
+        return None, None
+    positive = np.clip(maps, 0, None).reshape(-1, side, side)
+    total = positive.sum(axis=(1, 2))
+    quarter = side // 4
+    inner = positive[:, 1:-1, 1:-1].sum(axis=(1, 2))
+    middle = positive[:, quarter : side - quarter, quarter : side - quarter].sum(axis=(1, 2))
+
+    def share(part: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.divide(part, total, out=np.full_like(total, np.nan), where=total > 0)
+
+    return (
+        stats.mean("border_attribution", share(total - inner), unit="fraction"),
+        stats.mean("centre_attribution", share(middle), unit="fraction"),
+    )
+
+
+def _mean_map(title: str, maps: NDArray[np.float64], side: int) -> HeatMap:
+    return HeatMap(
+        title=title, values=maps.mean(axis=0).reshape(side, side).tolist(), row_title="top to bottom",
+        column_title="left to right", diverging=True,
+        caption=f"Mean over {len(maps)} images, in the method's own unit.",
+    )  # fmt: skip
+
+
+def _maps_by(records: Records, frame: pd.DataFrame, maps: NDArray[np.float64], side: int) -> list[Evidence]:
+    """Mean maps of the answers, and of the values of each group, that have enough images; the six largest."""
+    import numpy as np
+
+    found: list[Evidence] = []
+    keys = {"answer": frame["answer"].map(records.class_name)}
+    keys |= {name.removeprefix("group:"): frame[name] for name in frame.columns if name.startswith("group:")}
+    for key, values in keys.items():
+        counts = values.value_counts()
+        for value in [v for v, n in counts.items() if n >= 5][:6] if len(counts) > 1 else []:
+            found.append(_mean_map(f"Mean map, {key} {value}", maps[np.asarray(values == value)], side))
+    return found
+
+
+def _mean_point(x: float, values: NDArray[np.float64]) -> Point:
+    from auditor import stats
+
+    value, low, high = stats.bootstrap(values)
+    return Point(x=x, y=value, low=low, high=high, n=len(values))
+
+
+def _above(metric: Metric, bound: float) -> str:
+    if metric.value is None or metric.low is None or metric.high is None:
+        return "cannot tell"
+    return "holds" if metric.low > bound else "fails" if metric.high < bound else "cannot tell"
+
+
+def _below(metric: Metric, bound: float) -> str:
+    if metric.value is None or metric.low is None or metric.high is None:
+        return "cannot tell"
+    return "holds" if metric.high < bound else "fails" if metric.low > bound else "cannot tell"

@@ -1,0 +1,66 @@
+"""Integrated Gradients: the gradient of the answer's logit, averaged on the way from a covered image to the image and
+multiplied by the difference (Sundararajan, Taly and Yan 2017, arXiv:1703.01365, section 3), through captum.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from auditor import Explanation, Meta, Probe, hookimpl
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from auditor.classifier import Classifier
+    from auditor.images import Batch
+    from auditor.probe import Randomness
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegratedGradients(Explanation):
+    """Which pixels add to the answer's logit."""
+
+    meta = Meta(
+        id="explanations.integrated-gradients",
+        title="Integrated Gradients",
+        area="explanations",
+        why="A gradient method that adds up: the map's sum is what the image adds to the answer's logit over a covered"
+        " image. It sees single pixels, not regions.",
+        references=("https://arxiv.org/abs/1703.01365", "https://captum.ai/"),
+        needs=frozenset({"gradients"}),
+    )
+    by_gradient: ClassVar[bool] = True
+    samples: int = 32
+    iterations: int = 32
+    """Steps on the way (Gauss-Legendre)."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot explain."""
+        if self.iterations < 1:
+            raise ValueError("iterations must be at least 1")
+
+    def attribute(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[Any]:
+        """Sum over the channels, (n, h, w)."""
+        del rng
+        import numpy as np
+        import torch
+        from captum.attr import IntegratedGradients as Captum
+
+        from auditor.blocks import colours
+
+        pixels = classifier.tensor(batch.pixels)
+        covered = classifier.tensor(np.broadcast_to(colours(batch.pixels, self.fill), batch.pixels.shape))
+        answers = torch.from_numpy(batch.predictions).to(pixels.device)
+        found = Captum(classifier.logits, multiply_by_inputs=True).attribute(
+            pixels, covered, target=answers, n_steps=self.iterations,
+            internal_batch_size=max(classifier.batch_size, len(batch)),
+        )  # fmt: skip
+        result: NDArray[Any] = found.sum(dim=1).detach().cpu().numpy()
+        return result
+
+
+@hookimpl
+def auditor_probes() -> list[type[Probe]]:
+    """Register the probe."""
+    return [IntegratedGradients]

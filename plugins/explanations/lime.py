@@ -1,0 +1,120 @@
+"""LIME: a linear model of what covering superpixels does to the answer (Ribeiro, Singh and Guestrin 2016,
+arXiv:1602.04938).
+
+Samples, weights and regression are the published package's; what it does in a Python loop over masks, ten images at a
+time, is one array operation and large batches here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from auditor import Explanation, Meta, Probe, hookimpl
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from auditor.classifier import Classifier
+    from auditor.images import Batch
+    from auditor.probe import Randomness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lime(Explanation):
+    """Which superpixels speak for the answer in a linear model around the image."""
+
+    meta = Meta(
+        id="explanations.lime",
+        title="LIME",
+        area="explanations",
+        why="The explanation that most reviewers know. It draws random samples: where another draw gives another map,"
+        " neither may be read.",
+        references=("https://arxiv.org/abs/1602.04938",),
+    )
+    randomness: ClassVar[bool] = True
+    samples: int = 16
+    evaluations: int = 1000
+    """Covered copies of each image."""
+    segments: int = 50
+    """Superpixels, about; images of fewer than 32 pixels a side are cut into cells instead."""
+    kernel_width: float = 0.25
+    """Width of the kernel on the cosine distance; the package's default."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot explain."""
+        if self.evaluations < 10 or self.segments < 2 or self.kernel_width <= 0:
+            raise ValueError("evaluations must be at least 10, segments at least 2, kernel_width above 0")
+
+    def attribute(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[Any]:
+        """The coefficient of each pixel's superpixel, (n, h, w)."""
+        import numpy as np
+
+        maps = []
+        for i in range(len(batch)):
+            segments = self.superpixels(batch.pixels[i])
+            seed = int(rng(batch.ids[i], "samples").integers(2**31))
+            maps.append(self.coefficients(classifier, batch, i, segments, seed)[segments])
+        return np.stack(maps)
+
+    def coefficients(
+        self, classifier: Classifier, batch: Batch, index: int, segments: NDArray[Any], seed: int
+    ) -> NDArray[Any]:
+        """One coefficient for each superpixel, as lime 0.2.0.1 gives for this ``seed``."""
+        import numpy as np
+        from lime.lime_base import LimeBase
+        from sklearn.metrics import pairwise_distances
+
+        image, answer = batch.pixels[index], int(batch.predictions[index])
+        count = int(segments.max()) + 1
+        size = np.bincount(segments.ravel(), minlength=count)
+        mean = np.stack([np.bincount(segments.ravel(), channel.ravel(), minlength=count) / size for channel in image])
+        covered = mean[:, segments].astype(np.float32)
+
+        random = np.random.RandomState(seed)
+        data = random.randint(0, 2, self.evaluations * count).reshape(self.evaluations, count)
+        data[0, :] = 1
+        answers = []
+        step = max(1, (64 << 20) // image.nbytes)
+        for start in range(0, len(data), step):
+            kept = data[start : start + step][:, segments].astype(bool)[:, None]
+            answers.append(classifier.predict(np.where(kept, image, covered))[:, answer])
+        distances = pairwise_distances(data, data[:1], metric="cosine").ravel()
+
+        def kernel(distance: NDArray[Any]) -> NDArray[Any]:
+            weight: NDArray[Any] = np.sqrt(np.exp(-(distance**2) / self.kernel_width**2))
+            return weight
+
+        _, pairs, _, _ = LimeBase(kernel, random_state=random).explain_instance_with_data(
+            data, np.concatenate(answers)[:, None].astype(np.float64), distances, 0, count, feature_selection="none"
+        )
+        result = np.zeros(count)
+        for segment, coefficient in pairs:
+            result[segment] = coefficient
+        return result
+
+    def superpixels(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Numbers of the superpixels, (h, w) from 0: SLIC, or cells where the image is small."""
+        import numpy as np
+
+        from auditor.blocks import cells
+
+        height, width = pixels.shape[1:]
+        if min(height, width) >= 32:
+            from skimage.segmentation import slic
+
+            found = slic(
+                pixels.transpose(1, 2, 0), n_segments=self.segments, compactness=10, start_label=0, channel_axis=2
+            )
+            numbers: NDArray[Any] = np.unique(found, return_inverse=True)[1].reshape(height, width)
+            return numbers
+        numbers = np.zeros((height, width), dtype=np.int64)
+        for number, cell in enumerate(cells(height, width, max(2, round(self.segments**0.5)))):
+            numbers[cell.top : cell.bottom, cell.left : cell.right] = number
+        return numbers
+
+
+@hookimpl
+def auditor_probes() -> list[type[Probe]]:
+    """Register the probe."""
+    return [Lime]

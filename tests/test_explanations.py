@@ -1,0 +1,268 @@
+"""Explanations: known answers, agreement with the libraries, and grades that can fail."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from auditor import registry
+from auditor.attribution import answer_without, grade, infidelity, rank_correlation, shuffled
+from auditor.blocks import cells
+from auditor.engine import Request, open_audit, run
+from auditor.images import Batch
+from auditor.plugins.explanations.grad_cam import GradCam
+from auditor.plugins.explanations.integrated_gradients import IntegratedGradients
+from auditor.plugins.explanations.lime import Lime
+from auditor.plugins.explanations.occlusion import OcclusionMap
+from auditor.plugins.explanations.shap import Shap
+from auditor.probe import Randomness
+
+RNG = Randomness(0, "test")
+
+
+@pytest.fixture(scope="module")
+def subject(digits: Path) -> tuple[Any, Batch]:
+    """The reference model and four digits."""
+    loaded = registry.load()
+    request = Request(model=digits / "digits-cnn.onnx", samples=4)
+    classifier, images = open_audit(loaded, request, loaded.suite("full"), "cpu")
+    pixels = images.pixels(images.ids)
+    assert images.labels is not None
+    batch = Batch(ids=images.ids, pixels=pixels, labels=images.labels, probabilities=classifier.predict(pixels))
+    return classifier, batch
+
+
+def test_shap_adds_up_and_is_the_library_s_own(subject: tuple[Any, Batch]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import shap
+
+    classifier, batch = subject
+    probe = Shap(evaluations=120, batch=10)
+    values, base = probe.values(classifier, batch, 0)
+    answer = int(batch.predictions[0])
+    assert base + values.sum() == pytest.approx(float(batch.probabilities[0, answer]), abs=1e-5)
+
+    # plain use of the library: its default batches, all classes at once
+    image = batch.pixels[0].transpose(1, 2, 0)
+    masker = shap.maskers.Image(np.full(image.shape, image.mean(), dtype=np.float32), image.shape)
+    plain = shap.PartitionExplainer(lambda x: classifier.predict(x.transpose(0, 3, 1, 2).astype(np.float32)), masker)
+    theirs = plain(image[None], max_evals=120, batch_size=10, silent=True).values[0, ..., answer]
+    # the library opens the regions that matter most for all outputs together, so only the total is the same to the bit
+    assert theirs.sum() == pytest.approx(values.sum(), abs=1e-5)
+    one = shap.PartitionExplainer(
+        lambda x: classifier.predict(x.transpose(0, 3, 1, 2).astype(np.float32))[:, answer : answer + 1], masker
+    )
+    np.testing.assert_allclose(
+        one(image[None], max_evals=120, batch_size=10, silent=True).values[0, ..., 0], values, atol=1e-6
+    )
+
+
+def test_lime_is_the_package_s_own_for_the_same_seed(subject: tuple[Any, Batch]) -> None:
+    from lime.lime_image import LimeImageExplainer
+
+    classifier, batch = subject
+    probe = Lime(evaluations=80)
+    segments = probe.superpixels(batch.pixels[0])
+    answer = int(batch.predictions[0])
+    ours = probe.coefficients(classifier, batch, 0, segments, seed=7)
+
+    # the package wants three channels; the classifier has one
+    image = np.repeat(batch.pixels[0].transpose(1, 2, 0), 3, axis=2)
+    explanation = LimeImageExplainer(random_state=7, feature_selection="none").explain_instance(
+        image, lambda x: classifier.predict(x[..., :1].transpose(0, 3, 1, 2)), labels=(answer,), top_labels=None,
+        num_samples=80, segmentation_fn=lambda _: segments, random_seed=0,
+    )  # fmt: skip
+    theirs = np.zeros(segments.max() + 1)
+    for segment, coefficient in explanation.local_exp[answer]:
+        theirs[segment] = coefficient
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+def test_superpixels_of_a_large_image_are_numbered_without_gaps() -> None:
+    pixels = np.random.default_rng(0).random((3, 48, 40), dtype=np.float32)
+    found = Lime(segments=12).superpixels(pixels)
+    assert found.shape == (48, 40)
+    assert np.unique(found).tolist() == list(range(found.max() + 1))
+
+
+def test_integrated_gradients_add_up_to_the_logit(subject: tuple[Any, Batch]) -> None:
+    classifier, batch = subject
+    maps = IntegratedGradients(iterations=64).attribute(classifier, batch, RNG)
+    with torch.no_grad():
+        pixels = torch.from_numpy(batch.pixels)
+        grey = pixels.mean(dim=(2, 3), keepdim=True).expand_as(pixels)
+        rise = (classifier.logits(pixels) - classifier.logits(grey)).numpy()[np.arange(4), batch.predictions]
+    np.testing.assert_allclose(maps.sum(axis=(1, 2)), rise, rtol=0.03, atol=0.1)
+
+
+def test_grad_cam_is_captum_s(subject: tuple[Any, Batch]) -> None:
+    from captum.attr import LayerAttribution, LayerGradCam
+
+    torch.manual_seed(0)
+    last = torch.nn.Conv2d(4, 6, 3, 2, 1)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, 1, 1), torch.nn.ReLU(), last, torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Conv2d(6, 10, 1), torch.nn.Flatten(),
+    ).eval()  # fmt: skip
+    _, batch = subject
+
+    class Stub:
+        fixed_batch = None
+        tensor = staticmethod(torch.from_numpy)
+        logits = staticmethod(net)
+
+    ours = GradCam().attribute(Stub(), batch, RNG)  # type: ignore[arg-type]
+    theirs = LayerGradCam(net, last).attribute(
+        torch.from_numpy(batch.pixels), target=torch.from_numpy(batch.predictions), relu_attributions=True
+    )
+    theirs = LayerAttribution.interpolate(theirs, (8, 8), "bilinear")
+    np.testing.assert_allclose(ours, theirs.detach().numpy()[:, 0], atol=1e-6)
+
+
+def test_infidelity_is_captum_s_at_the_best_scale_and_zero_for_a_linear_model() -> None:
+    rng = np.random.default_rng(0)
+    foretold = rng.normal(size=(3, 20))
+    np.testing.assert_allclose(infidelity(foretold, 5 * foretold), 0, atol=1e-12)
+    unrelated = infidelity(rng.normal(size=(1, 4000)), rng.normal(size=(1, 4000)))
+    assert unrelated == pytest.approx(1, abs=0.01)
+    assert np.isnan(infidelity(foretold, np.zeros_like(foretold))).all()
+
+    from captum.metrics import infidelity as captum
+
+    weights = torch.tensor([[1.0, -2.0, 0.5, 3.0]])
+    x = torch.tensor([[0.3, 0.8, 0.1, 0.9]])
+    steps = torch.from_numpy(rng.uniform(0, 0.2, (50, 4))).float()
+    given = iter([steps])
+
+    def noise(inputs: torch.Tensor, baselines: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
+        step = next(given)
+        return step, inputs - step
+
+    def squared(inputs: torch.Tensor) -> torch.Tensor:
+        return (inputs @ weights.T)[:, 0] ** 2
+
+    theirs = captum(squared, noise, x, weights, n_perturb_samples=50, max_examples_per_batch=50)
+    expected = ((steps @ weights[0]) - (squared(x) - squared(x - steps))) ** 2
+    assert theirs.item() == pytest.approx(expected.mean().item(), rel=1e-4)
+    # ours is the same mean of squares, at the scale at which it is least, over the mean square of the cost
+    cost = (squared(x) - squared(x - steps)).numpy()[None].astype(np.float64)
+    guess = (steps @ weights[0]).numpy()[None].astype(np.float64)
+    least = min(((s * guess - cost) ** 2).mean() / (cost**2).mean() for s in np.linspace(0, 8, 8001))
+    assert infidelity(guess, cost)[0] == pytest.approx(least, abs=1e-6)
+    assert least * (cost**2).mean() <= theirs.item()
+
+
+def test_rank_correlation_is_spearman_s() -> None:
+    from scipy.stats import spearmanr
+
+    rng = np.random.default_rng(1)
+    one, other = rng.integers(0, 5, (6, 12)), rng.normal(size=(6, 12))
+    expected = [spearmanr(a, b).statistic for a, b in zip(one, other, strict=True)]
+    np.testing.assert_allclose(rank_correlation(one, other), expected)
+    assert np.isnan(rank_correlation(np.ones((1, 4)), other[:1, :4])).all()
+
+
+def test_covered_cells_are_what_the_model_sees(subject: tuple[Any, Batch]) -> None:
+    classifier, batch = subject
+    grid = cells(8, 8, 4)
+    hidden = np.zeros((4, 2, len(grid)), dtype=bool)
+    hidden[:, 1, 3] = True
+    found = answer_without(classifier, batch, grid, hidden, "black")
+    rows = np.arange(4)
+    np.testing.assert_allclose(found[:, 0], batch.probabilities[rows, batch.predictions], atol=1e-6)
+    changed = batch.pixels.copy()
+    cell = grid[3]
+    changed[:, :, cell.top : cell.bottom, cell.left : cell.right] = 0
+    np.testing.assert_allclose(found[:, 1], classifier.predict(changed)[rows, batch.predictions], atol=1e-6)
+
+
+def test_a_shuffled_model_is_another_model_and_the_original_stays(subject: tuple[Any, Batch]) -> None:
+    classifier, batch = subject
+    before = classifier.logits(classifier.tensor(batch.pixels)).detach().numpy()
+    other = shuffled(classifier, RNG)
+    assert other is not None
+    assert np.abs(other.predict(batch.pixels) - batch.probabilities).max() > 0.1
+    again = shuffled(classifier, RNG)
+    assert again is not None
+    np.testing.assert_array_equal(other.predict(batch.pixels), again.predict(batch.pixels))
+    np.testing.assert_array_equal(classifier.logits(classifier.tensor(batch.pixels)).detach().numpy(), before)
+
+
+def measured(probe: Any, subject: tuple[Any, Batch]) -> Any:
+    import pandas as pd
+
+    classifier, batch = subject
+    columns = {name: list(values) for name, values in probe.measure(classifier, batch, RNG).items()}
+    return pd.DataFrame(columns).assign(image_id=batch.ids, label=batch.labels, prediction=batch.predictions)
+
+
+def test_good_maps_pass_and_random_or_indifferent_ones_do_not(subject: tuple[Any, Batch]) -> None:
+    """The checks can fail: a map of noise is no better than chance, and an edge detector ignores the model."""
+
+    class Noise(OcclusionMap):
+        randomness = True
+
+        def attribute(self, classifier: Any, batch: Batch, rng: Randomness) -> Any:
+            return np.stack([rng(i, "noise").normal(size=(8, 8)) for i in batch.ids])
+
+    class Edges(OcclusionMap):
+        by_gradient = True
+
+        def attribute(self, classifier: Any, batch: Batch, rng: Randomness) -> Any:
+            return np.abs(np.gradient(batch.pixels[:, 0], axis=(1, 2))).sum(axis=0)
+
+    good = grade(measured(OcclusionMap(), subject))
+    assert good.metrics[0].low is not None
+    assert good.metrics[0].low > 0
+    noise = grade(measured(Noise(), subject))
+    assert not noise.readable
+    assert {c.name: c.verdict for c in noise.checks}["rank correlation under other random numbers"] == "fails"
+    edges = grade(measured(Edges(), subject))
+    assert not edges.readable
+    assert {c.name: c.verdict for c in edges.checks}["rank correlation with a model of shuffled weights"] == "fails"
+
+
+def test_the_worst_errors_and_the_easily_broken_are_always_explained(digits: Path, tmp_path: Path) -> None:
+    suite = tmp_path / "few.toml"
+    suite.write_text(
+        'probes = ["performance.accuracy", "attacks.fgsm", "explanations.occlusion"]\n'
+        '[settings."explanations.occlusion"]\nsamples = 6\nshown = 8\ngrid = 4\n'
+        '[settings."attacks.fgsm"]\nepsilons = [0.03, 0.1]\nl2_epsilons = [0.5]\n'
+    )
+    outcome = run(Request(model=digits / "digits-cnn.onnx", suite=str(suite), out=tmp_path / "run", formats=()))
+    accuracy, _, occlusion = outcome.audit["probes"]
+    import pandas as pd
+
+    def frame(probe_id: str) -> Any:
+        return pd.concat(pd.read_parquet(f) for f in (tmp_path / "run/records" / probe_id).glob("[!e]*.parquet"))
+
+    assert accuracy["n"] > 500
+    errors = frame("performance.accuracy").query("label != prediction").sort_values("confidence", ascending=False)
+    explained = set(frame("explanations.occlusion")["image_id"])
+    assert set(errors["image_id"].head(2)) <= explained
+    assert 6 < len(explained) <= 10
+    # they went wrong, so they colour no mean
+    assert occlusion["metrics"][0]["n"] <= 6
+
+
+def test_without_a_convolution_grad_cam_does_not_apply(tmp_path: Path) -> None:
+    from auditor.reference_models.export import export
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval()
+    model = export(net, torch.zeros(2, 1, 8, 8), tmp_path / "flat", {"input": {"size": [8, 8], "channels": 1}})
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images)
+    outcome = run(Request(
+        model=model, suite="full", data=tmp_path / "images.npz", probes=["explanations.grad-cam"], out=tmp_path / "run",
+        formats=(),
+    ))  # fmt: skip
+    (probe,) = outcome.audit["probes"]
+    assert probe["status"] == "not-applicable"
+    assert "convolution" in probe["reason"]
