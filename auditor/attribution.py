@@ -168,7 +168,8 @@ class Explanation(Probe):
         ])  # fmt: skip
         before = batch.probabilities[np.arange(len(batch)), batch.predictions]
         cost = before[:, None] - answer_without(classifier, batch, grid, hidden, self.fill).astype(np.float64)
-        return infidelity(np.einsum("nsc,nc->ns", hidden.astype(np.float64), maps), cost)
+        foretold = np.einsum("nsc,nc->ns", hidden.astype(np.float64), maps)
+        return infidelity(foretold, cost.astype(np.float64))
 
     def _sensitivity(
         self, classifier: Classifier, batch: Batch, rng: Randomness, grid: Sequence[Block], maps: NDArray[np.float64]
@@ -528,7 +529,8 @@ def _shares(maps: NDArray[np.float64]) -> tuple[Metric | None, Metric | None]:
     middle = positive[:, quarter : side - quarter, quarter : side - quarter].sum(axis=(1, 2))
 
     def share(part: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.divide(part, total, out=np.full_like(total, np.nan), where=total > 0)
+        result: NDArray[np.float64] = np.divide(part, total, out=np.full_like(total, np.nan), where=total > 0)
+        return result
 
     return (
         stats.mean("border_attribution", share(total - inner), unit="fraction"),

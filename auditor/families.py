@@ -394,9 +394,11 @@ def _length(rows: NDArray[np.float32], norm: str = "l2") -> NDArray[np.float64]:
     import numpy as np
 
     if norm == "linf":
-        return np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
+        largest: NDArray[np.float64] = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
+        return largest
     if norm == "l1":
-        return np.abs(rows).sum(axis=1, dtype=np.float64)
+        total: NDArray[np.float64] = np.abs(rows).sum(axis=1, dtype=np.float64)
+        return total
     # not by torch, which were faster alone: its threads spin on when they are done and slow ONNX Runtime down
     wide = rows.astype(np.float64)
     length: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", wide, wide))
