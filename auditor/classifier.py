@@ -6,6 +6,7 @@ autograd. Both take pixels in [0, 1]; what the model wants instead (range, mean,
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -56,6 +57,8 @@ class Artefact:
     precision: Precision = "float32"
     metadata: str = ""
     """A sidecar (TOML) carried inside the file."""
+    properties: Mapping[str, str] = field(default_factory=dict)
+    """The file's own metadata by key, where the format has such; ``loading/metadata.py`` knows some keys."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """What ``auditor inspect`` shows besides: opset, operators, producer."""
     warnings: Sequence[str] = ()
@@ -135,11 +138,13 @@ class Classifier:
         classes: Sequence[str] | None = None,
         device: str = "cpu",
         fixed_batch: int | None = None,
+        preprocessing_source: str = "",
         warnings: Sequence[str] = (),
     ) -> None:
         """``classes`` None: the model's classes have no names yet; ``fixed_batch``: the only batch the file takes."""
         self.artefact = artefact
         self.preprocessing = preprocessing
+        self.preprocessing_source = preprocessing_source
         self.path = path
         self.sha256 = sha256
         self.n_classes = n_classes
@@ -168,6 +173,12 @@ class Classifier:
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
         return self.preprocessing.shape
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> Classifier:
+        """The same model behind another preprocessing: same files, same memory, its passes counted as this one's."""
+        other = copy.copy(self)
+        other.preprocessing = preprocessing
+        return other
 
     def predict(self, images: Pixels) -> NDArray[np.float32]:
         """Class probabilities (n, k) of pixels (n, c, h, w) in [0, 1], from the original.

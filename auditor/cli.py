@@ -6,6 +6,7 @@ Exit status: 0 audit complete, nothing at or above --fail-on; 1 something at or 
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from auditor.errors import AuditorError, BadInput
+from auditor.presets import PRESETS
 
 if TYPE_CHECKING:
     from auditor.engine import Outcome, Request
@@ -138,6 +140,75 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
 ]  # fmt: skip
 
 
+def _numbers(_ctx: click.Context, _param: click.Parameter, value: str | None) -> list[float] | None:
+    if value is None:
+        return None
+    try:
+        return [float(item) for item in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r}; expected a number, or three with commas between") from None
+
+
+def _sides(_ctx: click.Context, _param: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,5})(?:[x,](\d{1,5}))?", value)
+    if not match:
+        raise click.BadParameter(f"{value!r}; expected a side in pixels such as 224, or HEIGHTxWIDTH")
+    return [int(match[1]), int(match[2] or match[1])]
+
+
+def _range(_ctx: click.Context, _param: click.Parameter, value: str | None) -> list[float] | None:
+    if value is None:
+        return None
+    number = r"(-?\d+(?:\.\d+)?)"
+    match = re.fullmatch(f"{number}[-,:]{number}", value)
+    if not match:
+        raise click.BadParameter(f"{value!r}; expected what black and white become, such as 0-255 or -1,1")
+    return [float(match[1]), float(match[2])]
+
+
+def _crop(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | str | None:
+    if value is None or value == "none":
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r}; expected a share such as 0.875, pixels such as 256, or none") from None
+
+
+_INPUT_OPTIONS: Sequence[Callable[[Any], Any]] = [
+    click.option("--preset", type=click.Choice(list(PRESETS)), help="A usual preprocessing of pixels."),
+    click.option("--mean", callback=_numbers, metavar="R,G,B", help="Subtracted after scaling to --range."),
+    click.option("--std", callback=_numbers, metavar="R,G,B", help="Divided by after --mean."),
+    click.option("--range", callback=_range, metavar="LOW-HIGH", help="What black and white become. [default: 0-1]"),
+    click.option("--channels", "order", type=click.Choice(["rgb", "bgr"]), help="Order of the channels."),
+    click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Order of the input's axes."),
+    click.option("--size", "--input-size", "size", callback=_sides, metavar="N|HxW",
+                 help="Input size in pixels, where the file leaves it open."),
+    click.option("--crop", callback=_crop, metavar="SHARE|N|none",
+                 help="Scale so that the cut keeps this share of the shorter side, or the shorter side to N pixels;"
+                 " none stretches. [default: 1]"),
+]  # fmt: skip
+
+
+def _input_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the model wants, where the command line is to say it; comes as one argument ``stated``."""
+
+    @functools.wraps(command)
+    def collected(**options: Any) -> Any:
+        given = {name: options.pop(name) for name in ("preset", "mean", "std", "range", "order", "layout", "size")}
+        crop = options.pop("crop")
+        if crop is not None:
+            given |= {"resize": "stretch"} if crop == "none" else {"resize": "crop", "crop": crop}
+        entries = {name: value for name, value in given.items() if value is not None}
+        return command(stated={"input": entries} if entries else {}, **options)
+
+    for option in reversed(_INPUT_OPTIONS):
+        collected = option(collected)
+    return collected
+
+
 def _audit_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_AUDIT_OPTIONS):
         command = option(command)
@@ -148,12 +219,16 @@ def _audit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
               help="Folder of images (one per class, or flat), .csv or .parquet manifest, or .npz.")  # fmt: skip
+@_input_options
 @_audit_options
 def run(model: Path, data: Path | None, **options: Any) -> None:
     """Audit MODEL, an ONNX file or a TorchScript archive.
 
     Data is looked for in this order: --data; the sidecar MODEL.audit.toml; the artefact's own metadata; else packaged
     photographs, without accuracy and bias. The same command again goes on where the last one stopped.
+
+    Preprocessing is taken from the command line, else the sidecar, the artefact's own metadata,
+    preprocessor_config.json or config.json beside the model, else guessed with a warning.
     """
     _audit(model, data, "standard", **options)
 
@@ -175,14 +250,24 @@ def demo(models: Path, **options: Any) -> None:
 
 @main.command()
 @click.argument("model", type=click.Path(path_type=Path))
+@click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
+              help="Labelled images on which to try the usual preprocessings.")  # fmt: skip
+@click.option("--samples", type=click.IntRange(min=1), default=1000, show_default=True, metavar="N",
+              help="At most N of them.")  # fmt: skip
 @click.option(
     "--device", default="auto", callback=_device, metavar="auto|cpu|cuda|cuda:N|mps", help="Where to load it."
 )
-def inspect(model: Path, device: str) -> None:
-    """Say what MODEL is: input, output, operators, white-box or not and why, preprocessing found or guessed."""
-    from auditor.terminal import describe_model
+@_input_options
+def inspect(model: Path, data: Path | None, samples: int, device: str, stated: dict[str, Any]) -> None:
+    """Say what MODEL is: input, output, operators, white-box or not and why, preprocessing found or guessed.
 
-    click.echo(describe_model(model, device))
+    With --data, say which of the usual preprocessings fits best.
+    """
+    from auditor.terminal import describe_model, try_preprocessings
+
+    click.echo(describe_model(model, device, stated))
+    if data is not None:
+        click.echo("\n" + try_preprocessings(model, data, samples, device, stated))
 
 
 @main.command()

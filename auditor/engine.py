@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 import auditor
 from auditor import environment, registry
-from auditor.classifier import Classifier, first_line
+from auditor.classifier import Artefact, Classifier, first_line
 from auditor.distributed import Workers
 from auditor.errors import BadInput, NotApplicable
 from auditor.finding import Conclusion, plain
 from auditor.images import Images, Source, match_labels, rank, sample
-from auditor.loading import Sidecar, build, read_sidecar
+from auditor.loading import Sidecar, build, read_sidecar, resizing
 from auditor.measuring import Measured, Measurer, Shards, tune
 from auditor.policy import Policy, judge, judge_all, read_policy, verdict
 from auditor.probe import Exhibit, Probe, Randomness, Records, Run
@@ -63,6 +63,8 @@ class Request:
     workers: int | None = None
     """Workers of the engine "ray"; None for one per core."""
     fresh: bool = False
+    stated: Mapping[str, Any] = field(default_factory=dict)
+    """What the command line says about the model, in the tables and keys of the sidecar."""
     command: str = ""
 
 
@@ -148,7 +150,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
 def open_audit(plugins: Registry, request: Request, suite: registry.Suite, device: str) -> tuple[Classifier, Images]:
     """The classifier and its images, labels matched to classes."""
     artefact = _open_artefact(plugins, request.model, device)
-    sidecar = read_sidecar(request.model, artefact.metadata)
+    sidecar = _sidecar(request.model, artefact, request.stated)
     source = _find_source(plugins, request, sidecar)
     samples = request.samples or suite.samples
     # photographs that stand in for data say nothing of the size that the model wants
@@ -156,7 +158,8 @@ def open_audit(plugins: Registry, request: Request, suite: registry.Suite, devic
     classifier = build(
         request.model, artefact, sidecar, device=device, data_size=_size_of(source, first[0]) if first else None
     )
-    images = Images(source, shape=classifier.shape, resize=sidecar.resize, samples=samples, seed=request.seed)
+    images = Images(source, shape=classifier.shape, resizing=resizing(sidecar, classifier.shape), samples=samples,
+                    seed=request.seed)  # fmt: skip
     if images.label_names is not None:
         try:
             labels, classes = match_labels(images.label_names, classifier.named_classes, classifier.n_classes)
@@ -167,10 +170,14 @@ def open_audit(plugins: Registry, request: Request, suite: registry.Suite, devic
     return classifier, images
 
 
-def open_model(plugins: Registry, path: Path, device: str) -> Classifier:
-    """The classifier alone, for ``auditor inspect``."""
+def open_model(plugins: Registry, path: Path, device: str, stated: Mapping[str, Any] | None = None) -> Classifier:
+    """The classifier alone, for ``auditor inspect``; ``stated`` as in Request."""
     artefact = _open_artefact(plugins, path, device)
-    return build(path, artefact, read_sidecar(path, artefact.metadata), device=device)
+    return build(path, artefact, _sidecar(path, artefact, stated or {}), device=device)
+
+
+def _sidecar(path: Path, artefact: Artefact, stated: Mapping[str, Any]) -> Sidecar:
+    return read_sidecar(path, artefact.metadata, options=dict(stated), properties=artefact.properties)
 
 
 def _open_artefact(plugins: Registry, path: Path, device: str) -> Any:
@@ -199,7 +206,7 @@ def _find_source(plugins: Registry, request: Request, sidecar: Sidecar) -> Sourc
         from auditor.photographs import source
 
         return source()
-    option = "--data" if request.data else f"{sidecar.origin}: [data] path"
+    option = "--data" if request.data else f"{sidecar.where('data')}: [data] path"
     if not path.exists():
         raise BadInput(f"{option} {path}: no such file or folder")
     found: Source | None = plugins.first("auditor_open_images", path=path)
@@ -610,7 +617,7 @@ class _Session:
                 "runtime": c.artefact.runtime,
                 "input": {"shape": [c.fixed_batch, *axes], **{
                     k: v for k, v in plain(c.preprocessing).items() if k != "shape"
-                }},
+                }, "source": c.preprocessing_source},
                 "outputs": c.outputs,
                 "classes": list(c.classes),
                 "parity": None if c.parity is None else plain(c.parity._asdict()),

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +25,22 @@ from auditor.errors import BadInput
 
 Pixels = NDArray[np.float32]
 Resize = Literal["crop", "stretch"]
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 _CACHE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resizing:
+    """How pictures come to the model's size; a picture that has it already is taken as it is."""
+
+    resize: Resize = "crop"
+    """"crop" keeps the sides' ratio and cuts the centre; "stretch" scales both sides."""
+    crop: float = 1.0
+    """For "crop": how much of the shorter side is kept, up to 1 (timm's crop_pct); or, above 1, to how many pixels the
+    shorter side is scaled before the centre is cut (torchvision's resize_size, Hugging Face's shortest_edge)."""
+    interpolation: Interpolation = "bilinear"
+    """By the names of PIL; always with antialiasing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +103,7 @@ class Images:
         source: Source,
         *,
         shape: tuple[int, int, int],
-        resize: Resize = "crop",
+        resizing: Resizing | None = None,
         samples: int | None = None,
         seed: int = 0,
     ) -> None:
@@ -104,7 +119,7 @@ class Images:
         self.n_available = len(source.ids)
         self.unreadable: list[str] = []
         self._source = source
-        self._resize = resize
+        self._resizing = resizing or Resizing()
         self._cache: dict[int, Pixels | NDArray[np.uint8]] = {}
         self._cached_bytes = 0
         self._index: list[int] = []
@@ -127,7 +142,7 @@ class Images:
     def sha256(self) -> str:
         """Digest of all that the findings depend on: ids, bytes, labels, groups, resolution."""
         rows = list(zip(self.ids, self._digests, strict=True))
-        text = json.dumps([rows, self.label_names, self.groups, self.shape, self._resize], sort_keys=True)
+        text = json.dumps([rows, self.label_names, self.groups, self.shape, asdict(self._resizing)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def pixels(self, ids: Sequence[str]) -> Pixels:
@@ -141,7 +156,7 @@ class Images:
     def _pixels(self, index: int) -> Pixels:
         stored = self._cache.get(index)
         if stored is None:
-            stored = fit(self._source.read(index)[1], self.shape, self._resize)
+            stored = fit(self._source.read(index)[1], self.shape, self._resizing)
             self._remember(index, stored)
         return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored.astype(np.float32)
 
@@ -154,7 +169,7 @@ class Images:
         def look(index: int) -> tuple[int, str, Pixels | NDArray[np.uint8]] | str:
             try:
                 raw, picture = self._source.read(index)
-                return index, hashlib.sha256(raw).hexdigest(), fit(picture, self.shape, self._resize)
+                return index, hashlib.sha256(raw).hexdigest(), fit(picture, self.shape, self._resizing)
             except Exception as error:
                 # broken files raise whatever their decoder trips over: SyntaxError, struct.error, IndexError, ...
                 return f"{self._source.ids[index]}: {_why(error)}"
@@ -195,17 +210,14 @@ def rank(image_id: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}\0sample\0{image_id}".encode()).digest()
 
 
-def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, int, int], resize: Resize) -> NDArray[Any]:
-    """A picture as ``(c, h, w)`` at the model's size: uint8, or float32 in [0, 1] where the source is finer than 8 bit.
-
-    "crop" scales the shorter side and cuts the centre; "stretch" scales both sides.
-    """
+def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, int, int], resizing: Resizing) -> NDArray[Any]:
+    """A picture as ``(c, h, w)`` at the model's size: uint8, or float32 in [0, 1] where it is finer than 8 bit."""
     channels, height, width = shape
     if isinstance(picture, np.ndarray):
         array = _channels_last(picture, channels)
         if array.shape[:2] == (height, width):
             return np.ascontiguousarray(array.transpose(2, 0, 1))
-        planes = [_scale(Image.fromarray(np.ascontiguousarray(array[..., i])), height, width, resize)
+        planes = [_scale(Image.fromarray(np.ascontiguousarray(array[..., i])), height, width, resizing)
                   for i in range(channels)]  # fmt: skip
         stacked = np.stack([np.asarray(plane) for plane in planes])
         return stacked if stacked.dtype == np.uint8 else np.clip(stacked, 0, 1).astype(np.float32)
@@ -213,24 +225,32 @@ def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, int, int], resize
     if upright.mode.startswith("I"):
         # 16-bit greyscale: PIL's own conversion to "L" would clip it to white
         deep = np.asarray(upright, dtype=np.float32) / np.float32(65535)
-        return fit(np.clip(deep, 0, 1), shape, resize)
+        return fit(np.clip(deep, 0, 1), shape, resizing)
     if upright.mode == "F":
-        return fit(np.asarray(upright), shape, resize)
+        return fit(np.asarray(upright), shape, resizing)
     if upright.mode in {"RGBA", "LA", "PA"} or "transparency" in upright.info:
         # what a viewer shows: the picture on white, not the colours that hide behind transparent pixels
         alpha = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", alpha.size, "white"), alpha)
-    flat = _scale(upright.convert("L" if channels == 1 else "RGB"), height, width, resize)
+    flat = _scale(upright.convert("L" if channels == 1 else "RGB"), height, width, resizing)
     array = np.asarray(flat)
     return np.ascontiguousarray(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
 
 
-def _scale(picture: Image.Image, height: int, width: int, resize: Resize) -> Image.Image:
+def _scale(picture: Image.Image, height: int, width: int, resizing: Resizing) -> Image.Image:
     if picture.size == (width, height):
         return picture
-    if resize == "crop":
-        return ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
-    return picture.resize((width, height), Image.Resampling.BILINEAR)
+    method = Image.Resampling[resizing.interpolation.upper()]
+    if resizing.resize == "stretch":
+        return picture.resize((width, height), method)
+    if resizing.crop == 1:
+        return ImageOps.fit(picture, (width, height), method)
+    # rounded as torchvision and timm do it: the shorter side down, the longer side down, the cut to the nearest
+    shorter = int(resizing.crop) if resizing.crop > 1 else math.floor(min(height, width) / resizing.crop)
+    wide, high = (int(shorter * side / min(picture.size)) for side in picture.size)
+    left, top = round((wide - width) / 2), round((high - height) / 2)
+    # a cut that is larger than what there is has black edges, as with torchvision's
+    return picture.resize((wide, high), method).crop((left, top, left + width, top + height))
 
 
 def _channels_last(array: NDArray[Any], channels: int) -> NDArray[Any]:

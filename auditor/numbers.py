@@ -86,7 +86,7 @@ def formatted(value: float | None, style: str) -> str:
 def _style(metric: Mapping[str, Any]) -> tuple[str, str]:
     """The number style of a metric and what is written after it."""
     unit = metric["unit"]
-    if unit == "fraction" and metric["name"].endswith("_gap"):
+    if unit == "fraction" and metric["name"].endswith(("_gap", "_gain")):
         return "points", " points"
     if unit == "fraction":
         return "percent", " %"

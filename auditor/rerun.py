@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,13 +68,13 @@ def replay(folder: Path, model: Path | None, device: str) -> list[Claim]:
     from PIL import Image
 
     from auditor.environment import pick_device
-    from auditor.images import fit
+    from auditor.images import Resizing, fit
 
     audit = read_audit(folder)
     path = model or Path(audit["model"]["path"])
     if model is None and not path.is_file():
         raise BadInput(f"{path}: the audited model is not there (any more); name the file with --model")
-    classifier = open_model(load(), path, pick_device(device))
+    classifier = open_model(load(), path, pick_device(device), _stated(audit["model"]["input"]))
     if model is None and file_sha256(path) != audit["model"]["sha256"]:
         raise BadInput(f"{path}: not the file that was audited (its SHA-256 differs); name it with --model")
     shards = sorted((folder / "records").glob("*/exhibits-*.parquet"))
@@ -86,7 +86,9 @@ def replay(folder: Path, model: Path | None, device: str) -> list[Claim]:
         for row in pq.read_table(shard).to_pylist():
             try:
                 with Image.open(folder / row["file"]) as picture:
-                    pixels = fit(picture, classifier.shape, "stretch").astype(np.float32) / np.float32(255)
+                    pixels = fit(picture, classifier.shape, Resizing(resize="stretch")).astype(np.float32) / np.float32(
+                        255
+                    )
             except OSError as error:
                 claims.append(Claim(f"MISSING  {row['file']}: {error}", holds=False))
                 continue
@@ -102,6 +104,14 @@ def replay(folder: Path, model: Path | None, device: str) -> list[Claim]:
                 )
             )
     return claims
+
+
+def _stated(described: Mapping[str, Any]) -> dict[str, Any]:
+    """The preprocessing of a run, as the command line would state it."""
+    batch_first = described["shape"][1:]
+    channels, *size = batch_first if described["layout"] == "nchw" else [batch_first[2], *batch_first[:2]]
+    kept = {key: described[key] for key in ("layout", "range", "mean", "std", "order") if key in described}
+    return {"input": kept | {"channels": channels, "size": size}}
 
 
 def _write(path: Path, audit: dict[str, Any], formats: Sequence[Any]) -> Outcome:

@@ -57,6 +57,27 @@ def newcombe(successes: tuple[int, int], n: tuple[int, int], *, confidence: floa
     return Interval(difference, max(-1.0, low), min(1.0, high))
 
 
+def matched(gained: int, lost: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Interval of the difference of two proportions on the same ``n`` images, of which ``gained`` are right only for
+    the first and ``lost`` only for the second (Agresti and Min 2005, Statistics in Medicine 24, 729-740: Wald's
+    interval after adding 1/2 to each cell)."""
+    if n == 0:
+        return NOTHING
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    value = (gained - lost) / n
+    centre = (gained - lost) / (n + 2)
+    half = z * float(np.sqrt(gained + lost + 1 - (gained - lost) ** 2 / (n + 2))) / (n + 2)
+    return Interval(value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Exact one-sided p-value of "the first is no better", from the images on which two differ (McNemar 1947): the
+    chance of at least ``gained`` heads in ``gained + lost`` throws of a fair coin."""
+    from scipy.stats import binom
+
+    return float(binom.sf(gained - 1, gained + lost, 0.5)) if gained + lost else 1.0
+
+
 def bootstrap(
     values: ArrayLike, statistic: Callable[[NDArray[np.float64]], float] = np.mean, *, resamples: int = RESAMPLES
 ) -> Interval:

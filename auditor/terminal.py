@@ -153,15 +153,15 @@ def summary(outcome: Outcome, *, width: int | None = None) -> str:
     return sink.getvalue().rstrip("\n")
 
 
-def describe_model(path: Path, device: str) -> str:
-    """What ``auditor inspect`` says of a model file."""
-    from auditor import engine, environment, photographs, registry
+def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = None) -> str:
+    """What ``auditor inspect`` says of a model file; ``stated`` is what the command line says about it."""
+    from auditor import engine, environment, photographs, presets, registry
     from auditor.classifier import first_line
     from auditor.errors import BadInput
     from auditor.images import Images
 
     plugins = registry.load()
-    classifier = engine.open_model(plugins, path, environment.pick_device(device))
+    classifier = engine.open_model(plugins, path, environment.pick_device(device), stated)
     pixels = Images(photographs.source(), shape=classifier.shape)
     looked_at = pixels.pixels(pixels.ids[:16])
     try:
@@ -182,7 +182,7 @@ def describe_model(path: Path, device: str) -> str:
         "input": f"{a.details.get('input', 'image')}: {channels} x {height} x {width}, {p.dtype}, {p.layout}, batch"
         f" {'of any size' if classifier.fixed_batch is None else f'always {classifier.fixed_batch}'}",
         "preprocessing": f"pixels to [{p.range[0]:g}, {p.range[1]:g}], mean {list(p.mean)}, std {list(p.std)},"
-        f" {p.order}",
+        f" {p.order}{f' ({preset})' if (preset := presets.name_of(p)) else ''}; from {classifier.preprocessing_source}",
         "output": f"{classifier.n_classes} classes, {classifier.outputs}",
         "classes": ", ".join(classifier.classes[:10]) + (", ..." if classifier.n_classes > 10 else ""),
         "precision": a.precision,
@@ -196,6 +196,43 @@ def describe_model(path: Path, device: str) -> str:
     }
     lines = [f"{name:<14} {value}" for name, value in rows.items() if value]
     return "\n".join(lines + [f"warning        {warning}" for warning in classifier.warnings])
+
+
+def try_preprocessings(path: Path, data: Path, samples: int, device: str, stated: Mapping[str, Any]) -> str:
+    """The usual preprocessings on labelled images, the best first, each with its accuracy and interval."""
+    import numpy as np
+
+    from auditor import engine, environment, presets, registry, stats
+    from auditor.errors import BadInput
+
+    plugins = registry.load()
+    request = engine.Request(model=path, data=data, stated=stated)
+    suite = registry.Suite("inspect", "", ["*"], samples=samples)
+    classifier, images = engine.open_audit(plugins, request, suite, environment.pick_device(device))
+    if images.labels is None:
+        raise BadInput(
+            f"--data {data}: has no labels, so no preprocessing can be said to fit best; give labelled images"
+        )
+    candidates = {"as used": classifier.preprocessing} | presets.others(classifier.preprocessing)
+    if len(candidates) == 1:
+        return "No other preprocessing is usual for such an input."
+    hits = dict.fromkeys(candidates, 0)
+    for start in range(0, len(images), 256):
+        pixels = images.pixels(images.ids[start : start + 256])
+        for name, candidate in candidates.items():
+            answers = presets.answers(classifier.with_preprocessing(candidate), pixels)
+            hits[name] += int((answers == images.labels[start : start + 256]).sum())
+    lines = []
+    for name in sorted(candidates, key=lambda name: -hits[name]):
+        value, low, high = (100 * (v or 0) for v in stats.wilson(hits[name], len(images)))
+        called = f"{name} ({presets.name_of(candidates[name]) or 'no preset'})" if name == "as used" else name
+        lines.append(f"{called:<24} {value:5.1f} % [{low:.1f}, {high:.1f}]")
+    best = max(hits, key=lambda name: (hits[name], name == "as used"))
+    chance = np.bincount(images.labels).max() / len(images)
+    verdict = "The preprocessing in use fits best." if best == "as used" else f"Fits best: {best}."
+    if hits[best] / len(images) <= chance:
+        verdict = f"None does better than always naming the commonest class ({100 * chance:.1f} %)."
+    return "\n".join([f"Accuracy by preprocessing (n = {len(images)}):", *lines, verdict])
 
 
 def _escape(text: str) -> str:

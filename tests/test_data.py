@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from auditor.errors import BadInput
-from auditor.images import Images, Source, fit, match_labels, read_file, sample
+from auditor.images import Images, Resizing, Source, fit, match_labels, read_file, sample
 
 RGB, GREY = (3, 8, 8), (1, 8, 8)
 TINY = 'probes = ["performance.accuracy", "bias.groups", "sanity.parity"]\n'
@@ -51,7 +51,7 @@ def picture(path: Path, colour: Any = "red", *, mode: str = "RGB", size: tuple[i
 
 def decoded(path: Path, shape: tuple[int, int, int] = RGB, resize: Any = "crop") -> NDArray[np.float64]:
     """Pixels in [0, 1] as the engine would see them."""
-    stored = fit(read_file(path)[1], shape, resize)
+    stored = fit(read_file(path)[1], shape, Resizing(resize=resize))
     assert stored.shape == shape
     return stored / 255 if stored.dtype == np.uint8 else stored.astype(np.float64)
 
@@ -180,7 +180,7 @@ def test_wide_picture(resize: str, reds: list[int], tmp_path: Path) -> None:
 
 def test_white_stays_at_most_1_in_every_way_to_grey() -> None:
     for white in (np.ones((8, 8, 3), np.float32), np.ones((9, 9, 3), np.float32), np.full((8, 8, 3), 255, np.uint8)):
-        pixels = fit(white, GREY, "crop")
+        pixels = fit(white, GREY, Resizing())
         assert pixels.max() == (255 if pixels.dtype == np.uint8 else 1)
 
 

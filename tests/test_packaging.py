@@ -85,7 +85,7 @@ def test_the_wheel_holds_all_of_it(tmp_path: Path) -> None:
 LAYERS = [
     {"errors", "finding"},
     {"numbers", "images", "classifier", "environment"},
-    {"attacks", "stats", "probe", "photographs", "report"},
+    {"attacks", "stats", "probe", "photographs", "presets", "report"},
     {"families", "blocks", "corruptions", "estimators", "distances"},
     {"attribution"},
     {"hookspecs"},

@@ -5,7 +5,7 @@ Which file format it is, the plugins in ``auditor.plugins.formats`` know; what f
 
 from __future__ import annotations
 
-from auditor.loading.build import build
+from auditor.loading.build import build, resizing
 from auditor.loading.sidecar import Sidecar, read_sidecar
 
-__all__ = ["Sidecar", "build", "read_sidecar"]
+__all__ = ["Sidecar", "build", "read_sidecar", "resizing"]

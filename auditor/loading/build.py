@@ -10,6 +10,7 @@ import numpy as np
 
 from auditor.classifier import Artefact, Classifier, Preprocessing, class_scores, first_line, look_at_outputs
 from auditor.errors import BadInput
+from auditor.images import Resizing
 from auditor.loading.sidecar import Sidecar, sidecar_path
 from auditor.store import file_sha256
 
@@ -30,13 +31,21 @@ def build(
     n_classes = outputs.shape[1]
     if sidecar.classes is not None and len(sidecar.classes) != n_classes:
         raise BadInput(
-            f"{sidecar.origin}: names {len(sidecar.classes)} classes, but the model {path.name} has {n_classes} outputs"
+            f"{sidecar.where('classes')}: names {len(sidecar.classes)} classes, but the model {path.name} has"
+            f" {n_classes} outputs"
         )
-    if sidecar.mean is None and sidecar.range is None and preprocessing.dtype.startswith("float"):
+    source = sidecar.where("mean") if sidecar.mean or sidecar.range or sidecar.std else ""
+    if not source and not preprocessing.dtype.startswith("float"):
+        source = "the type of the input, which holds 8-bit values"
+    if not source:
+        source = "a guess: nothing states it"
         warnings.append(
             "No preprocessing is stated, so the model gets pixels from 0 to 1 as they are. A wrong normalisation is the"
-            f" commonest reason for a wrong audit: state it in {sidecar_path(path).name} under [input]."
+            f" commonest reason for a wrong audit: state it in {sidecar_path(path).name} under [input], or with"
+            " --preset or --mean and --std; `auditor inspect MODEL --data DATA` tries the usual ones."
         )
+    if sidecar.order and sidecar.where("order") != source:
+        source += f"; order of channels from {sidecar.where('order')}"
     kind = sidecar.kind or artefact.outputs or look_at_outputs(outputs)
     return Classifier(
         artefact,
@@ -48,8 +57,23 @@ def build(
         classes=sidecar.classes,
         device=device,
         fixed_batch=fixed,
+        preprocessing_source=source,
         warnings=warnings,
     )
+
+
+def resizing(sidecar: Sidecar, shape: tuple[int, int, int]) -> Resizing:
+    """How pictures come to the model's size, ``shape`` (channels, height, width). Raises BadInput for a crop that is
+    larger than the picture that it is cut from."""
+    crop = 1.0 if sidecar.crop is None else float(sidecar.crop)
+    if 1 < crop < max(shape[1:]):
+        raise BadInput(
+            f"{sidecar.where('crop')}: crop is {sidecar.crop}, so the shorter side is scaled to {crop:g} pixels, but"
+            f" the model takes {shape[1]} x {shape[2]}; expected at least {max(shape[1:])}, or a share of at most 1"
+        )
+    return Resizing(
+        resize=sidecar.resize or "crop", crop=crop, interpolation=sidecar.interpolation or "bilinear"
+    )  # fmt: skip
 
 
 def _first_answer(
@@ -73,15 +97,15 @@ def _first_answer(
                 continue
             if guess:
                 warnings.append(
-                    f"The file does not say the image size; {guess} was taken. State it in {sidecar_path(path).name}:"
-                    " [input] size = [height, width], channels = 1 or 3."
+                    f"The file does not say the image size; {guess} was taken. State it with --input-size, or in"
+                    f" {sidecar_path(path).name}: [input] size = [height, width], channels = 1 or 3."
                 )
             return preprocessing, scores, _declared_batch(artefact) or (None if batch == 2 else batch)
     if refusal is not None:
         raise BadInput(f"{path}: {refusal}")
     raise BadInput(
-        f"{path}: the model takes no image of any size tried ({problem}); state [input] size and channels in"
-        f" {sidecar_path(path).name}"
+        f"{path}: the model takes no image of any size tried ({problem}); state it with --input-size, or as"
+        f" [input] size and channels in {sidecar_path(path).name}"
     )
 
 
@@ -136,7 +160,7 @@ def _preprocessing(
     for key in ("mean", "std"):
         values = getattr(sidecar, key)
         if values is not None and len(values) not in {1, shape[0]}:
-            raise BadInput(f"{sidecar.origin}: {key} has {len(values)} values for {shape[0]} channels")
+            raise BadInput(f"{sidecar.where(key)}: {key} has {len(values)} values for {shape[0]} channels")
     # an integer input can only hold the 8-bit value itself; int8 files store it less 128
     usual = {"uint8": (0.0, 255.0), "int8": (-128.0, 127.0)}.get(artefact.input_dtype, (0.0, 1.0))
     return Preprocessing(
@@ -146,15 +170,17 @@ def _preprocessing(
         range=sidecar.range or usual,
         mean=sidecar.mean or (0.0,),
         std=sidecar.std or (1.0,),
-        order=sidecar.order,
+        order=sidecar.order or "rgb",
     )
 
 
 def _check_agrees(path: Path, sidecar: Sidecar, height: int | None, width: int | None, channels: int | None) -> None:
     if sidecar.size and height and width and sidecar.size != (height, width):
-        raise BadInput(f"{sidecar.origin}: size is {list(sidecar.size)}, but {path.name} takes [{height}, {width}]")
+        raise BadInput(
+            f"{sidecar.where('size')}: size is {list(sidecar.size)}, but {path.name} takes [{height}, {width}]"
+        )
     if sidecar.channels and channels and sidecar.channels != channels:
-        raise BadInput(f"{sidecar.origin}: channels is {sidecar.channels}, but {path.name} takes {channels}")
+        raise BadInput(f"{sidecar.where('channels')}: channels is {sidecar.channels}, but {path.name} takes {channels}")
 
 
 def _reason(error: BaseException) -> str:

@@ -58,6 +58,7 @@ def _open(path: Path, device: str) -> Artefact:
         copy_reason=reason,
         precision=_precision(operators, dtype, model),
         metadata=next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), ""),
+        properties={entry.key: entry.value for entry in model.metadata_props},
         details={
             "opset": opset,
             "producer": f"{model.producer_name} {model.producer_version}".strip(),

@@ -1,0 +1,132 @@
+"""What others' files say of a model's input: Hugging Face, timm, and the image metadata of the ONNX specification.
+
+Each function gives the tables of a sidecar, ``{"input": {...}, "output": {...}}``; what it does not know it leaves out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from auditor.errors import BadInput
+
+Tables = dict[str, dict[str, Any]]
+
+_RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""PIL's numbers of its filters."""
+
+
+def beside(model: Path) -> list[tuple[str, Tables]]:
+    """What stands in ``preprocessor_config.json`` and ``config.json`` in the model's folder, with the file's path.
+
+    Raises BadInput for a ``preprocessor_config.json`` that is none; a ``config.json`` may be anybody's.
+    """
+    found = []
+    for name in ("preprocessor_config.json", "config.json"):
+        path = model.with_name(name)
+        if not path.is_file():
+            continue
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("not an object")
+            found.append((str(path), hugging_face(content) if name.startswith("pre") else timm(content)))
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            if name.startswith("pre"):
+                raise BadInput(
+                    f"{path}: not readable as Hugging Face preprocessing ({type(error).__name__}: {error}); mend it,"
+                    " or take it away and state the preprocessing in the sidecar"
+                ) from None
+    return [(path, tables) for path, tables in found if tables]
+
+
+def hugging_face(content: Mapping[str, Any]) -> Tables:
+    """``preprocessor_config.json`` of an image processor (transformers, BaseImageProcessor)."""
+    stated: dict[str, Any] = {}
+    rescale = content.get("do_rescale", True)
+    factor = float(content.get("rescale_factor", 1 / 255)) if rescale else 1.0
+    low = -1.0 if rescale and (content.get("rescale_offset") or content.get("offset")) else 0.0
+    # 1/255 is often written with few digits
+    high = low + factor * 255
+    stated["range"] = [low, round(high) if abs(high - round(high)) < 1e-3 else high]
+    if content.get("do_normalize", "image_mean" in content):
+        stated |= {key: _numbers(content[f"image_{key}"]) for key in ("mean", "std") if f"image_{key}" in content}
+    if content.get("do_flip_channel_order"):
+        stated["order"] = "bgr"
+    if content.get("do_resize", True):
+        stated |= _resizing(content)
+    if isinstance(content.get("resample"), int):
+        stated["interpolation"] = _RESAMPLE[content["resample"]]
+    return {"input": stated} if content.keys() & {"image_mean", "image_processor_type", "feature_extractor_type",
+                                                  "do_rescale", "do_normalize"} else {}  # fmt: skip
+
+
+def _resizing(content: Mapping[str, Any]) -> dict[str, Any]:
+    size, cut = content.get("size"), content.get("crop_size")
+    shortest = size.get("shortest_edge") if isinstance(size, dict) else None
+    if content.get("do_center_crop") and cut is not None:
+        edge = shortest or (size if isinstance(size, int) else None)
+        return {"size": _sides(cut), "resize": "crop"} | ({"crop": edge} if edge else {})
+    if isinstance(size, dict) and "height" in size:
+        return {"size": _sides(size), "resize": "stretch"}
+    if shortest and "crop_pct" in content and shortest >= 384:
+        # ConvNeXt's processor cuts nothing off large inputs
+        return {"size": [shortest, shortest], "resize": "stretch"}
+    edge = shortest or (size if isinstance(size, int) else None)
+    if edge is None:
+        return {}
+    crop = {"crop": float(content["crop_pct"])} if content.get("crop_pct") else {}
+    # a single number without a cut meant both sides before there was "shortest_edge"
+    return {"size": [edge, edge], "resize": "crop" if shortest else "stretch"} | (crop if shortest else {})
+
+
+def timm(content: Mapping[str, Any]) -> Tables:
+    """timm's ``config.json`` (``pretrained_cfg``, or the older form without), and the class names in Hugging Face's."""
+    known = content.get("pretrained_cfg", content)
+    tables: Tables = {}
+    if isinstance(known, dict) and {"input_size", "mean", "std"} <= known.keys():
+        channels, height, width = known["input_size"]
+        stated: dict[str, Any] = {"size": [height, width], "channels": channels, "range": [0, 1]}
+        stated |= {"mean": _numbers(known["mean"]), "std": _numbers(known["std"])}
+        mode, kept = known.get("crop_mode", "center"), known.get("crop_pct")
+        stated |= {"resize": "stretch"} if mode == "squash" else {"resize": "crop", "crop": kept or 0.875}
+        if known.get("interpolation") in _RESAMPLE:
+            stated["interpolation"] = known["interpolation"]
+        tables["input"] = stated
+    names = content.get("label_names") or _names(content.get("id2label"))
+    if isinstance(names, list) and len(set(names)) == len(names) > 1:
+        tables["output"] = {"classes": [str(name) for name in names]}
+    return tables
+
+
+def onnx_image(properties: Mapping[str, str]) -> Tables:
+    """The standard image metadata of ONNX files (onnx, docs/MetadataProps.md): order of channels, range of values."""
+    stated: dict[str, Any] = {}
+    # keys and values are case insensitive
+    known = {key.lower(): value.lower() for key, value in properties.items()}
+    pixels = known.get("image.bitmappixelformat", "")
+    if pixels.startswith(("bgr", "rgb")):
+        stated["order"] = pixels[:3]
+    ranges = {"nominalrange_0_255": [0, 255], "normalized_0_1": [0, 1], "normalized_1_1": [-1, 1],
+              "nominalrange_16_235": [16, 235]}  # fmt: skip
+    if known.get("image.nominalpixelrange") in ranges:
+        stated["range"] = ranges[known["image.nominalpixelrange"]]
+    return {"input": stated} if stated else {}
+
+
+def _names(by_number: Any) -> list[str] | None:
+    """Class names of ``id2label``; LABEL_0 is a placeholder, no name."""
+    if not isinstance(by_number, dict):
+        return None
+    names = [str(by_number[key]) for key in sorted(by_number, key=int)]
+    return None if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names
+
+
+def _numbers(value: Any) -> list[float]:
+    return [float(v) for v in (value if isinstance(value, list | tuple) else [value])]
+
+
+def _sides(value: Any) -> list[int]:
+    return [value["height"], value["width"]] if isinstance(value, dict) else [value, value]
