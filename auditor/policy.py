@@ -24,7 +24,7 @@ from auditor.store import digest
 
 _GRADES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
 _RULE_KEYS = {"probe", "metric", "at", "at_least", "at_most", "only_fails", "reason", "source"}
-_VOID_KEYS = {"when", "probes", "named_by", "reason", "source"}
+_VOID_KEYS = {"when", "probes", "except", "named_by", "reason", "source"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +50,8 @@ class Void:
     """The probe whose failure it is."""
     probes: Sequence[str]
     """Ids or globs of the probes whose passes are taken back."""
+    but: Sequence[str]
+    """Ids or globs of those among them that do not rest on the check: ``except`` in the file."""
     reason: str
     source: str
     named_by: str = ""
@@ -219,7 +221,11 @@ def _compare(rule: Rule, metric: Mapping[str, Any]) -> _Verdict:
 
 def _voided(probe: dict[str, Any], void: Void, check: Mapping[str, Any]) -> dict[str, Any]:
     """The record, inconclusive where it had passed and the void speaks of it."""
-    if probe["status"] != "pass" or not any(fnmatch.fnmatch(probe["id"], pattern) for pattern in void.probes):
+
+    def among(patterns: Sequence[str]) -> bool:
+        return any(fnmatch.fnmatch(probe["id"], pattern) for pattern in patterns)
+
+    if probe["status"] != "pass" or not among(void.probes) or among(void.but):
         return probe
     reason = f"{void.reason} ({check['id']} failed: {check['reason']}); by itself: {probe['reason']}"
     return {**probe, "status": "inconclusive", "reason": reason}
@@ -297,12 +303,15 @@ def _void(entry: Mapping[str, Any], where: str) -> Void:
     for key in ("when", "reason", "source"):
         if not isinstance(entry.get(key), str):
             raise BadInput(f"{where}: has no {key}; a void says when, probes, reason and source")
-    probes = entry.get("probes")
-    if not (isinstance(probes, list) and probes and all(isinstance(name, str) for name in probes)):
-        raise BadInput(f'{where}: probes is {probes!r}; expected a list of ids or globs such as ["attacks.*"]')
+    probes, but = entry.get("probes"), entry.get("except", [])
+    for key, names in (("probes", probes), ("except", but)):
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)) or not (
+            names or key != "probes"
+        ):
+            raise BadInput(f'{where}: {key} is {names!r}; expected a list of ids or globs such as ["attacks.*"]')
     if not isinstance(entry.get("named_by", ""), str):
         raise BadInput(f"{where}: named_by is {entry['named_by']!r}; expected a key of a metric's at")
     return Void(
-        when=entry["when"], probes=probes, named_by=entry.get("named_by", ""), reason=entry["reason"],
+        when=entry["when"], probes=probes or (), but=but, named_by=entry.get("named_by", ""), reason=entry["reason"],
         source=entry["source"],
     )  # fmt: skip

@@ -45,6 +45,8 @@ samples = 4
 grid = 4
 steps = 4
 orders = 1
+[settings."sanity.gradient-masking"]
+iterations = 3
 """
 CHEAP = 'probes = ["performance.accuracy", "attacks.noise"]\n[settings."attacks.noise"]\nepsilons = ["32/255"]\n'
 N = 16

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from auditor import Records
+from auditor import Records, ThreatModel
 from auditor.classifier import Artefact, Classifier, Preprocessing
 from auditor.engine import Request, run
 from auditor.errors import BadInput
 from auditor.images import Batch
 from auditor.plugins.performance.accuracy import Accuracy
 from auditor.plugins.sanity.determinism import Determinism
+from auditor.plugins.sanity.gradient_masking import GradientMasking
 from auditor.policy import judge_all, read_policy
 from auditor.probe import Randomness
 
@@ -134,6 +136,7 @@ source = "s"
 [[void]]
 when = "sanity.determinism"
 probes = ["attacks.*"]
+except = ["attacks.noise"]
 reason = "the measurement is void"
 source = "s"
 """
@@ -161,6 +164,13 @@ def test_a_failed_check_takes_back_a_pass_and_leaves_a_failure(
     attack = record("attacks.pgd", "robust_accuracy", pgd)
     check = record("sanity.determinism", "control", control)
     assert judged(tmp_path, VOIDING, attack, check)["attacks.pgd"] == status
+
+
+def test_what_does_not_rest_on_the_check_stays(tmp_path: Path) -> None:
+    rule = VOIDING[: VOIDING.index("[[rule]]", 5)].replace("pgd", "noise")
+    check = record("sanity.determinism", "control", 0.2)
+    noise = record("attacks.noise", "robust_accuracy", 0.9)
+    assert judged(tmp_path, rule + VOIDING, noise, check)["attacks.noise"] == "pass"
 
 
 def test_named_by_voids_only_what_a_failed_number_names(tmp_path: Path) -> None:
@@ -224,3 +234,97 @@ def test_a_probe_is_prepared_once_and_not_when_nothing_is_left(
     told.append("another second model")
     run(request)
     assert len(PREPARED) == 2, "what the rows depend on is another thing now, so they are measured again"
+
+
+class Linear(torch.nn.Module):
+    """The honest model's copy; what is done to its scores afterwards masks its gradients."""
+
+    def __init__(self, mask: Any = None, before: Any = None) -> None:
+        super().__init__()
+        self.weights = torch.nn.Parameter(torch.tensor(WEIGHTS))
+        self.mask, self.before = mask or (lambda z: z), before or (lambda x: x)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mask(self.before(x).flatten(1) @ self.weights.T)
+
+
+def masked(mask: Any = None, before: Any = None, **how: Any) -> Classifier:
+    copy = Linear(mask, before)
+    return model(lambda x: copy(torch.from_numpy(x)).detach().numpy(), copy, **how)
+
+
+MASKS: dict[str, tuple[dict[str, Any], set[str]]] = {
+    "honest": ({}, set()),
+    "scaled, with logits": ({"mask": lambda z: 1e4 * z}, set()),
+    "softmax that underflows": (
+        {"mask": lambda z: (1e5 * z).softmax(1), "outputs": "probabilities"},
+        {"zero-gradient", "tiny-gradient", "random-step", "unbounded"},
+    ),
+    "softmax for logits": ({"mask": lambda z: z.softmax(1)}, {"softmax"}),
+    "quantised scores": ({"mask": lambda z: z + (torch.round(z) - z).detach() - (z - z.detach())},
+                         {"zero-gradient", "tiny-gradient", "unbounded"}),
+    "shattered": ({"before": lambda x: x + 0.05 * torch.sin(1e4 * x)}, {"first-order"}),
+    "reversed": ({"mask": lambda z: 2 * z.detach() - z}, {"random-step", "first-order", "unbounded"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masked_gradients_are_seen_and_honest_ones_are_not(name: str) -> None:
+    how, expected = MASKS[name]
+    classifier = masked(**how)
+    probe = GradientMasking(iterations=5)
+    batch = batch_of(classifier, pictures(40))
+    conclusion = probe.conclude(records_of(batch, probe.measure(classifier, batch, RNG)))
+    rows = {m.at["check"]: m for m in conclusion.metrics[1:]}
+    verdicts = {row[0]: row[3] for row in conclusion.findings[0].evidence[0].rows}
+    seen = {check for (check, _), verdict in zip(rows.items(), verdicts.values(), strict=True) if verdict == "masked"}
+    assert expected <= seen
+    assert conclusion.metrics[0].value == len(seen)
+    assert bool(expected) == bool(seen), seen
+
+
+def attack_frame(distances: Any, epsilons: Any, ids: Any) -> pd.DataFrame:
+    """Rows of an attack that needs ``distances`` per image, at every epsilon and at 0."""
+    rows = [
+        {"image_id": i, "label": 0, "prediction": 0, "norm": "linf", "epsilon": e, "linf": e, "snr_db": 1.0,
+         "success": 0 < d <= e}
+        for i, d in zip(ids, distances, strict=True) for e in (0.0, *epsilons)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_attacks_are_compared_with_each_other() -> None:
+    classifier = masked()
+    probe = GradientMasking(iterations=3)
+    batch = batch_of(classifier, pictures(40))
+    never, small = np.full(40, 9.0), np.full(40, 0.01)
+    half = np.where(np.arange(40) < 20, 0.01, 9.0)
+    frames = {
+        "attacks.fgsm": attack_frame(half, [8 / 255], batch.ids),
+        "attacks.pgd": attack_frame(never, [4 / 255, 8 / 255], batch.ids),
+        "attacks.square": attack_frame(small, [8 / 255], batch.ids),
+        "attacks.far": attack_frame(small, [32 / 255], batch.ids),
+    }
+    # an attack that fails at the larger epsilon
+    broken_small = frames["attacks.pgd"]["epsilon"].eq(4 / 255) & frames["attacks.pgd"]["image_id"].lt("010")
+    frames["attacks.pgd"].loc[broken_small, ["success", "linf"]] = [True, 4 / 255]
+
+    def threat(knowledge: Any) -> ThreatModel:
+        return ThreatModel(goal="g", knowledge=knowledge, norm="linf", budget="b")
+
+    threats = {name: threat("white-box") for name in frames} | {"attacks.square": threat("black-box")}
+    records = records_of(batch, probe.measure(classifier, batch, RNG), others=frames, threats=threats)
+    found = {(m.at["check"], m.at.get("attack")): m.value for m in probe.conclude(records).metrics[1:]}
+    # FGSM has the first half, PGD the first quarter, and Square breaks all of them
+    assert found["black-box", None] == 0.5
+    assert found["one-step", None] == 0.25
+    assert found["larger-epsilon", "attacks.pgd"] == 0.25
+    assert ("larger-epsilon", "attacks.far") not in found
+
+
+def test_too_few_images_conclude_nothing() -> None:
+    classifier = masked()
+    for n in (0, 1, 5):
+        batch = batch_of(classifier, pictures(5)).take(range(n))
+        columns = GradientMasking(iterations=2).measure(classifier, batch, RNG) if n else {}
+        assert "too few" in GradientMasking().conclude(records_of(batch, columns)).inconclusive
