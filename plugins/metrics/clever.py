@@ -1,0 +1,315 @@
+"""CLEVER: how far the nearest error may be, estimated from the steepest slope of the margin around the image.
+
+A margin g with slopes of at most L (in the dual norm) within a ball of radius R stays positive up to g / L, as long as
+that is within R. CLEVER draws points from the ball, takes the largest slope of every batch of them, and estimates L as
+the end of the law that such largest values follow (Weng et al. 2018, arXiv:1801.10578, theorem 3.2 and algorithm 1).
+It is an estimate: neither a guarantee nor an attack (Goodfellow 2018, arXiv:1804.07870, shows how masked gradients
+mislead it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from auditor import Axis, Conclusion, Finding, Meta, Metric, Point, Probe, Records, Scatter, Series, Table, hookimpl
+from auditor.families import size
+from auditor.finding import percent
+from auditor.numbers import norm_name
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    import torch
+    from numpy.typing import NDArray
+
+    from auditor.classifier import Classifier
+    from auditor.extremes import Fit
+    from auditor.images import Batch
+    from auditor.probe import Columns, Randomness
+
+_POOL = 10
+"""Size of the pool that ``pooled`` draws from again and again, in batches: ART's default."""
+
+_FITS = 0.05
+"""P-value of the Kolmogorov-Smirnov test from which on the law counts as fitting (Weng et al. 2018, section 5.2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clever(Probe):
+    """CLEVER scores of the images that the model gets right, in several norms, beside what the attacks found."""
+
+    meta = Meta(
+        id="metrics.clever",
+        title="CLEVER score",
+        area="metrics",
+        why="It estimates how far the nearest error may be without knowing any attack; where an attack needs less than"
+        " it says, one of the two is not to be believed.",
+        references=("https://arxiv.org/abs/1801.10578", "https://arxiv.org/abs/1804.07870"),
+        needs=frozenset({"gradients"}),
+    )
+    uses: ClassVar[Sequence[str]] = ("attacks.*",)
+    norms: tuple[str, ...] = ("linf", "l2")
+    """Some of "linf", "l2", "l1"."""
+    batches: int = 50
+    """Largest slopes to fit the law to."""
+    batch_samples: int = 100
+    """Points of which each is the largest."""
+    radius_linf: float = 0.3
+    radius_l2: float = 3.0
+    radius_l1: float = 30.0
+    """Radius of the ball in each norm; no score is larger."""
+    targets: int = 10
+    """So many of the likeliest other classes; the score is the smallest over them."""
+    pooled: bool = False
+    """Draw all batches from one pool of points and fit the law as ART does: for comparison only. Batches from one pool
+    say nothing new about the end, and the fit depends on where it starts."""
+
+    def __post_init__(self) -> None:
+        if not set(self.norms) <= {"linf", "l2", "l1"} or not self.norms:
+            raise ValueError(f"norms {list(self.norms)}: expected some of linf, l2, l1")
+        if self.batches < 2 or self.batch_samples < 1 or self.targets < 1:
+            raise ValueError("expected at least two batches of one sample and one target class")
+        if min(self.radius_linf, self.radius_l2, self.radius_l1) <= 0:
+            raise ValueError("every radius must be above 0")
+
+    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
+        """One row per image that the model gets right and norm."""
+        import numpy as np
+
+        rows = [
+            {"row": row, "norm": norm, **self._score(classifier, batch.take([row]), rng, norm)}
+            for row in np.flatnonzero(batch.predictions == batch.labels)
+            for norm in self.norms
+        ]
+        kinds = {"row": np.int64, "norm": "U4", "clever_target": np.int64}
+        names = (
+            "row",
+            "norm",
+            "clever",
+            "clever_runner_up",
+            "clever_target",
+            "spread",
+            "ks",
+            "shape",
+            "slope",
+            "margin",
+        )
+        return {name: np.array([row[name] for row in rows], dtype=kinds.get(name, np.float64)) for name in names}
+
+    def _score(self, classifier: Classifier, image: Batch, rng: Randomness, norm: str) -> dict[str, Any]:
+        """The scores of one image."""
+        import numpy as np
+        import torch
+
+        from auditor.extremes import fit_end, fit_end_as_art
+
+        label = int(image.labels[0])
+        with torch.no_grad():
+            logits = classifier.logits(classifier.tensor(image.pixels))[0].double().cpu().numpy()
+        others = [int(k) for k in np.argsort(-logits, kind="stable") if k != label][: self.targets]
+        margins = logits[label] - logits[others]
+        largest = self._largest_slopes(classifier, image, rng, norm, others)
+        fit_of = fit_end_as_art if self.pooled else fit_end
+        fit = fit_of(largest)
+        scores = self._scores(margins, fit, norm)
+        best = int(scores.argmin())
+        # two halves of the batches share no point: they are two seeds
+        halves = np.array_split(np.arange(self.batches), 2)
+        half = [self._scores(margins[[best]], fit_of(largest[[best]][:, some]), norm)[0] for some in halves]
+        return {
+            "clever": scores[best],
+            "clever_runner_up": scores[0],
+            "clever_target": others[best],
+            "spread": abs(half[0] - half[1]) / max(scores[best], 1e-12),
+            "ks": fit.ks[best],
+            "shape": fit.shape[best],
+            "slope": fit.end[best],
+            "margin": margins[best],
+        }
+
+    def _scores(self, margins: NDArray[np.float64], fit: Fit, norm: str) -> NDArray[np.float64]:
+        """The score for each target class: margin by slope, between 0 and the radius."""
+        import numpy as np
+
+        scores: NDArray[np.float64] = (margins / np.maximum(fit.end, 1e-300)).clip(0, self._radius(norm))
+        return scores
+
+    def _radius(self, norm: str) -> float:
+        return {"linf": self.radius_linf, "l2": self.radius_l2, "l1": self.radius_l1}[norm]
+
+    def _largest_slopes(
+        self, classifier: Classifier, image: Batch, rng: Randomness, norm: str, others: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """For each other class the largest slope of every batch, (targets, batches)."""
+        import numpy as np
+
+        points = self.batch_samples * (_POOL if self.pooled else self.batches)
+        pieces = [
+            _slopes(classifier, pixels, int(image.labels[0]), others, norm)
+            for pixels in self._points(image, rng, norm, points, classifier.batch_size)
+        ]
+        slopes = np.concatenate(pieces, axis=1)
+        if self.pooled:
+            again = rng(image.ids[0], f"pool {norm}")
+            slopes = slopes[:, again.integers(0, points, self.batches * self.batch_samples)]
+        largest: NDArray[np.float64] = slopes.reshape(len(others), self.batches, -1).max(axis=2)
+        return largest
+
+    def _points(self, image: Batch, rng: Randomness, norm: str, n: int, step: int) -> Iterator[NDArray[np.float32]]:
+        """Points drawn evenly from the ball, cut to [0, 1], in pieces that fit into the memory.
+
+        L2 and L1 by Barthe, Guedon, Mendelson and Naor 2005 (Annals of Probability 33, theorem 1): directions from the
+        density exp(-|x|^p), shortened by an exponential variable that stands for one more coordinate.
+        """
+        import numpy as np
+
+        directions, lengths = rng(image.ids[0], f"directions {norm}"), rng(image.ids[0], f"lengths {norm}")
+        dims = image.pixels[0].size
+        for start in range(0, n, step):
+            shape = min(step, n - start), dims
+            if norm == "linf":
+                offsets = directions.uniform(-1, 1, shape)
+            elif norm == "l2":
+                offsets = directions.standard_normal(shape) * np.sqrt(0.5)
+                offsets /= np.sqrt((offsets**2).sum(axis=1) + lengths.exponential(size=shape[0]))[:, None]
+            else:
+                offsets = directions.laplace(size=shape)
+                offsets /= (np.abs(offsets).sum(axis=1) + lengths.exponential(size=shape[0]))[:, None]
+            pixels = image.pixels + (offsets * self._radius(norm)).reshape(-1, *image.pixels.shape[1:])
+            yield pixels.clip(0, 1).astype(np.float32)
+
+    def conclude(self, records: Records) -> Conclusion:
+        """Per norm the median score, and on how many images it lies below the distance that an attack found."""
+        from auditor.distances import attack_records, smallest
+
+        attacks = attack_records(records.others)
+        metrics: list[Metric] = []
+        findings: list[Finding] = []
+        for norm in self.norms:
+            rows = records.frame[records.frame["norm"] == norm] if len(records.frame) else records.frame
+            if not len(rows):
+                continue
+            distance = smallest(attacks, norm)["distance"].reindex(rows["image_id"])
+            found, finding = self._conclude_norm(rows.assign(distance=distance.to_numpy()), norm, len(records.classes))
+            metrics += found
+            findings.append(finding)
+        if not findings:
+            return Conclusion(inconclusive="the model gets none of the images right, so there is no margin to estimate")
+        return Conclusion(metrics=metrics, findings=findings)
+
+    def _conclude_norm(self, rows: pd.DataFrame, norm: str, classes: int) -> tuple[list[Metric], Finding]:
+        import numpy as np
+
+        from auditor import stats
+
+        at = {"norm": norm}
+        score, distance = rows["clever"].to_numpy(), rows["distance"].to_numpy()
+        known = np.isfinite(distance) & (distance > 0)
+        below = score < distance
+        median = stats.median("clever_median", score, unit=norm, at=at)
+        share = stats.proportion("clever_below_distance", below[known], at=at)
+        spread = stats.median("clever_spread", rows["spread"], unit="1", at=at)
+        tested = rows["ks"].notna()
+        fits = stats.proportion("clever_fits", rows["ks"][tested] > _FITS, at=at)
+        capped = stats.proportion("clever_at_radius", score >= self._radius(norm), at=at)
+        over = "all other classes" if self.targets >= classes - 1 else f"the {self.targets} likeliest other classes"
+        statement = (
+            f"The median CLEVER score over {over} is {size(norm, float(np.median(score)))} ({norm_name(norm)},"
+            f" n = {len(rows)}), an estimate and no guarantee; "
+            + (
+                f"it is below the smallest perturbation that an attack found on {percent(share)} of the"
+                f" {share.n} images that an attack broke."
+                if share.n
+                else "no attack broke any of these images, so there is nothing to compare it with."
+            )
+        )
+        finding = Finding(
+            id=f"{self.meta.id}/{norm}", title=f"CLEVER score, {norm_name(norm)}", statement=statement, metric=median,
+            evidence=[
+                _scatter(norm, score, distance, known, below), _trust(norm, median, rows, [share, fits, capped, spread])
+            ],
+        )  # fmt: skip
+        return [median, share, spread, fits, capped], finding
+
+
+def _slopes(
+    classifier: Classifier, pixels: NDArray[np.float32], label: int, others: Sequence[int], norm: str
+) -> NDArray[np.float64]:
+    """Dual norms of the slopes of the margins at points, (targets, points): one forward pass for all target classes."""
+    import numpy as np
+    import torch
+
+    x = classifier.tensor(pixels).requires_grad_()
+    logits = classifier.logits(x)
+    slopes = []
+    for k in others:
+        margin = (logits[:, label] - logits[:, k]).sum()
+        (slope,) = torch.autograd.grad(margin, x, retain_graph=k != others[-1])
+        slopes.append(_dual_norm(slope.flatten(1), norm).double().cpu().numpy())
+    result = np.stack(slopes)
+    if not np.isfinite(result).all():
+        raise ArithmeticError("the copy's gradient is NaN or infinite near an image")
+    return result
+
+
+def _dual_norm(slopes: torch.Tensor, norm: str) -> torch.Tensor:
+    """Lengths of slopes (n, d) in the dual norm."""
+    if norm == "linf":
+        return slopes.abs().sum(1)
+    return slopes.norm(dim=1) if norm == "l2" else slopes.abs().amax(1)
+
+
+def _scatter(norm: str, score: Any, distance: Any, known: Any, below: Any) -> Scatter:
+    style = "n/255" if norm == "linf" else "number"
+    clouds = [("below the distance", known & below), ("not below", known & ~below)]
+    return Scatter(
+        title=f"CLEVER score against the smallest perturbation found, {norm_name(norm)}",
+        caption="One point per image that an attack broke. A score that is not below the distance was wrong there: it"
+        " promised more than the image withstood.",
+        x=Axis(label="smallest perturbation found", unit=norm, format=style, low=0),
+        y=Axis(label="CLEVER score", unit=norm, format=style, low=0),
+        series=[
+            Series(name=name, points=[
+                Point(x=float(x), y=float(y)) for x, y in zip(distance[some], score[some], strict=True)
+            ])
+            for name, some in clouds if some.any()
+        ],
+    )  # fmt: skip
+
+
+def _trust(norm: str, median: Metric, rows: pd.DataFrame, shares: Sequence[Metric]) -> Table:
+    from auditor import stats
+    from auditor.extremes import SHAPES
+
+    below, fits, capped, spread = shares
+    runner_up = stats.median("clever_runner_up", rows["clever_runner_up"], unit=norm)
+    tells = stats.proportion("tells", rows["shape"][rows["shape"].notna()] < SHAPES[1] - 1e-6)
+
+    def shown(metric: Metric) -> str:
+        if metric.value is None:
+            return "not measured"
+        return percent(metric) if metric.unit == "fraction" else size(metric.unit, metric.value)
+
+    lines: list[list[Any]] = [
+        ["median score", shown(median), median.n],
+        ["median score, likeliest other class alone", shown(runner_up), runner_up.n],
+        ["below the distance found", shown(below), below.n],
+        ["the law fits (KS test, p > 0.05)", shown(fits), fits.n],
+        ["the largest slopes tell where they end (shape below 5)", shown(tells), tells.n],
+        ["half the batches against the other half, median relative difference", shown(spread), spread.n],
+        ["as large as the radius allows", shown(capped), capped.n],
+    ]
+    return Table(
+        title=f"How far the scores can be trusted, {norm_name(norm)}", columns=["", "value", "images"],
+        formats=["text", "text", "count"], rows=lines,
+        caption="The law is fitted to the same values that the test sees, so it fits too easily; where it does not"
+        " fit all the same, the score means little.",
+    )  # fmt: skip
+
+
+@hookimpl
+def auditor_probes() -> list[type[Probe]]:
+    """Register the probe."""
+    return [Clever]

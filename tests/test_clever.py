@@ -1,0 +1,239 @@
+"""CLEVER against closed forms, against SciPy's fit in double precision, and against ART."""
+
+from __future__ import annotations
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.optimize import minimize
+from scipy.stats import kstest, weibull_max
+
+from auditor.classifier import Artefact, Classifier, Preprocessing
+from auditor.extremes import fit_end
+from auditor.images import Batch
+from auditor.plugins.metrics.clever import Clever
+from auditor.probe import Randomness, Records
+
+RNG = Randomness(0, "metrics.clever")
+DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
+EXHIBITS = pd.DataFrame({"exhibit": []})
+
+
+def classifier_of(module: torch.nn.Module, shape: tuple[int, int, int], classes: int) -> Classifier:
+    def scores(x: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return np.asarray(module(torch.from_numpy(x)).numpy())
+
+    artefact = Artefact(format="onnx", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=module,
+                        scores=scores)  # fmt: skip
+    preprocessing = Preprocessing(shape=shape, mean=(0.4,), std=(0.3,))
+    return Classifier(artefact, preprocessing, path="m", sha256="0" * 64, n_classes=classes, outputs="logits")
+
+
+def batch_of(classifier: Classifier, pixels: np.ndarray) -> Batch:
+    probabilities = classifier.predict(pixels)
+    ids = tuple(f"{i:03d}" for i in range(len(pixels)))
+    return Batch(ids=ids, pixels=pixels, labels=probabilities.argmax(axis=1), probabilities=probabilities)
+
+
+def records_of(batch: Batch, columns: Any, attacks: dict[str, pd.DataFrame] | None = None) -> Records:
+    frame = pd.DataFrame({name: list(values) for name, values in columns.items() if name != "row"})
+    frame.insert(0, "image_id", [batch.ids[row] for row in columns["row"]])
+    classes = [str(k) for k in range(batch.probabilities.shape[1])]
+    return Records(frame=frame, exhibits=EXHIBITS, classes=classes, labelled=True, others=attacks or {})
+
+
+@pytest.fixture(scope="module")
+def cnn() -> SimpleNamespace:
+    """A random CNN of four classes and ten images."""
+    torch.manual_seed(1)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 6, 3, padding=1), torch.nn.Tanh(), torch.nn.MaxPool2d(2), torch.nn.Flatten(),
+        torch.nn.Linear(96, 4),
+    ).requires_grad_(requires_grad=False)  # fmt: skip
+    module[-1].weight.mul_(8)
+    classifier = classifier_of(module, (1, 8, 8), 4)
+    pixels = np.random.default_rng(2).uniform(0.3, 0.7, (10, 1, 8, 8)).astype(np.float32)
+    return SimpleNamespace(module=module, classifier=classifier, batch=batch_of(classifier, pixels))
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+@pytest.mark.parametrize("pooled", [False, True])
+def test_clever_of_a_linear_model_is_the_distance(classes: int, pooled: bool) -> None:
+    """The slope is the same everywhere, so the score is margin by dual norm, to float precision."""
+    rng = np.random.default_rng(classes)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, classes)).requires_grad_(requires_grad=False)
+    classifier = classifier_of(module, (3, 4, 4), classes)
+    batch = batch_of(classifier, rng.uniform(0, 1, (6, 3, 4, 4)).astype(np.float32))
+    probe = Clever(norms=("linf", "l2", "l1"), batches=4, batch_samples=3, pooled=pooled,
+                   radius_linf=10, radius_l2=100, radius_l1=1000)  # fmt: skip
+    found = probe.measure(classifier, batch, RNG)
+    weights = module[1].weight.double().numpy() / 0.3
+    logits = module(torch.from_numpy((batch.pixels - np.float32(0.4)) / np.float32(0.3))).double().numpy()
+    for row, norm, score, target in zip(
+        found["row"], found["norm"], found["clever"], found["clever_target"], strict=True
+    ):
+        label = batch.labels[row]
+        rest = [k for k in range(classes) if k != label]
+        slopes = np.linalg.norm(weights[label] - weights[rest], ord=DUAL[norm], axis=1)
+        exact = (logits[row, label] - logits[row, rest]) / slopes
+        assert score == pytest.approx(exact.min(), rel=2e-5)
+        assert target == rest[int(exact.argmin())]
+    assert found["spread"].max() < 1e-4
+    conclusion = probe.conclude(records_of(batch, found))
+    assert [m.value for m in conclusion.metrics if m.name == "clever_fits"] == [None] * 3
+
+
+def test_no_score_is_above_the_radius_and_images_that_are_wrong_have_none(cnn: SimpleNamespace) -> None:
+    batch = cnn.batch
+    labels = np.where(np.arange(10) < 4, (batch.labels + 1) % 4, batch.labels)
+    wrong = Batch(ids=batch.ids, pixels=batch.pixels, labels=labels, probabilities=batch.probabilities)
+    found = Clever(batches=3, batch_samples=4, radius_linf=1e-4, radius_l2=1e-4).measure(cnn.classifier, wrong, RNG)
+    assert sorted(set(found["row"])) == [4, 5, 6, 7, 8, 9]
+    assert np.all(found["clever"] <= 1e-4)
+    nothing = Clever().measure(cnn.classifier, wrong.take([0, 1]), RNG)
+    assert {len(column) for column in nothing.values()} == {0}
+    assert "none of the images" in Clever().conclude(records_of(wrong, nothing)).inconclusive
+
+
+def ball(rng: np.random.Generator, norm: str, radius: float, shape: tuple[int, int]) -> np.ndarray:
+    """Points of a ball by other formulas than the probe's."""
+    if norm == "linf":
+        return rng.uniform(-radius, radius, shape)
+    n, d = shape
+    if norm == "l2":
+        x = rng.normal(size=shape)
+        return x / np.linalg.norm(x, axis=1, keepdims=True) * radius * rng.random((n, 1)) ** (1 / d)
+    corners = np.sort(rng.random(shape), axis=1)
+    return np.diff(corners, axis=1, prepend=0) * rng.choice([-1, 1], shape) * radius
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_points_are_spread_evenly_over_the_ball(norm: str) -> None:
+    """Length and first coordinate are distributed as those of another construction; batch size changes nothing."""
+    batch = Batch(ids=("a",), pixels=np.full((1, 1, 1, 3), 0.5, dtype=np.float32), labels=np.zeros(1, dtype=np.int64),
+                  probabilities=np.ones((1, 2), dtype=np.float32))  # fmt: skip
+    probe = Clever(norms=(norm,), radius_linf=0.4, radius_l2=0.4, radius_l1=0.4)
+    ours = np.concatenate(list(probe._points(batch, RNG, norm, 4000, 700))).reshape(-1, 3) - 0.5
+    np.testing.assert_array_equal(
+        np.concatenate(list(probe._points(batch, RNG, norm, 4000, 33))).reshape(-1, 3) - 0.5, ours
+    )
+    theirs = ball(np.random.default_rng(3), norm, 0.4, (4000, 3))
+    order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
+    assert np.linalg.norm(ours, ord=order, axis=1).max() <= 0.4 + 1e-6
+    for of in (lambda x: np.linalg.norm(x, ord=order, axis=1), lambda x: x[:, 0], lambda x: x[:, 2]):
+        assert kstest(of(ours), of(theirs)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("shape", [1.5, 3, 4])
+def test_the_fit_finds_the_end_of_a_known_law(shape: float) -> None:
+    values = weibull_max.rvs(shape, loc=2, scale=0.5, size=(30, 1000), random_state=np.random.default_rng(4))
+    fit = fit_end(values)
+    assert np.median(fit.end) == pytest.approx(2, abs=0.05)
+    assert np.median(fit.shape) == pytest.approx(shape, rel=0.1)
+    assert (fit.ks > 0.05).mean() > 0.8
+    other = np.random.default_rng(5).choice([1.0, 2.0], size=(5, 200))
+    assert fit_end(other).ks.max() < 1e-6
+
+
+def likeliest_end(values: np.ndarray) -> float:
+    """The end of the likeliest law whose shape is within [1, 5], by SciPy's distribution and optimiser."""
+    scaled = (values - values.max()) / np.ptp(values)
+
+    def unlikely(free: np.ndarray) -> float:
+        gap, shape, scale = np.exp(free)
+        return -float(weibull_max.logpdf(scaled, shape, loc=gap, scale=scale).sum())
+
+    bounds = [(np.log(1e-4), 5.0), (0.0, np.log(5)), (-5.0, 6.0)]
+    fits = [
+        minimize(unlikely, np.log([g, c, 0.5 + g]), method="L-BFGS-B", bounds=bounds)
+        for g, c in ((0.03, 1.5), (0.3, 3))
+    ]
+    gap = np.exp(min(fits, key=lambda fit: fit.fun).x[0])
+    return float(gap * np.ptp(values) + values.max())
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_clever_is_within_3_percent_of_a_double_precision_reference_with_fresh_samples(
+    cnn: SimpleNamespace, norm: str
+) -> None:
+    batch = cnn.batch.take(range(6))
+    radius = {"linf": 0.05, "l2": 0.3, "l1": 2.0}[norm]
+    probe = Clever(norms=(norm,), batches=100, batch_samples=20, **{f"radius_{norm}": radius})
+    ours = probe.measure(cnn.classifier, batch, RNG)["clever"]
+    model = copy.deepcopy(cnn.module).double()
+    rng = np.random.default_rng(6)
+    theirs = []
+    for pixels, label in zip(batch.pixels.astype(np.float64), batch.labels, strict=True):
+        points = (pixels.reshape(1, -1) + ball(rng, norm, radius, (2000, 64))).clip(0, 1)
+        x = torch.from_numpy((points.reshape(-1, 1, 8, 8) - 0.4) / 0.3).requires_grad_()
+        clean = model(torch.from_numpy((pixels[None] - 0.4) / 0.3))[0]
+        scores = []
+        for k in set(range(4)) - {int(label)}:
+            logits = model(x)
+            (slope,) = torch.autograd.grad((logits[:, label] - logits[:, k]).sum(), x)
+            slopes = np.linalg.norm(slope.numpy().reshape(2000, -1) / 0.3, ord=DUAL[norm], axis=1)
+            end = likeliest_end(slopes.reshape(100, 20).max(axis=1))
+            scores.append(min(float(clean[label] - clean[k]) / end, radius))
+        theirs.append(min(scores))
+    assert np.median(ours / np.array(theirs)) == pytest.approx(1, abs=0.03)
+
+
+def test_pooled_clever_is_distributed_as_arts(cnn: SimpleNamespace) -> None:
+    from art.estimators.classification import PyTorchClassifier
+    from art.metrics import clever_u
+
+    class Scaled(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return cnn.module((x - 0.4) / 0.3)
+
+    theirs = PyTorchClassifier(Scaled(), torch.nn.CrossEntropyLoss(), (1, 8, 8), 4, clip_values=(0, 1))
+    np.random.seed(0)
+    some = cnn.batch.take(range(5))
+    with np.errstate(all="ignore"):
+        art = np.array([clever_u(theirs, image, 30, 8, 0.3, 2, verbose=False) for image in some.pixels])
+    probe = Clever(norms=("l2",), batches=30, batch_samples=8, radius_l2=0.3, pooled=True)
+    ours = probe.measure(cnn.classifier, some, RNG)["clever"]
+    # SciPy's search sometimes runs away to an end of millions, in ART as here, so medians are compared
+    assert np.median(ours) == pytest.approx(np.median(art), rel=0.05)
+    assert np.median(ours / np.maximum(art, 1e-6)) == pytest.approx(1, abs=0.05)
+
+
+def attack(batch: Batch, distances: list[float]) -> pd.DataFrame:
+    clean = pd.DataFrame({"image_id": batch.ids, "epsilon": 0.0, "linf": 0.0, "success": False})
+    hits = clean.assign(epsilon=0.5, linf=distances, success=np.isfinite(distances))
+    return pd.concat([clean, hits]).assign(norm="linf", snr_db=20.0, label=0, prediction=0)
+
+
+def test_scores_are_compared_with_the_distances_that_attacks_found() -> None:
+    batch = Batch(
+        ids=tuple("abcd"), pixels=np.zeros((4, 1, 1, 1), dtype=np.float32), labels=np.zeros(4, dtype=np.int64),
+        probabilities=np.ones((4, 3), dtype=np.float32),
+    )  # fmt: skip
+    score = np.array([0.1, 0.2, 0.3, 0.3])
+    rest = ("clever_runner_up", "clever_target", "spread", "ks", "shape", "slope", "margin")
+    columns = {"row": np.arange(4), "norm": np.full(4, "linf"), "clever": score, **dict.fromkeys(rest, np.zeros(4))}
+    attacks = {"attacks.any": attack(batch, [0.15, 0.25, 0.25, np.inf])}
+    conclusion = Clever().conclude(records_of(batch, columns, attacks))
+    found = {m.name: m for m in conclusion.metrics}
+    assert found["clever_median"].value == pytest.approx(0.25)
+    assert (found["clever_below_distance"].value, found["clever_below_distance"].n) == (pytest.approx(2 / 3), 3)
+    assert found["clever_at_radius"].value == 0.5
+    [finding] = conclusion.findings
+    assert "all other classes" in finding.statement
+    assert [len(cloud.points) for cloud in finding.evidence[0].series] == [2, 1]
+    alone = {m.name: m for m in Clever().conclude(records_of(batch, columns)).metrics}
+    assert (alone["clever_below_distance"].value, alone["clever_below_distance"].n) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"norms": ("l3",)}, {"norms": ()}, {"batches": 1}, {"targets": 0}, {"radius_l1": 0.0}], ids=str
+)
+def test_settings_without_sense_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"expected|must be"):
+        Clever(**settings)
