@@ -109,6 +109,11 @@ def _device(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     return value
 
 
+_TRUST = click.option(
+    "--trust-model", is_flag=True,
+    help="Open the model file at once: no child process with limits first, and whatever code is in it may run.",
+)  # fmt: skip
+
 _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
     click.option("--suite", default=None, metavar="NAME|FILE.toml",
                  help="quick, standard, full, a plugin's suite, or your own file. [default: standard; full for demo]"),
@@ -219,6 +224,7 @@ def _audit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
               help="Folder of images (one per class, or flat), .csv or .parquet manifest, or .npz.")  # fmt: skip
+@_TRUST
 @_input_options
 @_audit_options
 def run(model: Path, data: Path | None, **options: Any) -> None:
@@ -245,7 +251,7 @@ def demo(models: Path, **options: Any) -> None:
     say = (lambda _: None) if options["quiet"] else click.echo
     say("Training the reference model digits-cnn on scikit-learn's handwritten digits ...")
     model = recipe("digits-cnn").train(models, say=say)
-    _audit(model, None, "full", **options)
+    _audit(model, None, "full", trust_model=True, **options)
 
 
 @main.command()
@@ -257,17 +263,20 @@ def demo(models: Path, **options: Any) -> None:
 @click.option(
     "--device", default="auto", callback=_device, metavar="auto|cpu|cuda|cuda:N|mps", help="Where to load it."
 )
+@_TRUST
 @_input_options
-def inspect(model: Path, data: Path | None, samples: int, device: str, stated: dict[str, Any]) -> None:
+def inspect(
+    model: Path, data: Path | None, *, samples: int, device: str, stated: dict[str, Any], trust_model: bool
+) -> None:
     """Say what MODEL is: input, output, operators, white-box or not and why, preprocessing found or guessed.
 
     With --data, say which of the usual preprocessings fits best.
     """
     from auditor.terminal import describe_model, try_preprocessings
 
-    click.echo(describe_model(model, device, stated))
+    click.echo(describe_model(model, device, stated, trust=trust_model))
     if data is not None:
-        click.echo("\n" + try_preprocessings(model, data, samples, device, stated))
+        click.echo("\n" + try_preprocessings(model, data, samples, device, stated, trust=trust_model))
 
 
 @main.command()
@@ -324,11 +333,12 @@ def report(folder: Path, formats: Sequence[str]) -> None:
 @click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
 @click.option("--model", type=click.Path(path_type=Path), metavar="FILE", help="The model. [default: the run's own]")
 @click.option("--device", default="auto", callback=_device, metavar="auto|cpu|cuda|cuda:N|mps")
-def replay(folder: Path, model: Path | None, device: str) -> None:
+@_TRUST
+def replay(folder: Path, model: Path | None, device: str, trust_model: bool) -> None:
     """Ask the model again about every stored picture of RUN, and say claim by claim whether it holds."""
     from auditor import rerun
 
-    claims = rerun.replay(folder, model, device)
+    claims = rerun.replay(folder, model, device, trust=trust_model)
     for claim in claims:
         click.echo(claim.text)
     held = sum(claim.holds for claim in claims)

@@ -32,6 +32,7 @@ from auditor.measuring import Measured, Measurer, Shards, tune
 from auditor.policy import Policy, judge, judge_all, read_policy, verdict
 from auditor.probe import Exhibit, Probe, Randomness, Records, Run
 from auditor.registry import Registry
+from auditor.rehearsal import rehearse
 from auditor.store import FORMAT, Cost, RunFolder, digest
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Request:
     fresh: bool = False
     stated: Mapping[str, Any] = field(default_factory=dict)
     """What the command line says about the model, in the tables and keys of the sidecar."""
+    trust_model: bool = False
+    """Open the model file without trying it in a child process first, whatever is in it."""
     command: str = ""
 
 
@@ -126,6 +129,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
     Raises BadInput for what cannot be used, Interrupted when stopped.
     """
     progress = progress or Silent()
+    rehearsal = rehearse(request.model, request.stated, trust=request.trust_model)
     plugins = registry.load()
     suite = plugins.suite(request.suite)
     policy = read_policy(request.policy, plugins.probes)
@@ -133,6 +137,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
     chosen = _chosen(plugins, suite, request)
     device = environment.pick_device(request.device)
     environment.make_repeatable()
+    rehearsal.finish()
     classifier, images = open_audit(plugins, request, suite, device)
     out = request.out or Path("audits") / f"{request.model.stem}-{classifier.sha256[:8]}"
     folder = RunFolder(out)
@@ -149,7 +154,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
 
 def open_audit(plugins: Registry, request: Request, suite: registry.Suite, device: str) -> tuple[Classifier, Images]:
     """The classifier and its images, labels matched to classes."""
-    artefact = _open_artefact(plugins, request.model, device)
+    artefact = _open_artefact(plugins, request.model, device, request.trust_model)
     sidecar = _sidecar(request.model, artefact, request.stated)
     source = _find_source(plugins, request, sidecar)
     samples = request.samples or suite.samples
@@ -170,9 +175,13 @@ def open_audit(plugins: Registry, request: Request, suite: registry.Suite, devic
     return classifier, images
 
 
-def open_model(plugins: Registry, path: Path, device: str, stated: Mapping[str, Any] | None = None) -> Classifier:
-    """The classifier alone, for ``auditor inspect``; ``stated`` as in Request."""
-    artefact = _open_artefact(plugins, path, device)
+def open_model(path: Path, wanted: str, stated: Mapping[str, Any] | None = None, *, trust: bool = False) -> Classifier:
+    """The classifier alone on the device ``wanted``, for ``auditor inspect``; ``stated``, ``trust``: as in Request."""
+    rehearsal = rehearse(path, stated, trust=trust)
+    plugins = registry.load()
+    device = environment.pick_device(wanted)
+    rehearsal.finish()
+    artefact = _open_artefact(plugins, path, device, trust)
     return build(path, artefact, _sidecar(path, artefact, stated or {}), device=device)
 
 
@@ -180,14 +189,14 @@ def _sidecar(path: Path, artefact: Artefact, stated: Mapping[str, Any]) -> Sidec
     return read_sidecar(path, artefact.metadata, options=dict(stated), properties=artefact.properties)
 
 
-def _open_artefact(plugins: Registry, path: Path, device: str) -> Any:
+def _open_artefact(plugins: Registry, path: Path, device: str, trust: bool) -> Any:
     if not path.exists():
         raise BadInput(f"{path}: no such file")
     if path.is_dir():
         raise BadInput(f"{path}: a folder; expected a model file, .onnx or TorchScript .pt")
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: an empty file; expected a model, .onnx or TorchScript .pt")
-    artefact = plugins.first("auditor_open_model", path=path, device=device)
+    artefact = plugins.first("auditor_open_model", path=path, device=device, trust=trust)
     if artefact is None:
         for plugin in plugins.broken:
             if (plugin.error or "").startswith("auditor_open_model"):

@@ -25,8 +25,12 @@ def auditor_probes() -> Iterable[type[Probe]]:
 
 
 @hookspec(firstresult=True)
-def auditor_open_model(path: Path, device: str) -> Artefact | None:
-    """Open the model file at ``path`` for ``device`` ("cpu", "cuda:0"), or return None when the format is not yours."""
+def auditor_open_model(path: Path, device: str, trust: bool = False) -> Artefact | None:
+    """Open the model file at ``path`` for ``device`` ("cpu", "cuda:0"), or return None when the format is not yours.
+
+    A model file is untrusted input: what would run code from the file is refused (BadInput) unless ``trust``. An
+    implementation may leave that parameter out; it writes it with a default: ``trust: bool = False``.
+    """
     raise NotImplementedError
 
 

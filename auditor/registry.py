@@ -120,7 +120,8 @@ class Registry:
         AuditorError is broken, and the next one is asked."""
         for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
             try:
-                result = implementation.function(*(arguments[name] for name in implementation.argnames))
+                optional = {name: arguments[name] for name in implementation.kwargnames if name in arguments}
+                result = implementation.function(*(arguments[name] for name in implementation.argnames), **optional)
             except AuditorError:
                 raise
             except Exception as error:

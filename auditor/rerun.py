@@ -58,7 +58,7 @@ def draw_again(folder: Path, formats: Sequence[str]) -> Outcome:
     return _write(folder, audit, pick_formats(load(), formats))
 
 
-def replay(folder: Path, model: Path | None, device: str) -> list[Claim]:
+def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False) -> list[Claim]:
     """Ask the model about every stored picture: same answer, and for a success still a wrong one?
 
     Needs neither the data nor a GPU. Raises BadInput for a run without pictures or another model file.
@@ -67,14 +67,13 @@ def replay(folder: Path, model: Path | None, device: str) -> list[Claim]:
     import pyarrow.parquet as pq
     from PIL import Image
 
-    from auditor.environment import pick_device
     from auditor.images import Resizing, fit
 
     audit = read_audit(folder)
     path = model or Path(audit["model"]["path"])
     if model is None and not path.is_file():
         raise BadInput(f"{path}: the audited model is not there (any more); name the file with --model")
-    classifier = open_model(load(), path, pick_device(device), _stated(audit["model"]["input"]))
+    classifier = open_model(path, device, _stated(audit["model"]["input"]), trust=trust)
     if model is None and file_sha256(path) != audit["model"]["sha256"]:
         raise BadInput(f"{path}: not the file that was audited (its SHA-256 differs); name it with --model")
     shards = sorted((folder / "records").glob("*/exhibits-*.parquet"))

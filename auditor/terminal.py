@@ -153,15 +153,14 @@ def summary(outcome: Outcome, *, width: int | None = None) -> str:
     return sink.getvalue().rstrip("\n")
 
 
-def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = None) -> str:
+def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = None, *, trust: bool = False) -> str:
     """What ``auditor inspect`` says of a model file; ``stated`` is what the command line says about it."""
-    from auditor import engine, environment, photographs, presets, registry
+    from auditor import engine, photographs, presets
     from auditor.classifier import first_line
     from auditor.errors import BadInput
     from auditor.images import Images
 
-    plugins = registry.load()
-    classifier = engine.open_model(plugins, path, environment.pick_device(device), stated)
+    classifier = engine.open_model(path, device, stated, trust=trust)
     pixels = Images(photographs.source(), shape=classifier.shape)
     looked_at = pixels.pixels(pixels.ids[:16])
     try:
@@ -198,15 +197,20 @@ def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = N
     return "\n".join(lines + [f"warning        {warning}" for warning in classifier.warnings])
 
 
-def try_preprocessings(path: Path, data: Path, samples: int, device: str, stated: Mapping[str, Any]) -> str:
-    """The usual preprocessings on labelled images, the best first, each with its accuracy and interval."""
+def try_preprocessings(
+    path: Path, data: Path, samples: int, device: str, stated: Mapping[str, Any], *, trust: bool = False
+) -> str:
+    """The usual preprocessings on labelled images, the best first, each with its accuracy and interval.
+
+    Comes after ``describe_model``, which has tried the file in a child process.
+    """
     import numpy as np
 
     from auditor import engine, environment, presets, registry, stats
     from auditor.errors import BadInput
 
     plugins = registry.load()
-    request = engine.Request(model=path, data=data, stated=stated)
+    request = engine.Request(model=path, data=data, stated=stated, trust_model=trust)
     suite = registry.Suite("inspect", "", ["*"], samples=samples)
     classifier, images = engine.open_audit(plugins, request, suite, environment.pick_device(device))
     if images.labels is None:

@@ -92,7 +92,7 @@ LAYERS = [
     {"registry"},
     {"store"},
     {"policy", "loading"},
-    {"measuring"},
+    {"measuring", "rehearsal"},
     {"distributed"},
     {"engine"},
     {"rerun", "terminal", "doctor", "listing"},

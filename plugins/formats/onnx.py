@@ -76,10 +76,13 @@ def _read(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
+    from auditor.loading.external import check_external_data
+
     size = path.stat().st_size
     try:
-        # weights in a separate file are only looked for beside the model; onnx refuses paths that leave its folder
-        model = onnx.load(str(path))
+        model = onnx.load(str(path), load_external_data=False)
+        check_external_data(model, path)
+        onnx.load_external_data_for_model(model, str(path.parent))
     except DecodeError:
         raise BadInput(f"{path}: not an ONNX model, or not all of it ({size} bytes that cannot be parsed)") from None
     except (OSError, ValueError, onnx.checker.ValidationError) as error:

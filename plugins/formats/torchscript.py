@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,18 +18,19 @@ _SUFFIXES = {".pt", ".pth", ".ts", ".torchscript"}
 
 
 @hookimpl
-def auditor_open_model(path: Path, device: str) -> Artefact | None:
+def auditor_open_model(path: Path, device: str, trust: bool = False) -> Artefact | None:
     """Open files called ``*.pt``, ``*.pth``, ``*.ts`` or ``*.torchscript``."""
-    return _open(path, device) if path.suffix.lower() in _SUFFIXES else None
+    return _open(path, device, trust) if path.suffix.lower() in _SUFFIXES else None
 
 
-def _open(path: Path, device: str) -> Artefact:
+def _open(path: Path, device: str, trust: bool) -> Artefact:
     import torch
 
     from auditor.classifier import Artefact, first_line
+    from auditor.loading.archive import check_torchscript
     from auditor.loading.sidecar import METADATA_KEY
 
-    _check_archive(path)
+    check_torchscript(path, trust=trust)
     extra = {METADATA_KEY: ""}
     with warnings.catch_warnings():
         # torch deprecates its own format; the user holds such a file all the same
@@ -66,18 +66,6 @@ def _open(path: Path, device: str) -> Artefact:
             "parameters": sum(parameter.numel() for parameter in module.parameters()),
         },
     )
-
-
-def _check_archive(path: Path) -> None:
-    """Say what a file is that only looks like TorchScript."""
-    how = "export it with torch.jit.trace(model.eval(), example).save('model.pt') or torch.onnx.export"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except zipfile.BadZipFile:
-        raise BadInput(f"{path}: not a TorchScript archive, or not all of it; {how}") from None
-    if not any("/code/" in name or name.endswith("constants.pkl") for name in names):
-        raise BadInput(f"{path}: a pickled module or a state_dict, not TorchScript; {how}")
 
 
 def _scores(module: torch.jit.ScriptModule, device: str) -> Any:

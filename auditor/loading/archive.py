@@ -1,0 +1,181 @@
+"""What is in a PyTorch archive, read without running or unpickling anything of it.
+
+A TorchScript archive holds source code, some of which (``__setstate__``) runs while the file is loaded; an archive of
+``torch.export`` holds JSON in which names are looked up in ``torch`` and formulas are evaluated, and pickles. So
+both are read as text first, and what is not on a list of harmless things is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from auditor.errors import BadInput
+
+EXPORT = "export it with torch.jit.trace(model.eval(), example).save('model.pt') or torch.onnx.export"
+"""How to make a file that can be audited."""
+_TRUST = "--trust-model opens it all the same"
+
+_OUTSIDE = re.compile(rb"\b(save|from_file|rpc_async|rpc_sync|rpc_remote)\b")
+"""Operators of the namespaces below that read or write files or call other machines. The bare word is enough: in
+TorchScript a name can be given another one, and a scanner that wanted to follow that would be the next hole."""
+_NAMESPACE = re.compile(rb"(?<![\w.])ops\b(?:\s*\.\s*(\w+)\s*\.)?")
+_NAMESPACES = {b"aten", b"prim", b"quantized", b"torchvision"}
+_CLASS = re.compile(rb"\btorch\s*\.\s*classes\b(?:\s*[.\n]\s*(\w+))?|\btorch\nclasses\b")
+_CLASSES = {b"quantized"}
+"""Classes in C++ that code and pickles may name; others open libraries and connections."""
+
+
+def open_zip(file: Path | IO[bytes], path: Path, what: str) -> zipfile.ZipFile:
+    """The archive, when PyTorch's reader and ours must see the same files in it. Raises BadInput."""
+    try:
+        archive = zipfile.ZipFile(file)
+    except (zipfile.BadZipFile, OSError, ValueError, EOFError):
+        raise BadInput(f"{path}: not {what}, or not all of it; {EXPORT}") from None
+    names = [entry.filename for entry in archive.infolist()]
+    assert archive.fp is not None
+    archive.fp.seek(0)
+    # a reader that looks at the beginning must find a ZIP archive, too; and one file by every name
+    if archive.fp.read(4) != b"PK\x03\x04" or len({name.casefold() for name in names}) < len(names):
+        raise BadInput(f"{path}: an archive that reads differently to different programs; {EXPORT}")
+    return archive
+
+
+def read_entry(archive: zipfile.ZipFile, name: str | zipfile.ZipInfo, path: Path) -> bytes:
+    """One file of the archive. Raises BadInput when it is damaged."""
+    try:
+        return archive.read(name)
+    except (zipfile.BadZipFile, KeyError, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
+        raise BadInput(f"{path}: a damaged archive: {error}; save or download it again") from None
+    except Exception as error:
+        # zlib.error and its like share no base class
+        raise BadInput(f"{path}: a damaged archive: {type(error).__name__}: {error}") from None
+
+
+def check_torchscript(path: Path, *, trust: bool) -> None:
+    """Raise BadInput for a file that is no TorchScript archive, or whose code may touch more than tensors."""
+    with open_zip(path, path, "a TorchScript archive") as archive:
+        names = archive.namelist()
+        root = names[0].partition("/")[0] + "/" if names else ""
+        if root + "archive_format" in names:
+            raise BadInput(f"{path}: an archive of torch.export; call it {path.stem}.pt2")
+        if not any("/code/" in name or name.endswith("constants.pkl") for name in names):
+            raise BadInput(f"{path}: a pickled module or a state_dict, not TorchScript; {EXPORT}")
+        if trust:
+            return
+        for entry in archive.infolist():
+            if entry.filename.endswith("model.json"):
+                raise BadInput(
+                    f"{path}: TorchScript of before 2019, which cannot be looked through; {EXPORT}; {_TRUST}"
+                )
+            if entry.filename.endswith((".py", ".pkl")):
+                found = _outside(read_entry(archive, entry, path), code=entry.filename.endswith(".py"))
+                if found:
+                    raise BadInput(
+                        f"{path}: its code ({entry.filename}) names {found}, which can reach files, other machines or"
+                        f" the process itself; expected tensor operators only ({_TRUST})"
+                    )
+
+
+def _outside(content: bytes, *, code: bool) -> str:
+    """The first thing in TorchScript source (or a pickle) that is not a tensor operator or class; else nothing."""
+    for match in _CLASS.finditer(content):
+        if match[1] not in _CLASSES:
+            return f"the class torch.classes.{(match[1] or b'?').decode()}"
+    if not code:
+        return ""
+    for match in _NAMESPACE.finditer(content):
+        if match[1] not in _NAMESPACES:
+            return f"operators of {(match[1] or b'another namespace').decode()}"
+    for match in _OUTSIDE.finditer(content):
+        return f"the operator {match[1].decode()}"
+    return ""
+
+
+_ENTRIES = re.compile(
+    r"(\.data/\w+|archive_format|archive_version|byteorder|version|models/model\.json|data/sample_inputs/model\.pt"
+    r"|data/(weights|constants)/[\w.]+|extra/.*)"
+)
+_SAFE_TARGET = re.compile(
+    r"torch\.ops\.aten\.(?!save\b|from_file\b)\w+\.\w+|torch\.sym_\w+|math\.(trunc|ceil|floor|sqrt)"
+    r"|_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|neg|pos|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|abs)"
+    r"|torch\.ops\.higher_order\.(wrap_with_set_grad_enabled|wrap_with_autocast)"
+)
+_SAFE_NAME = re.compile(r"[A-Za-z_][\w.]*")
+_SAFE_FORMULA = re.compile(r"[\w\s+\-*/%(),<>=&|~]*")
+_WORD = re.compile(r"[^\W\d]\w*")
+_SYMBOL = re.compile(r"[a-z]{1,3}\d+")
+_FUNCTIONS = {
+    "FloorDiv", "ModularIndexing", "Where", "PythonMod", "Mod", "CleanDiv", "CeilToInt", "FloorToInt", "CeilDiv",
+    "PowByNatural", "FloatPow", "FloatTrueDiv", "IntTrueDiv", "TruncToFloat", "TruncToInt", "RoundToInt", "ToFloat",
+    "Identity", "Max", "Min", "Eq", "Ne", "Le", "Lt", "Ge", "Gt", "And", "Or", "Not", "floor", "ceiling", "oo",
+    "int_oo", "True", "False",
+}  # fmt: skip
+
+
+def check_exported(archive: zipfile.ZipFile, path: Path) -> bytes:
+    """Raise BadInput for a torch.export archive that would need unpickling or runs anything but ATen operators.
+
+    Returns the sample inputs, a pickle that must load under ``weights_only``.
+    """
+    names = archive.namelist()
+    root = names[0].partition("/")[0] + "/" if names else ""
+    for name in names:
+        if not name.startswith(root) or not _ENTRIES.fullmatch(name.removeprefix(root)):
+            raise BadInput(f"{path}: holds {name!r}, which is not of a plain torch.export.save; {EXPORT} ({_TRUST})")
+    for kind in ("weights", "constants"):
+        for fqn, entry in _config(archive, f"{root}data/{kind}/model_{kind}_config.json", path).items():
+            if entry.get("use_pickle") or not re.fullmatch(r"(weight|tensor)_\d+", str(entry.get("path_name"))):
+                raise BadInput(
+                    f"{path}: its {kind[:-1]} {str(fqn)[:60]!r} is a pickle, which can run any code when it is read;"
+                    f" {EXPORT} ({_TRUST})"
+                )
+    program = _json(read_entry(archive, root + "models/model.json", path), path)
+    for why in _unsafe(program, ""):
+        raise BadInput(f"{path}: its program {why}; expected ATen operators only ({_TRUST})")
+    return read_entry(archive, root + "data/sample_inputs/model.pt", path)
+
+
+def _json(content: bytes, path: Path) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: a damaged archive: {error}") from None
+
+
+def _config(archive: zipfile.ZipFile, name: str, path: Path) -> dict[str, Any]:
+    content = _json(read_entry(archive, name, path), path)
+    found = content.get("config") if isinstance(content, dict) else None
+    if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
+        raise BadInput(f"{path}: a damaged archive: {name} is no table of tensors")
+    return found
+
+
+def _unsafe(item: Any, key: str) -> Iterator[str]:
+    """What in the JSON of a program is looked up, evaluated or written into code, and is not on the lists above."""
+    if isinstance(item, dict):
+        for name, value in item.items():
+            # stack traces and the like; names in them are looked up but never called
+            if name != "metadata":
+                yield from _unsafe(value, name)
+    elif isinstance(item, list):
+        for value in item:
+            yield from _unsafe(value, key)
+    elif isinstance(item, str):
+        if key == "target" and not (_SAFE_TARGET.fullmatch(item) or item.isidentifier()):
+            yield f"calls {item[:80]!r}"
+        elif key.endswith(("name", "names")) and item and not _SAFE_NAME.fullmatch(item):
+            yield f"has a value called {item[:80]!r}"
+        elif key == "expr_str" and not _is_formula(item):
+            yield f"has the formula {item[:80]!r}"
+        elif key in {"as_custom_obj", "class_fqn", "type_hint", "as_operator"}:
+            yield f"has an object, {item[:80]!r}"
+
+
+def _is_formula(text: str) -> bool:
+    words = set(_WORD.findall(text))
+    return bool(_SAFE_FORMULA.fullmatch(text)) and all(w in _FUNCTIONS or _SYMBOL.fullmatch(w) for w in words)

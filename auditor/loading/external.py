@@ -1,0 +1,66 @@
+"""ONNX weights in separate files: only those that lie beside the model and are nobody else's.
+
+ONNX and ONNX Runtime follow hard links, so that a model could take a file from anywhere for its weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+from onnx import TensorProto
+
+from auditor.errors import BadInput
+
+
+def check_external_data(model: onnx.ModelProto, path: Path) -> None:
+    """Raise BadInput unless every separate file of the model at ``path`` is a file of its own in the same folder."""
+    for location in sorted(set(_locations(model))):
+        parts = PurePosixPath(location).parts
+        if not location or PurePosixPath(location).is_absolute() or PureWindowsPath(location).drive or ".." in parts:
+            raise _refusal(path, location, "lies outside of the model's folder")
+        place = path.parent
+        for part in parts:
+            place = place / part
+            if place.is_symlink():
+                raise _refusal(path, location, "is a symbolic link")
+        if not place.is_file():
+            raise BadInput(f"{path}: its weights {location!r} are not beside it; copy that file into the same folder")
+        if place.stat().st_nlink > 1:
+            raise _refusal(path, location, "is a hard link, so may belong to somebody else")
+
+
+def _refusal(path: Path, location: str, why: str) -> BadInput:
+    return BadInput(
+        f"{path}: its weights are in {location[:100]!r}, which {why}; copy the file itself beside the model"
+    )
+
+
+def _locations(model: onnx.ModelProto) -> Iterator[str]:
+    """Where the tensors of a model, its functions and all graphs within graphs keep their data."""
+    graphs = [model.graph]
+    nodes = [node for function in model.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            nodes.extend(graph.node)
+            for tensor in graph.initializer:
+                yield from _external(tensor)
+            for sparse in graph.sparse_initializer:
+                yield from _external(sparse.values)
+                yield from _external(sparse.indices)
+            continue
+        for attribute in nodes.pop().attribute:
+            graphs.extend([attribute.g] if attribute.HasField("g") else [])
+            graphs.extend(attribute.graphs)
+            for tensor in [attribute.t, *attribute.tensors]:
+                yield from _external(tensor)
+            for sparse in [attribute.sparse_tensor, *attribute.sparse_tensors]:
+                yield from _external(sparse.values)
+                yield from _external(sparse.indices)
+
+
+def _external(tensor: TensorProto) -> Iterator[str]:
+    if tensor.data_location == TensorProto.EXTERNAL:
+        yield next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
