@@ -114,6 +114,9 @@ _TRUST = click.option(
     help="Open the model file at once: no child process with limits first, and whatever code is in it may run.",
 )  # fmt: skip
 
+_PAPER = click.option("--paper", type=click.Choice(["a4", "letter"]), default="a4", show_default=True,
+                      help="What the PDF is laid out for.")  # fmt: skip
+
 _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
     click.option("--suite", default=None, metavar="NAME|FILE.toml",
                  help="quick, standard, full, a plugin's suite, or your own file. [default: standard; full for demo]"),
@@ -135,7 +138,8 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
     click.option("--fail-on", type=click.Choice(_GRADES), default="never", show_default=True,
                  help="Exit with status 1 when a probe fails at this severity or above."),
     click.option("--format", "formats", default="html,pdf,json", show_default=True, callback=_list, metavar="LIST",
-                 help="html, pdf, json, sarif, junit, md, or a plugin's."),
+                 help="html, pdf, pdfa, json, sarif, junit, md, card, or a plugin's."),
+    _PAPER,
     click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
                  help="Where to measure; ray needs auditor[ray]."),
     click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Workers of --engine ray."),
@@ -305,22 +309,24 @@ def probes(probe: str | None) -> None:
 @click.option(
     "--format", "formats", default="html,pdf,json", callback=_list, metavar="LIST", help="Reports to draw again."
 )
-def judge(folder: Path, policy: str, fail_on: str, formats: Sequence[str]) -> None:
+@_PAPER
+def judge(folder: Path, policy: str, fail_on: str, formats: Sequence[str], paper: str) -> None:
     """Judge RUN again by another policy, without a model call, and draw its reports again."""
     from auditor import rerun
 
-    _finish(rerun.judge_again(folder, policy, formats), fail_on, quiet=False)
+    _finish(rerun.judge_again(folder, policy, formats, paper), fail_on, quiet=False)
 
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
 @click.option("--format", "formats", default="html,pdf", show_default=True, callback=_list, metavar="LIST",
-              help="html, pdf, sarif, junit, md, or a plugin's.")  # fmt: skip
-def report(folder: Path, formats: Sequence[str]) -> None:
+              help="html, pdf, pdfa, sarif, junit, md, card, or a plugin's.")  # fmt: skip
+@_PAPER
+def report(folder: Path, formats: Sequence[str], paper: str) -> None:
     """Draw the reports of RUN again, without a model call."""
     from auditor import rerun
 
-    outcome = rerun.draw_again(folder, formats)
+    outcome = rerun.draw_again(folder, formats, paper)
     for file in outcome.files[1:]:
         click.echo(str(file))
     for trouble in outcome.troubles:

@@ -60,6 +60,7 @@ class Request:
     """Seconds for measuring, or None for no limit."""
     policy: str = "default"
     formats: Sequence[str] = ("html", "pdf", "json")
+    paper: Literal["a4", "letter"] = "a4"
     engine: Literal["local", "ray"] = "local"
     workers: int | None = None
     """Workers of the engine "ray"; None for one per core."""
@@ -133,7 +134,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
     plugins = registry.load()
     suite = plugins.suite(request.suite)
     policy = read_policy(request.policy, plugins.probes)
-    formats = pick_formats(plugins, request.formats)
+    formats = pick_formats(plugins, request.formats, request.paper)
     chosen = _chosen(plugins, suite, request)
     device = environment.pick_device(request.device)
     environment.make_repeatable()
@@ -264,13 +265,13 @@ def _readers_last(probes: Sequence[Probe]) -> list[Probe]:
     return ordered
 
 
-def pick_formats(plugins: Registry, names: Sequence[str]) -> list[Any]:
-    """The report formats called so; audit.json is always written. Raises BadInput for an unknown one."""
+def pick_formats(plugins: Registry, names: Sequence[str], paper: str = "a4") -> list[Any]:
+    """The report formats called so, on that paper; audit.json is always written. Raises BadInput for an unknown one."""
     known = plugins.formats()
     for name in names:
         if name != "json" and name not in known:
             raise BadInput(f"--format {name}: no such format; expected some of {', '.join(['json', *known])}")
-    return [known[name] for name in dict.fromkeys(names) if name != "json"]
+    return [known[name].on(paper) for name in dict.fromkeys(names) if name != "json"]
 
 
 class _Session:

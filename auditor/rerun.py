@@ -39,12 +39,12 @@ def read_audit(folder: Path) -> dict[str, Any]:
     return audit
 
 
-def judge_again(folder: Path, policy_name: str, formats: Sequence[str]) -> Outcome:
+def judge_again(folder: Path, policy_name: str, formats: Sequence[str], paper: str = "a4") -> Outcome:
     """Status, severity and verdict by another policy; no model call."""
     audit = read_audit(folder)
     plugins = load()
     policy = read_policy(policy_name, plugins.probes)
-    chosen = pick_formats(plugins, formats)
+    chosen = pick_formats(plugins, formats, paper)
     broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
     audit["probes"] = judge_all(audit["probes"], policy)
     audit["policy"] = {"name": policy.name, "sha256": policy.sha256}
@@ -52,10 +52,10 @@ def judge_again(folder: Path, policy_name: str, formats: Sequence[str]) -> Outco
     return _write(folder, audit, chosen)
 
 
-def draw_again(folder: Path, formats: Sequence[str]) -> Outcome:
+def draw_again(folder: Path, formats: Sequence[str], paper: str = "a4") -> Outcome:
     """The reports once more."""
     audit = read_audit(folder)
-    return _write(folder, audit, pick_formats(load(), formats))
+    return _write(folder, audit, pick_formats(load(), formats, paper))
 
 
 def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False) -> list[Claim]:

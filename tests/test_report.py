@@ -541,6 +541,7 @@ def test_formats() -> None:
     assert formats == {
         "html": "report.html",
         "pdf": "report.pdf",
+        "pdfa": "report.pdfa.pdf",
         "sarif": "audit.sarif",
         "junit": "audit.junit.xml",
         "md": "summary.md",
@@ -555,5 +556,5 @@ def test_formats_load_nothing_heavy() -> None:
 
 def test_formats_render(audit: dict[str, Any], run: Path) -> None:
     for each in reports.auditor_report_formats():
-        if each.name != "pdf":
+        if not each.paged:
             assert each.render(audit, run)

@@ -6,10 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +19,12 @@ class ReportFormat:
     """What ``--format`` takes: "html", "pdf", ..."""
     file: str
     """File name in the run folder: "report.html"."""
-    render: Callable[[Mapping[str, Any], Path], bytes]
-    """From the audit (the content of audit.json) and the run folder to the file's bytes; raises AuditorError
+    render: Callable[..., bytes]
+    """From the audit (a mapping, the content of audit.json) and the run folder to the file's bytes; raises AuditorError
     with one sentence where it cannot."""
+    paged: bool = False
+    """True for a format that is laid out on paper: its ``render`` also takes ``paper="a4"`` or ``paper="letter"``."""
+
+    def on(self, paper: str) -> ReportFormat:
+        """This format on that paper; the same where there are no pages."""
+        return replace(self, render=partial(self.render, paper=paper)) if self.paged else self

@@ -24,7 +24,7 @@ from auditor import numbers
 Record = Mapping[str, Any]
 RGB = tuple[int, int, int]
 
-WIDTH, HEIGHT = 680, 300
+WIDTH, HEIGHT = 680, 260
 LEFT, RIGHT, TOP, BOTTOM = 62, 30, 34, 50
 FONT = "Inter, Segoe UI, Helvetica Neue, Arial, Liberation Sans, DejaVu Sans, sans-serif"
 

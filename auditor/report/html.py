@@ -178,8 +178,8 @@ def _asset(name: str) -> Markup:
     return Markup((files(TEMPLATES) / name).read_text("utf-8"))
 
 
-def page(audit: Mapping[str, Any], run: Path, *, paper: bool) -> str:
-    """The whole report as HTML text."""
+def page(audit: Mapping[str, Any], run: Path, *, paper: bool, size: str = "a4") -> str:
+    """The whole report as HTML text; ``size`` is that of the paper, "a4" or "letter"."""
     script = _asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     areas = [(area, title, [p for p in audit["probes"] if p["area"] == area]) for area, title in _titles()]
@@ -189,6 +189,7 @@ def page(audit: Mapping[str, Any], run: Path, *, paper: bool) -> str:
         .render(
             audit=audit,
             paper=paper,
+            size=size,
             style=_asset("report.css"),
             script=script,
             script_digest=digest,

@@ -1,10 +1,14 @@
-"""The report as a tagged PDF (PDF/UA-1), from the same templates as the HTML.
+"""The report as a tagged PDF, from the same templates as the HTML.
+
+``pdf`` is PDF/UA-1, for readers of every kind; ``pdfa`` is PDF/A-3a, for archives, with audit.json attached inside.
 
 WeasyPrint runs in a child process of its own: it keeps its memory, and where the system lacks Pango it fails on import.
 """
 
 from __future__ import annotations
 
+import gc
+import json
 import subprocess
 import sys
 import tempfile
@@ -19,14 +23,30 @@ PATIENCE = 600
 """Seconds after which a rendering is given up."""
 
 
-def render_pdf(audit: Mapping[str, Any], run: Path) -> bytes:
+def render_pdf(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> bytes:
     """report.pdf; raises AuditorError in one sentence where WeasyPrint or its system libraries are missing."""
+    return _render(audit, run, paper, "pdf/ua-1")
+
+
+def render_pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> bytes:
+    """report.pdfa.pdf: the same for archives. Raises as ``render_pdf`` does."""
+    record = run / "audit.json"
+    # the file itself, so that its digest is that of the run folder's
+    content = record.read_bytes() if record.is_file() else json.dumps(audit, indent=1).encode()
+    return _render(audit, run, paper, "pdf/a-3a", content)
+
+
+def _render(audit: Mapping[str, Any], run: Path, paper: str, variant: str, record: bytes | None = None) -> bytes:
     from auditor.report.html import page
 
     with tempfile.TemporaryDirectory(prefix="auditor-pdf-") as folder:
         source, target = Path(folder, "report.html"), Path(folder, "report.pdf")
-        source.write_text(page(audit, run, paper=True), encoding="utf-8")
-        command = [sys.executable, "-m", "auditor.report.pdf", str(source), str(target)]
+        source.write_text(page(audit, run, paper=True, size=paper), encoding="utf-8")
+        command = [sys.executable, "-m", "auditor.report.pdf", variant, str(source), str(target)]
+        if record is not None:
+            attached = Path(folder, "audit.json")
+            attached.write_bytes(record)
+            command.append(str(attached))
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
         except subprocess.TimeoutExpired:
@@ -50,10 +70,12 @@ def _explain(stderr: str, status: int) -> str:
     return f"the PDF report could not be drawn ({last.strip()}): use report.html"
 
 
-def _draw(source: Path, target: Path) -> int:
+def _draw(variant: str, source: Path, target: Path, *attached: Path) -> int:
     """What the child does: lay the page out and write it, fetching nothing but what the page itself carries."""
+    # hundreds of thousands of boxes that all live to the end: looking for garbage among them takes a fifth of the time
+    gc.disable()
     try:
-        from weasyprint import HTML
+        from weasyprint import HTML, Attachment
     except (OSError, ImportError) as problem:
         sys.stderr.write(f"{MISSING}: {problem}\n")
         return 1
@@ -64,9 +86,13 @@ def _draw(source: Path, target: Path) -> int:
         url_fetcher=URLFetcher(allowed_protocols=["data"]),
         media_type="print",
     )
-    document.write_pdf(target, pdf_variant="pdf/ua-1", pdf_tags=True)
+    files = [
+        Attachment(string=path.read_bytes(), name=path.name, description="The audit's record", relationship="Source")
+        for path in attached
+    ]
+    document.write_pdf(target, pdf_variant=variant, pdf_tags=True, attachments=files)
     return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(_draw(Path(sys.argv[1]), Path(sys.argv[2])))
+    raise SystemExit(_draw(sys.argv[1], *map(Path, sys.argv[2:])))

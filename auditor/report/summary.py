@@ -162,7 +162,9 @@ def _unsettled(probes: Sequence[Record]) -> list[Gap]:
 def _named(probes: Sequence[Record]) -> str:
     if len(probes) == 1:
         return f"{probes[0]['title']} ({probes[0]['id']})"
-    return f"{len(probes)} probes ({', '.join(probe['id'] for probe in probes)})"
+    ids = [probe["id"] for probe in probes]
+    shown = ids if len(ids) <= _FEW + 1 else [*ids[:_FEW], f"and {len(ids) - _FEW} more"]
+    return f"{len(probes)} probes ({', '.join(shown)})"
 
 
 def sentences(audit: Record) -> list[str]:

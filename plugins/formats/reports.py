@@ -16,10 +16,16 @@ def _html(audit: Mapping[str, Any], run: Path) -> bytes:
     return render_html(audit, run)
 
 
-def _pdf(audit: Mapping[str, Any], run: Path) -> bytes:
+def _pdf(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> bytes:
     from auditor.report.pdf import render_pdf
 
-    return render_pdf(audit, run)
+    return render_pdf(audit, run, paper=paper)
+
+
+def _pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> bytes:
+    from auditor.report.pdf import render_pdfa
+
+    return render_pdfa(audit, run, paper=paper)
 
 
 def _sarif(audit: Mapping[str, Any], run: Path) -> bytes:
@@ -45,7 +51,8 @@ def auditor_report_formats() -> list[ReportFormat]:
     """HTML, PDF, SARIF, JUnit XML and Markdown; audit.json itself is the engine's."""
     return [
         ReportFormat(name="html", file="report.html", render=_html),
-        ReportFormat(name="pdf", file="report.pdf", render=_pdf),
+        ReportFormat(name="pdf", file="report.pdf", render=_pdf, paged=True),
+        ReportFormat(name="pdfa", file="report.pdfa.pdf", render=_pdfa, paged=True),
         ReportFormat(name="sarif", file="audit.sarif", render=_sarif),
         ReportFormat(name="junit", file="audit.junit.xml", render=_junit),
         ReportFormat(name="md", file="summary.md", render=_markdown),
