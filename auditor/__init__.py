@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from auditor.attribution import Explanation
     from auditor.errors import AuditorError, BadInput, NoCopy, NotApplicable, PluginBroken
-    from auditor.families import Attack, Corruption, Found, Level
+    from auditor.families import Attack, Corruption, Found, Level, MinimumNorm
     from auditor.finding import (
         Axis,
         Conclusion,
@@ -38,7 +38,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "attribution": ("Explanation",),
     "errors": ("AuditorError", "BadInput", "NoCopy", "NotApplicable", "PluginBroken"),
-    "families": ("Attack", "Corruption", "Found", "Level"),
+    "families": ("Attack", "Corruption", "Found", "Level", "MinimumNorm"),
     "finding": ("Axis", "Conclusion", "Curve", "Finding", "GridRow", "HeatMap", "ImageGrid", "Metric", "Picture",
                 "Point", "Scatter", "Series", "Table", "Text", "ThreatModel"),
     "hookspecs": ("hookimpl",),
@@ -64,6 +64,7 @@ __all__ = [
     "Level",
     "Meta",
     "Metric",
+    "MinimumNorm",
     "NoCopy",
     "NotApplicable",
     "Picture",

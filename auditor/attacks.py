@@ -33,6 +33,9 @@ SURE = 1e-3
 _L1_SHARE = 0.01
 """Share of the coordinates that one L1 step moves (Tramer and Boneh 2019, arXiv:1904.13000, section 4.1, q = 99 %)."""
 
+DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
+"""The norm in which a gradient is measured: to first order a step of length 1 changes the loss by its dual length."""
+
 
 def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Largest other logit less that of the label, (n,); positive where the answer is wrong."""
@@ -79,6 +82,12 @@ def length(delta: torch.Tensor, norm: str) -> torch.Tensor:
     if norm == "linf":
         return flat.abs().amax(1)
     return flat.norm(dim=1) if norm == "l2" else flat.abs().sum(1)
+
+
+def inwards(direction: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A direction without what points out of [0, 1] at ``x``: clipping would take it back, and until then it fills
+    the ball at the cost of the pixels that can move."""
+    return direction * ~((x <= 0) & (direction < 0) | (x >= 1) & (direction > 0))
 
 
 def project(delta: torch.Tensor, norm: str, radius: torch.Tensor) -> torch.Tensor:

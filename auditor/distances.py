@@ -24,7 +24,7 @@ def norms_of(attacks: Mapping[str, pd.DataFrame]) -> list[str]:
 
 def smallest(attacks: Mapping[str, pd.DataFrame], norm: str) -> pd.DataFrame:
     """Per attacked image (the index) the least ``distance`` at which any attack succeeded, its ``snr_db`` and which
-    ``attack`` it was.
+    ``attack`` it was; ``searched`` says that an attack looked for the least distance instead of trying some epsilons.
 
     An image that is wrong without an attack has distance 0, one that nothing broke has infinity and the attack "".
     """
@@ -34,7 +34,8 @@ def smallest(attacks: Mapping[str, pd.DataFrame], norm: str) -> pd.DataFrame:
     frames = [frame[frame["norm"] == norm].assign(attack=name) for name, frame in attacks.items()]
     frames = [frame for frame in frames if len(frame)]
     if not frames:
-        return pd.DataFrame({"distance": [], "snr_db": [], "attack": []}, index=pd.Index([], name="image_id"))
+        nothing = pd.Index([], name="image_id")
+        return pd.DataFrame({"distance": [], "snr_db": [], "attack": [], "searched": []}, index=nothing)
     rows = pd.concat(frames, ignore_index=True)
     clean = rows[rows["epsilon"] == 0].drop_duplicates("image_id").set_index("image_id")
     hits = rows[rows["success"]].sort_values(norm, kind="stable").drop_duplicates("image_id").set_index("image_id")
@@ -42,6 +43,8 @@ def smallest(attacks: Mapping[str, pd.DataFrame], norm: str) -> pd.DataFrame:
         {"distance": hits[norm], "snr_db": hits["snr_db"], "attack": hits["attack"]}
     ).reindex(clean.index)  # fmt: skip
     result["distance"] = result["distance"].fillna(np.inf)
+    searched = rows["image_id"][rows["exact"].eq(True)] if "exact" in rows.columns else []
+    result["searched"] = result.index.isin(searched)
     result["attack"] = result["attack"].fillna("")
     wrong = (clean["prediction"] != clean["label"]).to_numpy()
     result.loc[wrong, ["distance", "snr_db"]] = [0.0, np.nan]

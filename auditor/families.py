@@ -49,6 +49,26 @@ _ROUNDING = 1e-6
 
 _SHOWN = 6
 
+_USUAL: Mapping[str, Sequence[float]] = {
+    "linf": tuple(n / 255 for n in (0.5, 1, 2, 4, 8, 16, 32)),
+    "l2": (0.1, 0.25, 0.5, 1.0, 2.0, 5.0),
+    "l1": (1.0, 2.0, 4.0, 8.0, 12.0, 25.0, 60.0),
+}
+"""Epsilons at which a minimum-norm attack states accuracy: those of the field's benchmarks among them (8/255 and 0.5 of
+RobustBench, arXiv:2010.09670; L1 of 12 and 60 for CIFAR-10 and ImageNet, arXiv:2103.01208)."""
+
+_FURTHER = (1.0, 1.001, 1.01, 1.1, 1.5)
+"""How far beyond the copy's border the original is asked, as multiples of the perturbation."""
+
+_HALVINGS = 18
+"""Steps of bisection towards the clean image: 2^-18 of the perturbation, about what float32 pixels can tell apart."""
+
+_DRAWN = (1.0, 1.02, 1.05, 1.1, 1.25, 1.5, 2.0, 4.0)
+"""How far a picture is drawn beyond the border, until 8 bits keep the error."""
+
+_FAILED = 0.05
+"""Share of images without any error found from which on a search without a budget is one that failed."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
@@ -77,16 +97,9 @@ class _Perturbation(Probe):
         return self._found(classifier, batch, rng, level).images
 
     def _found(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Found:
-        import numpy as np
-
         given = self.perturb(classifier, batch, rng, level)
         found = given if isinstance(given, Found) else Found(images=given)
-        images = np.asarray(found.images, dtype=np.float32)
-        if images.shape != batch.pixels.shape:
-            raise ValueError(f"{self.meta.id}: perturb returned shape {images.shape}; expected {batch.pixels.shape}")
-        if not np.isfinite(images).all():
-            raise ValueError(f"{self.meta.id}: perturb returned NaN or infinity at {dict(level)}")
-        images = images.clip(0, 1)
+        images = _checked(f"{self.meta.id}: perturb", found.images, batch, level)
         norm = level.get("norm")
         if norm is not None:
             images = project(images, batch.pixels, str(norm), number(level)[1])
@@ -98,32 +111,12 @@ class _Perturbation(Probe):
         """What every level records; ``signal`` (n,) is the Euclidean length of the clean images."""
         import numpy as np
 
-        probabilities = classifier.predict(images)
-        rows = np.arange(len(batch))
-        delta = (images - batch.pixels).reshape(len(batch), -1)
-        size = _length(delta)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            snr_db = 20 * np.log10(signal / size)
-        columns = {
-            "perturbed_prediction": probabilities.argmax(axis=1),
-            "confidence": probabilities.max(axis=1),
-            "confidence_label": probabilities[rows, batch.labels],
-            "l1": _length(delta, "l1"),
-            "l2": size,
-            "linf": _length(delta, "linf"),
-            "snr_db": snr_db,
-        }
+        columns = _answers(classifier.predict(images), batch.labels) | _sizes(images, batch.pixels, signal)
         return columns | {key: np.full(len(batch), value) for key, value in level.items()}
 
     def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
         """The images, what was added (magnified, grey is nothing), and the results."""
-        import numpy as np
-
-        perturbed = self.perturbed(classifier, batch, rng, exhibit.at)
-        delta = perturbed - batch.pixels
-        largest = np.abs(delta).max(axis=(1, 2, 3), keepdims=True)
-        magnified = 0.5 + delta * (0.5 / np.where(largest > 0, largest, 1))
-        return {"clean": batch.pixels, "perturbation": magnified.astype(np.float32), "perturbed": perturbed}
+        return _pictures(batch.pixels, self.perturbed(classifier, batch, rng, exhibit.at))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,18 +139,7 @@ class Attack(_Perturbation):
         victims = batch.take(attacked)
         parts: list[dict[str, NDArray[Any]]] = []
         for norm in dict.fromkeys(str(level["norm"]) for level in self.levels()):
-            clean: Level = {"norm": norm, "epsilon": 0.0}
-            start = {"perturbed_prediction": batch.predictions, "confidence": batch.probabilities.max(axis=1)}
-            start["confidence_label"] = batch.probabilities[np.arange(len(batch)), batch.labels]
-            nothing = {name: np.zeros(len(batch)) for name in ("l1", "l2", "linf")} | {
-                "snr_db": np.full(len(batch), np.inf)
-            }
-            parts.append(
-                start
-                | nothing
-                | {key: np.full(len(batch), value) for key, value in clean.items()}
-                | {"row": np.arange(len(batch)), "success": np.zeros(len(batch), dtype=bool)}
-            )
+            parts.append(_untouched(batch, norm))
         signal = _length(victims.pixels.reshape(len(victims), -1)) if len(victims) else np.zeros(0)
         for level in self.levels():
             if not len(victims):
@@ -258,6 +240,202 @@ class Attack(_Perturbation):
             id=f"{self.meta.id}/{norm}", title=f"{self.meta.title}, {norm_name(norm)}", statement=statement,
             metric=chosen, evidence=evidence,
         )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinimumNorm(Probe):
+    """A search for the *smallest* perturbation that makes the answer wrong, in one or several norms.
+
+    One search gives the whole curve of accuracy against epsilon, because the distance of every image is known and not
+    only the next larger epsilon of a sweep. What the search found on the copy is moved along the straight line to the
+    clean image, as near as the original still gives a wrong answer there; where the original does not confirm it, a
+    little further out is tried, too. Images that the model gets wrong without an attack have distance 0.
+    """
+
+    headline: ClassVar[Level] = {"norm": "linf", "epsilon": 8 / 255}
+    """The level whose robust accuracy stands for the probe, where the norm is searched."""
+    nothing_found: ClassVar[str] = "the search found nothing"
+    """What is said of the images that were not even broken on the copy."""
+
+    norms: Sequence[str] = ("l2",)
+    """Of linf, l2, l1."""
+
+    def __post_init__(self) -> None:
+        """Refuse norms that nobody knows; subclasses that add checks call this one, too."""
+        if not self.norms or set(self.norms) - set(_USUAL):
+            raise ValueError(f"norms is {list(self.norms)}; expected some of {', '.join(_USUAL)}")
+
+    @abstractmethod
+    def search(self, classifier: Classifier, batch: Batch, rng: Randomness, norm: str) -> Pixels:
+        """The nearest images found that get a wrong answer, (n, c, h, w); the clean image where none was found."""
+
+    def nearest(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, norm: str
+    ) -> tuple[Pixels, NDArray[np.float32], NDArray[np.bool_]]:
+        """What ``search`` gave, as near as the original confirms it.
+
+        Returns images (n, c, h, w), the clean one where nothing is confirmed; the original's probabilities for them
+        (n, k); and whether the search had found something (n,).
+        """
+        import numpy as np
+
+        there = _checked(f"{self.meta.id}: search", self.search(classifier, batch, rng, norm), batch, {"norm": norm})
+        delta = there - batch.pixels
+        found: NDArray[np.bool_] = np.abs(delta).max(axis=(1, 2, 3)) > 0
+        images, answers = batch.pixels.copy(), batch.probabilities.copy()
+        inside, outside = np.zeros(len(batch)), np.zeros(len(batch))
+
+        def ask(which: NDArray[np.int64], scale: NDArray[np.float64]) -> NDArray[np.bool_]:
+            """Whether the original is wrong at ``scale`` times the perturbation; what is wrong is kept."""
+            steps = delta[which] * scale.astype(np.float32).reshape(-1, 1, 1, 1)
+            tried = (batch.pixels[which] + steps).clip(0, 1)
+            probabilities = classifier.predict(tried)
+            wrong: NDArray[np.bool_] = probabilities.argmax(axis=1) != batch.labels[which]
+            hit = which[wrong]
+            images[hit], answers[hit], outside[hit] = tried[wrong], probabilities[wrong], scale[wrong]
+            inside[which[~wrong]] = scale[~wrong]
+            return wrong
+
+        left = np.flatnonzero(found)
+        for scale in _FURTHER:
+            if len(left):
+                left = left[~ask(left, np.full(len(left), scale))]
+        confirmed = np.flatnonzero(outside > 0)
+        for _ in range(_HALVINGS if len(confirmed) else 0):
+            ask(confirmed, (inside[confirmed] + outside[confirmed]) / 2)
+        return images, answers, found
+
+    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
+        """For each norm one row per image at epsilon 0, and one per attacked image at the distance that was found.
+
+        The columns are those of ``Attack``; ``epsilon`` is the distance, NaN where the original confirmed nothing.
+        ``copy_broken`` says that the search itself had found something, ``exact`` that a distance is one and no budget.
+        """
+        import numpy as np
+
+        attacked = np.flatnonzero(batch.predictions == batch.labels)
+        victims = batch.take(attacked)
+        parts: list[dict[str, NDArray[Any]]] = []
+        for norm in self.norms:
+            nothing, exact = np.zeros(len(batch), dtype=bool), np.ones(len(batch), dtype=bool)
+            parts.append(_untouched(batch, norm) | {"copy_broken": nothing, "exact": exact})
+            if not len(victims):
+                continue
+            images, answers, found = self.nearest(classifier, victims, rng, norm)
+            columns = _answers(answers, victims.labels)
+            success = columns["perturbed_prediction"] != victims.labels
+            sizes = _sizes(images, victims.pixels, _length(victims.pixels.reshape(len(victims), -1)))
+            columns |= {name: np.where(success, values, np.nan) for name, values in sizes.items()}
+            parts.append(
+                columns
+                | {"norm": np.full(len(victims), norm), "epsilon": columns[norm], "copy_broken": found}
+                | {"row": attacked, "success": success, "exact": exact[attacked]}
+            )
+        return _joined(parts)
+
+    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+        """The images that are nearest to an error in the headline's norm, from as many classes as possible."""
+        frame = records.frame
+        norm = self._shown()
+        broken = frame[(frame["norm"] == norm) & frame["success"]]
+        nearest = spread_over_classes(broken.sort_values("epsilon", kind="stable"))
+        return [Exhibit(image_id=image, at={"norm": norm}) for image in nearest["image_id"]]
+
+    def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
+        """The images, what was added, and the results: so far beyond the border that 8 bits keep the error."""
+        import numpy as np
+
+        images, _, _ = self.nearest(classifier, batch, rng, str(exhibit.at["norm"]))
+        delta = images - batch.pixels
+        left = np.arange(len(batch))
+        for scale in _DRAWN:
+            tried = np.rint((batch.pixels[left] + np.float32(scale) * delta[left]).clip(0, 1) * 255) / np.float32(255)
+            wrong = classifier.predict(tried).argmax(axis=1) != batch.labels[left]
+            images[left[wrong]] = tried[wrong]
+            left = left[~wrong]
+            if not len(left):
+                break
+        return _pictures(batch.pixels, images)
+
+    def conclude(self, records: Records) -> Conclusion:
+        """Accuracy against epsilon for each norm, median distance and SNR, what was not confirmed, pictures."""
+        metrics: list[Metric] = []
+        findings: list[Finding] = []
+        failures: list[str] = []
+        for norm in dict.fromkeys(records.frame["norm"]):
+            found, finding, failure = self._conclude_norm(records, str(norm))
+            # the headline comes first
+            metrics = found + metrics if norm == self._shown() else metrics + found
+            findings.append(finding)
+            failures += [failure] if failure else []
+        if not failures:
+            return Conclusion(metrics=metrics, findings=findings)
+        why = (
+            f"{'; '.join(failures)}, although any distance was allowed: there the attack failed, which is no robustness"
+        )
+        return Conclusion(metrics=metrics, findings=findings, inconclusive=why)
+
+    def _shown(self) -> str:
+        """The norm that stands for the probe."""
+        wanted = str(self.headline["norm"])
+        return wanted if wanted in self.norms else self.norms[0]
+
+    def _conclude_norm(self, records: Records, norm: str) -> tuple[list[Metric], Finding, str]:
+        """Metrics, the one that stands for the norm first; the finding; and why the search cannot be believed."""
+        from auditor import stats
+
+        frame, at = records.frame[records.frame["norm"] == norm], {"norm": norm}
+        searched = frame[frame["epsilon"] != 0]
+        broken, found = searched[searched["success"]], searched[searched["copy_broken"]]
+        missed = len(searched) - len(found)
+        distance = breaking_epsilon(frame)
+        robust = [
+            stats.proportion("robust_accuracy", distance > epsilon, at={"norm": norm, "epsilon": epsilon})
+            for epsilon in (0.0, *_USUAL[norm])
+        ]
+        median = stats.median("distance_median", distance, unit=norm, at=at)
+        # in other norms than the headline's, the usual epsilon that says most about this model
+        wanted = number(self.headline)[1] if norm == self.headline["norm"] else median.value or 0.0
+        chosen = min(robust[1:], key=lambda metric: abs(number(metric.at)[1] - min(wanted, _USUAL[norm][-1])))
+        unconfirmed = stats.proportion("unconfirmed", ~found["success"], at=at)
+        metrics = [
+            median, stats.median("snr_median", broken["snr_db"], unit="dB", at=at), unconfirmed,
+            stats.proportion("attack_success_rate", searched["success"], at=at),
+        ]  # fmt: skip
+        verb = records.accuracy_name
+        statement = (
+            f"{nearness(median, norm)} At epsilon {size(norm, number(chosen.at)[1])} ({norm_name(norm)}) {verb} falls"
+            f" from {percent(robust[0])} to {percent(chosen)} (n = {chosen.n})."
+        )
+        caption = (
+            f"The search broke {len(found)} of {len(searched)} images; the deployed model did not confirm"
+            f" {int((~found['success']).sum())} of them."
+        )
+        if missed:
+            caption += f" On the other {missed} {self.nothing_found}."
+        evidence: list[Evidence] = [
+            distance_curve(distance, norm, verb, "from one search"),
+            Table(
+                title=f"By epsilon, {norm_name(norm)}",
+                columns=["epsilon", "robust accuracy", "n"],
+                formats=["n/255" if norm == "linf" else "number", "percent", "count"],
+                rows=[[number(metric.at)[1], metric.cell(), metric.n] for metric in robust],
+                caption=caption,
+            ),
+        ]
+        if norm == self._shown():
+            evidence += picture_rows(
+                records, "The images that are nearest to an error",
+                dict(zip(broken["image_id"], broken["epsilon"], strict=True)),
+                " The epsilon is the distance found; the picture lies as far beyond it as 8 bits need.",
+            )  # fmt: skip
+        finding = Finding(
+            id=f"{self.meta.id}/{norm}", title=f"{self.meta.title}, {norm_name(norm)}", statement=statement,
+            metric=chosen, evidence=evidence,
+        )  # fmt: skip
+        failure = f"{self.nothing_found} on {missed} of {len(searched)} images in {norm_name(norm)}"
+        others = [metric for metric in robust if metric is not chosen]
+        return [chosen, *metrics, *others], finding, failure if missed > _FAILED * len(searched) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -389,6 +567,63 @@ def project(images: Pixels, clean: Pixels, norm: str, epsilon: float) -> Pixels:
     return result
 
 
+def _checked(who: str, answer: Pixels, batch: Batch, level: Level) -> Pixels:
+    """What an author returned, in [0, 1]; ValueError where it is no batch of images."""
+    import numpy as np
+
+    images = np.asarray(answer, dtype=np.float32)
+    if images.shape != batch.pixels.shape:
+        raise ValueError(f"{who} returned shape {images.shape}; expected {batch.pixels.shape}")
+    if not np.isfinite(images).all():
+        raise ValueError(f"{who} returned NaN or infinity at {dict(level)}")
+    return images.clip(0, 1)
+
+
+def _untouched(batch: Batch, norm: str) -> dict[str, NDArray[Any]]:
+    """The rows at epsilon 0: every image as it is."""
+    import numpy as np
+
+    nothing = {name: np.zeros(len(batch)) for name in ("l1", "l2", "linf")}
+    return (
+        _answers(batch.probabilities, batch.labels)
+        | nothing
+        | {"snr_db": np.full(len(batch), np.inf), "norm": np.full(len(batch), norm), "epsilon": np.zeros(len(batch))}
+        | {"row": np.arange(len(batch)), "success": np.zeros(len(batch), dtype=bool)}
+    )
+
+
+def _answers(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+    """What the original said, (n, k), as columns."""
+    import numpy as np
+
+    return {
+        "perturbed_prediction": probabilities.argmax(axis=1),
+        "confidence": probabilities.max(axis=1),
+        "confidence_label": probabilities[np.arange(len(labels)), labels],
+    }
+
+
+def _sizes(images: Pixels, clean: Pixels, signal: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+    """How large the perturbations are, as columns; ``signal`` (n,) is the Euclidean length of the clean images."""
+    import numpy as np
+
+    delta = (images - clean).reshape(len(images), -1)
+    size = _length(delta)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        snr_db = 20 * np.log10(signal / size)
+    return {"l1": _length(delta, "l1"), "l2": size, "linf": _length(delta, "linf"), "snr_db": snr_db}
+
+
+def _pictures(clean: Pixels, perturbed: Pixels) -> dict[str, Pixels]:
+    """Before, what was added (magnified, grey is nothing), after."""
+    import numpy as np
+
+    delta = perturbed - clean
+    largest = np.abs(delta).max(axis=(1, 2, 3), keepdims=True)
+    magnified = 0.5 + delta * (0.5 / np.where(largest > 0, largest, 1))
+    return {"clean": clean, "perturbation": magnified.astype(np.float32), "perturbed": perturbed}
+
+
 def _length(rows: NDArray[np.float32], norm: str = "l2") -> NDArray[np.float64]:
     """Length of each row in a norm, summed in double precision."""
     import numpy as np
@@ -417,6 +652,37 @@ def breaking_epsilon(frame: pd.DataFrame) -> NDArray[np.float64]:
     return result
 
 
+def nearness(median: Metric, norm: str) -> str:
+    """The median distance as a sentence."""
+    if median.value is None:
+        return "No image was measured."
+    if median.value == float("inf"):
+        return f"More than half of the images withstood the search (n = {median.n})."
+    return f"The median image is at most {size(norm, median.value)} ({norm_name(norm)}) from an error."
+
+
+def distance_curve(distance: NDArray[np.float64], norm: str, verb: str, of: str) -> Curve:
+    """Accuracy against epsilon where the distance of every image is known (n,): exact at each of its points."""
+    import numpy as np
+
+    from auditor import stats
+
+    broken = np.sort(distance[np.isfinite(distance) & (distance > 0)])
+    # every distance where there are few, else forty of them
+    shown = broken[np.unique(np.linspace(0, len(broken) - 1, 40).astype(int))] if len(broken) else broken
+    points = []
+    for epsilon in (0.0, *shown):
+        value, low, high = stats.wilson(int((distance > epsilon + _ROUNDING).sum()), len(distance))
+        points.append(Point(x=float(epsilon), y=value, low=low, high=high, n=len(distance)))
+    return Curve(
+        title=f"Accuracy against epsilon, {of}, {norm_name(norm)}",
+        caption="An upper bound: a better attack can only lower the curve. The band is the 95 % interval.",
+        x=epsilon_axis(norm),
+        y=Axis(label=verb, format="percent", low=0, high=1, unit="fraction"),
+        series=[Series(name=of, points=points)],
+    )
+
+
 def spread_over_classes(frame: pd.DataFrame) -> pd.DataFrame:
     """The first rows of a frame, each image once, taking turns among the classes."""
     first = frame.drop_duplicates("image_id")
@@ -430,14 +696,21 @@ def epsilon_levels(linf: Sequence[float], l2: Sequence[float], l1: Sequence[floa
     return [{"norm": norm, "epsilon": e} for norm, sizes in by_norm.items() for e in sorted(sizes)]
 
 
-def picture_rows(records: Records, title: str) -> list[Evidence]:
-    """The exhibits of a perturbation as a grid; only what still succeeds from the stored 8-bit file is called so."""
+def picture_rows(
+    records: Records, title: str, distances: Mapping[str, float] | None = None, note: str = ""
+) -> list[Evidence]:
+    """The exhibits of a perturbation as a grid; only what still succeeds from the stored 8-bit file is called so.
+
+    ``distances`` by image id stand for the epsilon where the level of the exhibit has none.
+    """
     rows: list[GridRow] = []
     dropped = 0
     for _, pictures in records.exhibits.groupby("exhibit", sort=True):
         by_name = {row.picture: row for row in pictures.itertuples()}
         clean, changed = by_name["clean"], by_name["perturbed"]
         level: Level = json.loads(changed.at)
+        if distances is not None:
+            level = {**level, "epsilon": distances[changed.image_id]}
         # an attack is shown for what it broke; what 8-bit rounding repaired is no evidence
         if "norm" in level and not changed.success:
             dropped += 1
@@ -454,7 +727,7 @@ def picture_rows(records: Records, title: str) -> list[Evidence]:
                 ],
             )
         )  # fmt: skip
-    caption = "Label in front; under each picture what the deployed model says to the stored 8-bit file."
+    caption = "Label in front; under each picture what the deployed model says to the stored 8-bit file." + note
     if dropped:
         caption += f" {dropped} more no longer succeeded after rounding to 8 bit and are not shown."
     grid = ImageGrid(title=title, columns=["clean", "perturbation", "perturbed"], rows=rows, caption=caption)

@@ -17,7 +17,7 @@ import pytest
 
 from auditor import Probe, registry
 from auditor.engine import Request, open_audit, run, validator
-from auditor.families import Attack
+from auditor.families import Attack, MinimumNorm
 from auditor.finding import AREAS, plain
 from auditor.images import Batch
 from auditor.probe import Randomness, Run
@@ -178,6 +178,21 @@ def test_perturbed_images_stay_within_the_pixel_range_and_the_budget(subject: tu
             delta = (images - batch.pixels).reshape(N, -1).astype(np.float64)
             order = {"linf": np.inf, "l2": 2, "l1": 1}[level["norm"]]
             assert np.linalg.norm(delta, ord=order, axis=1).max() <= level["epsilon"] + 2e-6
+
+
+@pytest.mark.parametrize("probe_id", [i for i, kind in LOADED.probes.items() if issubclass(kind, MinimumNorm)])
+def test_the_nearest_images_are_images_that_the_original_gets_wrong(subject: tuple[Any, Batch], probe_id: str) -> None:
+    classifier, batch = subject
+    probe = prepared(subject, quick(probe_id))
+    for norm in probe.norms:
+        images, answers, found = probe.nearest(classifier, batch, Randomness(0, probe_id), norm)
+        assert images.shape == batch.pixels.shape
+        assert images.dtype == np.float32
+        assert images.min() >= 0
+        assert images.max() <= 1
+        changed = (images != batch.pixels).any(axis=(1, 2, 3))
+        np.testing.assert_array_equal(answers.argmax(axis=1) != batch.labels, changed)
+        assert found[changed].all()
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
-from auditor import Conclusion, Meta, Probe
+from auditor import Conclusion, Curve, Meta, Probe, Records
 from auditor.distances import attack_records, norms_of, smallest
 from auditor.engine import _readers_last
+from auditor.plugins.metrics.adversarial_distance import AdversarialDistance
 
 
 def rows(*attacked: tuple[str, float, bool], wrong: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -53,3 +55,23 @@ def test_whoever_reads_records_comes_after_those_who_make_them() -> None:
     order = [p.meta.id for p in _readers_last(probes)]
     assert sorted(order) == sorted(p.meta.id for p in probes)
     assert order[:4] == ["attacks.x", "attacks.y", "metrics.b", "metrics.c"]
+
+
+def test_distances_are_stated_on_the_images_whose_least_distance_was_looked_for() -> None:
+    """A sweep over few epsilons must not pull the median up with distances that it only knows to its next epsilon."""
+    sweep = rows(*((image, 1.0, True) for image in "abcd"))
+    search = rows(("a", 0.1, True), ("b", 0.2, True), ("c", 0.3, False)).assign(exact=True)
+    others = {"attacks.sweep": sweep, "attacks.search": search}
+    found = smallest(others, "l2").sort_index()
+    assert found["distance"].tolist() == [0.1, 0.2, 1.0, 1.0]
+    assert found["searched"].tolist() == [True, True, True, False]
+    empty = pd.DataFrame({"exhibit": []})
+    records = Records(frame=sweep[:0], exhibits=empty, classes=["0", "1"], labelled=True, others=others)
+    conclusion = AdversarialDistance().conclude(records)
+    median = next(metric for metric in conclusion.metrics if metric.name == "distance_median")
+    assert (median.value, median.n) == (0.2, 3)
+    curve = conclusion.findings[0].evidence[0]
+    assert isinstance(curve, Curve)
+    assert [(point.x, point.y) for point in curve.series[0].points] == [
+        (0.0, 1.0), (0.1, pytest.approx(2 / 3)), (0.2, pytest.approx(1 / 3)), (1.0, 0.0),
+    ]  # fmt: skip

@@ -25,6 +25,8 @@ probes = ["*"]
 [settings."attacks.fgsm"]
 epsilons = ["2/255", "8/255", "32/255"]
 l2_epsilons = [0.2, 0.5]
+[settings."attacks.minimum-norm"]
+iterations = 3
 [settings."attacks.noise"]
 epsilons = ["8/255", "32/255"]
 sigmas = ["32/255"]

@@ -209,7 +209,9 @@ def _broken_by(audit: Record, area: str, noun: str) -> str:
 
 def _comparable(probe: Record) -> list[Record]:
     """A probe's proportions with a value: the numbers that can be compared between probes."""
-    usable = [m for m in probe["metrics"] if m["value"] is not None and m["unit"] == "fraction"]
+    # what the original did not confirm says something about the attack, not about the model
+    usable = [m for m in probe["metrics"] if m["value"] is not None and m["unit"] == "fraction"
+              and m["name"] != "unconfirmed"]  # fmt: skip
     return usable or [m for m in probe["metrics"][:1] if m["value"] is not None]
 
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
-from auditor.families import epsilon_axis, size
+from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
+from auditor.families import distance_curve, size
 from auditor.finding import Evidence, percent
 from auditor.numbers import norm_name
 
@@ -65,46 +65,37 @@ class AdversarialDistance(Probe):
 
         from auditor import stats
 
-        distance = smallest["distance"].to_numpy()
-        clean = stats.proportion("accuracy", distance > 0)
+        # a sweep knows a distance to its next epsilon only: where some images were searched, they speak for all
+        known = smallest[smallest["searched"].astype(bool)] if smallest["searched"].any() else smallest
+        distance = known["distance"].to_numpy()
         median = stats.median("distance_median", distance, unit=norm, at={"norm": norm})
-        snr = stats.median(
-            "snr_median", smallest["snr_db"][np.isfinite(smallest["snr_db"])], unit="dB", at={"norm": norm}
-        )
-        broken = np.sort(distance[np.isfinite(distance) & (distance > 0)])
+        snr = stats.median("snr_median", known["snr_db"][np.isfinite(known["snr_db"])], unit="dB", at={"norm": norm})
+        broken = distance[np.isfinite(distance) & (distance > 0)]
         chosen = self.epsilon if norm == "linf" else float(np.median(broken)) if len(broken) else 0.0
-        robust = stats.proportion("robust_accuracy", distance > chosen + 1e-6, at={"norm": norm, "epsilon": chosen})
-        points = [Point(x=0.0, y=clean.value, low=clean.low, high=clean.high, n=clean.n)]
-        for epsilon in np.unique(np.quantile(broken, np.linspace(0, 1, 30))) if len(broken) else ():
-            value, low, high = stats.wilson(int((distance > epsilon + 1e-6).sum()), len(distance))
-            points.append(Point(x=float(epsilon), y=value, low=low, high=high, n=len(distance)))
-        unbroken = int(np.isinf(distance).sum())
+        judged = smallest["distance"].to_numpy() if norm == "linf" else distance
+        clean = stats.proportion("accuracy", judged > 0)
+        robust = stats.proportion("robust_accuracy", judged > chosen + 1e-6, at={"norm": norm, "epsilon": chosen})
         rows: list[list[Any]] = [
-            [attack, int(n), len(distance)] for attack, n in smallest["attack"][smallest["attack"] != ""]
-            .value_counts().items()
-        ]  # fmt: skip
-        near = "more than half of the images withstood everything that was tried"
+            [attack, int(n), len(known)] for attack, n in known["attack"][known["attack"] != ""].value_counts().items()
+        ]
+        near = f"more than half of the images withstood everything that was tried (n = {len(known)})"
         if median.value is not None and np.isfinite(median.value):
-            near = f"the median image is at most {size(norm, median.value)} from an error"
+            near = f"the median image is at most {size(norm, median.value)} from an error (n = {len(known)})"
         statement = (
             f"Against the best attack for each image {verb} falls from {percent(clean)} to {percent(robust)} at epsilon"
-            f" {size(norm, chosen)} ({norm_name(norm)}, n = {len(distance)}); {near}; {unbroken} images were"
-            " never broken."
+            f" {size(norm, chosen)} ({norm_name(norm)}, n = {len(judged)}); {near}; {int(np.isinf(distance).sum())} of"
+            f" {len(known)} images were never broken."
         )
         evidence: list[Evidence] = [
-            Curve(
-                title=f"Accuracy against epsilon, worst case over all attacks, {norm_name(norm)}",
-                caption="An upper bound: a better attack can only lower the curve. Bands are 95 % intervals.",
-                x=epsilon_axis(norm),
-                y=Axis(label=verb, format="percent", low=0, high=1, unit="fraction"),
-                series=[Series(name="worst case", points=points)],
-            ),
+            distance_curve(distance, norm, verb, "worst case over all attacks"),
             Table(
                 title="Which attack needed least",
                 columns=["attack", "images on which it was best", "of"],
                 formats=["text", "count", "count"],
                 rows=rows,
-                caption="Sweeps know distances only to the next epsilon of their sweep.",
+                caption="On the images whose least distance an attack looked for."
+                if known is not smallest
+                else "Attacks within a budget know distances only to the next epsilon of their sweep.",
             ),
         ]
         finding = Finding(
