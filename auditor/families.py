@@ -131,6 +131,20 @@ class Attack(_Perturbation):
     headline: ClassVar[Level] = {"norm": "linf", "epsilon": 8 / 255}
     """The level whose robust accuracy stands for the probe; the nearest one of its norm is taken."""
 
+    def control_levels(self) -> Sequence[Level]:
+        """Where ``sanity.positive-control`` tries the attack: of each norm the level nearest to the headline, else the
+        middle one. None where it does not search for each image."""
+        lines: dict[str, list[Level]] = {}
+        for level in self.levels():
+            lines.setdefault(str(level["norm"]), []).append(level)
+        wanted = number(self.headline)[1]
+        return [
+            min(levels, key=lambda level: abs(number(level)[1] - wanted))
+            if norm == self.headline["norm"]
+            else levels[len(levels) // 2]
+            for norm, levels in lines.items()
+        ]
+
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """One row per image at epsilon 0 for each norm, and one per attacked image and level."""
         import numpy as np

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,21 @@ import pandas as pd
 import pytest
 import torch
 
-from auditor import Records, ThreatModel
+from auditor import Attack, Meta, NotApplicable, Records, ThreatModel
 from auditor.classifier import Artefact, Classifier, Preprocessing
+from auditor.control import plant, random_point
 from auditor.engine import Request, run
 from auditor.errors import BadInput
 from auditor.images import Batch
+from auditor.plugins.attacks.fgsm import Fgsm
+from auditor.plugins.attacks.noise import Noise
+from auditor.plugins.attacks.pgd import Pgd
 from auditor.plugins.performance.accuracy import Accuracy
 from auditor.plugins.sanity.determinism import Determinism
 from auditor.plugins.sanity.gradient_masking import GradientMasking
+from auditor.plugins.sanity.positive_control import PositiveControl
 from auditor.policy import judge_all, read_policy
-from auditor.probe import Randomness
+from auditor.probe import Randomness, Run
 
 RNG = Randomness(0, "test")
 SHAPE = (1, 4, 4)
@@ -328,3 +334,101 @@ def test_too_few_images_conclude_nothing() -> None:
         batch = batch_of(classifier, pictures(5)).take(range(n))
         columns = GradientMasking(iterations=2).measure(classifier, batch, RNG) if n else {}
         assert "too few" in GradientMasking().conclude(records_of(batch, columns)).inconclusive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Broken(Attack):
+    """An attack whose gradient is always zero."""
+
+    meta = Meta(id="attacks.broken", area="attacks", title="Broken", why="A test.")
+
+    def threat_model(self) -> ThreatModel:
+        return ThreatModel(goal="g", knowledge="white-box", norm="linf", budget="b")
+
+    def levels(self) -> Any:
+        return [{"norm": "linf", "epsilon": 8 / 255}]
+
+    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Any) -> Any:
+        return batch.pixels
+
+
+def control(classifier: Classifier, *attacks: Any) -> tuple[dict[str, float], Any]:
+    """How often each attack finds what is planted, at its L-infinity level; and the conclusion."""
+    batch = batch_of(classifier, pictures(40))
+    run = Run(classifier=classifier, probes=attacks, ids=batch.ids, batch=lambda _: batch, rng=RNG)
+    columns = PositiveControl().prepare(run).measure(classifier, batch, RNG)
+    conclusion = PositiveControl().conclude(records_of(batch, columns))
+    success = [m for m in conclusion.metrics if m.name == "control_success" and m.at["norm"] == "linf"]
+    return {m.at["attack"]: m.value for m in success}, conclusion
+
+
+@pytest.mark.parametrize("how", [{}, {"mask": lambda z: 1e4 * z}, {"mask": lambda z: 1e-3 * z + 1}])
+def test_honest_attacks_find_what_is_planted_and_a_broken_one_does_not(how: Any) -> None:
+    found, conclusion = control(masked(**how), Fgsm(), Pgd(iterations=5), Broken(), Noise())
+    assert found == {"attacks.fgsm": 1.0, "attacks.pgd": 1.0, "attacks.broken": 0.0}
+    assert conclusion.metrics[0].at["attack"] == "attacks.broken", "the worst is the headline"
+    chance = [m.value for m in conclusion.metrics if m.name == "control_noise"]
+    assert max(chance) < 0.3, "what noise finds is no test"
+
+
+@pytest.mark.parametrize("name", ["softmax that underflows", "quantised scores", "reversed"])
+def test_an_attack_that_the_model_blinds_misses_what_is_planted(name: str) -> None:
+    found, _ = control(masked(**MASKS[name][0]), Pgd(iterations=5))
+    assert found["attacks.pgd"] < 0.3
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_what_is_planted_is_there(norm: str) -> None:
+    """The very point that was planted gets class 1, lies within epsilon, and the clean image gets class 0."""
+    classifier = masked()
+    batch = batch_of(classifier, pictures(12))
+    model_, planted = plant(classifier, batch, RNG, norm=norm, epsilon=0.1, candidates=5)
+    assert planted.all()
+    assert not model_.predict(batch.pixels).argmax(axis=1).any()
+    from auditor.attacks import Ball
+
+    ball = Ball(norm, 0.1)
+    points = [random_point(classifier, batch, RNG, ball, f"point {i}") for i in range(5)]
+    hit = np.stack([model_.predict(p.numpy()).argmax(axis=1) == 1 for p in points])
+    assert hit.any(axis=0).all()
+    assert max(float(ball.length(p - torch.tensor(batch.pixels)).max()) for p in points) <= 0.1 + 1e-6
+    assert model_.calls is classifier.calls
+
+
+def test_without_attacks_there_is_nothing_to_control() -> None:
+    with pytest.raises(NotApplicable, match="no white-box attack"):
+        control(masked(), Noise())
+
+
+class Reversed(torch.nn.Module):
+    """The same answers, the opposite gradients."""
+
+    def __init__(self, whole: torch.nn.Module) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.whole(x)
+        return 2 * z.detach() - z
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_a_masked_model_is_never_robust(digits: Path, tmp_path: Path) -> None:
+    """Its figures are splendid, and inconclusive; so is the verdict."""
+    whole = torch.jit.load(str(digits / "digits-cnn.pt"))
+    torch.jit.save(torch.jit.trace(Reversed(whole), torch.zeros(2, 1, 8, 8)), str(tmp_path / "masked.pt"))
+    shutil.copy(digits / "digits-cnn.pt.audit.toml", tmp_path / "masked.pt.audit.toml")
+    shutil.copy(digits / "digits-test.npz", tmp_path)
+    request = Request(
+        model=tmp_path / "masked.pt", samples=100, out=tmp_path / "run", formats=(), batch_size=100,
+        probes=["performance.accuracy", "attacks.pgd", "metrics.adversarial-distance", "sanity.*"],
+    )  # fmt: skip
+    audit = run(request).audit
+    found = {probe["id"]: probe for probe in audit["probes"]}
+    assert found["attacks.pgd"]["metrics"][0]["value"] > 0.95
+    for probe_id in ("attacks.pgd", "metrics.adversarial-distance"):
+        assert found[probe_id]["status"] == "inconclusive"
+        assert "masked" in found[probe_id]["reason"]
+    for probe_id in ("sanity.gradient-masking", "sanity.positive-control"):
+        assert found[probe_id]["status"] == "fail"
+    assert audit["verdict"] == "incomplete"

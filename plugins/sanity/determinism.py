@@ -2,7 +2,7 @@
 
 Every figure of an audit compares an answer with an earlier one. A model that draws random numbers, keeps a state, or
 normalises over the batch makes attacks look stronger or weaker than they are (Carlini et al. 2019, arXiv:1902.06705,
-section 4.4).
+section 4).
 """
 
 from __future__ import annotations

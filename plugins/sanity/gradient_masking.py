@@ -1,7 +1,7 @@
 """Gradient masking: may the attacks of this audit be believed, or do the gradients mislead them?
 
 The signs are those of Athalye, Carlini and Wagner 2018, arXiv:1802.00420, section 3.1, of Carlini et al. 2019,
-arXiv:1902.06705, section 4, and of Pintor et al. 2022, arXiv:2106.09947, section 3. Each is a share of images that
+arXiv:1902.06705, section 4, and of Pintor et al. 2022, arXiv:2106.09947. Each is a share of images that
 should be small; a sign is seen when its whole 95 % interval lies above the limit. The model's own answer on the clean
 image is the label here, so the checks need none.
 """
