@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -139,6 +139,62 @@ def holm(p_values: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = running
     return adjusted
+
+
+def roc_auc(labels: NDArray[Any], scores: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One-against-rest ROC-AUC, mean over classes with both sides, for each row of image weights (b, n).
+
+    The area is the chance that a positive image scores above a negative one, ties counting half (Mann-Whitney).
+    """
+    total = np.zeros(len(weights))
+    counted = np.zeros(len(weights))
+    for k in range(scores.shape[1]):
+        positive = labels == k
+        if not positive.any() or positive.all():
+            continue
+        order = np.argsort(scores[:, k], kind="stable")
+        w, p = weights[:, order], positive[order]
+        # images with equal scores form one step of the curve
+        starts = np.flatnonzero(np.r_[True, np.diff(scores[order, k]) > 0])
+        positives = np.add.reduceat(w * p, starts, axis=1)
+        negatives = np.add.reduceat(w * ~p, starts, axis=1)
+        below = np.cumsum(negatives, axis=1) - negatives
+        pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+        area = (positives * (below + negatives / 2)).sum(axis=1)
+        total += np.divide(area, pairs, out=np.zeros_like(area), where=pairs > 0)
+        counted += pairs > 0
+    return np.divide(total, counted, out=np.full_like(total, np.nan), where=counted > 0)
+
+
+def calibration_error(confidence: NDArray[np.float64], correct: NDArray[Any], bins: int = 15) -> float:
+    """Expected calibration error with bins of equal mass; confidences and correctness (n,).
+
+    Mean over bins of |accuracy - confidence|, weighted by size (Guo et al. 2017, arXiv:1706.04599; equal mass after
+    Nixon et al. 2019, arXiv:1904.01685). Above zero even for a perfect model; see ``calibration_error_debiased``.
+    """
+    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence)))
+    return float(sum(abs(confidence[p].mean() - correct[p].mean()) * len(p) for p in parts) / len(confidence))
+
+
+def calibration_error_debiased(confidence: NDArray[np.float64], correct: NDArray[Any], bins: int = 15) -> float:
+    """Root mean square calibration error less what chance alone adds to it (Kumar, Liang and Ma 2019,
+    arXiv:1909.10155, definition 5.1); bins of equal mass, 0 where chance explains all of it."""
+    parts = [p for p in np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence))) if len(p) > 1]
+    total = sum(len(p) for p in parts)
+    if not total:
+        return 0.0
+    square = (
+        sum(
+            len(p)
+            * (
+                (confidence[p].mean() - correct[p].mean()) ** 2
+                - correct[p].mean() * (1 - correct[p].mean()) / (len(p) - 1)
+            )
+            for p in parts
+        )
+        / total
+    )
+    return float(max(square, 0.0) ** 0.5)
 
 
 def proportion(name: str, hits: ArrayLike, *, at: Mapping[str, Scalar] | None = None, unit: str = "fraction") -> Metric:

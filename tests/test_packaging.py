@@ -86,7 +86,7 @@ LAYERS = [
     {"errors", "finding"},
     {"numbers", "images", "classifier", "environment"},
     {"attacks", "stats", "probe", "photographs", "presets", "report"},
-    {"families", "blocks", "corruptions", "estimators", "distances", "extremes", "control"},
+    {"families", "blocks", "corruptions", "estimators", "distances", "extremes", "control", "groups"},
     {"attribution"},
     {"hookspecs"},
     {"registry"},

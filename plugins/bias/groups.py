@@ -1,18 +1,20 @@
-"""Accuracy gaps between groups of images, and between classes.
+"""Accuracy gaps and fairness statistics between groups of images, and accuracy gaps between classes.
 
 The gap is the accuracy of the best group less that of the worst (Fairlearn's difference of a MetricFrame). The pair was
 picked for being extreme, so its interval is Newcombe's at a level shared out over all pairs (Bonferroni): what then
-lies above zero is not an artefact of the picking. P-values: chi-square test of equal accuracy, Holm over the groupings.
+lies above zero is not an artefact of the picking. Demographic parity, equal opportunity and equalised odds get a
+bootstrap interval and a permutation test. P-values are corrected for their number by Holm's method.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
-from auditor.finding import plain
+from auditor.finding import Evidence, plain
+from auditor.groups import FAIRNESS, Comparison, compare, counts, fairness, groupings
 from auditor.numbers import measured
 
 if TYPE_CHECKING:
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
     from auditor.classifier import Classifier
     from auditor.images import Batch
     from auditor.probe import Columns, Randomness
+
+_SHOWN = 50
+_MOST_CLASSES = 30
+"""Above it rates per group and class are too thin to compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +39,11 @@ class Groups(Probe):
         area="bias",
         why="An accuracy over everybody can hide a group that the model fails. Groups come from the data's own columns;"
         " nothing is inferred from faces.",
-        references=("https://fairlearn.org/main/user_guide/assessment/index.html", "https://arxiv.org/abs/1802.04697"),
+        references=("https://fairlearn.org/main/user_guide/assessment/index.html", "https://arxiv.org/abs/1802.04697",
+                    "https://arxiv.org/abs/1610.02413"),
         needs=frozenset({"labels"}),
-    )
+    )  # fmt: skip
+    uses: ClassVar[Sequence[str]] = ("performance.accuracy",)
     minimum: int = 20
     """Groups with fewer images are listed but not compared."""
 
@@ -45,27 +53,65 @@ class Groups(Probe):
         return {"correct": batch.predictions == batch.labels}
 
     def conclude(self, records: Records) -> Conclusion:
-        """One finding for each column of groups, and one for the classes."""
+        """For each column of groups and each pair of columns accuracy and fairness; accuracy for the classes."""
         from auditor import stats
 
         frame = records.frame
-        groupings = {name.removeprefix("group:"): frame[name] for name in frame.columns if name.startswith("group:")}
-        groupings["class"] = frame["label"].map(records.class_name)
-        compared = {name: _compare(name, frame["correct"], values, self.minimum) for name, values in groupings.items()}
+        by_group = groupings(frame)
+        compared = {name: compare(name, frame["correct"], values, self.minimum) for name, values in by_group.items()}
+        compared["class"] = compare("class", frame["correct"], frame["label"].map(records.class_name), self.minimum)
         adjusted = dict(zip(compared, stats.holm([c.p_value for c in compared.values()]), strict=True))
+        fair = {name: self._fairness(records, name, values) for name, values in by_group.items()}
+        corrected = _corrected(fair)
         metrics: list[Metric] = []
         findings: list[Finding] = []
         for name, comparison in compared.items():
             metrics.append(comparison.gap)
             metrics += [
                 Metric(name="accuracy", **cell, n=n, at={"group": name, "value": value})
-                for value, (cell, n) in list(comparison.groups.items())[:50]
+                for value, (cell, n) in list(comparison.groups.items())[:_SHOWN]
             ]
-            findings.append(self._finding(name, comparison, adjusted[name], len(compared)))
+            metrics += [metric for metric, _ in fair.get(name, {}).values()]
+            more = self._rates(records, name, by_group[name], fair[name], corrected) if name in by_group else []
+            findings.append(self._finding(name, comparison, adjusted[name], len(compared), more))
         largest = max((c.gap for c in compared.values()), key=lambda gap: (gap.low or 0.0, gap.value or 0.0))
         return Conclusion(metrics=[largest, *[m for m in metrics if m is not largest]], findings=findings)
 
-    def _finding(self, name: str, comparison: _Comparison, p_value: float, groupings: int) -> Finding:
+    def _fairness(self, records: Records, name: str, values: pd.Series) -> dict[str, tuple[Metric, float]]:
+        """Every fairness statistic with its p-value; none where there are too many classes."""
+        k = len(records.classes)
+        if k > _MOST_CLASSES:
+            return {}
+        frame = records.frame
+        _, table = counts(values, frame["label"].to_numpy(), frame["prediction"].to_numpy(), k, self.minimum)
+        return {key: fairness(key, table, grouping=name) for key in FAIRNESS}
+
+    def _rates(
+        self, records: Records, name: str, values: pd.Series, found: Mapping[str, tuple[Metric, float]],
+        corrected: Mapping[tuple[str, str], float],
+    ) -> list[Evidence]:  # fmt: skip
+        """Fairness statistics, and what each group's answers look like."""
+        if not found:
+            return []
+        rows: list[list[Any]] = []
+        for key, (metric, _) in found.items():
+            p_value = corrected[name, key]
+            reading = "cannot tell" if metric.value is None else "groups differ" if p_value < 0.05 else "not shown"
+            rows.append([key.replace("_", " "), metric.cell(), metric.n, f"{p_value:.2g}", reading])
+        statistics = Table(
+            title=f"Fairness by {name}",
+            columns=["statistic", "value", "n", "p (permutation, Holm)", "reading"],
+            formats=["text", "number", "count", "text", "text"],
+            rows=rows,
+            caption="The largest difference, or the smallest ratio, between groups over all classes. Differences of"
+            " extremes lie above zero by chance, too: the p-value takes that into account, the interval does not.",
+        )
+        profile = _profile(records, name, values, self.minimum)
+        return [statistics, profile] if profile.rows else [statistics]
+
+    def _finding(
+        self, name: str, comparison: Comparison, p_value: float, groupings: int, more: Sequence[Evidence]
+    ) -> Finding:
         gap = comparison.gap
         if gap.value is None or gap.low is None:
             statement = f"Cannot tell: fewer than two values of {name} have {self.minimum} images or more."
@@ -85,7 +131,7 @@ class Groups(Probe):
         items = sorted(comparison.groups.items(), key=lambda item: item[1][0]["value"] or 0)
         points = [
             Point(x=float(i + 1), y=cell["value"], low=cell["low"], high=cell["high"], n=n)
-            for i, (_, (cell, n)) in enumerate(items[:50])
+            for i, (_, (cell, n)) in enumerate(items[:_SHOWN])
         ]
         return Finding(
             id=f"bias.groups/{name}",
@@ -97,8 +143,8 @@ class Groups(Probe):
                     title=f"Accuracy by {name}, lowest first",
                     columns=[name, "accuracy", "n", "compared"],
                     formats=["text", "percent", "count", "text"],
-                    rows=[[v, cell, n, "yes" if n >= self.minimum else "too small"] for v, (cell, n) in items[:50]],
-                    caption="" if len(items) <= 50 else f"The 50 lowest of {len(items)}.",
+                    rows=[[v, cell, n, "yes" if n >= self.minimum else "too small"] for v, (cell, n) in items[:_SHOWN]],
+                    caption="" if len(items) <= _SHOWN else f"The {_SHOWN} lowest of {len(items)}.",
                 ),
                 Curve(
                     title=f"Accuracy by {name}, lowest first, with intervals",
@@ -106,55 +152,64 @@ class Groups(Probe):
                     y=Axis(label="accuracy", format="percent", unit="fraction"),
                     series=[Series(name="accuracy", points=points)],
                 ),
+                *more,
             ],
         )
 
 
-@dataclass(frozen=True)
-class _Comparison:
-    gap: Metric
-    best: str
-    worst: str
-    p_value: float
-    groups: Mapping[str, tuple[dict[str, Any], int]]
-    """Accuracy cell and n of every group."""
-    small: Mapping[str, int]
-
-
-def _compare(grouping: str, correct: pd.Series, values: pd.Series, minimum: int) -> _Comparison:
-    from fairlearn.metrics import MetricFrame, count
-    from scipy.stats import chi2_contingency
-    from sklearn.metrics import accuracy_score
-
+def _corrected(fairness: Mapping[str, Mapping[str, tuple[Metric, float]]]) -> dict[tuple[str, str], float]:
+    """P-values of all fairness statistics of all groupings, corrected together."""
     from auditor import stats
 
-    table = MetricFrame(
-        metrics={"accuracy": accuracy_score, "n": count},
-        y_true=[True] * len(correct), y_pred=correct.tolist(), sensitive_features=values.rename("value"),
-    ).by_group  # fmt: skip
-    sizes = {str(value): int(n) for value, n in table["n"].items()}
-    hits = {str(value): round(float(a) * sizes[str(value)]) for value, a in table["accuracy"].items()}
-    groups = {value: (stats.wilson(hits[value], n)._asdict(), n) for value, n in sizes.items()}
-    large = [value for value, n in sizes.items() if n >= minimum]
-    small = {value: n for value, n in sizes.items() if n < minimum}
-    at = {"group": grouping}
-    if len(large) < 2:
-        gap = Metric(name="accuracy_gap", value=None, n=sum(sizes[v] for v in large), at=at)
-        return _Comparison(gap, "", "", 1.0, groups, small)
-    share = {value: hits[value] / sizes[value] for value in large}
-    best, worst = max(share, key=lambda v: share[v]), min(share, key=lambda v: share[v])
-    pairs = len(large) * (len(large) - 1) / 2
-    value, low, high = stats.newcombe(
-        (hits[best], hits[worst]), (sizes[best], sizes[worst]), confidence=1 - 0.05 / pairs
+    keys = [(name, key) for name, found in fairness.items() for key in found]
+    return dict(zip(keys, stats.holm([fairness[name][key][1] for name, key in keys]), strict=True))
+
+
+def _profile(records: Records, name: str, values: pd.Series, minimum: int) -> Table:
+    """Precision, recall, false positives, calibration and ROC AUC of every large group, by scikit-learn."""
+    import numpy as np
+
+    from auditor.groups import false_positive_rates, selection_rates, true_positive_rates
+    from auditor.stats import calibration_error, roc_auc
+
+    k, frame = len(records.classes), records.frame
+    names, table = counts(values, frame["label"].to_numpy(), frame["prediction"].to_numpy(), k, minimum)
+    accuracy = records.others.get("performance.accuracy")
+    known = accuracy is not None and "probabilities" in accuracy and len(accuracy) == len(frame)
+    rows: list[list[Any]] = []
+    with np.errstate(invalid="ignore"):
+        chosen, right, false = selection_rates(table), true_positive_rates(table), false_positive_rates(table)
+    for i, group in enumerate(names):
+        here = (values == group).to_numpy()
+        answered = table[i].sum(axis=0)
+        precise = np.divide(np.diagonal(table[i]), answered, out=np.full(k, np.nan), where=answered > 0)
+        row: list[Any] = [group, _plain_mean(right[i]), _plain_mean(false[i]), _plain_mean(precise)]
+        if k == 2:
+            row.append(float(chosen[i, 1]))
+        if known and accuracy is not None:
+            probabilities = np.stack(accuracy["probabilities"][here].to_list()).astype(np.float64)
+            labels = frame["label"].to_numpy()[here]
+            correct = (frame["prediction"].to_numpy()[here] == labels).astype(np.float64)
+            row += [
+                calibration_error(probabilities.max(axis=1), correct),
+                float(roc_auc(labels, probabilities, np.ones((1, len(labels))))[0]),
+            ]
+        rows.append([*row, int(here.sum())])
+    columns = ["recall", "false positive rate", "precision"]
+    columns += [f"share of {records.classes[1]}"] if k == 2 else []
+    columns += ["calibration error", "ROC AUC"] if known else []
+    return Table(
+        title=f"Profile by {name}", columns=[name, *columns, "n"],
+        formats=["text", *["percent"] * (len(columns) - (1 if known else 0)), *(["number"] if known else []), "count"],
+        rows=rows, caption="Means over the classes; calibration error of the answer's confidence.",
     )  # fmt: skip
-    gap = Metric(
-        name="accuracy_gap", value=value, low=None if low is None else max(0.0, low), high=high,
-        n=sum(sizes[v] for v in large), at=at,
-    )  # fmt: skip
-    counts = [[hits[v] for v in large], [sizes[v] - hits[v] for v in large]]
-    certain = not (any(counts[0]) and any(counts[1]))
-    p_value = 1.0 if certain else float(chi2_contingency(counts).pvalue)
-    return _Comparison(gap, best, worst, p_value, groups, small)
+
+
+def _plain_mean(rates: Any) -> float | None:
+    import numpy as np
+
+    finite = rates[np.isfinite(rates)]
+    return float(finite.mean()) if len(finite) else None
 
 
 @hookimpl

@@ -81,7 +81,7 @@ class Accuracy(Probe):
         probabilities = np.stack(frame["probabilities"].to_list()).astype(np.float64)
         value, low, high = stats.bootstrap_weighted(
             len(frame),
-            lambda w: _roc_auc(labels, probabilities, w),
+            lambda w: stats.roc_auc(labels, probabilities, w),
             resamples=1000 if len(frame) * k <= 20_000 else 200,
         )
         metrics.append(Metric(name="roc_auc", value=value, low=low, high=high, n=len(frame)))
@@ -143,33 +143,6 @@ _OF_CONFUSION = {
     "recall": lambda m: _macro(_recalls(m), m),
     "f1": lambda m: _macro(_f1s(m), m),
 }
-
-
-def _roc_auc(labels: NDArray[Any], scores: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One-against-rest ROC-AUC, mean over classes with both sides, for each row of image weights (b, n).
-
-    The area is the chance that a positive image scores above a negative one, ties counting half (Mann-Whitney).
-    """
-    import numpy as np
-
-    total = np.zeros(len(weights))
-    counted = np.zeros(len(weights))
-    for k in range(scores.shape[1]):
-        positive = labels == k
-        if not positive.any() or positive.all():
-            continue
-        order = np.argsort(scores[:, k], kind="stable")
-        w, p = weights[:, order], positive[order]
-        # images with equal scores form one step of the curve
-        starts = np.flatnonzero(np.r_[True, np.diff(scores[order, k]) > 0])
-        positives = np.add.reduceat(w * p, starts, axis=1)
-        negatives = np.add.reduceat(w * ~p, starts, axis=1)
-        below = np.cumsum(negatives, axis=1) - negatives
-        pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-        area = (positives * (below + negatives / 2)).sum(axis=1)
-        total += np.divide(area, pairs, out=np.zeros_like(area), where=pairs > 0)
-        counted += pairs > 0
-    return np.divide(total, counted, out=np.full_like(total, np.nan), where=counted > 0)
 
 
 def _by_class(records: Records, matrix: NDArray[Any]) -> Table:

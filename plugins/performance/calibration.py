@@ -2,17 +2,19 @@
 
 ECE: images are cut into bins of equal size by confidence; the mean over bins of |accuracy - confidence|, weighted by
 size (Guo et al. 2017, arXiv:1706.04599, with equal-mass bins after Nixon et al. 2019, arXiv:1904.01685). With few
-images even a perfect model has an ECE above zero; what it would have on these very confidences is simulated and
-reported beside it. Brier score: mean squared distance of the probabilities from the one-hot label.
+images even a perfect model has an ECE above zero: what it would have on these very confidences is simulated and
+reported beside it, and so is a debiased error (Kumar, Liang and Ma 2019, arXiv:1909.10155). Brier score: mean squared
+distance of the probabilities from the one-hot label.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, hookimpl
-from auditor.finding import percent
+from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
+from auditor.finding import Evidence, percent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from auditor.classifier import Classifier
     from auditor.images import Batch
     from auditor.probe import Columns, Randomness
+
+_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +36,14 @@ class Calibration(Probe):
         title="Calibration of confidence",
         area="performance",
         why="A threshold on the confidence ('ask a human below 0.9') protects only if the confidence is honest.",
-        references=("https://arxiv.org/abs/1706.04599", "https://arxiv.org/abs/1904.01685"),
+        references=("https://arxiv.org/abs/1706.04599", "https://arxiv.org/abs/1904.01685",
+                    "https://arxiv.org/abs/1909.10155"),
         needs=frozenset({"labels"}),
-    )
+    )  # fmt: skip
+    uses: ClassVar[Sequence[str]] = ("attacks.*",)
     bins: int = 15
+    minimum: int = 50
+    """Groups with fewer images get no calibration error of their own."""
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """Confidence and squared distance from the label; no passes of its own."""
@@ -49,19 +57,22 @@ class Calibration(Probe):
         }
 
     def conclude(self, records: Records) -> Conclusion:
-        """ECE, Brier score, the reliability diagram, confidence when right and when wrong."""
+        """ECE, Brier score, the reliability diagram, groups, and what a threshold on the confidence would stop."""
         import numpy as np
 
         from auditor import stats
 
         frame = records.frame
+        if not len(frame):
+            return Conclusion(inconclusive="no image was measured")
         confidence = frame["confidence"].to_numpy()
         correct = (frame["prediction"] == frame["label"]).to_numpy()
         pairs = np.column_stack([confidence, correct])
-        value, low, high = stats.bootstrap(pairs, lambda p: expected_calibration_error(p[:, 0], p[:, 1], self.bins))
+        value, low, high = stats.bootstrap(pairs, lambda p: stats.calibration_error(p[:, 0], p[:, 1], self.bins))
         ece = Metric(name="ece", value=value, low=low, high=high, n=len(frame))
         draws = np.random.default_rng(0).random((200, len(frame))) < confidence
-        perfect = float(np.mean([expected_calibration_error(confidence, draw, self.bins) for draw in draws]))
+        perfect = float(np.mean([stats.calibration_error(confidence, draw, self.bins) for draw in draws]))
+        debiased = stats.calibration_error_debiased(confidence, correct, self.bins)
         brier = stats.mean("brier", frame["brier"], unit="1")
         gap = float(confidence.mean() - correct.mean())
         statement = (
@@ -69,24 +80,93 @@ class Calibration(Probe):
             f" {100 * perfect:.1f} % on as many images); on average the model is {abs(100 * gap):.1f} points"
             f" {'over' if gap > 0 else 'under'}confident."
         )
-        return Conclusion(
-            metrics=[ece, brier, Metric(name="ece_of_perfect", value=perfect, n=len(frame))],
-            findings=[
-                Finding(
-                    id="performance.calibration/ece", title="Honesty of the confidence", statement=statement,
-                    metric=ece, evidence=[_diagram(confidence, correct, self.bins)],
-                )
-            ],
+        evidence: list[Evidence] = [_diagram(confidence, correct, self.bins), *self._by_group(records)]
+        findings = [
+            Finding(
+                id="performance.calibration/ece", title="Honesty of the confidence", statement=statement, metric=ece,
+                evidence=evidence,
+            ),
+            _threshold(records, confidence, correct),
+        ]  # fmt: skip
+        metrics = [
+            ece, brier, Metric(name="ece_of_perfect", value=perfect, n=len(frame)),
+            Metric(name="rms_calibration_error_debiased", value=debiased, n=len(frame)),
+        ]  # fmt: skip
+        return Conclusion(metrics=metrics, findings=findings)
+
+    def _by_group(self, records: Records) -> list[Evidence]:
+        """Calibration error and overconfidence of every group that is large enough."""
+        from auditor import stats
+        from auditor.groups import groupings
+
+        frame = records.frame
+        rows: list[list[Any]] = []
+        for name, values in groupings(frame, cross=False).items():
+            for value, part in frame.groupby(values, sort=True):
+                if len(part) < self.minimum:
+                    continue
+                confidence = part["confidence"].to_numpy()
+                correct = (part["prediction"] == part["label"]).to_numpy()
+                over = stats.mean("overconfidence", confidence - correct, unit="fraction")
+                error = stats.calibration_error(confidence, correct, self.bins)
+                rows.append([name, str(value), error, over.cell(), len(part)])
+        table = Table(
+            title="Calibration by group", columns=["group", "value", "calibration error", "overconfidence", "n"],
+            formats=["text", "text", "percent", "percent", "count"], rows=rows[:60],
+            caption=f"Groups of at least {self.minimum} images; overconfidence is mean confidence less accuracy.",
         )  # fmt: skip
+        return [table] if rows else []
 
 
-def expected_calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.float64], bins: int) -> float:
-    """ECE with bins of equal mass; confidences and correctness (n,)."""
+def _threshold(records: Records, confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Finding:
+    """Who would be stopped by 'ask a human below this confidence': errors, right answers, adversarial images."""
     import numpy as np
 
-    order = np.argsort(confidence, kind="stable")
-    parts = np.array_split(order, min(bins, len(order)))
-    return float(sum(abs(confidence[p].mean() - correct[p].mean()) * len(p) for p in parts) / len(order))
+    from auditor import stats
+
+    adversarial = _adversarial(records)
+    rows: list[list[Any]] = []
+    for threshold in _THRESHOLDS:
+        below = confidence < threshold
+        cells: list[Any] = [
+            stats.proportion("stopped", part < threshold).cell() if len(part) else None
+            for part in (confidence[correct], confidence[~correct], *adversarial.values())
+        ]
+        rows.append([threshold, stats.proportion("stopped", below).cell(), *cells])
+    names = list(adversarial)
+    means = [
+        f"{text} {100 * float(np.mean(part)):.0f} %"
+        for text, part in (("right answers", confidence[correct]), ("errors", confidence[~correct]))
+        if len(part)
+    ]
+    means += [f"images broken by {name} {100 * float(np.mean(part)):.0f} %" for name, part in adversarial.items()]
+    table = Table(
+        title="What a threshold on the confidence would stop",
+        columns=["threshold", "all images", "right answers", "errors", *[f"broken by {name}" for name in names]],
+        formats=["number", *["percent"] * (3 + len(names))],
+        rows=rows,
+        caption="Share of the images whose confidence lies below the threshold. Attacks here did not aim at a high"
+        " confidence; one that does would be stopped less often.",
+    )
+    return Finding(
+        id="performance.calibration/threshold",
+        title="What a confidence threshold protects from",
+        statement=f"Mean confidence: {', '.join(means)} (n = {len(confidence)} images).",
+        evidence=[table],
+    )
+
+
+def _adversarial(records: Records) -> dict[str, NDArray[np.float64]]:
+    """Per attack the confidence in the wrong answer on each image that it broke, at the smallest size that did."""
+    found: dict[str, NDArray[np.float64]] = {}
+    for probe_id, frame in records.others.items():
+        if not {"success", "norm", "confidence", "linf"} <= set(frame.columns):
+            continue
+        broken = frame[frame["success"].astype(bool) & (frame["norm"] == "linf")]
+        first = broken.sort_values("linf", kind="stable").drop_duplicates("image_id")
+        if len(first):
+            found[probe_id.removeprefix("attacks.")] = first["confidence"].to_numpy(dtype=float)
+    return dict(list(found.items())[:4])
 
 
 def _diagram(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> Curve:

@@ -1,0 +1,264 @@
+"""Who is compared with whom: groups from the data's columns, in bands and crossed, and the fairness statistics on them.
+
+All statistics are functions of counts ``(groups, classes, answers)``, so that resampling images is resampling cells:
+one bootstrap or permutation costs the same for a hundred images as for a million.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from typing import TYPE_CHECKING, Any
+
+from auditor.finding import Metric
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    Counts = NDArray[np.float64]
+
+AGES = (18, 30, 45, 60)
+"""Where ages in years are cut: up to 17, 18 to 29, 30 to 44, 45 to 59, 60 and over."""
+
+_NUMBERS = 12
+"""A column of more different numbers than this is continuous and is cut."""
+
+_CROSSED = 12
+"""Columns of at most so many values are crossed with each other."""
+
+_SEED = 20260102
+
+
+def groupings(frame: pd.DataFrame, *, cross: bool = True) -> dict[str, pd.Series]:
+    """The columns ``group:*`` of records as texts: numbers in bands, columns of few values also crossed in pairs."""
+    found = {
+        str(name).removeprefix("group:"): _banded(str(name), frame[name])
+        for name in frame.columns
+        if str(name).startswith("group:")
+    }
+    few = [name for name, values in found.items() if 2 <= values.nunique() <= _CROSSED]
+    for one, other in combinations(few, 2) if cross else ():
+        found[f"{one} x {other}"] = found[one] + ", " + found[other]
+    return found
+
+
+def _banded(name: str, values: pd.Series) -> pd.Series:
+    """Ages in bands, other numbers at their quartiles (stated in the band's name), everything else as it is."""
+    import numpy as np
+    import pandas as pd
+
+    text = values.astype(str)
+    numbers = pd.to_numeric(text.where(text != ""), errors="coerce")
+    continuous = numbers.nunique() > _NUMBERS and bool((numbers.notna() | (text == "")).all())
+    if not continuous:
+        return text
+    age = "age" in name.lower().replace("image", "")
+    cuts = np.array(AGES) if age else np.unique(np.quantile(numbers.dropna(), [0.25, 0.5, 0.75]))
+    edges = [f"{cut:.4g}" for cut in cuts]
+    names = [f"below {edges[0]}", *(f"{a} to below {b}" for a, b in pairwise(edges))]
+    names.append(f"{edges[-1]} and over")
+    bands = [names[i] for i in np.searchsorted(cuts, numbers.fillna(0), side="right")]
+    return pd.Series(bands, index=values.index).where(numbers.notna(), "")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Accuracy (or another share) of groups, and the gap between the best and the worst."""
+
+    gap: Metric
+    best: str
+    worst: str
+    p_value: float
+    groups: Mapping[str, tuple[dict[str, Any], int]]
+    """The share with its interval, and n, of every group."""
+    small: Mapping[str, int]
+    """Groups that are too small to compare."""
+
+
+def compare(
+    grouping: str, correct: pd.Series, values: pd.Series, minimum: int, *, metric: str = "accuracy_gap"
+) -> Comparison:
+    """The gap between the groups with the largest and the smallest share of True in ``correct``.
+
+    The pair was picked for being extreme, so its interval is Newcombe's at a level shared out over all pairs
+    (Bonferroni). P-value: chi-square test of equal shares.
+    """
+    from fairlearn.metrics import MetricFrame, count
+    from scipy.stats import chi2_contingency
+    from sklearn.metrics import accuracy_score
+
+    from auditor import stats
+
+    table = MetricFrame(
+        metrics={"accuracy": accuracy_score, "n": count},
+        y_true=[True] * len(correct), y_pred=correct.astype(bool).tolist(), sensitive_features=values.rename("value"),
+    ).by_group  # fmt: skip
+    sizes = {str(value): int(n) for value, n in table["n"].items()}
+    hits = {str(value): round(float(a) * sizes[str(value)]) for value, a in table["accuracy"].items()}
+    groups = {value: (stats.wilson(hits[value], n)._asdict(), n) for value, n in sizes.items()}
+    large = [value for value, n in sizes.items() if n >= minimum]
+    small = {value: n for value, n in sizes.items() if n < minimum}
+    at = {"group": grouping}
+    if len(large) < 2:
+        gap = Metric(name=metric, value=None, n=sum(sizes[v] for v in large), at=at)
+        return Comparison(gap, "", "", 1.0, groups, small)
+    share = {value: hits[value] / sizes[value] for value in large}
+    best, worst = max(share, key=lambda v: share[v]), min(share, key=lambda v: share[v])
+    pairs = len(large) * (len(large) - 1) / 2
+    value, low, high = stats.newcombe(
+        (hits[best], hits[worst]), (sizes[best], sizes[worst]), confidence=1 - 0.05 / pairs
+    )  # fmt: skip
+    gap = Metric(
+        name=metric, value=value, low=None if low is None else max(0.0, low), high=high,
+        n=sum(sizes[v] for v in large), at=at,
+    )  # fmt: skip
+    counts = [[hits[v] for v in large], [sizes[v] - hits[v] for v in large]]
+    certain = not (any(counts[0]) and any(counts[1]))
+    p_value = 1.0 if certain else float(chi2_contingency(counts).pvalue)
+    return Comparison(gap, best, worst, p_value, groups, small)
+
+
+def counts(
+    values: pd.Series, labels: NDArray[Any], answers: NDArray[Any], k: int, minimum: int
+) -> tuple[list[str], Counts]:
+    """Groups of at least ``minimum`` images, and their images by label and answer, (groups, k, k)."""
+    import numpy as np
+
+    sizes = values.value_counts()
+    names = sorted(str(value) for value, n in sizes.items() if n >= minimum)
+    table = np.zeros((len(names), k, k))
+    for i, name in enumerate(names):
+        here = (values == name).to_numpy()
+        np.add.at(table[i], (labels[here], answers[here]), 1)
+    return names, table
+
+
+def selection_rates(table: Counts) -> Counts:
+    """Share of each group that gets each answer, (..., groups, k) from counts (..., groups, k, k)."""
+    import numpy as np
+
+    chosen, n = table.sum(axis=-2), table.sum(axis=(-2, -1))[..., None]
+    return np.divide(chosen, n, out=np.full_like(chosen, np.nan), where=n > 0)
+
+
+def true_positive_rates(table: Counts) -> Counts:
+    """Recall of each class in each group, (..., groups, k)."""
+    import numpy as np
+
+    right, n = np.diagonal(table, axis1=-2, axis2=-1), table.sum(axis=-1)
+    return np.divide(right, n, out=np.full(n.shape, np.nan), where=n > 0)
+
+
+def false_positive_rates(table: Counts) -> Counts:
+    """Share of the others that get the class for an answer, (..., groups, k)."""
+    import numpy as np
+
+    own = table.sum(axis=-1)
+    false = table.sum(axis=-2) - np.diagonal(table, axis1=-2, axis2=-1)
+    others = own.sum(axis=-1, keepdims=True) - own
+    return np.divide(false, others, out=np.full(own.shape, np.nan), where=others > 0)
+
+
+def _spread(rates: Counts) -> Counts:
+    """Largest difference between groups over all classes, (...)."""
+    import numpy as np
+
+    with np.errstate(invalid="ignore"):
+        wide: Counts = np.nanmax(rates, axis=-2, initial=-np.inf) - np.nanmin(rates, axis=-2, initial=np.inf)
+    return np.where(np.isfinite(wide), wide, 0).max(axis=-1)
+
+
+def demographic_parity_difference(table: Counts) -> Counts:
+    """Largest difference in the share that gets an answer (Fairlearn's, the largest over all classes)."""
+    return _spread(selection_rates(table))
+
+
+def equal_opportunity_difference(table: Counts) -> Counts:
+    """Largest difference in recall, over all classes (Hardt, Price and Srebro 2016, arXiv:1610.02413)."""
+    return _spread(true_positive_rates(table))
+
+
+def equalised_odds_difference(table: Counts) -> Counts:
+    """The larger of the differences in recall and in the false positive rate (Fairlearn's, over all classes)."""
+    import numpy as np
+
+    return np.maximum(_spread(true_positive_rates(table)), _spread(false_positive_rates(table)))
+
+
+def demographic_parity_ratio(table: Counts) -> Counts:
+    """Smallest ratio of the least to the most selected group, over the classes that anybody gets."""
+    import numpy as np
+
+    rates = selection_rates(table)
+    most, least = rates.max(axis=-2), rates.min(axis=-2)
+    ratio = np.divide(least, most, out=np.ones_like(most), where=most > 0)
+    return ratio.min(axis=-1)
+
+
+def equalised_odds_ratio(table: Counts) -> Counts:
+    """The smaller of the ratios in recall and in the false positive rate (Fairlearn's, over all classes)."""
+    import numpy as np
+
+    worst = []
+    for rates in (true_positive_rates(table), false_positive_rates(table)):
+        most = np.nanmax(rates, axis=-2, initial=-np.inf)
+        least = np.nanmin(rates, axis=-2, initial=np.inf)
+        known = np.isfinite(most) & np.isfinite(least) & (most > 0)
+        worst.append(np.divide(least, most, out=np.ones_like(most), where=known).min(axis=-1))
+    return np.minimum(*worst)
+
+
+FAIRNESS: Mapping[str, Callable[[Any], Any]] = {
+    "demographic_parity_difference": demographic_parity_difference,
+    "demographic_parity_ratio": demographic_parity_ratio,
+    "equal_opportunity_difference": equal_opportunity_difference,
+    "equalised_odds_difference": equalised_odds_difference,
+    "equalised_odds_ratio": equalised_odds_ratio,
+}
+
+
+def fairness(name: str, table: Counts, *, grouping: str, resamples: int = 400) -> tuple[Metric, float]:
+    """A fairness statistic with its bootstrap interval, and the p-value of a permutation of the groups.
+
+    Each group is resampled by itself. A difference of extremes is above zero by chance alone, so it is the permutation,
+    which keeps that chance, and not the interval that says whether the groups differ.
+    """
+    import numpy as np
+
+    statistic = FAIRNESS[name]
+    sizes = table.sum(axis=(1, 2))
+    n = int(sizes.sum())
+    if len(table) < 2:
+        return Metric(name=name, value=None, n=n, at={"group": grouping}), 1.0
+    value = float(statistic(table))
+    rng = np.random.default_rng(_SEED)
+    draws = np.stack([
+        rng.multinomial(int(size), (group / size).ravel(), size=resamples).reshape(-1, *group.shape)
+        for group, size in zip(table, sizes, strict=True)
+    ], axis=1).astype(np.float64)  # fmt: skip
+    low, high = np.quantile(statistic(draws), [0.025, 0.975])
+    chance = np.concatenate([statistic(p[None]) for p in _permuted(table, rng, resamples)])
+    beyond = chance <= value + 1e-12 if name.endswith("ratio") else chance >= value - 1e-12
+    p_value = (1 + int(beyond.sum())) / (1 + len(chance))
+    metric = Metric(name=name, value=value, low=min(float(low), value), high=max(float(high), value), n=n,
+                    at={"group": grouping})  # fmt: skip
+    return metric, p_value
+
+
+def _permuted(table: Counts, rng: np.random.Generator, times: int) -> Iterator[Counts]:
+    """Tables of the same images with the groups dealt out anew."""
+    import numpy as np
+
+    whole = table.sum(axis=0).ravel().astype(np.int64)
+    sizes = table.sum(axis=(1, 2)).astype(np.int64)
+    for _ in range(times):
+        left, dealt = whole.copy(), []
+        for size in sizes[:-1]:
+            hand = rng.multivariate_hypergeometric(left, int(size), method="marginals")
+            dealt.append(hand)
+            left = left - hand
+        dealt.append(left)
+        yield np.stack(dealt).reshape(table.shape).astype(np.float64)
