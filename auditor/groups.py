@@ -141,7 +141,8 @@ def selection_rates(table: Counts) -> Counts:
     import numpy as np
 
     chosen, n = table.sum(axis=-2), table.sum(axis=(-2, -1))[..., None]
-    return np.divide(chosen, n, out=np.full_like(chosen, np.nan), where=n > 0)
+    result: Counts = np.divide(chosen, n, out=np.full_like(chosen, np.nan), where=n > 0)
+    return result
 
 
 def true_positive_rates(table: Counts) -> Counts:
@@ -149,7 +150,8 @@ def true_positive_rates(table: Counts) -> Counts:
     import numpy as np
 
     right, n = np.diagonal(table, axis1=-2, axis2=-1), table.sum(axis=-1)
-    return np.divide(right, n, out=np.full(n.shape, np.nan), where=n > 0)
+    result: Counts = np.divide(right, n, out=np.full(n.shape, np.nan), where=n > 0)
+    return result
 
 
 def false_positive_rates(table: Counts) -> Counts:
@@ -159,7 +161,8 @@ def false_positive_rates(table: Counts) -> Counts:
     own = table.sum(axis=-1)
     false = table.sum(axis=-2) - np.diagonal(table, axis1=-2, axis2=-1)
     others = own.sum(axis=-1, keepdims=True) - own
-    return np.divide(false, others, out=np.full(own.shape, np.nan), where=others > 0)
+    result: Counts = np.divide(false, others, out=np.full(own.shape, np.nan), where=others > 0)
+    return result
 
 
 def _spread(rates: Counts) -> Counts:
@@ -168,7 +171,8 @@ def _spread(rates: Counts) -> Counts:
 
     with np.errstate(invalid="ignore"):
         wide: Counts = np.nanmax(rates, axis=-2, initial=-np.inf) - np.nanmin(rates, axis=-2, initial=np.inf)
-    return np.where(np.isfinite(wide), wide, 0).max(axis=-1)
+    result: Counts = np.where(np.isfinite(wide), wide, 0).max(axis=-1)
+    return result
 
 
 def demographic_parity_difference(table: Counts) -> Counts:
@@ -185,7 +189,8 @@ def equalised_odds_difference(table: Counts) -> Counts:
     """The larger of the differences in recall and in the false positive rate (Fairlearn's, over all classes)."""
     import numpy as np
 
-    return np.maximum(_spread(true_positive_rates(table)), _spread(false_positive_rates(table)))
+    result: Counts = np.maximum(_spread(true_positive_rates(table)), _spread(false_positive_rates(table)))
+    return result
 
 
 def demographic_parity_ratio(table: Counts) -> Counts:
@@ -195,7 +200,8 @@ def demographic_parity_ratio(table: Counts) -> Counts:
     rates = selection_rates(table)
     most, least = rates.max(axis=-2), rates.min(axis=-2)
     ratio = np.divide(least, most, out=np.ones_like(most), where=most > 0)
-    return ratio.min(axis=-1)
+    result: Counts = ratio.min(axis=-1)
+    return result
 
 
 def equalised_odds_ratio(table: Counts) -> Counts:
@@ -208,7 +214,8 @@ def equalised_odds_ratio(table: Counts) -> Counts:
         least = np.nanmin(rates, axis=-2, initial=np.inf)
         known = np.isfinite(most) & np.isfinite(least) & (most > 0)
         worst.append(np.divide(least, most, out=np.ones_like(most), where=known).min(axis=-1))
-    return np.minimum(*worst)
+    result: Counts = np.minimum(*worst)
+    return result
 
 
 FAIRNESS: Mapping[str, Callable[[Any], Any]] = {

@@ -88,7 +88,7 @@ class Classes(Probe):
             title="Classes, lowest recall first",
             columns=["class", "recall", "precision", "share of labels", "share of answers", "answers over labels",
                      "mean confidence", "overconfidence", "n"],
-            formats=["text", *["percent"] * 7, "count"],
+            formats=["text", "percent", "percent", "percent", "percent", "percent", "percent", "percent", "count"],
             rows=rows[:_SHOWN],
             caption="Overconfidence: mean confidence of the answers of this class less how often they are right."
             + ("" if len(rows) <= _SHOWN else f" The {_SHOWN} lowest of {len(rows)}."),

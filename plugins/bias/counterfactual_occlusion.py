@@ -176,8 +176,8 @@ class CounterfactualOcclusion(Probe):
                 rows.append([name, str(value), *parts, int(here.sum())])
         verdict = _reading(more)
         statement = (
-            f"Covering the {100 * self.share:.0f} % of the image that {self.explanation} names lowers the answer's score"
-            f" by {percent(named)}, as much elsewhere by {percent(other)} (n = {named.n}): {verdict}."
+            f"Covering the {100 * self.share:.0f} % of the image that {self.explanation} names lowers the"
+            f" answer's score by {percent(named)}, as much elsewhere by {percent(other)} (n = {named.n}): {verdict}."
         )
         table = Table(
             title="Fall of the answer's score",
@@ -198,7 +198,7 @@ class CounterfactualOcclusion(Probe):
 
         if len(records.classes) > _MOST_CLASSES:
             return []
-        rows = [
+        rows: list[list[Any]] = [
             [name, stats.mean("change", change[:, c], unit="fraction").cell(),
              stats.mean("change", control[:, c], unit="fraction").cell(), len(change)]
             for c, name in enumerate(records.classes)

@@ -198,9 +198,11 @@ def _profile(records: Records, name: str, values: pd.Series, minimum: int) -> Ta
     columns = ["recall", "false positive rate", "precision"]
     columns += [f"share of {records.classes[1]}"] if k == 2 else []
     columns += ["calibration error", "ROC AUC"] if known else []
+    shares: list[Any] = ["percent"] * (len(columns) - int(known))
+    last: list[Any] = ["number"] * int(known)
     return Table(
         title=f"Profile by {name}", columns=[name, *columns, "n"],
-        formats=["text", *["percent"] * (len(columns) - (1 if known else 0)), *(["number"] if known else []), "count"],
+        formats=["text", *shares, *last, "count"],
         rows=rows, caption="Means over the classes; calibration error of the answer's confidence.",
     )  # fmt: skip
 

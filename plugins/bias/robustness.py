@@ -145,10 +145,11 @@ class RobustnessBias(Probe):
                 row.append(middle if np.isfinite(middle) else None)
             rows.append([*row, n, "yes" if n >= self.minimum else "too small"])
         more = [] if cut.distance is None else ["median distance found"]
+        numbers: list[Any] = ["number"] * len(more)
         return Table(
             title=f"{cut.probe_id} by {cut.grouping}",
             columns=[cut.grouping, f"share {cut.what}", *more, "n", "compared"],
-            formats=["text", "percent", *(["number"] * len(more)), "count", "text"],
+            formats=["text", "percent", *numbers, "count", "text"],
             rows=rows,
             caption="No distance: more than half of the group's images were never broken." if more else "",
         )

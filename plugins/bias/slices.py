@@ -116,8 +116,8 @@ class Slices(Probe):
         if confirmed:
             statement = (
                 f"{len(confirmed)} of {len(slices)} candidate slices are confirmed on held-out images: the worst has an"
-                f" error rate of {percent(worst.errors)} (n = {worst.errors.n}) against {100 * worst.others:.1f} % elsewhere"
-                f" (p = {worst.p_value:.2g}, Fisher, Holm); {worst.answers}."
+                f" error rate of {percent(worst.errors)} (n = {worst.errors.n}) against {100 * worst.others:.1f} %"
+                f" elsewhere (p = {worst.p_value:.2g}, Fisher, Holm); {worst.answers}."
             )
         else:
             statement = (
@@ -199,15 +199,15 @@ class Slices(Probe):
         rows = []
         for found in confirmed:
             pictures = [shown[i] for i in found.ids[: self.shown] if i in shown]
-            cells = [
+            pictured = [
                 Picture(
                     file=row.file, caption=f"{records.class_name(row.label)}; says {records.said(row)}",
                     alt=f"image of class {records.class_name(row.label)} of slice {found.number}",
                 )
                 for row in pictures
             ]  # fmt: skip
-            cells += [Picture(file=None) for _ in range(self.shown - len(cells))]
-            rows.append(GridRow(label=f"slice {found.number}", cells=cells))
+            pictured += [Picture(file=None) for _ in range(self.shown - len(pictured))]
+            rows.append(GridRow(label=f"slice {found.number}", cells=pictured))
         columns = [str(i + 1) for i in range(self.shown)]
         caption = "Held-out images, errors first; the label, then what the model says."
         return [ImageGrid(title="Confirmed slices", columns=columns, rows=rows, caption=caption)] if rows else []
@@ -228,8 +228,10 @@ def _last_layer(classifier: Classifier, batch: Batch) -> NDArray[Any] | None:
     import torch
     from torch.overrides import TorchFunctionMode
 
-    linear = {torch.nn.functional.linear, torch.matmul, torch.mm, torch.addmm, torch.Tensor.matmul, torch.Tensor.__matmul__,
-              torch.Tensor.mm, torch.conv2d, torch.nn.functional.conv2d}  # fmt: skip
+    linear = {
+        torch.nn.functional.linear, torch.matmul, torch.mm, torch.addmm, torch.Tensor.matmul, torch.Tensor.__matmul__,
+        torch.Tensor.mm, torch.conv2d, torch.nn.functional.conv2d,
+    }  # fmt: skip
     seen: list[torch.Tensor] = []
 
     class Watch(TorchFunctionMode):
@@ -263,7 +265,8 @@ def _descriptor(batch: Batch) -> NDArray[Any]:
 
     from auditor.blocks import cells
 
-    grid = cells(*batch.pixels.shape[2:], 8)
+    height, width = batch.pixels.shape[2:]
+    grid = cells(height, width, 8)
     means = [batch.pixels[:, :, c.top : c.bottom, c.left : c.right].mean(axis=(2, 3)) for c in grid]
     whole = [batch.pixels.mean(axis=(2, 3)), batch.pixels.std(axis=(2, 3))]
     return np.concatenate([*means, *whole], axis=1)

@@ -140,10 +140,11 @@ def _threshold(records: Records, confidence: NDArray[np.float64], correct: NDArr
         if len(part)
     ]
     means += [f"images broken by {name} {100 * float(np.mean(part)):.0f} %" for name, part in adversarial.items()]
+    shares: list[Any] = ["percent"] * (3 + len(names))
     table = Table(
         title="What a threshold on the confidence would stop",
         columns=["threshold", "all images", "right answers", "errors", *[f"broken by {name}" for name in names]],
-        formats=["number", *["percent"] * (3 + len(names))],
+        formats=["number", *shares],
         rows=rows,
         caption="Share of the images whose confidence lies below the threshold. Attacks here did not aim at a high"
         " confidence; one that does would be stopped less often.",

@@ -1,0 +1,299 @@
+"""Bias probes: agreement with Fairlearn, planted biases that must be found, and twins in which nothing may be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from auditor import registry, stats
+from auditor.engine import Request, open_audit, run
+from auditor.groups import FAIRNESS, counts, fairness, groupings
+from auditor.images import Batch
+from auditor.plugins.bias.classes import Classes
+from auditor.plugins.bias.counterfactual_occlusion import CounterfactualOcclusion
+from auditor.plugins.bias.groups import Groups
+from auditor.plugins.bias.robustness import RobustnessBias
+from auditor.plugins.bias.slices import Slices, _last_layer
+from auditor.plugins.explanations.occlusion import OcclusionMap
+from auditor.plugins.performance.calibration import Calibration
+from auditor.probe import Randomness, Records, Run
+
+RNG = Randomness(0, "test")
+
+
+def records(frame: pd.DataFrame, k: int, **others: pd.DataFrame) -> Records:
+    """Records of ``frame`` with class names, without pictures."""
+    blank = pd.DataFrame(columns=["exhibit", "image_id", "at", "picture", "file", "label", "prediction", "confidence",
+                                  "success"])  # fmt: skip
+    names = [f"class {c}" for c in range(k)]
+    given = {name.replace("_", "."): other for name, other in others.items()}
+    return Records(frame=frame, exhibits=blank, classes=names, labelled=True, others=given)
+
+
+def people(n: int, k: int, seed: int, bias: float = 0.0) -> pd.DataFrame:
+    """Answers of a model that is right in 85 % of cases and in ``bias`` less for group "b"."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, k, n)
+    group = rng.choice(["a", "b"], n)
+    right = rng.random(n) < 0.85 - bias * (group == "b")
+    answers = np.where(right, labels, (labels + rng.integers(1, k, n)) % k)
+    return pd.DataFrame({
+        "image_id": [f"{i:05d}" for i in range(n)], "label": labels, "prediction": answers, "correct": right,
+        "group:kind": group, "confidence": np.clip(0.85 + 0.1 * rng.normal(size=n), 0.3, 1.0),
+    })  # fmt: skip
+
+
+def test_fairness_statistics_equal_fairlearn_s() -> None:
+    import fairlearn.metrics as fl
+
+    frame = people(600, 2, seed=1, bias=0.2)
+    y, p, g = frame["label"], frame["prediction"], frame["group:kind"]
+    _, table = counts(g, y.to_numpy(), p.to_numpy(), 2, 1)
+    expected = {
+        "demographic_parity_difference": fl.demographic_parity_difference(y, p, sensitive_features=g),
+        "equalised_odds_difference": fl.equalized_odds_difference(y, p, sensitive_features=g),
+    }
+    for name, value in expected.items():
+        assert float(FAIRNESS[name](table)) == pytest.approx(value)
+    # ratios and equal opportunity are taken over both classes: the worse of Fairlearn's two ways round
+    both = [(y, p), (1 - y, 1 - p)]
+    assert float(FAIRNESS["demographic_parity_ratio"](table)) == pytest.approx(
+        min(fl.demographic_parity_ratio(a, b, sensitive_features=g) for a, b in both)
+    )
+    assert float(FAIRNESS["equalised_odds_ratio"](table)) == pytest.approx(
+        min(fl.equalized_odds_ratio(a, b, sensitive_features=g) for a, b in both)
+    )
+    assert float(FAIRNESS["equal_opportunity_difference"](table)) == pytest.approx(
+        max(fl.equal_opportunity_difference(a, b, sensitive_features=g) for a, b in both)
+    )
+
+
+def test_names_of_groups_change_no_statistic_and_more_bias_means_more_of_it() -> None:
+    values = {}
+    for bias in (0.0, 0.15, 0.4):
+        frame = people(800, 3, seed=2, bias=bias)
+        y, p = frame["label"].to_numpy(), frame["prediction"].to_numpy()
+        _, table = counts(frame["group:kind"], y, p, 3, 1)
+        _, renamed = counts(frame["group:kind"].map({"a": "z", "b": "c"}), y, p, 3, 1)
+        for statistic in FAIRNESS.values():
+            assert float(statistic(table)) == pytest.approx(float(statistic(renamed)))
+        values[bias] = float(FAIRNESS["equalised_odds_difference"](table))
+    assert values[0.0] < values[0.15] < values[0.4]
+
+
+def test_a_planted_gap_is_significant_and_chance_is_not() -> None:
+    false_alarms = 0
+    for seed in range(20):
+        frame = people(300, 2, seed=100 + seed)
+        _, table = counts(frame["group:kind"], frame["label"].to_numpy(), frame["prediction"].to_numpy(), 2, 1)
+        _, p = fairness("equalised_odds_difference", table, grouping="kind", resamples=100)
+        false_alarms += p < 0.05
+    assert false_alarms <= 4
+    frame = people(600, 2, seed=3, bias=0.3)
+    _, table = counts(frame["group:kind"], frame["label"].to_numpy(), frame["prediction"].to_numpy(), 2, 1)
+    metric, p = fairness("equalised_odds_difference", table, grouping="kind", resamples=200)
+    assert p < 0.01
+    assert metric.low is not None
+    assert metric.low > 0.1
+
+
+def test_columns_become_bands_and_crossings() -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({
+        "group:age": [str(age) for age in rng.integers(1, 90, 200)], "group:sex": rng.choice(["f", "m"], 200),
+        "group:brightness": [f"{x:.3f}" for x in rng.random(200)], "group:code": rng.choice(["1", "2"], 200),
+    })  # fmt: skip
+    found = groupings(frame)
+    assert set(found["age"]) <= {"below 18", "18 to below 30", "30 to below 45", "45 to below 60", "60 and over"}
+    assert found["brightness"].nunique() == 4
+    assert found["brightness"].value_counts().min() >= 45
+    assert set(found["code"]) == {"1", "2"}
+    assert set(found["age x sex"].str.split(", ").str[1]) == {"f", "m"}
+    assert "age x sex" not in groupings(frame, cross=False)
+
+
+def test_groups_report_fairness_for_every_grouping_and_say_when_they_cannot_tell() -> None:
+    frame = people(400, 2, seed=4, bias=0.35)
+    frame["group:tiny"] = ["only"] * 399 + ["one"]
+    conclusion = Groups().conclude(records(frame, 2))
+    by_id = {finding.id: finding for finding in conclusion.findings}
+    assert "differs between groups" in by_id["bias.groups/kind"].statement
+    table = next(e for e in by_id["bias.groups/kind"].evidence if e.title == "Fairness by kind")
+    assert {row[-1] for row in table.rows} >= {"groups differ"}  # type: ignore[union-attr]
+    assert by_id["bias.groups/tiny"].statement.startswith("Cannot tell")
+    names = {m.name for m in conclusion.metrics}
+    assert set(FAIRNESS) <= names
+
+
+def test_classes_find_a_favoured_class_and_one_way_confusions() -> None:
+    rng = np.random.default_rng(5)
+    labels = rng.integers(0, 3, 600)
+    # class 2 is taken for 0 in a third of the cases, never the other way
+    answers = np.where((labels == 2) & (rng.random(600) < 0.33), 0, labels)
+    frame = pd.DataFrame({"image_id": [str(i) for i in range(600)], "label": labels, "prediction": answers,
+                          "confidence": 0.9})  # fmt: skip
+    conclusion = Classes().conclude(records(frame, 3))
+    gap = conclusion.metrics[0]
+    assert gap.low is not None
+    assert gap.low > 0.15
+    recall, asymmetry = conclusion.findings
+    assert "class 2 has the lowest" in recall.statement
+    assert asymmetry.statement.startswith("1 of 1 pairs")
+    table: Any = asymmetry.evidence[0]
+    assert table.rows[0][0] == "class 2 taken for class 0"
+
+    fair = frame.assign(prediction=frame["label"])
+    assert Classes().conclude(records(fair, 3)).metrics[0].low == 0
+
+
+def attack(frame: pd.DataFrame, broken: np.ndarray) -> pd.DataFrame:
+    """Records of an attack that breaks these images at 4/255."""
+    clean = frame.assign(norm="linf", epsilon=0.0, success=False)
+    hit = frame.assign(norm="linf", epsilon=4 / 255, success=broken)
+    return pd.concat([clean, hit[frame["label"] == frame["prediction"]]], ignore_index=True)
+
+
+def test_robustness_is_cut_by_group() -> None:
+    frame = people(600, 3, seed=6)
+    rng = np.random.default_rng(7)
+    weak = (frame["group:kind"] == "b").to_numpy()
+    biased = attack(frame, rng.random(600) < np.where(weak, 0.8, 0.3))
+    fair = attack(frame, rng.random(600) < 0.5)
+    found = RobustnessBias().conclude(records(frame, 3, attacks_one=biased, attacks_two=fair))
+    by_id = {f.id: f for f in found.findings}
+    kind: Any = by_id["bias.robustness/kind"]
+    rows = {row[0]: row for row in kind.evidence[0].rows}
+    assert (rows["attacks.one"][2], rows["attacks.one"][-1]) == ("b", "groups differ")
+    assert rows["attacks.two"][-1] == "not shown"
+    assert found.metrics[0].at == {"probe": "attacks.one", "group": "kind"}
+    value = found.metrics[0].value
+    assert value is not None
+    right = frame["label"] == frame["prediction"]
+    hit = biased[biased["epsilon"] > 0].set_index("image_id")["success"]
+    shares = [hit[frame["image_id"][right & (frame["group:kind"] == g)]].mean() for g in "ab"]
+    assert value == pytest.approx(abs(shares[0] - shares[1]))
+    assert RobustnessBias().conclude(records(frame, 3)).inconclusive
+
+
+def sliced(seed: int, *, planted: bool) -> Records:
+    """Features of two kinds of image, the smaller of which is wrong in half of the cases or as often as all others."""
+    rng = np.random.default_rng(seed)
+    n = 600
+    odd = rng.random(n) < 0.15
+    features = rng.normal(size=(n, 8)) + np.where(odd, 6.0, 0.0)[:, None]
+    wrong = rng.random(n) < (np.where(odd, 0.5, 0.05) if planted else 0.1)
+    frame = pd.DataFrame({
+        "image_id": [f"{seed} {i}" for i in range(n)], "label": 0, "prediction": wrong.astype(int),
+        "features": list(features.astype(np.float32)), "source": "last layer",
+    })  # fmt: skip
+    return records(frame, 2)
+
+
+def test_a_planted_slice_is_found_without_labels_of_groups_and_chance_is_not() -> None:
+    found = sum((Slices().conclude(sliced(seed, planted=True)).metrics[0].value or 0) >= 1 for seed in range(6))
+    assert found >= 5
+    alarms = sum((Slices().conclude(sliced(seed, planted=False)).metrics[0].value or 0) > 0 for seed in range(12))
+    assert alarms <= 2
+
+
+@pytest.fixture(scope="module")
+def subject(digits: Path) -> tuple[Any, Batch]:
+    """The reference model and eight digits."""
+    loaded = registry.load()
+    classifier, images = open_audit(
+        loaded, Request(model=digits / "digits-cnn.onnx", samples=8), loaded.suite("full"), "cpu"
+    )
+    pixels = images.pixels(images.ids)
+    assert images.labels is not None
+    return classifier, Batch(ids=images.ids, pixels=pixels, labels=images.labels,
+                             probabilities=classifier.predict(pixels))  # fmt: skip
+
+
+def test_features_are_what_the_last_layer_gets(subject: tuple[Any, Batch]) -> None:
+    import torch
+
+    classifier, batch = subject
+    features = _last_layer(classifier, batch)
+    assert features is not None
+    # the logits are a linear function of them
+    with torch.no_grad():
+        logits = classifier.logits(classifier.tensor(batch.pixels)).numpy()
+    augmented = np.column_stack([features, np.ones(len(features))])
+    fitted = augmented @ np.linalg.lstsq(augmented, logits, rcond=None)[0]
+    np.testing.assert_allclose(fitted, logits, atol=1e-3)
+
+
+def test_covering_the_named_region_is_what_the_records_say(subject: tuple[Any, Batch]) -> None:
+    classifier, batch = subject
+    method = OcclusionMap(grid=4)
+    probe = CounterfactualOcclusion(grid=4, share=0.25)
+    ready: Any = probe.prepare(
+        Run(classifier=classifier, probes=[probe, method], ids=batch.ids, batch=lambda ids: batch, rng=RNG)
+    )
+    columns = ready.measure(classifier, batch, RNG)
+    assert columns["named"].shape == columns["control"].shape == (8, 4)
+    for named, control in zip(columns["named"], columns["control"], strict=True):
+        assert not set(named) & set(control)
+    covered = batch.pixels.copy()
+    for i, numbers in enumerate(columns["named"]):
+        for number in numbers:
+            top, left = 2 * (number // 4), 2 * (number % 4)
+            covered[i, :, top : top + 2, left : left + 2] = batch.pixels[i].mean()
+    np.testing.assert_allclose(columns["change"], classifier.predict(covered) - batch.probabilities, atol=1e-5)
+
+
+def test_what_hangs_on_one_region_is_told_from_what_does_not(subject: tuple[Any, Batch]) -> None:
+    """Records by hand: one in which the region matters, one in which covering anything does."""
+    rng = np.random.default_rng(0)
+
+    def conclude(drop: float, control: float) -> Any:
+        change = np.zeros((40, 2), dtype=np.float32)
+        other = change.copy()
+        change[:, 0] = -drop + 0.05 * rng.normal(size=40)
+        other[:, 0] = -control + 0.05 * rng.normal(size=40)
+        frame = pd.DataFrame({
+            "image_id": [str(i) for i in range(40)], "label": 0, "prediction": 0, "change": list(change),
+            "change_control": list(other), "flipped": False, "flipped_control": False,
+        })  # fmt: skip
+        return CounterfactualOcclusion().conclude(records(frame, 2))
+
+    assert "more than on others" in conclude(0.4, 0.05).findings[0].statement
+    assert "no more than elsewhere" in conclude(0.2, 0.2).findings[0].statement
+
+
+def test_calibration_by_group_and_what_a_threshold_stops() -> None:
+    frame = people(900, 2, seed=8).assign(brier=0.1)
+    wrong_and_sure = attack(frame, np.ones(900, dtype=bool)).assign(linf=4 / 255)
+    conclusion = Calibration().conclude(records(frame, 2, attacks_one=wrong_and_sure))
+    honesty, threshold = conclusion.findings
+    assert any(e.title == "Calibration by group" for e in honesty.evidence)
+    table: Any = threshold.evidence[0]
+    row = next(row for row in table.rows if row[0] == 0.9)
+    right = (frame["label"] == frame["prediction"]).to_numpy()
+    sure = frame["confidence"].to_numpy()
+    assert row[2]["value"] == pytest.approx((sure[right] < 0.9).mean())
+    assert row[3]["value"] == pytest.approx((sure[~right] < 0.9).mean())
+
+
+def test_debiased_calibration_error_is_near_zero_for_an_honest_model_and_not_for_an_overconfident_one() -> None:
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1, 4000)
+    honest = rng.random(4000) < confidence
+    assert stats.calibration_error(confidence, honest) > 0.01
+    assert stats.calibration_error_debiased(confidence, honest) < 0.02
+    over = rng.random(4000) < confidence - 0.2
+    assert stats.calibration_error_debiased(confidence, over) == pytest.approx(0.2, abs=0.03)
+
+
+def test_without_its_explanation_the_probe_does_not_apply(digits: Path, tmp_path: Path) -> None:
+    outcome = run(Request(
+        model=digits / "digits-cnn.onnx", suite="full", probes=["bias.counterfactual-occlusion"], samples=20,
+        out=tmp_path / "run", formats=(),
+    ))  # fmt: skip
+    (probe,) = outcome.audit["probes"]
+    assert probe["status"] == "not-applicable"
+    assert "explanations.occlusion" in probe["reason"]
