@@ -642,7 +642,7 @@ class _Session:
                 "labelled": images.labels is not None,
                 "groups": {name: _counts(values) for name, values in images.groups.items()},
             },
-            "policy": {"name": policy.name, "sha256": policy.sha256},
+            "policy": policy.described(records),
             "plugins": [{"name": p.name, "version": p.version, "error": p.error} for p in self.plugins.plugins
                         if p.error or p.package != "auditor"],
             "warnings": self.warnings,

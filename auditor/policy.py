@@ -4,11 +4,13 @@ A rule names a metric and up to four thresholds. The number fails at a severity 
 wrong side of that threshold; it passes when its whole interval lies on the right side of the mildest one; in between
 nothing can be said, and that is what the report says.
 
+An accepted failure (``acceptance.py``) stays a failure; its severity is "none", so that it does not count.
 A void says which passes a failed check of the measurement takes back: what a broken attack did not find is no pass.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import fnmatch
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from auditor import numbers
+from auditor.acceptance import Acceptance, at_matches, read_acceptance, states
 from auditor.errors import BadInput
 from auditor.finding import SEVERITIES, Severity
 from auditor.registry import read_toml, refuse_unknown
@@ -24,6 +27,7 @@ from auditor.store import digest
 
 _GRADES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
 _RULE_KEYS = {"probe", "metric", "at", "at_least", "at_most", "only_fails", "reason", "source"}
+_POLICY_KEYS = {"title", "extends", "required", "fails_at", "rule", "void", "accepted"}
 _VOID_KEYS = {"when", "probes", "except", "named_by", "reason", "source"}
 
 
@@ -69,7 +73,20 @@ class Policy:
     """Probes without whose pass the verdict cannot be pass."""
     fails_at: Severity = "low"
     """The least severity of a failed probe at which the verdict is fail."""
+    accepted: Sequence[Acceptance] = ()
+    today: dt.date = field(default_factory=dt.date.today)
+    """The day on which is judged: accepted findings expire."""
     sha256: str = field(default="")
+
+    def accepts(self, probe_id: str, metric: Mapping[str, Any], severity: Severity) -> Acceptance | None:
+        """The acceptance that covers this failure, if there is one."""
+        about = (each for each in self.accepted if each.probe == probe_id)
+        return next((each for each in about if each.covers(metric, severity, self.today)), None)
+
+    def described(self, probes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The policy as it stands in audit.json beside the probes that it has judged."""
+        accepted = states(self.accepted, probes, self.today)
+        return {"name": self.name, "sha256": self.sha256, "judged": self.today.isoformat(), "accepted": accepted}
 
 
 def builtin() -> dict[str, Path]:
@@ -77,41 +94,70 @@ def builtin() -> dict[str, Path]:
     return {path.stem: path for path in sorted((Path(__file__).parent / "policies").glob("*.toml"))}
 
 
-def read_policy(name: str, probes: Collection[str] | None = None) -> Policy:
-    """The built-in policy called ``name``, or the one in the file ``name``.
+def read_policy(name: str, probes: Collection[str] | None = None, today: dt.date | None = None) -> Policy:
+    """The built-in policy called ``name``, or the one in the file ``name``, for judging ``today``.
 
     Raises BadInput, also for a rule on a probe that is not among ``probes``: a misspelt rule must not look like one
     that is met.
     """
-    path = builtin().get(name) or Path(name)
-    if path.suffix != ".toml" or not path.is_file():
-        raise BadInput(f"--policy {name}: no such policy; expected one of {', '.join(builtin())} or a TOML file")
-    content = read_toml(path)
-    refuse_unknown(content, {"title", "required", "fails_at", "rule", "void"}, str(path))
+    path = _path(name)
+    content = _content(path)
     fails_at = content.get("fails_at", "low")
     if fails_at not in _GRADES:
         raise BadInput(f"{path}: fails_at is {fails_at!r}; expected one of {', '.join(_GRADES)}")
-    required, rules = content.get("required", []), content.get("rule", [])
+    required = content.get("required", [])
     if not (isinstance(required, list) and all(isinstance(name, str) for name in required)):
         raise BadInput(f"{path}: required is {required!r}; expected a list of probe ids")
-    if not (isinstance(rules, list) and all(isinstance(entry, dict) for entry in rules)):
-        raise BadInput(f"{path}: rule is {rules!r}; expected one table [[rule]] per rule")
-    parsed = [_rule(entry, f"{path}: rule {i + 1}") for i, entry in enumerate(rules)]
-    entries = content.get("void", [])
-    if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
-        raise BadInput(f"{path}: void is {entries!r}; expected one table [[void]] per void")
-    voids = [_void(entry, f"{path}: void {i + 1}") for i, entry in enumerate(entries)]
-    for probe_id in [*required, *(rule.probe for rule in parsed), *(void.when for void in voids)]:
+    rules = [_rule(entry, f"{path}: rule {i + 1}") for i, entry in enumerate(content["rule"])]
+    voids = [_void(entry, f"{path}: void {i + 1}") for i, entry in enumerate(content["void"])]
+    accepted = [read_acceptance(entry, f"{path}: accepted {i + 1}") for i, entry in enumerate(content["accepted"])]
+    named = [*(rule.probe for rule in rules), *(void.when for void in voids), *(each.probe for each in accepted)]
+    for probe_id in [*required, *named]:
         if probes is not None and probe_id not in probes:
             raise BadInput(f"{path}: names the probe {probe_id!r}, but there is none (see `auditor probes`)")
     return Policy(
         name=path.stem,
-        rules=parsed,
+        rules=rules,
         voids=voids,
+        accepted=accepted,
         required=required,
         fails_at=cast(Severity, fails_at),
-        sha256=digest(content),
+        today=today or dt.date.today(),
+        sha256=digest({**content, "accepted": [each.plain() for each in accepted]}),
     )
+
+
+def _path(name: str, beside: Path = Path()) -> Path:
+    path = builtin().get(name) or beside / name
+    if path.suffix != ".toml" or not path.is_file():
+        raise BadInput(f"--policy {name}: no such policy; expected one of {', '.join(builtin())} or a TOML file")
+    return path
+
+
+def _content(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
+    """What a policy file says, on top of what it extends: a rule on the same number replaces the one below it."""
+    content = read_toml(path)
+    refuse_unknown(content, _POLICY_KEYS, str(path))
+    for key in ("rule", "void", "accepted"):
+        entries = content.setdefault(key, [])
+        if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
+            raise BadInput(f"{path}: {key} is {entries!r}; expected one table [[{key}]] per {key}")
+    if "extends" not in content:
+        return content
+    below = content.pop("extends")
+    if not isinstance(below, str) or path in above:
+        raise BadInput(f"{path}: extends is {below!r}; expected a built-in policy or another file, in no circle")
+    base = _content(_path(below, path.parent), [*above, path])
+    replaced = [_about(entry) for entry in content["rule"]]
+    content["rule"] = [entry for entry in base["rule"] if _about(entry) not in replaced] + content["rule"]
+    content["void"] = base["void"] + content["void"]
+    content["accepted"] = base["accepted"] + content["accepted"]
+    return {**base, **content}
+
+
+def _about(rule: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Which number a rule speaks of."""
+    return rule.get("probe"), rule.get("metric"), rule.get("at", {})
 
 
 def judge(probe: dict[str, Any], policy: Policy) -> dict[str, Any]:
@@ -120,14 +166,22 @@ def judge(probe: dict[str, Any], policy: Policy) -> dict[str, Any]:
         return probe
     judged = [_apply(rule, probe["metrics"]) for rule in policy.rules if rule.probe == probe["id"]]
     failed = [verdict for verdict in judged if verdict.status == "fail"]
-    findings = [{**finding, "severity": "none"} for finding in probe["findings"]]
+    accepted = {id(v): policy.accepts(probe["id"], v.metric, v.severity) for v in failed}
+    findings = [_without(finding, "accepted") | {"severity": "none"} for finding in probe["findings"]]
     for verdict in failed:
-        _mark(findings, verdict)
+        _mark(findings, verdict, accepted=accepted[id(verdict)] is not None)
     caveat = probe.get("caveat", "")
-    result = {**probe, "findings": findings, "severity": "none"}
+    result = _without(probe, "accepted") | {"findings": findings, "severity": "none"}
     if failed:
-        worst = max(failed, key=lambda verdict: SEVERITIES.index(verdict.severity))
-        return {**result, "status": "fail", "severity": worst.severity, "reason": worst.reason}
+        entries = [{**a.plain(), "found": v.severity, "reason": v.reason} for v in failed if (a := accepted[id(v)])]
+        if entries:
+            result["accepted"] = entries
+        counted = [verdict for verdict in failed if not accepted[id(verdict)]]
+        worst = max(counted or failed, key=lambda verdict: SEVERITIES.index(verdict.severity))
+        if counted:
+            return {**result, "status": "fail", "severity": worst.severity, "reason": worst.reason}
+        # a failure all the same; without a severity it does not count towards the verdict
+        return {**result, "status": "fail", "reason": f"{worst.reason}; {_acceptance(entries[0])}"}
     if caveat:
         return {**result, "status": "inconclusive", "reason": caveat}
     if not judged:
@@ -154,24 +208,37 @@ def verdict(probes: Sequence[Mapping[str, Any]], policy: Policy, broken: Sequenc
     """The audit's verdict and why: fail before incomplete before pass."""
     limit = SEVERITIES.index(policy.fails_at)
     failed = [p for p in probes if p["status"] == "fail" and SEVERITIES.index(p["severity"]) >= limit]
+    excused = [p for p in probes if p.get("accepted")]
+    said = "; accepted by the policy: " + ", ".join(map(_excused, excused)) if excused else ""
     if failed:
         names = ", ".join(f"{p['id']} ({p['severity']})" for p in _by_severity(failed))
-        return "fail", f"{len(failed)} of {len(probes)} probes failed at severity {policy.fails_at} or above: {names}"
+        why = f"{len(failed)} of {len(probes)} probes failed at severity {policy.fails_at} or above: {names}"
+        return "fail", why + said
     status = {p["id"]: p["status"] for p in probes}
     reasons = [f"{p['id']} broke" for p in probes if p["status"] == "error"]
     reasons += [f"plugin {name} is broken" for name in broken]
     reasons += [f"{probe_id}: {status.get(probe_id, 'not run')}" for probe_id in policy.required
                 if status.get(probe_id) not in {"pass", "fail", "error"}]  # fmt: skip
     if reasons:
-        return "incomplete", "no failure found, but what a pass needs is missing: " + "; ".join(reasons)
-    mild = [f"{p['id']} ({p['severity']})" for p in probes if p["status"] == "fail"]
+        return (
+            "incomplete",
+            f"no failure {'counts' if excused else 'found'}, but what a pass needs is missing: "
+            + "; ".join(reasons)
+            + said,
+        )
+    mild = [f"{p['id']} ({p['severity']})" for p in probes if p["status"] == "fail" and p["severity"] != "none"]
     unsettled = [p["id"] for p in probes if p["status"] == "inconclusive"]
-    if not (mild or unsettled):
+    if not (mild or unsettled or excused):
         return "pass", "every threshold of the policy is met"
     parts = [f"no probe failed at severity {policy.fails_at} or above"]
     parts += [f"milder failures: {', '.join(mild)}"] if mild else []
     parts += [f"not settled: {', '.join(unsettled)}"] if unsettled else []
-    return "pass", "; ".join(parts)
+    return "pass", "; ".join(parts) + said
+
+
+def _excused(probe: Mapping[str, Any]) -> str:
+    worst = max(probe["accepted"], key=lambda entry: SEVERITIES.index(entry["found"]))
+    return f"{probe['id']} ({worst['found']}, until {worst['expires']})"
 
 
 def at_or_above(probes: Sequence[Mapping[str, Any]], level: str) -> bool:
@@ -192,7 +259,7 @@ class _Verdict:
 
 def _apply(rule: Rule, metrics: Sequence[Mapping[str, Any]]) -> _Verdict:
     """The worst verdict over all metrics that the rule names; inconclusive where none of them has a number."""
-    matching = [m for m in metrics if m["name"] == rule.metric and _at_matches(rule.at, m["at"])]
+    matching = [m for m in metrics if m["name"] == rule.metric and at_matches(rule.at, m["at"])]
     verdicts = [_compare(rule, metric) for metric in matching if metric["value"] is not None]
     rank = {"pass": 0, "inconclusive": 1, "fail": 2}
     if not verdicts:
@@ -239,28 +306,33 @@ def _named(check: Mapping[str, Any], policy: Policy, key: str) -> set[str]:
         if rule.probe == check["id"]
         for metric in check["metrics"]
         if metric["name"] == rule.metric and metric["value"] is not None and key in metric["at"]
-        and _at_matches(rule.at, metric["at"]) and _compare(rule, metric).status == "fail"
+        and at_matches(rule.at, metric["at"]) and _compare(rule, metric).status == "fail"
     }  # fmt: skip
 
 
-def _mark(findings: list[dict[str, Any]], verdict: _Verdict) -> None:
+def _without(record: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != key}
+
+
+def _acceptance(entry: Mapping[str, Any]) -> str:
+    return f"accepted by {entry['author']} until {entry['expires']}: {entry['justification']}"
+
+
+def _mark(findings: list[dict[str, Any]], verdict: _Verdict, *, accepted: bool) -> None:
     """Give the severity to the finding that speaks of this metric, or to the first one."""
     about = [f for f in findings if f["metric"] and _same(f["metric"], verdict.metric)] or findings[:1]
     for finding in about:
+        if accepted and finding["severity"] == "none":
+            finding["accepted"] = True
+        if not accepted:
+            # what is accepted of a finding does not excuse the rest of it
+            finding.pop("accepted", None)
         if SEVERITIES.index(verdict.severity) > SEVERITIES.index(finding["severity"]):
             finding["severity"] = verdict.severity
 
 
 def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return bool(a["name"] == b["name"] and a["at"] == b["at"])
-
-
-def _at_matches(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    def equal(a: Any, b: Any) -> bool:
-        numbers = isinstance(a, int | float) and isinstance(b, int | float)
-        return math.isclose(a, b, rel_tol=1e-2) if numbers else a == b
-
-    return all(key in found and equal(value, found[key]) for key, value in wanted.items())
 
 
 def _wanted(rule: Rule, limit: float, metric: Mapping[str, Any]) -> str:

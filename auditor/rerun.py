@@ -47,7 +47,7 @@ def judge_again(folder: Path, policy_name: str, formats: Sequence[str], paper: s
     chosen = pick_formats(plugins, formats, paper)
     broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
     audit["probes"] = judge_all(audit["probes"], policy)
-    audit["policy"] = {"name": policy.name, "sha256": policy.sha256}
+    audit["policy"] = policy.described(audit["probes"])
     audit["verdict"], audit["verdict_reason"] = verdict(audit["probes"], policy, broken)
     return _write(folder, audit, chosen)
 

@@ -90,7 +90,7 @@ LAYERS = [
     {"attribution"},
     {"hookspecs"},
     {"registry"},
-    {"store"},
+    {"store", "acceptance"},
     {"policy", "loading"},
     {"measuring", "rehearsal"},
     {"distributed"},

@@ -198,6 +198,7 @@ def page(audit: Mapping[str, Any], run: Path, *, paper: bool, size: str = "a4") 
             sentences=summary.sentences(audit),
             worst=summary.worst_findings(audit, 3),
             gaps=summary.gaps(audit),
+            accepted=summary.accepted(audit),
             picture=Pictures(run, paper),
             most_rows=MOST_ROWS[paper],
             most_metrics=MOST_METRICS[paper],

@@ -41,6 +41,7 @@ def render_markdown(audit: Record, run: Path) -> bytes:
         *(f"{number}. {plain(sentence)}" for number, sentence in enumerate(summary.sentences(audit), 1)),
         "",
         *_worst(audit),
+        *_accepted(audit),
         *_table(audit),
         *_gaps(audit),
         f"SHA-256 of the model `{model['sha256']}`, seed {audit['seed']}, auditor {plain(audit['auditor'])}.",
@@ -53,8 +54,23 @@ def _worst(audit: Record) -> list[str]:
     worst = summary.worst_findings(audit, 3)
     if not worst:
         return []
-    items = [f"- **{f['severity']}** {plain(f['title'])}: {plain(f['statement'])}" for _, f in worst]
+    items = [
+        f"- **{f['severity']}{', accepted' * f.get('accepted', False)}** {plain(f['title'])}: {plain(f['statement'])}"
+        for _, f in worst
+    ]
     return ["### Worst findings", "", *items, ""]
+
+
+def _accepted(audit: Record) -> list[str]:
+    entries = summary.accepted(audit)
+    if not entries:
+        return []
+    items = [
+        f"- {entry['state']}: `{entry['probe']}` up to {entry['severity']}, by {plain(entry['author'])} until "
+        f"{entry['expires']}: {plain(entry['justification'])}"
+        for entry in entries
+    ]
+    return ["### Accepted by the policy", "", *items, ""]
 
 
 def _table(audit: Record) -> list[str]:

@@ -87,7 +87,13 @@ def _results(probe: Record, index: int, uri: str) -> list[dict[str, Any]]:
 
 def _result(probe: Record, index: int, uri: str, finding: Record) -> dict[str, Any]:
     key, severity = finding["id"], finding["severity"]
+    suppressions = [
+        {"kind": "external", "status": "accepted", "justification": f"{entry['author']}: {entry['justification']}"}
+        for entry in probe.get("accepted", ())
+        if finding.get("accepted")
+    ]
     return {
+        **({"suppressions": suppressions} if suppressions else {}),
         "ruleId": probe["id"],
         "ruleIndex": index,
         "kind": "fail",

@@ -110,6 +110,11 @@ def worst_findings(audit: Record, most: int = 3, areas: Sequence[str] = AREAS) -
     return list(first.values())[:most]
 
 
+def accepted(audit: Record) -> list[Record]:
+    """The failures that the policy accepts, with their state; audits of older versions have none."""
+    return list(audit["policy"].get("accepted", []))
+
+
 def _in_area(audit: Record, *areas: str) -> list[Record]:
     return [probe for probe in audit["probes"] if probe["area"] in areas]
 
@@ -279,6 +284,10 @@ def _trust(audit: Record) -> str:
     broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
     if broken:
         parts.append(f"broken plugins: {', '.join(broken)}")
+    excused = [entry for entry in accepted(audit) if entry["state"] == "holds"]
+    if excused:
+        who = ", ".join(f"{entry['probe']} by {entry['author']} until {entry['expires']}" for entry in excused)
+        parts.append(f"accepted by the policy and not counted: {who}")
     areas = {probe["area"] for probe in _ran(audit["probes"])}
     absent = [AREA_TITLES[area].lower() for area in AREAS if area not in areas]
     if absent:

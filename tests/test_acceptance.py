@@ -1,0 +1,203 @@
+"""What a policy accepts is shown and counted, never silent; it expires, and a policy can rest on another."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import jsonschema
+import pytest
+
+from auditor.engine import validator
+from auditor.errors import BadInput
+from auditor.policy import Policy, at_or_above, judge, judge_all, read_policy, verdict
+from auditor.report.html import render_html
+from auditor.report.junit import render_junit
+from auditor.report.markdown import render_markdown
+from auditor.report.sarif import render_sarif
+
+GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
+TODAY = dt.date(2030, 1, 31)
+RULES = """
+[[rule]]
+probe = "bias.groups"
+metric = "accuracy_gap"
+at_most = { low = 0.05, high = 0.2 }
+reason = "a gap"
+source = "test"
+"""
+
+
+def accepted(**changes: Any) -> str:
+    given = {"probe": '"bias.groups"', "severity": '"low"', "justification": '"retrained in March"', "author": '"Ada"'}
+    entries = given | {"expires": "2030-01-31"} | changes
+    return "[[accepted]]\n" + "\n".join(f"{key} = {value}" for key, value in entries.items()) + "\n"
+
+
+def policy(folder: Path, *parts: str, today: dt.date = TODAY) -> Policy:
+    path = folder / "own.toml"
+    path.write_text("\n".join([*parts[:-1], RULES, *parts[-1:]]), "utf-8")
+    return read_policy(str(path), today=today)
+
+
+def probe(*gaps: tuple[str, float]) -> dict[str, Any]:
+    metrics = [
+        {"name": "accuracy_gap", "value": value, "low": value - 0.01, "high": value + 0.01, "n": 90, "unit": "fraction",
+         "at": {"group": group}}
+        for group, value in gaps
+    ]  # fmt: skip
+    findings = [{"id": f"bias.groups/{m['at']['group']}", "metric": m, "severity": "none"} for m in metrics]
+    return {
+        "id": "bias.groups", "status": "informative", "severity": "none", "reason": "", "metrics": metrics,
+        "findings": findings,
+    }  # fmt: skip
+
+
+def test_an_accepted_failure_stays_a_failure_and_does_not_count(tmp_path: Path) -> None:
+    found = policy(tmp_path, accepted())
+    judged = judge(probe(("sex", 0.1)), found)
+    assert (judged["status"], judged["severity"]) == ("fail", "none")
+    assert "accepted by Ada until 2030-01-31: retrained in March" in judged["reason"]
+    assert (judged["findings"][0]["severity"], judged["findings"][0]["accepted"]) == ("low", True)
+    assert [entry["found"] for entry in judged["accepted"]] == ["low"]
+    assert not at_or_above([judged], "low")
+    assert verdict([judged], found, []) == (
+        "pass",
+        "no probe failed at severity low or above; accepted by the policy: bias.groups (low, until 2030-01-31)",
+    )
+    assert found.described([judged])["accepted"][0]["state"] == "holds"
+
+
+def test_it_expires_after_its_last_day(tmp_path: Path) -> None:
+    found = policy(tmp_path, accepted(), today=TODAY + dt.timedelta(days=1))
+    judged = judge(probe(("sex", 0.1)), found)
+    assert judged["severity"] == "low"
+    assert "accepted" not in judged
+    assert verdict([judged], found, [])[0] == "fail"
+    assert found.described([judged])["accepted"][0]["state"] == "expired"
+
+
+@pytest.mark.parametrize(
+    ("entry", "gap"),
+    [
+        ({}, ("sex", 0.3)),
+        ({"at": '{ group = "age" }'}, ("sex", 0.1)),
+        ({"metric": '"accuracy"'}, ("sex", 0.1)),
+        ({"probe": '"bias.classes"'}, ("sex", 0.1)),
+    ],
+    ids=["a worse failure", "another group", "another metric", "another probe"],
+)
+def test_what_was_not_accepted_counts(tmp_path: Path, entry: dict[str, str], gap: tuple[str, float]) -> None:
+    found = policy(tmp_path, accepted(**entry))
+    judged = judge(probe(gap), found)
+    assert judged["severity"] in ("low", "high")
+    assert "accepted" not in judged["findings"][0]
+    assert found.described([judged])["accepted"][0]["state"] == "unused"
+
+
+def test_accepting_one_group_does_not_accept_the_other(tmp_path: Path) -> None:
+    rules = RULES.replace("at_most", 'at = { group = "GROUP" }\nat_most')
+    path = tmp_path / "two.toml"
+    path.write_text(rules.replace("GROUP", "sex") + rules.replace("GROUP", "age") + accepted(at='{ group = "sex" }'))
+    judged = judge(probe(("sex", 0.15), ("age", 0.1)), read_policy(str(path), today=TODAY))
+    assert judged["severity"] == "low"
+    assert [finding.get("accepted", False) for finding in judged["findings"]] == [True, False]
+    assert [entry["at"] for entry in judged["accepted"]] == [{"group": "sex"}]
+
+
+def test_judging_again_without_the_acceptance_takes_it_back(tmp_path: Path) -> None:
+    excused = judge(probe(("sex", 0.1)), policy(tmp_path, accepted()))
+    again = judge(excused, policy(tmp_path, ""))
+    assert again == judge(probe(("sex", 0.1)), policy(tmp_path, ""))
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"justification": '" "'}, "has no justification"),
+        ({"author": "3"}, "has no author"),
+        ({"severity": '"none"'}, "severity is 'none'"),
+        ({"expires": '"2030-01-31"'}, "expires is '2030-01-31'"),
+        ({"expires": "2030-01-31T10:00:00"}, "without quotes"),
+        ({"at": '"sex"'}, "at a table"),
+        ({"until": "2030-01-31"}, "unknown key 'until'"),
+    ],
+)
+def test_an_acceptance_says_what_why_who_and_until_when(tmp_path: Path, entry: dict[str, str], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        policy(tmp_path, accepted(**entry))
+
+
+def test_an_acceptance_of_an_unknown_probe_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "typo.toml").write_text(accepted(probe='"bias.gruops"'))
+    with pytest.raises(BadInput, match=r"bias\.gruops"):
+        read_policy(str(tmp_path / "typo.toml"), ["bias.groups"])
+
+
+def test_a_policy_extends_another(tmp_path: Path) -> None:
+    base, found = read_policy("default"), policy(tmp_path, 'extends = "default"\nfails_at = "high"', accepted())
+    assert found.required == base.required
+    assert found.fails_at == "high"
+    assert len(found.rules) == len(base.rules)  # its one rule replaces the one on the same number
+    assert next(r for r in found.rules if r.probe == "bias.groups").reason == "a gap"
+    assert found.voids == base.voids
+    assert found.sha256 != base.sha256
+
+
+def test_policies_do_not_extend_in_a_circle(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('extends = "b.toml"')
+    (tmp_path / "b.toml").write_text('extends = "a.toml"')
+    with pytest.raises(BadInput, match="in no circle"):
+        read_policy(str(tmp_path / "a.toml"))
+
+
+def test_the_packaged_policies_differ_where_they_say(tmp_path: Path) -> None:
+    default, strict, ci = (read_policy(name) for name in ("default", "strict", "ci"))
+    assert (strict.fails_at, default.fails_at, ci.fails_at) == ("low", "medium", "high")
+    assert list(ci.rules) == list(default.rules)
+    mild = {(r.probe, r.metric, str(r.at)): r for r in default.rules}
+    for rule in strict.rules:
+        known = mild[rule.probe, rule.metric, str(rule.at)]
+        sign = 1 if rule.side == "at_least" else -1
+        assert rule.side == known.side
+        for grade, limit in rule.thresholds.items():
+            assert sign * limit >= sign * known.thresholds.get(grade, limit)
+
+
+@pytest.fixture
+def audit(tmp_path: Path) -> dict[str, Any]:
+    """The golden audit, judged by a policy that accepts its worst failure."""
+    loaded: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
+    path = tmp_path / "excuse.toml"
+    path.write_text(
+        'extends = "default"\n'
+        + accepted(probe='"attacks.pgd"', severity='"critical"', author='"<b>Ada</b>"')
+        + accepted(probe='"bias.groups"', severity='"critical"', expires="2020-01-01")
+    )
+    found = read_policy(str(path), today=TODAY)
+    loaded["probes"] = judge_all(loaded["probes"], found)
+    loaded["policy"] = found.described(loaded["probes"])
+    loaded["verdict"], loaded["verdict_reason"] = verdict(loaded["probes"], found, [])
+    return loaded
+
+
+def test_every_format_shows_what_was_accepted(audit: dict[str, Any], tmp_path: Path) -> None:
+    jsonschema.validate(audit, validator().schema)
+    assert [entry["state"] for entry in audit["policy"]["accepted"]] == ["holds", "expired"]
+    assert "accepted by the policy: attacks.pgd (critical, until 2030-01-31)" in audit["verdict_reason"]
+    page = render_html(audit, tmp_path).decode()
+    assert "Accepted by the policy" in page
+    assert "It failed and does not count." in page
+    assert "Expired: failures count again." in page
+    assert "<b>Ada</b>" not in page
+    results = json.loads(render_sarif(audit, tmp_path))["runs"][0]["results"]
+    suppressed = {result["ruleId"] for result in results if result.get("suppressions")}
+    assert suppressed == {"attacks.pgd"}
+    suite = ET.fromstring(render_junit(audit, tmp_path))[0]
+    (case,) = (case for case in suite.findall("testcase") if case.attrib["name"] == "attacks.pgd")
+    assert "accepted by" in case[0].attrib["message"]
+    assert case[0].tag == "skipped"
+    assert "holds: `attacks.pgd` up to critical" in render_markdown(audit, tmp_path).decode()
