@@ -130,6 +130,8 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
                  help="All randomness comes from it."),
     click.option("--device", default="auto", callback=_device, metavar="auto|cpu|cuda|cuda:N|mps",
                  help="Where to compute. [default: auto, CUDA where there is one]"),
+    click.option("--surrogate", "surrogates", multiple=True, type=click.Path(path_type=Path), metavar="MODEL",
+                 help="Another model for the same classes, for attacks.transfer (repeatable)."),
     click.option("--batch-size", default="auto", callback=_batch, metavar="auto|N",
                  help="Images at a time; findings do not depend on it. [default: auto]"),
     click.option("--budget", callback=_seconds, metavar="TIME", help="Measure for at most this long: 90s, 10m, 2h."),

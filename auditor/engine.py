@@ -13,7 +13,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -64,6 +64,8 @@ class Request:
     engine: Literal["local", "ray"] = "local"
     workers: int | None = None
     """Workers of the engine "ray"; None for one per core."""
+    surrogates: Sequence[Path] = ()
+    """Other models for the same classes: the setting ``surrogates`` of every probe that has one."""
     fresh: bool = False
     stated: Mapping[str, Any] = field(default_factory=dict)
     """What the command line says about the model, in the tables and keys of the sidecar."""
@@ -249,7 +251,20 @@ def _chosen(plugins: Registry, suite: registry.Suite, request: Request) -> list[
     left = [probe_id for probe_id in wanted if probe_id not in dropped]
     if not left:
         raise BadInput("no probe is left to run: --skip leaves out all of them")
-    probes = [plugins.configure(i, suite.settings.get(i, {}), where=f"suite {suite.name}") for i in left]
+    lent = {"surrogates": [str(path) for path in request.surrogates]}
+    for path in request.surrogates:
+        if not path.is_file():
+            raise BadInput(f"--surrogate {path}: no such file; expected a model for the same classes")
+    takers = [i for i in left if "surrogates" in {f.name for f in fields(plugins.probes[i])}]
+    if request.surrogates and not takers:
+        raise BadInput("--surrogate: no probe of this run uses other models; add --probe attacks.transfer")
+    probes = [
+        plugins.configure(
+            i, {**suite.settings.get(i, {}), **(lent if request.surrogates and i in takers else {})},
+            where=f"suite {suite.name}",
+        )
+        for i in left
+    ]  # fmt: skip
     return _readers_last(probes)
 
 

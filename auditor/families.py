@@ -279,6 +279,23 @@ class MinimumNorm(Probe):
         if not self.norms or set(self.norms) - set(_USUAL):
             raise ValueError(f"norms is {list(self.norms)}; expected some of {', '.join(_USUAL)}")
 
+    def control_levels(self) -> Sequence[Level]:
+        """Where ``sanity.positive-control`` tries the search: in each norm the headline's epsilon or the middle one of
+        the usual ones."""
+        return [
+            self.headline if norm == self.headline["norm"] else {"norm": norm, "epsilon": usual[len(usual) // 2]}
+            for norm, usual in _USUAL.items()
+            if norm in self.norms
+        ]
+
+    def perturbed(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
+        """What the search finds within the level's epsilon; the clean image where that is nothing."""
+        norm, epsilon = str(level["norm"]), number(level)[1]
+        images = self.nearest(classifier, batch, rng, norm)[0]
+        far = _length((images - batch.pixels).reshape(len(batch), -1), norm) > epsilon + _ROUNDING
+        images[far] = batch.pixels[far]
+        return images
+
     @abstractmethod
     def search(self, classifier: Classifier, batch: Batch, rng: Randomness, norm: str) -> Pixels:
         """The nearest images found that get a wrong answer, (n, c, h, w); the clean image where none was found."""

@@ -35,6 +35,12 @@ def auditor_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return call
 
 
+@pytest.fixture(scope="session")
+def linear_model() -> Callable[..., Path]:
+    """``linear_onnx``: writes a linear classifier."""
+    return linear_onnx
+
+
 def linear_onnx(
     path: Path, weights: np.ndarray, bias: np.ndarray, shape: tuple[int, int, int], *, softmax: bool = False
 ) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from auditor import Probe, registry
+from auditor import NotApplicable, Probe, registry
 from auditor.engine import Request, open_audit, run, validator
 from auditor.families import Attack, MinimumNorm
 from auditor.finding import AREAS, plain
@@ -66,7 +66,10 @@ def prepared(subject: tuple[Any, Batch], probe: Probe) -> Any:
         batch=lambda ids: whole.take([whole.ids.index(i) for i in ids]),
         rng=Randomness(0, probe.meta.id),
     )
-    return probe.prepare(run)
+    try:
+        return probe.prepare(run)
+    except NotApplicable as reason:
+        pytest.skip(f"not applicable here: {reason}")
 
 
 def measure(subject: tuple[Any, Batch], probe: Probe, indices: list[int]) -> pd.DataFrame:

@@ -244,6 +244,8 @@ class GradientMasking(Probe):
         from auditor.distances import smallest
 
         tried = [e for frame in strong.values() for e in frame.loc[frame["norm"] == "linf", "epsilon"].unique()]
+        # a search for the smallest perturbation has no budget
+        tried += [self.epsilon for frame in strong.values() if "exact" in frame and frame["exact"].any()]
         # as far as the strong attacks went, and no further
         limit = max((e for e in tried if e <= self.epsilon * 1.001), default=0.0)
         ours, theirs = (smallest(attacks, "linf")["distance"] for attacks in (weak, strong))

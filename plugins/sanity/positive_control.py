@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor import Conclusion, Finding, Level, Meta, Metric, NotApplicable, Probe, Records, Table, hookimpl
-from auditor.families import Attack, number, size
+from auditor.families import Attack, MinimumNorm, number, size
 from auditor.finding import percent
 from auditor.numbers import norm_name
 
@@ -107,7 +107,7 @@ class PositiveControl(Probe):
 class _WithAttacks(PositiveControl):
     """The probe that measures."""
 
-    attacks: Sequence[Attack]
+    attacks: Sequence[Attack | MinimumNorm]
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """One row per image, attack and level."""
@@ -148,9 +148,9 @@ class _WithAttacks(PositiveControl):
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _controlled(probes: Sequence[Probe]) -> list[Attack]:
+def _controlled(probes: Sequence[Probe]) -> list[Attack | MinimumNorm]:
     """The attacks that can be tried: white-box, each image by itself."""
-    attacks = [probe for probe in probes if isinstance(probe, Attack)]
+    attacks = [probe for probe in probes if isinstance(probe, Attack | MinimumNorm)]
     return [a for a in attacks if (t := a.threat_model()) and t.knowledge == "white-box" and a.control_levels()]
 
 
