@@ -170,6 +170,11 @@ class Classifier:
         return "black-box" if self._copy is None else "white-box"
 
     @property
+    def copy(self) -> torch.nn.Module | None:
+        """The differentiable copy as it is, from the model's own input; ``logits`` is how to ask it."""
+        return self._copy
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of an image."""
         return self.preprocessing.shape

@@ -31,7 +31,11 @@ _NAMES = {
     "mce": "Mean corruption error",
     "relative_mce": "Mean corruption error less the clean error",
     "ece_of_perfect": "The same of a perfectly calibrated model",
+    "certified_radius_median": "Certified radius, median",
     "clever_median": "CLEVER score, median",
+    "clever_fits": "CLEVER score's law fits",
+    "clever_spread": "CLEVER score, half the samples against the other half",
+    "clever_at_radius": "CLEVER score as large as its radius",
     "clever_below_distance": "CLEVER score below the distance found",
     "distance_median": "Distance to the nearest error, median",
     "snr_median": "Signal-to-noise ratio at the first error, median",
@@ -44,6 +48,7 @@ _READINGS = {
     "distance_median": "upper bound",
     "attack_success_rate": "lower bound",
     "certified_accuracy": "lower bound",
+    "certified_radius_median": "lower bound",
     "clever_median": "estimate",
 }
 
