@@ -92,7 +92,7 @@ LAYERS = [
     {"registry"},
     {"store", "acceptance"},
     {"policy", "loading"},
-    {"measuring", "rehearsal"},
+    {"measuring", "rehearsal", "bounding"},
     {"distributed"},
     {"engine"},
     {"rerun", "terminal", "doctor", "listing"},
