@@ -26,6 +26,7 @@ from auditor.errors import AuditorError
 from auditor.finding import Metric, plain
 from auditor.plugins.formats import reports
 from auditor.report import charts, pdf, summary
+from auditor.report.card import render_card
 from auditor.report.html import render_html
 from auditor.report.junit import render_junit
 from auditor.report.markdown import render_markdown
@@ -377,6 +378,26 @@ def test_markdown(audit: dict[str, Any], run: Path) -> None:
     assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {7}
 
 
+def test_card(audit: dict[str, Any], run: Path) -> None:
+    text = render_card(audit, run).decode()
+    _, metadata, body = text.split("---\n", 2)
+    assert 'name: "road-signs-v3"' in metadata
+    assert metadata.count("- type: ") == sum(bool(p["metrics"]) for p in audit["probes"])
+    assert "value: null" not in metadata
+    assert "## Bias, Risks, and Limitations" in body
+    assert audit["model"]["sha256"] in body
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in body.splitlines() if row.startswith("|")} == {7}
+
+
+def test_card_of_hostile_names(hostile: dict[str, Any], run: Path) -> None:
+    text = render_card(hostile, run).decode()
+    assert "<script>" not in text
+    _, metadata, _ = text.split("---\n", 2)
+    for line in metadata.splitlines():
+        if line.strip().startswith(("name: ", "type: ")) and '"' in line:
+            json.loads(line.split(": ", 1)[1])
+
+
 # Sentences and numbers
 
 
@@ -545,6 +566,7 @@ def test_formats() -> None:
         "sarif": "audit.sarif",
         "junit": "audit.junit.xml",
         "md": "summary.md",
+        "card": "model-card.md",
     }
 
 

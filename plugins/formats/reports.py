@@ -46,9 +46,15 @@ def _markdown(audit: Mapping[str, Any], run: Path) -> bytes:
     return render_markdown(audit, run)
 
 
+def _card(audit: Mapping[str, Any], run: Path) -> bytes:
+    from auditor.report.card import render_card
+
+    return render_card(audit, run)
+
+
 @hookimpl
 def auditor_report_formats() -> list[ReportFormat]:
-    """HTML, PDF, SARIF, JUnit XML and Markdown; audit.json itself is the engine's."""
+    """HTML, PDF, SARIF, JUnit XML, Markdown and a model card; audit.json itself is the engine's."""
     return [
         ReportFormat(name="html", file="report.html", render=_html),
         ReportFormat(name="pdf", file="report.pdf", render=_pdf, paged=True),
@@ -56,4 +62,5 @@ def auditor_report_formats() -> list[ReportFormat]:
         ReportFormat(name="sarif", file="audit.sarif", render=_sarif),
         ReportFormat(name="junit", file="audit.junit.xml", render=_junit),
         ReportFormat(name="md", file="summary.md", render=_markdown),
+        ReportFormat(name="card", file="model-card.md", render=_card),
     ]
