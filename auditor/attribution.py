@@ -459,7 +459,7 @@ def shuffled(classifier: Classifier, rng: Randomness) -> Classifier | None:
 
     return Made(
         replace(classifier.artefact, copy=module, scores=scores), classifier.preprocessing, path=classifier.path,
-        sha256=classifier.sha256, n_classes=classifier.n_classes, outputs=classifier.outputs,
+        sha256=classifier.sha256, n_classes=classifier.n_classes, outputs=classifier.outputs, single=classifier.reading.single,
         classes=classifier.named_classes, device=classifier.device, fixed_batch=classifier.fixed_batch,
     )  # fmt: skip
 

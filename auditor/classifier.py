@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.errors import BadInput, NoCopy
+from auditor.errors import NoCopy
+from auditor.outputs import Activation, Outputs, Reading
 
 if TYPE_CHECKING:
     import torch
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from auditor.images import Pixels
 
 Layout = Literal["nchw", "nhwc"]
-Outputs = Literal["logits", "probabilities"]
 Format = Literal["onnx", "torchscript", "exported-program"]
 Precision = Literal["float32", "float16", "int8"]
 
@@ -50,6 +50,14 @@ class Artefact:
     """From the model's own input to its raw output, on the original."""
     outputs: Outputs | None = None
     """None: not to be seen in the file, so found by looking at the numbers."""
+    output: str = ""
+    """The name of the output that is read, where it has one."""
+    activation: Activation = "none"
+    """What the output passed last, as far as it was recognised."""
+    cut: bool = False
+    """That activation is left out of the copy, which gives logits."""
+    classes: Sequence[str] | None = None
+    """Names of the classes, where the file itself says them."""
     copy: torch.nn.Module | None = None
     """From the model's own input tensor to logits (or to the raw output, where no final softmax was found)."""
     copy_reason: str = ""
@@ -135,20 +143,25 @@ class Classifier:
         sha256: str,
         n_classes: int,
         outputs: Outputs,
+        single: bool = False,
         classes: Sequence[str] | None = None,
         device: str = "cpu",
         fixed_batch: int | None = None,
         preprocessing_source: str = "",
         warnings: Sequence[str] = (),
     ) -> None:
-        """``classes`` None: the model's classes have no names yet; ``fixed_batch``: the only batch the file takes."""
+        """``classes`` None: the model's classes have no names yet; ``fixed_batch``: the only batch the file takes;
+        ``single``: its one score stands for two classes."""
         self.artefact = artefact
         self.preprocessing = preprocessing
         self.preprocessing_source = preprocessing_source
         self.path = path
         self.sha256 = sha256
         self.n_classes = n_classes
-        self.outputs: Outputs = outputs
+        # where the scores are said to be logits, the file's end is not what it looks like
+        stated = outputs == "logits" and artefact.activation in {"softmax", "sigmoid"}
+        activation: Activation = "none" if stated else artefact.activation
+        self.reading = Reading(outputs=outputs, activation=activation, cut=artefact.cut, single=single)
         self.named_classes = classes
         self.device = device
         self.fixed_batch = fixed_batch
@@ -163,6 +176,11 @@ class Classifier:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; their numbers where the model has no names."""
         return tuple(self.named_classes or (str(i) for i in range(self.n_classes)))
+
+    @property
+    def outputs(self) -> Outputs:
+        """What the scores of the original are."""
+        return self.reading.outputs
 
     @property
     def access(self) -> Literal["white-box", "black-box"]:
@@ -190,8 +208,7 @@ class Classifier:
 
         Works in pieces of ``batch_size``, which it halves for good when the memory does not suffice.
         """
-        scores = self._scores(np.asarray(images, dtype=np.float32))
-        return scores if self.outputs == "probabilities" else softmax(scores)
+        return self.reading.probabilities(self._scores(np.asarray(images, dtype=np.float32)))
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (n, k) of pixels (n, c, h, w) in [0, 1], from the copy, under autograd.
@@ -261,9 +278,7 @@ class Classifier:
         with torch.no_grad():
             pieces = [self.logits(self.tensor(images[i : i + self.batch_size])).double().cpu()
                       for i in range(0, len(images), self.batch_size)]  # fmt: skip
-        copy = torch.cat(pieces)
-        if self.outputs == "probabilities":
-            copy = copy.softmax(1)
+        copy = self.reading.comparable(torch.cat(pieces))
         self._largest_score = np.abs(original).max()
         answer = copy.numpy()
         # a quantised output has ties; whichever of the tied labels the copy gives, it agrees
@@ -293,11 +308,8 @@ class Classifier:
         if self.fixed_batch and n < self.fixed_batch:
             inputs = _cat([inputs, inputs[:1].expand(self.fixed_batch - n, *inputs.shape[1:])])
         answer = self._copy(inputs)
-        output: torch.Tensor = (answer[0] if isinstance(answer, tuple | list) else answer).flatten(1)[:n].float()
-        if self.outputs == "probabilities" and not self.artefact.details.get("softmax_cut"):
-            # the smallest normal float keeps the logarithm and its gradient finite
-            output = output.clamp_min(1.2e-38).log()
-        return output
+        output: torch.Tensor = answer[0] if isinstance(answer, tuple | list) else answer
+        return self.reading.logits(output.reshape(len(output), -1)[:n])
 
     def _scores(self, images: Pixels) -> NDArray[np.float32]:
         """Raw scores (n, k) from the original."""
@@ -321,18 +333,10 @@ class Classifier:
         if self.fixed_batch and n < self.fixed_batch:
             images = np.concatenate([images, np.repeat(images[:1], self.fixed_batch - n, axis=0)])
         scores = self.artefact.scores(self.preprocessing.apply(images))
-        scores = from_integers(scores[:n], self.outputs).reshape(n, -1)
+        scores = self.reading.scores(scores[:n])
         if not np.isfinite(scores).all():
             raise ArithmeticError("the model answered NaN or infinity")
         return scores
-
-
-def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities from logits (n, k), in double precision inside."""
-    shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
-    exponentials = np.exp(shifted)
-    probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
-    return probabilities
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -346,35 +350,6 @@ def first_line(error: BaseException) -> str:
     """What an error says, in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-def from_integers(scores: NDArray[Any], outputs: Outputs) -> NDArray[np.float32]:
-    """Scores as float32; a quantised model's integer probabilities are counted from their least value and sum to 1."""
-    if outputs == "logits" or not np.issubdtype(scores.dtype, np.integer):
-        return scores.astype(np.float32)
-    counts = scores.astype(np.float32).reshape(len(scores), -1) - np.iinfo(scores.dtype).min
-    shares: NDArray[np.float32] = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    return shares
-
-
-def look_at_outputs(scores: NDArray[Any]) -> Outputs:
-    """Whether rows of scores are probabilities (not negative, sum 1) or logits."""
-    sums = scores.astype(np.float64).sum(axis=1)
-    return "probabilities" if scores.min() >= 0 and np.abs(sums - 1).max() < 1e-2 else "logits"
-
-
-def class_scores(scores: Any, batch: int) -> NDArray[np.float32]:
-    """The output as (n, k), or BadInput when it is no classifier's."""
-    array = np.asarray(scores)
-    squeezed = array.reshape(array.shape[:2]) if array.ndim > 2 and set(array.shape[2:]) == {1} else array
-    if squeezed.ndim != 2 or len(squeezed) != batch:
-        raise BadInput(
-            f"the model's output has shape {list(array.shape)} for a batch of {batch}; expected [{batch}, classes],"
-            " one score per class (detectors and segmenters cannot be audited)"
-        )
-    if squeezed.shape[1] < 2:
-        raise BadInput(f"the model's output has {squeezed.shape[1]} class; expected at least two")
-    return squeezed.astype(np.float32)
 
 
 def _per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:

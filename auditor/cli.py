@@ -197,6 +197,7 @@ _INPUT_OPTIONS: Sequence[Callable[[Any], Any]] = [
     click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Order of the input's axes."),
     click.option("--size", "--input-size", "size", callback=_sides, metavar="N|HxW",
                  help="Input size in pixels, where the file leaves it open."),
+    click.option("--output", metavar="NAME", help="Which output holds the class scores, where there are several."),
     click.option("--crop", callback=_crop, metavar="SHARE|N|none",
                  help="Scale so that the cut keeps this share of the shorter side, or the shorter side to N pixels;"
                  " none stretches. [default: 1]"),
@@ -209,11 +210,13 @@ def _input_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def collected(**options: Any) -> Any:
         given = {name: options.pop(name) for name in ("preset", "mean", "std", "range", "order", "layout", "size")}
+        output = options.pop("output")
         crop = options.pop("crop")
         if crop is not None:
             given |= {"resize": "stretch"} if crop == "none" else {"resize": "crop", "crop": crop}
         entries = {name: value for name, value in given.items() if value is not None}
-        return command(stated={"input": entries} if entries else {}, **options)
+        stated = {"input": entries} if entries else {}
+        return command(stated=stated | ({"output": {"name": output}} if output else {}), **options)
 
     for option in reversed(_INPUT_OPTIONS):
         collected = option(collected)

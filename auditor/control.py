@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.attacks import Ball
-from auditor.classifier import Classifier, softmax
+from auditor.classifier import Classifier
+from auditor.outputs import Reading, softmax
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ class Controlled(Classifier):
         (0 where no point could be planted)."""
         # device, batch size, preprocessing and the counter of passes are the classifier's own
         self.__dict__.update(classifier.__dict__)
-        self.named_classes, self.n_classes, self.outputs = ("as it is", "planted"), 2, "logits"
+        self.named_classes, self.n_classes, self.reading = ("as it is", "planted"), 2, Reading(outputs="logits")
         self._whole = classifier
         self._clean, self._origin = clean.flatten(1), origin
         self._weights = way / (way * way).sum(1, keepdim=True).clamp_min(1e-30)

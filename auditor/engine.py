@@ -27,7 +27,7 @@ from auditor.distributed import Workers
 from auditor.errors import BadInput, NotApplicable
 from auditor.finding import Conclusion, plain
 from auditor.images import Images, Source, match_labels, rank, sample
-from auditor.loading import Sidecar, build, read_sidecar, resizing
+from auditor.loading import Sidecar, build, read_sidecar, resizing, wanted_output
 from auditor.measuring import Measured, Measurer, Shards, tune
 from auditor.policy import Policy, judge, judge_all, read_policy, verdict
 from auditor.probe import Exhibit, Probe, Randomness, Records, Run
@@ -157,7 +157,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
 
 def open_audit(plugins: Registry, request: Request, suite: registry.Suite, device: str) -> tuple[Classifier, Images]:
     """The classifier and its images, labels matched to classes."""
-    artefact = _open_artefact(plugins, request.model, device, request.trust_model)
+    artefact = _open_artefact(plugins, request.model, device, request.stated, trust=request.trust_model)
     sidecar = _sidecar(request.model, artefact, request.stated)
     source = _find_source(plugins, request, sidecar)
     samples = request.samples or suite.samples
@@ -184,7 +184,7 @@ def open_model(path: Path, wanted: str, stated: Mapping[str, Any] | None = None,
     plugins = registry.load()
     device = environment.pick_device(wanted)
     rehearsal.finish()
-    artefact = _open_artefact(plugins, path, device, trust)
+    artefact = _open_artefact(plugins, path, device, stated or {}, trust=trust)
     return build(path, artefact, _sidecar(path, artefact, stated or {}), device=device)
 
 
@@ -192,14 +192,17 @@ def _sidecar(path: Path, artefact: Artefact, stated: Mapping[str, Any]) -> Sidec
     return read_sidecar(path, artefact.metadata, options=dict(stated), properties=artefact.properties)
 
 
-def _open_artefact(plugins: Registry, path: Path, device: str, trust: bool) -> Any:
+def _open_artefact(plugins: Registry, path: Path, device: str, stated: Mapping[str, Any], *, trust: bool) -> Artefact:
     if not path.exists():
         raise BadInput(f"{path}: no such file")
     if path.is_dir():
         raise BadInput(f"{path}: a folder; expected a model file, .onnx or TorchScript .pt")
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: an empty file; expected a model, .onnx or TorchScript .pt")
-    artefact = plugins.first("auditor_open_model", path=path, device=device, trust=trust)
+    output = wanted_output(path, dict(stated))
+    artefact: Artefact | None = plugins.first(
+        "auditor_open_model", path=path, device=device, trust=trust, output=output
+    )  # fmt: skip
     if artefact is None:
         for plugin in plugins.broken:
             if (plugin.error or "").startswith("auditor_open_model"):
@@ -574,7 +577,8 @@ class _Session:
 
     def _model_identity(self) -> list[Any]:
         c = self.classifier
-        return [c.sha256, plain(c.preprocessing), c.outputs, c.access, list(c.classes)]
+        reading = [plain(c.reading), c.artefact.output]
+        return [c.sha256, plain(c.preprocessing), reading, c.access, list(c.classes)]
 
     def _tune(self) -> None:
         """Find the batch size by trying, unless it is given or fixed by the file."""
@@ -644,6 +648,8 @@ class _Session:
                     k: v for k, v in plain(c.preprocessing).items() if k != "shape"
                 }, "source": c.preprocessing_source},
                 "outputs": c.outputs,
+                "output": {"name": c.artefact.output or None, "ends_in": c.reading.activation,
+                           "single": c.reading.single},
                 "classes": list(c.classes),
                 "parity": None if c.parity is None else plain(c.parity._asdict()),
             },

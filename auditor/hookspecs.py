@@ -25,11 +25,12 @@ def auditor_probes() -> Iterable[type[Probe]]:
 
 
 @hookspec(firstresult=True)
-def auditor_open_model(path: Path, device: str, trust: bool = False) -> Artefact | None:
+def auditor_open_model(path: Path, device: str, trust: bool = False, output: str = "") -> Artefact | None:
     """Open the model file at ``path`` for ``device`` ("cpu", "cuda:0"), or return None when the format is not yours.
 
-    A model file is untrusted input: what would run code from the file is refused (BadInput) unless ``trust``. An
-    implementation may leave that parameter out; it writes it with a default: ``trust: bool = False``.
+    A model file is untrusted input: what would run code from the file is refused (BadInput) unless ``trust``.
+    ``output`` is which of several outputs holds the scores; empty where nobody said. An implementation may leave out
+    these two; it writes them with their defaults: ``trust: bool = False, output: str = ""``.
     """
     raise NotImplementedError
 

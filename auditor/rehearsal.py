@@ -243,12 +243,13 @@ def _rehearse(plugins: Any, job: dict[str, Any]) -> dict[str, str]:
     import numpy as np
 
     from auditor.classifier import first_line, is_out_of_memory
-    from auditor.loading import build, read_sidecar
+    from auditor.loading import build, read_sidecar, wanted_output
 
     path, shown = Path(job["path"]), job["as"]
     refused, trouble = "", ""
     try:
-        artefact = plugins.first("auditor_open_model", path=path, device="cpu", trust=False)
+        output = wanted_output(path, job["stated"])
+        artefact = plugins.first("auditor_open_model", path=path, device="cpu", trust=False, output=output)
         # once it is open, the audit comes to the same place, knows the images, and says it better
         refused = _LATER
         if artefact is None:

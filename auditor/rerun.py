@@ -73,7 +73,7 @@ def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False
     path = model or Path(audit["model"]["path"])
     if model is None and not path.is_file():
         raise BadInput(f"{path}: the audited model is not there (any more); name the file with --model")
-    classifier = open_model(path, device, _stated(audit["model"]["input"]), trust=trust)
+    classifier = open_model(path, device, _stated(audit["model"]), trust=trust)
     if model is None and file_sha256(path) != audit["model"]["sha256"]:
         raise BadInput(f"{path}: not the file that was audited (its SHA-256 differs); name it with --model")
     shards = sorted((folder / "records").glob("*/exhibits-*.parquet"))
@@ -105,12 +105,15 @@ def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False
     return claims
 
 
-def _stated(described: Mapping[str, Any]) -> dict[str, Any]:
-    """The preprocessing of a run, as the command line would state it."""
+def _stated(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The preprocessing and the output of a run, as the command line would state them."""
+    described = model["input"]
     batch_first = described["shape"][1:]
     channels, *size = batch_first if described["layout"] == "nchw" else [batch_first[2], *batch_first[:2]]
     kept = {key: described[key] for key in ("layout", "range", "mean", "std", "order") if key in described}
-    return {"input": kept | {"channels": channels, "size": size}}
+    name = model.get("output", {}).get("name")
+    output = {"kind": model["outputs"]} | ({"name": name} if name else {})
+    return {"input": kept | {"channels": channels, "size": size}, "output": output}
 
 
 def _write(path: Path, audit: dict[str, Any], formats: Sequence[Any]) -> Outcome:

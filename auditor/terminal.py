@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from auditor.classifier import Classifier
 from auditor.engine import Outcome, Progress, Silent
 from auditor.report.summary import headline, sentences
 
@@ -182,7 +183,7 @@ def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = N
         f" {'of any size' if classifier.fixed_batch is None else f'always {classifier.fixed_batch}'}",
         "preprocessing": f"pixels to [{p.range[0]:g}, {p.range[1]:g}], mean {list(p.mean)}, std {list(p.std)},"
         f" {p.order}{f' ({preset})' if (preset := presets.name_of(p)) else ''}; from {classifier.preprocessing_source}",
-        "output": f"{classifier.n_classes} classes, {classifier.outputs}",
+        "output": _describe_output(classifier),
         "classes": ", ".join(classifier.classes[:10]) + (", ..." if classifier.n_classes > 10 else ""),
         "precision": a.precision,
         "parameters": f"{a.details.get('parameters', 0):,}",
@@ -195,6 +196,16 @@ def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = N
     }
     lines = [f"{name:<14} {value}" for name, value in rows.items() if value]
     return "\n".join(lines + [f"warning        {warning}" for warning in classifier.warnings])
+
+
+def _describe_output(classifier: Classifier) -> str:
+    """Classes, logits or probabilities, where they come from, and the outputs that are not read."""
+    a, reading = classifier.artefact, classifier.reading
+    parts = [f"{a.output}: " if a.output else "", f"{classifier.n_classes} classes, {reading.outputs}"]
+    parts += [", one score for both"] if reading.single else []
+    parts += [f", from a final {reading.activation}"] if reading.activation != "none" else []
+    unread = [name for name in a.details.get("outputs", []) if name != a.output]
+    return "".join([*parts, f"; not read: {', '.join(unread)}" if unread else ""])
 
 
 def try_preprocessings(

@@ -17,10 +17,11 @@ from scipy.stats import binomtest, norm
 from sklearn import metrics as sk
 
 from auditor import Level, Records, stats
-from auditor.classifier import Artefact, Classifier, Preprocessing, softmax
+from auditor.classifier import Artefact, Classifier, Preprocessing
 from auditor.estimators import ArtClassifier
 from auditor.families import breaking_epsilon, project
 from auditor.images import Batch
+from auditor.outputs import softmax
 from auditor.plugins.attacks.fgsm import Fgsm
 from auditor.plugins.attacks.noise import Noise
 from auditor.plugins.attacks.occlusion import Occlusion

@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from auditor.classifier import Classifier, softmax
+from auditor.classifier import Classifier
 from auditor.errors import BadInput
+from auditor.outputs import softmax
 
 CHANNELS, SIDE, CLASSES = 3, 6, 4
 SHAPE = (CHANNELS, SIDE, SIDE)
@@ -44,7 +45,7 @@ def opened(plugins: Any) -> Open:
     from auditor.loading import build, read_sidecar
 
     def call(path: Path, data_size: tuple[int, int] | None = None) -> Classifier:
-        artefact = plugins.first("auditor_open_model", path=path, device="cpu")
+        artefact = plugins.first("auditor_open_model", path=path, device="cpu", output="")
         return build(path, artefact, read_sidecar(path, artefact.metadata), data_size=data_size)
 
     return call

@@ -84,6 +84,7 @@ def test_the_wheel_holds_all_of_it(tmp_path: Path) -> None:
 
 LAYERS = [
     {"errors", "finding"},
+    {"outputs"},
     {"numbers", "images", "classifier", "environment"},
     {"attacks", "stats", "probe", "photographs", "presets", "report"},
     {"families", "blocks", "corruptions", "estimators", "distances", "extremes", "control", "groups"},

@@ -6,6 +6,6 @@ Which file format it is, the plugins in ``auditor.plugins.formats`` know; what f
 from __future__ import annotations
 
 from auditor.loading.build import build, resizing
-from auditor.loading.sidecar import Sidecar, read_sidecar
+from auditor.loading.sidecar import Sidecar, read_sidecar, wanted_output
 
-__all__ = ["Sidecar", "build", "read_sidecar", "resizing"]
+__all__ = ["Sidecar", "build", "read_sidecar", "resizing", "wanted_output"]

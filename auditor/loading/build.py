@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from auditor.classifier import Artefact, Classifier, Preprocessing, class_scores, first_line, look_at_outputs
+from auditor.classifier import Artefact, Classifier, Preprocessing, first_line
 from auditor.errors import BadInput
 from auditor.images import Resizing
 from auditor.loading.sidecar import Sidecar, sidecar_path
+from auditor.outputs import class_scores, look_at_outputs
 from auditor.store import file_sha256
 
 _USUAL_SIZES = (224, 32, 28, 64, 128, 96, 256, 299, 384, 48, 8)
@@ -28,7 +29,18 @@ def build(
     """
     warnings: list[str] = []
     preprocessing, outputs, fixed = _first_answer(path, artefact, sidecar, data_size, warnings)
-    n_classes = outputs.shape[1]
+    single = outputs.shape[1] == 1
+    kind = sidecar.kind or artefact.outputs or look_at_outputs(outputs)
+    if single:
+        what = "probability" if kind == "probabilities" else "logit"
+        warnings.append(f"The model has one output; it is read as the {what} of the second of two classes.")
+    elif artefact.activation == "sigmoid" and kind == "probabilities":
+        warnings.append(
+            "The model ends in a sigmoid per class; its scores are divided by their sum, which changes confidences and"
+            " no label."
+        )
+    n_classes = max(2, outputs.shape[1])
+    classes = sidecar.classes or (tuple(artefact.classes) if artefact.classes else None)
     if sidecar.classes is not None and len(sidecar.classes) != n_classes:
         raise BadInput(
             f"{sidecar.where('classes')}: names {len(sidecar.classes)} classes, but the model {path.name} has"
@@ -46,7 +58,6 @@ def build(
         )
     if sidecar.order and sidecar.where("order") != source:
         source += f"; order of channels from {sidecar.where('order')}"
-    kind = sidecar.kind or artefact.outputs or look_at_outputs(outputs)
     return Classifier(
         artefact,
         preprocessing,
@@ -54,7 +65,8 @@ def build(
         sha256=file_sha256(path),
         n_classes=n_classes,
         outputs=kind,
-        classes=sidecar.classes,
+        single=single,
+        classes=classes,
         device=device,
         fixed_batch=fixed,
         preprocessing_source=source,

@@ -114,6 +114,12 @@ def read_sidecar(
     return merge(layers)
 
 
+def wanted_output(model: Path, options: metadata.Tables) -> str:
+    """Which output is to be read, by command line or sidecar, or an empty text. It must be known before the file is
+    opened, so what stands in the file itself would come too late."""
+    return read_sidecar(model, options=options).output or ""
+
+
 def merge(layers: Sequence[Sidecar]) -> Sidecar:
     """One sidecar of several, best first: each key, or group of keys, from the first that states it."""
     together = {name for names in _TOGETHER for name in names}

@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from auditor.classifier import Artefact, Precision
+    from auditor.outputs import Activation
 
 _QUANTISED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
               "DynamicQuantizeLinear", "QGemm"}  # fmt: skip
 
 
 @hookimpl
-def auditor_open_model(path: Path, device: str) -> Artefact | None:
+def auditor_open_model(path: Path, device: str, output: str = "") -> Artefact | None:
     """Open files called ``*.onnx``."""
-    return _open(path, device) if path.suffix.lower() == ".onnx" else None
+    return _open(path, device, output) if path.suffix.lower() == ".onnx" else None
 
 
-def _open(path: Path, device: str) -> Artefact:
+def _open(path: Path, device: str, output: str) -> Artefact:
     from auditor.classifier import Artefact
     from auditor.loading.sidecar import METADATA_KEY
 
@@ -36,12 +37,13 @@ def _open(path: Path, device: str) -> Artefact:
         raise BadInput(f"{path}: the model has {len(inputs)} inputs ({names}); expected exactly one image")
     if not inputs[0].type.HasField("tensor_type"):
         raise BadInput(f"{path}: the model's input {inputs[0].name} is no tensor; expected one image")
-    _check_outputs(path, model)
+    chosen = _pick_output(path, model, output)
     session, warnings = _session(path, device)
     shape, dtype = _declared(inputs[0])
     opset = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     operators = sorted({node.op_type for node in model.graph.node})
-    copy, reason, activation = _copy(model)
+    copy, reason, cut = _copy(model, chosen)
+    activation = _activation(model, chosen)
     if "DynamicQuantizeLinear" in operators:
         # its scale is taken over the whole batch, so an answer would depend on the image's neighbours
         shape = (1, *shape[1:])
@@ -52,8 +54,12 @@ def _open(path: Path, device: str) -> Artefact:
         runtime=f"ONNX Runtime {_version()}, {provider}",
         input_shape=shape,
         input_dtype=dtype,
-        scores=_scores(session, inputs[0].name),
-        outputs={"softmax": "probabilities", "none": None}.get(activation),
+        scores=_scores(session, inputs[0].name, chosen),
+        outputs="probabilities" if activation in {"softmax", "sigmoid"} else None,
+        output=chosen,
+        activation=activation,
+        cut=cut,
+        classes=_class_names(model),
         copy=copy,
         copy_reason=reason,
         precision=_precision(operators, dtype, model),
@@ -64,9 +70,9 @@ def _open(path: Path, device: str) -> Artefact:
             "producer": f"{model.producer_name} {model.producer_version}".strip(),
             "operators": operators,
             "input": inputs[0].name,
-            "output": model.graph.output[0].name,
+            "output": chosen,
+            "outputs": [value.name for value in model.graph.output],
             "parameters": sum(_elements(tensor) for tensor in model.graph.initializer),
-            "softmax_cut": activation == "softmax",
         },
         warnings=warnings,
     )
@@ -92,16 +98,72 @@ def _read(path: Path) -> onnx.ModelProto:
     return model
 
 
-def _check_outputs(path: Path, model: onnx.ModelProto) -> None:
-    """A classifier has one output of scores; several, or boxes, mean something else."""
+def _pick_output(path: Path, model: onnx.ModelProto, wanted: str) -> str:
+    """The output that holds the class scores: the one asked for, the only one, or the only one that can hold scores
+    beside labels, as scikit-learn, XGBoost and LightGBM export it."""
     outputs = list(model.graph.output)
+    shown = ", ".join(f"{value.name} {_shape_text(value)}" for value in outputs)
+    if wanted:
+        if wanted not in {value.name for value in outputs}:
+            raise BadInput(f"{path}: --output {wanted}: no such output; the model has {shown}")
+        return wanted
     if len(outputs) == 1:
-        return
-    names = ", ".join(f"{value.name} {_shape_text(value)}" for value in outputs)
+        return str(outputs[0].name)
+    scores = [value for value in outputs if _holds_scores(value)]
+    if len(scores) == 1 and all(_holds_labels(value) for value in outputs if value is not scores[0]):
+        return str(scores[0].name)
     raise BadInput(
-        f"{path}: the model has {len(outputs)} outputs ({names}); expected exactly one, the class scores"
-        " (detectors cannot be audited; of a classifier export only the scores)"
+        f"{path}: the model has {len(outputs)} outputs ({shown}); say with --output NAME which one holds the class"
+        " scores (detectors cannot be audited)"
     )
+
+
+def _holds_scores(value: onnx.ValueInfoProto) -> bool:
+    """A float tensor, or ZipMap's sequence of maps from class to probability."""
+    import onnx
+
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
+    return value.type.HasField("sequence_type") or value.type.tensor_type.elem_type in floats
+
+
+def _holds_labels(value: onnx.ValueInfoProto) -> bool:
+    """One whole number or text per row."""
+    import onnx
+
+    kinds = {onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.STRING}
+    tensor = value.type.tensor_type
+    columns = [dim.dim_value for dim in tensor.shape.dim][1:]
+    return value.type.HasField("tensor_type") and tensor.elem_type in kinds and columns in ([], [1])
+
+
+def _activation(model: onnx.ModelProto, output: str) -> Activation:
+    """What the output passed last, through nodes that change neither order nor size of the scores."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    known: dict[str, Activation] = {"Softmax": "softmax", "QLinearSoftmax": "softmax", "LogSoftmax": "log-softmax",
+                                    "Sigmoid": "sigmoid", "QLinearSigmoid": "sigmoid"}  # fmt: skip
+    through = {"Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "QuantizeLinear", "DequantizeLinear",
+               "ZipMap"}  # fmt: skip
+    while (node := makers.get(output)) is not None:
+        if node.op_type in known:
+            # a softmax over the batch is not the end of a classifier
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), -1)
+            return "none" if axis == 0 else known[node.op_type]
+        if node.op_type not in through:
+            break
+        output = node.input[0]
+    return "none"
+
+
+def _class_names(model: onnx.ModelProto) -> tuple[str, ...] | None:
+    """The classes as ai.onnx.ml operators state them; None for their plain numbers, which say nothing."""
+    keys = {"classlabels_strings", "classlabels_int64s", "classlabels_ints"}
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.domain == "ai.onnx.ml" and attribute.name in keys:
+                labels = [text.decode() for text in attribute.strings] or [str(number) for number in attribute.ints]
+                if len(labels) > 1 and labels != [str(i) for i in range(len(labels))]:
+                    return tuple(labels)
+    return None
 
 
 def _session(path: Path, device: str) -> tuple[onnxruntime.InferenceSession, list[str]]:
@@ -130,28 +192,37 @@ def _session(path: Path, device: str) -> tuple[onnxruntime.InferenceSession, lis
     return session, warnings
 
 
-def _scores(session: onnxruntime.InferenceSession, name: str) -> Any:
+def _scores(session: onnxruntime.InferenceSession, name: str, output: str) -> Any:
     def scores(inputs: NDArray[Any]) -> NDArray[Any]:
         try:
-            (answer,) = session.run(None, {name: inputs})
+            (answer,) = session.run([output], {name: inputs})
         except Exception as error:
             # one type for all that the runtime may raise, so that callers can tell a failed run from a bug
             raise RuntimeError(_first_line(error)) from None
-        return answer  # type: ignore[no-any-return]
+        return _from_maps(answer) if isinstance(answer, list) else answer
 
     return scores
 
 
-def _copy(model: onnx.ModelProto) -> tuple[Any, str, str]:
-    """The differentiable copy, how it was made or why there is none, and the final activation that was cut."""
+def _from_maps(rows: list[dict[Any, float]]) -> NDArray[Any]:
+    """ZipMap's answer as (n, k), the classes in their own order, which is that of the probabilities beneath."""
+    import numpy as np
+
+    classes = sorted(rows[0])
+    return np.array([[row[name] for name in classes] for row in rows], dtype=np.float32)
+
+
+def _copy(model: onnx.ModelProto, output: str) -> tuple[Any, str, bool]:
+    """The differentiable copy, how it was made or why there is none, and whether a final activation was cut off."""
     try:
         from auditor.loading.importer import cut_final_activation, import_onnx
 
-        module, activation = cut_final_activation(import_onnx(model))
+        place = [value.name for value in model.graph.output].index(output)
+        module, activation = cut_final_activation(import_onnx(model), place)
     except NoCopy as error:
-        return None, str(error), "none"
+        return None, str(error), False
     cut = f"; the final {activation} is left out of it" if activation != "none" else ""
-    return module, f"the ONNX graph was rebuilt in PyTorch{cut}", activation
+    return module, f"the ONNX graph was rebuilt in PyTorch{cut}", activation != "none"
 
 
 def _declared(value: onnx.ValueInfoProto) -> tuple[tuple[int | None, ...], str]:

@@ -18,12 +18,12 @@ _SUFFIXES = {".pt", ".pth", ".ts", ".torchscript"}
 
 
 @hookimpl
-def auditor_open_model(path: Path, device: str, trust: bool = False) -> Artefact | None:
+def auditor_open_model(path: Path, device: str, trust: bool = False, output: str = "") -> Artefact | None:
     """Open files called ``*.pt``, ``*.pth``, ``*.ts`` or ``*.torchscript``."""
-    return _open(path, device, trust) if path.suffix.lower() in _SUFFIXES else None
+    return _open(path, device, trust, output) if path.suffix.lower() in _SUFFIXES else None
 
 
-def _open(path: Path, device: str, trust: bool) -> Artefact:
+def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
     import torch
 
     from auditor.classifier import Artefact, first_line
@@ -55,8 +55,9 @@ def _open(path: Path, device: str, trust: bool) -> Artefact:
         runtime=f"TorchScript, PyTorch {torch.__version__}, {device}",
         input_shape=(None, channels, None, None) if channels else (),
         input_dtype="float16" if _is_half(module) else "float32",
-        scores=_scores(module, device),
-        copy=module,
+        scores=_scores(module, device, output),
+        output=output,
+        copy=_picking(module, output),
         copy_reason="the TorchScript module itself is differentiable; original and copy are the same",
         precision="float16" if _is_half(module) else "float32",
         metadata=embedded.decode() if isinstance(embedded, bytes) else embedded,
@@ -68,22 +69,56 @@ def _open(path: Path, device: str, trust: bool) -> Artefact:
     )
 
 
-def _scores(module: torch.jit.ScriptModule, device: str) -> Any:
+def _scores(module: torch.jit.ScriptModule, device: str, output: str) -> Any:
     import torch
 
     def scores(inputs: NDArray[Any]) -> NDArray[Any]:
         with torch.no_grad():
-            answer = module(torch.from_numpy(inputs).to(device))
-        if isinstance(answer, tuple | list):
-            if len(answer) != 1:
-                raise BadInput(f"the model returns {len(answer)} outputs; expected exactly one, the class scores")
-            answer = answer[0]
-        if not isinstance(answer, torch.Tensor):
-            raise BadInput(f"the model returns a {type(answer).__name__}; expected a tensor of class scores")
+            answer = _pick(module(torch.from_numpy(inputs).to(device)), output)
         result: NDArray[Any] = answer.float().cpu().numpy()
         return result
 
     return scores
+
+
+def _pick(answer: Any, output: str) -> torch.Tensor:
+    """The class scores in what the module returns: the only tensor, or the one called or numbered ``output``."""
+    import torch
+
+    if isinstance(answer, torch.Tensor):
+        if output:
+            raise BadInput(f"--output {output}: no such output; the model returns one tensor")
+        return answer
+    kind = type(answer).__name__
+    if not isinstance(answer, tuple | list | dict):
+        raise BadInput(f"the model returns a {kind}; expected a tensor of class scores")
+    named = answer if isinstance(answer, dict) else {str(i): value for i, value in enumerate(answer)}
+    if not output and kind != "dict" and len(named) == 1:
+        output = "0"
+    if output not in named:
+        raise BadInput(
+            f"the model returns a {kind} of {len(named)} outputs ({', '.join(named)}); say with --output NAME which one"
+            " holds the class scores (the members of a tuple are numbered from 0)"
+        )
+    chosen = named[output]
+    if not isinstance(chosen, torch.Tensor):
+        raise BadInput(f"output {output} is a {type(chosen).__name__}; expected a tensor of class scores")
+    return chosen
+
+
+def _picking(module: torch.jit.ScriptModule, output: str) -> torch.nn.Module:
+    """The module, returning one of its outputs only."""
+    import torch
+
+    class Picking(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = module
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return _pick(self.model(inputs), output)
+
+    return Picking().eval() if output else module
 
 
 def _first_channels(module: torch.jit.ScriptModule) -> int | None:
