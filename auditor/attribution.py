@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from auditor.classifier import Classifier
     from auditor.images import Batch, Pixels
+    from auditor.outputs import Outputs
 
 SAME = 0.9
 """Mean rank correlation of two maps of one image from which they are called the same."""
@@ -457,9 +458,12 @@ def shuffled(classifier: Classifier, rng: Randomness) -> Classifier | None:
         answer = answer[0] if isinstance(answer, tuple | list) else answer
         return np.asarray(answer.float().cpu().numpy())
 
+    # what a copy without its final activation gives are logits
+    outputs: Outputs = "logits" if classifier.artefact.cut else classifier.outputs
     return Made(
         replace(classifier.artefact, copy=module, scores=scores), classifier.preprocessing, path=classifier.path,
-        sha256=classifier.sha256, n_classes=classifier.n_classes, outputs=classifier.outputs, single=classifier.reading.single,
+        sha256=classifier.sha256, n_classes=classifier.n_classes, outputs=outputs,
+        single=classifier.reading.single,
         classes=classifier.named_classes, device=classifier.device, fixed_batch=classifier.fixed_batch,
     )  # fmt: skip
 
