@@ -25,7 +25,7 @@ from auditor import numbers
 from auditor.errors import AuditorError
 from auditor.finding import Metric, plain
 from auditor.plugins.formats import reports
-from auditor.report import charts, pdf, summary
+from auditor.report import charts, frameworks, pdf, summary
 from auditor.report.card import render_card
 from auditor.report.html import render_html
 from auditor.report.junit import render_junit
@@ -278,7 +278,7 @@ def test_pdf(hostile: dict[str, Any], run: Path) -> None:
     assert document.metadata is not None
     assert "Audit of" in (document.metadata.title or "")
     titles = [str(item["/Title"]) for item in document.outline if not isinstance(item, list)]
-    assert [*summary.AREA_TITLES.values(), "Method and limits", "Record"] == titles[-9:]
+    assert [*summary.AREA_TITLES.values(), "Method and limits", "What the evidence speaks to", "Record"] == titles[-10:]
     assert document.pages[0].mediabox.width == pytest.approx(595, abs=1)
     for number, page in enumerate(document.pages, 1):
         text = page.extract_text()
@@ -396,6 +396,33 @@ def test_card_of_hostile_names(hostile: dict[str, Any], run: Path) -> None:
     for line in metadata.splitlines():
         if line.strip().startswith(("name: ", "type: ")) and '"' in line:
             json.loads(line.split(": ", 1)[1])
+
+
+# Frameworks
+
+
+def test_the_appendix_says_what_the_evidence_speaks_to(audit: dict[str, Any], run: Path) -> None:
+    by_id = {probe["id"]: frameworks.informs(probe) for probe in audit["probes"]}
+    assert by_id["attacks.pgd"]["atlas"] == ["AML.T0015", "AML.T0043.000"]
+    assert by_id["attacks.hopskipjump"]["nist_aml"] == ["2.2.2"]
+    assert "atlas" not in by_id["attacks.noise"]
+    assert by_id["attacks.noise"]["ai_act"] == ["15(4)"]
+    assert by_id["bias.groups"] == {"ai_rmf": ["MEASURE 2.11"]}
+    words = Page(render_html(audit, run)).words()
+    assert "It says nothing of compliance." in words
+    assert "Black-Box Optimization" in words
+    rules = json.loads(render_sarif(audit, run))["runs"][0]["tool"]["driver"]["rules"]
+    assert all(rule["properties"]["informs"] == by_id[rule["id"]] for rule in rules)
+
+
+def test_a_plugins_probe_falls_back_to_its_area(audit: dict[str, Any]) -> None:
+    (pgd,) = (probe for probe in audit["probes"] if probe["id"] == "attacks.pgd")
+    assert frameworks.informs({**pgd, "id": "attacks.of-a-plugin"}) == frameworks.informs(pgd)
+    known = frameworks.table()
+    assert set(known["area"]) == set(summary.AREA_TITLES)
+    layers = [layer for kind in ("area", "knowledge", "probe") for layer in known[kind].values()]
+    assert {code for layer in layers for codes in layer.values() for code in codes} == set(known["names"])
+    assert {key for layer in layers for key in layer} == set(known["documents"])
 
 
 # Sentences and numbers

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 from auditor import numbers
-from auditor.report import summary
+from auditor.report import frameworks, summary
 
 Record = Mapping[str, Any]
 
@@ -70,7 +70,11 @@ def _rule(probe: Record) -> dict[str, Any]:
         "fullDescription": {"text": why},
         "help": {"text": "\n".join([why, *probe["references"]])},
         "defaultConfiguration": {"level": LEVELS[probe["severity"]]},
-        "properties": {"tags": ["security", probe["area"]], "security-severity": SCORES[probe["severity"]]},
+        "properties": {
+            "tags": ["security", probe["area"], *frameworks.informs(probe).get("atlas", ())],
+            "security-severity": SCORES[probe["severity"]],
+            "informs": frameworks.informs(probe),
+        },
     }
 
 

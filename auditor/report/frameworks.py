@@ -1,0 +1,47 @@
+"""Which parts of standards and laws the evidence of a probe speaks to, for the appendix and for SARIF.
+
+The table is ``auditor/frameworks.toml``. It says what evidence is about, never that something is complied with.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+Record = Mapping[str, Any]
+
+
+@cache
+def table() -> dict[str, Any]:
+    """The content of frameworks.toml."""
+    return tomllib.loads((files("auditor") / "frameworks.toml").read_text("utf-8"))
+
+
+def informs(probe: Record) -> dict[str, Sequence[str]]:
+    """By document, the clauses, techniques and functions that a probe's evidence informs; documents without any are
+    left out."""
+    known = table()
+    threat = probe["threat_model"]
+    knowledge = threat["knowledge"] if threat and probe["area"] == "attacks" else ""
+    layers = (
+        known["area"].get(probe["area"], {}),
+        known["knowledge"].get(knowledge, {}),
+        known["probe"].get(probe["id"], {}),
+    )
+    return {key: found for layer in layers for key, found in layer.items() if found}
+
+
+def appendix(probes: Sequence[Record]) -> dict[str, Any]:
+    """What the appendix shows: the documents, a row per probe, and the names of the codes that occur."""
+    known = table()
+    documents = known["documents"]
+    rows = [(probe, [", ".join(informs(probe).get(key, ())) for key in documents]) for probe in probes]
+    used = {code for probe in probes for codes in informs(probe).values() for code in codes}
+    return {
+        "documents": list(documents.values()),
+        "rows": rows,
+        "names": [(code, name) for code, name in known["names"].items() if code in used],
+    }
