@@ -44,17 +44,28 @@ def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return others.amax(1) - own
 
 
+def soft_margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """log(sum over the other classes of exp(z)) less the label's logit, (n,): the logarithm of the odds of an error.
+
+    It rises where cross-entropy rises, and its gradient has the same direction, but that does not vanish where the
+    softmax saturates.
+    """
+    import torch
+
+    label = labels[:, None]
+    others = (logits - logits.gather(1, label)).scatter(1, label, -torch.inf)
+    return others.logsumexp(1)
+
+
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each image, (n,), as log(1 + sum over the other classes of exp(z - z_label)).
+    """Cross-entropy of each image, (n,), as log(1 + exp(soft margin)).
 
     The same number as torch's, but its gradient has no ``p - 1``, which in float32 loses the label's part as soon as
     the model is sure (margins from 16): an attack would then step in a wrong direction and call the model robust.
     """
     import torch
 
-    label = labels[:, None]
-    others = (logits - logits.gather(1, label)).scatter(1, label, -torch.inf)
-    return torch.nn.functional.softplus(others.logsumexp(1))
+    return torch.nn.functional.softplus(soft_margin(logits, labels))
 
 
 def targeted_dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

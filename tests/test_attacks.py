@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.optimize import linprog, minimize
 
-from auditor import attacks
+from auditor import Records, Table, Text, attacks, registry
 from auditor.attacks import Ball
 from auditor.classifier import Artefact, Classifier, Preprocessing
+from auditor.engine import Request, open_audit
 from auditor.images import Batch
+from auditor.plugins.attacks.autoattack import Autoattack
 from auditor.plugins.attacks.pgd import Pgd
+from auditor.plugins.attacks.square import Square
 from auditor.probe import Randomness
 
 RNG = Randomness(0, "test")
@@ -185,3 +190,244 @@ def test_the_steepest_step_has_length_one_and_goes_uphill_within_the_box(norm: s
     if norm == "l1":
         assert (step != 0).flatten(1).sum(1).tolist() == [3] * 9
         assert not bool(((step > 0) & (x == 1)).any() | ((step < 0) & (x == 0)).any())
+
+
+@pytest.fixture(params=[2, 3, 10], ids="{} classes".format)
+def planes(request: pytest.FixtureRequest) -> tuple[Classifier, Batch, dict[str, np.ndarray]]:
+    """A linear model, and each image's exact distance to the nearest other class, far from the ends of [0, 1]."""
+    rng = np.random.default_rng(request.param)
+    weights = rng.normal(size=(request.param, 48)).astype(np.float32)
+    classifier = linear(weights, (3, 4, 4))
+    batch = batch_of(classifier, rng.uniform(0.4, 0.6, (60, 3, 4, 4)).astype(np.float32))
+    z = (batch.pixels.reshape(60, -1).astype(np.float64) - 0.5) @ weights.T.astype(np.float64)
+    distance = {}
+    for norm, dual in DUAL.items():
+        ahead = z[np.arange(60), batch.labels][:, None] - z
+        slope = np.linalg.norm(weights[batch.labels][:, None] - weights[None], ord=dual, axis=2)
+        distance[norm] = np.divide(ahead, slope, out=np.full_like(ahead, np.inf), where=slope > 0).min(axis=1)
+    return classifier, batch, distance
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_robust_accuracy_of_autoattack_is_exact_on_a_linear_model(
+    planes: tuple[Classifier, Batch, dict[str, np.ndarray]], norm: str
+) -> None:
+    classifier, batch, distances = planes
+    distance = distances[norm]
+    epsilon = float(np.median(distance))
+    probe = Autoattack(epsilon=epsilon, norm=norm, iterations=25, queries=20)
+    found = lost(probe, classifier, batch, dict(probe.levels()[0]))
+    sure = np.abs(distance - epsilon) > 0.01 * epsilon + 1e-3
+    assert sure.sum() > 40
+    np.testing.assert_array_equal(found[sure], (distance < epsilon)[sure])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_fab_finds_the_distance_to_the_plane_of_its_target(
+    planes: tuple[Classifier, Batch, dict[str, np.ndarray]], norm: str
+) -> None:
+    """Alone: within a ball that is 2 % larger than the distance, and in none that is smaller."""
+    classifier, batch, _ = planes
+    clean, labels = classifier.tensor(batch.pixels), torch.from_numpy(batch.labels)
+    logits = classifier.logits(clean)
+    targets = logits.argsort(dim=1, descending=True)[:, 1]
+    weights = next(iter(classifier._copy.parameters())).detach()  # type: ignore[union-attr]
+    slope = (weights[targets] - weights[labels]).numpy().astype(np.float64)
+    ahead = (logits.gather(1, labels[:, None]) - logits.gather(1, targets[:, None]))[:, 0].detach().numpy()
+    distance = (ahead + 2 * attacks.SURE) / np.linalg.norm(slope, ord=DUAL[norm], axis=1)
+    # one pixel carries an L1 perturbation; beyond 0.4 it could leave [0, 1]
+    for image in np.flatnonzero(distance < 0.4)[:12].tolist():
+        one = slice(image, image + 1)
+        for factor, expected in ((1.06, True), (0.9, False)):
+            ball = Ball(norm, factor * float(distance[image]))
+            hits = attacks.fab(classifier.logits, clean[one], labels[one], targets[one], ball=ball, iterations=20)
+            near = attacks.margin(logits[one].detach(), labels[one]) > -0.02
+            assert bool(near) or hits.broken.tolist() == [expected]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_square_finds_nearly_what_can_be_found_and_asks_the_original_alone(norm: str) -> None:
+    classifier, batch, w, margin = two_classes(60, (3, 8, 8), seed=2)
+    classifier.distrust("to be black-box")
+    epsilon = float(np.median(margin) / np.linalg.norm(w, ord=DUAL[norm]))
+    probe = Square(epsilons=(epsilon,), l2_epsilons=(epsilon,), queries=1500)
+    reach = epsilon * np.linalg.norm(w, ord=DUAL[norm])
+    found = lost(probe, classifier, batch, {"norm": norm, "epsilon": epsilon})
+    assert not found[margin > reach].any()
+    # signs can be found one by one; the weights' proportions, which L2 needs, cannot
+    assert found[margin < (0.95 if norm == "linf" else 0.5) * reach].mean() > 0.95
+    assert classifier.calls.backward == 0
+
+
+def test_square_asks_no_more_than_its_budget_and_not_at_all_once_an_image_is_broken() -> None:
+    classifier, batch, _, margin = two_classes(30, (1, 6, 6))
+    for epsilon, expected in ((0.3, range(30, 15 * 40)), (1e-6, [30 * 40])):
+        before = classifier.calls.forward
+        images = Square(queries=40).perturb(classifier, batch, RNG, {"norm": "linf", "epsilon": epsilon})
+        assert classifier.calls.forward - before in expected
+        assert np.isfinite(images).all()
+    assert margin.min() > 1e-4
+
+
+class Steps(torch.nn.Module):
+    """Class 1 where the mean of the rounded pixels is above one half: no gradient anywhere."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = (x * 20).round().flatten(1).mean(1) / 20 + 0 * x.flatten(1).sum(1)
+        return torch.stack([0.5 - mean, mean - 0.5], dim=1) * 10
+
+
+def test_autoattack_breaks_by_queries_what_has_no_gradient_and_says_so() -> None:
+    classifier = classifier_of(Steps(), (1, 8, 8), 2)
+    batch = batch_of(classifier, np.random.default_rng(3).uniform(0.3, 0.65, (20, 1, 8, 8)).astype(np.float32))
+    probe = Autoattack(epsilon=0.2, iterations=5, queries=300)
+    columns = probe.measure(classifier, batch, RNG)
+    attacked = columns["epsilon"] > 0
+    assert set(columns["component"][~attacked]) == {""}
+    # a random start alone moves the mean by little
+    assert (columns["component"][attacked] == "Square").sum() > 10
+    finding = probe.conclude(records_of(batch, columns, 2)).findings[0]
+    table = next(e for e in finding.evidence if isinstance(e, Table) and "component" in e.title)
+    rows = {str(row[0]): row[1:] for row in table.rows}
+    broken = int(columns["success"].sum())
+    assert list(rows) == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
+    assert rows["APGD-CE"][0] == 20
+    assert sum(int(row[1]) for row in rows.values()) == broken == sum(int(row[2]) for row in rows.values())  # type: ignore[arg-type]
+    assert any(isinstance(e, Text) and "2: the difference" in e.text for e in finding.evidence)
+    assert f"Of {broken} images that the copy got wrong there, the original did not confirm 0" in finding.statement
+
+
+def records_of(batch: Batch, columns: Any, classes: int) -> Records:
+    """What the engine makes of a probe's columns."""
+    rows = np.asarray(columns["row"])
+    frame = pd.DataFrame(
+        {"image_id": np.array(batch.ids)[rows], "label": batch.labels[rows], "prediction": batch.predictions[rows]}
+        | {name: list(values) for name, values in columns.items() if name != "row"}
+    )
+    return Records(
+        frame=frame, exhibits=pd.DataFrame({"exhibit": []}), classes=[str(k) for k in range(classes)], labelled=True
+    )
+
+
+@pytest.mark.parametrize("kind", [Autoattack, Square, Pgd])
+def test_nothing_to_attack_is_no_error(kind: Any) -> None:
+    classifier, batch, *_ = two_classes(3, (1, 4, 4))
+    wrong = batch_of(classifier, batch.pixels, 1 - batch.labels)
+    probe = kind()
+    conclusion = probe.conclude(records_of(wrong, probe.measure(classifier, wrong, RNG), 2))
+    assert {m.value for m in conclusion.metrics if m.name == "robust_accuracy"} == {0.0}
+    success = [m for m in conclusion.metrics if m.name in {"attack_success_rate", "unconfirmed"}]
+    assert all(m.value is None and m.n == 0 for m in success)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "said"),
+    [
+        (Autoattack, {"norm": "l0"}, "norm must be"),
+        (Autoattack, {"queries": 0}, "at least 1"),
+        (Square, {"queries": 0}, "queries must be at least 1; got 0"),
+        (Pgd, {"momentum": -1.0}, "momentum must not be negative"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(kind: Any, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        kind(**settings)
+
+
+def test_the_threat_model_says_whether_it_is_the_standard_version() -> None:
+    assert "the standard version)" in Autoattack().threat_model().budget
+    assert "less than the standard version: 100, 9, 5000" in Autoattack(targets=3).threat_model().budget
+
+
+@pytest.fixture(scope="module")
+def trained(digits: Path) -> tuple[Classifier, Batch]:
+    """The reference model and two hundred digits that it gets right."""
+    loaded = registry.load()
+    request = Request(model=digits / "digits-cnn.onnx", samples=220, seed=1)
+    classifier, images = open_audit(loaded, request, loaded.suite("full"), "cpu")
+    pixels = images.pixels(images.ids)
+    assert images.labels is not None
+    right = np.flatnonzero(classifier.predict(pixels).argmax(axis=1) == images.labels)[:200]
+    return classifier, batch_of(classifier, pixels[right], images.labels[right])
+
+
+STRONG: dict[str, Any] = {"norm": "linf", "epsilon": 32 / 255}
+"""Where the reference model loses about half of its images."""
+
+
+class Copy(torch.nn.Module):
+    """The differentiable copy as the module that other libraries want."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.logits = classifier.logits
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.logits(x)
+
+
+def robust(classifier: Classifier, batch: Batch, images: np.ndarray, epsilon: float) -> int:
+    """How many of the batch withstand these images, which stay within epsilon."""
+    assert np.abs(images - batch.pixels).max() <= epsilon + 1e-6
+    return int((classifier.predict(images).argmax(axis=1) == batch.labels).sum())
+
+
+@pytest.mark.filterwarnings("ignore:Please import .* namespace:DeprecationWarning")  # of foolbox, about scipy
+@pytest.mark.parametrize("epsilon", [16 / 255, 32 / 255], ids=["16/255", "32/255"])
+def test_pgd_agrees_with_art_and_foolbox(trained: tuple[Classifier, Batch], epsilon: float) -> None:
+    """Within a point where few images are at the edge; where many are, random starts decide, and ours is no weaker."""
+    import eagerpy
+    from art.attacks.evasion import ProjectedGradientDescentNumpy
+    from foolbox import PyTorchModel
+    from foolbox.attacks import LinfPGD
+
+    from auditor.estimators import ArtClassifier
+
+    classifier, batch = trained
+    found = Pgd(iterations=20).perturbed(classifier, batch, RNG, {"norm": "linf", "epsilon": epsilon})
+    ours = robust(classifier, batch, found, epsilon)
+    step = 2.5 * epsilon / 20
+    art = ProjectedGradientDescentNumpy(
+        ArtClassifier(classifier), eps=epsilon, eps_step=step, max_iter=20, num_random_init=1, batch_size=200,
+        verbose=False,
+    )  # fmt: skip
+    model = PyTorchModel(Copy(classifier).eval(), bounds=(0, 1))
+    images, labels = eagerpy.astensors(torch.from_numpy(batch.pixels), torch.from_numpy(batch.labels))
+    np.random.seed(0)
+    torch.manual_seed(0)
+    foolbox = LinfPGD(steps=20, abs_stepsize=step).run(model, images, labels, epsilon=epsilon)
+    for theirs in (art.generate(batch.pixels, batch.labels), foolbox.raw.numpy()):
+        difference = ours - robust(classifier, batch, theirs, epsilon)
+        assert -(2 if epsilon < 0.1 else 8) <= difference <= 2, (ours, difference)
+    assert 10 < ours < len(batch) - 10
+
+
+def test_autoattack_is_no_weaker_than_art_s_ensemble_and_than_pgd(trained: tuple[Classifier, Batch]) -> None:
+    from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
+    from art.estimators.classification import PyTorchClassifier
+
+    classifier, batch = trained[0], trained[1].take(range(80))
+    probe = Autoattack(epsilon=STRONG["epsilon"], iterations=15, targets=9, queries=50)
+    ours = robust(classifier, batch, probe.perturbed(classifier, batch, RNG, STRONG), STRONG["epsilon"])
+    found = Pgd(iterations=15).perturbed(classifier, batch, RNG, STRONG)
+    pgd = robust(classifier, batch, found, STRONG["epsilon"])
+    estimator = PyTorchClassifier(
+        Copy(classifier).eval(), loss=torch.nn.CrossEntropyLoss(), input_shape=batch.pixels.shape[1:], nb_classes=10,
+        clip_values=(0, 1), device_type="cpu",
+    )  # fmt: skip
+    epsilon: dict[str, Any] = {"eps": STRONG["epsilon"], "norm": np.inf}
+    gradients: dict[str, Any] = {"eps_step": 2 * STRONG["epsilon"], "max_iter": 15, "nb_random_init": 1}
+    parts = [
+        AutoProjectedGradientDescent(
+            estimator, **epsilon, **gradients, loss_type=loss, batch_size=80, verbose=False
+        ) for loss in ("cross_entropy", "difference_logits_ratio")
+    ]  # fmt: skip
+    parts.append(SquareAttack(estimator, **epsilon, max_iter=50, nb_restarts=1, batch_size=80, verbose=False))
+    # what its AutoAttack does; the class itself wants a package that ART does not bring
+    images = batch.pixels.copy()
+    for part in parts:
+        left = classifier.predict(images).argmax(axis=1) == batch.labels
+        images[left] = part.generate(batch.pixels[left], batch.labels[left])
+    art = robust(classifier, batch, images, STRONG["epsilon"])
+    assert ours <= min(art, pgd), (ours, art, pgd)
+    assert ours > 5

@@ -36,7 +36,7 @@ def quick(probe_id: str) -> Probe:
         value = field.default
         if isinstance(value, tuple) and len(value) > 2:
             settings[field.name] = (value[0], value[-1])
-        elif field.name in {"iterations", "resamples", "batches", "batch_samples"} and isinstance(value, int):
+        elif field.name in {"iterations", "queries", "resamples", "batches", "batch_samples"} and isinstance(value, int):
             settings[field.name] = min(value, 3)
     return kind(**settings)
 

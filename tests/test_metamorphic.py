@@ -22,6 +22,10 @@ from auditor.engine import Request, run
 
 SUITE = """
 probes = ["*"]
+[settings."attacks.autoattack"]
+iterations = 3
+targets = 2
+queries = 5
 [settings."attacks.fgsm"]
 epsilons = ["2/255", "8/255", "32/255"]
 l2_epsilons = [0.2, 0.5]
@@ -38,6 +42,8 @@ epsilons = ["8/255", "16/255"]
 l2_epsilons = [0.5]
 l1_epsilons = [4]
 iterations = 3
+[settings."attacks.square"]
+queries = 10
 [settings."bias.groups"]
 minimum = 3
 [settings."corruptions.imagenet-c"]

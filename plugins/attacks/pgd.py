@@ -3,8 +3,8 @@
 x_{t+1} = Proj(x_t + alpha sign(g_t)) for L-inf; for L2 the step is alpha g_t / ||g_t||_2, for L1 it is shared among the
 largest slopes (Tramer and Boneh 2019, arXiv:1904.13000, section 4.1). Madry et al. 2018, arXiv:1706.06083, section 2.1.
 g_t is the gradient, or with momentum mu the sum g_t = mu g_{t-1} + grad / ||grad||_1 (Dong et al. 2018,
-arXiv:1710.06081, equation 6). The loss is the margin of the logits, max_{j != y} z_j - z_y, which does not vanish where
-the softmax saturates (Carlini and Wagner 2017, arXiv:1608.04644, f_6).
+arXiv:1710.06081, equation 6). The loss is cross-entropy, written as the logarithm of the odds of an error: the
+direction of its gradient is the same and does not vanish where the softmax saturates.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Attack, Conclusion, Found, Level, Meta, Probe, Records, ThreatModel, hookimpl
-from auditor.attacks import Ball, Hits, margin, per_image
+from auditor.attacks import Ball, Hits, margin, per_image, soft_margin
 from auditor.families import breaking_epsilon, epsilon_levels
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Pgd(Attack):
     """L-infinity sizes, as fractions of the pixel range."""
     l2_epsilons: Sequence[float] = (0.25, 0.5, 1.0)
     """L2 sizes."""
-    l1_epsilons: Sequence[float] = (4.0, 8.0, 16.0)
+    l1_epsilons: Sequence[float] = (3.0, 6.0, 12.0)
     """L1 sizes, the sum over all pixels."""
     iterations: int = 20
     restarts: int = 1
@@ -134,11 +134,11 @@ class Pgd(Attack):
         memory = torch.zeros_like(x)
         for iteration in range(self.iterations + 1):
             x = x.detach().requires_grad_()
-            loss = margin(classifier.logits(x), labels[rows])
-            going = hits.see(rows, x.detach(), loss.detach())
+            logits = classifier.logits(x)
+            going = hits.see(rows, x.detach(), margin(logits.detach(), labels[rows]))
             if iteration == self.iterations or not bool(going.any()):
                 break
-            (slope,) = torch.autograd.grad(loss.sum(), x)
+            (slope,) = torch.autograd.grad(soft_margin(logits, labels[rows]).sum(), x)
             x = x.detach()
             if self.momentum:
                 memory = self.momentum * memory + slope / per_image(slope.flatten(1).norm(p=1, dim=1).clamp_min(1e-30))
