@@ -25,6 +25,7 @@ from auditor.probe import Randomness, Run
 LOADED = registry.load()
 N = 6
 SAYS_N = re.compile(r"n = \d|\d+ of \d+|\d+ images|Cannot tell")
+FEW = {"iterations", "queries", "resamples", "batches", "batch_samples"}
 every_probe = pytest.mark.parametrize("probe_id", LOADED.probes)
 
 
@@ -36,7 +37,7 @@ def quick(probe_id: str) -> Probe:
         value = field.default
         if isinstance(value, tuple) and len(value) > 2:
             settings[field.name] = (value[0], value[-1])
-        elif field.name in {"iterations", "queries", "resamples", "batches", "batch_samples"} and isinstance(value, int):
+        elif field.name in FEW and isinstance(value, int):
             settings[field.name] = min(value, 3)
     return kind(**settings)
 
