@@ -55,6 +55,12 @@ steps = 4
 orders = 1
 [settings."sanity.gradient-masking"]
 iterations = 3
+[settings."attacks.universal"]
+iterations = 3
+[settings."attacks.patch"]
+iterations = 3
+[settings."attacks.spatial"]
+angles = 3
 """
 CHEAP = 'probes = ["performance.accuracy", "attacks.noise"]\n[settings."attacks.noise"]\nepsilons = ["32/255"]\n'
 N = 16

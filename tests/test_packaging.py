@@ -87,7 +87,7 @@ LAYERS = [
     {"outputs"},
     {"numbers", "images", "classifier", "environment"},
     {"attacks", "stats", "probe", "photographs", "presets", "report"},
-    {"families", "blocks", "corruptions", "estimators", "distances", "extremes", "control", "groups"},
+    {"families", "blocks", "corruptions", "estimators", "distances", "extremes", "control", "halves", "groups"},
     {"attribution"},
     {"hookspecs"},
     {"registry"},

@@ -9,8 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from auditor import NotApplicable, Records
 from auditor.engine import Request, run
 from auditor.errors import BadInput
+from auditor.halves import in_training_half, training_images
+from auditor.images import Batch
+from auditor.plugins.attacks.patch import Patch, lay
+from auditor.plugins.attacks.spatial import Move, Spatial, moved
+from auditor.plugins.attacks.universal import Universal
+from auditor.probe import Randomness, Run
 
 SHAPE = (1, 4, 4)
 RNG = np.random.default_rng(5)
@@ -96,3 +103,152 @@ def test_what_cannot_be_a_surrogate_is_refused(audited: Any, models: Path) -> No
     record = audited("attacks.transfer", surrogates=[models / "three.onnx"])
     assert record["status"] == "error"
     assert "has 3 classes; expected" in record["reason"]
+
+
+def test_a_quarter_turn_is_numpys_and_a_shift_is_a_shift() -> None:
+    images = RNG.uniform(0, 1, (3, 2, 6, 6)).astype(np.float32)
+    np.testing.assert_allclose(moved(images, Move(90, 0, 0)), np.rot90(images, axes=(2, 3)), atol=1e-5)
+    np.testing.assert_allclose(moved(images, Move(180, 0, 0)), images[:, :, ::-1, ::-1], atol=1e-5)
+    down = np.zeros_like(images)
+    down[:, :, 2:, :-1] = images[:, :, :-2, 1:]
+    np.testing.assert_allclose(moved(images, Move(0, 2 / 6, -1 / 6)), down, atol=1e-5)
+    assert moved(images, Move(0, 0, 0)) is images
+    # first turned, then shifted
+    both = moved(moved(images, Move(90, 0, 0)), Move(0, 1 / 6, 0))
+    np.testing.assert_allclose(moved(images, Move(90, 1 / 6, 0)), both, atol=1e-5)
+    # an image that is wider than high turns by the same angle, without being sheared
+    wide = np.zeros((1, 1, 5, 9), dtype=np.float32)
+    wide[0, 0, 2, 4:7] = 1
+    upright = np.zeros_like(wide)
+    upright[0, 0, 0:3, 4] = 1
+    np.testing.assert_allclose(moved(wide, Move(90, 0, 0)), upright, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "how", [{"angles": 2}, {"shifts": 4}, {"angles": -1}, {"rotation": 200.0}, {"translation": 1.0}]
+)
+def test_a_grid_without_the_image_itself_is_refused(how: Any) -> None:
+    with pytest.raises(ValueError, match="must"):
+        Spatial(**how)
+
+
+def test_the_spatial_attack_is_the_worst_of_its_grid(audited: Any, models: Path) -> None:
+    """By hand: each image at each position, asked of the linear model."""
+    record = audited("attacks.spatial")
+    images, labels = PIXELS[:, None], MARGINS < 0
+    wrong = []
+    for move in Spatial().grid():
+        margins = moved(images, move).reshape(60, -1) @ (WEIGHTS[0] - WEIGHTS[1]) + BIAS[0] - BIAS[1]
+        wrong.append((margins < 0) != labels)
+    expected = 1 - np.any(wrong, axis=0).mean()
+    robust_, _, chance = record["metrics"][:3]
+    assert robust_["value"] == pytest.approx(expected)
+    assert chance["value"] == pytest.approx(1 - np.mean(wrong), abs=1e-5)
+    assert len({tuple(m["at"].values()) for m in record["metrics"] if m["name"] == "robust_accuracy"}) == 8
+    assert record["metrics"][3]["at"] == {"rotation": 0.0, "translation": 0.0}
+    assert record["metrics"][3]["value"] == 1
+
+
+def test_a_universal_perturbation_of_one_class_is_the_best_step(
+    models: Path, linear_model: Any, tmp_path: Path
+) -> None:
+    """Where all images are of one class, one step along -w is best for each, so it is what must be found."""
+    one = MARGINS > 0
+    np.savez(tmp_path / "data.npz", images=PIXELS[one], labels=np.zeros(int(one.sum()), dtype=int))
+    request = Request(
+        model=models / "model.onnx", data=tmp_path / "data.npz", probes=["attacks.universal"], out=tmp_path / "run",
+        formats=(),
+    )  # fmt: skip
+    (record,) = run(request).audit["probes"]
+    reach = float(np.abs(WEIGHTS[0] - WEIGHTS[1]).sum())
+    unseen = [i for i in np.flatnonzero(one) if not in_training_half(Randomness(0, "attacks.universal"), f"{i:06d}")]
+    table = next(e for e in record["findings"][0]["evidence"] if e["title"].startswith("Images that it was found on"))
+    halves = {(round(row[0] * 255), row[1]): row[2]["value"] for row in table["rows"]}
+    assert record["metrics"][0]["n"] + table["rows"][1][3] == one.sum()
+    assert record["metrics"][0]["n"] < one.sum(), "half of the images is held out"
+    for n, value in robust(record).items():
+        every = float((MARGINS[one] > n / 255 * reach).mean())
+        seen, held = halves.get((n, "found on, or their half"), 0), halves.get((n, "not seen"), 0)
+        m = record["metrics"][0]["n"]
+        share = (seen * (one.sum() - m) + held * m) / one.sum()
+        assert share == pytest.approx(1 - every, abs=1e-6), n
+        assert value == pytest.approx(1 - held)
+    assert len(unseen) > 0
+
+
+def test_halves_belong_to_the_image_alone() -> None:
+    rng = Randomness(3, "attacks.patch")
+    ids = [f"{i:03d}" for i in range(400)]
+    training = [i for i in ids if in_training_half(rng, i)]
+    assert 150 < len(training) < 250
+    labels = np.arange(400) % 2
+    probabilities = np.eye(2, dtype=np.float32)[np.where(np.arange(400) % 5 == 0, 1 - labels, labels)]
+    whole = Batch(
+        ids=tuple(ids), pixels=np.zeros((400, 1, 2, 2), np.float32), labels=labels, probabilities=probabilities
+    )
+
+    def run_on(some: Any) -> Run:
+        asked: Any = {"classifier": None, "probes": (), "rng": rng}
+        return Run(ids=some, batch=lambda wanted: whole.take([ids.index(i) for i in wanted]), **asked)
+
+    chosen = training_images(run_on(ids), 50)
+    assert set(chosen.ids) <= set(training)
+    assert 30 <= len(chosen) <= 50
+    assert (chosen.predictions == chosen.labels).all()
+    assert training_images(run_on(ids[::-1]), 50).ids == chosen.ids
+    with pytest.raises(NotApplicable, match="none of 1 images"):
+        training_images(run_on([next(i for i in ids if i not in training)]), 50)
+
+
+def test_a_patch_is_laid_where_it_is_said() -> None:
+    images = np.zeros((2, 1, 4, 4), dtype=np.float32)
+    laid = lay(images, np.full((1, 2, 2), 0.5, dtype=np.float32), [(0, 1), (2, 2)])
+    assert laid.sum() == 4
+    assert (laid[0, 0, :2, 1:3] == 0.5).all()
+    assert (laid[1, 0, 2:, 2:] == 0.5).all()
+    assert not images.any()
+
+
+def test_a_patch_on_a_model_that_counts_light_is_white(models: Path, linear_model: Any, tmp_path: Path) -> None:
+    """Class 1 is light: for dark images the best patch is white wherever it lies, and its effect has a closed form."""
+    images = RNG.uniform(0, 0.4, (80, 4, 4)).astype(np.float32)
+    light = images.reshape(80, -1).sum(axis=1)
+    limit = float(np.median(light)) + 3.2
+    keep = light < limit
+    linear_model(tmp_path / "light.onnx", np.stack([np.zeros(16), np.ones(16)]), np.array([limit, 0]), SHAPE)
+    np.savez(tmp_path / "data.npz", images=images[keep], labels=np.zeros(int(keep.sum()), dtype=int))
+    (tmp_path / "suite.toml").write_text('probes = ["attacks.patch"]\n[settings."attacks.patch"]\nblocks = [0.5]\n')
+    request = Request(
+        model=tmp_path / "light.onnx", data=tmp_path / "data.npz", suite=str(tmp_path / "suite.toml"), formats=(),
+        out=tmp_path / "run",
+    )  # fmt: skip
+    (record,) = run(request).audit["probes"]
+    found = {m["name"]: m for m in record["metrics"]}
+    rng, fooled = Randomness(0, "attacks.patch"), []
+    kept = images[keep]
+    for i, image in enumerate(kept):
+        image_id = f"{i:06d}"
+        if in_training_half(rng, image_id):
+            continue
+        for place in range(3):
+            top, left = rng(image_id, f"place {place}").integers(0, [3, 3])
+            covered = image.copy()
+            covered[top : top + 2, left : left + 2] = 1
+            fooled.append(covered.sum() > limit)
+    assert 0.1 < np.mean(fooled) < 0.9
+    assert found["attack_success_rate"]["value"] == pytest.approx(np.mean(fooled), abs=1e-5)
+    assert found["control_success_rate"]["value"] < found["attack_success_rate"]["value"]
+
+
+@pytest.mark.parametrize("how", [{"blocks": ()}, {"blocks": (1.5,)}, {"places": 0}, {"iterations": 0}])
+def test_what_is_no_patch_is_refused(how: Any) -> None:
+    with pytest.raises(ValueError, match="must"):
+        Patch(**how)
+
+
+def test_without_unseen_images_nothing_is_concluded() -> None:
+    import pandas as pd
+
+    empty = Records(frame=pd.DataFrame({"image_id": []}), exhibits=pd.DataFrame(), classes=["a"], labelled=True)
+    for probe in (Universal(), Patch(), Spatial()):
+        assert probe.conclude(empty).inconclusive
