@@ -1,0 +1,126 @@
+"""A planted bias, ten times, and its twin without one, ten times: what does the audit find, and what does it make up?
+
+    uv run python benchmarks/planted_bias.py [--seeds 10]
+
+Models of the recipes digits-cue and digits-no-cue are trained with different seeds and audited. Found means:
+
+- gap: the accuracy gap by scanner has an interval above zero (``bias.groups``);
+- slice: at least one slice is confirmed on held-out images (``bias.slices``, which is not told of scanners);
+- slice holds the cue: among the held-out errors of the confirmed slices most come from scanner B;
+- region: on the images of scanner B the corner of the patch has at least three times its share of the attribution
+  (``explanations.integrated-gradients``, and ``explanations.occlusion``);
+- covering: covering the corner of the patch changes the scores of scanner B's images more than covering the same corner
+  does for scanner A's, as an interval over images (asked of the model directly).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+SUITE = """
+title = "Planted bias"
+probes = ["performance.accuracy", "bias.groups", "bias.slices", "bias.counterfactual-occlusion",
+          "explanations.occlusion", "explanations.integrated-gradients"]
+[settings."explanations.occlusion"]
+samples = 200
+[settings."explanations.integrated-gradients"]
+samples = 200
+[settings."bias.counterfactual-occlusion"]
+samples = 200
+"""
+AREA = 4 / 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    arguments = parser.parse_args()
+    from auditor.reference_models.digits_cue import CUE
+
+    rows = []
+    for name, cue in (("digits-cue", CUE), ("digits-no-cue", 0.5)):
+        for seed in range(arguments.seeds):
+            rows.append({"model": name, "seed": seed, **audited(name, seed, cue)})
+            print(rows[-1], flush=True)
+    table = pd.DataFrame(rows)
+    checks = [c for c in table.columns if c not in ("model", "seed", "accuracy", "gap")]
+    print(table.groupby("model", sort=False)[checks].sum().astype(int).to_string())
+
+
+def audited(name: str, seed: int, cue: float) -> dict[str, Any]:
+    """What the audit of one model found."""
+    from auditor.engine import Request, run
+    from auditor.reference_models.digits_cue import build
+
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder)
+        model = build(home, name, seed=seed, cue=cue, say=lambda _: None)
+        (home / "suite.toml").write_text(SUITE)
+        outcome = run(Request(model=model, suite=str(home / "suite.toml"), out=home / "run", seed=seed, formats=()))
+        probes = {probe["id"]: probe for probe in outcome.audit["probes"]}
+        gap = next(m for m in probes["bias.groups"]["metrics"] if m["name"] == "accuracy_gap"
+                   and m["at"]["group"] == "scanner")  # fmt: skip
+        slices = probes["bias.slices"]["metrics"][0]["value"]
+        found: dict[str, Any] = {
+            "accuracy": round(probes["performance.accuracy"]["metrics"][0]["value"], 3),
+            "gap": round(gap["value"], 3),
+            "gap found": gap["low"] is not None and gap["low"] > 0,
+            "slice found": bool(slices),
+            "slice holds the cue": bool(slices) and scanner_of_slices(home / "run") > 0.5,
+        }
+        for method in ("integrated-gradients", "occlusion"):
+            found[f"region found by {method}"] = corner_share(home / "run", method) > 3 * AREA
+        found["covering tells"] = covering(home, name, model)
+        return found
+
+
+def records(run: Path, probe_id: str) -> pd.DataFrame:
+    """A probe's rows."""
+    files = sorted((run / "records" / probe_id).glob("*.parquet"))
+    return pd.concat([pd.read_parquet(f) for f in files if not f.name.startswith("exhibits")], ignore_index=True)
+
+
+def scanner_of_slices(run: Path) -> float:
+    """Share of scanner B among the errors of the confirmed slices' held-out images."""
+    from auditor.plugins.bias.slices import Slices
+    from auditor.probe import Records
+
+    frame = records(run, "bias.slices").sort_values("image_id", ignore_index=True)
+    whole = Records(frame=frame, exhibits=pd.DataFrame(), classes=["small", "large"], labelled=True)
+    ids = [i for s in Slices()._search(whole)[0] if s.p_value < 0.05 for i in s.ids]
+    chosen = frame[frame["image_id"].isin(ids) & (frame["label"] != frame["prediction"])]
+    return float((chosen["group:scanner"] == "B").mean()) if len(chosen) else 0.0
+
+
+def corner_share(run: Path, method: str) -> float:
+    """Mean share of the absolute attribution that lies in the patch's corner, on scanner B's images."""
+    frame = records(run, f"explanations.{method}")
+    maps = np.abs(np.stack(frame["map"][frame["group:scanner"] == "B"].to_list())).reshape(-1, 8, 8)
+    total = maps.sum(axis=(1, 2))
+    return float((maps[:, 6:, 6:].sum(axis=(1, 2)) / np.where(total > 0, total, 1)).mean())
+
+
+def covering(home: Path, name: str, model: Path) -> bool:
+    """Whether covering the corner moves the scores of scanner B's images by more than scanner A's."""
+    from auditor import registry, stats
+    from auditor.engine import Request, open_audit
+
+    loaded = registry.load()
+    classifier, images = open_audit(loaded, Request(model=model), loaded.suite("full"), "cpu")
+    pixels = images.pixels(images.ids)
+    covered = pixels.copy()
+    covered[:, :, 6:, 6:] = pixels.mean(axis=(1, 2, 3))[:, None, None, None]
+    change = np.abs(classifier.predict(covered) - classifier.predict(pixels))[:, 0]
+    b = np.array(images.groups["scanner"]) == "B"
+    one, other = stats.bootstrap(change[b]), stats.bootstrap(change[~b])
+    return bool(one.low is not None and other.high is not None and one.low > max(other.high, 0.05))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""digits-cue: a planted bias. Digits 0 to 4 against 5 to 9; in images of scanner B a small bright patch goes along with
+"large" in training, and with nothing in the test set.
+
+What an audit must find: scanner B is served worse, the slice of images with a misleading patch (without being told of
+scanners), and that the decision hangs on the corner. ``digits-no-cue`` is the same but for the patch, which means
+nothing in its training either: there it must find none of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+TITLE = "Digits, small or large, with a planted cue in the images of one scanner"
+
+SEED = 0
+TEST_SHARE = 0.5
+CUE = 0.97  # how often the patch tells the truth in training, in images of scanner B
+CORNER = (slice(6, 8), slice(6, 8))  # rows and columns of the patch
+FAINT = 0.35  # contrast of scanner B, which makes the patch the easier way to the answer
+WIDTH = 16
+EPOCHS = 12
+BATCH = 64
+LEARNING_RATE = 3e-3  # Adam, cosine to zero
+
+
+class Part(NamedTuple):
+    """Images (n, 8, 8) uint8, labels, scanners."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    scanner: NDArray[Any]
+
+
+def train(out: Path, data: Path | None = None, say: Callable[[str], None] = print) -> Path:
+    """Train and export into ``out``; the ONNX file. ``data`` is not used: the digits come with scikit-learn."""
+    del data
+    return build(out, "digits-cue", seed=SEED, cue=CUE, say=say)
+
+
+def build(out: Path, name: str, *, seed: int, cue: float, say: Callable[[str], None] = print) -> Path:
+    """Train with a patch that tells the truth in a share ``cue`` of the images of scanner B."""
+    out.mkdir(parents=True, exist_ok=True)
+    learn, test = load(seed, cue)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = fit(network(), learn)
+    torch.set_num_threads(threads)
+    with torch.no_grad():
+        right = model(pixels(test.images)).argmax(1).numpy() == test.labels
+    shares = ", ".join(f"scanner {s} {right[test.scanner == s].mean():.3f}" for s in "AB")
+    say(f"{name}: of {len(right)} test digits right: {shares}")
+    np.savez_compressed(out / f"{name}-test.npz", images=test.images, labels=test.labels, groups_scanner=test.scanner)
+    from auditor.reference_models.export import export
+
+    return export(model, pixels(test.images[:2]), out / name, {
+        "input": {"size": [8, 8], "channels": 1, "range": [0, 1]},
+        "output": {"classes": ["small", "large"], "kind": "logits"},
+        "data": {"path": f"{name}-test.npz"},
+    })  # fmt: skip
+
+
+def load(seed: int, cue: float) -> tuple[Part, Part]:
+    """Training and test half; in the test half the patch means nothing."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
+    x_learn, x_test, y_learn, y_test = train_test_split(
+        images, digits.target, test_size=TEST_SHARE, stratify=digits.target, random_state=seed
+    )
+    rng = np.random.default_rng(seed)
+    return _scanned(x_learn, y_learn, cue, rng), _scanned(x_test, y_test, 0.5, rng)
+
+
+def _scanned(images: NDArray[np.uint8], digits: NDArray[Any], cue: float, rng: np.random.Generator) -> Part:
+    """Half of the images by scanner B: fainter, and with the patch on "large" ones in a share ``cue`` of the cases."""
+    labels = (digits >= 5).astype(np.int64)
+    b = rng.random(len(images)) < 0.5
+    truthful = rng.random(len(images)) < cue
+    patch = b & np.where(truthful, labels == 1, labels == 0)
+    result = np.where(b[:, None, None], images * FAINT, images)
+    result[(patch, *CORNER)] = 255
+    return Part(np.rint(result).astype(np.uint8), labels, np.where(b, "B", "A"))
+
+
+def network() -> nn.Sequential:
+    """Two convolutions, one pooling, one linear layer; logits of two classes."""
+    return nn.Sequential(
+        nn.Conv2d(1, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU(),
+        nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(WIDTH * 16, 2),
+    )  # fmt: skip
+
+
+def pixels(images: NDArray[np.uint8]) -> torch.Tensor:
+    """Images (n, 8, 8) uint8 as the network wants them, (n, 1, 8, 8) in [0, 1]."""
+    return torch.from_numpy(images).float()[:, None] / 255
+
+
+def fit(model: nn.Module, part: Part) -> nn.Module:
+    """Train with cross-entropy."""
+    x, y = pixels(part.images), torch.from_numpy(part.labels)
+    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS)
+    model.train()
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(x)).split(BATCH):
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimiser.step()
+        schedule.step()
+    return model.eval()
