@@ -204,10 +204,7 @@ class Explanation(Probe):
 
         if not len(records.frame):
             return Conclusion(inconclusive="no image was explained")
-        # what is explained because it went wrong would colour every mean
-        preferred = set(self.prefers(records.others))
-        fair = records.frame[~records.frame["image_id"].isin(preferred)]
-        frame = fair if len(fair) else records.frame
+        frame = fair(records.frame)
         grades = grade(frame)
         maps = np.stack(frame["map"].to_list()).astype(np.float64)
         border, centre = _shares(maps)
@@ -325,6 +322,12 @@ class Grades(NamedTuple):
     checks: Sequence[Check]
     verdict: str
     readable: bool
+
+
+def fair(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the random sample: images that are explained because they went wrong would colour every mean."""
+    sampled = frame[frame["sampled"].astype(bool)] if "sampled" in frame else frame
+    return sampled if len(sampled) else frame
 
 
 def grade(frame: pd.DataFrame) -> Grades:

@@ -476,6 +476,8 @@ class _Session:
         if not tables:
             return pd.DataFrame({"image_id": []})
         frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+        probe = next(p for p in self._probes if p.meta.id == probe_id)
+        frame["sampled"] = frame["image_id"].isin(self.order[: probe.samples or None])
         return frame.sort_values("image_id", kind="stable", ignore_index=True)
 
     def _exhibit(self, probe: Probe, key: str, records: Records) -> Records:

@@ -82,7 +82,8 @@ def _badness(metric: Record | None) -> float:
     """How bad a number is, from 0 to 1: only to order findings of one severity."""
     if metric is None or metric["value"] is None or metric["unit"] != "fraction":
         return 0.5
-    return float(metric["value"] if metric["name"] in _SMALL_IS_GOOD else 1 - metric["value"])
+    small_is_good = metric["name"] in _SMALL_IS_GOOD or metric["name"].endswith(("_gap", "_difference"))
+    return float(metric["value"] if small_is_good else 1 - metric["value"])
 
 
 def _strength(metric: Record | None) -> float:
@@ -241,7 +242,8 @@ def _fails(audit: Record) -> str:
     if not numbered:
         return _sentence(start + "not measured" + _because(everything))
     preferred = [pair for pair in numbered if pair[1]["name"].endswith("_gap")] or numbered
-    probe, metric = min(preferred, key=_worst_first)
+    # what is demonstrably there counts for more than what is large in a small group
+    probe, metric = max(preferred, key=lambda pair: (pair[1]["low"] or 0.0, _badness(pair[1])))
     failed = sum(p["status"] == "fail" for p in probes)
     judged = sum(p["status"] in ("pass", "fail") for p in probes)
     if judged:
@@ -257,7 +259,9 @@ def _looks_at(audit: Record) -> str:
     everything = _in_area(audit, "explanations")
     probes = _ran(everything)
     worst = worst_findings({"probes": probes}, 1)
-    statements = [f["statement"] for _, f in worst] or [f["statement"] for p in probes for f in p["findings"][:1]]
+    # without a failure the table of all methods speaks for the area, where there is one
+    graded = sorted(probes, key=lambda probe: probe["id"] != "explanations.faithfulness")
+    statements = [f["statement"] for _, f in worst] or [f["statement"] for p in graded for f in p["findings"][:1]]
     if statements:
         return _sentence(start + statements[0])
     numbered = [(p, m) for p in probes for m in _comparable(p)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.attribution import Grades, grade
+from auditor.attribution import Grades, fair, grade
 from auditor.finding import percent
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Faithfulness(Probe):
         frames = {n.removeprefix("explanations."): f for n, f in records.others.items() if "deletion" in f and len(f)}
         if not frames:
             return Conclusion(inconclusive="no explanation was run, so there is nothing to grade")
-        graded = {name: grade(frame) for name, frame in frames.items()}
+        graded = {name: grade(fair(frame)) for name, frame in frames.items()}
         order = sorted(graded, key=lambda name: -(graded[name].metrics[0].value or 0.0))
         readable = [name for name in order if graded[name].readable]
         best = graded[order[0]].metrics[0]

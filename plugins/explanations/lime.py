@@ -109,7 +109,10 @@ class Lime(Explanation):
             numbers: NDArray[Any] = np.unique(found, return_inverse=True)[1].reshape(height, width)
             return numbers
         numbers = np.zeros((height, width), dtype=np.int64)
-        for number, cell in enumerate(cells(height, width, max(2, round(self.segments**0.5)))):
+        most = max(2, round(self.segments**0.5))
+        # cells of one size where that is possible: a larger one would matter more for its size alone
+        even = [d for d in range((most + 1) // 2, most + 1) if height % d == 0 and width % d == 0]
+        for number, cell in enumerate(cells(height, width, even[-1] if even else most)):
             numbers[cell.top : cell.bottom, cell.left : cell.right] = number
         return numbers
 
