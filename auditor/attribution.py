@@ -562,7 +562,7 @@ def _maps_by(records: Records, frame: pd.DataFrame, maps: NDArray[np.float64], s
     keys |= {name.removeprefix("group:"): frame[name] for name in frame.columns if name.startswith("group:")}
     for key, values in keys.items():
         counts = values.value_counts()
-        for value in [v for v, n in counts.items() if n >= 5][:6] if len(counts) > 1 else []:
+        for value in [v for v, n in counts.items() if n >= 5][:4] if len(counts) > 1 else []:
             found.append(_mean_map(f"Mean map, {key} {value}", maps[np.asarray(values == value)], side))
     return found
 

@@ -443,7 +443,9 @@ def heat_map(chart: Record) -> Markup:
     rows, row_key = _labels(chart["row_labels"], n_rows)
     columns, column_key = _labels(chart["column_labels"], n_columns)
     left = 30 + 7 * max((len(label) for label in rows), default=0)
-    size = min(36.0, (WIDTH - left - 80) / n_columns, 560 / n_rows)
+    # a map of places is looked at, not read: small, without its numbers
+    largest = 36.0 if rows or columns else 20.0
+    size = min(largest, (WIDTH - left - 80) / n_columns, 560 / n_rows)
     longest = max((len(label) for label in columns), default=0)
     upright = 7 * longest + 8 < size
     titles = 22 if chart.get("column_title") or chart.get("row_title") else 0
