@@ -79,8 +79,8 @@ class Records:
     """What ``conclude`` works on: every row that ``measure`` gave, from all images."""
 
     frame: pd.DataFrame
-    """One row per image (and level); sorted by image id. ``sampled`` is False for images that are there only because the
-    probe prefers them: what went wrong on purpose must colour no mean."""
+    """One row per image (and level); sorted by image id. ``sampled`` is False for images that are there only because
+    the probe prefers them: what went wrong must colour no mean."""
     exhibits: pd.DataFrame
     """One row per picture: ``exhibit`` (its number), ``image_id``, ``at`` (JSON), ``picture`` (its name), ``file``,
     ``label``, ``prediction``, ``confidence`` (of the prediction) and ``success``: the original, asked again, gives
