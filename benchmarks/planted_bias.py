@@ -40,12 +40,13 @@ AREA = 4 / 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--model", choices=["digits-cue", "digits-no-cue"], help="only this one")
     arguments = parser.parse_args()
     from auditor.reference_models.digits_cue import CUE
 
     rows = []
     for name, cue in (("digits-cue", CUE), ("digits-no-cue", 0.5)):
-        for seed in range(arguments.seeds):
+        for seed in range(arguments.seeds if arguments.model in (None, name) else 0):
             rows.append({"model": name, "seed": seed, **audited(name, seed, cue)})
             print(rows[-1], flush=True)
     table = pd.DataFrame(rows)
