@@ -26,6 +26,8 @@ from auditor.registry import read_toml, refuse_unknown
 from auditor.store import digest
 
 _GRADES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
+_NAMED = 6
+"""So many failed probes are named in the verdict's reason; the table of probes has them all."""
 _RULE_KEYS = {"probe", "metric", "at", "at_least", "at_most", "only_fails", "reason", "source"}
 _POLICY_KEYS = {"title", "extends", "required", "fails_at", "rule", "void", "accepted"}
 _VOID_KEYS = {"when", "probes", "except", "named_by", "reason", "source"}
@@ -211,7 +213,8 @@ def verdict(probes: Sequence[Mapping[str, Any]], policy: Policy, broken: Sequenc
     excused = [p for p in probes if p.get("accepted")]
     said = "; accepted by the policy: " + ", ".join(map(_excused, excused)) if excused else ""
     if failed:
-        names = ", ".join(f"{p['id']} ({p['severity']})" for p in _by_severity(failed))
+        names = ", ".join(f"{p['id']} ({p['severity']})" for p in _by_severity(failed)[:_NAMED])
+        names += f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
         why = f"{len(failed)} of {len(probes)} probes failed at severity {policy.fails_at} or above: {names}"
         return "fail", why + said
     status = {p["id"]: p["status"] for p in probes}

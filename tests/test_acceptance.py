@@ -108,6 +108,14 @@ def test_accepting_one_group_does_not_accept_the_other(tmp_path: Path) -> None:
     assert [entry["at"] for entry in judged["accepted"]] == [{"group": "sex"}]
 
 
+def test_a_verdict_names_the_worst_of_many_failures(tmp_path: Path) -> None:
+    many = [{**judge(probe(("sex", 0.1)), policy(tmp_path, "")), "id": f"bias.n{number}"} for number in range(8)]
+    many[7]["severity"] = "critical"
+    _, why = verdict(many, policy(tmp_path, ""), [])
+    assert ": bias.n7 (critical), bias.n0 (low), " in why
+    assert why.endswith("bias.n4 (low) and 2 more")
+
+
 def test_judging_again_without_the_acceptance_takes_it_back(tmp_path: Path) -> None:
     excused = judge(probe(("sex", 0.1)), policy(tmp_path, accepted()))
     again = judge(excused, policy(tmp_path, ""))
