@@ -32,6 +32,9 @@ _NAMES = {
     "relative_mce": "Mean corruption error less the clean error",
     "ece_of_perfect": "The same of a perfectly calibrated model",
     "certified_radius_median": "Certified radius, median",
+    "certificate_contradicted": "Images with a certificate above a perturbation found",
+    "clever_contradicted": "Images with a CLEVER score above a perturbation found",
+    "bracket_ratio_median": "Perturbation found by certified radius, median",
     "clever_median": "CLEVER score, median",
     "clever_fits": "CLEVER score's law fits",
     "clever_spread": "CLEVER score, half the samples against the other half",
@@ -49,6 +52,7 @@ _READINGS = {
     "attack_success_rate": "lower bound",
     "certified_accuracy": "lower bound",
     "certified_radius_median": "lower bound",
+    "smoothed_certified_accuracy": "lower bound",
     "clever_median": "estimate",
 }
 

@@ -25,7 +25,7 @@ from auditor.probe import Randomness, Run
 LOADED = registry.load()
 N = 6
 SAYS_N = re.compile(r"n = \d|\d+ of \d+|\d+ images|Cannot tell")
-FEW = {"iterations", "queries", "resamples", "batches", "batch_samples"}
+FEW = {"iterations", "queries", "resamples", "batches", "batch_samples", "draws"}
 every_probe = pytest.mark.parametrize("probe_id", LOADED.probes)
 
 
