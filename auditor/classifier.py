@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from auditor.images import Pixels
 
-Layout = Literal["nchw", "nhwc"]
+Layout = Literal["nchw", "nhwc", "rows"]
 Format = Literal["onnx", "torchscript", "exported-program"]
 Precision = Literal["float32", "float16", "int8"]
 
@@ -84,6 +84,13 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     order: Literal["rgb", "bgr"] = "rgb"
+
+    def describe(self) -> dict[str, Any]:
+        """As audit.json shows it, but for the shape."""
+        return {
+            "layout": self.layout, "dtype": self.dtype, "range": list(self.range), "mean": list(self.mean),
+            "std": list(self.std), "order": self.order,
+        }  # fmt: skip
 
     def apply(self, pixels: Pixels) -> NDArray[Any]:
         """Pixels (n, c, h, w) as the artefact's input."""
@@ -191,6 +198,11 @@ class Classifier:
     def copy(self) -> torch.nn.Module | None:
         """The differentiable copy as it is, from the model's own input; ``logits`` is how to ask it."""
         return self._copy
+
+    @property
+    def takes(self) -> Literal["images", "rows"]:
+        """What the model is asked about."""
+        return "rows" if self.preprocessing.layout == "rows" else "images"
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -33,6 +33,7 @@ from auditor.policy import Policy, judge, judge_all, read_policy, verdict
 from auditor.probe import Exhibit, Probe, Randomness, Records, Run
 from auditor.registry import Registry
 from auditor.rehearsal import rehearse
+from auditor.rows import of_table
 from auditor.store import FORMAT, Cost, RunFolder, digest
 
 if TYPE_CHECKING:
@@ -161,6 +162,8 @@ def open_audit(plugins: Registry, request: Request, suite: registry.Suite, devic
     sidecar = _sidecar(request.model, artefact, request.stated)
     source = _find_source(plugins, request, sidecar)
     samples = request.samples or suite.samples
+    if source.columns is not None or len(artefact.input_shape) == 2:
+        return _open_rows(request, artefact, sidecar, source, device=device, samples=samples)
     # photographs that stand in for data say nothing of the size that the model wants
     first = [] if source.note else sample(source.ids, samples, request.seed)[:1]
     classifier = build(
@@ -168,14 +171,46 @@ def open_audit(plugins: Registry, request: Request, suite: registry.Suite, devic
     )
     images = Images(source, shape=classifier.shape, resizing=resizing(sidecar, classifier.shape), samples=samples,
                     seed=request.seed)  # fmt: skip
-    if images.label_names is not None:
-        try:
-            labels, classes = match_labels(images.label_names, classifier.named_classes, classifier.n_classes)
-        except BadInput as error:
-            raise BadInput(f"{images.path}: {error}") from None
-        images.labels = np.asarray(labels, dtype=np.int64)
-        classifier.named_classes = classes
+    _match(classifier, images)
     return classifier, images
+
+
+def _open_rows(
+    request: Request, artefact: Artefact, sidecar: Sidecar, source: Source, *, device: str, samples: int | None
+) -> tuple[Classifier, Images]:
+    """A classifier of rows and its table."""
+    declared = artefact.input_shape
+    if source.columns is None:
+        raise BadInput(
+            f"{request.model}: the model's input has {len(declared)} dimensions, so it takes rows of"
+            f" {declared[1] or 'any number of'} features, and {source.path} holds images; expected a .csv or .parquet"
+            " table with a column for each feature"
+        )
+    if len(declared) not in {0, 2}:
+        raise BadInput(
+            f"{source.path}: has the columns {', '.join(source.columns)}, but the model takes images; expected one"
+            " called image (paths relative to the table), and label and group columns if there are any"
+        )
+    rows, preprocessing = of_table(
+        source, declared[1] if declared else None, artefact.input_dtype, label=sidecar.label, groups=sidecar.groups,
+        features=sidecar.features,
+    )  # fmt: skip
+    classifier = build(request.model, artefact, sidecar, device=device, rows=preprocessing)
+    images = Images(rows, shape=classifier.shape, samples=samples, seed=request.seed)
+    _match(classifier, images)
+    return classifier, images
+
+
+def _match(classifier: Classifier, images: Images) -> None:
+    """Labels of the data as classes of the model."""
+    if images.label_names is None:
+        return
+    try:
+        labels, classes = match_labels(images.label_names, classifier.named_classes, classifier.n_classes)
+    except BadInput as error:
+        raise BadInput(f"{images.path}: {error}") from None
+    images.labels = np.asarray(labels, dtype=np.int64)
+    classifier.named_classes = classes
 
 
 def open_model(path: Path, wanted: str, stated: Mapping[str, Any] | None = None, *, trust: bool = False) -> Classifier:
@@ -393,6 +428,9 @@ class _Session:
 
     def _missing(self, probe: Probe) -> str:
         needs = probe.meta.needs
+        if self.classifier.takes not in probe.meta.takes:
+            what = {"images": "images", "rows": f"rows of {self.classifier.shape[2]} features"}[self.classifier.takes]
+            return f"is about {' or '.join(sorted(probe.meta.takes))}, and this model takes {what}"
         if "labels" in needs and self.images.labels is None:
             return "the data has no labels, so there is nothing to compare the answers with"
         if "gradients" in needs and self.classifier.access == "black-box":
@@ -484,7 +522,8 @@ class _Session:
         """Draw the pictures that the probe wishes for, store them in 8 bit, ask the original about the stored files."""
         import pyarrow as pa
 
-        wishes = list(probe.exhibits(records))
+        # a row of features is no picture
+        wishes = list(probe.exhibits(records)) if self.classifier.takes == "images" else []
         if not wishes:
             return records
         wanted = digest([key, [asdict(wish) for wish in wishes]])
@@ -580,7 +619,7 @@ class _Session:
     def _model_identity(self) -> list[Any]:
         c = self.classifier
         reading = [plain(c.reading), c.artefact.output]
-        return [c.sha256, plain(c.preprocessing), reading, c.access, list(c.classes)]
+        return [c.sha256, c.shape, plain(c.preprocessing.describe()), reading, c.access, list(c.classes)]
 
     def _tune(self) -> None:
         """Find the batch size by trying, unless it is given or fixed by the file."""
@@ -628,7 +667,9 @@ class _Session:
 
         c, images = self.classifier, self.images
         channels, height, width = c.shape
-        axes = [channels, height, width] if c.preprocessing.layout == "nchw" else [height, width, channels]
+        axes = {"nchw": [channels, height, width], "nhwc": [height, width, channels], "rows": [width]}[
+            c.preprocessing.layout
+        ]
         broken = [plugin.name for plugin in self.plugins.broken]
         outcome, why = verdict(records, policy, broken)
         return {
@@ -646,9 +687,8 @@ class _Session:
                 "access": c.access,
                 "access_reason": c.access_reason,
                 "runtime": c.artefact.runtime,
-                "input": {"shape": [c.fixed_batch, *axes], **{
-                    k: v for k, v in plain(c.preprocessing).items() if k != "shape"
-                }, "source": c.preprocessing_source},
+                "input": {"shape": [c.fixed_batch, *axes], **plain(c.preprocessing.describe()),
+                          "source": c.preprocessing_source},
                 "outputs": c.outputs,
                 "output": {"name": c.artefact.output or None, "ends_in": c.reading.activation,
                            "single": c.reading.single},
@@ -658,6 +698,7 @@ class _Session:
             "data": {
                 "path": images.path,
                 "sha256": images.sha256,
+                "kind": c.takes,
                 "n": len(images),
                 "n_available": images.n_available,
                 "n_unreadable": len(images.unreadable),

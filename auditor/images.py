@@ -57,6 +57,8 @@ class Source:
     labels: Sequence[str] | None = None
     """Class names or class numbers as text, one per image."""
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    columns: Mapping[str, Sequence[Any]] | None = None
+    """Not images but a table of rows, with all its columns; ``rows.py`` tells features, label and groups apart."""
     note: str = ""
     """A plain warning for the report, for example that these are stand-in images."""
 

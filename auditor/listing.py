@@ -33,7 +33,12 @@ def one_probe(registry: Registry, probe_id: str) -> str:
     if module:
         lines += ["", *module.splitlines()]
     needs = ", ".join(_NEEDS[need] for need in sorted(meta.needs)) or "predictions only"
-    lines += ["", f"Needs: {needs}", f"Plugin: {registry.origin[probe_id]}"]
+    lines += [
+        "",
+        f"Needs: {needs}",
+        f"Takes: {' and '.join(sorted(meta.takes))}",
+        f"Plugin: {registry.origin[probe_id]}",
+    ]
     threat = _default(kind).threat_model()
     if threat is not None:
         lines += ["", "Threat model", *(f"  {name}: {value}" for name, value in dataclasses.asdict(threat).items())]

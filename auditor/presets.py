@@ -61,6 +61,8 @@ PRESETS: Mapping[str, Preset] = {
 def name_of(preprocessing: Preprocessing) -> str:
     """The preset that does the same to every pixel, or an empty text."""
     channels = preprocessing.shape[0]
+    if preprocessing.layout == "rows":
+        return ""
     return next(
         (name for name in PRESETS if _fits(name, channels) and _same(apply(name, preprocessing), preprocessing)), ""
     )
@@ -73,7 +75,7 @@ def others(preprocessing: Preprocessing) -> dict[str, Preprocessing]:
     """
     import numpy as np
 
-    if len(preprocessing.shape) != 3 or np.issubdtype(np.dtype(preprocessing.dtype), np.integer):
+    if preprocessing.layout == "rows" or np.issubdtype(np.dtype(preprocessing.dtype), np.integer):
         return {}
     channels = preprocessing.shape[0]
     order: Literal["rgb", "bgr"] = "bgr" if preprocessing.order == "rgb" else "rgb"

@@ -42,6 +42,8 @@ class Meta:
     references: Sequence[str] = ()
     needs: frozenset[Need] = frozenset()
     """Without these the probe is not-applicable, and the report says which is missing."""
+    takes: frozenset[Literal["images", "rows"]] = frozenset({"images"})
+    """What it can be asked about: images, and rows of features (``rows.py``) where its author says so."""
     version: int = 1
     """Raise it when ``measure`` changes, so that old records are not reused."""
 

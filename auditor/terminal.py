@@ -156,14 +156,20 @@ def summary(outcome: Outcome, *, width: int | None = None) -> str:
 
 def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = None, *, trust: bool = False) -> str:
     """What ``auditor inspect`` says of a model file; ``stated`` is what the command line says about it."""
+    import numpy as np
+
     from auditor import engine, photographs, presets
     from auditor.classifier import first_line
     from auditor.errors import BadInput
     from auditor.images import Images
 
     classifier = engine.open_model(path, device, stated, trust=trust)
-    pixels = Images(photographs.source(), shape=classifier.shape)
-    looked_at = pixels.pixels(pixels.ids[:16])
+    if classifier.takes == "rows":
+        # features have their own units, of which the file says nothing
+        looked_at = np.random.default_rng(0).uniform(size=(16, *classifier.shape)).astype(np.float32)
+    else:
+        pixels = Images(photographs.source(), shape=classifier.shape)
+        looked_at = pixels.pixels(pixels.ids[:16])
     try:
         classifier.predict(looked_at)
         classifier.verify(looked_at)
@@ -171,6 +177,8 @@ def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = N
         raise BadInput(f"{path}: {first_line(error)}, asked about photographs; expected finite scores") from None
     a, p = classifier.artefact, classifier.preprocessing
     channels, height, width = p.shape
+    tabular = classifier.takes == "rows"
+    size = f"a row of {width} features" if tabular else f"{channels} x {height} x {width}"
     parity = classifier.parity
     rows = {
         "file": f"{path} ({path.stat().st_size:,} bytes)",
@@ -179,9 +187,11 @@ def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = N
         "producer": a.details.get("producer", ""),
         "opset": ", ".join(f"{k} {v}" for k, v in a.details.get("opset", {}).items()),
         "runtime": a.runtime,
-        "input": f"{a.details.get('input', 'image')}: {channels} x {height} x {width}, {p.dtype}, {p.layout}, batch"
+        "input": f"{a.details.get('input', 'image')}: {size}, {p.dtype}, {p.layout}, batch"
         f" {'of any size' if classifier.fixed_batch is None else f'always {classifier.fixed_batch}'}",
-        "preprocessing": f"pixels to [{p.range[0]:g}, {p.range[1]:g}], mean {list(p.mean)}, std {list(p.std)},"
+        "preprocessing": "features in their own units"
+        if tabular
+        else f"pixels to [{p.range[0]:g}, {p.range[1]:g}], mean {list(p.mean)}, std {list(p.std)},"
         f" {p.order}{f' ({preset})' if (preset := presets.name_of(p)) else ''}; from {classifier.preprocessing_source}",
         "output": _describe_output(classifier),
         "classes": ", ".join(classifier.classes[:10]) + (", ..." if classifier.n_classes > 10 else ""),
@@ -192,7 +202,7 @@ def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = N
         "parity": ""
         if parity is None
         else f"largest difference of a score {parity.max_abs_difference:.2g}, same label"
-        f" for {100 * (parity.label_agreement or 0):.0f} % of {parity.n} photographs",
+        f" for {100 * (parity.label_agreement or 0):.0f} % of {parity.n} {'rows' if tabular else 'photographs'}",
     }
     lines = [f"{name:<14} {value}" for name, value in rows.items() if value]
     return "\n".join(lines + [f"warning        {warning}" for warning in classifier.warnings])

@@ -27,6 +27,8 @@ N = 6
 SAYS_N = re.compile(r"n = \d|\d+ of \d+|\d+ images|Cannot tell")
 FEW = {"iterations", "queries", "resamples", "batches", "batch_samples", "draws"}
 every_probe = pytest.mark.parametrize("probe_id", LOADED.probes)
+OF_IMAGES = [probe_id for probe_id, kind in LOADED.probes.items() if "images" in kind.meta.takes]
+every_probe_of_images = pytest.mark.parametrize("probe_id", OF_IMAGES)
 
 
 def quick(probe_id: str) -> Probe:
@@ -105,6 +107,8 @@ def test_meta_says_everything(probe_id: str) -> None:
     assert meta.area in AREAS
     assert meta.id.startswith(f"{meta.area}.")
     assert meta.why.strip().endswith((".", "?"))
+    assert set(meta.takes) <= {"images", "rows"}
+    assert meta.takes
     assert set(meta.needs) <= {"labels", "gradients", "groups"}
     assert all(reference.startswith("https://") for reference in meta.references)
 
@@ -148,7 +152,7 @@ def test_an_attack_says_who_attacks(probe_id: str) -> None:
         assert threat.knowledge in {"white-box", "black-box", "none"}
 
 
-@every_probe
+@every_probe_of_images
 def test_measuring_leaves_the_batch_alone_and_says_the_same_again(subject: tuple[Any, Batch], probe_id: str) -> None:
     batch = subject[1]
     before = batch.pixels.copy(), batch.labels.copy(), batch.probabilities.copy()
@@ -160,7 +164,7 @@ def test_measuring_leaves_the_batch_alone_and_says_the_same_again(subject: tuple
     pd.testing.assert_frame_equal(first, measure(subject, probe, list(range(N))))
 
 
-@every_probe
+@every_probe_of_images
 def test_an_image_measures_the_same_in_any_company(subject: tuple[Any, Batch], probe_id: str) -> None:
     probe = quick(probe_id)
     whole = measure(subject, probe, list(range(N)))
@@ -168,7 +172,7 @@ def test_an_image_measures_the_same_in_any_company(subject: tuple[Any, Batch], p
     assert_same(whole, pieces.sort_values("image_id", kind="stable", ignore_index=True))
 
 
-@pytest.mark.parametrize("probe_id", [i for i, kind in LOADED.probes.items() if hasattr(kind, "perturbed")])
+@pytest.mark.parametrize("probe_id", [i for i in OF_IMAGES if hasattr(LOADED.probes[i], "perturbed")])
 def test_perturbed_images_stay_within_the_pixel_range_and_the_budget(subject: tuple[Any, Batch], probe_id: str) -> None:
     classifier, batch = subject
     probe = prepared(subject, quick(probe_id))

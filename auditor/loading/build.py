@@ -13,6 +13,7 @@ from auditor.errors import BadInput
 from auditor.images import Resizing
 from auditor.loading.sidecar import Sidecar, sidecar_path
 from auditor.outputs import class_scores, look_at_outputs
+from auditor.rows import RowPreprocessing, unknown
 from auditor.store import file_sha256
 
 _USUAL_SIZES = (224, 32, 28, 64, 128, 96, 256, 299, 384, 48, 8)
@@ -20,15 +21,27 @@ _USUAL_SIZES = (224, 32, 28, 64, 128, 96, 256, 299, 384, 48, 8)
 
 
 def build(
-    path: Path, artefact: Artefact, sidecar: Sidecar, *, device: str = "cpu", data_size: tuple[int, int] | None = None
+    path: Path,
+    artefact: Artefact,
+    sidecar: Sidecar,
+    *,
+    device: str = "cpu",
+    data_size: tuple[int, int] | None = None,
+    rows: RowPreprocessing | None = None,
 ) -> Classifier:
     """The classifier in ``artefact``; ``data_size`` is the images' own (height, width), used where nothing else says
-    one.
+    one; ``rows`` is the preprocessing of a table, for a model of features.
 
     Raises BadInput when it is no classifier of images.
     """
     warnings: list[str] = []
-    preprocessing, outputs, fixed = _first_answer(path, artefact, sidecar, data_size, warnings)
+    if not np.issubdtype(np.dtype(artefact.input_dtype), np.number):
+        raise BadInput(f"{path}: the model's input holds {artefact.input_dtype}; expected numbers")
+    if rows is None and len(artefact.input_shape) == 2 and artefact.input_shape[1]:
+        rows = unknown(artefact.input_shape[1], artefact.input_dtype)
+    candidates: Sequence[tuple[Preprocessing, str]] = [(rows, "")] if rows is not None else []
+    candidates = candidates or _candidates(path, artefact, sidecar, data_size)
+    preprocessing, outputs, fixed = _first_answer(path, artefact, candidates, warnings)
     single = outputs.shape[1] == 1
     kind = sidecar.kind or artefact.outputs or look_at_outputs(outputs)
     if single:
@@ -47,7 +60,9 @@ def build(
             f" {n_classes} outputs"
         )
     source = sidecar.where("mean") if sidecar.mean or sidecar.range or sidecar.std else ""
-    if not source and not preprocessing.dtype.startswith("float"):
+    if rows is not None:
+        source = "the table: every feature from its smallest to its largest value"
+    elif not source and not preprocessing.dtype.startswith("float"):
         source = "the type of the input, which holds 8-bit values"
     if not source:
         source = "a guess: nothing states it"
@@ -89,12 +104,15 @@ def resizing(sidecar: Sidecar, shape: tuple[int, int, int]) -> Resizing:
 
 
 def _first_answer(
-    path: Path, artefact: Artefact, sidecar: Sidecar, data_size: tuple[int, int] | None, warnings: list[str]
+    path: Path,
+    artefact: Artefact,
+    candidates: Sequence[tuple[Preprocessing, str]],
+    warnings: list[str],
 ) -> tuple[Preprocessing, np.ndarray[tuple[int, int], np.dtype[np.float32]], int | None]:
     """Preprocessing, scores of two test images, and the batch size if the model takes only one."""
     problem = ""
     refusal: BadInput | None = None
-    for preprocessing, guess in _candidates(path, artefact, sidecar, data_size):
+    for preprocessing, guess in candidates:
         for batch in _batches(artefact):
             ramp = np.linspace(0, 1, batch * int(np.prod(preprocessing.shape)), dtype=np.float32)
             images = ramp.reshape(batch, *preprocessing.shape)
@@ -115,6 +133,8 @@ def _first_answer(
             return preprocessing, scores, _declared_batch(artefact) or (None if batch == 2 else batch)
     if refusal is not None:
         raise BadInput(f"{path}: {refusal}")
+    if candidates[0][0].layout == "rows":
+        raise BadInput(f"{path}: the model does not take a row of {candidates[0][0].shape[2]} features ({problem})")
     raise BadInput(
         f"{path}: the model takes no image of any size tried ({problem}); state it with --input-size, or as"
         f" [input] size and channels in {sidecar_path(path).name}"
@@ -139,7 +159,7 @@ def _candidates(
     if declared and len(declared) != 4:
         raise BadInput(
             f"{path}: the model's input has shape {_shape_text(declared)}; expected an image,"
-            " [batch, channels, height, width] or [batch, height, width, channels]"
+            " [batch, channels, height, width] or [batch, height, width, channels], or a row of features"
         )
     layout: Literal["nchw", "nhwc"] = sidecar.layout or _layout(declared)
     spatial = declared[2:4] if layout == "nchw" else declared[1:3]

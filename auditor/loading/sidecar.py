@@ -18,6 +18,9 @@
     kind = "logits"            # or "probabilities"
     [data]
     path = "images"            # relative to this file
+    label = "income"           # of a table of features: its columns (see auditor/rows.py); without these,
+    groups = ["sex"]           # the column called label, the columns that hold text,
+    features = ["age", "sex"]  # and all the others, in the table's order
 
 The same text may be carried inside the artefact (ONNX metadata or TorchScript extra file ``auditor.toml``). A key is
 taken from the first that states it, in this order: command line, sidecar, metadata in the artefact,
@@ -46,7 +49,7 @@ KEYS: Mapping[str, frozenset[str]] = {
     "input": frozenset({"size", "channels", "layout", "preset", "range", "mean", "std", "order", "resize", "crop",
                         "interpolation"}),
     "output": frozenset({"name", "classes", "kind"}),
-    "data": frozenset({"path"}),
+    "data": frozenset({"path", "label", "groups", "features"}),
 }  # fmt: skip
 
 _TOGETHER = (("range", "mean", "std"), ("resize", "crop", "interpolation"))
@@ -75,6 +78,9 @@ class Sidecar:
     classes: tuple[str, ...] | None = None
     kind: Literal["logits", "probabilities"] | None = None
     data: Path | None = None
+    label: str | None = None
+    groups: tuple[str, ...] | None = None
+    features: tuple[str, ...] | None = None
 
     def where(self, key: str) -> str:
         """Where a key was read."""
@@ -162,7 +168,7 @@ def _stated(content: Mapping[str, Any], origin: str, folder: Path) -> Sidecar:
     scale = _numbers(given, "range", where, count=2)
     if scale is not None and scale[0] == scale[1]:
         raise BadInput(f"{where} range is {given['range']!r}; expected two different numbers")
-    for key in ("path", "name"):
+    for key in ("path", "name", "label"):
         if given.get(key) is not None and not isinstance(given[key], str):
             raise BadInput(f"{where} {key} is {given[key]!r}; expected a text")
     crop = given.get("crop")
@@ -188,6 +194,9 @@ def _stated(content: Mapping[str, Any], origin: str, folder: Path) -> Sidecar:
         classes=_names(given, "classes", where),
         kind=_choice(given, "kind", ("logits", "probabilities"), where),
         data=None if path is None else folder / path,
+        label=given.get("label"),
+        groups=_names(given, "groups", where, least=0),
+        features=_names(given, "features", where, least=1),
     )
 
 
@@ -220,12 +229,12 @@ def _numbers(
     return tuple(value) if whole else tuple(float(v) for v in value)
 
 
-def _names(given: dict[str, Any], key: str, where: str) -> tuple[str, ...] | None:
+def _names(given: dict[str, Any], key: str, where: str, least: int = 2) -> tuple[str, ...] | None:
     value = given.get(key)
     if value is None:
         return None
-    if not (isinstance(value, list) and len(value) >= 2 and all(isinstance(v, str) for v in value)):
-        raise BadInput(f"{where} {key} must be a list of at least two texts")
+    if not (isinstance(value, list) and len(value) >= least and all(isinstance(v, str) for v in value)):
+        raise BadInput(f"{where} {key} must be a list of at least {least} texts")
     if len(set(value)) != len(value):
-        raise BadInput(f"{where} {key} names a class twice")
+        raise BadInput(f"{where} {key} names one twice")
     return tuple(value)

@@ -42,6 +42,7 @@ class Pgd(Attack):
         ),
         needs=frozenset({"gradients"}),
         version=2,
+        takes=frozenset({"images", "rows"}),
     )
     uses: ClassVar[Sequence[str]] = ("attacks.fgsm",)
     epsilons: Sequence[float] = tuple(n / 255 for n in (1, 2, 4, 8, 16))

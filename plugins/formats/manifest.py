@@ -12,6 +12,7 @@ from auditor import BadInput, hookimpl
 
 if TYPE_CHECKING:
     import pandas as pd
+    from PIL import Image
 
     from auditor.images import Source
 
@@ -29,10 +30,7 @@ def _open(path: Path) -> Source:
 
     table = _read(path)
     if "image" not in table.columns:
-        raise BadInput(
-            f"{path}: has the columns {', '.join(map(str, table.columns))}; expected one called image"
-            " (paths relative to the table), and label and group columns if there are any"
-        )
+        return _rows(path, table)
     if not len(table):
         raise BadInput(f"{path}: has no rows; expected one per image")
     nameless = table["image"].isna().to_numpy()
@@ -47,6 +45,19 @@ def _open(path: Path) -> Source:
               for name in table.columns if name not in {"image", "label"}}  # fmt: skip
     return Source(path=str(path), ids=_unique(names), labels=_labels(path, table), groups=groups,
                   read=lambda index: read_file(files[index]))  # fmt: skip
+
+
+def _rows(path: Path, table: pd.DataFrame) -> Source:
+    """A table without images: rows of features, if the model takes such."""
+    from auditor.images import Source
+
+    def read(index: int) -> tuple[bytes, Image.Image]:
+        raise ValueError(f"row {index + 1} is no image")
+
+    columns = {str(name): table[name].tolist() for name in table.columns}
+    digits = len(str(len(table)))
+    ids = [f"row {i + 1:0{digits}d}" for i in range(len(table))]
+    return Source(path=str(path), ids=ids, read=read, columns=columns)
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -47,6 +47,7 @@ class Accuracy(Probe):
         " preprocessing, not a wrong model.",
         references=("https://scikit-learn.org/stable/modules/model_evaluation.html",),
         needs=frozenset({"labels"}),
+        takes=frozenset({"images", "rows"}),
     )
     shown_errors: int = 6
     """How many of the most confident errors to show."""

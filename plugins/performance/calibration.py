@@ -39,6 +39,7 @@ class Calibration(Probe):
         references=("https://arxiv.org/abs/1706.04599", "https://arxiv.org/abs/1904.01685",
                     "https://arxiv.org/abs/1909.10155"),
         needs=frozenset({"labels"}),
+        takes=frozenset({"images", "rows"}),
     )  # fmt: skip
     uses: ClassVar[Sequence[str]] = ("attacks.*",)
     bins: int = 15

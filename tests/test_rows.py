@@ -1,0 +1,227 @@
+"""Rows of features: trees and linear models of scikit-learn's kind, and an MLP, audited on a table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+from click.testing import Result
+from onnx import TensorProto, helper, numpy_helper
+
+from auditor import registry
+from auditor.engine import Request, open_audit
+from auditor.errors import BadInput
+from auditor.images import Source
+from auditor.probe import Randomness
+from auditor.rows import of_table, unknown
+
+Cli = Callable[..., Result]
+FLOAT = TensorProto.FLOAT
+N = 120
+
+
+def patients() -> pd.DataFrame:
+    """Ill when older than 50, or with a fever; two clinics."""
+    rng = np.random.default_rng(0)
+    age = rng.integers(20, 80, N)
+    fever = rng.normal(37.5, 1.0, N)
+    table = pd.DataFrame({"age": age, "fever": fever, "clinic": np.where(rng.uniform(size=N) < 0.5, "north", "south")})
+    return table.assign(label=np.where((age > 50) | (fever > 38.5), "ill", "well"))
+
+
+def save(path: Path, nodes: list[Any], outputs: list[Any], constants: Any = (), features: int = 2) -> Path:
+    graph = helper.make_graph(
+        nodes, "rows", [helper.make_tensor_value_info("x", FLOAT, ["n", features])], outputs, list(constants)
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), str(path))
+    return path
+
+
+def tree(path: Path, *, zipmap: bool = True) -> Path:
+    """age > 50, else fever > 38.5: a tree of two classes as skl2onnx writes it, with ZipMap."""
+    node = helper.make_node(
+        "TreeEnsembleClassifier", ["x"], ["label", "p"], domain="ai.onnx.ml", post_transform="NONE",
+        classlabels_strings=["ill", "well"],
+        nodes_treeids=[0] * 5, nodes_nodeids=[0, 1, 2, 3, 4], nodes_featureids=[0, 1, 0, 0, 0],
+        nodes_modes=["BRANCH_LEQ", "BRANCH_LEQ", "LEAF", "LEAF", "LEAF"], nodes_values=[50.0, 38.5, 0.0, 0.0, 0.0],
+        nodes_truenodeids=[1, 3, 0, 0, 0], nodes_falsenodeids=[2, 4, 0, 0, 0], nodes_hitrates=[1.0] * 5,
+        nodes_missing_value_tracks_true=[0] * 5, class_treeids=[0] * 3, class_nodeids=[2, 3, 4],
+        class_ids=[0, 0, 0], class_weights=[0.0, 1.0, 0.0],
+    )  # fmt: skip
+    label = helper.make_tensor_value_info("label", TensorProto.STRING, ["n"])
+    if not zipmap:
+        return save(path, [node], [label, helper.make_tensor_value_info("p", FLOAT, ["n", 2])])
+    maps = helper.make_node("ZipMap", ["p"], ["maps"], domain="ai.onnx.ml", classlabels_strings=["ill", "well"])
+    kind = helper.make_sequence_type_proto(
+        helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(FLOAT, []))
+    )
+    return save(path, [node, maps], [label, helper.make_value_info("maps", kind)])
+
+
+def linear(path: Path) -> Path:
+    """Logits 0 and (age - 50.5) / 10: the margin is a distance in years."""
+    weights = np.array([[0, 0], [0.1, 0]], dtype=np.float32)
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["z"], transB=1)]
+    constants = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.float32([0, -5.05]), "b")]
+    return save(path, nodes, [helper.make_tensor_value_info("z", FLOAT, ["n", 2])], constants)
+
+
+def audited(model: Path, table: Path, **stated: Any) -> tuple[Any, Any]:
+    plugins = registry.load()
+    return open_audit(plugins, Request(model=model, data=table, stated=stated), plugins.suite("full"), "cpu")
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    patients().to_csv(tmp_path / "patients.csv", index=False)
+    return tmp_path / "patients.csv"
+
+
+@pytest.mark.parametrize("zipmap", [True, False])
+def test_a_tree_gets_the_very_rows_of_the_table(zipmap: bool, table: Path) -> None:
+    """It splits at values that occur, so an error of rounding would change answers; all 120 must be right."""
+    classifier, images = audited(tree(table.with_name("t.onnx"), zipmap=zipmap), table)
+    pixels = images.pixels(images.ids)
+    assert pixels.shape == (N, 1, 1, 2)
+    assert (pixels.min(), pixels.max()) == (0, 1)
+    given = classifier.preprocessing.apply(pixels)
+    np.testing.assert_array_equal(given, patients()[["age", "fever"]].to_numpy().astype(np.float32))
+    assert classifier.classes == ("ill", "well")
+    assert (classifier.predict(pixels).argmax(1) == images.labels).all()
+    assert images.groups == {"clinic": patients()["clinic"].tolist()}
+    assert classifier.access == "black-box"
+    assert classifier.takes == "rows"
+
+
+def test_whole_numbers_stay_whole(table: Path) -> None:
+    classifier, images = audited(linear(table.with_name("m.onnx")), table)
+    given = classifier.preprocessing.apply((images.pixels(images.ids) + 0.003).clip(0, 1))
+    ages = given[:, 0]
+    np.testing.assert_array_equal(ages, np.rint(ages))
+    assert not np.array_equal(given[:, 1], np.rint(given[:, 1]))
+
+
+def test_copy_of_a_linear_model_has_the_gradient_in_shares_of_the_range(table: Path) -> None:
+    classifier, images = audited(linear(table.with_name("m.onnx")), table)
+    pixels = images.pixels(images.ids)
+    classifier.verify(pixels)
+    assert classifier.access == "white-box", classifier.access_reason
+    gradient = np.abs(classifier.gradient(pixels).numpy().reshape(N, 2))
+    years = patients()["age"].max() - patients()["age"].min()
+    np.testing.assert_allclose(gradient, np.broadcast_to([0.1 * years, 0], (N, 2)), rtol=1e-5)
+
+
+def test_noise_is_in_units_of_the_standard_deviation(table: Path) -> None:
+    classifier, images = audited(linear(table.with_name("m.onnx")), table)
+    probe: Any = registry.load().configure("corruptions.feature-noise", {}, where="test")
+    from auditor.measuring import Measurer
+
+    batch = Measurer(classifier, images, 0).batch(images.ids)
+    level = {"noise": "Gaussian", "standard_deviations": 0.5}
+    moved = probe.perturb(classifier, batch, Randomness(0, "x"), level) - batch.pixels
+    ranges = patients()[["age", "fever"]].max() - patients()[["age", "fever"]].min()
+    size = moved.reshape(N, 2).std(axis=0) * ranges.to_numpy() / patients()[["age", "fever"]].std(ddof=0).to_numpy()
+    np.testing.assert_allclose(size, [0.5, 0.5], rtol=0.2)
+
+
+def source(**columns: list[Any]) -> Source:
+    n = len(next(iter(columns.values())))
+    return Source(path="t.csv", ids=[str(i) for i in range(n)], read=lambda i: (b"", np.zeros(1)), columns=columns)
+
+
+NOTHING: dict[str, Any] = {"label": None, "groups": None, "features": None}
+
+
+def test_columns_are_told_apart() -> None:
+    columns: dict[str, list[Any]] = {"sex": ["f", "m"], "a": ["1", "2"], "label": ["0", "1"], "b": [0.5, 1.5]}
+    rows, how = of_table(source(**columns), 2, "float32", **NOTHING)
+    assert [feature.name for feature in how.features] == ["a", "b"]
+    assert (rows.groups, rows.labels) == ({"sex": ["f", "m"]}, ["0", "1"])
+    stated = NOTHING | {"label": "b", "groups": ["a", "sex"], "features": ["label", "a"]}
+    rows, how = of_table(source(**columns), 2, "float32", **stated)
+    assert [feature.name for feature in how.features] == ["label", "a"]
+    assert (rows.groups, rows.labels) == ({"a": ["1", "2"], "sex": ["f", "m"]}, ["0.5", "1.5"])
+
+
+@pytest.mark.parametrize(
+    ("columns", "stated", "says"),
+    [
+        ({"a": [1], "b": [2]}, {}, r"has 2 columns of features \(a, b\), but the model takes 1; name label, groups"),
+        ({"a": [1]}, {"label": "y"}, "has no column 'y'; it has a"),
+        ({"a": ["x"]}, {"features": ["a"]}, "column a holds 'x'; expected numbers"),
+        ({"a": [float("nan")]}, {}, "not one row has a number in every feature"),
+        ({"a": [1, 2], "label": ["x", None]}, {}, "1 of 2 rows have no label"),
+    ],
+)
+def test_tables_that_do_not_fit(columns: dict[str, Any], stated: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        of_table(source(**columns), 1, "float32", **(NOTHING | stated))
+
+
+def test_a_feature_that_never_changes() -> None:
+    rows, how = of_table(source(a=[3, 3], b=[0.1, 0.2]), 2, "float32", **NOTHING)
+    pixels = np.stack([rows.read(i)[1] for i in range(2)])[:, None]
+    np.testing.assert_array_equal(how.apply(pixels), np.float32([[3, 0.1], [3, 0.2]]))
+    assert how.deviations[0] == 0
+    assert unknown(3, "int64").apply(np.full((1, 1, 1, 3), 0.9, np.float32)).tolist() == [[1, 1, 1]]
+
+
+def test_full_suite_on_a_tree(table: Path, auditor_cli: Cli, tmp_path: Path) -> None:
+    """Nothing breaks; what is about images says so; a row without a number is named."""
+    frame = patients()
+    frame.loc[3, "fever"] = np.nan
+    frame.to_parquet(tmp_path / "p.parquet")
+    result = auditor_cli("run", tree(tmp_path / "t.onnx"), "--data", "p.parquet", "--suite", "full",
+                         "--format", "json,md", "--out", "out")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    audit = json.loads((tmp_path / "out" / "audit.json").read_text())
+    by_id = {probe["id"]: probe for probe in audit["probes"]}
+    assert audit["data"]["kind"] == "rows"
+    assert audit["data"]["unreadable"] == ["row 004: no number for fever"]
+    assert audit["model"]["input"]["shape"] == [None, 2]
+    assert [f["name"] for f in audit["model"]["input"]["features"]] == ["age", "fever"]
+    assert {p["status"] for p in audit["probes"]} <= {"pass", "fail", "inconclusive", "informative", "not-applicable"}
+    assert by_id["performance.accuracy"]["metrics"][0]["value"] == 1
+    for probe_id in ("performance.calibration", "bias.groups", "sanity.determinism", "corruptions.feature-noise"):
+        assert by_id[probe_id]["n"] == N - 1, by_id[probe_id]["reason"]
+    assert by_id["corruptions.imagenet-c"]["reason"] == "is about images, and this model takes rows of 2 features"
+    assert by_id["attacks.pgd"]["reason"].startswith("needs gradients")
+
+
+def test_gradient_attack_on_rows(table: Path, auditor_cli: Cli, tmp_path: Path) -> None:
+    """The border is at 50.5 years: PGD finds exactly the rows from which two whole years lead across."""
+    ages = patients()["age"]
+    labels = np.where(ages > 50, "old", "young")
+    patients().assign(label=labels).to_csv(table, index=False)
+    epsilon = 2.2 / (ages.max() - ages.min())
+    suite = tmp_path / "s.toml"
+    suite.write_text(f'probes = ["attacks.pgd"]\n[settings."attacks.pgd"]\nepsilons = [{epsilon}]\nl2_epsilons = []\n')
+    (tmp_path / "m.onnx.audit.toml").write_text('[output]\nclasses = ["young", "old"]')
+    result = auditor_cli("run", linear(tmp_path / "m.onnx"), "--data", table, "--suite", suite, "--format", "json",
+                         "--out", "out")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "out" / "audit.json").read_text())["probes"][0]["metrics"]
+    robust = next(m for m in metrics if m["name"] == "robust_accuracy" and m["at"]["epsilon"])
+    broken = int(ages.between(49, 52).sum())
+    assert robust["value"] == pytest.approx(1 - broken / N, abs=1e-6)
+
+
+def test_what_does_not_go_together(table: Path, auditor_cli: Cli, tmp_path: Path, digits: Path) -> None:
+    model = tree(tmp_path / "t.onnx")
+    none = auditor_cli("run", model)
+    assert none.exit_code == 2
+    assert "takes rows of 2 features" in none.output
+    assert "table with a column for each feature" in none.output
+    images = auditor_cli("run", digits / "digits-cnn.onnx", "--data", table)
+    assert images.exit_code == 2
+    assert "has the columns age, fever, clinic, label, but the model takes images" in images.output
+    shown = auditor_cli("inspect", model).output
+    assert "a row of 2 features" in shown
+    assert "not read: label" in shown
