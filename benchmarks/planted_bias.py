@@ -6,7 +6,8 @@ Models of the recipes digits-cue and digits-no-cue are trained with different se
 
 - gap: the accuracy gap by scanner has an interval above zero (``bias.groups``);
 - slice: at least one slice is confirmed on held-out images (``bias.slices``, which is not told of scanners);
-- slice holds the cue: among the held-out errors of the confirmed slices most come from scanner B;
+- slice holds the cue: at least 80 % of the held-out errors of the confirmed slices come from scanner B (which has half
+  of the images; a slice of hard digits in the twin is real, but not the planted one);
 - region: on the images of scanner B the corner of the patch has at least three times its share of the attribution
   (``explanations.integrated-gradients``, and ``explanations.occlusion``);
 - covering: covering the corner of the patch changes the scores of scanner B's images more than covering the same corner
@@ -73,7 +74,7 @@ def audited(name: str, seed: int, cue: float) -> dict[str, Any]:
             "gap": round(gap["value"], 3),
             "gap found": gap["low"] is not None and gap["low"] > 0,
             "slice found": bool(slices),
-            "slice holds the cue": bool(slices) and scanner_of_slices(home / "run") > 0.5,
+            "slice holds the cue": bool(slices) and scanner_of_slices(home / "run") > 0.8,
         }
         for method in ("integrated-gradients", "occlusion"):
             found[f"region found by {method}"] = corner_share(home / "run", method) > 3 * AREA
