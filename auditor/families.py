@@ -221,8 +221,8 @@ class Attack(_Perturbation):
             f" {percent(chosen)} (n = {chosen.n})."
         )
         for metric in _unconfirmed(frame, chosen.at):
-            missed = round((metric.value or 0) * metric.n)
-            statement += f" Of {metric.n} images that the copy got wrong there, the original did not confirm {missed}."
+            confirmed = metric.n - round((metric.value or 0) * metric.n)
+            statement += f" The original confirmed {confirmed} of {metric.n} images that the copy got wrong there."
         exact = [_accuracy_at(frame, float(metric.at["epsilon"] or 0)) for metric in robust]
         evidence: list[Evidence] = [
             Curve(
@@ -248,6 +248,9 @@ class Attack(_Perturbation):
                 ],
             ),
         ]  # fmt: skip
+        if len(robust) <= 2:
+            # between 0 and one epsilon there is nothing that a line could stand for
+            evidence = evidence[1:]
         if norm == self._shown(records.frame):
             evidence += picture_rows(records, "The images that broke at the smallest epsilon")
         return Finding(

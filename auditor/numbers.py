@@ -42,6 +42,7 @@ _NAMES = {
     "clever_below_distance": "CLEVER score below the distance found",
     "distance_median": "Distance to the nearest error, median",
     "snr_median": "Signal-to-noise ratio at the first error, median",
+    "unconfirmed": "Errors of the copy that the original did not confirm",
     "deletion_auc": "Deletion AUC",
     "insertion_auc": "Insertion AUC",
 }

@@ -294,7 +294,7 @@ def test_autoattack_breaks_by_queries_what_has_no_gradient_and_says_so() -> None
     assert rows["APGD-CE"][0] == 20
     assert sum(int(row[1]) for row in rows.values()) == broken == sum(int(row[2]) for row in rows.values())  # type: ignore[arg-type]
     assert any(isinstance(e, Text) and "2: the difference" in e.text for e in finding.evidence)
-    assert f"Of {broken} images that the copy got wrong there, the original did not confirm 0" in finding.statement
+    assert f"The original confirmed {broken} of {broken} images" in finding.statement
 
 
 def records_of(batch: Batch, columns: Any, classes: int) -> Records:

@@ -164,7 +164,7 @@ class Autoattack(Attack):
         conclusion = super().conclude(records)
         evidence = [_by_component(records.frame), *_few_classes(len(records.classes))]
         first, *others = conclusion.findings
-        more = replace(first, evidence=[*first.evidence, *evidence])
+        more = replace(first, evidence=[*evidence, *first.evidence])
         return replace(conclusion, findings=[more, *others])
 
 
