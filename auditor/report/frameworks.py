@@ -35,13 +35,13 @@ def informs(probe: Record) -> dict[str, Sequence[str]]:
 
 
 def appendix(probes: Sequence[Record]) -> dict[str, Any]:
-    """What the appendix shows: the documents, a row per probe, and the names of the codes that occur."""
+    """What the appendix shows: the documents with the codes of theirs that occur, and a row of codes per probe."""
     known = table()
-    documents = known["documents"]
-    rows = [(probe, [", ".join(informs(probe).get(key, ())) for key in documents]) for probe in probes]
-    used = {code for probe in probes for codes in informs(probe).values() for code in codes}
-    return {
-        "documents": list(documents.values()),
-        "rows": rows,
-        "names": [(code, name) for code, name in known["names"].items() if code in used],
-    }
+    evidence = [(probe, informs(probe)) for probe in probes]
+    documents = []
+    for key, document in known["documents"].items():
+        used = {code for _, found in evidence for code in found.get(key, ())}
+        codes = [(code, name) for code, name in known["names"].items() if code in used]
+        documents.append({**document, "codes": codes})
+    rows = [(probe, [", ".join(found.get(key, ())) for key in known["documents"]]) for probe, found in evidence]
+    return {"documents": documents, "rows": rows}
