@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ROUNDING = 1e-6
 """Probabilities are float32; differences below this are the runtime's rounding and counted as none."""
 
-_WAYS = {"again": "asked again", "reversed": "in reverse order", "alone": "one image at a time"}
+_WAYS = {"again": "again", "reversed": "in reverse order", "alone": "one image at a time"}
 
 
 @dataclass(frozen=True, kw_only=True)

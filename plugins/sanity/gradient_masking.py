@@ -84,7 +84,7 @@ class _Seen(NamedTuple):
             return "not measured"
         if low > self.limit:
             return "masked"
-        return "as expected" if value <= self.limit else "cannot tell"
+        return "no sign" if value <= self.limit else "cannot tell"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,11 +78,15 @@ class PositiveControl(Probe):
         successes = [metric for metric in found if metric.name == "control_success"]
         worst = min(successes, key=lambda metric: metric.value or 0.0)
         blank = int((~frame["planted"].astype(bool)).groupby(frame["image_id"]).any().sum())
-        statement = (
-            f"{len({metric.at['attack'] for metric in successes})} attacks were tried on a model in which an"
-            f" adversarial example was planted; the one that finds it least often, {worst.at['attack']}, does so for"
-            f" {percent(worst)} of the images (n = {worst.n})."
-        )
+        tried = len({metric.at["attack"] for metric in successes})
+        statement = f"{tried} attacks were tried on a model in which an adversarial example was planted; "
+        if worst.value == 1:
+            statement += f"all of them find it on every image: {percent(worst)} (n = {worst.n})."
+        else:
+            statement += (
+                f"the one that finds it least often, {worst.at['attack']}, does so on {percent(worst)} of the images"
+                f" (n = {worst.n})."
+            )
         if blank:
             statement += f" On {blank} images no random point moves the logits at all, so nothing could be found there."
         finding = Finding(
