@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         ThreatModel,
     )
     from auditor.hookspecs import hookimpl
-    from auditor.probe import Exhibit, Meta, Probe, Records
+    from auditor.probe import Exhibit, Meta, PerImage, Probe, Records
 
 __version__ = "0.1.0"
 
@@ -42,7 +42,7 @@ _HOMES = {
     "finding": ("Axis", "Conclusion", "Curve", "Finding", "GridRow", "HeatMap", "ImageGrid", "Metric", "Picture",
                 "Point", "Scatter", "Series", "Table", "Text", "ThreatModel"),
     "hookspecs": ("hookimpl",),
-    "probe": ("Exhibit", "Meta", "Probe", "Records"),
+    "probe": ("Exhibit", "Meta", "PerImage", "Probe", "Records"),
 }  # fmt: skip
 _HOME = {name: f"auditor.{home}" for home, names in _HOMES.items() for name in names}
 
@@ -67,6 +67,7 @@ __all__ = [
     "MinimumNorm",
     "NoCopy",
     "NotApplicable",
+    "PerImage",
     "Picture",
     "PluginBroken",
     "Point",

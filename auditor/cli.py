@@ -139,6 +139,10 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
                  help="Thresholds to judge by."),
     click.option("--fail-on", type=click.Choice(_GRADES), default="never", show_default=True,
                  help="Exit with status 1 when a probe fails at this severity or above."),
+    click.option("--baseline", type=click.Path(path_type=Path), metavar="RUN",
+                 help="Compare with this earlier run, image by image; written into DIR/comparison."),
+    click.option("--fail-on-regression", is_flag=True,
+                 help="Exit with status 1 when anything is significantly worse than in --baseline."),
     click.option("--format", "formats", default="html,pdf,json", show_default=True, callback=_list, metavar="LIST",
                  help="html, pdf, pdfa, json, sarif, junit, md, card, or a plugin's."),
     _PAPER,
@@ -341,6 +345,38 @@ def report(folder: Path, formats: Sequence[str], paper: str) -> None:
 
 
 @main.command()
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN_A RUN_B [RUN_C ...]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write. [default: comparisons/<A>-<B>]"
+)
+@click.option(
+    "--format",
+    "formats",
+    default="html,pdf,json",
+    show_default=True,
+    callback=_list,
+    metavar="LIST",
+    help="html, pdf, json.",
+)
+@click.option("--fail-on-regression", is_flag=True, help="Exit with status 1 when RUN_B is significantly worse.")
+def compare(folders: Sequence[Path], out: Path | None, formats: Sequence[str], fail_on_regression: bool) -> None:
+    """Compare runs image by image: what got significantly better or worse from RUN_A, the baseline, to RUN_B.
+
+    Three runs or more give a leaderboard. Data and settings that differ between the runs are named.
+    """
+    from auditor import compare as comparing
+
+    if fail_on_regression and len(folders) > 2:
+        raise BadInput("--fail-on-regression: goes with two runs, the baseline and the new one")
+    comparing.check_formats(formats)
+    told = comparing.compare(folders)
+    names = "-".join(folder.resolve().name for folder in folders)
+    _show_comparison(told, out or Path("comparisons") / names, formats, quiet=False)
+    if fail_on_regression and comparing.regressed(told):
+        sys.exit(FAILED)
+
+
+@main.command()
 @click.argument("folder", type=click.Path(path_type=Path), metavar="RUN")
 @click.option("--model", type=click.Path(path_type=Path), metavar="FILE", help="The model. [default: the run's own]")
 @click.option("--device", default="auto", callback=_device, metavar="auto|cpu|cuda|cuda:N|mps")
@@ -383,7 +419,7 @@ def doctor() -> None:
 
 def _audit(
     model: Path, data: Path | None, usual_suite: str, *, verbose: bool, quiet: bool, fail_on: str, engine: Any,
-    workers: int | None, **options: Any,
+    workers: int | None, baseline: Path | None, fail_on_regression: bool, **options: Any,
 ) -> None:  # fmt: skip
     from auditor.engine import Interrupted, Request
     from auditor.engine import run as carry_out
@@ -391,6 +427,13 @@ def _audit(
 
     if workers is not None and engine != "ray":
         raise BadInput("--workers: goes with --engine ray only; leave the option out")
+    if fail_on_regression and baseline is None:
+        raise BadInput("--fail-on-regression: needs --baseline RUN, the folder of the run to compare with")
+    if baseline is not None:
+        from auditor.rerun import read_audit
+
+        # before hours of measuring, not after them
+        read_audit(baseline)
     request: Request = Request(
         model=model,
         data=data,
@@ -409,10 +452,33 @@ def _audit(
                 f"\nInterrupted. What was measured is kept in {stopped.out}; the same command goes on.", err=True
             )
             sys.exit(INTERRUPTED)
-    _finish(outcome, fail_on, quiet=quiet)
+    worse = baseline is not None and _against(baseline, outcome, options["formats"], quiet=quiet)
+    _finish(outcome, fail_on, quiet=quiet, failed=worse and fail_on_regression)
 
 
-def _finish(outcome: Outcome, fail_on: str, *, quiet: bool) -> None:
+def _against(baseline: Path, outcome: Outcome, formats: Sequence[str], *, quiet: bool) -> bool:
+    """Compare a finished audit with an earlier one; whether it is worse in anything."""
+    from auditor import compare as comparing
+
+    if baseline.resolve() == outcome.out.resolve():
+        raise BadInput(f"--baseline {baseline}: is the run itself; name another folder with --out")
+    told = comparing.compare([baseline, outcome.out])
+    known = [name for name in formats if name in {"html", "pdf", "json"}]
+    _show_comparison(told, outcome.out / "comparison", known, quiet=quiet)
+    return comparing.regressed(told)
+
+
+def _show_comparison(told: dict[str, Any], out: Path, formats: Sequence[str], *, quiet: bool) -> None:
+    from auditor import compare as comparing
+    from auditor.terminal import comparison
+
+    files, troubles = comparing.write(told, out, formats)
+    click.echo(f"Comparison: {told['verdict']}" if quiet else comparison(told, files))
+    for trouble in troubles:
+        click.echo(f"auditor: {trouble}", err=True)
+
+
+def _finish(outcome: Outcome, fail_on: str, *, quiet: bool, failed: bool = False) -> None:
     from auditor.policy import at_or_above
     from auditor.terminal import summary
 
@@ -421,7 +487,7 @@ def _finish(outcome: Outcome, fail_on: str, *, quiet: bool) -> None:
         click.echo(f"auditor: {trouble}", err=True)
     if outcome.incomplete:
         sys.exit(INCOMPLETE)
-    if at_or_above(outcome.audit["probes"], fail_on):
+    if failed or at_or_above(outcome.audit["probes"], fail_on):
         sys.exit(FAILED)
 
 

@@ -379,6 +379,9 @@ class _Session:
         records.sort(key=lambda record: order.index(record["id"]))
         records = judge_all(records, policy)
         self.folder.keep_evidence([file for record in records for file in evidence_files(record)])
+        # which of the rows under records/ are this run's; earlier ones stay until they are measured afresh
+        manifest = self.folder.read_json("manifest.json")
+        self.folder.write_json("manifest.json", manifest | {"records": self._keys})
         audit = self._describe(records, policy, suite)
         return finish(audit, self.folder, formats)
 
@@ -492,7 +495,7 @@ class _Session:
     def _read(self, probe: Probe, key: str) -> Records:
         return Records(
             frame=self._frame(probe.meta.id, key),
-            exhibits=_no_exhibits(),
+            exhibits=no_exhibits(),
             classes=self.classifier.classes,
             labelled=self.images.labels is not None,
             others=self._others(probe),
@@ -661,6 +664,24 @@ class _Session:
             for line in _changes(self.folder.read_json("manifest.json"), manifest):
                 self.progress.say(f"Not the same as before, so measured afresh: {line}")
         self.folder.write_json("manifest.json", manifest)
+        self.folder.write("records/images.parquet", self._image_list())
+
+    def _image_list(self) -> bytes:
+        """Which images these are, so that another run's can be told to be the same: id, digest of the bytes, label."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        images, classes = self.images, self.classifier.classes
+        labels = [None] * len(images) if images.labels is None else [classes[label] for label in images.labels]
+        table = pa.table({
+            "image_id": pa.array(images.ids, pa.string()),
+            "sha256": pa.array(images.digests, pa.string()),
+            "label": pa.array(labels, pa.string()),
+        })  # fmt: skip
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        written: bytes = sink.getvalue().to_pybytes()
+        return written
 
     def _describe(self, records: list[dict[str, Any]], policy: Policy, suite: str) -> dict[str, Any]:
         from datetime import UTC, datetime
@@ -777,7 +798,8 @@ def _used(probe_id: str, probe: Probe) -> bool:
     return any(fnmatch.fnmatch(probe_id, pattern) for pattern in probe.uses)
 
 
-def _no_exhibits() -> pd.DataFrame:
+def no_exhibits() -> pd.DataFrame:
+    """The exhibits of a probe that shows none."""
     import pandas as pd
 
     names = ["exhibit", "image_id", "at", "picture", "file", "label", "prediction", "confidence", "confidence_label",

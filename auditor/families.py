@@ -30,7 +30,7 @@ from auditor.finding import (
     percent,
 )
 from auditor.numbers import norm_name
-from auditor.probe import Columns, Exhibit, Probe, Randomness, Records
+from auditor.probe import Columns, Exhibit, PerImage, Probe, Randomness, Records
 
 if TYPE_CHECKING:
     import numpy as np
@@ -203,6 +203,23 @@ class Attack(_Perturbation):
         """The norm of the pictures: the headline's, or the first where that was not attacked."""
         norms = [str(norm) for norm in frame["norm"].unique()]
         return str(self.headline["norm"]) if self.headline["norm"] in norms or not norms else norms[0]
+
+    def per_image(self, records: Records) -> Sequence[PerImage]:
+        """Whether each image stands at each epsilon, and whether the attack succeeded on those that were right."""
+        import numpy as np
+        import pandas as pd
+
+        found: list[PerImage] = []
+        for norm, frame in records.frame.groupby("norm", sort=False):
+            ids = frame[frame["epsilon"] == 0]["image_id"].to_numpy()
+            smallest = pd.Series(breaking_epsilon(frame), index=ids)
+            for epsilon in sorted(frame["epsilon"].unique()):
+                at: Level = {"norm": str(norm), "epsilon": float(epsilon)}
+                found.append(PerImage(name="robust_accuracy", values=smallest > epsilon, at=at))
+                if epsilon > 0:
+                    success = (smallest <= epsilon).astype(float).where(smallest > 0, np.nan)
+                    found.append(PerImage(name="attack_success_rate", values=success, at=at))
+        return found
 
     def _nearest(self, robust: Sequence[Metric], norm: str) -> Metric:
         attacked = [metric for metric in robust if metric.at["epsilon"]] or list(robust)
@@ -552,6 +569,13 @@ class Corruption(_Perturbation):
         )
         return Conclusion(metrics=[chosen, *[m for m in [*metrics, mean] if m is not chosen]], findings=[finding])
 
+    def per_image(self, records: Records) -> Sequence[PerImage]:
+        """Whether each image is right at each level, and at which share of the levels."""
+        frame = records.frame
+        correct = (frame["perturbed_prediction"] == frame["label"]).set_axis(frame["image_id"])
+        each = [PerImage(name=self.metric, values=correct[_matches(frame, level)], at=level) for level in self.levels()]
+        return [*each, PerImage(name="mean_" + self.metric, values=correct.groupby(level=0).mean())]
+
     def _lines(self) -> dict[str, list[Level]]:
         lines: dict[str, list[Level]] = {}
         for level in self.levels():
@@ -841,5 +865,7 @@ def _matches(frame: pd.DataFrame, level: Level) -> NDArray[np.bool_]:
 
     here = np.ones(len(frame), dtype=bool)
     for key, value in level.items():
-        here &= (frame[key] == value).to_numpy()
+        # settings that come back from audit.json have six digits
+        same = frame[key] == value if isinstance(value, str) else np.isclose(frame[key], value, rtol=1e-5, atol=0)
+        here &= np.asarray(same)
     return here

@@ -147,6 +147,11 @@ class Images:
         text = json.dumps([rows, self.label_names, self.groups, self.shape, asdict(self._resizing)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def digests(self) -> Sequence[str]:
+        """SHA-256 of each image's bytes, in the order of ``ids``."""
+        return tuple(self._digests)
+
     def pixels(self, ids: Sequence[str]) -> Pixels:
         """The pixels of some images, (n, c, h, w) float32 in [0, 1]."""
         return np.stack([self._pixels(self._index[self._position[image_id]]) for image_id in ids])

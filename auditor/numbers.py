@@ -58,6 +58,21 @@ _READINGS = {
 }
 
 
+# Endings of names: which way is better. A high signal-to-noise ratio at the first error is a small perturbation. What
+# ends in none of them (a share of attribution, say) has no better side.
+_MORE_IS_BETTER = ("accuracy", "agreement", "advantage", "precision", "recall", "f1", "roc_auc", "parity_ratio",
+                   "odds_ratio", "distance_median", "clever_median")  # fmt: skip
+_LESS_IS_BETTER = ("attack_success_rate", "gap", "parity_difference", "odds_difference", "opportunity_difference",
+                   "ece", "brier", "log_loss", "mce", "snr_median", "max_abs_difference", "clever_below_distance",
+                   "confidence_drop")  # fmt: skip
+
+
+def better_side(metric: Mapping[str, Any]) -> int:
+    """1 where more of a metric is better, -1 where less is, 0 where it cannot be said."""
+    known: str = metric["name"]
+    return known.endswith(_MORE_IS_BETTER) - known.endswith(_LESS_IS_BETTER)
+
+
 def clean(text: str) -> str:
     """Text without control characters, direction overrides and lone surrogates; each becomes a visible mark."""
     return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
@@ -136,6 +151,30 @@ def interval(metric: Mapping[str, Any]) -> str:
     style, _ = _style(metric)
     ends = [NOTHING if end is None else _bare(end, style) for end in (low, high)]
     return f"[{ends[0]}, {ends[1]}]"
+
+
+def difference(metric: Mapping[str, Any], apart: Mapping[str, Any]) -> str:
+    """A difference of two values of a metric, with sign and interval: ``−4.5 points [−7.6, −1.3]``."""
+    if apart["value"] is None:
+        return NOTHING
+    style, unit = _style(metric)
+    if style == "percent":
+        style, unit = "points", " points"
+    ends = [_signed(apart[end], style) for end in ("low", "high") if apart[end] is not None]
+    return _signed(apart["value"], style) + unit + (f" [{ends[0]}, {ends[1]}]" if len(ends) == 2 else "")
+
+
+def _signed(value: float, style: str) -> str:
+    text = _bare(value, style).replace("-", "\N{MINUS SIGN}")
+    nothing = not any(digit in text for digit in "123456789")
+    return text.lstrip("\N{MINUS SIGN}") if nothing else text if value < 0 else "+" + text
+
+
+def probability(p: float | None) -> str:
+    """A p-value: ``0.031``, ``< 0.001``; a dash where there is none."""
+    if p is None:
+        return NOTHING
+    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.995 else "1"
 
 
 def cell(content: Any, style: str) -> str:

@@ -131,6 +131,95 @@ def bootstrap_weighted(
     return Interval(value if np.isfinite(value) else None, *_percentiles(draws))
 
 
+def mcnemar_two_sided(only_first: int, only_second: int) -> float:
+    """P-value of McNemar's exact test: of the images on which two runs disagree, is one side favoured?
+
+    Two-sided binomial test of ``only_first`` against ``only_second`` at 1/2 (McNemar 1947; exact form: Dietterich 1998,
+    section 3.1, for small counts). 1 where the runs disagree on no image.
+    """
+    # not scipy.stats, which takes a second to import
+    from scipy.special import bdtr
+
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
+
+
+def paired_proportions(only_first: int, only_second: int, n: int) -> Interval:
+    """Interval of the difference p_second - p_first of two proportions on the same ``n`` images.
+
+    Adjusted Wald (Bonett and Price 2012, J. Educ. Behav. Stat. 37, 479-488): does not shrink to a point where the two
+    disagree on no image, as the bootstrap does.
+    """
+    if n == 0:
+        return NOTHING
+    z = NormalDist().inv_cdf(0.975)
+    first, second = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
+    centre = second - first
+    half = z * float(np.sqrt((first + second - centre * centre) / (n + 2)))
+    return Interval((only_second - only_first) / n, max(-1.0, centre - half), min(1.0, centre + half))
+
+
+def paired_means(
+    first: NDArray[np.float64], second: NDArray[np.float64], *, resamples: int = RESAMPLES
+) -> tuple[Interval, float | None]:
+    """Difference mean(second) - mean(first) over the same images, (n,) each, with its interval and p-value.
+
+    NaN is an image that does not count for this run. Percentile bootstrap over images, both runs drawn together. The
+    p-value takes the bootstrap's standard error as normal; it is never below 2^(1 - m), the least that a sign-flip test
+    can give where the runs differ on m images. None where there is nothing to test.
+    """
+    if not (np.isfinite(first).any() and np.isfinite(second).any()):
+        return NOTHING, None
+
+    def difference(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _weighted_mean(second, weights) - _weighted_mean(first, weights)
+
+    n = len(first)
+    value = float(difference(np.ones((1, n)))[0])
+    m = int((np.nan_to_num(first, nan=np.inf) != np.nan_to_num(second, nan=np.inf)).sum())
+    rng = np.random.default_rng(_BOOTSTRAP_SEED)
+    draws: list[float] = []
+    while len(draws) < resamples:
+        block = min(resamples - len(draws), max(1, 4_000_000 // n))
+        draws.extend(difference(rng.multinomial(n, np.full(n, 1 / n), size=block).astype(np.float64)).tolist())
+    finite = np.asarray(draws)[np.isfinite(draws)]
+    error = float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
+    z = abs(value) / error if error else np.inf if value else 0.0
+    p_value = 2 * (1 - NormalDist().cdf(float(z)))
+    ends = (None, None) if n == 1 else _percentiles(finite)
+    return Interval(value, *ends), min(1.0, max(p_value, 2.0 ** (1 - min(m, 1000))))
+
+
+def from_intervals(first: Interval, second: Interval) -> tuple[Interval, float | None]:
+    """Difference second - first of two numbers of which only the intervals are known, and its p-value.
+
+    Squares of the distances to the ends are added (Zou and Donner 2008, Stat. Med. 27, 1693-1702), as for independent
+    samples: cautious where both come from the same images. None where an interval is missing or is a point.
+    """
+    if first.value is None or second.value is None:
+        return NOTHING, None
+    value = second.value - first.value
+    if first.low is None or first.high is None or second.low is None or second.high is None:
+        return Interval(value, None, None), None
+    down = float(np.hypot(second.value - second.low, first.high - first.value))
+    up = float(np.hypot(second.high - second.value, first.value - first.low))
+    # towards zero lies what would have to be crossed for there to be no difference
+    half = down if value > 0 else up
+    if half <= 0:
+        return Interval(value, None, None), None
+    z = abs(value) / half * NormalDist().inv_cdf(0.975)
+    return Interval(value, value - down, value + up), 2 * (1 - NormalDist().cdf(z))
+
+
+def _weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means of ``values`` (n,) under each row of weights (b, n); NaN values do not count."""
+    there = np.isfinite(values)
+    total = weights[:, there].sum(axis=1)
+    result: NDArray[np.float64] = np.divide(
+        weights[:, there] @ values[there], total, out=np.full(len(weights), np.nan), where=total > 0
+    )
+    return result
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """P-values adjusted for their number (Holm 1979)."""
     adjusted = [0.0] * len(p_values)

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from auditor.errors import BadInput
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
 FORMAT = 1
@@ -83,19 +84,8 @@ class RunFolder:
             self._lock = None
 
     def write(self, name: str, content: bytes) -> Path:
-        """Write a file: aside, flushed, then renamed, so that a reader never sees half of it."""
-        target = self.path / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
-        try:
-            with aside.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(target)
-        finally:
-            aside.unlink(missing_ok=True)
-        return target
+        """Write a file of the run, so that a reader never sees half of it."""
+        return write_whole(self.path / name, content)
 
     def write_json(self, name: str, content: Any) -> Path:
         """Write a JSON file, two spaces deep."""
@@ -166,6 +156,39 @@ class RunFolder:
 
     def _shards(self, probe_id: str) -> list[Path]:
         return sorted((self.path / "records" / probe_id).glob("*.parquet"))
+
+
+def write_whole(target: Path, content: bytes) -> Path:
+    """Write a file: aside, flushed, then renamed, so that it is there whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(target)
+    finally:
+        aside.unlink(missing_ok=True)
+    return target
+
+
+def read_rows(run: Path, probe_id: str, key: str | None) -> pd.DataFrame | None:
+    """A probe's rows in a run folder that somebody else may be writing, sorted by image id; None where there are none.
+
+    Without ``key`` (a run from before the manifest named it) only rows of one single digest are taken.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    paths = sorted((run / "records" / probe_id).glob("shard-*.parquet"))
+    labels = {path: _label(path).get("key") for path in paths}
+    keys = {key} if key else set(labels.values())
+    found = [pq.read_table(path) for path in paths if labels[path] in keys]
+    if not found or len(keys) > 1:
+        return None
+    frame = pa.concat_tables(found, promote_options="permissive").to_pandas()
+    return frame.sort_values("image_id", kind="stable", ignore_index=True)
 
 
 def _label(path: Path) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from auditor import numbers
 from auditor.classifier import Classifier
 from auditor.engine import Outcome, Progress, Silent
-from auditor.report.summary import headline, sentences
+from auditor.report.summary import file_name, headline, sentences
 
 _MARKS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "informative": "cyan",
           "not-applicable": "dim", "error": "bold magenta"}  # fmt: skip
@@ -125,12 +126,7 @@ class _OnTerminal:
 
 def summary(outcome: Outcome, *, width: int | None = None) -> str:
     """Verdict, table of probes, the sentences that matter, where the report is; fits 80 columns."""
-    sink = io.StringIO()
-    real = Console()
-    console = Console(
-        file=sink, width=width or min(real.width, 100), force_terminal=real.is_terminal, no_color=real.no_color,
-        highlight=False,
-    )  # fmt: skip
+    console, sink = _console(width)
     audit = outcome.audit
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("probe", no_wrap=True)
@@ -152,6 +148,79 @@ def summary(outcome: Outcome, *, width: int | None = None) -> str:
     for file in outcome.files:
         console.print(f"  {file}", soft_wrap=True, markup=False)
     return sink.getvalue().rstrip("\n")
+
+
+_OUTCOMES = {"better": "green", "worse": "bold red", "different": "yellow"}
+
+
+def comparison(told: Mapping[str, Any], files: Sequence[Path], *, width: int | None = None) -> str:
+    """What ``auditor compare`` says: what differs, the headline numbers or the leaderboard, the verdict; 80 columns."""
+    console, sink = _console(width)
+    runs = told["runs"]
+    for run in runs:
+        console.print(f"{run['name']}  {run['path']}: {file_name(run['model']['path'])}, {run['data']['n']} images",
+                      markup=False)  # fmt: skip
+    for item in told["differences"]:
+        values = "; ".join(f"{run['name']}: {value}" for run, value in zip(runs, item["values"], strict=True))
+        console.print(f"- {item['what']} ({values}): {item['effect']}", markup=False)
+    for probe in told["probes"]:
+        if probe["reason"]:
+            console.print(f"- {probe['id']} is not compared: {probe['reason']}", markup=False)
+    console.print()
+    console.print(_headlines(told) if len(runs) == 2 else _leaderboard(told))
+    console.print()
+    colour = {"better": "bold green", "worse": "bold red"}.get(told["verdict"], "bold yellow")
+    verdict = told["verdict"].replace("-", " ").upper()
+    console.print(f"Verdict: [{colour}]{verdict}[/]. {_escape(told['verdict_reason'])}.")
+    for file in files:
+        console.print(f"  {file}", soft_wrap=True, markup=False)
+    return sink.getvalue().rstrip("\n")
+
+
+def _headlines(told: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("probe", overflow="fold")
+    for run in told["runs"]:
+        table.add_column(run["name"], justify="right", no_wrap=True)
+    table.add_column("change", justify="right", no_wrap=True)
+    table.add_column("p", justify="right", no_wrap=True)
+    table.add_column("outcome", no_wrap=True)
+    for probe in told["probes"]:
+        for metric in probe["metrics"]:
+            if not metric["headline"]:
+                continue
+            (pair,) = metric["pairs"]
+            shown = [numbers.value({**metric, **value}) for value in metric["values"]]
+            shown.append(numbers.difference(metric, {**pair["difference"], "low": None, "high": None}))
+            cells = [text.replace(" points", "") for text in shown]
+            outcome = pair["outcome"]
+            style = _OUTCOMES.get(outcome, "dim")
+            word = outcome.replace("-", " ")
+            table.add_row(probe["id"], *cells, numbers.probability(pair["p_adjusted"]), f"[{style}]{word}[/]")
+    return table
+
+
+def _leaderboard(told: Mapping[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in ("rank", "better", "worse", "no difference"):
+        table.add_column(title, justify="right")
+    table.add_column("run", overflow="fold")
+    for row in told["leaderboard"]:
+        run = told["runs"][row["run"]]
+        cells = [str(row[name]) for name in ("rank", "better", "worse", "no_difference")]
+        table.add_row(*cells, _escape(f"{run['name']} {file_name(run['model']['path'])}"))
+    return table
+
+
+def _console(width: int | None) -> tuple[Console, io.StringIO]:
+    """A console that writes into a text as the terminal would show it: colours only where it has them."""
+    sink = io.StringIO()
+    real = Console()
+    console = Console(
+        file=sink, width=width or min(real.width, 100), force_terminal=real.is_terminal, no_color=real.no_color,
+        highlight=False,
+    )  # fmt: skip
+    return console, sink
 
 
 def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = None, *, trust: bool = False) -> str:

@@ -65,3 +65,9 @@ def linear_onnx(
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), str(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def write_linear() -> Callable[..., Path]:
+    """``linear_onnx``, for test files that cannot import this one."""
+    return linear_onnx

@@ -30,7 +30,7 @@ from auditor.registry import Plugin
 Cli = Callable[..., Result]
 
 SUITE = 'probes = ["performance.accuracy", "sanity.parity"]\nsamples = 400\n'
-COMMANDS = ["run", "demo", "inspect", "probes", "judge", "report", "replay", "train", "doctor"]
+COMMANDS = ["run", "demo", "inspect", "probes", "judge", "report", "compare", "replay", "train", "doctor"]
 LENIENT = """
 required = ["performance.accuracy"]
 [[rule]]

@@ -97,6 +97,7 @@ LAYERS = [
     {"distributed"},
     {"engine"},
     {"rerun", "terminal", "doctor", "listing"},
+    {"compare"},
     {"cli"},
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -130,8 +130,9 @@ def _finalize(content: Any) -> Any:
     return numbers.clean(content) if isinstance(content, str) and not isinstance(content, Markup) else content
 
 
-def _environment(*, paper: bool) -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment(*, paper: bool) -> jinja2.Environment:
+    """Jinja with what every page needs: autoescape, names and numbers as text, figures."""
+    result = jinja2.Environment(
         loader=jinja2.PackageLoader(TEMPLATES, ""),
         undefined=jinja2.StrictUndefined,
         autoescape=True,
@@ -158,11 +159,11 @@ def _environment(*, paper: bool) -> jinja2.Environment:
         chunks,
         long,
     ):
-        environment.globals[function.__name__] = function
-    environment.globals["figure"] = partial(_figure, paper=paper)
-    environment.globals["metric_name"] = numbers.name
-    environment.globals["metric_value"] = numbers.value
-    return environment
+        result.globals[function.__name__] = function
+    result.globals["figure"] = partial(_figure, paper=paper)
+    result.globals["metric_name"] = numbers.name
+    result.globals["metric_value"] = numbers.value
+    return result
 
 
 def _figure(evidence: Mapping[str, Any], *, paper: bool) -> Markup:
@@ -173,24 +174,24 @@ def _figure(evidence: Mapping[str, Any], *, paper: bool) -> Markup:
     return Markup('<div class="plot" data-title="{}">{}</div>').format(numbers.clean(evidence["title"]), drawn)
 
 
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
     """A style sheet or script of the package: ours, so it needs no escaping."""
     return Markup((files(TEMPLATES) / name).read_text("utf-8"))
 
 
 def page(audit: Mapping[str, Any], run: Path, *, paper: bool, size: str = "a4") -> str:
     """The whole report as HTML text; ``size`` is that of the paper, "a4" or "letter"."""
-    script = _asset("report.js")
+    script = asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     areas = [(area, title, [p for p in audit["probes"] if p["area"] == area]) for area, title in _titles()]
     return (
-        _environment(paper=paper)
+        environment(paper=paper)
         .get_template("report.html.j2")
         .render(
             audit=audit,
             paper=paper,
             size=size,
-            style=_asset("report.css"),
+            style=asset("report.css"),
             script=script,
             script_digest=digest,
             areas=areas,

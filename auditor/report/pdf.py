@@ -39,9 +39,17 @@ def render_pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> by
 def _render(audit: Mapping[str, Any], run: Path, paper: str, variant: str, record: bytes | None = None) -> bytes:
     from auditor.report.html import page
 
+    return print_page(page(audit, run, paper=True, size=paper), variant, record)
+
+
+def print_page(text: str, variant: str = "pdf/ua-1", record: bytes | None = None) -> bytes:
+    """A page of ours as PDF, with ``record`` attached as audit.json.
+
+    Raises AuditorError in one sentence where WeasyPrint or its system libraries are missing.
+    """
     with tempfile.TemporaryDirectory(prefix="auditor-pdf-") as folder:
         source, target = Path(folder, "report.html"), Path(folder, "report.pdf")
-        source.write_text(page(audit, run, paper=True, size=paper), encoding="utf-8")
+        source.write_text(text, encoding="utf-8")
         command = [sys.executable, "-m", "auditor.report.pdf", variant, str(source), str(target)]
         if record is not None:
             attached = Path(folder, "audit.json")

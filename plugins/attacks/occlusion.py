@@ -20,6 +20,7 @@ from auditor import (
     Level,
     Meta,
     Metric,
+    PerImage,
     Picture,
     Probe,
     Records,
@@ -183,6 +184,28 @@ class Occlusion(Probe):
             ],
         )  # fmt: skip
         return Conclusion(metrics=metrics, findings=[finding])
+
+    def per_image(self, records: Records) -> list[PerImage]:
+        """Whether each image stands under every fill and under each, and what the block costs it."""
+        frame = records.frame.set_index("image_id")
+        right = frame["prediction"] == frame["label"]
+        stands = right & ~frame["broken"]
+        at: Level = {"block": self.block, "fill": "any"}
+        success = (~stands).groupby(level=0).any().astype(float).where(right.groupby(level=0).first())
+        found = [
+            PerImage(name="robust_accuracy", values=stands.groupby(level=0).all(), at=at),
+            PerImage(name="attack_success_rate", values=success, at=at),
+        ]
+        for fill in self.fills:
+            here = frame["fill"] == fill
+            some, place = frame[here], {**at, "fill": fill}
+            found += [
+                PerImage(name="robust_accuracy", values=stands[here], at=place),
+                PerImage(name="occluded_accuracy", values=~some["control_broken"], at=place),
+                PerImage(name="confidence_drop", values=some["drop"], at=place),
+                PerImage(name="confidence_drop_control", values=some["control_drop"], at=place),
+            ]
+        return found
 
     def _places(self, frame: pd.DataFrame) -> HeatMap:
         import numpy as np

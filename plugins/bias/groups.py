@@ -12,7 +12,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
+from auditor import (
+    Axis,
+    Conclusion,
+    Curve,
+    Finding,
+    Meta,
+    Metric,
+    PerImage,
+    Point,
+    Probe,
+    Records,
+    Series,
+    Table,
+    hookimpl,
+)
 from auditor.finding import Evidence, plain
 from auditor.groups import FAIRNESS, Comparison, compare, counts, fairness, groupings
 from auditor.numbers import measured
@@ -77,6 +91,21 @@ class Groups(Probe):
             findings.append(self._finding(name, comparison, adjusted[name], len(compared), more))
         largest = max((c.gap for c in compared.values()), key=lambda gap: (gap.low or 0.0, gap.value or 0.0))
         return Conclusion(metrics=[largest, *[m for m in metrics if m is not largest]], findings=findings)
+
+    def per_image(self, records: Records) -> list[PerImage]:
+        """Whether each image of a group is right."""
+        frame = records.frame.set_index("image_id")
+        columns = {name.removeprefix("group:"): frame[name] for name in frame.columns if name.startswith("group:")}
+        columns["class"] = frame["label"].map(records.class_name)
+        return [
+            PerImage(
+                name="accuracy",
+                values=frame["correct"][values.astype(str) == value],
+                at={"group": name, "value": value},
+            )
+            for name, values in columns.items()
+            for value in sorted(set(values.astype(str)))
+        ]
 
     def _fairness(self, records: Records, name: str, values: pd.Series) -> dict[str, tuple[Metric, float]]:
         """Every fairness statistic with its p-value; none where there are too many classes."""

@@ -25,6 +25,7 @@ from auditor import (
     Level,
     Meta,
     Metric,
+    PerImage,
     Picture,
     Point,
     Probe,
@@ -153,6 +154,29 @@ class ImageNetC(Corruption):
             ],
         )
         return Conclusion(metrics=[mce, relative, *levels], findings=[finding])
+
+    def per_image(self, records: Records) -> list[PerImage]:
+        """Each image's error over all corruptions, absolute and beyond its clean error, and at each severity."""
+        frame = records.frame
+        correct = (frame["perturbed_prediction"] == frame["label"]).set_axis(frame["image_id"])
+        error = 1.0 - correct.groupby(level=0).mean()
+        once = frame.drop_duplicates("image_id").set_index("image_id")
+        clean_error = (once["prediction"] != once["label"]).astype(float)
+        levels = [
+            PerImage(
+                name="corruption_accuracy",
+                values=correct[rows.to_numpy()],
+                at={"corruption": name, "severity": severity},
+            )
+            for name in self._names()
+            for severity in self._severities()
+            if (rows := (frame["corruption"] == name) & (frame["severity"] == severity)).any()
+        ]
+        return [
+            PerImage(name="mce", values=error),
+            PerImage(name="relative_mce", values=error - clean_error),
+            *levels,
+        ]
 
     def _names(self) -> list[str]:
         return [name for name in ALL if name in self.corruptions]

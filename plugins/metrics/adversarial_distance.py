@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
+from auditor import Conclusion, Finding, Level, Meta, Metric, PerImage, Probe, Records, Table, hookimpl
 from auditor.families import distance_curve, size
 from auditor.finding import Evidence, percent
 from auditor.numbers import norm_name
@@ -59,6 +59,17 @@ class AdversarialDistance(Probe):
             metrics += found
             findings.append(finding)
         return Conclusion(metrics=metrics, findings=findings)
+
+    def per_image(self, records: Records) -> list[PerImage]:
+        """Whether each image stands at the epsilon that is judged; the L2 size is the model's own, so not compared."""
+        from auditor.distances import attack_records, norms_of, smallest
+
+        attacks = attack_records(records.others)
+        if "linf" not in norms_of(attacks):
+            return []
+        distance = smallest(attacks, "linf")["distance"]
+        at: Level = {"norm": "linf", "epsilon": self.epsilon}
+        return [PerImage(name="robust_accuracy", values=distance > self.epsilon + 1e-6, at=at)]
 
     def _conclude_norm(self, smallest: pd.DataFrame, norm: str, verb: str) -> tuple[list[Metric], Finding]:
         import numpy as np

@@ -18,6 +18,7 @@ from auditor import (
     ImageGrid,
     Meta,
     Metric,
+    PerImage,
     Picture,
     Probe,
     Records,
@@ -28,6 +29,7 @@ from auditor.finding import percent
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
     from auditor.classifier import Classifier
@@ -86,8 +88,7 @@ class Accuracy(Probe):
             resamples=1000 if len(frame) * k <= 20_000 else 200,
         )
         metrics.append(Metric(name="roc_auc", value=value, low=low, high=high, n=len(frame)))
-        loss = -np.log(np.clip(probabilities[np.arange(len(frame)), labels], 1e-15, 1))
-        metrics.append(stats.mean("log_loss", loss, unit="nats"))
+        metrics.append(stats.mean("log_loss", _losses(frame), unit="nats"))
         finding = Finding(
             id="performance.accuracy/accuracy",
             title="Accuracy",
@@ -97,6 +98,27 @@ class Accuracy(Probe):
             evidence=[_by_class(records, matrix), *_confusion(records, matrix), *_errors(records)],
         )
         return Conclusion(metrics=metrics, findings=[finding])
+
+    def per_image(self, records: Records) -> list[PerImage]:
+        """Whether each image is right, and its cross entropy."""
+        import pandas as pd
+
+        frame = records.frame.set_index("image_id")
+        return [
+            PerImage(name="accuracy", values=frame["prediction"] == frame["label"]),
+            PerImage(name="log_loss", values=pd.Series(_losses(frame), index=frame.index)),
+        ]
+
+
+def _losses(frame: pd.DataFrame) -> NDArray[np.float64]:
+    """Cross entropy of each image, (n,), in nats."""
+    import numpy as np
+
+    probabilities = np.stack(frame["probabilities"].to_list()).astype(np.float64)
+    result: NDArray[np.float64] = -np.log(
+        np.clip(probabilities[np.arange(len(frame)), frame["label"].to_numpy()], 1e-15, 1)
+    )
+    return result
 
 
 def _present(matrices: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
+from auditor import (
+    Axis,
+    Conclusion,
+    Curve,
+    Finding,
+    Meta,
+    Metric,
+    PerImage,
+    Point,
+    Probe,
+    Records,
+    Series,
+    Table,
+    hookimpl,
+)
 from auditor.finding import Evidence, percent
 
 if TYPE_CHECKING:
@@ -117,6 +131,10 @@ class Calibration(Probe):
             caption=f"Groups of at least {self.minimum} images; overconfidence is mean confidence less accuracy.",
         )  # fmt: skip
         return [table] if rows else []
+
+    def per_image(self, records: Records) -> list[PerImage]:
+        """Each image's squared distance from its label; the calibration error is no mean over images."""
+        return [PerImage(name="brier", values=records.frame.set_index("image_id")["brier"])]
 
 
 def _threshold(records: Records, confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Finding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, hookimpl
+from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, PerImage, Point, Probe, Records, Series, hookimpl
 
 if TYPE_CHECKING:
     from auditor.classifier import Classifier
@@ -63,6 +63,10 @@ class Parity(Probe):
             evidence=[curve],
         )
         return Conclusion(metrics=[agreement, largest], findings=[finding])
+
+    def per_image(self, records: Records) -> list[PerImage]:
+        """Whether copy and original agree on each image."""
+        return [PerImage(name="label_agreement", values=records.frame.set_index("image_id")["agree"])]
 
 
 @hookimpl

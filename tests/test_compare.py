@@ -1,0 +1,374 @@
+"""Comparing runs: tests and intervals against closed forms, a run against itself, planted regressions, bad input."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from auditor import BadInput, compare, numbers, stats
+from auditor.engine import Request, run
+from auditor.report.comparison import page
+
+Cli = Callable[..., Result]
+N, MISSED = 60, 9
+ONE_PROBE = 'probes = ["performance.accuracy"]\n'
+SUITE = """
+probes = ["performance.*", "attacks.fgsm", "attacks.noise", "attacks.occlusion", "metrics.adversarial-distance",
+          "bias.groups", "sanity.parity", "corruptions.imagenet-c"]
+[settings."attacks.fgsm"]
+epsilons = ["2/255", "8/255", "32/255"]
+l2_epsilons = [0.5]
+[settings."attacks.noise"]
+epsilons = ["8/255"]
+sigmas = ["32/255"]
+snrs = [10.0, 20.0]
+[settings."attacks.occlusion"]
+fills = ["black"]
+[settings."corruptions.imagenet-c"]
+corruptions = ["fog", "contrast"]
+severities = [2, 4]
+"""
+
+
+# statistics
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 1), (3, 3), (1, 9), (12, 2), (40, 70)])
+def test_mcnemar_is_the_two_sided_binomial_test(b: int, c: int) -> None:
+    tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2 ** (b + c)
+    assert stats.mcnemar_two_sided(b, c) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
+    assert stats.mcnemar_two_sided(b, c) == stats.mcnemar_two_sided(c, b)
+
+
+def test_interval_of_paired_proportions_by_hand() -> None:
+    # Bonett and Price 2012: counts plus one, n plus two; here 5/102 and 14/102
+    centre = 9 / 102
+    half = 1.959964 * math.sqrt((19 / 102 - centre**2) / 102)
+    assert stats.paired_proportions(4, 13, 100) == pytest.approx((0.09, centre - half, centre + half), abs=1e-6)
+    assert stats.paired_proportions(0, 0, 0) == stats.NOTHING
+    # no disagreement at all is still no proof
+    value, low, high = stats.paired_proportions(0, 0, 100)
+    assert value == 0
+    assert low == -high
+    assert 0 < (high or 0) < 0.05
+
+
+def test_paired_means_agree_with_the_t_statistic_of_the_differences() -> None:
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=400)
+    second = first + 0.1 + 0.5 * rng.normal(size=400)
+    difference = second - first
+    (value, low, high), p = stats.paired_means(first, second)
+    error = difference.std(ddof=1) / 20
+    assert value == pytest.approx(difference.mean())
+    assert (low, high) == pytest.approx((value - 1.96 * error, value + 1.96 * error), abs=0.006)
+    z = abs(value) / error
+    assert p == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.5)
+
+
+def test_paired_means_of_the_same_numbers_few_numbers_and_none() -> None:
+    same = np.array([0.1, np.nan, 0.7])
+    assert stats.paired_means(same, same) == (stats.Interval(0.0, 0.0, 0.0), 1.0)
+    # three images that all rose by the same: certain for the bootstrap, 1 in 4 for a sign-flip test
+    assert stats.paired_means(np.zeros(3), np.ones(3))[1] == 0.25
+    assert stats.paired_means(np.zeros(1), np.ones(1)) == (stats.Interval(1.0, None, None), 1.0)
+    assert stats.paired_means(np.full(3, np.nan), np.ones(3)) == (stats.NOTHING, None)
+    # an image that does not count in one run leaves the others' mean alone
+    assert stats.paired_means(np.array([0.0, np.nan]), np.array([1.0, 3.0]))[0].value == 2.0
+
+
+def test_from_intervals_adds_squares_and_is_silent_without_intervals() -> None:
+    (value, low, high), p = stats.from_intervals(stats.Interval(0.5, 0.4, 0.6), stats.Interval(0.9, 0.6, 1.0))
+    assert (value, low, high) == pytest.approx((0.4, 0.4 - math.hypot(0.3, 0.1), 0.4 + math.hypot(0.1, 0.1)))
+    assert p == pytest.approx(math.erfc(0.4 / math.hypot(0.3, 0.1) * 1.959964 / math.sqrt(2)), rel=1e-5)
+    assert stats.from_intervals(stats.Interval(0.5, None, None), stats.Interval(0.7, 0.6, 0.8))[1] is None
+    assert stats.from_intervals(stats.NOTHING, stats.Interval(0.7, 0.6, 0.8)) == (stats.NOTHING, None)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("accuracy", 1), ("robust_accuracy", 1), ("mce", -1), ("accuracy_gap", -1), ("attack_success_rate", -1),
+     ("snr_median", -1), ("roc_auc", 1), ("distance_median", 1), ("border_attribution", 0)],
+)  # fmt: skip
+def test_which_side_is_better(name: str, side: int) -> None:
+    assert numbers.better_side({"name": name}) == side
+
+
+def test_differences_and_p_values_as_text() -> None:
+    metric = {"name": "accuracy", "unit": "fraction", "at": {}}
+    assert numbers.difference(metric, {"value": -0.045, "low": -0.076, "high": 0.013}) == "−4.5 points [−7.6, +1.3]"
+    assert numbers.difference(metric, {"value": 0.0, "low": None, "high": None}) == "0.0 points"
+    assert numbers.difference(metric, {"value": None, "low": None, "high": None}) == "–"
+    assert [numbers.probability(p) for p in (None, 1e-9, 0.03123, 1.0)] == ["–", "< 0.001", "0.031", "1"]
+
+
+# known answers: a threshold on one pixel, moved
+
+
+@pytest.fixture(scope="module")
+def thresholds(tmp_path_factory: pytest.TempPathFactory, write_linear: Callable[..., Path]) -> Path:
+    """Models that compare the first pixel with 0.5, or with 0.6, which MISSED of N images lie below; and their runs."""
+    folder = tmp_path_factory.mktemp("thresholds")
+    first = np.concatenate([np.full(MISSED, 0.55), np.full(N // 2 - MISSED, 0.9), np.full(N // 2, 0.1)])
+    images = np.full((N, 2, 2, 1), 0.5, dtype=np.float32)
+    images[:, 0, 0, 0] = first
+    np.savez(folder / "data.npz", images=images, labels=(first > 0.5).astype(int))
+    np.savez(folder / "other.npz", images=images * 0.99, labels=(first > 0.5).astype(int))
+    np.savez(folder / "turned.npz", images=images, labels=(first < 0.5).astype(int))
+    np.savez(folder / "unlabelled.npz", images=images)
+    (folder / "one.toml").write_text(ONE_PROBE)
+    for name, limit in (("right", 0.5), ("wrong", 0.6)):
+        weights = np.array([[0, 0, 0, 0], [20, 0, 0, 0]], dtype=np.float32)
+        write_linear(folder / f"{name}.onnx", weights, np.array([0, -20 * limit]), (1, 2, 2))
+        audit(folder, name, "data", name)
+    return folder
+
+
+def audit(folder: Path, model: str, data: str, out: str, samples: int | None = None, **options: Any) -> Path:
+    request = Request(
+        model=folder / f"{model}.onnx", data=folder / f"{data}.npz", suite=str(folder / "one.toml"), samples=samples,
+        out=folder / out, formats=(), device="cpu", **options,
+    )  # fmt: skip
+    return run(request).out
+
+
+def only(comparison: dict[str, Any], name: str = "accuracy") -> dict[str, Any]:
+    (pair,) = next(m for m in comparison["probes"][0]["metrics"] if m["name"] == name)["pairs"]
+    return dict(pair)
+
+
+def test_a_planted_regression_has_the_p_value_of_its_coin_tosses(thresholds: Path) -> None:
+    told = compare.compare([thresholds / "right", thresholds / "wrong"])
+    pair = only(told)
+    assert pair["test"] == "mcnemar"
+    assert pair["only"] == [MISSED, 0]
+    assert pair["difference"]["value"] == pytest.approx(-MISSED / N)
+    assert pair["p"] == pytest.approx(2 * 0.5**MISSED)
+    # one headline number, which has half of the five per cent
+    assert told["tests"]["headline"] == 1
+    assert pair["p_adjusted"] == pytest.approx(4 * 0.5**MISSED)
+    assert pair["outcome"] == "worse"
+    assert told["verdict"] == "worse"
+    assert f"(n = {N} images in common)" in told["verdict_reason"]
+    assert only(told, "log_loss")["test"] == "bootstrap"
+    assert only(told, "f1")["test"] == "intervals"
+    assert compare.regressed(told)
+    assert not list(compare.validator().iter_errors(told))
+
+
+def test_the_other_way_round_is_better(thresholds: Path) -> None:
+    told = compare.compare([thresholds / "wrong", thresholds / "right"])
+    assert only(told)["outcome"] == told["verdict"] == "better"
+    assert only(told)["only"] == [0, MISSED]
+    assert not compare.regressed(told)
+
+
+def test_a_run_against_itself_shows_no_difference(thresholds: Path) -> None:
+    told = compare.compare([thresholds / "right", thresholds / "right"])
+    assert told["verdict"] == "no-difference"
+    assert "does not show that there is none" in told["verdict_reason"]
+    assert {p["difference"]["value"] for m in told["probes"][0]["metrics"] for p in m["pairs"]} == {0.0}
+    assert [item["what"] for item in told["differences"]] == ["model"]
+
+
+def test_three_runs_make_a_leaderboard(thresholds: Path) -> None:
+    folders = [thresholds / name for name in ("wrong", "right", "right")]
+    told = compare.compare(folders)
+    assert told["verdict"] == "ranked"
+    assert [(row["rank"], row["run"]) for row in told["leaderboard"]] == [(1, 1), (1, 2), (3, 0)]
+    assert told["leaderboard"][2] == {
+        "rank": 3, "points": -2, "run": 0, "better": 0, "worse": 2, "no_difference": 0
+    }  # fmt: skip
+    assert not list(compare.validator().iter_errors(told))
+    assert "Leaderboard" in page(told, paper=False)
+
+
+def test_images_that_only_one_run_has_are_left_out_and_the_numbers_computed_again(thresholds: Path) -> None:
+    audit(thresholds, "wrong", "data", "some", samples=40)
+    told = compare.compare([thresholds / "wrong", thresholds / "some"])
+    assert told["images"] == {"common": 40, "of": [N, 40], "other_bytes": 0, "other_label": 0}
+    assert next(item for item in told["differences"] if item["what"] == "data")["effect"].startswith("only the 40")
+    metric = told["probes"][0]["metrics"][0]
+    assert metric["values"][0] == metric["values"][1]
+    assert metric["values"][0]["n"] == 40
+    assert told["verdict"] == "no-difference"
+
+
+@pytest.mark.parametrize(
+    ("data", "said"), [("other", "60 of them with other bytes"), ("turned", "60 with another label")]
+)
+def test_images_of_one_name_that_are_not_the_same_are_never_paired(thresholds: Path, data: str, said: str) -> None:
+    audit(thresholds, "right", data, data)
+    with pytest.raises(BadInput, match=said):
+        compare.compare([thresholds / "right", thresholds / data])
+
+
+def test_a_run_without_labels_is_not_compared_with_one_that_has_them(thresholds: Path) -> None:
+    shutil.copytree(thresholds / "right", thresholds / "bare", dirs_exist_ok=True)
+    told = json.loads((thresholds / "bare" / "audit.json").read_text())
+    told["data"]["labelled"] = False
+    (thresholds / "bare" / "audit.json").write_text(json.dumps(told))
+    with pytest.raises(BadInput, match="bare: was audited without labels"):
+        compare.compare([thresholds / "right", thresholds / "bare"])
+
+
+def test_an_older_run_without_an_image_list_is_compared_on_the_same_data_alone(thresholds: Path) -> None:
+    old = Path(shutil.copytree(thresholds / "right", thresholds / "old"))
+    (old / "records" / "images.parquet").unlink()
+    (old / "manifest.json").unlink()
+    assert only(compare.compare([old, thresholds / "wrong"]))["only"] == [MISSED, 0]
+    audit(thresholds, "wrong", "data", "fewer", samples=30)
+    with pytest.raises(BadInput, match="old: the runs' data differ"):
+        compare.compare([old, thresholds / "fewer"])
+
+
+def test_what_a_probe_tells_of_its_images_is_checked_against_its_metric(
+    thresholds: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from auditor import registry
+
+    kind = registry.load().probes["performance.accuracy"]
+    honest = kind.per_image
+    monkeypatch.setattr(kind, "per_image", lambda self, records: [
+        type(each)(name=each.name, values=~each.values, at=each.at) for each in honest(self, records)[:1]
+    ])  # fmt: skip
+    pair = only(compare.compare([thresholds / "right", thresholds / "wrong"]))
+    assert pair["test"] == "intervals"
+    assert pair["only"] is None
+
+
+@pytest.mark.parametrize("folders", [["right"], ["right", "nowhere"], ["nowhere", "right"]])
+def test_unusable_runs_end_in_one_sentence(thresholds: Path, folders: list[str], auditor_cli: Cli) -> None:
+    result = auditor_cli("compare", *(thresholds / name for name in folders))
+    assert result.exit_code == 2
+    assert result.stderr.startswith("auditor: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+# a real model, with every kind of probe
+
+
+@pytest.fixture(scope="module")
+def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits model as it is, with noise on its weights, and with another epsilon: three runs on eighty images."""
+    import onnx
+    from onnx import numpy_helper
+
+    folder = tmp_path_factory.mktemp("compared")
+    (folder / "suite.toml").write_text(SUITE)
+    (folder / "other.toml").write_text(SUITE.replace("[0.5]", "[0.5, 1.0]"))
+    worse = onnx.load(str(digits / "digits-cnn.onnx"))
+    rng = np.random.default_rng(0)
+    for tensor in worse.graph.initializer:
+        weights = numpy_helper.to_array(tensor)
+        if weights.ndim >= 2:
+            noisy = weights + 0.7 * weights.std() * rng.standard_normal(weights.shape)
+            tensor.CopyFrom(numpy_helper.from_array(noisy.astype(weights.dtype), tensor.name))
+    onnx.save(worse, str(folder / "worse.onnx"))
+    shutil.copy(digits / "digits-cnn.onnx.audit.toml", folder / "worse.onnx.audit.toml")
+    shutil.copy(digits / "digits-test.npz", folder)
+    for out, model, suite in (
+        ("before", digits / "digits-cnn.onnx", "suite"), ("after", folder / "worse.onnx", "suite"),
+        ("other", digits / "digits-cnn.onnx", "other"),
+    ):  # fmt: skip
+        only = ("attacks.fgsm", "metrics.adversarial-distance", "sanity.parity") if out == "other" else ()
+        run(Request(
+            probes=only, model=model, suite=str(folder / f"{suite}.toml"), samples=80, out=folder / out, formats=(),
+            device="cpu", batch_size=80,
+        ))  # fmt: skip
+    return folder
+
+
+@pytest.fixture(scope="module")
+def told(runs: Path) -> dict[str, Any]:
+    return compare.compare([runs / "before", runs / "after"])
+
+
+def test_every_mean_over_images_is_tested_image_by_image(told: dict[str, Any]) -> None:
+    assert not [probe["id"] for probe in told["probes"] if probe["reason"]]
+    means = {"accuracy", "robust_accuracy", "attack_success_rate", "corruption_accuracy",
+             "mean_corruption_accuracy", "mce", "confidence_drop", "log_loss", "brier", "label_agreement"}  # fmt: skip
+    tests = [
+        (metric["name"], pair["test"])
+        for probe in told["probes"]
+        for metric in probe["metrics"]
+        for pair in metric["pairs"]
+        # the size that stands for L2 is the median of each model's own distances
+        if metric["name"] in means and (probe["id"], metric["at"].get("norm")) != ("metrics.adversarial-distance", "l2")
+    ]
+    assert {name for name, _ in tests} == means
+    assert {test for _, test in tests} == {"mcnemar", "bootstrap"}
+    assert told["verdict"] in {"worse", "mixed"}
+    assert "attacks.fgsm" in told["verdict_reason"]
+
+
+def test_curves_lie_over_each_other(told: dict[str, Any]) -> None:
+    fgsm = next(probe for probe in told["probes"] if probe["id"] == "attacks.fgsm")
+    assert fgsm["curves"]
+    assert all([line["name"] for line in curve["series"]] == ["A", "B"] for curve in fgsm["curves"])
+    html = page(told, paper=False)
+    assert html.count('<svg class="chart"') == sum(len(probe["curves"]) for probe in told["probes"])
+
+
+def test_other_settings_are_named_and_not_compared(runs: Path) -> None:
+    told = compare.compare([runs / "before", runs / "other"])
+    reasons = {probe["id"]: probe["reason"] for probe in told["probes"] if probe["reason"]}
+    assert {probe["id"] for probe in told["probes"] if not probe["reason"]} == {"sanity.parity"}
+    assert reasons["performance.accuracy"] == "was not run in B"
+    assert reasons["attacks.fgsm"] == "its settings differ (l2_epsilons: A [0.5], B [0.5, 1.0])"
+    assert "rests on attacks.fgsm" in reasons["metrics.adversarial-distance"]
+    assert told["verdict"] == "no-difference"
+    assert reasons["attacks.fgsm"].split(" (")[0] in page(told, paper=False)
+
+
+def test_the_command_writes_what_it_says_and_gates(runs: Path, tmp_path: Path, auditor_cli: Cli) -> None:
+    call = ("compare", runs / "before", runs / "after", "--format", "html,pdf,json")
+    result = auditor_cli(*call)
+    assert result.exit_code == 0, result.output
+    out = Path("comparisons/before-after")
+    assert max(map(len, result.stdout.splitlines()[2:])) <= 80
+    assert "\x1b" not in result.stdout
+    assert {path.name for path in out.iterdir()} == {"comparison.json", "comparison.html", "comparison.pdf"}
+    assert not list(compare.validator().iter_errors(json.loads((out / "comparison.json").read_text())))
+    assert auditor_cli(*call[:3], "--format", "json", "--fail-on-regression").exit_code == 1
+    other_way = auditor_cli("compare", runs / "after", runs / "before", "--format", "json", "--fail-on-regression")
+    assert other_way.exit_code == 0, other_way.output
+    assert auditor_cli(*call[:3], "--format", "sarif").exit_code == 2
+
+
+def test_run_against_a_baseline_gates_a_pipeline(runs: Path, tmp_path: Path, auditor_cli: Cli) -> None:
+    def again(*more: object) -> Result:
+        return auditor_cli(
+            "run", runs / "worse.onnx", "--suite", runs / "suite.toml", "--samples", 80, "--probe", "attacks.fgsm",
+            "--device", "cpu", "--format", "json", "--out", "new", *more,
+        )  # fmt: skip
+
+    refused = again("--fail-on-regression")
+    assert (refused.exit_code, "--baseline" in refused.stderr) == (2, True)
+    assert again("--baseline", tmp_path / "nowhere").exit_code == 2
+    assert not (tmp_path / "new").exists()
+    result = again("--baseline", runs / "before", "--fail-on-regression")
+    assert result.exit_code == 1, result.output
+    assert "performance.accuracy is not compared: was not run in B" in result.stdout
+    assert json.loads((tmp_path / "new" / "comparison" / "comparison.json").read_text())["verdict"] == "worse"
+    assert again("--baseline", runs / "before").exit_code == 0
+    assert again("--baseline", "new").exit_code == 2
+
+
+def test_foreign_names_do_not_become_html(told: dict[str, Any]) -> None:
+    hostile = json.loads(json.dumps(told))
+    hostile["runs"][0]["model"]["path"] = "<script>alert(1)</script>.onnx"
+    hostile["runs"][1]["data"]["path"] = "\u202egpj.<img src=x>"
+    hostile["probes"][0]["metrics"][0]["at"] = {"group": "</td>", "value": "<b>"}
+    html = page(hostile, paper=True)
+    assert "<script>" not in html
+    assert "<img src=x>" not in html
+    assert "\u202e" not in html
