@@ -172,7 +172,7 @@ def test_an_image_measures_the_same_in_any_company(subject: tuple[Any, Batch], p
     assert_same(whole, pieces.sort_values("image_id", kind="stable", ignore_index=True))
 
 
-@pytest.mark.parametrize("probe_id", [i for i in OF_IMAGES if hasattr(LOADED.probes[i], "perturbed")])
+@pytest.mark.parametrize("probe_id", [i for i in OF_IMAGES if hasattr(LOADED.probes[i], "levels")])
 def test_perturbed_images_stay_within_the_pixel_range_and_the_budget(subject: tuple[Any, Batch], probe_id: str) -> None:
     classifier, batch = subject
     probe = prepared(subject, quick(probe_id))

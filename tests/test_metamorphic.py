@@ -29,6 +29,14 @@ queries = 5
 [settings."attacks.fgsm"]
 epsilons = ["2/255", "8/255", "32/255"]
 l2_epsilons = [0.2, 0.5]
+[settings."attacks.carlini-wagner"]
+iterations = 4
+search_steps = 2
+[settings."attacks.deepfool"]
+iterations = 3
+[settings."attacks.hopskipjump"]
+iterations = 2
+evaluations = 20
 [settings."attacks.minimum-norm"]
 iterations = 3
 [settings."attacks.noise"]
