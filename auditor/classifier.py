@@ -58,6 +58,8 @@ class Artefact:
     """That activation is left out of the copy, which gives logits."""
     classes: Sequence[str] | None = None
     """Names of the classes, where the file itself says them."""
+    example_shape: tuple[int, ...] = ()
+    """Of the input that the file was traced with, where it holds one: surely taken, though perhaps not alone."""
     copy: torch.nn.Module | None = None
     """From the model's own input tensor to logits (or to the raw output, where no final softmax was found)."""
     copy_reason: str = ""

@@ -241,7 +241,7 @@ def _audit_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @_input_options
 @_audit_options
 def run(model: Path, data: Path | None, **options: Any) -> None:
-    """Audit MODEL, an ONNX file or a TorchScript archive.
+    """Audit MODEL, an ONNX file, a TorchScript archive or one of torch.export (.pt2).
 
     Data is looked for in this order: --data; the sidecar MODEL.audit.toml; the artefact's own metadata; else packaged
     photographs, without accuracy and bias. The same command again goes on where the last one stopped.

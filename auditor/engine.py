@@ -231,9 +231,9 @@ def _open_artefact(plugins: Registry, path: Path, device: str, stated: Mapping[s
     if not path.exists():
         raise BadInput(f"{path}: no such file")
     if path.is_dir():
-        raise BadInput(f"{path}: a folder; expected a model file, .onnx or TorchScript .pt")
+        raise BadInput(f"{path}: a folder; expected a model file, .onnx, TorchScript .pt or torch.export .pt2")
     if path.stat().st_size == 0:
-        raise BadInput(f"{path}: an empty file; expected a model, .onnx or TorchScript .pt")
+        raise BadInput(f"{path}: an empty file; expected a model, .onnx, TorchScript .pt or torch.export .pt2")
     output = wanted_output(path, dict(stated))
     artefact: Artefact | None = plugins.first(
         "auditor_open_model", path=path, device=device, trust=trust, output=output
@@ -244,7 +244,7 @@ def _open_artefact(plugins: Registry, path: Path, device: str, stated: Mapping[s
                 raise BadInput(f"{path}: plugin {plugin.name} could not open it: {plugin.error}")
         raise BadInput(
             f"{path}: no plugin opens {path.suffix or 'files without a suffix'}; expected an ONNX file (.onnx) or a"
-            " TorchScript archive (.pt)"
+            " TorchScript (.pt) or torch.export (.pt2) archive"
         )
     return artefact
 

@@ -19,6 +19,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -188,6 +189,8 @@ def _import_libraries() -> None:
 
     import auditor.loading.importer  # noqa: F401
 
+    # it is found by writing to it, which a fork may not
+    tempfile.gettempdir()
     torch.set_num_threads(1)
     onnxruntime.set_default_logger_severity(4)
 

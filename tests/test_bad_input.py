@@ -217,7 +217,7 @@ MODELS: dict[str, tuple[Make, Sequence[str]]] = {
     "two inputs": (lambda h: [two_inputs(h)], ["m.onnx", "2 inputs (left, right)", "expected exactly one"]),
     "five channels": (lambda h: [mean_of_channels(h.at / "m.onnx", 5)], ["m.onnx", "5 channels", "1 or 3"]),
     "several outputs": (lambda h: [detector(h)], ["m.onnx", "2 outputs", "boxes", "--output NAME"]),
-    "an output of rank 3": (lambda h: [mean_of_channels(h.at / "m.onnx", rank=3)], ["m.onnx", "[2, 3, 8]", "classes"]),
+    "an output of rank 3": (lambda h: [mean_of_channels(h.at / "m.onnx", rank=3)], ["m.onnx", "[3, 3, 8]", "classes"]),
     "TorchScript with two inputs": (lambda h: [scripted(h, TwoInputs())], ["m.pt", "2 inputs (image, mask)"]),
     "TorchScript with two outputs": (lambda h: [scripted(h, Pair())], ["m.pt", "2 outputs", "--output NAME"]),
     "TorchScript that returns a dict": (lambda h: [scripted(h, Dictionary())], ["m.pt", "dict", "class scores"]),

@@ -7,7 +7,9 @@ both are read as text first, and what is not on a list of harmless things is ref
 
 from __future__ import annotations
 
+import io
 import json
+import pickletools
 import re
 import zipfile
 from collections.abc import Iterator
@@ -96,6 +98,50 @@ def _outside(content: bytes, *, code: bool) -> str:
     return ""
 
 
+def traced_shape(path: Path) -> tuple[int, ...]:
+    """Shape of the first input that a TorchScript file was traced with; () where it holds none."""
+    with open_zip(path, path, "a TorchScript archive") as archive:
+        for name in archive.namelist():
+            if name.endswith("traced_inputs.pkl"):
+                try:
+                    return _first_shape(read_entry(archive, name, path))
+                except ValueError:
+                    return ()
+    return ()
+
+
+def _first_shape(content: bytes) -> tuple[int, ...]:
+    """The sizes of the first tensor in a pickle, read from its instructions: a storage, an offset, the sizes."""
+    numbers: list[int] | None = None
+    for code, value, _ in pickletools.genops(content):
+        if code.name == "BINPERSID":
+            numbers = []
+        elif numbers is not None and isinstance(value, int) and not code.name.endswith("PUT"):
+            numbers.append(value)
+        elif numbers is not None and code.name.startswith("TUPLE"):
+            return tuple(numbers[1:])
+    return ()
+
+
+def on_device(path: Path, device: str) -> IO[bytes] | Path:
+    """A TorchScript file whose code names a GPU, with that device in its place; any other file as it is.
+
+    ``map_location`` moves the weights only. Code that was traced on a GPU names it wherever it makes a tensor.
+    """
+    with open_zip(path, path, "a TorchScript archive") as archive:
+        files = {name: read_entry(archive, name, path) for name in archive.namelist() if name.endswith(".py")}
+        changed = {name: _GPU.sub(f'torch.device("{device}")'.encode(), code) for name, code in files.items()}
+        if changed == files:
+            return path
+        moved = io.BytesIO()
+        with zipfile.ZipFile(moved, "w") as copied:
+            for name in archive.namelist():
+                copied.writestr(name, changed[name] if name in changed else read_entry(archive, name, path))
+    moved.seek(0)
+    return moved
+
+
+_GPU = re.compile(rb'torch\.device\("cuda(:\d+)?"\)')
 _ENTRIES = re.compile(
     r"(\.data/\w+|archive_format|archive_version|byteorder|version|models/model\.json|data/sample_inputs/model\.pt"
     r"|data/(weights|constants)/[\w.]+|extra/.*)"
@@ -105,15 +151,15 @@ _SAFE_TARGET = re.compile(
     r"|_operator\.(getitem|add|sub|mul|truediv|floordiv|mod|neg|pos|pow|eq|ne|lt|le|gt|ge|and_|or_|not_|abs)"
     r"|torch\.ops\.higher_order\.(wrap_with_set_grad_enabled|wrap_with_autocast)"
 )
-_SAFE_NAME = re.compile(r"[A-Za-z_][\w.]*")
+_SAFE_NAME = re.compile(r"[\w.]+")
 _SAFE_FORMULA = re.compile(r"[\w\s+\-*/%(),<>=&|~]*")
 _WORD = re.compile(r"[^\W\d]\w*")
-_SYMBOL = re.compile(r"[a-z]{1,3}\d+")
+_SYMBOL = re.compile(r"Symbol\('[a-z]{1,3}\d+'(, \w+=(True|False))*\)|\b[a-z]{1,3}\d+\b")
 _FUNCTIONS = {
     "FloorDiv", "ModularIndexing", "Where", "PythonMod", "Mod", "CleanDiv", "CeilToInt", "FloorToInt", "CeilDiv",
     "PowByNatural", "FloatPow", "FloatTrueDiv", "IntTrueDiv", "TruncToFloat", "TruncToInt", "RoundToInt", "ToFloat",
     "Identity", "Max", "Min", "Eq", "Ne", "Le", "Lt", "Ge", "Gt", "And", "Or", "Not", "floor", "ceiling", "oo",
-    "int_oo", "True", "False",
+    "int_oo", "True", "False", "Add", "Mul", "Pow", "Integer", "Rational",
 }  # fmt: skip
 
 
@@ -177,5 +223,5 @@ def _unsafe(item: Any, key: str) -> Iterator[str]:
 
 
 def _is_formula(text: str) -> bool:
-    words = set(_WORD.findall(text))
-    return bool(_SAFE_FORMULA.fullmatch(text)) and all(w in _FUNCTIONS or _SYMBOL.fullmatch(w) for w in words)
+    rest = _SYMBOL.sub("", text)
+    return bool(_SAFE_FORMULA.fullmatch(rest)) and set(_WORD.findall(rest)) <= _FUNCTIONS

@@ -19,6 +19,9 @@ from auditor.store import file_sha256
 _USUAL_SIZES = (224, 32, 28, 64, 128, 96, 256, 299, 384, 48, 8)
 """Sides to try where neither file, sidecar nor data say one; ImageNet's first."""
 
+_FREE = 3
+"""A batch that nobody fixes, so that a model which takes it takes any."""
+
 
 def build(
     path: Path,
@@ -109,7 +112,7 @@ def _first_answer(
     candidates: Sequence[tuple[Preprocessing, str]],
     warnings: list[str],
 ) -> tuple[Preprocessing, np.ndarray[tuple[int, int], np.dtype[np.float32]], int | None]:
-    """Preprocessing, scores of two test images, and the batch size if the model takes only one."""
+    """Preprocessing, scores of some test images, and the batch size if the model takes only one."""
     problem = ""
     refusal: BadInput | None = None
     for preprocessing, guess in candidates:
@@ -130,7 +133,7 @@ def _first_answer(
                     f"The file does not say the image size; {guess} was taken. State it with --input-size, or in"
                     f" {sidecar_path(path).name}: [input] size = [height, width], channels = 1 or 3."
                 )
-            return preprocessing, scores, _declared_batch(artefact) or (None if batch == 2 else batch)
+            return preprocessing, scores, _declared_batch(artefact) or (None if batch == _FREE else batch)
     if refusal is not None:
         raise BadInput(f"{path}: {refusal}")
     if candidates[0][0].layout == "rows":
@@ -142,9 +145,9 @@ def _first_answer(
 
 
 def _batches(artefact: Artefact) -> Sequence[int]:
-    """Two images show that the batch may vary; some exporters fix it at one without saying so."""
+    """Three images show that the batch may vary; some exporters fix it without saying so."""
     declared = _declared_batch(artefact)
-    return (declared,) if declared else (2, 1)
+    return (declared,) if declared else (_FREE, 1, *artefact.example_shape[:1])
 
 
 def _declared_batch(artefact: Artefact) -> int | None:
@@ -161,10 +164,13 @@ def _candidates(
             f"{path}: the model's input has shape {_shape_text(declared)}; expected an image,"
             " [batch, channels, height, width] or [batch, height, width, channels], or a row of features"
         )
-    layout: Literal["nchw", "nhwc"] = sidecar.layout or _layout(declared)
+    # a file that was traced takes what it was traced with, if nothing else is said
+    example = artefact.example_shape if len(artefact.example_shape) == 4 else ()
+    layout: Literal["nchw", "nhwc"] = sidecar.layout or _layout(declared or example)
     spatial = declared[2:4] if layout == "nchw" else declared[1:3]
     channel = (declared[1] if layout == "nchw" else declared[3]) if declared else None
-    channel = channel or sidecar.channels
+    drawn = example[1 if layout == "nchw" else 3] if example else None
+    channel = channel or sidecar.channels or (drawn if drawn in {1, 3} else None)
     if channel is not None and channel not in {1, 3}:
         raise BadInput(
             f"{path}: the model's input has shape {_shape_text(declared)}, so {channel} channels; expected 1 or 3"
@@ -175,9 +181,11 @@ def _candidates(
         sizes: list[tuple[int, int]] = [(height, width)]
     elif sidecar.size:
         sizes = [sidecar.size]
+    elif example:
+        sizes = [(example[2], example[3]) if layout == "nchw" else (example[1], example[2])]
     else:
         sizes = ([data_size] if data_size else []) + [(side, side) for side in _USUAL_SIZES]
-    known = bool(sidecar.size or (height and width)) and bool(channel)
+    known = bool(sidecar.size or example or (height and width)) and bool(channel)
     found = []
     for size in sizes:
         for channels in [channel] if channel else [3, 1]:

@@ -4,30 +4,45 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from auditor import BadInput, hookimpl
 
 if TYPE_CHECKING:
     import torch
-    from numpy.typing import NDArray
 
     from auditor.classifier import Artefact
 
 _SUFFIXES = {".pt", ".pth", ".ts", ".torchscript"}
 
+_OTHERS = {
+    ".safetensors": "weights without a network",
+    ".ckpt": "a checkpoint, which is a pickle",
+    ".bin": "weights without a network",
+    ".pkl": "a pickle",
+    ".pickle": "a pickle",
+    ".joblib": "a pickle",
+}
+
 
 @hookimpl
 def auditor_open_model(path: Path, device: str, trust: bool = False, output: str = "") -> Artefact | None:
-    """Open files called ``*.pt``, ``*.pth``, ``*.ts`` or ``*.torchscript``."""
-    return _open(path, device, trust, output) if path.suffix.lower() in _SUFFIXES else None
+    """Open files called ``*.pt``, ``*.pth``, ``*.ts`` or ``*.torchscript``; say what to do with weights alone."""
+    suffix = path.suffix.lower()
+    if suffix in _OTHERS:
+        raise BadInput(
+            f"{path}: {_OTHERS[suffix]}; build the network in Python, load the weights into it, and export it with"
+            " torch.onnx.export (or skl2onnx for scikit-learn)"
+        )
+    return _open(path, device, trust, output) if suffix in _SUFFIXES else None
 
 
 def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
     import torch
 
     from auditor.classifier import Artefact, first_line
-    from auditor.loading.archive import check_torchscript
+    from auditor.loading.archive import check_torchscript, on_device, traced_shape
+    from auditor.loading.module import module_scores, picking
     from auditor.loading.sidecar import METADATA_KEY
 
     check_torchscript(path, trust=trust)
@@ -37,7 +52,9 @@ def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
         warnings.filterwarnings("ignore", message=r".*torch\.jit", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=r".*torch\.jit", category=FutureWarning)
         try:
-            module = torch.jit.load(str(path), map_location=device, _extra_files=extra)
+            source = on_device(path, device)
+            where = str(source) if isinstance(source, Path) else source
+            module = torch.jit.load(where, map_location=device, _extra_files=extra)
         except (RuntimeError, ValueError) as error:
             raise BadInput(f"{path}: torch cannot load it as TorchScript: {first_line(error)}") from None
     module.eval()
@@ -55,9 +72,10 @@ def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
         runtime=f"TorchScript, PyTorch {torch.__version__}, {device}",
         input_shape=(None, channels, None, None) if channels else (),
         input_dtype="float16" if _is_half(module) else "float32",
-        scores=_scores(module, device, output),
+        scores=module_scores(module, device, output),
+        example_shape=traced_shape(path),
         output=output,
-        copy=_picking(module, output),
+        copy=picking(module, output),
         copy_reason="the TorchScript module itself is differentiable; original and copy are the same",
         precision="float16" if _is_half(module) else "float32",
         metadata=embedded.decode() if isinstance(embedded, bytes) else embedded,
@@ -67,58 +85,6 @@ def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
             "parameters": sum(parameter.numel() for parameter in module.parameters()),
         },
     )
-
-
-def _scores(module: torch.jit.ScriptModule, device: str, output: str) -> Any:
-    import torch
-
-    def scores(inputs: NDArray[Any]) -> NDArray[Any]:
-        with torch.no_grad():
-            answer = _pick(module(torch.from_numpy(inputs).to(device)), output)
-        result: NDArray[Any] = answer.float().cpu().numpy()
-        return result
-
-    return scores
-
-
-def _pick(answer: Any, output: str) -> torch.Tensor:
-    """The class scores in what the module returns: the only tensor, or the one called or numbered ``output``."""
-    import torch
-
-    if isinstance(answer, torch.Tensor):
-        if output:
-            raise BadInput(f"--output {output}: no such output; the model returns one tensor")
-        return answer
-    kind = type(answer).__name__
-    if not isinstance(answer, tuple | list | dict):
-        raise BadInput(f"the model returns a {kind}; expected a tensor of class scores")
-    named = answer if isinstance(answer, dict) else {str(i): value for i, value in enumerate(answer)}
-    if not output and kind != "dict" and len(named) == 1:
-        output = "0"
-    if output not in named:
-        raise BadInput(
-            f"the model returns a {kind} of {len(named)} outputs ({', '.join(named)}); say with --output NAME which one"
-            " holds the class scores (the members of a tuple are numbered from 0)"
-        )
-    chosen = named[output]
-    if not isinstance(chosen, torch.Tensor):
-        raise BadInput(f"output {output} is a {type(chosen).__name__}; expected a tensor of class scores")
-    return chosen
-
-
-def _picking(module: torch.jit.ScriptModule, output: str) -> torch.nn.Module:
-    """The module, returning one of its outputs only."""
-    import torch
-
-    class Picking(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = module
-
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            return _pick(self.model(inputs), output)
-
-    return Picking().eval() if output else module
 
 
 def _first_channels(module: torch.jit.ScriptModule) -> int | None:
