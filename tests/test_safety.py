@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -372,3 +373,27 @@ def test_what_is_no_file_or_trusted_is_not_rehearsed(tmp_path: Path) -> None:
     assert isinstance(rehearse(tmp_path / "none.onnx"), NoRehearsal)
     assert isinstance(rehearse(tmp_path), NoRehearsal)
     assert isinstance(rehearse(endless(tmp_path / "m.onnx"), trust=True), NoRehearsal)
+
+
+# --- damaged files, as benchmarks/mutated_models.py makes them --------------------------------------------------------
+
+
+def test_damaged_files_end_in_an_answer_or_in_one_sentence(tmp_path: Path, auditor_cli: Any) -> None:
+    place = Path(__file__).parents[1] / "benchmarks" / "mutated_models.py"
+    spec = importlib.util.spec_from_file_location("mutated_models", place)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    with warnings.catch_warnings():
+        # exporters deprecate themselves
+        warnings.simplefilter("ignore")
+        originals = [(path.name, path.read_bytes()) for path in script.models(tmp_path)]
+    ends: dict[str, str] = {}
+    for _, name, content in script.damaged(originals, 40, seed=1):
+        (tmp_path / name).write_bytes(content)
+        script.state_the_size(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ends[name] = script.ended(auditor_cli("inspect", name))
+    assert set(ends.values()) == {"opened", "refused"}, ends

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from auditor.classifier import Classifier, softmax
+from auditor.classifier import Classifier
 from auditor.errors import BadInput
 from auditor.loading import build, read_sidecar
 from auditor.loading.archive import check_exported, on_device, traced_shape
+from auditor.outputs import softmax
 
 SHAPE, CLASSES = (3, 6, 5), 4
 PICK = np.random.default_rng(0)
