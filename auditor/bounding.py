@@ -150,7 +150,8 @@ class Bounder:
         """Scores (n, k) of pixels (n, c, h, w), in double precision."""
         with torch.no_grad():
             answer = self._module(self._preprocess(pixels.to(self._device).double()))
-        return (answer[0] if isinstance(answer, tuple) else answer).flatten(1)
+        scores: Tensor = (answer[0] if isinstance(answer, tuple) else answer).flatten(1)
+        return scores
 
     def margins(self, pixels: Tensor, labels: Tensor, epsilon: Tensor, norm: str) -> Tensor:
         """Lower bounds (n,) of the score of the label less the largest other score, anywhere in the ball.
@@ -218,8 +219,8 @@ class _Pass:
             elif node.op == "get_attr":
                 self._values[node] = operator.attrgetter(str(node.target))(self._module)
             elif node.op == "output":
-                answer = node.args[0]
-                final = answer[0] if isinstance(answer, tuple | list) else answer
+                answer: Any = node.args[0]
+                final: fx.Node = answer[0] if isinstance(answer, tuple | list) else answer
                 return self._alias.get(final, final)
             elif node.op == "call_function":
                 self._call(node)
@@ -261,7 +262,7 @@ class _Pass:
             source = self._alias.get(source, source)
             return moving[source] if source in moving else self._values[source]
 
-        return fx.map_arg(node.args, value), fx.map_arg(dict(node.kwargs), value)  # type: ignore[return-value]
+        return fx.map_arg(node.args, value), fx.map_arg(dict(node.kwargs), value)
 
     def _function(
         self, node: fx.Node, moving: Sequence[fx.Node], weights: Sequence[str] = (), power: int = 1
@@ -279,7 +280,8 @@ class _Pass:
                 if constant is not None and not any(constant is operand for operand in operands):
                     bound.arguments[name] = abs(constant) ** power
             answer = target(*bound.args, **bound.kwargs)
-            return answer[0] if isinstance(answer, tuple) else answer
+            value: Tensor = answer[0] if isinstance(answer, tuple) else answer
+            return value
 
         return function
 
@@ -458,7 +460,9 @@ class _Windows:
     def of(self, x: Tensor, padding: float = 0.0) -> Tensor:
         """The windows of x (n, c, h, w)."""
         padded = torch.nn.functional.pad(x, self.pads, value=padding)
-        found = torch.nn.functional.unfold(padded, self.kernel, dilation=self.dilations, stride=self.strides)
+        found = torch.nn.functional.unfold(
+            padded, tuple(self.kernel), dilation=tuple(self.dilations), stride=tuple(self.strides)
+        )
         return found.view(len(x), x.shape[1], -1, found.shape[2])
 
     def contested(self, low: Tensor, high: Tensor) -> Tensor:

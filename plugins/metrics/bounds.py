@@ -142,7 +142,7 @@ def _bracket(rows: pd.DataFrame, norm: str, verb: str) -> Curve:
     from auditor import stats
 
     def line(name: str, holds: Any, ends: Any) -> Series:
-        sizes = np.unique(np.quantile(ends, np.linspace(0, 1, 30), method="nearest")) if len(ends) else []
+        sizes: Any = np.unique(np.quantile(ends, np.linspace(0, 1, 30), method="nearest")) if len(ends) else []
         points = []
         for epsilon in [0.0, *sizes]:
             value, low, high = stats.wilson(int(holds(epsilon).sum()), len(rows))

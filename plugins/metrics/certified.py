@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
 from auditor.families import epsilon_axis, size
-from auditor.finding import percent
+from auditor.finding import Evidence, percent
 from auditor.numbers import norm_name
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Certified(Probe):
             f" {size(norm, float(first.at['epsilon'] or 0))} ({norm_name(norm)}); the median image up to"
             f" {size(norm, float(median.value or 0))}."
         )
-        evidence = [
+        evidence: list[Evidence] = [
             Curve(
                 title=f"Certified {verb} against epsilon, {norm_name(norm)}",
                 caption="A lower bound: no attack can get below it. Bands are 95 % intervals over images.",

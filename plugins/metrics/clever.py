@@ -80,10 +80,10 @@ class Clever(Probe):
 
         rows = [
             {"row": row, "norm": norm, **self._score(classifier, batch.take([row]), rng, norm)}
-            for row in np.flatnonzero(batch.predictions == batch.labels)
+            for row in np.flatnonzero(batch.predictions == batch.labels).tolist()
             for norm in self.norms
         ]
-        kinds = {"row": np.int64, "norm": "U4", "clever_target": np.int64}
+        kinds: dict[str, Any] = {"row": np.int64, "norm": "U4", "clever_target": np.int64}
         names = (
             "row",
             "norm",
@@ -262,7 +262,7 @@ def _dual_norm(slopes: torch.Tensor, norm: str) -> torch.Tensor:
 
 
 def _scatter(norm: str, score: Any, distance: Any, known: Any, below: Any) -> Scatter:
-    style = "n/255" if norm == "linf" else "number"
+    style: Any = "n/255" if norm == "linf" else "number"
     clouds = [("below the distance", known & below), ("not below", known & ~below)]
     return Scatter(
         title=f"CLEVER score against the smallest perturbation found, {norm_name(norm)}",

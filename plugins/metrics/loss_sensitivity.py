@@ -8,7 +8,7 @@ masked model has a small one and is no more robust for it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from auditor import Conclusion, Finding, Meta, Probe, Records, Table, hookimpl
 
@@ -53,7 +53,7 @@ class LossSensitivity(Probe):
         mean = stats.mean("loss_sensitivity_mean", frame["l2"], unit="1", at={"norm": "l2"})
         steepest = stats.median("loss_sensitivity_median", frame["l1"], unit="1", at={"norm": "l1"})
         flat = stats.proportion("loss_flat", frame["l2"] < 1e-8)
-        rows = []
+        rows: list[list[Any]] = []
         for name, some in (("all", frame), ("answered right", frame[right]), ("answered wrong", frame[~right])):
             lengths = [stats.median("m", some[norm], unit="1") for norm in ("l2", "l1")]
             rows.append([name, *(length.cell() for length in lengths), len(some)])

@@ -61,7 +61,7 @@ class Smoothing(Probe):
             for row in range(len(batch))
             for sigma in self.sigmas
         ]
-        kinds = {"row": np.int64, "smoothed_prediction": np.int64, "hits": np.int64}
+        kinds: dict[str, Any] = {"row": np.int64, "smoothed_prediction": np.int64, "hits": np.int64}
         names = ("row", "sigma", "smoothed_prediction", "hits", "radius")
         return {name: np.array([row[name] for row in rows], dtype=kinds.get(name, np.float64)) for name in names}
 
