@@ -149,7 +149,7 @@ def detector(h: SimpleNamespace) -> Path:
 
 def flat(h: SimpleNamespace) -> Path:
     node = helper.make_node("Identity", ["features"], ["scores"])
-    return save(h.at / "m.onnx", [node], {"features": ["batch", 7]}, {"scores": ["batch", 7]})
+    return save(h.at / "m.onnx", [node], {"features": ["batch", 7, 2]}, {"scores": ["batch", 7, 2]})
 
 
 class Pair(torch.nn.Module):
@@ -213,7 +213,7 @@ MODELS: dict[str, tuple[Make, Sequence[str]]] = {
         lambda h: [(h.at / "m.pt", (h.at / "m.pt").write_bytes(pickle.dumps({"a": 1})))[0]],
         ["m.pt", "not a TorchScript archive"],
     ),
-    "no image-shaped input": (lambda h: [flat(h)], ["m.onnx", "[?, 7]", "expected an image"]),
+    "no image-shaped input": (lambda h: [flat(h)], ["m.onnx", "[?, 7, 2]", "expected an image"]),
     "two inputs": (lambda h: [two_inputs(h)], ["m.onnx", "2 inputs (left, right)", "expected exactly one"]),
     "five channels": (lambda h: [mean_of_channels(h.at / "m.onnx", 5)], ["m.onnx", "5 channels", "1 or 3"]),
     "several outputs": (lambda h: [detector(h)], ["m.onnx", "2 outputs", "boxes", "--output NAME"]),
