@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from auditor import errors as errors
+    from auditor.api import Audit, audit, load
     from auditor.attribution import Explanation
     from auditor.errors import AuditorError, BadInput, NoCopy, NotApplicable, PluginBroken
     from auditor.families import Attack, Corruption, Found, Level, MinimumNorm
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "api": ("Audit", "audit", "load"),
     "attribution": ("Explanation",),
     "errors": ("AuditorError", "BadInput", "NoCopy", "NotApplicable", "PluginBroken"),
     "families": ("Attack", "Corruption", "Found", "Level", "MinimumNorm"),
@@ -48,6 +51,7 @@ _HOME = {name: f"auditor.{home}" for home, names in _HOMES.items() for name in n
 
 __all__ = [
     "Attack",
+    "Audit",
     "AuditorError",
     "Axis",
     "BadInput",
@@ -78,11 +82,15 @@ __all__ = [
     "Table",
     "Text",
     "ThreatModel",
+    "audit",
     "hookimpl",
+    "load",
 ]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "errors":
+        return import_module("auditor.errors")
     if name not in _HOME:
         raise AttributeError(f"module 'auditor' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

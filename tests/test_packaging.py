@@ -98,6 +98,7 @@ LAYERS = [
     {"engine"},
     {"rerun", "terminal", "doctor", "listing"},
     {"compare"},
+    {"api"},
     {"cli"},
 ]
 LAYER = {name: i for i, names in enumerate(LAYERS) for name in names}

@@ -1,0 +1,143 @@
+"""Audits from Python and notebooks: ``auditor.audit(...)`` measures, ``auditor.load(...)`` opens what was measured.
+
+The same engine, run folder and audit.json as the command line's; docs/python.md shows it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from auditor.engine import Request, pick_formats, run
+from auditor.errors import BadInput
+from auditor.finding import SEVERITIES
+from auditor.registry import load as load_plugins
+from auditor.report.summary import file_name, headline, sentences
+from auditor.rerun import read_audit
+from auditor.store import read_rows, write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMATS = {".html": "html", ".pdf": "pdf", ".json": "json", ".sarif": "sarif", ".xml": "junit", ".md": "md"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A finding as it stands in audit.json, with the probe that it is from."""
+
+    probe: str
+    id: str
+    title: str
+    statement: str
+    severity: str
+    metric: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A finished audit: its folder, and the content of its audit.json."""
+
+    folder: Path
+    record: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> str:
+        """ "pass", "fail" or "incomplete"."""
+        return str(self.record["verdict"])
+
+    @property
+    def findings(self) -> list[Claim]:
+        """Every finding, the most severe first."""
+        found = [
+            Claim(
+                probe=probe["id"], **{key: finding[key] for key in ("id", "title", "statement", "severity", "metric")}
+            )
+            for probe in self.record["probes"]
+            for finding in probe["findings"]
+        ]
+        return sorted(found, key=lambda claim: -SEVERITIES.index(claim.severity))
+
+    def metric(self, probe: str, name: str | None = None, **at: Any) -> Mapping[str, Any]:
+        """A number of a probe with interval, n and unit: its headline, or the first of this name measured at ``at``.
+
+        Raises BadInput where there is none.
+        """
+        for record in self.record["probes"]:
+            if record["id"] == probe:
+                for metric in record["metrics"]:
+                    if name in (None, metric["name"]) and all(metric["at"].get(k) == v for k, v in at.items()):
+                        return dict(metric)
+        raise BadInput(f"{self.folder}: has no metric {name or ''} {at or ''} of {probe}; see .record['probes']")
+
+    def rows(self, probe: str) -> pd.DataFrame:
+        """What a probe measured, one row per image (and level). Raises BadInput for a probe without rows."""
+        import json
+
+        manifest = self.folder / "manifest.json"
+        keys = json.loads(manifest.read_bytes()).get("records", {}) if manifest.is_file() else {}
+        frame = read_rows(self.folder, probe, keys.get(probe))
+        if frame is None:
+            raise BadInput(f"{self.folder}: has no rows of {probe}")
+        return frame
+
+    def report(self, path: str | Path) -> Path:
+        """Write the report; the ending says the format: .html, .pdf, .json, .sarif, .xml (JUnit) or .md."""
+        target = Path(path)
+        name = _FORMATS.get(target.suffix)
+        if name is None:
+            raise BadInput(f"{target}: unknown ending {target.suffix!r}; expected one of {', '.join(_FORMATS)}")
+        if name == "json":
+            return write_whole(target, (self.folder / "audit.json").read_bytes())
+        (chosen,) = pick_formats(load_plugins(), [name])
+        return write_whole(target, chosen.render(self.record, self.folder))
+
+    def compare(self, *others: Audit) -> dict[str, Any]:
+        """This audit as the baseline against others: the content of comparison.json (compare.schema.json)."""
+        from auditor.compare import compare
+
+        return compare([self.folder, *(other.folder for other in others)])
+
+    def __repr__(self) -> str:
+        model, n = file_name(self.record["model"]["path"]), self.record["data"]["n"]
+        return f"<Audit of {model} on {n} images: {self.verdict}, in {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: verdict, five sentences, every probe with its headline."""
+        from markupsafe import Markup
+
+        row = Markup("<tr><th>{}</th><td>{}</td><td>{}</td><td>{}</td></tr>")
+        rows = Markup("").join(row.format(p["id"], p["status"], headline(p), p["n"]) for p in self.record["probes"])
+        items = Markup("").join(Markup("<li>{}</li>").format(text) for text in sentences(self.record))
+        page = Markup(
+            "<p><b>{}</b>: {}</p><ul>{}</ul><table><thead><tr><th>probe</th><th>status</th><th>headline</th><th>n</th>"
+            "</tr></thead><tbody>{}</tbody></table>"
+        )
+        return str(page.format(self.verdict.upper(), self.record["verdict_reason"], items, rows))
+
+
+def audit(
+    model: str | Path, *, data: str | Path | None = None, suite: str = "standard", out: str | Path | None = None,
+    **options: Any,
+) -> Audit:  # fmt: skip
+    """Audit a model file, as ``auditor run`` does; ``options`` are the fields of ``auditor.engine.Request``.
+
+    No report is written but audit.json; see ``Audit.report``. Raises BadInput for what cannot be used.
+    """
+    settings = {"formats": (), "command": "auditor.audit(...)"} | options
+    try:
+        request = Request(
+            model=Path(model), data=None if data is None else Path(data), suite=suite,
+            out=None if out is None else Path(out), **settings,
+        )  # fmt: skip
+    except TypeError as error:
+        raise BadInput(f"auditor.audit: {error}; options are the fields of auditor.engine.Request") from None
+    outcome = run(request)
+    return Audit(outcome.out, outcome.audit)
+
+
+def load(folder: str | Path) -> Audit:
+    """Open the run folder of a finished audit. Raises BadInput where it is none."""
+    return Audit(Path(folder), read_audit(Path(folder)))
