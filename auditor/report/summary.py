@@ -183,7 +183,8 @@ def _audited(audit: Record) -> str:
     kind = "labelled" if data["labelled"] else "unlabelled"
     what = f"{file_name(model['path'])} ({len(model['classes'])} classes, SHA-256 {model['sha256'][:12]})"
     text = (
-        f"{what} was audited with the {audit['suite']} suite on {data['n']} {kind} images from {data['path']}, "
+        f"{what} was audited with the {audit['suite']} suite on {data['n']} {kind} {data.get('kind', 'images')}"
+        f" from {data['path']}, "
         f"and the verdict is {audit['verdict'].upper()}"
     )
     return _sentence(f"{text}: {audit['verdict_reason']}" if audit.get("verdict_reason") else text)
@@ -278,7 +279,11 @@ def _because(probes: Sequence[Record]) -> str:
 
 def _trust(audit: Record) -> str:
     model, data = audit["model"], audit["data"]
-    parts = [f"{model['access']} access to the model", _parity(model["parity"]), f"{data['n']} images"]
+    parts = [
+        f"{model['access']} access to the model",
+        _parity(model["parity"]),
+        f"{data['n']} {data.get('kind', 'images')}",
+    ]
     if not data["labelled"]:
         parts.append("no labels, so accuracy and bias were not measured")
     status = counts(audit)["status"]
