@@ -407,6 +407,17 @@ def train(recipe_name: str, data: Path | None, out: Path) -> None:
 
 
 @main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print what makes SHELL complete commands and options: eval "$(auditor completion bash)"."""
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(main, {}, "auditor", "_AUDITOR_COMPLETE").source())
+
+
+@main.command()
 def doctor() -> None:
     """Say what is installed and what is missing (CUDA, ONNX Runtime providers, Pango, plugins), and how to get it."""
     from auditor.doctor import examine

@@ -30,7 +30,7 @@ from auditor.registry import Plugin
 Cli = Callable[..., Result]
 
 SUITE = 'probes = ["performance.accuracy", "sanity.parity"]\nsamples = 400\n'
-COMMANDS = ["run", "demo", "inspect", "probes", "judge", "report", "compare", "replay", "train", "doctor"]
+COMMANDS = ["run", "demo", "inspect", "probes", "judge", "report", "compare", "replay", "train", "completion", "doctor"]
 LENIENT = """
 required = ["performance.accuracy"]
 [[rule]]
@@ -148,6 +148,11 @@ def test_every_command_explains_itself(command: str, auditor_cli: Cli) -> None:
     text = outcome(auditor_cli(command, "--help"), 0).output
     assert f"{command} " in text.splitlines()[0] + " "
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_that_asks_the_command(shell: str, auditor_cli: Cli) -> None:
+    assert f"_AUDITOR_COMPLETE={shell}_complete" in outcome(auditor_cli("completion", shell), 0).stdout
 
 
 def test_help_imports_nothing_heavy() -> None:
