@@ -12,9 +12,10 @@ import torch
 from scipy.stats import binomtest, norm
 
 from auditor import Records
-from auditor.classifier import Artefact, Classifier, Preprocessing, softmax
+from auditor.classifier import Artefact, Classifier, Preprocessing
 from auditor.finding import plain
 from auditor.images import Batch
+from auditor.outputs import softmax
 from auditor.plugins.metrics.bounds import Bounds
 from auditor.plugins.metrics.empirical_robustness import EmpiricalRobustness
 from auditor.plugins.metrics.loss_sensitivity import LossSensitivity
