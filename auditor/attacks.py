@@ -98,7 +98,9 @@ def length(delta: torch.Tensor, norm: str) -> torch.Tensor:
 def inwards(direction: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """A direction without what points out of [0, 1] at ``x``: clipping would take it back, and until then it fills
     the ball at the cost of the pixels that can move."""
-    return direction * ~((x <= 0) & (direction < 0) | (x >= 1) & (direction > 0))
+    # what rounding leaves of a step, 1e-9 of a pixel, must not decide: an image would depend on its batch
+    edge = 1e-5
+    return direction * ~((x <= edge) & (direction < 0) | (x >= 1 - edge) & (direction > 0))
 
 
 def project(delta: torch.Tensor, norm: str, radius: torch.Tensor) -> torch.Tensor:

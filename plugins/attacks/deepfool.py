@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from auditor.probe import Randomness
 
 _OVERSHOOT = 1.02
-"""How far beyond the plane a step is taken, so that it is crossed (the paper's eta = 0.02, section 3.1)."""
+"""How far beyond the plane a step is taken, so that it is crossed (the paper's eta = 0.02)."""
 
 
 @dataclass(frozen=True, kw_only=True)

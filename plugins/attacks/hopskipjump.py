@@ -2,7 +2,7 @@
 
 From a wrong image towards the clean one until the border; there the share of wrong answers among small random steps
 gives the direction of the border's normal; a jump along it, halved until the answer is wrong; and back to the border.
-Chen, Jordan and Wainwright 2020, arXiv:1904.02144, algorithm 2; constants of section III-C.
+Chen, Jordan and Wainwright 2020, arXiv:1904.02144, algorithm 2.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PROBING, _FIRST_PROBING = 0.01, 0.1
 of pixels, is less than what float32 can add to a pixel of a large image."""
 
 _ASKED = 10_000
-"""Most random steps for one direction (section III-C)."""
+"""Most random steps for one direction, as in the published code."""
 
 _HALVINGS = 20
 """Steps of bisection and halvings of a jump at most: 2^-20 of the distance is what float32 can tell apart."""
@@ -111,7 +111,7 @@ class HopSkipJump(MinimumNorm):
         return best
 
     def _evaluations(self, jump: int) -> int:
-        """Random steps for the direction of this jump (section III-C)."""
+        """Random steps for the direction of this jump: as many more as the square root of its number."""
         return min(_ASKED, int(self.evaluations * math.sqrt(jump)))
 
     def _start(self, batch: Batch, rng: Randomness, norm: str, wrong: Wrong) -> tuple[NDArray[np.int64], Pixels]:
@@ -164,7 +164,7 @@ def _to_the_border(
 
 
 def _normals(points: Pixels, step: NDArray[np.float64], noises: Sequence[Noise], count: int, wrong: Wrong) -> Pixels:
-    """The direction into the wrong side at each point, of length 1, from ``count`` random steps (equation 15)."""
+    """The direction into the wrong side at each point, of length 1, from ``count`` random steps."""
     import numpy as np
 
     result = np.empty_like(points)
@@ -186,7 +186,7 @@ def _normals(points: Pixels, step: NDArray[np.float64], noises: Sequence[Noise],
 
 
 def _noise(numbers: np.random.Generator, norm: str) -> Noise:
-    """Random steps of a shape: normal for L2, uniform for L-inf (section III-C)."""
+    """Random steps of a shape: normal for L2, uniform for L-inf."""
     import numpy as np
 
     if norm == "l2":

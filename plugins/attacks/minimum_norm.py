@@ -5,8 +5,8 @@ first error its radius is the first-order estimate ||delta|| + |margin| / ||grad
 delta <- Proj(delta + alpha grad / ||grad||_2) raises the margin; gamma and alpha fall along a cosine.
 Pintor, Roli, Brendel and Biggio 2021, arXiv:2102.12827, algorithm 1.
 
-Two things are not in the paper: the gradient is taken without what points out of [0, 1], and until the first error the
-ball grows at least by gamma. Without them half of the reference model's digits, most of whose pixels are black, are
+Not in the paper: the ball shrinks from the nearest error found, not to it; the gradient is taken without what points
+out of [0, 1]; and until the first error the ball grows at least by gamma. Without the last two half of the reference model's digits, most of whose pixels are black, are
 never broken in L2: what clipping takes back fills the ball at every step.
 """
 
@@ -26,10 +26,13 @@ if TYPE_CHECKING:
     from auditor.probe import Randomness
 
 _STEP, _LAST_STEP = 1.0, 0.01
-"""Size of the steps, in L2, from first to last (section 3.1: alpha_0 = 1, ending at a hundredth of it)."""
+"""Size of the steps, in L2, from first to last (alpha_0 = 1 and a hundredth of it, as in the published code)."""
 
 _FACTOR, _LAST_FACTOR = 0.05, 1e-3
-"""Share by which the ball grows or shrinks, from first to last (section 3.1: gamma_0 = 0.05)."""
+"""Share by which the ball grows or shrinks, from first to last (as in the published code)."""
+
+_EQUAL = 1e-5
+"""Lengths that differ by less are equal: rounding, which depends on the batch, must not decide."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,8 @@ class FastMinimumNorm(MinimumNorm):
             x = (clean + delta).requires_grad_()
             value = margin(classifier.logits(x), labels)
             wrong, size = value.detach() > 0, length(delta, norm)
-            nearer = wrong & (size < shortest)
+            # of two points equally far the first one stays, however their lengths are rounded
+            nearer = wrong & (size < shortest * (1 - _EQUAL))
             best, shortest = torch.where(per_image(nearer), delta, best), torch.where(nearer, size, shortest)
             if iteration == self.iterations:
                 break
@@ -89,7 +93,7 @@ class FastMinimumNorm(MinimumNorm):
             outwards = torch.where(
                 shortest.isinf(), torch.maximum(estimate, size * (1 + factor)), radius * (1 + factor)
             )
-            radius = torch.where(wrong, torch.minimum(radius * (1 - factor), shortest), outwards)
+            radius = torch.where(wrong, torch.minimum(radius, shortest) * (1 - factor), outwards)
             uphill = slope / per_image(length(slope, "l2").clamp_min(1e-12))
             delta = project(delta + step * uphill, norm, radius)
             delta = (clean + delta).clamp(0, 1) - clean
