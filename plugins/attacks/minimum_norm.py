@@ -6,8 +6,8 @@ delta <- Proj(delta + alpha grad / ||grad||_2) raises the margin; gamma and alph
 Pintor, Roli, Brendel and Biggio 2021, arXiv:2102.12827, algorithm 1.
 
 Not in the paper: the ball shrinks from the nearest error found, not to it; the gradient is taken without what points
-out of [0, 1]; and until the first error the ball grows at least by gamma. Without the last two half of the reference model's digits, most of whose pixels are black, are
-never broken in L2: what clipping takes back fills the ball at every step.
+out of [0, 1]; and until the first error the ball grows at least by gamma. Without the last two, half of the reference
+model's digits, most of whose pixels are black, are never broken in L2: what clipping takes back fills the ball.
 """
 
 from __future__ import annotations
