@@ -149,7 +149,8 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
         if request.fresh:
             folder.forget()
         session = _Session(plugins, request, classifier=classifier, images=images, folder=folder, progress=progress)
-        return session.carry_out(chosen, policy, formats, suite.name)
+        with environment.threads_for(classifier.shape):
+            return session.carry_out(chosen, policy, formats, suite.name)
     except KeyboardInterrupt:
         raise Interrupted(out) from None
     finally:

@@ -61,6 +61,37 @@ samples = 4
 grid = 4
 steps = 4
 orders = 1
+[settings."bias.counterfactual-occlusion"]
+grid = 4
+[settings."explanations.grad-cam"]
+samples = 3
+grid = 4
+[settings."explanations.integrated-gradients"]
+samples = 3
+grid = 4
+iterations = 3
+[settings."explanations.lime"]
+samples = 3
+grid = 4
+evaluations = 30
+[settings."explanations.shap"]
+samples = 3
+grid = 4
+evaluations = 30
+[settings."metrics.certified"]
+samples = 2
+iterations = 2
+[settings."metrics.clever"]
+samples = 2
+batches = 5
+batch_samples = 4
+targets = 2
+[settings."metrics.smoothing"]
+samples = 2
+selection = 10
+draws = 20
+[settings."sanity.positive-control"]
+samples = 3
 [settings."sanity.gradient-masking"]
 iterations = 3
 [settings."attacks.universal"]
