@@ -325,7 +325,12 @@ def pick_formats(plugins: Registry, names: Sequence[str], paper: str = "a4") -> 
     for name in names:
         if name != "json" and name not in known:
             raise BadInput(f"--format {name}: no such format; expected some of {', '.join(['json', *known])}")
-    return [known[name].on(paper) for name in dict.fromkeys(names) if name != "json"]
+    return [_on_paper(known[name], paper) for name in dict.fromkeys(names) if name != "json"]
+
+
+def _on_paper(form: Any, paper: str) -> Any:
+    """The format for this size of paper; a plugin's format need not know of paper."""
+    return form.on(paper) if hasattr(form, "on") else form
 
 
 class _Session:

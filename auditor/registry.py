@@ -75,11 +75,9 @@ class Registry:
         for pattern in patterns:
             found = fnmatch.filter(self.probes, pattern)
             if not found:
-                near = [probe_id for probe_id in self.probes if pattern.split(".")[0] in probe_id]
-                raise BadInput(
-                    f"{option} {pattern}: no such probe; {'near it' if near else 'there'}"
-                    f" are {', '.join(sorted(near or self.probes))} (see `auditor probes`)"
-                )
+                near = sorted(probe_id for probe_id in self.probes if pattern.split(".")[0] in probe_id)
+                some = f"near it are {', '.join(near[:8])}" if near else f"there are {len(self.probes)}"
+                raise BadInput(f"{option} {pattern}: no such probe; {some} (see `auditor probes`)")
             chosen.update(found)
         return [probe_id for probe_id in self.probes if probe_id in chosen]
 

@@ -73,7 +73,7 @@ def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False
     path = model or Path(audit["model"]["path"])
     if model is None and not path.is_file():
         raise BadInput(f"{path}: the audited model is not there (any more); name the file with --model")
-    classifier = open_model(path, device, _stated(audit["model"]), trust=trust)
+    classifier = open_model(path, device, _stated(audit["model"], named=model is None), trust=trust)
     if model is None and file_sha256(path) != audit["model"]["sha256"]:
         raise BadInput(f"{path}: not the file that was audited (its SHA-256 differs); name it with --model")
     shards = sorted((folder / "records").glob("*/exhibits-*.parquet"))
@@ -109,13 +109,14 @@ def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False
     return claims
 
 
-def _stated(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The preprocessing and the output of a run, as the command line would state them."""
+def _stated(model: Mapping[str, Any], *, named: bool) -> dict[str, Any]:
+    """The preprocessing and the output of a run, as the command line would state them; its name only if ``named``."""
     described = model["input"]
     batch_first = described["shape"][1:]
     channels, *size = batch_first if described["layout"] == "nchw" else [batch_first[2], *batch_first[:2]]
     kept = {key: described[key] for key in ("layout", "range", "mean", "std", "order") if key in described}
-    name = model.get("output", {}).get("name")
+    # another file of the same network (TorchScript beside ONNX) has other names
+    name = model.get("output", {}).get("name") if named else None
     output = {"kind": model["outputs"]} | ({"name": name} if name else {})
     return {"input": kept | {"channels": channels, "size": size}, "output": output}
 

@@ -374,7 +374,8 @@ def test_a_probe_whose_needs_are_not_met_is_not_applicable(
     model = tmp_path / "model.bin"
     model.write_bytes(b"model")
     outcome = run(
-        Request(model=model, data=tmp_path / "bare.npz", out=tmp_path / "run", formats=(), probes=["sanity.bad"])
+        Request(model=model, data=tmp_path / "bare.npz", out=tmp_path / "run", formats=(), probes=["sanity.bad"],
+                trust_model=True)
     )  # fmt: skip
     assert record(outcome)["status"] == "not-applicable"
     assert said in record(outcome)["reason"]

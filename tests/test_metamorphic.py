@@ -244,7 +244,7 @@ engine.run(engine.Request(model=model, suite=str(suite), data=data, out=out, for
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
-@pytest.mark.parametrize("kill_at", [3, 12])
+@pytest.mark.parametrize("kill_at", [4, 12])
 def test_a_killed_audit_goes_on_where_it_was(
     audit: Audit, usual: dict[str, Any], inputs: Sequence[Path], tmp_path: Path, kill_at: int
 ) -> None:

@@ -65,7 +65,7 @@ class RobustnessBias(Probe):
         adjusted = stats.holm([cut.comparison.p_value for cut in cuts])
         p_values = {(cut.probe_id, cut.grouping): p for cut, p in zip(cuts, adjusted, strict=True)}
         # the largest gap that is demonstrably there comes first
-        cuts.sort(key=lambda cut: -(cut.gap.low or 0.0))
+        cuts.sort(key=lambda cut: (cut.gap.value is None, -(cut.gap.low or 0.0), -(cut.gap.value or 0.0)))
         names = dict.fromkeys(cut.grouping for cut in cuts)
         findings = [self._finding(name, [c for c in cuts if c.grouping == name], p_values) for name in names]
         return Conclusion(metrics=[cut.gap for cut in cuts], findings=findings)
