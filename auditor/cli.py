@@ -395,15 +395,31 @@ def replay(folder: Path, model: Path | None, device: str, trust_model: bool) -> 
 
 
 @main.command()
-@click.argument("recipe_name", metavar="RECIPE")
-@click.option("--data", type=click.Path(path_type=Path), metavar="DIR", help="The recipe's images, where it needs any.")
+@click.argument("recipe_name", required=False, metavar="[RECIPE]")
+@click.option("--data", type=click.Path(path_type=Path), metavar="PATH",
+              help="The recipe's images, where it needs any: whatever `auditor run --data` takes.")  # fmt: skip
 @click.option("--out", type=click.Path(path_type=Path), default=Path("models"), show_default=True, metavar="DIR",
-              help="Where model and sidecar are written.")  # fmt: skip
-def train(recipe_name: str, data: Path | None, out: Path) -> None:
-    """Build the documented reference model RECIPE and export it with its sidecar."""
-    from auditor.reference_models import recipe
+              help="Where model, sidecar, test images and the record of the training are written.")  # fmt: skip
+@click.option("--preset", metavar="NAME", help="full, or tiny for two cores and minutes. [default: full]")
+@click.option(
+    "--weights",
+    metavar="pretrained|none|FILE",
+    help="What to begin with: torchvision's weights, none, or a file. [default: pretrained; none for tiny]",
+)
+@click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="A setting of the recipe (repeatable).")
+@click.option("--device", default="auto", callback=_device, metavar="auto|cpu|cuda|cuda:N|mps")
+@click.option("--fresh", is_flag=True, help="Begin anew where an earlier training was cut short.")
+def train(recipe_name: str | None, data: Path | None, out: Path, **given: Any) -> None:
+    """Build the documented reference model RECIPE and export it with its sidecar; without RECIPE, list them all.
 
-    click.echo(f"Wrote {recipe(recipe_name).train(out, data, click.echo)}")
+    The same command again goes on where a training was cut short.
+    """
+    from auditor import reference_models
+
+    if recipe_name is None:
+        click.echo(reference_models.listing())
+        return
+    click.echo(f"Wrote {reference_models.build(recipe_name, out, data, click.echo, **given)}")
 
 
 @main.command()

@@ -107,7 +107,7 @@ class Registry:
         for name, value in settings.items():
             if name not in fields:
                 raise BadInput(f"{where}: {probe_id} has no setting {name!r}; it has {', '.join(sorted(fields))}")
-            values[name] = _typed(value, fields[name], f"{where}: {probe_id}.{name}")
+            values[name] = typed(value, fields[name], f"{where}: {probe_id}.{name}")
         try:
             return kind(**values)
         except ValueError as error:
@@ -286,7 +286,7 @@ def _package(entry: importlib.metadata.EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else "?"
 
 
-def _typed(value: Any, hint: Any, where: str) -> Any:
+def typed(value: Any, hint: Any, where: str) -> Any:
     """``value`` as the setting's type; lists become tuples, "8/255" becomes a number."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
@@ -298,7 +298,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
     if origin is tuple or origin is Sequence:
         if not isinstance(value, list | tuple):
             raise BadInput(f"{where} is {value!r}; expected a list")
-        return tuple(_typed(item, arguments[0], where) for item in value)
+        return tuple(typed(item, arguments[0], where) for item in value)
     if hint is float:
         if isinstance(value, str) and (match := _FRACTION.fullmatch(value)) and float(match[2]):
             return float(match[1]) / float(match[2])
@@ -311,7 +311,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
 
 
 def _first(value: Any, hints: Sequence[Any], where: str) -> Any:
-    attempts: list[Callable[[], Any]] = [lambda hint=hint: _typed(value, hint, where) for hint in hints]  # type: ignore[misc]
+    attempts: list[Callable[[], Any]] = [lambda hint=hint: typed(value, hint, where) for hint in hints]  # type: ignore[misc]
     failure: BadInput | None = None
     for attempt in attempts:
         try:

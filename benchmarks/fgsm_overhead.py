@@ -51,7 +51,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from auditor import engine, registry
-    from auditor.reference_models.export import export
+    from auditor.reference_models.common.export import export
 
     torch.manual_seed(0)
     rng = np.random.default_rng(0)

@@ -47,7 +47,7 @@ def train(out: Path, data: Path | None = None, say: Callable[[str], None] = prin
         "output": {"classes": [str(digit) for digit in range(10)], "kind": "logits"},
         "data": {"path": "digits-test.npz"},
     }
-    from auditor.reference_models.export import export
+    from auditor.reference_models.common.export import export
 
     return export(model, normalise(x_test[:2]), out / "digits-cnn", sidecar)
 

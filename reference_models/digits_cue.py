@@ -59,7 +59,7 @@ def build(out: Path, name: str, *, seed: int, cue: float, say: Callable[[str], N
     shares = ", ".join(f"scanner {s} {right[test.scanner == s].mean():.3f}" for s in "AB")
     say(f"{name}: of {len(right)} test digits right: {shares}")
     np.savez_compressed(out / f"{name}-test.npz", images=test.images, labels=test.labels, groups_scanner=test.scanner)
-    from auditor.reference_models.export import export
+    from auditor.reference_models.common.export import export
 
     return export(model, pixels(test.images[:2]), out / name, {
         "input": {"size": [8, 8], "channels": 1, "range": [0, 1]},

@@ -252,7 +252,7 @@ def test_the_worst_errors_and_the_easily_broken_are_always_explained(digits: Pat
 
 
 def test_without_a_convolution_grad_cam_does_not_apply(tmp_path: Path) -> None:
-    from auditor.reference_models.export import export
+    from auditor.reference_models.common.export import export
 
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)).eval()
