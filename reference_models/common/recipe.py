@@ -31,7 +31,7 @@ def build(
     """
     out.mkdir(parents=True, exist_ok=True)
     say(
-        f"{name}, preset {options.preset}: {splits.notes['learn']} images to learn from, {splits.notes['validation']} to"
+        f"{name}, preset {options.preset}: {splits.notes['learn']} to learn from, {splits.notes['validation']} to"
         f" choose the checkpoint, {splits.notes['test']} to test; split: {splits.notes['split']}; kept together:"
         f" {splits.notes['kept_together']}; left out: {splits.notes['duplicates']} duplicates,"
         f" {splits.notes['unreadable']} unreadable"
