@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import auditor
-from auditor import environment, registry
+from auditor import documented, environment, registry
 from auditor.classifier import Artefact, Classifier, first_line
 from auditor.distributed import Workers
 from auditor.errors import BadInput, NotApplicable
@@ -150,7 +150,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
             folder.forget()
         session = _Session(plugins, request, classifier=classifier, images=images, folder=folder, progress=progress)
         with environment.threads_for(classifier.shape):
-            return session.carry_out(chosen, policy, formats, suite.name)
+            return session.carry_out(chosen, policy, formats, suite)
     except KeyboardInterrupt:
         raise Interrupted(out) from None
     finally:
@@ -357,7 +357,9 @@ class _Session:
         self._prepared: dict[str, Probe] = {}
         self.warnings: list[str] = []
 
-    def carry_out(self, probes: Sequence[Probe], policy: Policy, formats: Sequence[Any], suite: str) -> Outcome:
+    def carry_out(
+        self, probes: Sequence[Probe], policy: Policy, formats: Sequence[Any], suite: registry.Suite
+    ) -> Outcome:
         """Measure, conclude, judge, write."""
         self._probes = probes
         try:
@@ -369,7 +371,7 @@ class _Session:
                 " finite score per class (are range, mean and std in the sidecar those of the training?)"
             ) from None
         self.warnings = self._all_warnings()
-        self._write_manifest(probes, suite)
+        self._write_manifest(probes, suite.name)
         for warning in self.warnings:
             self.progress.say(f"Warning: {warning}")
         for plugin in self.plugins.broken:
@@ -689,7 +691,7 @@ class _Session:
         written: bytes = sink.getvalue().to_pybytes()
         return written
 
-    def _describe(self, records: list[dict[str, Any]], policy: Policy, suite: str) -> dict[str, Any]:
+    def _describe(self, records: list[dict[str, Any]], policy: Policy, suite: registry.Suite) -> dict[str, Any]:
         from datetime import UTC, datetime
 
         c, images = self.classifier, self.images
@@ -704,7 +706,7 @@ class _Session:
             "auditor": auditor.__version__,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seed": self.request.seed,
-            "suite": suite,
+            "suite": suite.name,
             "command": self.request.command,
             "environment": environment.describe(c.device),
             "model": {
@@ -739,6 +741,7 @@ class _Session:
             "warnings": self.warnings,
             "verdict": outcome,
             "verdict_reason": why,
+            "documented": plain(documented.beside(suite.documented, records, c.path)),
             "probes": records,
         }  # fmt: skip
 

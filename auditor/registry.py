@@ -22,7 +22,7 @@ from typing import Any
 
 import pluggy
 
-from auditor import hookspecs
+from auditor import documented, hookspecs
 from auditor.errors import AuditorError, BadInput, PluginBroken
 from auditor.finding import AREAS, plain
 from auditor.probe import Meta, Probe
@@ -52,6 +52,8 @@ class Suite:
     """Ids or globs."""
     samples: int | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    documented: Sequence[Mapping[str, Any]] = ()
+    """Numbers of others to show beside the measured ones (``documented.py``)."""
 
 
 @dataclass
@@ -223,7 +225,7 @@ def read_suite(path: Path, registry: Registry) -> Suite:
     """Read a suite file; unknown keys, probes and settings are refused."""
     content = read_toml(path)
     where = str(path)
-    refuse_unknown(content, {"title", "probes", "samples", "settings"}, where)
+    refuse_unknown(content, {"title", "probes", "samples", "settings", "documented"}, where)
     probes = content.get("probes")
     if not (isinstance(probes, list) and probes and all(isinstance(item, str) for item in probes)):
         raise BadInput(f'{where}: probes must be a list of ids or globs, for example ["attacks.*"]')
@@ -243,7 +245,8 @@ def read_suite(path: Path, registry: Registry) -> Suite:
         if not isinstance(values, dict):
             raise BadInput(f'{where}: settings of {probe_id} are {values!r}; expected a table [settings."{probe_id}"]')
         registry.configure(probe_id, values, where=where)
-    return Suite(path.stem, title, probes, samples, settings)
+    found = documented.check(content.get("documented", []), registry.probes, where)
+    return Suite(path.stem, title, probes, samples, settings, found)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from rich.table import Table
 from auditor import numbers
 from auditor.classifier import Classifier
 from auditor.engine import Outcome, Progress, Silent
+from auditor.report import documented
 from auditor.report.summary import file_name, headline, sentences
 
 _MARKS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "informative": "cyan",
@@ -140,6 +141,9 @@ def summary(outcome: Outcome, *, width: int | None = None) -> str:
     console.print()
     console.print(table)
     console.print()
+    if rows := documented.lines(audit):
+        console.print(_documented(rows))
+        console.print()
     for sentence in sentences(audit):
         console.print("- " + sentence, markup=False)
     console.print()
@@ -148,6 +152,17 @@ def summary(outcome: Outcome, *, width: int | None = None) -> str:
     for file in outcome.files:
         console.print(f"  {file}", soft_wrap=True, markup=False)
     return sink.getvalue().rstrip("\n")
+
+
+def _documented(rows: Sequence[tuple[str, str, str, str]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("documented beside measured", overflow="fold")
+    for title in ("documented", "measured"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(_escape, row))
+    return table
 
 
 _OUTCOMES = {"better": "green", "worse": "bold red", "different": "yellow"}

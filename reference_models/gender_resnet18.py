@@ -58,11 +58,7 @@ def data(path: Path | None, settings: Settings) -> images.Splits:
 def model(settings: Settings, weights: str, classes: int) -> nn.Module:
     """ResNet-18 with a new last layer."""
     del settings
-
-    def replace_last(network: nn.Module) -> None:
-        network.fc = nn.Linear(512, classes)
-
-    return networks.pretrained("resnet18", weights, replace_last)
+    return networks.pretrained("resnet18", weights, partial(networks.new_last_layer, classes=classes))
 
 
 def train(

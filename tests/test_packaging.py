@@ -89,7 +89,7 @@ LAYERS = [
     {"attacks", "stats", "probe", "photographs", "presets", "rows", "report"},
     {"families", "blocks", "corruptions", "estimators", "distances", "extremes", "control", "halves", "groups"},
     {"attribution"},
-    {"hookspecs"},
+    {"hookspecs", "documented"},
     {"registry"},
     {"store", "acceptance"},
     {"policy", "loading"},

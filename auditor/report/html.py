@@ -22,7 +22,7 @@ from PIL import Image
 
 from auditor import numbers
 from auditor.finding import AREAS
-from auditor.report import charts, frameworks, summary
+from auditor.report import charts, documented, frameworks, summary
 
 TEMPLATES = "auditor.report_templates"
 
@@ -201,6 +201,7 @@ def page(audit: Mapping[str, Any], run: Path, *, paper: bool, size: str = "a4") 
             gaps=summary.gaps(audit),
             accepted=summary.accepted(audit),
             frameworks=frameworks.appendix(audit["probes"]),
+            documented=documented.exhibits(audit),
             picture=Pictures(run, paper),
             most_rows=MOST_ROWS[paper],
             most_metrics=MOST_METRICS[paper],

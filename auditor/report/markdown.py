@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from auditor import numbers
-from auditor.report import summary
+from auditor.report import documented, summary
 
 Record = Mapping[str, Any]
 
@@ -43,6 +43,7 @@ def render_markdown(audit: Record, run: Path) -> bytes:
         *_worst(audit),
         *_accepted(audit),
         *_table(audit),
+        *_documented(audit),
         *_gaps(audit),
         f"SHA-256 of the model `{model['sha256']}`, seed {audit['seed']}, auditor {plain(audit['auditor'])}.",
         "",
@@ -84,6 +85,12 @@ def _table(audit: Record) -> list[str]:
             f"| {plain(number)} | {reads} | {probe['n']} |"
         )
     return ["### Probes", "", *rows, ""]
+
+
+def _documented(audit: Record) -> list[str]:
+    rows = [f"| {' | '.join(map(plain, line))} |" for line in documented.lines(audit)]
+    head = ["| What | Documented | Measured here | |", "| :--- | ---: | ---: | :--- |"]
+    return ["### Documented beside measured", "", *head, *rows, ""] if rows else []
 
 
 def _gaps(audit: Record) -> list[str]:

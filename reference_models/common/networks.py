@@ -94,3 +94,10 @@ def pretrained(
         ) from None
     replace_last(network)
     return network
+
+
+def new_last_layer(network: nn.Module, *, classes: int) -> None:
+    """Of torchvision's ResNets, in place."""
+    last = network.fc
+    assert isinstance(last, nn.Linear)
+    network.fc = nn.Linear(last.in_features, classes)

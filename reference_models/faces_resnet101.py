@@ -1,0 +1,31 @@
+"""faces-resnet101: the deep sibling of faces-resnet18. The question: is it any more robust?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from auditor.reference_models.common import networks
+from auditor.reference_models.common.settings import Options
+from auditor.reference_models.faces_resnet18 import PRESETS, Settings, data, fit
+
+__all__ = ["PRESETS", "Settings", "data", "model", "train"]
+
+TITLE = "ResNet-101 on face identification (the FGSM sweep)"
+NAME = "faces-resnet101"
+
+
+def model(settings: Settings, weights: str, classes: int) -> nn.Module:
+    """ResNet-101 with a new last layer."""
+    del settings
+    return networks.pretrained("resnet101", weights, partial(networks.new_last_layer, classes=classes))
+
+
+def train(
+    out: Path, path: Path | None = None, say: Callable[[str], None] = print, options: Options | None = None
+) -> Path:
+    """Train and export into ``out``; the ONNX file."""
+    return fit(NAME, model, out=out, path=path, say=say, options=options or Options(), pretrained=True)

@@ -1,0 +1,142 @@
+"""Documented numbers stand beside the measured ones, are never judged, and never stand where they were not measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from auditor import documented
+from auditor.errors import BadInput
+from auditor.report import documented as shown
+
+ENTRY = {"claim": "Half are right", "source": "a paper", "probe": "performance.accuracy", "metric": "accuracy"}
+PROBES: dict[str, Any] = {"performance.accuracy": None, "attacks.fgsm": None}
+
+SUITE = """
+probes = ["performance.accuracy", "attacks.fgsm"]
+samples = 60
+[settings."attacks.fgsm"]
+epsilons = [0.01, 0.1]
+l2_epsilons = []
+[[documented]]
+claim = "Nine of ten <b>digits</b>"
+source = "a paper"
+probe = "performance.accuracy"
+metric = "accuracy"
+value = 0.2
+[[documented]]
+claim = "Falls with epsilon"
+source = "a paper"
+model = "digits-*"
+probe = "attacks.fgsm"
+metric = "robust_accuracy"
+at = { norm = "linf" }
+over = "epsilon"
+steps = [0.01, 0.1, 0.3]
+values = [0.999, 0.5, 0.0]
+series = "theirs"
+figure = "Sweep"
+[[documented]]
+claim = "Another network"
+source = "a paper"
+model = "other-*"
+probe = "attacks.fgsm"
+metric = "robust_accuracy"
+at = { norm = "linf" }
+over = "epsilon"
+steps = [0.01, 0.1]
+values = [0.8, 0.1]
+series = "another's"
+figure = "Sweep"
+"""
+
+
+def metric(value: float | None, **at: Any) -> dict[str, Any]:
+    return {"name": "accuracy", "value": value, "low": 0.4, "high": 0.6, "n": 50, "at": at}
+
+
+def rows(value: float | None, metrics: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
+    entries = documented.check(
+        [{**ENTRY, "value": value, **more} if value is not None else {**ENTRY, **more}], PROBES, "s"
+    )
+    (entry,) = documented.beside(entries, [{"id": "performance.accuracy", "metrics": metrics}], "m/net.onnx")
+    found: list[dict[str, Any]] = entry["rows"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("value", "reading"),
+    [(0.5, "within the interval"), (0.4, "within the interval"), (0.7, "measured lower"), (0.3, "measured higher"),
+     (None, "no number documented")],
+)  # fmt: skip
+def test_where_a_documented_number_lies(value: float | None, reading: str) -> None:
+    assert [row["reading"] for row in rows(value, [metric(0.5)])] == [reading]
+
+
+def test_what_was_not_measured_gets_no_number() -> None:
+    (row,) = rows(0.5, [metric(0.5, group="a")], at={"group": "b"})
+    assert (row["value"], row["reading"]) == (None, "not measured")
+    assert rows(0.5, [metric(None)])[0]["reading"] == "not measured"
+    assert rows(0.5, [metric(0.5)], model="other*")[0]["value"] is None
+
+
+def test_the_metric_that_says_least_besides_is_taken() -> None:
+    (row,) = rows(0.5, [metric(0.1, group="a", band="b"), metric(0.5)])
+    assert row["value"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("entry", "problem"),
+    [
+        ({**ENTRY, "nonsense": 1}, "unknown key 'nonsense'"),
+        ({key: value for key, value in ENTRY.items() if key != "source"}, "has no source"),
+        ({**ENTRY, "probe": "attacks.none"}, "no such probe"),
+        ({**ENTRY, "value": "much"}, "expected value to be a number"),
+        ({**ENTRY, "over": "epsilon", "steps": [1], "values": [1, 2]}, "steps and as many values"),
+        ({**ENTRY, "over": "epsilon", "steps": [1], "values": [None]}, "steps and as many values"),
+        ({**ENTRY, "unit": "miles"}, "unit is 'miles'"),
+        ({**ENTRY, "at": 3}, "expected a table"),
+        ({**ENTRY, "claim": 3}, "expected a text"),
+    ],
+)
+def test_bad_entries_are_refused(entry: dict[str, Any], problem: str) -> None:
+    with pytest.raises(BadInput, match=problem):
+        documented.check([entry], PROBES, "suite.toml")
+    with pytest.raises(BadInput, match="must be tables"):
+        documented.check({"claim": "x"}, PROBES, "suite.toml")
+
+
+def test_a_suite_with_documented_numbers(digits: Path, auditor_cli: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text(SUITE)
+    ran = auditor_cli(
+        "run", digits / "digits-cnn.onnx", "--suite", "s.toml", "--out", "run", "--format", "html,json,md"
+    )
+    assert ran.exit_code == 0, ran.output
+    audit = json.loads((tmp_path / "run" / "audit.json").read_text())
+    first, sweep, other = audit["documented"]
+    assert first["rows"][0]["reading"] == "measured higher"
+    measured = {m["at"]["epsilon"]: m["value"] for p in audit["probes"] if p["id"] == "attacks.fgsm"
+                for m in p["metrics"] if m["name"] == "robust_accuracy" and m["at"].get("norm") == "linf"}  # fmt: skip
+    assert [row["value"] for row in sweep["rows"]] == [measured[0.01], measured[0.1], None]
+    assert not other["this_model"]
+    assert {row["value"] for row in other["rows"]} == {None}
+    assert "documented beside measured" in ran.output
+    assert "another" not in ran.output
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Nine of ten &lt;b&gt;digits" in page
+    assert "theirs, documented" in page
+    assert "another&#39;s, documented" in page
+    assert "### Documented beside measured" in (tmp_path / "run" / "summary.md").read_text()
+    # judged again, the comparison is the same
+    assert auditor_cli("judge", "run", "--policy", "strict", "--format", "json").exit_code == 0
+    assert json.loads((tmp_path / "run" / "audit.json").read_text())["documented"] == audit["documented"]
+
+
+def test_audits_without_them_show_nothing() -> None:
+    assert shown.exhibits({}) == []
+    assert shown.lines({}) == []
