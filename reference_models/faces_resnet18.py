@@ -44,7 +44,7 @@ class Settings(Common):
 PRESETS: dict[str, dict[str, object]] = {
     "full": {},
     # two cores, no pretrained weights, minutes
-    "tiny": {"size": 64, "epochs": 30},
+    "tiny": {"size": 64, "epochs": 20},
 }
 
 

@@ -64,7 +64,7 @@ def _table(entry: Record) -> Table:
         for row in entry["rows"]
     ]
     return Table(
-        title=f"{entry['series'] or 'Documented'}, documented beside measured",
+        title=f"{entry['series']}: documented beside measured" if entry["series"] else "",
         columns=[over or "number", "documented", "measured here", "n", "comparison"],
         rows=rows,
         formats=["number" if over else "text", style, style, "count", "text"],
