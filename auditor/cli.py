@@ -422,6 +422,41 @@ def train(recipe_name: str | None, data: Path | None, out: Path, **given: Any) -
     click.echo(f"Wrote {reference_models.build(recipe_name, out, data, click.echo, **given)}")
 
 
+@main.group()
+def plugin() -> None:
+    """Write a new plugin, or check one before others use it."""
+
+
+@plugin.command("new")
+@click.argument("name")
+def plugin_new(name: str) -> None:
+    """Write the installable package NAME with one working probe, its test and a README into the folder NAME."""
+    from auditor import skeleton
+
+    for file in skeleton.write(name):
+        click.echo(str(file))
+    click.echo(f"Next: auditor plugin check ./{name}")
+
+
+@plugin.command("check")
+@click.argument("package")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but what failed.")
+def plugin_check(package: str, quiet: bool) -> None:
+    """Check every probe of PACKAGE, the name of an installed package or a folder with a pyproject.toml.
+
+    On a small model: meta and settings, no heavy imports, the same rows in any batch and for the same seed, inputs left
+    alone, range and budget, attacks stronger than noise of equal size. Exit status 1 when something failed.
+    """
+    from auditor import conformance
+    from auditor.terminal import conformity, progress
+
+    with progress(verbose=False, quiet=True):
+        report = conformance.check_package(package)
+    click.echo(conformity(report, quiet=quiet))
+    if report.failed:
+        sys.exit(FAILED)
+
+
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
@@ -475,10 +510,14 @@ def _audit(
         try:
             outcome = carry_out(request, shown)
         except Interrupted as stopped:
-            click.echo(
-                f"\nInterrupted. What was measured is kept in {stopped.out}; the same command goes on.", err=True
-            )
+            again = request.command if "--fresh" not in sys.argv else request.command.replace(" --fresh", "")
+            click.echo(f"\nInterrupted. What was measured is kept in {stopped.out}. To go on:\n  {again}", err=True)
             sys.exit(INTERRUPTED)
+    if verbose:
+        for record in outcome.audit["probes"]:
+            trace = outcome.out / "records" / record["id"] / "error.txt"
+            if record["status"] == "error" and trace.is_file():
+                click.echo(f"{record['id']}:\n{trace.read_text(encoding='utf-8')}", err=True)
     worse = baseline is not None and _against(baseline, outcome, options["formats"], quiet=quiet)
     _finish(outcome, fail_on, quiet=quiet, failed=worse and fail_on_regression)
 

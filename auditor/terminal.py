@@ -9,18 +9,22 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from auditor import numbers
 from auditor.classifier import Classifier
 from auditor.engine import Outcome, Progress, Silent
 from auditor.report import documented
 from auditor.report.summary import file_name, headline, sentences
+
+if TYPE_CHECKING:
+    from auditor.conformance import Report
 
 _MARKS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "informative": "cyan",
           "not-applicable": "dim", "error": "bold magenta"}  # fmt: skip
@@ -78,16 +82,34 @@ class _Plain:
         self.say(text)
 
 
+class _Pace(ProgressColumn):
+    """Images per second and time left; until both are known, how long the probe has been at work."""
+
+    def render(self, task: Task) -> Text:
+        """For example ``45 images/s, 0:12 left``."""
+        if not task.speed or task.time_remaining is None:
+            return Text(_clock(task.elapsed or 0))
+        return Text(f"{task.speed:.{0 if task.speed >= 9.5 else 1}f} images/s, {_clock(task.time_remaining)} left")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 class _OnTerminal:
-    """A bar with the current probe, images done and time left."""
+    """A bar with the current probe, images done, images per second and time left."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = Bar(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("images"),
-            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console, transient=True,
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)), MofNCompleteColumn(), _Pace(),
+            console=console, transient=True, expand=True,
         )  # fmt: skip
         self._task: Any = None
+        self._begun = False
 
     def __enter__(self) -> _OnTerminal:
         self._bar.start()
@@ -103,15 +125,19 @@ class _OnTerminal:
     def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
         """A new bar for a new probe."""
         self._forget()
-        title = f"{position + 1}/{probes} {probe_id}"
-        self._task = self._bar.add_task(title, total=images, rate="")
+        self._task = self._bar.add_task(f"{position + 1}/{probes} {probe_id}", total=images)
+        self._begun = False
 
     def advance(self, images: int) -> None:
         """Move the bar."""
-        if self._task is not None:
+        if self._task is None:
+            return
+        if self._begun:
             self._bar.advance(self._task, images)
-            speed = self._bar.tasks[-1].speed
-            self._bar.update(self._task, rate=f"{speed:.0f}/s" if speed else "")
+        else:
+            # what an earlier run has measured says nothing of this one's speed
+            self._bar.reset(self._task, completed=images)
+        self._begun = True
 
     def end(self, record: Mapping[str, Any]) -> None:
         """A line for the probe that ended."""
@@ -126,32 +152,64 @@ class _OnTerminal:
 
 
 def summary(outcome: Outcome, *, width: int | None = None) -> str:
-    """Verdict, table of probes, the sentences that matter, where the report is; fits 80 columns."""
+    """Verdict, table of probes, the sentences that matter, where the report is; fits 80 columns, one line a probe."""
     console, sink = _console(width)
     audit = outcome.audit
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("probe", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("headline", overflow="fold")
-    table.add_column("n", justify="right", no_wrap=True)
-    for probe in audit["probes"]:
-        status = probe["status"] + (f" ({probe['severity']})" if probe["severity"] != "none" else "")
-        shown = headline(probe) if probe["metrics"] else probe["reason"] if probe["status"] != "informative" else "-"
-        table.add_row(probe["id"], f"[{_MARKS[probe['status']]}]{status}[/]", _escape(shown), str(probe["n"] or "-"))
     console.print()
-    console.print(table)
+    for line in _probe_lines(audit["probes"], console.width):
+        console.print(line, no_wrap=True, overflow="ellipsis")
     console.print()
     if rows := documented.lines(audit):
         console.print(_documented(rows))
         console.print()
-    for sentence in sentences(audit):
-        console.print("- " + sentence, markup=False)
+    for text in [*_left_out(audit["probes"]), *sentences(audit)]:
+        console.print(Text("\n").join(_hanging(console, text)))
     console.print()
     colour = {"pass": "bold green", "fail": "bold red"}.get(audit["verdict"], "bold yellow")
     console.print(f"Verdict: [{colour}]{audit['verdict'].upper()}[/]. {_escape(audit['verdict_reason'])}.")
     for file in outcome.files:
         console.print(f"  {file}", soft_wrap=True, markup=False)
-    return sink.getvalue().rstrip("\n")
+    return "\n".join(line.rstrip() for line in sink.getvalue().rstrip("\n").split("\n"))
+
+
+def _hanging(console: Console, text: str) -> list[Text]:
+    """A text as an item of a list, its further lines indented."""
+    lines = Text(text).wrap(console, console.width - 2)
+    return [Text("  " if number else "- ") + line for number, line in enumerate(lines)]
+
+
+def _left_out(probes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The probes that broke or were not applicable, with the reason."""
+    said = {"error": "broke", "not-applicable": "not applicable"}
+    ordered = sorted(probes, key=lambda probe: str(probe["status"]) != "error")
+    return [f"{p['id']} {said[p['status']]}: {p['reason']}" for p in ordered if p["status"] in said]
+
+
+def _probe_lines(probes: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
+    """The table of probes, one line each: what is too long for the width loses its end, and a number its interval."""
+    rows = [(probe["id"], _status(probe), headline(probe), str(probe["n"] or "-")) for probe in probes]
+    rows.insert(0, ("probe", "status", "headline", "n"))
+    ids, statuses, numbered, counts = (max(len(row[column]) for row in rows) for column in range(4))
+    gap = 2
+    # a plugin may call its probe as it likes
+    ids = min(ids, max(width - 3 * gap - statuses - counts - 12, 12))
+    numbered = min(numbered, width - ids - 3 * gap - statuses - counts)
+    lines = []
+    for position, (probe_id, status, number, count) in enumerate(rows):
+        name = probe_id if len(probe_id) <= ids else probe_id[: ids - 1] + "…"
+        shown = number if len(number) <= numbered else number.partition(" [")[0][:numbered]
+        style = "bold" if position == 0 else _MARKS[probes[position - 1]["status"]]
+        line = Text(f"{name:<{ids + gap}}", style="bold" if position == 0 else "")
+        line.append(f"{status:<{statuses + gap}}", style=style)
+        line.append(f"{shown:<{numbered + gap}}{count:>{counts}}")
+        lines.append(line)
+    return lines
+
+
+def _status(probe: Mapping[str, Any]) -> str:
+    """The status, and the severity of a failure."""
+    status = {"not-applicable": "n/a"}.get(probe["status"], str(probe["status"]))
+    return status + (f" ({probe['severity']})" if probe["severity"] != "none" else "")
 
 
 def _documented(rows: Sequence[tuple[str, str, str, str]]) -> Table:
@@ -225,6 +283,31 @@ def _leaderboard(told: Mapping[str, Any]) -> Table:
         cells = [str(row[name]) for name in ("rank", "better", "worse", "no_difference")]
         table.add_row(*cells, _escape(f"{run['name']} {file_name(run['model']['path'])}"))
     return table
+
+
+_CHECKED = {"ok": "green", "FAILED": "bold red", "n/a": "dim"}
+
+
+def conformity(report: Report, *, quiet: bool = False, width: int | None = None) -> str:
+    """What ``auditor plugin check`` says: probe by probe and check by check; 80 columns."""
+    console, sink = _console(width)
+    for probe in ["", *report.probes]:
+        checks = [check for check in report.checks if check.probe == probe and (check.outcome == "FAILED" or not quiet)]
+        if not checks:
+            continue
+        console.print(probe or f"{report.package} {report.version}", markup=False, style="bold")
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for check in checks:
+            table.add_row(f"  [{_CHECKED[check.outcome]}]{check.outcome}[/]", check.name, _escape(check.said))
+        console.print(table)
+    failed, probes = len(report.failed), len(report.probes)
+    done = len([check for check in report.checks if check.outcome != "n/a"])
+    of = f"{probes} probe{'s' if probes != 1 else ''} of {report.package}, {done} checks"
+    console.print(f"{of}: [bold red]{failed} FAILED[/]" if failed else f"{of}: [bold green]all hold[/]")
+    return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
 
 
 def _console(width: int | None) -> tuple[Console, io.StringIO]:

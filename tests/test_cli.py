@@ -532,7 +532,8 @@ def test_interrupted_audit_keeps_what_it_measured_and_goes_on(
     slow_audit.send_signal(signal.SIGINT)
     said = slow_audit.communicate(timeout=30)
     assert slow_audit.returncode == 130, said
-    assert "What was measured is kept in out; the same command goes on." in said[1]
+    assert "What was measured is kept in out. To go on:" in said[1]
+    assert said[1].splitlines()[-1] == f"  auditor run {model.name} {' '.join(SLOW_AUDIT)}"
     assert "Traceback" not in said[1]
     assert "\x1b" not in "".join(said)
     first = seen()
