@@ -7,7 +7,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from auditor.report.summary import file_name, headline, sentences
 
 if TYPE_CHECKING:
     from auditor.conformance import Report
+    from auditor.rerun import Claim
 
 _MARKS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "informative": "cyan",
           "not-applicable": "dim", "error": "bold magenta"}  # fmt: skip
@@ -186,22 +187,36 @@ def _left_out(probes: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _probe_lines(probes: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
-    """The table of probes, one line each: what is too long for the width loses its end, and a number its interval."""
-    rows = [(probe["id"], _status(probe), headline(probe), str(probe["n"] or "-")) for probe in probes]
-    rows.insert(0, ("probe", "status", "headline", "n"))
-    ids, statuses, numbered, counts = (max(len(row[column]) for row in rows) for column in range(4))
-    gap = 2
+    """The table of probes, one line each; a number that finds no room loses its interval."""
+    rows = [("probe", "status", "headline", "n")]
+    rows += [(probe["id"], _status(probe), headline(probe), str(probe["n"] or "-")) for probe in probes]
+    others = sum(max(len(row[column]) for row in rows) for column in (1, 3)) + 3 * len(_GAP)
+    room = width - others - min(max(len(row[0]) for row in rows), width - others - 12)
+    short = [(*row[:2], row[2] if len(row[2]) <= room else row[2].partition(" [")[0][:room], row[3]) for row in rows]
+    return _lines(short, {1: [_MARKS[probe["status"]] for probe in probes]}, {3}, width)
+
+
+_GAP = "  "
+
+
+def _lines(
+    rows: Sequence[Sequence[str]], styles: Mapping[int, Sequence[str]], right: Container[int], width: int
+) -> list[Text]:
+    """A table whose rows are one line each: the first row its head, the first column cut where the width is too small.
+
+    ``styles`` are those of a column's cells below the head; ``right`` the columns whose cells end at the same place.
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     # a plugin may call its probe as it likes
-    ids = min(ids, max(width - 3 * gap - statuses - counts - 12, 12))
-    numbered = min(numbered, width - ids - 3 * gap - statuses - counts)
+    widths[0] = min(widths[0], max(width - sum(widths[1:]) - len(_GAP) * (len(widths) - 1), 12))
     lines = []
-    for position, (probe_id, status, number, count) in enumerate(rows):
-        name = probe_id if len(probe_id) <= ids else probe_id[: ids - 1] + "…"
-        shown = number if len(number) <= numbered else number.partition(" [")[0][:numbered]
-        style = "bold" if position == 0 else _MARKS[probes[position - 1]["status"]]
-        line = Text(f"{name:<{ids + gap}}", style="bold" if position == 0 else "")
-        line.append(f"{status:<{statuses + gap}}", style=style)
-        line.append(f"{shown:<{numbered + gap}}{count:>{counts}}")
+    for position, row in enumerate(rows):
+        line = Text()
+        for column, cell in enumerate(row):
+            shown = cell if len(cell) <= widths[column] else cell[: widths[column] - 1] + "…"
+            style = "bold" if position == 0 else styles[column][position - 1] if column in styles else ""
+            padded = f"{shown:>{widths[column]}}" if column in right else f"{shown:<{widths[column]}}"
+            line.append(_GAP if column else "").append(padded, style=style)
         lines.append(line)
     return lines
 
@@ -240,7 +255,8 @@ def comparison(told: Mapping[str, Any], files: Sequence[Path], *, width: int | N
         if probe["reason"]:
             console.print(f"- {probe['id']} is not compared: {probe['reason']}", markup=False)
     console.print()
-    console.print(_headlines(told) if len(runs) == 2 else _leaderboard(told))
+    for line in (_headlines if len(runs) == 2 else _leaderboard)(told, console.width):
+        console.print(line, no_wrap=True, overflow="ellipsis")
     console.print()
     colour = {"better": "bold green", "worse": "bold red"}.get(told["verdict"], "bold yellow")
     verdict = told["verdict"].replace("-", " ").upper()
@@ -250,14 +266,9 @@ def comparison(told: Mapping[str, Any], files: Sequence[Path], *, width: int | N
     return sink.getvalue().rstrip("\n")
 
 
-def _headlines(told: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("probe", overflow="fold")
-    for run in told["runs"]:
-        table.add_column(run["name"], justify="right", no_wrap=True)
-    table.add_column("change", justify="right", no_wrap=True)
-    table.add_column("p", justify="right", no_wrap=True)
-    table.add_column("outcome", no_wrap=True)
+def _headlines(told: Mapping[str, Any], width: int) -> list[Text]:
+    rows = [["probe", *(run["name"] for run in told["runs"]), "change", "p", "outcome"]]
+    styles = []
     for probe in told["probes"]:
         for metric in probe["metrics"]:
             if not metric["headline"]:
@@ -266,23 +277,40 @@ def _headlines(told: Mapping[str, Any]) -> Table:
             shown = [numbers.value({**metric, **value}) for value in metric["values"]]
             shown.append(numbers.difference(metric, {**pair["difference"], "low": None, "high": None}))
             cells = [text.replace(" points", "") for text in shown]
-            outcome = pair["outcome"]
-            style = _OUTCOMES.get(outcome, "dim")
-            word = outcome.replace("-", " ")
-            table.add_row(probe["id"], *cells, numbers.probability(pair["p_adjusted"]), f"[{style}]{word}[/]")
-    return table
+            styles.append(_OUTCOMES.get(pair["outcome"], "dim"))
+            rows.append(
+                [probe["id"], *cells, numbers.probability(pair["p_adjusted"]), pair["outcome"].replace("-", " ")]
+            )
+    return _lines(rows, {len(rows[0]) - 1: styles}, range(1, len(rows[0]) - 1), width)
 
 
-def _leaderboard(told: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("rank", "better", "worse", "no difference"):
-        table.add_column(title, justify="right")
-    table.add_column("run", overflow="fold")
+def _leaderboard(told: Mapping[str, Any], width: int) -> list[Text]:
+    rows = [["run", "rank", "better", "worse", "no difference"]]
     for row in told["leaderboard"]:
         run = told["runs"][row["run"]]
-        cells = [str(row[name]) for name in ("rank", "better", "worse", "no_difference")]
-        table.add_row(*cells, _escape(f"{run['name']} {file_name(run['model']['path'])}"))
-    return table
+        numbered = [str(row[name]) for name in ("rank", "better", "worse", "no_difference")]
+        rows.append([f"{run['name']} {file_name(run['model']['path'])}", *numbered])
+    return _lines(rows, {}, range(1, 5), width)
+
+
+def claimed(claims: Sequence[Claim], *, verbose: bool = False, width: int | None = None) -> str:
+    """What ``auditor replay`` says: finding by finding, with the pictures that differ; 80 columns."""
+    console, sink = _console(width)
+    for claim in claims:
+        held = sum(picture.holds for picture in claim.pictures)
+        style = "green" if claim.holds else "bold red"
+        line = Text("holds  " if claim.holds else "DIFFERS", style=style)
+        console.print(line.append(f"  {claim.finding}: {held} of {len(claim.pictures)} pictures", style="default"))
+        for text in Text(claim.statement).wrap(console, console.width - 9):
+            console.print(Text(" " * 9, style="dim") + text, style="dim")
+        for picture in claim.pictures:
+            if verbose or not picture.holds:
+                console.print(f"         {picture.text}", soft_wrap=True, markup=False)
+    pictures = [picture for claim in claims for picture in claim.pictures]
+    held = sum(picture.holds for picture in pictures)
+    ending = f"{held} of {len(pictures)} stored pictures get the answer that the report states."
+    console.print(f"{sum(claim.holds for claim in claims)} of {len(claims)} claims hold: {ending}", soft_wrap=True)
+    return sink.getvalue().rstrip("\n")
 
 
 _CHECKED = {"ok": "green", "FAILED": "bold red", "n/a": "dim"}
