@@ -512,7 +512,8 @@ def _audit(
         try:
             outcome = carry_out(request, shown)
         except Interrupted as stopped:
-            again = request.command if "--fresh" not in sys.argv else request.command.replace(" --fresh", "")
+            # with --fresh it would begin anew
+            again = request.command.replace(" --fresh", "") if request.fresh else request.command
             click.echo(f"\nInterrupted. What was measured is kept in {stopped.out}. To go on:\n  {again}", err=True)
             sys.exit(INTERRUPTED)
     if verbose:
