@@ -167,7 +167,8 @@ def summary(outcome: Outcome, *, width: int | None = None) -> str:
         console.print(Text("\n").join(_hanging(console, text)))
     console.print()
     colour = {"pass": "bold green", "fail": "bold red"}.get(audit["verdict"], "bold yellow")
-    console.print(f"Verdict: [{colour}]{audit['verdict'].upper()}[/]. {_escape(audit['verdict_reason'])}.")
+    reason = audit["verdict_reason"][:1].upper() + audit["verdict_reason"][1:]
+    console.print(f"Verdict: [{colour}]{audit['verdict'].upper()}[/]. {_escape(reason)}.")
     for file in outcome.files:
         console.print(f"  {file}", soft_wrap=True, markup=False)
     return "\n".join(line.rstrip() for line in sink.getvalue().rstrip("\n").split("\n"))

@@ -184,21 +184,21 @@ def _ran(probes: Iterable[Record]) -> list[Record]:
 
 
 def gaps(audit: Record) -> list[Gap]:
-    """What was not measured, is inconclusive or broke, with the reason: loud ones first."""
-    found = [Gap(f"plugin {p['name']}", p["error"], True) for p in audit["plugins"] if p["error"]]
-    found += _unsettled(audit["probes"])
-    areas = {probe["area"] for probe in audit["probes"]}
-    found += [
-        Gap(AREA_TITLES[area], "no probe of this area was in the suite", False) for area in AREAS if area not in areas
-    ]
+    """What was not measured, is inconclusive or broke, with the reason: loud ones first, then what concerns most."""
     data, model = audit["data"], audit["model"]
+    found = [Gap(f"plugin {p['name']}", p["error"], True) for p in audit["plugins"] if p["error"]]
+    if data["n_unreadable"]:
+        found.append(Gap(f"{data['n_unreadable']} unreadable images", "skipped; the record names them", True))
     if not data["labelled"]:
         why = "the images carry no labels: the model's own answers stand in for them"
         found.append(Gap("accuracy and bias", why, False))
-    if data["n_unreadable"]:
-        found.append(Gap(f"{data['n_unreadable']} unreadable images", "skipped; the record names them", True))
     if model["access"] == "black-box":
         found.append(Gap("white-box attacks", model["access_reason"], False))
+    areas = {probe["area"] for probe in audit["probes"]}
+    absent = [AREA_TITLES[area] for area in AREAS if area not in areas]
+    if absent:
+        found.append(Gap(", ".join(absent), "nothing of this was in the suite", False))
+    found += _unsettled(audit["probes"])
     return sorted(found, key=lambda gap: not gap.loud)
 
 
