@@ -85,7 +85,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     (folder / "hostile.html").write_bytes(render_html(hostile(audit), folder))
     pages = [folder / "report.html", folder / "hostile.html", *comparisons(audit, folder)]
     command = [NODE, HERE / "browser" / "look.mjs", CHROMIUM, *pages]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
