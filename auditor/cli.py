@@ -381,16 +381,18 @@ def compare(folders: Sequence[Path], out: Path | None, formats: Sequence[str], f
 @click.option("--model", type=click.Path(path_type=Path), metavar="FILE", help="The model. [default: the run's own]")
 @click.option("--device", default="auto", callback=_device, metavar="auto|cpu|cuda|cuda:N|mps")
 @_TRUST
-def replay(folder: Path, model: Path | None, device: str, trust_model: bool) -> None:
-    """Ask the model again about every stored picture of RUN, and say claim by claim whether it holds."""
+@click.option("-v", "--verbose", is_flag=True, help="Name every picture, also those that hold.")
+def replay(folder: Path, model: Path | None, device: str, trust_model: bool, verbose: bool) -> None:
+    """Ask the model again about every stored picture of RUN, and say claim by claim whether it holds.
+
+    Needs neither the data nor a GPU: the run folder and the model's file are enough. Exit status 1 when one does not.
+    """
     from auditor import rerun
+    from auditor.terminal import claimed
 
     claims = rerun.replay(folder, model, device, trust=trust_model)
-    for claim in claims:
-        click.echo(claim.text)
-    held = sum(claim.holds for claim in claims)
-    click.echo(f"{held} of {len(claims)} stored pictures get the answer that the report states.")
-    if held < len(claims):
+    click.echo(claimed(claims, verbose=verbose))
+    if not all(claim.holds for claim in claims):
         sys.exit(FAILED)
 
 
@@ -420,6 +422,41 @@ def train(recipe_name: str | None, data: Path | None, out: Path, **given: Any) -
         click.echo(reference_models.listing())
         return
     click.echo(f"Wrote {reference_models.build(recipe_name, out, data, click.echo, **given)}")
+
+
+@main.group()
+def plugin() -> None:
+    """Write a new plugin, or check one before others use it."""
+
+
+@plugin.command("new")
+@click.argument("name")
+def plugin_new(name: str) -> None:
+    """Write the installable package NAME with one working probe, its test and a README into the folder NAME."""
+    from auditor import skeleton
+
+    for file in skeleton.write(name):
+        click.echo(str(file))
+    click.echo(f"Next: auditor plugin check ./{name}")
+
+
+@plugin.command("check")
+@click.argument("package")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing but what failed.")
+def plugin_check(package: str, quiet: bool) -> None:
+    """Check every probe of PACKAGE, the name of an installed package or a folder with a pyproject.toml.
+
+    On a small model: meta and settings, no heavy imports, the same rows in any batch and for the same seed, inputs left
+    alone, range and budget, attacks stronger than noise of equal size. Exit status 1 when something failed.
+    """
+    from auditor import conformance
+    from auditor.terminal import conformity, progress
+
+    with progress(verbose=False, quiet=True):
+        report = conformance.check_package(package)
+    click.echo(conformity(report, quiet=quiet))
+    if report.failed:
+        sys.exit(FAILED)
 
 
 @main.command()
@@ -475,10 +512,15 @@ def _audit(
         try:
             outcome = carry_out(request, shown)
         except Interrupted as stopped:
-            click.echo(
-                f"\nInterrupted. What was measured is kept in {stopped.out}; the same command goes on.", err=True
-            )
+            # with --fresh it would begin anew
+            again = request.command.replace(" --fresh", "") if request.fresh else request.command
+            click.echo(f"\nInterrupted. What was measured is kept in {stopped.out}. To go on:\n  {again}", err=True)
             sys.exit(INTERRUPTED)
+    if verbose:
+        for record in outcome.audit["probes"]:
+            trace = outcome.out / "records" / record["id"] / "error.txt"
+            if record["status"] == "error" and trace.is_file():
+                click.echo(f"{record['id']}:\n{trace.read_text(encoding='utf-8')}", err=True)
     worse = baseline is not None and _against(baseline, outcome, options["formats"], quiet=quiet)
     _finish(outcome, fail_on, quiet=quiet, failed=worse and fail_on_regression)
 

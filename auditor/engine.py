@@ -24,7 +24,7 @@ import auditor
 from auditor import documented, environment, registry
 from auditor.classifier import Artefact, Classifier, first_line
 from auditor.distributed import Workers
-from auditor.errors import BadInput, NotApplicable
+from auditor.errors import BadInput, NotApplicable, one_line
 from auditor.finding import Conclusion, plain
 from auditor.images import Images, Source, match_labels, rank, sample
 from auditor.loading import Sidecar, build, read_sidecar, resizing, wanted_output
@@ -423,7 +423,7 @@ class _Session:
             return self._record(probe, status="not-applicable", reason=str(error))
         except (Exception, SystemExit) as error:
             self.folder.write(f"records/{probe.meta.id}/error.txt", traceback.format_exc().encode())
-            return self._record(probe, status="error", reason=_where(error))
+            return self._record(probe, status="error", reason=one_line(error))
 
     def _ids(self, probe: Probe) -> Sequence[str]:
         """The first images of the random order, and those that the probe asks for besides."""
@@ -756,7 +756,7 @@ def finish(audit: dict[str, Any], folder: RunFolder, formats: Sequence[Any]) -> 
         except KeyboardInterrupt:
             raise
         except Exception as error:
-            troubles.append(f"{fmt.file} was not written: {_where(error)}")
+            troubles.append(f"{fmt.file} was not written: {one_line(error)}")
     broken = any(p["status"] == "error" for p in audit["probes"]) or any(p["error"] for p in audit["plugins"])
     return Outcome(
         audit=audit, out=folder.path, files=files, incomplete=broken or bool(troubles), troubles=troubles
@@ -792,13 +792,6 @@ def _check(record: Mapping[str, Any]) -> None:
     if problem is not None:
         place = "/".join(str(part) for part in problem.absolute_path)
         raise ValueError(f"its result does not fit the schema of audit.json at {place}: {problem.message[:200]}")
-
-
-def _where(error: BaseException) -> str:
-    """An exception in one line, with the place that raised it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}{place}"
 
 
 def _used(probe_id: str, probe: Probe) -> bool:

@@ -9,6 +9,9 @@
 Every message names the thing, what was found, what was expected, and what to do.
 """
 
+import traceback
+from pathlib import Path
+
 
 class AuditorError(Exception):
     """Base of everything that the auditor raises on purpose."""
@@ -29,3 +32,10 @@ class PluginBroken(AuditorError):
 class NotApplicable(AuditorError):
     """Raised by a probe's ``measure``: this model or these images have not got what the probe is about. The message
     says what is missing; it becomes the reason in the report."""
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in one line, with the place that raised it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}{place}"

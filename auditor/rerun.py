@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from auditor.engine import Outcome, evidence_files, finish, open_model, pick_formats, validator
 from auditor.errors import BadInput
 from auditor.policy import judge_all, read_policy, verdict
@@ -16,11 +19,26 @@ from auditor.store import RunFolder, file_sha256
 
 
 @dataclass(frozen=True)
-class Claim:
-    """One stored picture and what the report says the model answers to it."""
+class Seen:
+    """One stored picture and what the model answers to it now, beside what the report says."""
 
     text: str
     holds: bool
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A finding and the pictures that the report shows for it."""
+
+    finding: str
+    """Its id."""
+    statement: str
+    pictures: Sequence[Seen]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every picture gets the answer that the report states."""
+        return all(picture.holds for picture in self.pictures)
 
 
 def read_audit(folder: Path) -> dict[str, Any]:
@@ -59,16 +77,10 @@ def draw_again(folder: Path, formats: Sequence[str], paper: str = "a4") -> Outco
 
 
 def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False) -> list[Claim]:
-    """Ask the model about every stored picture: same answer, and for a success still a wrong one?
+    """Ask the model about every stored picture, finding by finding: does it still give the answer that the report says?
 
     Needs neither the data nor a GPU. Raises BadInput for a run without pictures or another model file.
     """
-    import numpy as np
-    import pyarrow.parquet as pq
-    from PIL import Image
-
-    from auditor.images import Resizing, fit
-
     audit = read_audit(folder)
     path = model or Path(audit["model"]["path"])
     if model is None and not path.is_file():
@@ -76,37 +88,72 @@ def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False
     classifier = open_model(path, device, _stated(audit["model"], named=model is None), trust=trust)
     if model is None and file_sha256(path) != audit["model"]["sha256"]:
         raise BadInput(f"{path}: not the file that was audited (its SHA-256 differs); name it with --model")
-    shards = sorted((folder / "records").glob("*/exhibits-*.parquet"))
-    if not shards:
+    rows = _exhibits(folder)
+    if not rows:
         raise BadInput(f"{folder}: this run stored no pictures, so there is nothing to replay")
-    classes = audit["model"]["classes"]
     # what 8-bit rounding repaired is recorded, too, but no report shows it and its file is not kept
-    shown = {file for probe in audit["probes"] for file in evidence_files(probe)}
-    claims = []
-    for shard in shards:
-        for row in pq.read_table(shard).to_pylist():
-            if row["file"] not in shown:
-                continue
-            try:
-                with Image.open(folder / row["file"]) as picture:
-                    pixels = fit(picture, classifier.shape, Resizing(resize="stretch")).astype(np.float32) / np.float32(
-                        255
-                    )
-            except OSError as error:
-                claims.append(Claim(f"MISSING  {row['file']}: {error}", holds=False))
-                continue
-            probabilities = classifier.predict(pixels[None])[0]
-            answer = int(probabilities.argmax())
-            holds = answer == row["prediction"]
-            claims.append(
-                Claim(
-                    f"{'holds  ' if holds else 'DIFFERS'}  {shard.parent.name} {row['picture']} of {row['image_id']}:"
-                    f" label {classes[row['label']]}, reported {classes[row['prediction']]} ({row['confidence']:.2f}),"
-                    f" now {classes[answer]} ({probabilities[answer]:.2f})",
-                    holds,
-                )
-            )
-    return claims
+    shown: dict[str, list[str]] = {}
+    for probe in audit["probes"]:
+        for finding in probe["findings"]:
+            shown |= {file: [*shown.get(file, []), finding["id"]] for file in evidence_files({"findings": [finding]})}
+    rows = [row for row in rows if row["file"] in shown]
+    pixels, gone = _pictures(folder, {row["file"] for row in rows}, classifier.shape)
+    answers = dict(zip(pixels, classifier.predict(np.stack(list(pixels.values()))), strict=True)) if pixels else {}
+    seen: dict[str, dict[tuple[str, str, str], Seen]] = {}
+    for row in rows:
+        picture = _seen(row, answers.get(row["file"]), gone, audit["model"]["classes"])
+        for finding_id in shown[row["file"]]:
+            # a picture may be shown by several probes; it is a claim of those whose own it is
+            if finding_id.partition("/")[0] == row["probe"]:
+                seen.setdefault(finding_id, {})[row["picture"], row["image_id"], row["at"]] = picture
+    return [
+        Claim(finding["id"], finding["statement"], list(seen[finding["id"]].values()))
+        for probe in audit["probes"]
+        for finding in probe["findings"]
+        if finding["id"] in seen
+    ]
+
+
+def _exhibits(folder: Path) -> list[dict[str, Any]]:
+    """What the original answered to every stored picture, with the probe that stored it."""
+    import pyarrow.parquet as pq
+
+    shards = sorted((folder / "records").glob("*/exhibits-*.parquet"))
+    return [{"probe": shard.parent.name} | row for shard in shards for row in pq.read_table(shard).to_pylist()]
+
+
+def _pictures(
+    folder: Path, files: set[str], shape: tuple[int, int, int]
+) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
+    """Stored pictures as the model takes them, by file; and why the others cannot be read."""
+    from PIL import Image
+
+    from auditor.images import Resizing, fit
+
+    pixels: dict[str, NDArray[np.float32]] = {}
+    gone: dict[str, str] = {}
+    for file in sorted(files):
+        try:
+            with Image.open(folder / file) as picture:
+                fitted = fit(picture, shape, Resizing(resize="stretch"))
+                pixels[file] = fitted.astype(np.float32) / np.float32(255)
+        except OSError as error:
+            gone[file] = str(error)
+    return pixels, gone
+
+
+def _seen(
+    row: Mapping[str, Any], answer: NDArray[np.float32] | None, gone: Mapping[str, str], classes: Sequence[str]
+) -> Seen:
+    if answer is None:
+        return Seen(f"MISSING  {row['file']}: {gone[row['file']]}", holds=False)
+    now = int(answer.argmax())
+    holds = now == row["prediction"]
+    return Seen(
+        f"{'holds  ' if holds else 'DIFFERS'}  {row['picture']} of {row['image_id']}: label {classes[row['label']]},"
+        f" reported {classes[row['prediction']]} ({row['confidence']:.2f}), now {classes[now]} ({answer[now]:.2f})",
+        holds,
+    )
 
 
 def _stated(model: Mapping[str, Any], *, named: bool) -> dict[str, Any]:

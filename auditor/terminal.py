@@ -7,20 +7,25 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from auditor import numbers
 from auditor.classifier import Classifier
 from auditor.engine import Outcome, Progress, Silent
 from auditor.report import documented
 from auditor.report.summary import file_name, headline, sentences
+
+if TYPE_CHECKING:
+    from auditor.conformance import Report
+    from auditor.rerun import Claim
 
 _MARKS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "informative": "cyan",
           "not-applicable": "dim", "error": "bold magenta"}  # fmt: skip
@@ -78,16 +83,34 @@ class _Plain:
         self.say(text)
 
 
+class _Pace(ProgressColumn):
+    """Images per second and time left; until both are known, how long the probe has been at work."""
+
+    def render(self, task: Task) -> Text:
+        """For example ``45 images/s, 0:12 left``."""
+        if not task.speed or task.time_remaining is None:
+            return Text(_clock(task.elapsed or 0))
+        return Text(f"{task.speed:.{0 if task.speed >= 9.5 else 1}f} images/s, {_clock(task.time_remaining)} left")
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
 class _OnTerminal:
-    """A bar with the current probe, images done and time left."""
+    """A bar with the current probe, images done, images per second and time left."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = Bar(
-            TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("images"),
-            TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), console=console, transient=True,
+            TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)), MofNCompleteColumn(), _Pace(),
+            console=console, transient=True, expand=True,
         )  # fmt: skip
         self._task: Any = None
+        self._begun = False
 
     def __enter__(self) -> _OnTerminal:
         self._bar.start()
@@ -103,15 +126,19 @@ class _OnTerminal:
     def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
         """A new bar for a new probe."""
         self._forget()
-        title = f"{position + 1}/{probes} {probe_id}"
-        self._task = self._bar.add_task(title, total=images, rate="")
+        self._task = self._bar.add_task(f"{position + 1}/{probes} {probe_id}", total=images)
+        self._begun = False
 
     def advance(self, images: int) -> None:
         """Move the bar."""
-        if self._task is not None:
+        if self._task is None:
+            return
+        if self._begun:
             self._bar.advance(self._task, images)
-            speed = self._bar.tasks[-1].speed
-            self._bar.update(self._task, rate=f"{speed:.0f}/s" if speed else "")
+        else:
+            # what an earlier run has measured says nothing of this one's speed
+            self._bar.reset(self._task, completed=images)
+        self._begun = True
 
     def end(self, record: Mapping[str, Any]) -> None:
         """A line for the probe that ended."""
@@ -126,32 +153,79 @@ class _OnTerminal:
 
 
 def summary(outcome: Outcome, *, width: int | None = None) -> str:
-    """Verdict, table of probes, the sentences that matter, where the report is; fits 80 columns."""
+    """Verdict, table of probes, the sentences that matter, where the report is; fits 80 columns, one line a probe."""
     console, sink = _console(width)
     audit = outcome.audit
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("probe", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("headline", overflow="fold")
-    table.add_column("n", justify="right", no_wrap=True)
-    for probe in audit["probes"]:
-        status = probe["status"] + (f" ({probe['severity']})" if probe["severity"] != "none" else "")
-        shown = headline(probe) if probe["metrics"] else probe["reason"] if probe["status"] != "informative" else "-"
-        table.add_row(probe["id"], f"[{_MARKS[probe['status']]}]{status}[/]", _escape(shown), str(probe["n"] or "-"))
     console.print()
-    console.print(table)
+    for line in _probe_lines(audit["probes"], console.width):
+        console.print(line, no_wrap=True, overflow="ellipsis")
     console.print()
     if rows := documented.lines(audit):
         console.print(_documented(rows))
         console.print()
-    for sentence in sentences(audit):
-        console.print("- " + sentence, markup=False)
+    for text in [*_left_out(audit["probes"]), *sentences(audit)]:
+        console.print(Text("\n").join(_hanging(console, text)))
     console.print()
     colour = {"pass": "bold green", "fail": "bold red"}.get(audit["verdict"], "bold yellow")
-    console.print(f"Verdict: [{colour}]{audit['verdict'].upper()}[/]. {_escape(audit['verdict_reason'])}.")
+    reason = audit["verdict_reason"][:1].upper() + audit["verdict_reason"][1:]
+    console.print(f"Verdict: [{colour}]{audit['verdict'].upper()}[/]. {_escape(reason)}.")
     for file in outcome.files:
         console.print(f"  {file}", soft_wrap=True, markup=False)
-    return sink.getvalue().rstrip("\n")
+    return "\n".join(line.rstrip() for line in sink.getvalue().rstrip("\n").split("\n"))
+
+
+def _hanging(console: Console, text: str) -> list[Text]:
+    """A text as an item of a list, its further lines indented."""
+    lines = Text(text).wrap(console, console.width - 2)
+    return [Text("  " if number else "- ") + line for number, line in enumerate(lines)]
+
+
+def _left_out(probes: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The probes that broke or were not applicable, with the reason."""
+    said = {"error": "broke", "not-applicable": "not applicable"}
+    ordered = sorted(probes, key=lambda probe: str(probe["status"]) != "error")
+    return [f"{p['id']} {said[p['status']]}: {p['reason']}" for p in ordered if p["status"] in said]
+
+
+def _probe_lines(probes: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
+    """The table of probes, one line each; a number that finds no room loses its interval."""
+    rows = [("probe", "status", "headline", "n")]
+    rows += [(probe["id"], _status(probe), headline(probe), str(probe["n"] or "-")) for probe in probes]
+    others = sum(max(len(row[column]) for row in rows) for column in (1, 3)) + 3 * len(_GAP)
+    room = width - others - min(max(len(row[0]) for row in rows), width - others - 12)
+    short = [(*row[:2], row[2] if len(row[2]) <= room else row[2].partition(" [")[0][:room], row[3]) for row in rows]
+    return _lines(short, {1: [_MARKS[probe["status"]] for probe in probes]}, {3}, width)
+
+
+_GAP = "  "
+
+
+def _lines(
+    rows: Sequence[Sequence[str]], styles: Mapping[int, Sequence[str]], right: Container[int], width: int
+) -> list[Text]:
+    """A table whose rows are one line each: the first row its head, the first column cut where the width is too small.
+
+    ``styles`` are those of a column's cells below the head; ``right`` the columns whose cells end at the same place.
+    """
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    # a plugin may call its probe as it likes
+    widths[0] = min(widths[0], max(width - sum(widths[1:]) - len(_GAP) * (len(widths) - 1), 12))
+    lines = []
+    for position, row in enumerate(rows):
+        line = Text()
+        for column, cell in enumerate(row):
+            shown = cell if len(cell) <= widths[column] else cell[: widths[column] - 1] + "…"
+            style = "bold" if position == 0 else styles[column][position - 1] if column in styles else ""
+            padded = f"{shown:>{widths[column]}}" if column in right else f"{shown:<{widths[column]}}"
+            line.append(_GAP if column else "").append(padded, style=style)
+        lines.append(line)
+    return lines
+
+
+def _status(probe: Mapping[str, Any]) -> str:
+    """The status, and the severity of a failure."""
+    status = {"not-applicable": "n/a"}.get(probe["status"], str(probe["status"]))
+    return status + (f" ({probe['severity']})" if probe["severity"] != "none" else "")
 
 
 def _documented(rows: Sequence[tuple[str, str, str, str]]) -> Table:
@@ -182,7 +256,8 @@ def comparison(told: Mapping[str, Any], files: Sequence[Path], *, width: int | N
         if probe["reason"]:
             console.print(f"- {probe['id']} is not compared: {probe['reason']}", markup=False)
     console.print()
-    console.print(_headlines(told) if len(runs) == 2 else _leaderboard(told))
+    for line in (_headlines if len(runs) == 2 else _leaderboard)(told, console.width):
+        console.print(line, no_wrap=True, overflow="ellipsis")
     console.print()
     colour = {"better": "bold green", "worse": "bold red"}.get(told["verdict"], "bold yellow")
     verdict = told["verdict"].replace("-", " ").upper()
@@ -192,14 +267,9 @@ def comparison(told: Mapping[str, Any], files: Sequence[Path], *, width: int | N
     return sink.getvalue().rstrip("\n")
 
 
-def _headlines(told: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("probe", overflow="fold")
-    for run in told["runs"]:
-        table.add_column(run["name"], justify="right", no_wrap=True)
-    table.add_column("change", justify="right", no_wrap=True)
-    table.add_column("p", justify="right", no_wrap=True)
-    table.add_column("outcome", no_wrap=True)
+def _headlines(told: Mapping[str, Any], width: int) -> list[Text]:
+    rows = [["probe", *(run["name"] for run in told["runs"]), "change", "p", "outcome"]]
+    styles = []
     for probe in told["probes"]:
         for metric in probe["metrics"]:
             if not metric["headline"]:
@@ -208,23 +278,65 @@ def _headlines(told: Mapping[str, Any]) -> Table:
             shown = [numbers.value({**metric, **value}) for value in metric["values"]]
             shown.append(numbers.difference(metric, {**pair["difference"], "low": None, "high": None}))
             cells = [text.replace(" points", "") for text in shown]
-            outcome = pair["outcome"]
-            style = _OUTCOMES.get(outcome, "dim")
-            word = outcome.replace("-", " ")
-            table.add_row(probe["id"], *cells, numbers.probability(pair["p_adjusted"]), f"[{style}]{word}[/]")
-    return table
+            styles.append(_OUTCOMES.get(pair["outcome"], "dim"))
+            rows.append(
+                [probe["id"], *cells, numbers.probability(pair["p_adjusted"]), pair["outcome"].replace("-", " ")]
+            )
+    return _lines(rows, {len(rows[0]) - 1: styles}, range(1, len(rows[0]) - 1), width)
 
 
-def _leaderboard(told: Mapping[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("rank", "better", "worse", "no difference"):
-        table.add_column(title, justify="right")
-    table.add_column("run", overflow="fold")
+def _leaderboard(told: Mapping[str, Any], width: int) -> list[Text]:
+    rows = [["run", "rank", "better", "worse", "no difference"]]
     for row in told["leaderboard"]:
         run = told["runs"][row["run"]]
-        cells = [str(row[name]) for name in ("rank", "better", "worse", "no_difference")]
-        table.add_row(*cells, _escape(f"{run['name']} {file_name(run['model']['path'])}"))
-    return table
+        numbered = [str(row[name]) for name in ("rank", "better", "worse", "no_difference")]
+        rows.append([f"{run['name']} {file_name(run['model']['path'])}", *numbered])
+    return _lines(rows, {}, range(1, 5), width)
+
+
+def claimed(claims: Sequence[Claim], *, verbose: bool = False, width: int | None = None) -> str:
+    """What ``auditor replay`` says: finding by finding, with the pictures that differ; 80 columns."""
+    console, sink = _console(width)
+    for claim in claims:
+        held = sum(picture.holds for picture in claim.pictures)
+        style = "green" if claim.holds else "bold red"
+        line = Text("holds  " if claim.holds else "DIFFERS", style=style)
+        console.print(line.append(f"  {claim.finding}: {held} of {len(claim.pictures)} pictures", style="default"))
+        for text in Text(claim.statement).wrap(console, console.width - 9):
+            console.print(Text(" " * 9, style="dim") + text, style="dim")
+        for picture in claim.pictures:
+            if verbose or not picture.holds:
+                console.print(f"         {picture.text}", soft_wrap=True, markup=False)
+    pictures = [picture for claim in claims for picture in claim.pictures]
+    held = sum(picture.holds for picture in pictures)
+    ending = f"{held} of {len(pictures)} stored pictures get the answer that the report states."
+    console.print(f"{sum(claim.holds for claim in claims)} of {len(claims)} claims hold: {ending}", soft_wrap=True)
+    return sink.getvalue().rstrip("\n")
+
+
+_CHECKED = {"ok": "green", "FAILED": "bold red", "n/a": "dim"}
+
+
+def conformity(report: Report, *, quiet: bool = False, width: int | None = None) -> str:
+    """What ``auditor plugin check`` says: probe by probe and check by check; 80 columns."""
+    console, sink = _console(width)
+    for probe in ["", *report.probes]:
+        checks = [check for check in report.checks if check.probe == probe and (check.outcome == "FAILED" or not quiet)]
+        if not checks:
+            continue
+        console.print(probe or f"{report.package} {report.version}", markup=False, style="bold")
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for check in checks:
+            table.add_row(f"  [{_CHECKED[check.outcome]}]{check.outcome}[/]", check.name, _escape(check.said))
+        console.print(table)
+    failed, probes = len(report.failed), len(report.probes)
+    done = len([check for check in report.checks if check.outcome != "n/a"])
+    of = f"{probes} probe{'s' if probes != 1 else ''} of {report.package}, {done} checks"
+    console.print(f"{of}: [bold red]{failed} FAILED[/]" if failed else f"{of}: [bold green]all hold[/]")
+    return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
 
 
 def _console(width: int | None) -> tuple[Console, io.StringIO]:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from auditor import compare
+from auditor.report import comparison
 from auditor.report.html import render_html
 
 HERE = Path(__file__).parent
@@ -46,6 +48,26 @@ def hostile(audit: dict[str, Any]) -> dict[str, Any]:
     return changed
 
 
+def comparisons(audit: dict[str, Any], folder: Path) -> list[Path]:
+    """The pages of two runs and of three: the audit, one of another model with other numbers, a hostile one."""
+    others = [json.loads(json.dumps(audit)), hostile(audit)]
+    others[0]["model"]["sha256"] = "f" * 64
+    for probe in others[0]["probes"]:
+        for metric in probe["metrics"]:
+            if metric["unit"] == "fraction" and metric["value"] is not None:
+                metric |= {"value": metric["value"] / 3, "low": metric["value"] / 4, "high": metric["value"] / 2}
+    runs, files = [], []
+    for number, one in enumerate([audit, *others]):
+        runs.append(folder / f"run{number}")
+        runs[-1].mkdir()
+        (runs[-1] / "audit.json").write_text(json.dumps(one))
+    for count in (2, 3):
+        told = compare.compare(runs[:count])
+        files.append(folder / f"comparison{count}.html")
+        files[-1].write_bytes(comparison.render_html(told))
+    return files
+
+
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a reader sees in the golden audit's report, and in one with hostile names."""
@@ -61,8 +83,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
                             Image.effect_noise((32, 32), 60).convert("RGB").save(folder / cell["file"])
     (folder / "report.html").write_bytes(render_html(audit, folder))
     (folder / "hostile.html").write_bytes(render_html(hostile(audit), folder))
-    command = [NODE, HERE / "browser" / "look.mjs", CHROMIUM, folder / "report.html", folder / "hostile.html"]
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=120, check=False)
+    pages = [folder / "report.html", folder / "hostile.html", *comparisons(audit, folder)]
+    command = [NODE, HERE / "browser" / "look.mjs", CHROMIUM, *pages]
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -71,6 +94,14 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize("state", ["axe light", "axe dark", "axe light-box", "axe narrow"])
 def test_axe_finds_nothing(seen: dict[str, Any], state: str) -> None:
     assert seen[state] == []
+
+
+def test_axe_finds_nothing_in_comparisons(seen: dict[str, Any]) -> None:
+    assert len(seen["comparisons"]) == 6
+    for page in seen["comparisons"]:
+        assert page["violations"] == []
+        assert page["wide"] == 0
+        assert page["rows"] > 3
 
 
 def test_nothing_is_fetched_executed_or_refused(seen: dict[str, Any]) -> None:

@@ -30,7 +30,20 @@ from auditor.registry import Plugin
 Cli = Callable[..., Result]
 
 SUITE = 'probes = ["performance.accuracy", "sanity.parity"]\nsamples = 400\n'
-COMMANDS = ["run", "demo", "inspect", "probes", "judge", "report", "compare", "replay", "train", "completion", "doctor"]
+COMMANDS = [
+    "run",
+    "demo",
+    "inspect",
+    "probes",
+    "judge",
+    "report",
+    "compare",
+    "replay",
+    "train",
+    "plugin",
+    "completion",
+    "doctor",
+]
 LENIENT = """
 required = ["performance.accuracy"]
 [[rule]]
@@ -291,10 +304,18 @@ def test_stored_pictures_get_the_same_answers_again(
 ) -> None:
     option = [] if other is None else ["--model", digits / other]
     result = outcome(auditor_cli("replay", run, *option), 0)
-    match = re.search(r"^(\d+) of (\d+) stored pictures", result.stdout, re.MULTILINE)
+    match = re.search(r"^(\d+) of (\d+) claims hold: (\d+) of (\d+) stored pictures", result.stdout, re.MULTILINE)
     assert match
     assert match[1] == match[2] != "0"
+    assert match[3] == match[4] != "0"
     assert "DIFFERS" not in result.stdout
+    # claim by claim: every finding with pictures, and what it states
+    said = " ".join(result.stdout.split())
+    for probe in read(run)["probes"]:
+        for finding in probe["findings"]:
+            shows = any(e["kind"] == "image-grid" and e["rows"] for e in finding["evidence"])
+            assert (f"holds {finding['id']}: " in said) == shows
+            assert (finding["statement"] in said) == shows
 
 
 def upside_down(path: Path, original: Path) -> Path:
@@ -312,7 +333,7 @@ def upside_down(path: Path, original: Path) -> Path:
 
 def test_another_model_does_not_hold_the_claims(run: Path, model: Path, auditor_cli: Cli, tmp_path: Path) -> None:
     result = outcome(auditor_cli("replay", run, "--model", upside_down(tmp_path / "other.onnx", model)), 1)
-    assert "DIFFERS" in result.stdout
+    assert re.search(r"DIFFERS +perturbed of \S+: label \d, reported \d", result.stdout)
     assert result.stdout.splitlines()[-1].startswith("0 of ")
 
 
@@ -532,7 +553,8 @@ def test_interrupted_audit_keeps_what_it_measured_and_goes_on(
     slow_audit.send_signal(signal.SIGINT)
     said = slow_audit.communicate(timeout=30)
     assert slow_audit.returncode == 130, said
-    assert "What was measured is kept in out; the same command goes on." in said[1]
+    assert "What was measured is kept in out. To go on:" in said[1]
+    assert said[1].splitlines()[-1] == f"  auditor run {model.name} {' '.join(SLOW_AUDIT)}"
     assert "Traceback" not in said[1]
     assert "\x1b" not in "".join(said)
     first = seen()

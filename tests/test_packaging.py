@@ -96,7 +96,7 @@ LAYERS = [
     {"measuring", "rehearsal", "bounding"},
     {"distributed"},
     {"engine"},
-    {"rerun", "terminal", "doctor", "listing"},
+    {"rerun", "terminal", "doctor", "listing", "conformance", "skeleton"},
     {"compare"},
     {"api"},
     {"cli"},

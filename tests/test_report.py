@@ -23,7 +23,7 @@ from PIL import Image
 
 from auditor import numbers
 from auditor.errors import AuditorError
-from auditor.finding import Metric, plain
+from auditor.finding import AREAS, Metric, plain
 from auditor.plugins.formats import reports
 from auditor.report import charts, frameworks, pdf, summary
 from auditor.report.card import render_card
@@ -165,7 +165,7 @@ def test_html_says_everything(audit: dict[str, Any], run: Path) -> None:
 
 def test_every_number_comes_from_the_audit(audit: dict[str, Any], run: Path) -> None:
     words = Page(render_html(audit, run)).words()
-    words = words[: words.index("Method and limits What")][words.index("In five sentences") :]
+    words = words[: words.index("Method and limits What")][words.index("Worst findings") :]
     known = set(re.findall(r"\d+(?:\.\d+)?", " ".join(_texts(audit))))
     known |= {str(count) for group in summary.counts(audit).values() for count in group.values()}
     known |= {str(len(audit["probes"])), str(len(audit["model"]["classes"])), "95", "255", "1", "0"}
@@ -471,6 +471,34 @@ def test_worst_findings_are_ordered(audit: dict[str, Any]) -> None:
     worst = summary.worst_findings(audit, 3)
     assert [item.probe["id"] for item in worst] == ["attacks.pgd", "attacks.fgsm", "corruptions.imagenet-c"]
     assert [item.finding["severity"] for item in worst] == ["critical", "high", "high"]
+
+
+def test_too_few_failures_are_filled_up_with_bad_numbers_that_nothing_judges(audit: dict[str, Any]) -> None:
+    for probe in audit["probes"]:
+        probe.update(status="informative", severity="none")
+        for finding in probe["findings"]:
+            finding["severity"] = "none"
+    assert summary.worst_findings(audit) == []
+    shown = summary.worst_numbers(audit)
+    assert shown[0].probe["id"] == "attacks.pgd"
+    assert all(item.probe["area"] not in ("sanity", "explanations") for item in shown)
+    for probe in audit["probes"]:
+        probe.update(status="pass")
+    assert summary.worst_numbers(audit) == []
+
+
+def test_every_area_has_a_line_on_page_one(audit: dict[str, Any], run: Path) -> None:
+    lines = summary.glance(audit)
+    assert [line.area for line in lines] == list(AREAS)
+    assert sum(count for line in lines for _, count in line.outcomes) == len(audit["probes"])
+    speaks = {line.area: line.probe["id"] for line in lines if line.probe}
+    # what failed speaks for its area, however good another number is
+    for area, probe_id in speaks.items():
+        failed = {p["id"] for p in audit["probes"] if p["area"] == area and p["status"] == "fail"}
+        assert not failed or probe_id in failed
+    assert [line.metric for line in summary.glance(unmeasured(audit))] == [None] * len(AREAS)
+    page = render_html(unmeasured(audit), run).decode()
+    assert page.count("not measured</span></td>") == len(AREAS)
 
 
 def test_gaps_name_what_broke_first(audit: dict[str, Any]) -> None:

@@ -37,6 +37,8 @@ MOST_METRICS = {True: 12, False: 1000}
 """The same for the list of all numbers of a probe, which on paper mostly repeats its figures."""
 MOST_LETTERS = {True: 105, False: 100000}
 """Letters of a table side by side; further columns follow below with the first one repeated."""
+MOST_WORST = 3
+"""Findings on the first page."""
 MOST_PICTURES = 8
 """Pictures of a grid side by side."""
 
@@ -183,6 +185,7 @@ def page(audit: Mapping[str, Any], run: Path, *, paper: bool, size: str = "a4") 
     """The whole report as HTML text; ``size`` is that of the paper, "a4" or "letter"."""
     script = asset("report.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    worst = summary.worst_findings(audit, MOST_WORST)
     areas = [(area, title, [p for p in audit["probes"] if p["area"] == area]) for area, title in _titles()]
     return (
         environment(paper=paper)
@@ -197,7 +200,9 @@ def page(audit: Mapping[str, Any], run: Path, *, paper: bool, size: str = "a4") 
             areas=areas,
             counts=summary.counts(audit),
             sentences=summary.sentences(audit),
-            worst=summary.worst_findings(audit, 3),
+            worst=worst,
+            unjudged=summary.worst_numbers(audit, MOST_WORST - len(worst)),
+            glance=summary.glance(audit),
             gaps=summary.gaps(audit),
             accepted=summary.accepted(audit),
             frameworks=frameworks.appendix(audit["probes"]),

@@ -111,6 +111,65 @@ def worst_findings(audit: Record, most: int = 3, areas: Sequence[str] = AREAS) -
     return list(first.values())[:most]
 
 
+def worst_numbers(audit: Record, most: int = 3) -> list[Worst]:
+    """What to show beside too few findings with a severity: the worst numbers that no threshold judged, worst first.
+
+    Each is a probe's headline number, where it is a bad one and its finding says it; the audit's own checks and
+    explanations are about other things than how good the model is.
+    """
+    found = [
+        Worst(probe, finding)
+        for probe in audit["probes"]
+        if probe["status"] in ("informative", "inconclusive") and probe["area"] not in ("sanity", "explanations")
+        for finding in probe["findings"][:1]
+        if finding["metric"] is not None
+        and finding["metric"] == probe["metrics"][0]
+        and _comparably(finding["metric"])
+        and _badness(finding["metric"]) >= _BAD
+    ]
+    return sorted(found, key=_order)[:most]
+
+
+_BAD = 0.2
+"""From so far away from perfect on a number is worth the first page without a threshold."""
+
+
+class Glance(NamedTuple):
+    """One area in one line."""
+
+    area: str
+    title: str
+    outcomes: Sequence[tuple[str, int]]
+    """Statuses and how many probes ended so, without zeros."""
+    probe: Record | None
+    """The one that speaks for the area: what failed, else what was judged, else what was measured."""
+    metric: Record | None
+
+
+def glance(audit: Record) -> list[Glance]:
+    """Every area with its outcomes and the number that speaks for it."""
+    lines = []
+    for area in AREAS:
+        probes = _in_area(audit, area)
+        outcomes = Counter(probe["status"] for probe in probes)
+        chosen = min(
+            (p for p in _ran(probes) if p["metrics"] and p["metrics"][0]["value"] is not None),
+            key=lambda p: (_SPEAKS.index(p["status"]), not _comparably(p["metrics"][0]), -_badness(p["metrics"][0])),
+            default=None,
+        )
+        said = [(name, outcomes[name]) for name in STATUSES if outcomes[name]]
+        lines.append(Glance(area, AREA_TITLES[area], said, chosen, chosen["metrics"][0] if chosen else None))
+    return lines
+
+
+def _comparably(metric: Record) -> bool:
+    """Whether a number is a proportion of which it is known which way is better."""
+    return bool(metric["unit"] == "fraction" and numbers.better_side(metric) and 0 <= (metric["value"] or 0) <= 1)
+
+
+_SPEAKS = ("fail", "pass", "inconclusive", "informative")
+
+
 def accepted(audit: Record) -> list[Record]:
     """The failures that the policy accepts, with their state; audits of older versions have none."""
     return list(audit["policy"].get("accepted", []))
@@ -125,21 +184,21 @@ def _ran(probes: Iterable[Record]) -> list[Record]:
 
 
 def gaps(audit: Record) -> list[Gap]:
-    """What was not measured, is inconclusive or broke, with the reason: loud ones first."""
-    found = [Gap(f"plugin {p['name']}", p["error"], True) for p in audit["plugins"] if p["error"]]
-    found += _unsettled(audit["probes"])
-    areas = {probe["area"] for probe in audit["probes"]}
-    found += [
-        Gap(AREA_TITLES[area], "no probe of this area was in the suite", False) for area in AREAS if area not in areas
-    ]
+    """What was not measured, is inconclusive or broke, with the reason: loud ones first, then what concerns most."""
     data, model = audit["data"], audit["model"]
+    found = [Gap(f"plugin {p['name']}", p["error"], True) for p in audit["plugins"] if p["error"]]
+    if data["n_unreadable"]:
+        found.append(Gap(f"{data['n_unreadable']} unreadable images", "skipped; the record names them", True))
     if not data["labelled"]:
         why = "the images carry no labels: the model's own answers stand in for them"
         found.append(Gap("accuracy and bias", why, False))
-    if data["n_unreadable"]:
-        found.append(Gap(f"{data['n_unreadable']} unreadable images", "skipped; the record names them", True))
     if model["access"] == "black-box":
         found.append(Gap("white-box attacks", model["access_reason"], False))
+    areas = {probe["area"] for probe in audit["probes"]}
+    absent = [AREA_TITLES[area] for area in AREAS if area not in areas]
+    if absent:
+        found.append(Gap(", ".join(absent), "nothing of this was in the suite", False))
+    found += _unsettled(audit["probes"])
     return sorted(found, key=lambda gap: not gap.loud)
 
 
@@ -152,10 +211,10 @@ def _unsettled(probes: Sequence[Record]) -> list[Gap]:
     """The probes that broke or could not judge; those with one reason share a line."""
     together: dict[tuple[str, str], list[Record]] = {}
     unsure = [probe for probe in probes if probe["status"] == "inconclusive"]
-    shared = "the numbers do not settle it, which is no pass; each probe's own page says why"
+    shared = "the numbers do not settle it, which is no pass; each probe says why"
     for probe in probes:
         reason = probe["reason"] or "no reason recorded"
-        if probe["status"] == "inconclusive" and len(unsure) > _FEW:
+        if probe["status"] == "inconclusive" and len(unsure) >= _FEW:
             reason = shared
         if probe["status"] in _SAID:
             together.setdefault((probe["status"], reason), []).append(probe)

@@ -1,11 +1,11 @@
 // Opens a report in headless Chromium, does what a reader does, and prints what was seen as JSON.
-// usage: node look.mjs CHROMIUM REPORT.html HOSTILE.html
+// usage: node look.mjs CHROMIUM REPORT.html HOSTILE.html [COMPARISON.html ...]
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
 
-const [executablePath, report, hostile] = process.argv.slice(2);
+const [executablePath, report, hostile, ...comparisons] = process.argv.slice(2);
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
 const seen = { trouble: [], requests: [] };
@@ -106,6 +106,19 @@ seen.print = await page.evaluate(() => {
 });
 seen.pages = (await page.pdf({ format: "A4" })).length;
 await page.context().close();
+
+// the pages of comparisons: both colour schemes and a narrow screen
+seen.comparisons = [];
+for (const file of comparisons) {
+  for (const options of [{ colorScheme: "light" }, { colorScheme: "dark" }, { viewport: { width: 360, height: 700 } }]) {
+    const page = await open(file, { ...options, bypassCSP: true });
+    await page.evaluate(axe);
+    const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+    const rows = await page.locator("#headlines tbody tr").count();
+    seen.comparisons.push({ violations: await check(page), wide, rows });
+    await page.context().close();
+  }
+}
 
 const evil = await open(hostile);
 seen.hostile = { title: await evil.title(), wide: await evil.evaluate(() => document.documentElement.scrollWidth - innerWidth) };

@@ -1,0 +1,58 @@
+"""How long the reports of a run take, and how much memory: HTML, PDF and both, each in a process of its own.
+
+    uv run python benchmarks/report_time.py RUN [--rounds N]
+
+RUN is the folder of a finished audit, for example what ``auditor demo`` (the full suite) wrote. Goal: HTML and PDF
+together in at most 10 s and 1 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ONE = """
+import json, resource, sys, time
+from pathlib import Path
+run, names = Path(sys.argv[1]), sys.argv[2].split(",")
+start = time.perf_counter()
+from auditor.report.html import render_html
+from auditor.report.pdf import render_pdf
+renderers = {"html": render_html, "pdf": render_pdf}
+audit = json.loads((run / "audit.json").read_bytes())
+sizes = {name: len(renderers[name](audit, run)) for name in names}
+seconds = time.perf_counter() - start
+used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+busy = sum(each.ru_utime + each.ru_stime for each in used)
+print(json.dumps({"seconds": seconds, "busy": busy, "MB": [each.ru_maxrss / 1024 for each in used], "bytes": sizes}))
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    audit = json.loads((options.run / "audit.json").read_bytes())
+    print(f"{len(audit['probes'])} probes, audit.json {(options.run / 'audit.json').stat().st_size / 1e6:.2f} MB")
+    for names in ("html", "pdf", "html,pdf"):
+        rounds = []
+        for _ in range(options.rounds):
+            command = [sys.executable, "-c", ONE, str(options.run), names]
+            rounds.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+        seconds = [each["seconds"] for each in rounds]
+        # the page's own process and its child, which draws the PDF, live at the same time
+        peak = max(sum(each["MB"]) if "pdf" in names else each["MB"][0] for each in rounds)
+        sizes = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in rounds[0]["bytes"].items())
+        print(
+            f"{names:<9} median {statistics.median(seconds):5.2f} s, {min(seconds):.2f} to {max(seconds):.2f}, busy"
+            f" {statistics.median(each['busy'] for each in rounds):.2f} s; at most {peak:.0f} MB of memory; {sizes}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""`auditor plugin new` writes what `auditor plugin check` passes; what breaks a rule is named by the rule it breaks."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from auditor import conformance
+from auditor.errors import BadInput
+
+THIRD_PARTY = Path(__file__).parent / "third_party"
+Cli = Callable[..., Result]
+
+FAULTS = {
+    "": {"imports nothing heavy": "imports pandas, pyarrow at the top"},
+    "corruptions.restless": {"same seed, same rows": "measured twice with one seed, column"},
+    "corruptions.sociable": {"same rows in any batch": "in batches of 1, 2 and 21 images, column"},
+    "corruptions.rude": {"leaves the batch alone": "measure changed batch.pixels"},
+    "corruptions.wordless": {
+        "says what it is": "ends without a full stop",
+        "concludes": "finding corruptions.wordless/x does not say n: 'Fine.'",
+    },
+    "corruptions.unbound": {"within range and budget": "expected 0 to 1"},
+    "corruptions.unset": {"is configurable": "comes back changed from JSON"},
+    "attacks.timid": {"beats random noise": "random noise of the same size broke"},
+    "attacks.idle": {"beats random noise": "broke 0 of 12 images"},
+    "metrics.clumsy": {"leaves the batch alone": "25 rows for 24 images", "concludes": "ended as an error"},
+}
+"""Of the probes of auditor-careless: at least these checks fail, and say this."""
+
+
+@pytest.fixture(scope="module")
+def careless() -> conformance.Report:
+    return conformance.check_package(str(THIRD_PARTY / "auditor-careless"))
+
+
+def test_the_package_and_its_probes_are_found(careless: conformance.Report) -> None:
+    assert (careless.package, careless.version) == ("auditor-careless", "0.3")
+    assert set(careless.probes) == set(FAULTS) - {""}
+    # the check leaves nothing behind
+    assert not any("auditor-careless" in path for path in sys.path)
+
+
+@pytest.mark.parametrize(("probe", "name"), [(probe, name) for probe, names in FAULTS.items() for name in names])
+def test_every_broken_rule_is_named(careless: conformance.Report, probe: str, name: str) -> None:
+    said = {check.name: check.said for check in careless.failed if check.probe == probe}
+    assert FAULTS[probe][name] in said.get(name, f"{name} did not fail; what failed: {said}")
+
+
+def test_who_breaks_one_rule_is_not_charged_with_others(careless: conformance.Report) -> None:
+    for probe in ("corruptions.sociable", "corruptions.unset", "attacks.timid", "attacks.idle"):
+        assert [check.name for check in careless.failed if check.probe == probe] == list(FAULTS[probe])
+
+
+def test_a_new_plugin_conforms_and_its_own_tests_pass(auditor_cli: Cli) -> None:
+    wrote = auditor_cli("plugin", "new", "auditor-bar")
+    assert wrote.exit_code == 0, wrote.output
+    folder = Path("auditor-bar")
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
+        "pyproject.toml", "auditor_bar.py", "tests/test_auditor_bar.py", "README.md",
+    }  # fmt: skip
+    assert "$" not in "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
+    checked = auditor_cli("plugin", "check", "./auditor-bar")
+    assert checked.exit_code == 0, checked.output
+    assert checked.output.splitlines()[0] == "auditor-bar 0.1.0"
+    assert checked.output.splitlines()[-1] == "1 probe of auditor-bar, 9 checks: all hold"
+    assert max(map(len, checked.output.splitlines())) <= 80
+    # all but the last test, which is what was just done, of the installed package
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not owes"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder, env=os.environ)
+    assert done.returncode == 0, done.stdout
+    assert "2 passed" in done.stdout
+
+
+def test_what_is_written_is_formatted_and_clean(auditor_cli: Cli) -> None:
+    auditor_cli("plugin", "new", "gentle-rain")
+    for arguments in (
+        ["format", "--isolated", "--check"],
+        ["check", "--isolated", "--config", "lint.isort.known-first-party=['gentle_rain']", "--select", "E,F,W,I,UP,B"],
+    ):
+        command = [sys.executable, "-m", "ruff", *arguments, "--no-cache", "--line-length", "120", "gentle-rain"]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert 'id="corruptions.gentle-rain"' in Path("gentle-rain/gentle_rain.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Auditor-Bar", "no name for a package"),
+        ("auditor_bar", "no name for a package"),
+        ("../bar", "no name for a package"),
+        ("auditor-", "no name for a package"),
+        ("auditor-3d", "must begin with a letter"),
+        ("json", "Python has a module called so"),
+        ("auditor", "Python has a module called so"),
+        ("auditor-none", "must begin with a letter"),
+        ("auditor-there", "is there already"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused(auditor_cli: Cli, name: str, said: str) -> None:
+    Path("auditor-there").mkdir()
+    refused = auditor_cli("plugin", "new", name)
+    assert refused.exit_code == 2
+    assert said in refused.output
+    assert list(Path().rglob("*.py")) == []
+
+
+@pytest.mark.parametrize(
+    ("package", "said"),
+    [
+        ("no-such-package", "no such folder, and no installed package is called so"),
+        ("numpy", "has no entry point in the group"),
+        ("empty", "has no pyproject.toml"),
+        ("plain", "has no name with [project.entry-points"),
+        ("garbled", "not readable as TOML"),
+    ],
+)
+def test_what_is_no_plugin_is_refused(auditor_cli: Cli, package: str, said: str) -> None:
+    for name, text in {"empty": None, "plain": "[project]\nname = 'plain'\n", "garbled": "[project\n"}.items():
+        Path(name).mkdir()
+        if text:
+            Path(name, "pyproject.toml").write_text(text)
+    refused = auditor_cli("plugin", "check", package)
+    assert refused.exit_code == 2, refused.output
+    assert said in refused.output
+    assert "Traceback" not in refused.output
+
+
+def test_a_plugin_that_does_not_import_fails_the_check(auditor_cli: Cli) -> None:
+    checked = auditor_cli("plugin", "check", THIRD_PARTY / "auditor-broken")
+    assert checked.exit_code == 1
+    assert re.search(r"FAILED +loads +does not import: ImportError: needs a library", checked.output)
+    assert checked.output.splitlines()[-1].endswith("2 FAILED")
+
+
+def test_an_id_that_is_taken_fails_the_check(auditor_cli: Cli) -> None:
+    auditor_cli("plugin", "new", "auditor-copy")
+    module = Path("auditor-copy/auditor_copy.py")
+    module.write_text(module.read_text().replace('id="corruptions.copy"', 'id="corruptions.imagenet-c"'))
+    checked = auditor_cli("plugin", "check", "auditor-copy", "--quiet")
+    assert checked.exit_code == 1
+    assert "probe id corruptions.imagenet-c is taken" in " ".join(checked.output.split())
+
+
+def test_a_broken_project_raises_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"has no pyproject\.toml"):
+        conformance.check_package(str(tmp_path))
