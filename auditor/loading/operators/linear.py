@@ -124,6 +124,56 @@ def FusedConv(
 
 
 @operator()
+def DeformConv(
+    X: Tensor,
+    W: Tensor,
+    offset: Tensor,
+    B: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    dilations: list[int] | None = None,
+    group: int = 1,
+    kernel_shape: list[int] | None = None,
+    offset_group: int = 1,
+    pads: list[int] | None = None,
+    strides: list[int] | None = None,
+) -> Tensor:
+    """Convolution at places that the offsets move; torch finds the groups from the shapes."""
+    if X.dim() != 4:
+        raise NotImplementedError(f"DeformConv: {X.dim() - 2} spatial dimensions")
+    from torchvision.ops import deform_conv2d
+
+    pads, strides, dilations = pads or [0] * 4, strides or [1, 1], dilations or [1, 1]
+    if pads[:2] != pads[2:]:
+        raise NotImplementedError(f"DeformConv: pads {pads}")
+    result: Tensor = deform_conv2d(X, offset, W, B, strides, pads[:2], dilations, mask)
+    return result
+
+
+@operator()
+def RoiAlign(
+    X: Tensor,
+    rois: Tensor,
+    batch_indices: Tensor,
+    *,
+    coordinate_transformation_mode: Literal["half_pixel", "output_half_pixel"] = "output_half_pixel",
+    mode: Literal["avg"] = "avg",
+    output_height: int = 1,
+    output_width: int = 1,
+    sampling_ratio: int = 0,
+    spatial_scale: float = 1.0,
+) -> Tensor:
+    """The mean of bilinear samples in each cell of each region."""
+    from torchvision.ops import roi_align
+
+    boxes = torch.cat([batch_indices.to(rois.dtype).reshape(-1, 1), rois], 1)
+    aligned = coordinate_transformation_mode == "half_pixel"
+    size = (output_height, output_width)
+    result: Tensor = roi_align(X, boxes, size, spatial_scale, sampling_ratio or -1, aligned)
+    return result
+
+
+@operator()
 def MatMul(A: Tensor, B: Tensor) -> Tensor:
     """numpy's matrix product."""
     return torch.matmul(A, B)

@@ -28,11 +28,18 @@ def _sum(x: Tensor, axes: list[int]) -> Tensor:
 
 
 def _largest(x: Tensor, axes: list[int]) -> Tensor:
-    return x.amax(axes, keepdim=True)
+    return x.amax(axes, keepdim=True) if x.numel() else _of_nothing(x, axes, -math.inf)
 
 
 def _smallest(x: Tensor, axes: list[int]) -> Tensor:
-    return x.amin(axes, keepdim=True)
+    return x.amin(axes, keepdim=True) if x.numel() else _of_nothing(x, axes, math.inf)
+
+
+def _of_nothing(x: Tensor, axes: list[int], value: float) -> Tensor:
+    """The extreme value of no values."""
+    if not x.is_floating_point():
+        raise NotImplementedError("the extreme value of no integers")
+    return x.new_full([1 if i in axes else size for i, size in enumerate(x.shape)], value)
 
 
 def _log_sum_exp(x: Tensor, axes: list[int]) -> Tensor:
@@ -114,6 +121,17 @@ def CumSum(x: Tensor, axis: int, *, exclusive: bool = False, reverse: bool = Fal
     data = x.flip(axis) if reverse else x
     result = data.cumsum(axis, dtype=x.dtype)
     result = result - data if exclusive else result
+    return result.flip(axis) if reverse else result
+
+
+@operator()
+def CumProd(x: Tensor, axis: int, *, exclusive: bool = False, reverse: bool = False) -> Tensor:
+    """Running products along an axis."""
+    data = x.flip(axis) if reverse else x
+    if exclusive:
+        first = torch.ones_like(data.narrow(axis, 0, 1))
+        data = torch.cat([first, data.narrow(axis, 0, data.shape[axis] - 1)], axis)
+    result = data.cumprod(axis, dtype=x.dtype)
     return result.flip(axis) if reverse else result
 
 
