@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "models.md"
@@ -44,9 +46,24 @@ def operators() -> set[str]:
     return set(read("operators").replace("`", "").replace("\n", " ").split(", ")) - {""}
 
 
+def add_row(block: str, header: Row, row: Row) -> None:
+    """Put a row into the table of a block, in place of the one with the same first cell."""
+    with _alone():
+        write(block, table(header, rows(block) | {row[0]: row}))
+
+
 def add_operators(more: Iterable[str]) -> None:
     """Add to the list of operators that the surveyed files hold."""
-    write("operators", ", ".join(f"`{name}`" for name in sorted(operators() | set(more))))
+    with _alone():
+        write("operators", ", ".join(f"`{name}`" for name in sorted(operators() | set(more))))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """While it lasts, no other script changes the document."""
+    with DOCUMENT.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _pattern(block: str) -> re.Pattern[str]:

@@ -144,7 +144,7 @@ def main() -> None:
             path = arguments.models / f"{name}.onnx"
             row = look(name, path, data, Path(folder) / name, arguments.samples)
             print(" | ".join(row), flush=True)
-            document.write("third-party", document.table(HEADER, document.rows("third-party") | {row[0]: row}))
+            document.add_row("third-party", HEADER, row)
             document.add_operators(written_operators(onnx.load(path, load_external_data=False)))
 
 

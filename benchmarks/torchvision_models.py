@@ -236,7 +236,7 @@ def main() -> None:
         side = NETWORKS[name].side
         row = (name, f"{side} x {side}", *(outcome.text for outcome in outcomes))
         print(" | ".join(row), flush=True)
-        document.write("torchvision", document.table(HEADER, document.rows("torchvision") | {name: row}))
+        document.add_row("torchvision", HEADER, row)
         document.add_operators({operator for outcome in outcomes for operator in outcome.operators})
 
 

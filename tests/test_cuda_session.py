@@ -43,8 +43,7 @@ class Session:
 
     def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
         self.providers, self.bindings = providers, []
-        if isinstance(providers[0], tuple):
-            self.real = REAL(path, options, providers=["CPUExecutionProvider"])
+        self.real = REAL(path, options, providers=["CPUExecutionProvider"])
         self.fed: Any = None
 
     def get_providers(self) -> list[str]:

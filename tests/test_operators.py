@@ -241,7 +241,8 @@ def test_four_bit_weights_are_read() -> None:
     proto = model(nodes, shape=["n", 3], constants={"scale": np.array([0.5, 0.25], dtype=np.float32)}, opset=21)
     proto.graph.initializer.append(weights)
     proto.ir_version = 10
-    gradient = assert_same(proto, X)
+    # ONNX Runtime multiplies such weights in 8 bits
+    gradient = assert_same(proto, X, 2e-2)
     assert torch.allclose(gradient[0], torch.tensor([-8 * 0.5 + 7 * 0.25, 0.5, -0.5 + 0.75]))
 
 

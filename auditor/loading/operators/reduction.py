@@ -319,3 +319,31 @@ def LRN(X: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: 
 def Det(X: Tensor) -> Tensor:
     """Determinant of the last two dimensions."""
     return torch.det(X)
+
+
+def _dft(x: Tensor, length: int | None, axis: int, inverse: bool, onesided: bool) -> Tensor:
+    """Discrete Fourier transform of [..., 1 or 2] (real, or real and imaginary part) along an axis."""
+    axis = axis % x.dim()
+    values = torch.complex(x[..., 0], x[..., 1] if x.shape[-1] == 2 else torch.zeros_like(x[..., 0]))
+    if inverse and onesided:
+        raise NotImplementedError("DFT: the inverse of half a spectrum")
+    result = torch.fft.ifft(values, length, axis) if inverse else torch.fft.fft(values, length, axis)
+    if onesided:
+        result = result.narrow(axis, 0, result.shape[axis] // 2 + 1)
+    return torch.view_as_real(result)
+
+
+@operator()
+def DFT(
+    input: Tensor, dft_length: int | None = None, *, axis: int = 1, inverse: bool = False, onesided: bool = False
+) -> Tensor:
+    """Discrete Fourier transform (before opset 20)."""
+    return _dft(input, dft_length, axis, inverse, onesided)
+
+
+@operator(since=20)
+def DFT__20(
+    input: Tensor, dft_length: int | None = None, axis: int = -2, *, inverse: bool = False, onesided: bool = False
+) -> Tensor:
+    """Discrete Fourier transform."""
+    return _dft(input, dft_length, axis, inverse, onesided)
