@@ -610,10 +610,12 @@ class _Conversion:
         names = sorted({name for graph in graphs for name in _names_read(graph)} & set(self.scope))
         return {name: value for name in names if (value := self.scope[name]) is not None}
 
-    def _run(self, function: Any, arguments: tuple[Any, ...], values: Iterable[Value]) -> None:
+    def _run(
+        self, function: Any, arguments: tuple[Any, ...], values: Iterable[Value], *, carried: bool = False
+    ) -> None:
         """Add the call of a function that runs subgraphs; its operands are ``arguments`` and then ``values``."""
         importer = self.importer
-        passed = [importer.operand(value) for value in values]
+        passed = [importer.operand(value, carried=carried) for value in values]
         modules = [importer.keep_module(a) if isinstance(a, fx.GraphModule) else a for a in arguments]
         call = importer.graph.call_function(function, (*modules, *passed))
         for place, name in enumerate(self.node.output):
@@ -659,7 +661,7 @@ class _Conversion:
             self.importer.branch(graph, captured, self.opsets, self.depth + 1) for graph in (then_branch, else_branch)
         ]
         passed = [value for value in captured.values() if value.constant is None]
-        self._run(run_branch, (self.importer.numbers(condition, False), *modules), passed)
+        self._run(run_branch, (self.importer.numbers(condition, False), *modules), passed, carried=True)
 
     def _export(self, inner: Scope, names: Iterable[str]) -> None:
         """The outputs of a subgraph or function body become the outputs of the node."""
