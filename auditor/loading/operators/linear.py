@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from auditor.loading.operators.elementwise import apply_activation
-from auditor.loading.operators.registry import operator
+from auditor.loading.operators.registry import check_size, operator
 
 AutoPad = Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -169,6 +169,7 @@ def RoiAlign(
     boxes = torch.cat([batch_indices.to(rois.dtype).reshape(-1, 1), rois], 1)
     aligned = coordinate_transformation_mode == "half_pixel"
     size = (output_height, output_width)
+    check_size([len(rois), X.shape[1], *size], "RoiAlign")
     result: Tensor = roi_align(X, boxes, size, spatial_scale, sampling_ratio or -1, aligned)
     return result
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from auditor.loading.operators.registry import operator
+from auditor.loading.operators.registry import check_size, operator
 
 
 def _mean(x: Tensor, axes: list[int]) -> Tensor:
@@ -324,6 +324,8 @@ def Det(X: Tensor) -> Tensor:
 def _dft(x: Tensor, length: int | None, axis: int, inverse: bool, onesided: bool) -> Tensor:
     """Discrete Fourier transform of [..., 1 or 2] (real, or real and imaginary part) along an axis."""
     axis = axis % x.dim()
+    if length is not None:
+        check_size([*x.shape[:axis], length, *x.shape[axis + 1 :]], "DFT")
     values = torch.complex(x[..., 0], x[..., 1] if x.shape[-1] == 2 else torch.zeros_like(x[..., 0]))
     if inverse and onesided:
         raise NotImplementedError("DFT: the inverse of half a spectrum")

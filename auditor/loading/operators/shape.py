@@ -362,6 +362,7 @@ def Col2Im(
     pads, strides, dilations = pads or [0] * (2 * rank), strides or [1] * rank, dilations or [1] * rank
     if rank != 2:
         raise NotImplementedError(f"Col2Im: {rank} spatial dimensions")
+    check_size([*input.shape[:2], *image_shape], "Col2Im")
     if pads[:2] == pads[2:]:
         return functional.fold(input, image_shape, block_shape, dilations, pads[:2], strides)
     whole = [size + before + after for size, before, after in zip(image_shape, pads[:2], pads[2:], strict=True)]
