@@ -114,7 +114,7 @@ def export(network: nn.Module, opset: int, dynamic: bool) -> bytes:
     return buffer.getvalue()
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     network=st.one_of(convolutional(), perceptron(), attention),
     opset=st.sampled_from(OPSETS),

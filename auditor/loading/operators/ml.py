@@ -95,7 +95,7 @@ def Imputer(
     """Missing values, which are one number or NaN, replaced by one of each feature or of all."""
     values = X.new_tensor(imputed_value_floats or imputed_value_int64s or [])
     wanted = replaced_value_float if X.is_floating_point() else replaced_value_int64
-    missing = torch.isnan(X) if math.isnan(wanted) else wanted == X
+    missing = torch.isnan(X) if math.isnan(wanted) else torch.eq(X, wanted)
     return torch.where(missing, values, X)
 
 

@@ -363,8 +363,7 @@ def Col2Im(
     if rank != 2:
         raise NotImplementedError(f"Col2Im: {rank} spatial dimensions")
     check_size([*input.shape[:2], *image_shape], "Col2Im")
-    if pads[:2] == pads[2:]:
-        return functional.fold(input, image_shape, block_shape, dilations, pads[:2], strides)
     whole = [size + before + after for size, before, after in zip(image_shape, pads[:2], pads[2:], strict=True)]
-    image = functional.fold(input, whole, block_shape, dilations, 0, strides)
+    across = {"kernel_size": tuple(block_shape), "dilation": tuple(dilations), "stride": tuple(strides)}
+    image = functional.fold(input, tuple(whole), **across)
     return image[..., pads[0] : pads[0] + image_shape[0], pads[1] : pads[1] + image_shape[1]]
