@@ -48,6 +48,8 @@ class Artefact:
     """numpy name of the input's type: "float32", "float16", "uint8"."""
     scores: Callable[[NDArray[Any]], NDArray[Any]]
     """From the model's own input to its raw output, on the original."""
+    device_scores: Callable[[torch.Tensor], NDArray[Any]] | None = None
+    """The same from a tensor on the device, without a trip through the host, where the runtime can do that."""
     outputs: Outputs | None = None
     """None: not to be seen in the file, so found by looking at the numbers."""
     output: str = ""
@@ -108,6 +110,14 @@ class Preprocessing:
         if np.issubdtype(np.dtype(self.dtype), np.integer):
             x = np.rint(x)
         return np.ascontiguousarray(x, dtype=self.dtype)
+
+    def on_device(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The same as ``apply`` for a tensor, on its device, in the type that the artefact takes."""
+        import torch
+
+        x = self.differentiable(pixels)
+        x = x if np.issubdtype(np.dtype(self.dtype), np.floating) else x.round()
+        return x.to(getattr(torch, self.dtype))
 
     def differentiable(self, pixels: torch.Tensor) -> torch.Tensor:
         """The same under autograd, in the tensor's own float type; integer inputs are not rounded, only scaled."""
@@ -346,7 +356,10 @@ class Classifier:
         n = len(images)
         if self.fixed_batch and n < self.fixed_batch:
             images = np.concatenate([images, np.repeat(images[:1], self.fixed_batch - n, axis=0)])
-        scores = self.artefact.scores(self.preprocessing.apply(images))
+        if self.artefact.device_scores is not None and self.takes == "images":
+            scores = self.artefact.device_scores(self.preprocessing.on_device(self.tensor(images)))
+        else:
+            scores = self.artefact.scores(self.preprocessing.apply(images))
         scores = self.reading.scores(scores[:n])
         if not np.isfinite(scores).all():
             raise ArithmeticError("the model answered NaN or infinity")

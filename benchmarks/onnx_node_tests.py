@@ -2,7 +2,9 @@
 
     python benchmarks/onnx_node_tests.py [--verbose] [OPERATOR ...]
 
-Prints passed/total per operator as a Markdown table. "Refused" is an error at import or when the module runs (fine: the
+Prints passed/total per operator as a Markdown table and writes it into docs/models.md. Operators that occur in
+classifiers are those in the files that torchvision_models.py and third_party_models.py opened: their list stands in the
+document. "Refused" is an error at import or when the module runs (fine: the
 audit goes on black-box). "Wrong without an error" must be 0, and the exit status is 1 if it is not. Integer outputs
 that the importer carries as floating tensors are compared by value.
 """
@@ -10,11 +12,15 @@ that the importer carries as floating tensors are compared by value.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import logging
 import sys
 import warnings
 from collections import Counter, defaultdict
 from typing import Any
 
+import document
 import numpy as np
 import onnx.numpy_helper
 import torch
@@ -22,6 +28,7 @@ from onnx.backend.test.case.node import collect_testcases
 
 from auditor.errors import NoCopy
 from auditor.loading.importer import import_onnx
+from auditor.loading.operators import element_types
 
 PASSED, REFUSED, WRONG = "passed", "refused", "wrong"
 
@@ -32,11 +39,10 @@ def to_array(value: Any) -> Any:
 
 def to_tensor(value: Any) -> torch.Tensor:
     value = to_array(value)
-    if isinstance(value, np.ndarray) and value.dtype.name == "bfloat16":
-        return torch.from_numpy(value.astype(np.float32)).to(torch.bfloat16)
     if not isinstance(value, (np.ndarray, np.generic)):
         raise NoCopy(f"test data of type {type(value).__name__}")
-    return torch.from_numpy(np.array(value))
+    kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    return element_types.from_numpy(np.asarray(value), element_types.torch_type(kind))
 
 
 def is_close(result: Any, expected: Any, case: Any) -> bool:
@@ -78,32 +84,73 @@ def judge(case: Any) -> tuple[str, str]:
     return PASSED, ""
 
 
+def is_float(case: Any) -> bool:
+    """Whether one of its outputs holds floating numbers of 16 bits or more."""
+    kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    return any(output.type.tensor_type.elem_type in kinds for output in case.model.graph.output)
+
+
+def operator_of(case: Any) -> str:
+    """The operator that a case is about; the cases with a function's body in its place are about that function."""
+    if "_expanded" not in case.name:
+        return str(case.model.graph.node[0].op_type)
+    # the values in the body are named after the function and the case
+    values = [name for node in case.model.graph.node for name in node.output]
+    return next((name.split("_test_")[0] for name in values if "_test_" in name), case.name.split("_expanded")[0])
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("operators", nargs="*", help="only these operators")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("operators", nargs="*", help="only these operators (the document stays as it is)")
     parser.add_argument("--verbose", action="store_true", help="say why a case does not pass")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
+    logging.disable(logging.ERROR)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
+    floats: dict[str, Counter[str]] = defaultdict(Counter)
     for case in collect_testcases():
         assert case.model is not None
-        operators = {node.op_type for node in case.model.graph.node}
-        name = case.model.graph.node[0].op_type if len(operators) == 1 else case.name.removeprefix("test_")
-        name = name if "_expanded" not in case.name else name.split("_expanded")[0] + " (expanded)"
-        if arguments.operators and not operators & set(arguments.operators):
+        name = operator_of(case)
+        if arguments.operators and name not in arguments.operators:
             continue
-        verdict, why = judge(case)
+        with contextlib.redirect_stderr(io.StringIO()):
+            verdict, why = judge(case)
         counts[name][verdict] += 1
+        if is_float(case):
+            floats[name][verdict] += 1
         if verdict == WRONG or (arguments.verbose and verdict != PASSED):
             print(f"{verdict}: {case.name}: {why[:600]}", file=sys.stderr)
-    total: Counter[str] = Counter()
-    print("| operator | passed | refused | wrong without an error |")
-    print("|---|---|---|---|")
-    for name, count in sorted(counts.items()):
-        total.update(count)
-        print(f"| {name} | {count[PASSED]}/{count.total()} | {count[REFUSED]} | {count[WRONG]} |")
-    print(f"\nPassed {total[PASSED]} of {total.total()} ({onnx.__version__}); wrong without an error: {total[WRONG]}")
-    return int(total[WRONG] > 0)
+    everything, every_float = sum(counts.values(), Counter()), sum(floats.values(), Counter())
+    known = document.operators()
+    of_classifiers = sum((count for name, count in floats.items() if name in known), Counter())
+    lines = [
+        f"ONNX {onnx.__version__}: {everything[PASSED]:,} of {everything.total():,} cases pass, {everything[REFUSED]:,}"
+        f" are refused by name, {everything[WRONG]:,} are wrong without an error.",
+        f"With floating output: {every_float[PASSED]:,} of {every_float.total():,}. Of these, about operators that"
+        f" occur in the files of this page: **{of_classifiers[PASSED]:,} of {of_classifiers.total():,}"
+        f" ({100 * of_classifiers[PASSED] / max(1, of_classifiers.total()):.1f} %)**.",
+        "",
+    ]
+    header = (
+        "operator",
+        "in the files of this page",
+        "passed, floating output",
+        "passed, all",
+        "wrong without an error",
+    )
+    content = {
+        name: (name, "yes" if name in known else "", _share(floats[name]), _share(count), str(count[WRONG]))
+        for name, count in counts.items()
+    }
+    text = "\n".join(lines) + "\n" + document.table(header, content)
+    print(text)
+    if not arguments.operators:
+        document.write("node-tests", text)
+    return int(everything[WRONG] > 0)
+
+
+def _share(count: Counter[str]) -> str:
+    return f"{count[PASSED]}/{count.total()}" if count.total() else ""
 
 
 if __name__ == "__main__":

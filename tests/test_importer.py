@@ -374,7 +374,7 @@ def test_quantised_networks_agree_and_carry_gradients(network: str, how: str, tm
     assert functional.cosine_similarity(gradient.flatten(), reference.flatten(), 0) > 0.5
 
 
-@pytest.mark.parametrize("level", ["BASIC", "EXTENDED"])
+@pytest.mark.parametrize("level", ["BASIC", "EXTENDED", "ALL"])
 @pytest.mark.parametrize(("network", "kind"), NEWER)
 def test_files_optimised_by_onnx_runtime(network: str, level: str, kind: str, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
@@ -386,7 +386,7 @@ def test_files_optimised_by_onnx_runtime(network: str, level: str, kind: str, tm
     assert_same(onnx.load(tmp_path / "optimised.onnx"), pixels(network, 3, seed=4))
 
 
-@pytest.mark.parametrize("level", ["BASIC", "EXTENDED"])
+@pytest.mark.parametrize("level", ["BASIC", "EXTENDED", "ALL"])
 @pytest.mark.parametrize("how", ["QDQ", "QOperator", "dynamic"])
 @pytest.mark.parametrize("network", ["dense", "squeeze-excite", "transformer"])
 def test_quantised_files_optimised_by_onnx_runtime(network: str, how: str, level: str, tmp_path: Path) -> None:

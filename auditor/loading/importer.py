@@ -12,18 +12,18 @@ device. The batch size is never baked in: ``Shape`` is evaluated when the module
 
 from __future__ import annotations
 
+import functools
 import heapq
 import operator as python_operator
 import re
 from collections import ChainMap
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, TypeProto, numpy_helper
 from torch import Tensor, fx
 from torch.fx.graph_module import _USER_PRESERVED_ATTRIBUTES_KEY
 
@@ -69,12 +69,13 @@ class Bound:
         yield from self.extra
 
 
-def import_onnx(model: onnx.ModelProto) -> fx.GraphModule:
-    """The model as a differentiable module: ``forward(*inputs)`` returns the tuple of its outputs.
+def import_onnx(model: onnx.ModelProto, outputs: Sequence[str] | None = None) -> fx.GraphModule:
+    """The model as a differentiable module: ``forward(*inputs)`` returns the tuple of its outputs, or of ``outputs``.
 
-    External data must have been loaded. Floating constants are frozen Parameters (single numbers: buffers), integer
-    constants are buffers. Integer inputs may be given as floating tensors, so that gradients reach them; integer
-    outputs that come from rounding are floating tensors of whole numbers for the same reason.
+    What these outputs do not depend on is left out, and need not be known. External data must have been loaded.
+    Floating constants are frozen Parameters (single numbers: buffers), integer constants are buffers. Integer inputs
+    may be given as floating tensors, so that gradients reach them; integer outputs that come from rounding are floating
+    tensors of whole numbers for the same reason.
 
     Attributes of the result: ``input_names``, ``output_names``, ``fixed_batch`` (the batch size that the first input
     declares, or None).
@@ -87,7 +88,8 @@ def import_onnx(model: onnx.ModelProto) -> fx.GraphModule:
     if "" in opsets and not OLDEST_OPSET <= opsets[""] <= newest:
         raise NoCopy(f"The model has ONNX opset {opsets['']}; opsets {OLDEST_OPSET} to {newest} can be imported.")
     functions = {(_domain(entry.domain), entry.name, entry.overload): entry for entry in model.functions}
-    return _Importer(functions).import_graph(model.graph, opsets)
+    names = tuple(output.name for output in model.graph.output) if outputs is None else tuple(outputs)
+    return _Importer(functions).import_graph(model.graph, opsets, names, _Types(lambda: model))
 
 
 def _domain(name: str) -> str:
@@ -110,10 +112,7 @@ def _to_tensor(proto: TensorProto) -> Tensor:
         raise NoCopy(f"The tensor {proto.name!r} has {elements} elements, more than {MAX_ELEMENTS}.")
     try:
         dtype = element_types.torch_type(proto.data_type)
-        array = numpy_helper.to_array(proto)
-        if dtype is torch.bfloat16:
-            return torch.from_numpy(np.array(array, dtype=np.float32)).to(dtype)
-        return torch.from_numpy(np.array(array))
+        return element_types.from_numpy(numpy_helper.to_array(proto), dtype)
     except (NotImplementedError, TypeError, ValueError) as error:
         raise NoCopy(f"The tensor {proto.name!r} cannot be read: {error}.") from error
 
@@ -147,9 +146,98 @@ def _names_read(graph: GraphProto) -> Iterator[str]:
     yield from (output.name for output in graph.output)
 
 
+class _Types:
+    """Types of the values of a graph, inferred when they are first asked for.
+
+    Only the functions that the standard writes for the types of a node's inputs need them.
+    """
+
+    def __init__(self, model: Callable[[], onnx.ModelProto]) -> None:
+        self._model = model
+
+    @functools.cached_property
+    def _found(self) -> dict[str, TypeProto]:
+        graph = self._model().graph
+        try:
+            inferred = onnx.shape_inference.infer_shapes(self._model(), data_prop=True).graph
+        except Exception:  # larger than protobuf's 2 GiB, or not as the standard says
+            inferred = graph
+        found = {tensor.name: _tensor_type(tensor) for tensor in graph.initializer}
+        return found | {value.name: value.type for value in [*inferred.value_info, *graph.input, *inferred.output]}
+
+    def of(self, name: str, value: Value | None) -> TypeProto | None:
+        """The type of a value, None where it is not known."""
+        if value is not None and value.constant is not None:
+            array = element_types.to_numpy(value.constant)
+            return onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        found = self._found.get(name)
+        return found if found is not None and found.tensor_type.elem_type else None
+
+
+_NO_TYPES = _Types(onnx.ModelProto)
+
+
+def _tensor_type(tensor: TensorProto) -> TypeProto:
+    return onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+
+
 def run_branch(condition: bool, then_branch: fx.GraphModule, else_branch: fx.GraphModule, *inputs: Tensor) -> Any:
     """One of two branches, on the values that they read from the graph around them."""
     return then_branch(*inputs) if condition else else_branch(*inputs)
+
+
+def run_loop(count: int | None, condition: bool | None, body: fx.GraphModule, carried: int, *values: Any) -> Any:
+    """ONNX Loop: at most ``count`` times, while the condition holds.
+
+    ``values``: the first state of what is carried, then what the body reads from the graph around it. Returns the last
+    state, and what the body gave besides in each round, stacked along a new first axis.
+    """
+    state, captured = values[:carried], values[carried:]
+    scans: list[Any] = []
+    condition = True if condition is None else condition
+    rounds = 0
+    while condition and (count is None or rounds < count):
+        answer = body(torch.tensor(rounds), torch.tensor(condition), *state, *captured)
+        condition, state = bool(answer[0]), answer[1 : 1 + carried]
+        scans.append(answer[1 + carried :])
+        rounds += 1
+    return (*state, *(torch.stack(column) for column in zip(*scans, strict=True)))
+
+
+Walk = tuple[tuple[int, bool], ...]
+"""For every input or output of a Scan the axis, and whether from its end to its start."""
+
+
+def run_scan(body: fx.GraphModule, states: int, read: Walk, written: Walk, *values: Any) -> Any:
+    """ONNX Scan: the body over the entries of one axis of each input, with a state of ``states`` values.
+
+    ``values``: the first state, the inputs, then what the body reads from the graph around it. Returns the last state,
+    and what the body gave besides, stacked along the axes that ``written`` says.
+    """
+    end = states + len(read)
+    state, captured = values[:states], values[end:]
+    rows = []
+    for value, (axis, backwards) in zip(values[states:end], read, strict=True):
+        entries = value.unbind(axis)
+        rows.append(entries[::-1] if backwards else entries)
+    scans = []
+    for row in zip(*rows, strict=True):
+        answer = body(*state, *row, *captured)
+        state = answer[:states]
+        scans.append(answer[states:])
+    columns = zip(zip(*scans, strict=True), written, strict=True)
+    return (*state, *(torch.stack(column[::-1] if back else column, axis) for column, (axis, back) in columns))
+
+
+def _needed(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
+    """The nodes, which are sorted, that the outputs depend on."""
+    wanted = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(_names_used(node))
+    return kept[::-1]
 
 
 def sort_nodes(nodes: Iterable[NodeProto]) -> list[NodeProto]:
@@ -195,15 +283,18 @@ class _Importer:
     """Values whose ids are keys of ``made``: alive, so that no other value takes over the id."""
     count: int = 0
 
-    def import_graph(self, graph: GraphProto, opsets: dict[str, int]) -> fx.GraphModule:
-        """The whole graph as a module."""
+    def import_graph(
+        self, graph: GraphProto, opsets: dict[str, int], names: tuple[str, ...], types: _Types
+    ) -> fx.GraphModule:
+        """The part of the graph that the outputs called ``names`` depend on, as a module."""
         scope: Scope = {}
-        self.read_initialisers(graph, scope)
-        inputs = [value for value in graph.input if value.name not in scope]
+        constants = {tensor.name for tensor in graph.initializer}
+        inputs = [value for value in graph.input if value.name not in constants]
         for value in inputs:
-            scope[value.name] = self._placeholder(value)
-        self.convert(graph.node, scope, opsets, 0)
-        names = tuple(output.name for output in graph.output)
+            scope[value.name] = self.placeholder(value)
+        nodes = _needed(sort_nodes(graph.node), names)
+        self.read_initialisers(graph, scope, {name for node in nodes for name in _names_used(node)}.union(names))
+        self.convert(nodes, scope, opsets, 0, types)
         self.graph.output(tuple(self.operand(self.output_value(scope, name), carried=True) for name in names))
         self.graph.eliminate_dead_code()
         fusion.fuse(self.graph, self.attributes)
@@ -220,20 +311,25 @@ class _Importer:
             raise NoCopy(f"No node of the ONNX graph writes its output {name!r}.")
         return value
 
-    def read_initialisers(self, graph: GraphProto, scope: Scope) -> None:
+    def read_initialisers(self, graph: GraphProto, scope: Scope, wanted: set[str] | None = None) -> None:
+        """Put the constants of a graph into the scope: all of them, or those that are wanted."""
         if graph.sparse_initializer:
             raise NoCopy("The model has sparse initialisers, which cannot be imported.")
         for proto in graph.initializer:
-            scope[proto.name] = Value(constant=_to_tensor(proto), name=proto.name)
+            if wanted is None or proto.name in wanted:
+                scope[proto.name] = Value(constant=_to_tensor(proto), name=proto.name)
 
-    def _placeholder(self, value: onnx.ValueInfoProto) -> Value:
+    def placeholder(self, value: onnx.ValueInfoProto, *, formal: bool = False) -> Value:
+        """An input of the graph; the ``formal`` ones of a subgraph need not state a type."""
+        node = self.graph.create_node("placeholder", _identifier(value.name), name=_identifier(value.name))
+        if formal and not value.type.tensor_type.elem_type:
+            return Value(node=node, name=value.name)
         if not value.type.HasField("tensor_type"):
             raise NoCopy(f"The model's input {value.name!r} is not a tensor.")
         try:
             dtype = element_types.torch_type(value.type.tensor_type.elem_type)
         except NotImplementedError as error:
             raise NoCopy(f"The model's input {value.name!r} cannot be imported: {error}.") from error
-        node = self.graph.create_node("placeholder", _identifier(value.name), name=_identifier(value.name))
         return Value(node=node, integer=dtype if element_types.is_integer(dtype) else None, name=value.name)
 
     def module(self) -> fx.GraphModule:
@@ -242,9 +338,12 @@ class _Importer:
         used = {node.target for node in self.graph.nodes if node.op == "get_attr"}
         return fx.GraphModule({name: root[name] for name in root if name in used}, self.graph, "OnnxGraph")
 
-    def branch(self, graph: GraphProto, captured: dict[str, Value], opsets: dict[str, int], depth: int) -> fx.Node:
-        """A subgraph as a module of its own; its inputs are the captured values that are not constants."""
+    def branch(
+        self, graph: GraphProto, captured: dict[str, Value], opsets: dict[str, int], depth: int
+    ) -> fx.GraphModule:
+        """A subgraph as a module of its own; its inputs are the graph's, then the captured values but for constants."""
         inner = _Importer(self.functions, count=self.count)
+        formal: Scope = {value.name: inner.placeholder(value, formal=True) for value in graph.input}
         scope: Scope = {}
         for name, value in captured.items():
             if value.constant is not None:
@@ -253,16 +352,28 @@ class _Importer:
             node = inner.graph.create_node("placeholder", _identifier(name), name=_identifier(name))
             # what comes from the host was brought to the device for the branch
             scope[name] = Value(node=node, integer=value.integer, name=name)
+        scope.update(formal)
         inner.read_initialisers(graph, scope)
         inner.convert(graph.node, scope, opsets, depth)
         self.count = inner.count
         inner.graph.output(tuple(inner.operand(inner.output_value(scope, output.name)) for output in graph.output))
         inner.graph.eliminate_dead_code()
+        return inner.module()
+
+    def keep_module(self, module: fx.GraphModule) -> fx.Node:
+        """The node that reads a module which is part of this one."""
         name = f"branch_{len(self.attributes)}"
-        self.attributes[name] = inner.module()
+        self.attributes[name] = module
         return self.graph.create_node("get_attr", name, name=name)
 
-    def convert(self, nodes: Iterable[NodeProto], scope: Scope, opsets: dict[str, int], depth: int) -> None:
+    def convert(
+        self,
+        nodes: Iterable[NodeProto],
+        scope: Scope,
+        opsets: dict[str, int],
+        depth: int,
+        types: _Types = _NO_TYPES,
+    ) -> None:
         """Add the nodes to the graph and their outputs to the scope."""
         if depth > MAX_DEPTH:
             raise NoCopy(f"Functions or subgraphs of the ONNX graph are nested more than {MAX_DEPTH} deep.")
@@ -270,7 +381,7 @@ class _Importer:
             self.count += 1
             if self.count > MAX_NODES:
                 raise NoCopy(f"The ONNX graph has more than {MAX_NODES} nodes once its functions are expanded.")
-            conversion = _Conversion(self, node, scope, opsets, depth)
+            conversion = _Conversion(self, node, scope, opsets, depth, types)
             try:
                 conversion.run()
             except (NoCopy, MemoryError):
@@ -370,6 +481,7 @@ class _Conversion:
     scope: Scope
     opsets: dict[str, int]
     depth: int
+    types: _Types
 
     def run(self) -> None:
         """Add the node to the graph and its outputs to the scope."""
@@ -383,6 +495,10 @@ class _Conversion:
             self._constant()
         elif domain == "" and node.op_type == "If":
             self._if()
+        elif domain == "" and node.op_type == "Loop":
+            self._loop()
+        elif domain == "" and node.op_type == "Scan":
+            self._scan()
         else:
             self._operator(domain)
 
@@ -408,14 +524,50 @@ class _Conversion:
 
     def _operator(self, domain: str) -> None:
         schema = self._schema(domain)
+        for attribute in self.node.attribute:
+            if schema is not None and attribute.name not in schema.attributes:
+                raise self.refusal(f"its attribute {attribute.name!r} does not exist in this opset")
         version = schema.since_version if schema else self.version
         found = find_operator(domain, self.node.op_type, version)
+        refusal = self.refusal("there is no function for it")
         if found is not None:
-            self._apply(found, self._bind(found, schema))
-        elif schema is not None and schema.has_function:
-            self._expand(schema.function_body, _defaults(schema))
-        else:
-            raise self.refusal("there is no function for it")
+            try:
+                self._apply(found, self._bind(found, schema))
+                return
+            except NoCopy as error:
+                # what our function does not know, the one that the standard writes may
+                refusal = error
+        body, types = self._standard_function(schema)
+        if body is None:
+            raise refusal
+        try:
+            self._expand(body, _defaults(schema), types)
+        except NoCopy:
+            if found is None:
+                raise
+            raise refusal from None
+
+    def _standard_function(self, schema: Any) -> tuple[FunctionProto | None, _Types]:
+        """The body that the standard gives for this operator, and the types of what is in it."""
+        if schema is None:
+            return None, _NO_TYPES
+        if schema.has_function:
+            return schema.function_body, _NO_TYPES
+        if not schema.has_context_dependent_function:
+            return None, _NO_TYPES
+        types = {name: self.types.of(name, self._look_up(name)) for name in self.node.input if name}
+        if any(found is None for found in types.values()):
+            return None, _NO_TYPES
+        texts = [(types[name] if name else None) or TypeProto() for name in self.node.input]
+        body = FunctionProto()
+        body.ParseFromString(
+            schema.get_context_dependent_function(
+                self.node.SerializeToString(), [text.SerializeToString() for text in texts]
+            )
+        )
+        if not body.node:
+            return None, _NO_TYPES
+        return body, _Types(lambda: _typed(body, texts, {entry.name: entry for entry in self.node.attribute}))
 
     def _look_up(self, name: str) -> Value | None:
         """The value of an input; None if it is left out."""
@@ -453,20 +605,63 @@ class _Conversion:
         self.importer.convert(graph.node, inner, self.opsets, self.depth + 1)
         self._export(inner, [output.name for output in graph.output])
 
+    def _captured(self, *graphs: GraphProto) -> dict[str, Value]:
+        """The values around the graphs that they read."""
+        names = sorted({name for graph in graphs for name in _names_read(graph)} & set(self.scope))
+        return {name: value for name in names if (value := self.scope[name]) is not None}
+
+    def _run(
+        self, function: Any, arguments: tuple[Any, ...], values: Iterable[Value], *, carried: bool = False
+    ) -> None:
+        """Add the call of a function that runs subgraphs; its operands are ``arguments`` and then ``values``."""
+        importer = self.importer
+        passed = [importer.operand(value, carried=carried) for value in values]
+        modules = [importer.keep_module(a) if isinstance(a, fx.GraphModule) else a for a in arguments]
+        call = importer.graph.call_function(function, (*modules, *passed))
+        for place, name in enumerate(self.node.output):
+            if name:
+                node = importer.graph.call_function(python_operator.getitem, (call, place))
+                self.scope[name] = Value(node=node, name=name)
+
+    def _loop(self) -> None:
+        """A body as a module of its own that runs again and again."""
+        body = next(attribute.g for attribute in self.node.attribute if attribute.name == "body")
+        count, condition, *state = [self._look_up(name) for name in self.node.input]
+        if any(value is None for value in state):
+            raise self.refusal("a value that it carries is left out")
+        limit = None if count is None else self.importer.numbers(count, False)
+        going = None if condition is None else self.importer.numbers(condition, False)
+        captured = self._captured(body)
+        module = self.importer.branch(body, captured, self.opsets, self.depth + 1)
+        passed = [value for value in state if value] + [v for v in captured.values() if v.constant is None]
+        self._run(run_loop, (limit, going, module, len(state)), passed)
+
+    def _scan(self) -> None:
+        """A body as a module of its own that runs over the entries of an axis."""
+        if self.version < 9:
+            raise self.refusal("before opset 9 it has sequences of several lengths")
+        given = {attribute.name: _attribute(attribute) for attribute in self.node.attribute}
+        body, inputs = given["body"], given["num_scan_inputs"]
+        values = [value for name in self.node.input if (value := self._look_up(name)) is not None]
+        states = len(values) - inputs
+        outputs = len(body.output) - states
+        axes = given.get("scan_input_axes") or [0] * inputs, given.get("scan_output_axes") or [0] * outputs
+        backwards = given.get("scan_input_directions"), given.get("scan_output_directions")
+        read = zip(axes[0], map(bool, backwards[0] or [0] * inputs), strict=True)
+        written = zip(axes[1], map(bool, backwards[1] or [0] * outputs), strict=True)
+        captured = self._captured(body)
+        module = self.importer.branch(body, captured, self.opsets, self.depth + 1)
+        passed = values + [value for value in captured.values() if value.constant is None]
+        self._run(run_scan, (module, states, tuple(read), tuple(written)), passed)
+
     def _choose(self, condition: Value, then_branch: GraphProto, else_branch: GraphProto) -> None:
         """A condition that depends on the input: the branch is chosen when the module runs."""
-        importer = self.importer
-        names = sorted({name for graph in (then_branch, else_branch) for name in _names_read(graph)} & set(self.scope))
-        captured = {name: value for name in names if (value := self.scope[name]) is not None}
+        captured = self._captured(then_branch, else_branch)
         modules = [
-            importer.branch(graph, captured, self.opsets, self.depth + 1) for graph in (then_branch, else_branch)
+            self.importer.branch(graph, captured, self.opsets, self.depth + 1) for graph in (then_branch, else_branch)
         ]
-        passed = [importer.operand(value, carried=True) for value in captured.values() if value.constant is None]
-        arguments = (importer.numbers(condition, False), *modules, *passed)
-        call = importer.graph.call_function(run_branch, arguments)
-        for place, name in enumerate(self.node.output):
-            node = importer.graph.call_function(python_operator.getitem, (call, place))
-            self.scope[name] = Value(node=node, name=name)
+        passed = [value for value in captured.values() if value.constant is None]
+        self._run(run_branch, (self.importer.numbers(condition, False), *modules), passed, carried=True)
 
     def _export(self, inner: Scope, names: Iterable[str]) -> None:
         """The outputs of a subgraph or function body become the outputs of the node."""
@@ -474,7 +669,9 @@ class _Conversion:
             if outer_name:
                 self.scope[outer_name] = inner[inner_name]
 
-    def _expand(self, function: FunctionProto, defaults: dict[str, AttributeProto] | None = None) -> None:
+    def _expand(
+        self, function: FunctionProto, defaults: dict[str, AttributeProto] | None = None, types: _Types = _NO_TYPES
+    ) -> None:
         """Convert the nodes of a function's body in place of this node."""
         if len(self.node.input) > len(function.input) or len(self.node.output) > len(function.output):
             raise self.refusal("it has more inputs or outputs than its function")
@@ -483,9 +680,9 @@ class _Conversion:
             inner[formal] = self._look_up(actual)
         given = (defaults or {}) | {attribute.name: attribute for attribute in function.attribute_proto}
         given |= {attribute.name: attribute for attribute in self.node.attribute}
-        opsets = {_domain(entry.domain): entry.version for entry in function.opset_import} or self.opsets
+        opsets = self.opsets | {_domain(entry.domain): entry.version for entry in function.opset_import}
         body = [_with_attributes(node, given) for node in function.node]
-        self.importer.convert(body, inner, opsets, self.depth + 1)
+        self.importer.convert(body, inner, opsets, self.depth + 1, types)
         self._export(inner, function.output)
 
     def _bind(self, found: Operator, schema: Any) -> Bound:
@@ -508,8 +705,6 @@ class _Conversion:
             if value is not None or (place < len(positional) and name == positional[place]):
                 named[name] = value
         for attribute in self.node.attribute:
-            if schema is not None and attribute.name not in schema.attributes:
-                raise self.refusal(f"its attribute {attribute.name!r} does not exist in this opset")
             if attribute.name in named:
                 raise self.refusal(f"{attribute.name!r} is given twice")
             named[attribute.name] = _attribute(attribute)
@@ -523,8 +718,12 @@ class _Conversion:
 
     def _apply(self, found: Operator, bound: Bound) -> None:
         """Compute the node now, or add it to the graph."""
-        constant = all(value.constant is not None for value in bound.values())
-        host = not found.reads_shape and all(value.constant is not None or value.host for value in bound.values())
+        constant = not found.sequences and all(value.constant is not None for value in bound.values())
+        host = (
+            not found.reads_shape
+            and not found.sequences
+            and all(value.constant is not None or value.host for value in bound.values())
+        )
         large = any(
             value.constant is not None and value.constant.numel() > MAX_HOST_CONSTANT for value in bound.values()
         )
@@ -611,7 +810,7 @@ class _Conversion:
 
     def _element_type(self, number: int) -> torch.dtype:
         try:
-            return element_types.torch_type(number)
+            return element_types.torch_type_of_result(number)
         except NotImplementedError as error:
             raise self.refusal(error) from error
 
@@ -672,6 +871,14 @@ def _integer_type(value: Value) -> torch.dtype | None:
     if value.constant is not None and element_types.is_integer(value.constant.dtype):
         return value.constant.dtype
     return value.integer
+
+
+def _typed(function: FunctionProto, inputs: list[TypeProto], given: dict[str, AttributeProto]) -> onnx.ModelProto:
+    """A function's body as a model whose inputs have types, so that those of its other values can be inferred."""
+    values = [onnx.ValueInfoProto(name=name, type=found) for name, found in zip(function.input, inputs, strict=False)]
+    nodes = [_with_attributes(node, given) for node in function.node]
+    graph = onnx.helper.make_graph(nodes, "function", [value for value in values if value.type.WhichOneof("value")], [])
+    return onnx.helper.make_model(graph, opset_imports=function.opset_import)
 
 
 def _with_attributes(node: NodeProto, given: dict[str, AttributeProto]) -> NodeProto:

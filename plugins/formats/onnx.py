@@ -10,6 +10,7 @@ from auditor import BadInput, NoCopy, hookimpl
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
+    import torch
     from numpy.typing import NDArray
 
     from auditor.classifier import Artefact, Precision
@@ -44,6 +45,9 @@ def _open(path: Path, device: str, output: str) -> Artefact:
     operators = sorted({node.op_type for node in model.graph.node})
     copy, reason, cut = _copy(model, chosen)
     activation = _activation(model, chosen)
+    precision = _precision(operators, dtype, model)
+    if copy is not None and precision == "int8":
+        reason += "; gradients pass straight through its rounding, which is an approximation"
     if "DynamicQuantizeLinear" in operators:
         # its scale is taken over the whole batch, so an answer would depend on the image's neighbours
         shape = (1, *shape[1:])
@@ -54,7 +58,8 @@ def _open(path: Path, device: str, output: str) -> Artefact:
         runtime=f"ONNX Runtime {_version()}, {provider}",
         input_shape=shape,
         input_dtype=dtype,
-        scores=_scores(session, inputs[0].name, chosen),
+        scores=_scores(session, inputs[0].name, chosen, _map_keys(model, chosen)),
+        device_scores=_device_scores(session, inputs[0].name, chosen, device),
         outputs="probabilities" if activation in {"softmax", "sigmoid"} else None,
         output=chosen,
         activation=activation,
@@ -62,7 +67,7 @@ def _open(path: Path, device: str, output: str) -> Artefact:
         classes=_class_names(model),
         copy=copy,
         copy_reason=reason,
-        precision=_precision(operators, dtype, model),
+        precision=precision,
         metadata=next((entry.value for entry in model.metadata_props if entry.key == METADATA_KEY), ""),
         properties={entry.key: entry.value for entry in model.metadata_props},
         details={
@@ -167,49 +172,105 @@ def _class_names(model: onnx.ModelProto) -> tuple[str, ...] | None:
 
 
 def _session(path: Path, device: str) -> tuple[onnxruntime.InferenceSession, list[str]]:
+    """The original in its runtime, on the device if it can be, and what is to be said when it cannot."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     # original and copy take turns on the same cores: threads that wait by spinning would halve the other's speed
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    warnings: list[str] = []
-    providers: list[Any] = ["CPUExecutionProvider"]
-    if device.startswith("cuda"):
+    on_cpu = ["CPUExecutionProvider"]
+    if not device.startswith("cuda"):
+        return _start(path, options, on_cpu), []
+    problem = ""
+    try:
         # the CUDA libraries come with torch's wheels; ONNX Runtime finds them once they are loaded
         onnxruntime.preload_dlls()
-        index = int(device.partition(":")[2] or 0)
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:
-        # ONNX Runtime's exceptions share no base class of their own
-        raise BadInput(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from None
-    if device.startswith("cuda") and session.get_providers()[0] != "CUDAExecutionProvider":
-        warnings.append(
-            "ONNX Runtime could not start its CUDA provider, so the original runs on the CPU; see `auditor doctor`"
+        # full precision, and an algorithm that does not depend on what else the GPU did while it was being chosen
+        wanted = {"device_id": _index(device), "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
+        session = onnxruntime.InferenceSession(
+            str(path), options, providers=[("CUDAExecutionProvider", wanted), *on_cpu]
         )
-    return session, warnings
+        if session.get_providers()[0] == "CUDAExecutionProvider":
+            return session, []
+    except Exception as error:
+        # ONNX Runtime's exceptions share no base class of their own; what is wrong with the file, the CPU says, too
+        problem = f" ({_first_line(error)})"
+    return _start(path, options, on_cpu), [
+        f"ONNX Runtime could not start its CUDA provider{problem}, so the original runs on the CPU; see `auditor"
+        " doctor`"
+    ]
 
 
-def _scores(session: onnxruntime.InferenceSession, name: str, output: str) -> Any:
+def _start(path: Path, options: onnxruntime.SessionOptions, providers: list[str]) -> onnxruntime.InferenceSession:
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:
+        raise BadInput(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from None
+
+
+def _index(device: str) -> int:
+    return int(device.partition(":")[2] or 0)
+
+
+def _scores(session: onnxruntime.InferenceSession, name: str, output: str, keys: list[Any] | None) -> Any:
     def scores(inputs: NDArray[Any]) -> NDArray[Any]:
         try:
             (answer,) = session.run([output], {name: inputs})
         except Exception as error:
             # one type for all that the runtime may raise, so that callers can tell a failed run from a bug
             raise RuntimeError(_first_line(error)) from None
-        return _from_maps(answer) if isinstance(answer, list) else answer
+        return _from_maps(answer, keys) if isinstance(answer, list) else answer
 
     return scores
 
 
-def _from_maps(rows: list[dict[Any, float]]) -> NDArray[Any]:
-    """ZipMap's answer as (n, k), the classes in their own order, which is that of the probabilities beneath."""
+def _device_scores(session: onnxruntime.InferenceSession, name: str, output: str, device: str) -> Any:
+    """The same for a tensor that lies on the GPU already: nothing but the scores comes to the host. None elsewhere."""
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        return None
+
+    def scores(inputs: torch.Tensor) -> NDArray[Any]:
+        inputs = inputs.contiguous()
+        binding = session.io_binding()
+        element = str(inputs.dtype).removeprefix("torch.")
+        binding.bind_input(name, "cuda", _index(device), element, tuple(inputs.shape), inputs.data_ptr())
+        binding.bind_output(output, "cuda", _index(device))
+        # ONNX Runtime has a stream of its own: what torch still writes must be there before it reads
+        _finish_torch(device)
+        try:
+            session.run_with_iobinding(binding)
+            (answer,) = binding.copy_outputs_to_cpu()
+        except Exception as error:
+            raise RuntimeError(_first_line(error)) from None
+        result: NDArray[Any] = answer
+        return result
+
+    return scores
+
+
+def _finish_torch(device: str) -> None:
+    import torch
+
+    torch.cuda.current_stream(device).synchronize()
+
+
+def _map_keys(model: onnx.ModelProto, output: str) -> list[Any] | None:
+    """The keys of the maps that a final ZipMap gives, in the order of the probabilities beneath."""
+    for node in model.graph.node:
+        if node.op_type == "ZipMap" and output in node.output:
+            for attribute in node.attribute:
+                return [text.decode() for text in attribute.strings] or list(attribute.ints)
+    return None
+
+
+def _from_maps(rows: list[dict[Any, float]], keys: list[Any] | None) -> NDArray[Any]:
+    """ZipMap's answer as (n, k), the classes in the order of ``keys``, or in their own."""
     import numpy as np
 
-    classes = sorted(rows[0])
-    return np.array([[row[name] for name in classes] for row in rows], dtype=np.float32)
+    return np.array([[row[key] for key in keys or sorted(row)] for row in rows], dtype=np.float32)
 
 
 def _copy(model: onnx.ModelProto, output: str) -> tuple[Any, str, bool]:
@@ -217,8 +278,7 @@ def _copy(model: onnx.ModelProto, output: str) -> tuple[Any, str, bool]:
     try:
         from auditor.loading.importer import cut_final_activation, import_onnx
 
-        place = [value.name for value in model.graph.output].index(output)
-        module, activation = cut_final_activation(import_onnx(model), place)
+        module, activation = cut_final_activation(import_onnx(model, [output]))
     except NoCopy as error:
         return None, str(error), False
     cut = f"; the final {activation} is left out of it" if activation != "none" else ""

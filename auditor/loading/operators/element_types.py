@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto
 from torch import Tensor
 
@@ -23,7 +26,22 @@ TORCH_TYPES: dict[int, torch.dtype] = {
     TensorProto.UINT32: torch.uint32,
     TensorProto.UINT64: torch.uint64,
     TensorProto.BOOL: torch.bool,
+    TensorProto.FLOAT8E4M3FN: torch.float8_e4m3fn,
+    TensorProto.FLOAT8E4M3FNUZ: torch.float8_e4m3fnuz,
+    TensorProto.FLOAT8E5M2: torch.float8_e5m2,
+    TensorProto.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
+    # held in a wider type: their values are right, what is rounded to them would not be
+    TensorProto.INT4: torch.int8,
+    TensorProto.UINT4: torch.uint8,
+    TensorProto.INT2: torch.int8,
+    TensorProto.UINT2: torch.uint8,
+    TensorProto.FLOAT4E2M1: torch.float32,
 }
+
+READ_ONLY = {kind for kind in TORCH_TYPES if TORCH_TYPES[kind].itemsize == 1} - {
+    TensorProto.INT8, TensorProto.UINT8, TensorProto.BOOL,
+} | {TensorProto.FLOAT4E2M1}  # fmt: skip
+"""Types that constants and inputs may have and that no operator gives."""
 
 
 def torch_type(element_type: int) -> torch.dtype:
@@ -31,6 +49,30 @@ def torch_type(element_type: int) -> torch.dtype:
     if element_type not in TORCH_TYPES:
         raise NotImplementedError(f"element type {TensorProto.DataType.Name(element_type)} has no torch counterpart")
     return TORCH_TYPES[element_type]
+
+
+def torch_type_of_result(element_type: int) -> torch.dtype:
+    """The torch type of an ONNX element type that an operator is to give."""
+    if element_type in READ_ONLY:
+        raise NotImplementedError(f"rounding to {TensorProto.DataType.Name(element_type)} is not supported")
+    return torch_type(element_type)
+
+
+def from_numpy(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
+    """An array, of a type that numpy may know through ml_dtypes only, as a tensor of its own."""
+    if dtype.is_floating_point and dtype.itemsize == 1:
+        return torch.from_numpy(array.view(np.uint8).copy()).view(dtype)
+    if dtype is torch.bfloat16:
+        return torch.from_numpy(np.array(array, dtype=np.float32)).to(dtype)
+    wide = {torch.int8: np.int8, torch.uint8: np.uint8, torch.float32: np.float32}.get(dtype)
+    return torch.from_numpy(np.array(array, dtype=wide))
+
+
+def to_numpy(x: Tensor) -> NDArray[Any]:
+    """A tensor as an array of the type that ONNX calls by the same name."""
+    if x.dtype is torch.bfloat16:
+        return x.float().numpy().astype(onnx.helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
+    return x.numpy()
 
 
 def is_integer(dtype: torch.dtype) -> bool:
@@ -100,8 +142,8 @@ def saturate(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def as_float(x: Tensor, like: Tensor) -> Tensor:
-    """Integers in the floating type of ``like``; carried integers are floating already."""
-    return x if x.is_floating_point() else x.to(like.dtype)
+    """Integers and 8-bit floats in the floating type of ``like``; carried integers are floating already."""
+    return x if x.is_floating_point() and x.dtype.itemsize > 1 else x.to(like.dtype)
 
 
 def to_device(x: Tensor, here: Tensor) -> Tensor:

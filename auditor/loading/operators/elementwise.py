@@ -17,7 +17,7 @@ from auditor.loading.operators.element_types import (
     is_integer,
     straight_through,
     to_carried,
-    torch_type,
+    torch_type_of_result,
 )
 from auditor.loading.operators.registry import operator
 
@@ -266,7 +266,7 @@ def Ceil(X: Tensor) -> Tensor:
 @operator(takes="input", gives="to")
 def Cast(input: Tensor, *, to: int, here: Tensor, saturate: bool = True, round_mode: str = "up") -> Tensor:
     """Another type; floating to integer is truncated and carried (saturate and round_mode: for float8 only)."""
-    dtype = floating(torch_type(to), here)
+    dtype = floating(torch_type_of_result(to), here)
     return to_carried(input, dtype) if is_integer(dtype) else input.to(dtype)
 
 
@@ -276,6 +276,8 @@ def CastLike(
 ) -> Tensor:
     """The element type of another tensor."""
     dtype = integer or target_type.dtype
+    if dtype.is_floating_point and dtype.itemsize == 1:
+        raise NotImplementedError("rounding to 8-bit floats is not supported")
     return to_carried(input, dtype) if is_integer(dtype) else input.to(dtype)
 
 

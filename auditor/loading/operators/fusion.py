@@ -1,15 +1,20 @@
-"""Groups of nodes that exporters split, as the one torch function they were: less memory traffic, the same numbers."""
+"""Less memory traffic for the same numbers.
+
+Groups of nodes that exporters split become the one torch function they were, batch normalisation goes into the
+convolution before it, and the weights of convolutions have their channels last, as the processor reads them.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from auditor.loading.operators import elementwise, linear
+from auditor.loading.operators import elementwise, linear, reduction
 
 _ADD, _MUL, _DIV, _ERF = (vars(elementwise)[name] for name in ("Add", "Mul", "Div", "Erf"))
 
@@ -24,14 +29,19 @@ def gelu(x: Tensor) -> Tensor:
     return functional.gelu(x)
 
 
-def fuse(graph: fx.Graph, constants: Mapping[str, Any]) -> None:
-    """Replace matrix product + bias, and GELU written with Erf."""
+def fuse(graph: fx.Graph, constants: MutableMapping[str, Any]) -> None:
+    """Replace what can be replaced in the graph; new constants are added to ``constants``."""
     for node in list(graph.nodes):
         if node.target is _ADD:
             _fuse_bias(graph, node, constants)
         elif node.target is _MUL:
             _fuse_gelu(graph, node, constants)
+        elif node.target is reduction.BatchNormalization:
+            _fold_batch_norm(graph, node, constants)
     graph.eliminate_dead_code()
+    for node in graph.nodes:
+        if node.target is linear.Conv and (weight := _constant(node.kwargs["W"], constants)) is not None:
+            _put_channels_last(str(node.kwargs["W"].target), weight, constants)
 
 
 def _constant(node: Any, constants: Mapping[str, Any]) -> Tensor | None:
@@ -50,6 +60,38 @@ def _pair(node: Any, target: Any) -> list[tuple[Any, Any]]:
 def _replace(graph: fx.Graph, node: fx.Node, function: Any, *arguments: Any) -> None:
     with graph.inserting_before(node):
         node.replace_all_uses_with(graph.call_function(function, arguments))
+
+
+def _put_channels_last(name: str, weight: Tensor, constants: MutableMapping[str, Any]) -> None:
+    if weight.dim() == 4 and isinstance(weight, torch.nn.Parameter):
+        # the convolution of such weights gives channels last, so the whole network stays in that order
+        last = weight.detach().contiguous(memory_format=torch.channels_last)
+        constants[name] = torch.nn.Parameter(last, requires_grad=False)
+
+
+def _fold_batch_norm(graph: fx.Graph, norm: fx.Node, constants: MutableMapping[str, Any]) -> None:
+    """Batch normalisation of a convolution as that convolution with other weights."""
+    conv = norm.kwargs["X"]
+    if not isinstance(conv, fx.Node) or conv.target is not linear.Conv or len(conv.users) > 1:
+        return
+    given: list[Any] = [conv.kwargs["W"], *(norm.kwargs[name] for name in ("scale", "B", "mean", "var"))]
+    given += [conv.kwargs["B"]] if conv.kwargs.get("B") is not None else []
+    values = [value for node in given if (value := _constant(node, constants)) is not None]
+    if len(values) < len(given) or any(value.dtype is not torch.float32 for value in values):
+        return
+    # the default of the standard where the node says nothing
+    epsilon: Any = norm.kwargs.get("epsilon", 1e-5)
+    weight, scale, shift, mean, variance = (value.double() for value in values[:5])
+    factor = scale / torch.sqrt(variance + epsilon)
+    bias = values[5].double() if len(values) > 5 else torch.zeros_like(mean)
+    folded = {"W": weight * factor.reshape([-1] + [1] * (weight.dim() - 1)), "B": (bias - mean) * factor + shift}
+    kwargs = dict(conv.kwargs)
+    with graph.inserting_before(norm):
+        for part, value in folded.items():
+            name = f"{conv.name}_{part.lower()}_folded"
+            constants[name] = torch.nn.Parameter(value.float(), requires_grad=False)
+            kwargs[part] = graph.create_node("get_attr", name, name=name)
+        norm.replace_all_uses_with(graph.call_function(linear.Conv, (), kwargs))
 
 
 def _fuse_bias(graph: fx.Graph, add: fx.Node, constants: Mapping[str, Any]) -> None:

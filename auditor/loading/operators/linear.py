@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from auditor.loading.operators.elementwise import apply_activation
-from auditor.loading.operators.registry import operator
+from auditor.loading.operators.registry import check_size, operator
 
 AutoPad = Literal["NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID"]
 _CONVOLUTIONS = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -121,6 +121,57 @@ def FusedConv(
     """Convolution, then Z added, then an activation."""
     result = Conv(X, W, B, auto_pad=auto_pad, dilations=dilations, group=group, pads=pads, strides=strides)
     return apply_activation(result if Z is None else result + Z, activation, activation_params)
+
+
+@operator()
+def DeformConv(
+    X: Tensor,
+    W: Tensor,
+    offset: Tensor,
+    B: Tensor | None = None,
+    mask: Tensor | None = None,
+    *,
+    dilations: list[int] | None = None,
+    group: int = 1,
+    kernel_shape: list[int] | None = None,
+    offset_group: int = 1,
+    pads: list[int] | None = None,
+    strides: list[int] | None = None,
+) -> Tensor:
+    """Convolution at places that the offsets move; torch finds the groups from the shapes."""
+    if X.dim() != 4:
+        raise NotImplementedError(f"DeformConv: {X.dim() - 2} spatial dimensions")
+    from torchvision.ops import deform_conv2d  # type: ignore[import-untyped]
+
+    pads, strides, dilations = pads or [0] * 4, strides or [1, 1], dilations or [1, 1]
+    if pads[:2] != pads[2:]:
+        raise NotImplementedError(f"DeformConv: pads {pads}")
+    result: Tensor = deform_conv2d(X, offset, W, B, strides, pads[:2], dilations, mask)
+    return result
+
+
+@operator()
+def RoiAlign(
+    X: Tensor,
+    rois: Tensor,
+    batch_indices: Tensor,
+    *,
+    coordinate_transformation_mode: Literal["half_pixel", "output_half_pixel"] = "output_half_pixel",
+    mode: Literal["avg"] = "avg",
+    output_height: int = 1,
+    output_width: int = 1,
+    sampling_ratio: int = 0,
+    spatial_scale: float = 1.0,
+) -> Tensor:
+    """The mean of bilinear samples in each cell of each region."""
+    from torchvision.ops import roi_align  # type: ignore[import-untyped]
+
+    boxes = torch.cat([batch_indices.to(rois.dtype).reshape(-1, 1), rois], 1)
+    aligned = coordinate_transformation_mode == "half_pixel"
+    size = (output_height, output_width)
+    check_size([len(rois), X.shape[1], *size], "RoiAlign")
+    result: Tensor = roi_align(X, boxes, size, spatial_scale, sampling_ratio or -1, aligned)
+    return result
 
 
 @operator()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from auditor.loading.operators.registry import operator
+from auditor.loading.operators.registry import check_size, operator
 
 
 def _mean(x: Tensor, axes: list[int]) -> Tensor:
@@ -28,11 +28,18 @@ def _sum(x: Tensor, axes: list[int]) -> Tensor:
 
 
 def _largest(x: Tensor, axes: list[int]) -> Tensor:
-    return x.amax(axes, keepdim=True)
+    return x.amax(axes, keepdim=True) if x.numel() else _of_nothing(x, axes, -math.inf)
 
 
 def _smallest(x: Tensor, axes: list[int]) -> Tensor:
-    return x.amin(axes, keepdim=True)
+    return x.amin(axes, keepdim=True) if x.numel() else _of_nothing(x, axes, math.inf)
+
+
+def _of_nothing(x: Tensor, axes: list[int], value: float) -> Tensor:
+    """The extreme value of no values."""
+    if not x.is_floating_point():
+        raise NotImplementedError("the extreme value of no integers")
+    return x.new_full([1 if i in axes else size for i, size in enumerate(x.shape)], value)
 
 
 def _log_sum_exp(x: Tensor, axes: list[int]) -> Tensor:
@@ -114,6 +121,17 @@ def CumSum(x: Tensor, axis: int, *, exclusive: bool = False, reverse: bool = Fal
     data = x.flip(axis) if reverse else x
     result = data.cumsum(axis, dtype=x.dtype)
     result = result - data if exclusive else result
+    return result.flip(axis) if reverse else result
+
+
+@operator()
+def CumProd(x: Tensor, axis: int, *, exclusive: bool = False, reverse: bool = False) -> Tensor:
+    """Running products along an axis."""
+    data = x.flip(axis) if reverse else x
+    if exclusive:
+        first = torch.ones_like(data.narrow(axis, 0, 1))
+        data = torch.cat([first, data.narrow(axis, 0, data.shape[axis] - 1)], axis)
+    result = data.cumprod(axis, dtype=x.dtype)
     return result.flip(axis) if reverse else result
 
 
@@ -301,3 +319,33 @@ def LRN(X: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: 
 def Det(X: Tensor) -> Tensor:
     """Determinant of the last two dimensions."""
     return torch.det(X)
+
+
+def _dft(x: Tensor, length: int | None, axis: int, inverse: bool, onesided: bool) -> Tensor:
+    """Discrete Fourier transform of [..., 1 or 2] (real, or real and imaginary part) along an axis."""
+    axis = axis % x.dim()
+    if length is not None:
+        check_size([*x.shape[:axis], length, *x.shape[axis + 1 :]], "DFT")
+    values = torch.complex(x[..., 0], x[..., 1] if x.shape[-1] == 2 else torch.zeros_like(x[..., 0]))
+    if inverse and onesided:
+        raise NotImplementedError("DFT: the inverse of half a spectrum")
+    result = torch.fft.ifft(values, length, axis) if inverse else torch.fft.fft(values, length, axis)
+    if onesided:
+        result = result.narrow(axis, 0, result.shape[axis] // 2 + 1)
+    return torch.view_as_real(result)
+
+
+@operator()
+def DFT(
+    input: Tensor, dft_length: int | None = None, *, axis: int = 1, inverse: bool = False, onesided: bool = False
+) -> Tensor:
+    """Discrete Fourier transform (before opset 20)."""
+    return _dft(input, dft_length, axis, inverse, onesided)
+
+
+@operator(since=20)
+def DFT__20(
+    input: Tensor, dft_length: int | None = None, axis: int = -2, *, inverse: bool = False, onesided: bool = False
+) -> Tensor:
+    """Discrete Fourier transform."""
+    return _dft(input, dft_length, axis, inverse, onesided)

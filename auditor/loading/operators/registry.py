@@ -7,7 +7,8 @@ from attribute to input between two opsets needs no second implementation. What 
     ``x: Tensor``               a tensor operand
     ``axes: list[int] | None``  Python numbers: constants at import, otherwise read from a tensor on the host
     ``mode: Literal["a"]``      any other value is refused at import
-    ``-> tuple[...]``           several outputs; ``-> Tensor`` exactly one
+    ``x: TensorSequence``       an ONNX sequence of tensors
+    ``-> tuple[...]``           several outputs; ``-> Tensor`` or ``-> TensorSequence`` exactly one
 
 Three parameter names are filled in by the importer and are never ONNX names: ``here`` (an empty tensor with the device
 and the floating type that the module has now), ``outputs`` (how many outputs the node has), ``integer`` (the ONNX
@@ -39,6 +40,10 @@ MAX_ELEMENTS = 2**27
 """No single tensor that an operator makes from nothing (Expand, Tile, ConstantOfShape, ...) may have more elements."""
 
 
+class TensorSequence(list[Tensor]):
+    """An ONNX sequence of tensors. Functions with one are never computed at import."""
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One parameter of an operator function."""
@@ -65,6 +70,7 @@ class Operator:
     gives: tuple[Gives, ...]
     as_float: tuple[str, ...]
     reads_shape: bool
+    sequences: bool
 
     @property
     def name(self) -> str:
@@ -104,7 +110,7 @@ def operator(
         for name, found in inspect.signature(function).parameters.items():
             parameter = Parameter(
                 name=name,
-                tensor=_mentions(hints[name], Tensor),
+                tensor=_mentions(hints[name], Tensor) or _mentions(hints[name], TensorSequence),
                 many=_mentions(hints[name], list),
                 positional=found.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD,
                 allowed=_allowed(hints[name]),
@@ -127,6 +133,7 @@ def operator(
             gives=gives if isinstance(gives, tuple) else (gives,),
             as_float=tuple(as_float.split()),
             reads_shape=reads_shape,
+            sequences=TensorSequence in hints.values(),
         )
         versions = OPERATORS.setdefault((domain, entry.name), [])
         versions.append(entry)

@@ -339,3 +339,31 @@ def CenterCropPad(input_data: Tensor, shape: list[int], *, axes: list[int] | Non
             start = (size - have) // 2
             input_data = Pad(input_data, [start, size - have - start], axes=[axis])
     return input_data
+
+
+@operator()
+def BitCast(input: Tensor, *, to: int) -> Tensor:
+    """The same bits read as another type of the same size; no gradient."""
+    return input.detach().view(torch_type(to))
+
+
+@operator()
+def Col2Im(
+    input: Tensor,
+    image_shape: list[int],
+    block_shape: list[int],
+    *,
+    dilations: list[int] | None = None,
+    pads: list[int] | None = None,
+    strides: list[int] | None = None,
+) -> Tensor:
+    """Blocks [n, c product(block), count] added up where they lie in the images [n, c, *image_shape]."""
+    rank = len(image_shape)
+    pads, strides, dilations = pads or [0] * (2 * rank), strides or [1] * rank, dilations or [1] * rank
+    if rank != 2:
+        raise NotImplementedError(f"Col2Im: {rank} spatial dimensions")
+    check_size([*input.shape[:2], *image_shape], "Col2Im")
+    whole = [size + before + after for size, before, after in zip(image_shape, pads[:2], pads[2:], strict=True)]
+    across = {"kernel_size": tuple(block_shape), "dilation": tuple(dilations), "stride": tuple(strides)}
+    image = functional.fold(input, tuple(whole), **across)
+    return image[..., pads[0] : pads[0] + image_shape[0], pads[1] : pads[1] + image_shape[1]]

@@ -1,0 +1,74 @@
+"""Time of the differentiable copy over that of the torch module it was exported from, forward and with backward.
+
+    uv run python benchmarks/copy_speed.py [--network resnet18] [--side 224] [--batch 32] [--rounds 7]
+
+The module is in evaluation mode and frozen, as a careful user would attack it; the copy is what `auditor run` takes its
+gradients from: the ONNX file of the default exporter, opened. Both run one after the other in every round, on all
+cores, and ratios are taken round by round, because machines drift. Backward is the gradient of the top logits for the
+input. Goal: at most 1.05.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torchvision_models as survey
+
+
+def forward(network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> float:
+    start = time.perf_counter()
+    with torch.no_grad():
+        network(x)
+    return time.perf_counter() - start
+
+
+def backward(network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> float:
+    v = x.clone().requires_grad_()
+    start = time.perf_counter()
+    torch.autograd.grad(network(v).amax(1).sum(), v)
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", default="resnet18", choices=survey.NETWORKS)
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    survey.NETWORKS[arguments.network] = survey.Network(arguments.side, survey.NETWORKS[arguments.network].options)
+    module = survey.make(arguments.network)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        survey.export(module, survey.pictures(arguments.network, 2, 0), "default", path)
+        opened = survey.open_file(path)
+    assert opened.copy is not None
+    copy = opened.copy
+    networks = {"module": module, "copy": lambda x: copy(x)[0]}
+    x = survey.pictures(arguments.network, arguments.batch, 1)
+    for name, measure in {"forward": forward, "forward and backward": backward}.items():
+        seconds: dict[str, list[float]] = {"module": [], "copy": []}
+        for round_ in range(arguments.rounds + 1):
+            # whoever comes second finds warm caches, so they take turns
+            for who in sorted(networks, reverse=bool(round_ % 2)):
+                seconds[who].append(measure(networks[who], x))
+        # the first round is for the libraries to choose their algorithms
+        ratios = [c / m for c, m in zip(seconds["copy"][1:], seconds["module"][1:], strict=True)]
+        medians = {who: statistics.median(times[1:]) for who, times in seconds.items()}
+        print(
+            f"{arguments.network}, {arguments.batch} x {arguments.side} x {arguments.side}, {name}, "
+            f"{torch.get_num_threads()} threads: module {medians['module']:.3f} s, copy {medians['copy']:.3f} s, ratio "
+            f"{statistics.median(ratios):.2f} (rounds {min(ratios):.2f} to {max(ratios):.2f})"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""docs/models.md says what is so: some of its rows are measured again, and its claims are read from its tables."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def survey() -> Any:
+    """benchmarks/torchvision_models.py"""
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        spec = importlib.util.spec_from_file_location("torchvision_models", BENCHMARKS / "torchvision_models.py")
+        assert spec is not None
+        assert spec.loader is not None
+        script = importlib.util.module_from_spec(spec)
+        # dataclasses look their module up
+        sys.modules["torchvision_models"] = script
+        spec.loader.exec_module(script)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return script
+
+
+def test_every_family_of_torchvision_is_in_the_table_and_white_box(survey: Any) -> None:
+    builders = [
+        torchvision.models.get_model_builder(name) for name in torchvision.models.list_models(torchvision.models)
+    ]
+    families = {builder.__module__ for builder in builders}
+    assert {torchvision.models.get_model_builder(name).__module__ for name in survey.NETWORKS} == families
+    rows = survey.document.rows("torchvision")
+    assert set(rows) == set(survey.NETWORKS)
+    cells = [cell for row in rows.values() for cell in row[2:]]
+    assert len(cells) == 3 * len(rows)
+    assert not [cell for cell in cells if "black-box" in cell]
+    assert all(row[2].startswith("white-box") for row in rows.values())
+    refused = [cell for cell in cells if not cell.startswith("white-box")]
+    assert all("the exporter refuses" in cell for cell in refused)
+    assert len(refused) <= 3
+
+
+@pytest.mark.parametrize(
+    ("network", "kind"),
+    [("squeezenet1_1", "default"), ("squeezenet1_1", "script-13"), ("shufflenet_v2_x0_5", "script-17")],
+)
+def test_rows_of_the_table_measured_again(network: str, kind: str, survey: Any, tmp_path: Path) -> None:
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        outcome = survey.judge(network, survey.make(network), kind, tmp_path)
+    torch.backends.mha.set_fastpath_enabled(enabled)
+    assert outcome.white_box, outcome.text
+    assert outcome.difference < 1e-4
+    assert outcome.gradient < 1e-5
+    assert survey.document.rows("torchvision")[network][2 + survey.EXPORTS.index(kind)].startswith("white-box")
+    # the list of operators from which those of classifiers are counted is that of the files
+    assert outcome.operators <= survey.document.operators()
+
+
+def test_node_tests_as_the_document_says_them(survey: Any) -> None:
+    text = survey.document.read("node-tests")
+    found = re.search(r"\*\*([\d,]+) of ([\d,]+) \(", text)
+    assert found is not None
+    passed, total = (int(number.replace(",", "")) for number in found.groups())
+    rows = survey.document.rows("node-tests").values()
+    counts = [row[2].split("/") for row in rows if row[1] == "yes" and row[2]]
+    assert (sum(int(a) for a, _ in counts), sum(int(b) for _, b in counts)) == (passed, total)
+    assert passed >= 0.95 * total
+    assert {row[4] for row in rows} == {"0"}
+    named = {row[0] for row in rows if row[1]}
+    assert named <= survey.document.operators()
