@@ -63,10 +63,9 @@ class Fgsm(Attack):
         from auditor.estimators import steepest
 
         step = steepest(classifier, batch.pixels, batch.labels, "l2" if level["norm"] == "l2" else "linf")
-        size = np.float32(level["epsilon"])
+        images: Pixels = np.float32(level["epsilon"]) * step
         if level["norm"] == "snr":
-            size = size * (_lengths(batch.pixels) / np.maximum(_lengths(step), np.float32(1e-12)))
-        images: Pixels = size * step
+            images *= _lengths(batch.pixels) / np.maximum(_lengths(step), np.float32(1e-12))
         images += batch.pixels
         return images
 

@@ -13,7 +13,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Axis, Conclusion, Finding, Meta, Metric, Point, Probe, Records, Scatter, Series, Table, hookimpl
+from auditor import (
+    Axis,
+    Conclusion,
+    Finding,
+    Level,
+    Meta,
+    Metric,
+    Point,
+    Probe,
+    Records,
+    Scatter,
+    Series,
+    Table,
+    hookimpl,
+)
 from auditor.families import size
 from auditor.finding import percent
 from auditor.numbers import norm_name
@@ -257,7 +271,7 @@ class Clever(Probe):
         """Median score, and share below the distance, with fewer points."""
         from auditor import stats
 
-        at = {"norm": norm, "batches": pair[0], "batch_samples": pair[1]}
+        at: Level = {"norm": norm, "batches": pair[0], "batch_samples": pair[1]}
         score = rows[_column(pair)].to_numpy()
         return (
             stats.median("clever_median", score, unit=norm, at=at),
