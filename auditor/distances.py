@@ -18,8 +18,9 @@ def attack_records(others: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame
 
 
 def norms_of(attacks: Mapping[str, pd.DataFrame]) -> list[str]:
-    """The norms in which anything was attacked, in the order of the attacks."""
-    return list(dict.fromkeys(str(norm) for frame in attacks.values() for norm in frame["norm"].unique()))
+    """The norms in which anything was attacked, in the order of the attacks; a budget by SNR is none."""
+    norms = dict.fromkeys(str(norm) for frame in attacks.values() for norm in frame["norm"].unique())
+    return [norm for norm in norms if norm != "snr"]
 
 
 def smallest(attacks: Mapping[str, pd.DataFrame], norm: str) -> pd.DataFrame:

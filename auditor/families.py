@@ -123,6 +123,9 @@ class _Perturbation(Probe):
 class Attack(_Perturbation):
     """A search for wrong answers within a budget: each level is ``{"norm": ..., "epsilon": ...}``.
 
+    The norm "snr" is a budget relative to the image: epsilon is the largest ratio of the Euclidean lengths of
+    perturbation and image, 10^(-SNR / 20); metrics then state the SNR in dB.
+
     Robust accuracy at epsilon counts an image as lost when the attack succeeded at epsilon *or less*: a smaller
     perturbation lies within the larger budget, too. Images that the model gets wrong without an attack are not attacked
     and count as lost at every epsilon.
@@ -136,7 +139,8 @@ class Attack(_Perturbation):
         middle one. None where it does not search for each image."""
         lines: dict[str, list[Level]] = {}
         for level in self.levels():
-            lines.setdefault(str(level["norm"]), []).append(level)
+            if level["norm"] != "snr":
+                lines.setdefault(str(level["norm"]), []).append(level)
         wanted = number(self.headline)[1]
         return [
             min(levels, key=lambda level: abs(number(level)[1] - wanted))
@@ -182,6 +186,11 @@ class Attack(_Perturbation):
         metrics: list[Metric] = []
         findings: list[Finding] = []
         for norm, frame in records.frame.groupby("norm", sort=False):
+            if norm == "snr":
+                found, finding = self._by_snr(records, frame)
+                metrics += found
+                findings.append(finding)
+                continue
             smallest = breaking_epsilon(frame)
             correct = smallest > 0
             robust: list[Metric] = []
@@ -213,6 +222,10 @@ class Attack(_Perturbation):
         for norm, frame in records.frame.groupby("norm", sort=False):
             ids = frame[frame["epsilon"] == 0]["image_id"].to_numpy()
             smallest = pd.Series(breaking_epsilon(frame), index=ids)
+            if norm == "snr":
+                for snr, epsilon in _decibels(frame).items():
+                    found.append(PerImage(name="robust_accuracy", values=smallest > epsilon, at={"snr": snr}))
+                continue
             for epsilon in sorted(frame["epsilon"].unique()):
                 at: Level = {"norm": str(norm), "epsilon": float(epsilon)}
                 found.append(PerImage(name="robust_accuracy", values=smallest > epsilon, at=at))
@@ -220,6 +233,38 @@ class Attack(_Perturbation):
                     success = (smallest <= epsilon).astype(float).where(smallest > 0, np.nan)
                     found.append(PerImage(name="attack_success_rate", values=success, at=at))
         return found
+
+    def _by_snr(self, records: Records, frame: pd.DataFrame) -> tuple[list[Metric], Finding]:
+        """Accuracy against the signal-to-noise ratio, weakest attack first."""
+        from auditor import stats
+
+        smallest = breaking_epsilon(frame)
+        clean = stats.proportion("accuracy", smallest > 0)
+        robust = [
+            stats.proportion("robust_accuracy", smallest > epsilon, at={"snr": snr})
+            for snr, epsilon in _decibels(frame).items()
+        ]
+        verb, worst = records.accuracy_name, robust[-1]
+        finding = Finding(
+            id=f"{self.meta.id}/snr", title=f"{self.meta.title}, by signal-to-noise ratio",
+            statement=f"At an SNR of {number(worst.at)[1]:g} dB, {verb} falls from {percent(clean)} to"
+            f" {percent(worst)} (n = {worst.n}).",
+            metric=worst,
+            evidence=[
+                Curve(
+                    title="Accuracy against the signal-to-noise ratio",
+                    caption=f"20 log10 of image by perturbation, per image. Without an attack: {percent(clean)}.",
+                    x=number_axis("snr"), y=Axis(label=verb, format="percent", low=0, high=1, unit="fraction"),
+                    series=[Series(name=self.meta.title, points=[_point(metric) for metric in robust])],
+                ),
+                Table(
+                    title="By signal-to-noise ratio", columns=["SNR (dB)", "robust accuracy", "n"],
+                    formats=["number", "percent", "count"],
+                    rows=[[number(metric.at)[1], metric.cell(), metric.n] for metric in robust],
+                ),
+            ],
+        )  # fmt: skip
+        return robust, finding
 
     def _nearest(self, robust: Sequence[Metric], norm: str) -> Metric:
         attacked = [metric for metric in robust if metric.at["epsilon"]] or list(robust)
@@ -605,13 +650,15 @@ def project(images: Pixels, clean: Pixels, norm: str, epsilon: float) -> Pixels:
     """The nearest images within the ``norm`` ball of radius ``epsilon`` around the clean ones.
 
     Clean and perturbed images lie in [0, 1], so shrinking towards the clean image stays there. L1 is scaled down, which
-    is not the nearest point of the ball but within it.
+    is not the nearest point of the ball but within it. The ball of the norm "snr" has a radius of ``epsilon`` lengths
+    of the image.
     """
     import numpy as np
 
     delta = (images - clean).reshape(len(images), -1)
     length = _length(delta, norm)
-    over = length > epsilon + _ROUNDING
+    radius = epsilon * _length(clean.reshape(len(clean), -1)) if norm == "snr" else np.full(len(images), epsilon)
+    over = length > radius + _ROUNDING
     if not over.any():
         return images
     # the others stay as they are, to the last bit: an image must not depend on its neighbours in the batch
@@ -620,7 +667,7 @@ def project(images: Pixels, clean: Pixels, norm: str, epsilon: float) -> Pixels:
         size = np.float32(epsilon)
         result[over] = np.clip(images[over], clean[over] - size, clean[over] + size)
         return result
-    scale = (epsilon / length[over]).reshape(-1, *[1] * (images.ndim - 1))
+    scale = (radius[over] / length[over]).reshape(-1, *[1] * (images.ndim - 1))
     result[over] = clean[over] + (images[over] - clean[over]) * scale
     return result
 
@@ -710,6 +757,13 @@ def breaking_epsilon(frame: pd.DataFrame) -> NDArray[np.float64]:
     return result
 
 
+def _decibels(frame: pd.DataFrame) -> dict[float, float]:
+    """The SNRs of records of the norm "snr" in dB, weakest first, with their epsilons."""
+    import math
+
+    return {round(-20 * math.log10(e), 6): float(e) for e in sorted(frame["epsilon"].unique()) if e > 0}
+
+
 def nearness(median: Metric, norm: str) -> str:
     """The median distance as a sentence."""
     if median.value is None:
@@ -748,9 +802,11 @@ def spread_over_classes(frame: pd.DataFrame) -> pd.DataFrame:
     return turns.sort_values("turn", kind="stable").head(_SHOWN)
 
 
-def epsilon_levels(linf: Sequence[float], l2: Sequence[float], l1: Sequence[float] = ()) -> list[Level]:
-    """Levels of an attack in up to three norms, weakest first."""
-    by_norm = {"linf": linf, "l2": l2, "l1": l1}
+def epsilon_levels(
+    linf: Sequence[float], l2: Sequence[float], l1: Sequence[float] = (), *, snrs: Sequence[float] = ()
+) -> list[Level]:
+    """Levels of an attack in up to three norms and by SNR in dB, weakest first."""
+    by_norm = {"linf": linf, "l2": l2, "l1": l1, "snr": [10 ** (-snr / 20) for snr in snrs]}
     return [{"norm": norm, "epsilon": e} for norm, sizes in by_norm.items() for e in sorted(sizes)]
 
 

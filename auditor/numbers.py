@@ -26,6 +26,7 @@ _UNITS = {"l2": "L2", "l1": "L1", "dB": "dB", "s": "s", "nats": "nats"}
 _NAMES = {
     "f1": "F1",
     "roc_auc": "ROC AUC",
+    "roc_auc_micro": "ROC AUC over all pairs of image and class",
     "ece": "Expected calibration error",
     "brier": "Brier score",
     "mce": "Mean corruption error",
@@ -60,8 +61,8 @@ _READINGS = {
 
 # Endings of names: which way is better. A high signal-to-noise ratio at the first error is a small perturbation. What
 # ends in none of them (a share of attribution, say) has no better side.
-_MORE_IS_BETTER = ("accuracy", "agreement", "advantage", "precision", "recall", "f1", "roc_auc", "parity_ratio",
-                   "odds_ratio", "distance_median", "clever_median")  # fmt: skip
+_MORE_IS_BETTER = ("accuracy", "agreement", "advantage", "precision", "recall", "f1", "roc_auc", "roc_auc_micro",
+                   "parity_ratio", "odds_ratio", "distance_median", "clever_median")  # fmt: skip
 _LESS_IS_BETTER = ("attack_success_rate", "gap", "parity_difference", "odds_difference", "opportunity_difference",
                    "ece", "brier", "log_loss", "mce", "snr_median", "max_abs_difference", "clever_below_distance",
                    "confidence_drop")  # fmt: skip

@@ -231,8 +231,37 @@ def test_scores_are_compared_with_the_distances_that_attacks_found() -> None:
     assert (alone["clever_below_distance"].value, alone["clever_below_distance"].n) == (None, 0)
 
 
+@pytest.mark.parametrize("pooled", [False, True])
+def test_fewer_samples_score_as_they_would_alone(cnn: SimpleNamespace, pooled: bool) -> None:
+    settings: dict[str, Any] = {"norms": ("linf", "l2"), "pooled": pooled, "pool_factor": 3}
+    several = Clever(batches=6, batch_samples=40, smaller=((3, 4), (5, 20)), **settings)
+    both = several.measure(cnn.classifier, cnn.batch, RNG)
+    for batches, samples in several.smaller:
+        alone = Clever(batches=batches, batch_samples=samples, **settings).measure(cnn.classifier, cnn.batch, RNG)
+        np.testing.assert_allclose(both[f"clever_{batches}x{samples}"], alone["clever"], rtol=1e-5)
+    conclusion = several.conclude(records_of(cnn.batch, both, {"attacks.any": attack(cnn.batch, [1e-9] * 10)}))
+    medians = {tuple(m.at.values()): m.value for m in conclusion.metrics if m.name == "clever_median"}
+    score = both["clever_5x20"][both["norm"] == "l2"]
+    assert medians["l2", 5, 20] == pytest.approx(np.median(score))
+    assert len(medians) == 6
+    below = [m for m in conclusion.metrics if m.name == "clever_below_distance" and m.at["norm"] == "linf"]
+    assert [(m.value, m.n) for m in below] == [(0.0, len(score))] * 3
+    assert "By the number" in conclusion.findings[0].evidence[-1].title
+
+
 @pytest.mark.parametrize(
-    "settings", [{"norms": ("l3",)}, {"norms": ()}, {"batches": 1}, {"targets": 0}, {"radius_l1": 0.0}], ids=str
+    "settings",
+    [
+        {"norms": ("l3",)},
+        {"norms": ()},
+        {"batches": 1},
+        {"targets": 0},
+        {"radius_l1": 0.0},
+        {"smaller": ((1, 5),)},
+        {"smaller": ((100, 100),)},
+        {"pool_factor": 0},
+    ],
+    ids=str,
 )
 def test_settings_without_sense_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"expected|must be"):

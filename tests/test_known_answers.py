@@ -443,6 +443,7 @@ def by_sklearn(labels: np.ndarray, probabilities: np.ndarray, k: int) -> dict[st
         "recall": sk.recall_score(labels, answers, **macro),
         "f1": sk.f1_score(labels, answers, **macro),
         "roc_auc": float(np.mean(areas)),
+        "roc_auc_micro": sk.roc_auc_score(np.ravel(sides), np.ravel(probabilities.T)),
         "log_loss": sk.log_loss(labels, probabilities, labels=range(k)),
     }
 

@@ -67,6 +67,27 @@ def test_from_its_own_twin_everything_transfers(audited: Any, models: Path) -> N
     assert 0.1 < robust(record)[8] < 0.9
 
 
+@pytest.mark.parametrize("probe_id", ["attacks.fgsm", "attacks.transfer"])
+def test_by_snr_the_step_is_as_long_as_the_image_and_the_ratio_say(
+    probe_id: str, audited: Any, models: Path, tmp_path: Path
+) -> None:
+    suite = tmp_path / "by-snr.toml"
+    suite.write_text(f'title = "SNR"\nprobes = ["{probe_id}"]\n[settings."{probe_id}"]\nsnrs = [20, 50, 30]\n')
+    surrogates = [models / "same.onnx"] if probe_id == "attacks.transfer" else []
+    record = audited(probe_id, suite=str(suite), surrogates=surrogates)
+    found = {m["at"]["snr"]: m["value"] for m in record["metrics"] if "snr" in m["at"]}
+    assert list(found) == [50, 30, 20]
+    # one step of the L-inf ball has the same size at all 16 pixels
+    pace = np.linalg.norm(PIXELS.reshape(60, -1), axis=1) / 4 * np.abs(WEIGHTS[0] - WEIGHTS[1]).sum()
+    for snr, value in found.items():
+        assert value == pytest.approx(float((np.abs(MARGINS) > 10 ** (-snr / 20) * pace).mean()), abs=1e-6), snr
+    assert found[50] > found[20]
+    assert record["findings"][-1]["evidence"][0]["x"]["unit"] == "dB"
+    # the epsilons of the sweep are what they are without it, and the judged number is still theirs
+    assert record["findings"][0]["metric"]["at"]["norm"] == "linf"
+    assert len(robust({"metrics": [m for m in record["metrics"] if "epsilon" in m["at"]]})) >= 4
+
+
 def test_the_matrix_says_whose_images_fool_whom(audited: Any, models: Path) -> None:
     record = audited("attacks.transfer", surrogates=[models / "opposite.onnx", models / "same.onnx"])
     evidence = record["findings"][0]["evidence"]

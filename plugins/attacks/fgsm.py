@@ -1,6 +1,7 @@
 """Fast gradient sign method: one step along the sign of the loss gradient.
 
-x' = clip(x + epsilon sign(grad L(x, y))) for L-inf; for L2 the step is epsilon grad / ||grad||.
+x' = clip(x + epsilon sign(grad L(x, y))) for L-inf; for L2 the step is epsilon grad / ||grad||. By SNR it is the L-inf
+step, of the size for which 20 log10(||x||_2 / ||delta||_2) is the SNR, per image and before clipping.
 Goodfellow, Shlens and Szegedy 2015, arXiv:1412.6572, section 4.
 """
 
@@ -37,6 +38,8 @@ class Fgsm(Attack):
     """L-infinity sizes, as fractions of the pixel range."""
     l2_epsilons: Sequence[float] = (0.1, 0.25, 0.5, 1.0, 2.0)
     """L2 sizes, Euclidean length over all pixels in [0, 1]."""
+    snrs: Sequence[float] = ()
+    """Signal-to-noise ratios in dB."""
 
     def threat_model(self) -> ThreatModel:
         """One gradient step."""
@@ -49,8 +52,8 @@ class Fgsm(Attack):
         )
 
     def levels(self) -> Sequence[Level]:
-        """Every epsilon of both norms."""
-        return epsilon_levels(self.epsilons, self.l2_epsilons)
+        """Every epsilon of both norms, every SNR."""
+        return epsilon_levels(self.epsilons, self.l2_epsilons, snrs=self.snrs)
 
     def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
         """One step of this size."""
@@ -59,10 +62,20 @@ class Fgsm(Attack):
 
         from auditor.estimators import steepest
 
-        step = steepest(classifier, batch.pixels, batch.labels, level["norm"])
+        step = steepest(classifier, batch.pixels, batch.labels, "l2" if level["norm"] == "l2" else "linf")
         images: Pixels = np.float32(level["epsilon"]) * step
+        if level["norm"] == "snr":
+            images *= _lengths(batch.pixels) / np.maximum(_lengths(step), np.float32(1e-12))
         images += batch.pixels
         return images
+
+
+def _lengths(images: Pixels) -> Pixels:
+    """Euclidean lengths, (n, 1, 1, 1)."""
+    import numpy as np
+
+    lengths: Pixels = np.sqrt((images.astype(np.float64) ** 2).sum(axis=(1, 2, 3), keepdims=True)).astype(np.float32)
+    return lengths
 
 
 @hookimpl

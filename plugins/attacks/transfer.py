@@ -54,6 +54,8 @@ class Transfer(Attack):
     """Model files for the same classes: ``--surrogate`` of ``auditor run``."""
     epsilons: Sequence[float] = tuple(n / 255 for n in (4, 8, 16))
     """L-infinity sizes, as fractions of the pixel range."""
+    snrs: Sequence[float] = ()
+    """Signal-to-noise ratios in dB; the step is the L-inf one, of the size that gives the image this ratio."""
     iterations: int = 10
 
     def __post_init__(self) -> None:
@@ -89,8 +91,8 @@ class Transfer(Attack):
         return [_digest(path) for path in self.surrogates]
 
     def levels(self) -> Sequence[Level]:
-        """Every epsilon."""
-        return epsilon_levels(self.epsilons, ())
+        """Every epsilon, every SNR."""
+        return epsilon_levels(self.epsilons, (), snrs=self.snrs)
 
     def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Found:
         """Per image the first surrogate's that the audited model gets wrong, else the last one's.
@@ -113,7 +115,7 @@ class Transfer(Attack):
         for i, source in enumerate(models):
             if source.access == "black-box":
                 continue
-            images = self._made_on(source, batch, float(level["epsilon"]))
+            images = self._made_on(source, batch, level)
             for j, model in enumerate(models):
                 columns[f"fooled_{i}_{j}"] = model.predict(images).argmax(axis=1) != batch.labels
             if i:
@@ -121,13 +123,17 @@ class Transfer(Attack):
                 broken = broken | columns[f"fooled_{i}_0"]
         return Found(images=best, columns=columns)
 
-    def _made_on(self, model: Classifier, batch: Batch, epsilon: float) -> Pixels:
+    def _made_on(self, model: Classifier, batch: Batch, level: Level) -> Pixels:
         import torch
 
         from auditor.attacks import cross_entropy, length, per_image
 
         clean = model.tensor(batch.pixels)
         labels = torch.from_numpy(batch.labels).to(clean.device)
+        epsilon = torch.full_like(clean[:, :1, :1, :1], float(level["epsilon"]))
+        if level["norm"] == "snr":
+            # the length of a step of epsilon everywhere is epsilon sqrt(d)
+            epsilon = epsilon * per_image(length(clean, "l2")) / clean[0].numel() ** 0.5
         x, momentum = clean.clone(), torch.zeros_like(clean)
         for _ in range(self.iterations):
             x.requires_grad_()
@@ -147,7 +153,8 @@ class Transfer(Attack):
             return conclusion
         chosen = conclusion.findings[0].metric
         assert chosen is not None
-        here = records.frame[records.frame["epsilon"] == chosen.at["epsilon"]]
+        frame = records.frame
+        here = frame[(frame["norm"] == chosen.at["norm"]) & (frame["epsilon"] == chosen.at["epsilon"])]
         if not len(here):
             return conclusion
         names = ["audited model", *(Path(path).stem for path in self.surrogates)]

@@ -13,7 +13,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Axis, Conclusion, Finding, Meta, Metric, Point, Probe, Records, Scatter, Series, Table, hookimpl
+from auditor import (
+    Axis,
+    Conclusion,
+    Finding,
+    Level,
+    Meta,
+    Metric,
+    Point,
+    Probe,
+    Records,
+    Scatter,
+    Series,
+    Table,
+    hookimpl,
+)
 from auditor.families import size
 from auditor.finding import percent
 from auditor.numbers import norm_name
@@ -28,9 +42,6 @@ if TYPE_CHECKING:
     from auditor.extremes import Fit
     from auditor.images import Batch
     from auditor.probe import Columns, Randomness
-
-_POOL = 10
-"""Size of the pool that ``pooled`` draws from again and again, in batches: ART's default."""
 
 _FITS = 0.05
 """P-value of the Kolmogorov-Smirnov test from which on the law counts as fitting (Weng et al. 2018, section 5.2)."""
@@ -60,17 +71,28 @@ class Clever(Probe):
     radius_l2: float = 3.0
     radius_l1: float = 30.0
     """Radius of the ball in each norm; no score is larger."""
+    smaller: Sequence[Sequence[int]] = ()
+    """Pairs of ``batches`` and ``batch_samples`` to score with besides, on the first of the same points: how far the
+    score depends on their number."""
     targets: int = 10
     """So many of the likeliest other classes; the score is the smallest over them."""
     pooled: bool = False
     """Draw all batches from one pool of points and fit the law as ART does: for comparison only. Batches from one pool
     say nothing new about the end, and the fit depends on where it starts."""
+    pool_factor: int = 10
+    """Size of that pool, in batches: ART's default."""
 
     def __post_init__(self) -> None:
         if not set(self.norms) <= {"linf", "l2", "l1"} or not self.norms:
             raise ValueError(f"norms {list(self.norms)}: expected some of linf, l2, l1")
-        if self.batches < 2 or self.batch_samples < 1 or self.targets < 1:
-            raise ValueError("expected at least two batches of one sample and one target class")
+        if self.batches < 2 or self.batch_samples < 1 or self.targets < 1 or self.pool_factor < 1:
+            raise ValueError("expected at least two batches of one sample, one target class and a pool of one batch")
+        for pair in self.smaller:
+            if len(pair) != 2 or min(pair) < 1 or pair[0] < 2 or self._needs(*pair) > self._needs():
+                raise ValueError(
+                    f"smaller has {list(pair)}; expected pairs of batches (at least two) and samples that need no more"
+                    " points than batches and batch_samples"
+                )
         if min(self.radius_linf, self.radius_l2, self.radius_l1) <= 0:
             raise ValueError("every radius must be above 0")
 
@@ -85,17 +107,9 @@ class Clever(Probe):
         ]
         kinds: dict[str, Any] = {"row": np.int64, "norm": "U4", "clever_target": np.int64}
         names = (
-            "row",
-            "norm",
-            "clever",
-            "clever_runner_up",
-            "clever_target",
-            "spread",
-            "ks",
-            "shape",
-            "slope",
-            "margin",
-        )
+            "row", "norm", "clever", "clever_runner_up", "clever_target", "spread", "ks", "shape", "slope", "margin",
+            *(_column(pair) for pair in self.smaller),
+        )  # fmt: skip
         return {name: np.array([row[name] for row in rows], dtype=kinds.get(name, np.float64)) for name in names}
 
     def _score(self, classifier: Classifier, image: Batch, rng: Randomness, norm: str) -> dict[str, Any]:
@@ -110,7 +124,8 @@ class Clever(Probe):
             logits = classifier.logits(classifier.tensor(image.pixels))[0].double().cpu().numpy()
         others = [int(k) for k in np.argsort(-logits, kind="stable") if k != label][: self.targets]
         margins = logits[label] - logits[others]
-        largest = self._largest_slopes(classifier, image, rng, norm, others)
+        slopes = self._slopes(classifier, image, rng, norm, others)
+        largest = self._largest(slopes, image, rng, norm, (self.batches, self.batch_samples))
         fit_of = fit_end_as_art if self.pooled else fit_end
         fit = fit_of(largest)
         scores = self._scores(margins, fit, norm)
@@ -127,7 +142,15 @@ class Clever(Probe):
             "shape": fit.shape[best],
             "slope": fit.end[best],
             "margin": margins[best],
+            **{
+                _column(pair): self._scores(margins, fit_of(self._largest(slopes, image, rng, norm, pair)), norm).min()
+                for pair in self.smaller
+            },
         }
+
+    def _needs(self, batches: int = 0, samples: int = 0) -> int:
+        """How many points so many batches of so many samples are taken of; by default the main ones."""
+        return (samples or self.batch_samples) * (self.pool_factor if self.pooled else batches or self.batches)
 
     def _scores(self, margins: NDArray[np.float64], fit: Fit, norm: str) -> NDArray[np.float64]:
         """The score for each target class: margin by slope, between 0 and the radius."""
@@ -139,22 +162,28 @@ class Clever(Probe):
     def _radius(self, norm: str) -> float:
         return {"linf": self.radius_linf, "l2": self.radius_l2, "l1": self.radius_l1}[norm]
 
-    def _largest_slopes(
+    def _slopes(
         self, classifier: Classifier, image: Batch, rng: Randomness, norm: str, others: Sequence[int]
     ) -> NDArray[np.float64]:
-        """For each other class the largest slope of every batch, (targets, batches)."""
+        """For each other class the slope at every point, (targets, points)."""
         import numpy as np
 
-        points = self.batch_samples * (_POOL if self.pooled else self.batches)
         pieces = [
             _slopes(classifier, pixels, int(image.labels[0]), others, norm)
-            for pixels in self._points(image, rng, norm, points, classifier.batch_size)
+            for pixels in self._points(image, rng, norm, self._needs(), classifier.batch_size)
         ]
-        slopes = np.concatenate(pieces, axis=1)
+        return np.concatenate(pieces, axis=1)
+
+    def _largest(
+        self, slopes: NDArray[np.float64], image: Batch, rng: Randomness, norm: str, pair: Sequence[int]
+    ) -> NDArray[np.float64]:
+        """For each other class the largest slope of every batch, (targets, batches)."""
+        batches, samples = pair
+        slopes = slopes[:, : self._needs(batches, samples)]
         if self.pooled:
             again = rng(image.ids[0], f"pool {norm}")
-            slopes = slopes[:, again.integers(0, points, self.batches * self.batch_samples)]
-        largest: NDArray[np.float64] = slopes.reshape(len(others), self.batches, -1).max(axis=2)
+            slopes = slopes[:, again.integers(0, slopes.shape[1], batches * samples)]
+        largest: NDArray[np.float64] = slopes.reshape(len(slopes), batches, -1).max(axis=2)
         return largest
 
     def _points(self, image: Batch, rng: Randomness, norm: str, n: int, step: int) -> Iterator[NDArray[np.float32]]:
@@ -214,6 +243,7 @@ class Clever(Probe):
         tested = rows["ks"].notna()
         fits = stats.proportion("clever_fits", rows["ks"][tested] > _FITS, at=at)
         capped = stats.proportion("clever_at_radius", score >= self._radius(norm), at=at)
+        less = [(pair, *self._with_less(rows, norm, pair, known, distance)) for pair in self.smaller]
         over = "all other classes" if self.targets >= classes - 1 else f"the {self.targets} likeliest other classes"
         statement = (
             f"The median CLEVER score over {over} is {size(norm, float(np.median(score)))} ({norm_name(norm)},"
@@ -228,10 +258,30 @@ class Clever(Probe):
         finding = Finding(
             id=f"{self.meta.id}/{norm}", title=f"CLEVER score, {norm_name(norm)}", statement=statement, metric=median,
             evidence=[
-                _scatter(norm, score, distance, known, below), _trust(norm, median, rows, [share, fits, capped, spread])
+                _scatter(norm, score, distance, known, below),
+                _trust(norm, median, rows, [share, fits, capped, spread]),
+                *([_by_number(norm, [*less, ((self.batches, self.batch_samples), median, share)])] if less else []),
             ],
         )  # fmt: skip
-        return [median, share, spread, fits, capped], finding
+        return [median, share, spread, fits, capped, *(metric for _, *pair in less for metric in pair)], finding
+
+    def _with_less(
+        self, rows: pd.DataFrame, norm: str, pair: Sequence[int], known: Any, distance: Any
+    ) -> tuple[Metric, Metric]:
+        """Median score, and share below the distance, with fewer points."""
+        from auditor import stats
+
+        at: Level = {"norm": norm, "batches": pair[0], "batch_samples": pair[1]}
+        score = rows[_column(pair)].to_numpy()
+        return (
+            stats.median("clever_median", score, unit=norm, at=at),
+            stats.proportion("clever_below_distance", (score < distance)[known], at=at),
+        )
+
+
+def _column(pair: Sequence[int]) -> str:
+    """Of the score with fewer points."""
+    return f"clever_{pair[0]}x{pair[1]}"
 
 
 def _slopes(
@@ -276,6 +326,21 @@ def _scatter(norm: str, score: Any, distance: Any, known: Any, below: Any) -> Sc
             ])
             for name, some in clouds if some.any()
         ],
+    )  # fmt: skip
+
+
+def _by_number(norm: str, rows: Sequence[tuple[Sequence[int], Metric, Metric]]) -> Table:
+    return Table(
+        title=f"By the number of batches and samples, {norm_name(norm)}",
+        columns=["batches x samples", "median score", "below the distance found", "images"],
+        formats=["text", "text", "percent", "count"],
+        rows=[
+            [f"{batches} x {samples}", "not measured" if median.value is None else size(norm, median.value),
+             share.cell(), share.n]
+            for (batches, samples), median, share in rows
+        ],
+        caption="The more slopes are seen, the larger the largest of them: the score falls with the effort, and what is"
+        " below the distance may be so by effort alone.",
     )  # fmt: skip
 
 

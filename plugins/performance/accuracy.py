@@ -1,7 +1,8 @@
 """Accuracy and its relatives on the clean images, as scikit-learn defines them.
 
 Accuracy has Wilson's interval; the others a bootstrap over images. Precision, recall and F1 are means over classes
-(macro) with 0 for a class that is never predicted; ROC-AUC is one class against the rest, mean over classes.
+(macro) with 0 for a class that is never predicted; ROC-AUC is one class against the rest, mean over classes, and micro
+over all pairs of an image and a class.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from auditor.classifier import Classifier
     from auditor.images import Batch
     from auditor.probe import Columns, Randomness
+
+_MICRO = 40
+"""Classes up to which the micro ROC-AUC is taken: with many, nearly all its pairs are of classes nobody thinks of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +92,13 @@ class Accuracy(Probe):
             resamples=1000 if len(frame) * k <= 20_000 else 200,
         )
         metrics.append(Metric(name="roc_auc", value=value, low=low, high=high, n=len(frame)))
+        if k <= _MICRO:
+            value, low, high = stats.bootstrap_weighted(
+                len(frame),
+                lambda w: stats.roc_auc_micro(labels, probabilities, w),
+                resamples=1000 if len(frame) * k <= 20_000 else 200,
+            )
+            metrics.append(Metric(name="roc_auc_micro", value=value, low=low, high=high, n=len(frame)))
         metrics.append(stats.mean("log_loss", _losses(frame), unit="nats"))
         finding = Finding(
             id="performance.accuracy/accuracy",

@@ -80,6 +80,11 @@ def singular_values(network: nn.Module) -> torch.Tensor:
     return torch.cat([torch.linalg.svdvals(weight.detach().flatten(1)) for weight in _matrices(network)])
 
 
+def shares(network: nn.Module) -> list[float]:
+    """The weight of the skip in every aggregation, from input to output."""
+    return [float(module.shares[0].detach()) for module in network.modules() if isinstance(module, Convex)]
+
+
 def _matrices(network: nn.Module) -> list[torch.Tensor]:
     """The weights that are constrained; as rows of ``flatten(1)``: (outputs, inputs x kernel places)."""
     return [module.weight for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]

@@ -12,9 +12,13 @@ import torch
 from torch import nn
 
 
-def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """One step along the sign of the gradient of the cross-entropy of the logits (arXiv:1412.6572)."""
-    return pgd(model, pixels, labels, epsilon=epsilon, steps=1, step=epsilon)
+def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:
+    """One step along the sign of the gradient of the cross-entropy of the logits (arXiv:1412.6572), of a size for each
+    image and channel, (n or 1, c or 1, 1, 1)."""
+    moved = pixels.detach().requires_grad_()
+    loss = nn.functional.cross_entropy(model(moved), labels, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, moved)
+    return (pixels + epsilon * gradient.sign()).clamp(0, 1).detach()
 
 
 def pgd(
@@ -36,8 +40,8 @@ def pgd(
     return moved.detach()
 
 
-def uniform(pixels: torch.Tensor, epsilon: float, generator: torch.Generator) -> torch.Tensor:
-    """Uniform noise in [-epsilon, epsilon]."""
+def uniform(pixels: torch.Tensor, epsilon: float | torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Uniform noise in [-epsilon, epsilon]; one epsilon, or as ``fgsm`` takes them."""
     noise = torch.rand(pixels.shape, generator=generator).to(pixels.device)
     return (pixels + epsilon * (2 * noise - 1)).clamp(0, 1)
 

@@ -24,10 +24,12 @@ def build(
     say: Say, normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
     augment: Augment | None = None, adversary: Adversary | None = None,
     after_step: Callable[[nn.Module], None] | None = None, extra: Mapping[str, Any] | None = None,
+    describe: Callable[[nn.Module], Mapping[str, Any]] | None = None,
 ) -> Path:  # fmt: skip
     """Train ``network(classes)`` and write everything into ``out`` as ``name``; the ONNX file.
 
-    ``normalisation`` is mean and deviation per channel; those of the learning images where None.
+    ``normalisation`` is mean and deviation per channel; those of the learning images where None. ``extra``, and what
+    ``describe`` says of the trained network, go into the record of the training.
     """
     out.mkdir(parents=True, exist_ok=True)
     say(
@@ -45,6 +47,8 @@ def build(
         fresh=options.fresh, say=say, augment=augment, adversary=adversary, after_step=after_step,
     )  # fmt: skip
     details = {"preset": options.preset, "weights": options.weights, **(extra or {})}
+    if describe is not None:
+        details |= describe(trained.model.network)
     return finish(trained, splits, settings, stem=stem, say=say, extra=details)
 
 

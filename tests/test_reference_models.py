@@ -1,0 +1,395 @@
+"""The reference models: every recipe trains, exports what the auditor opens, resumes, and keeps its splits clean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from auditor import reference_models
+from auditor.errors import BadInput
+from auditor.reference_models import eye_state_wrn
+from auditor.reference_models.common import images, parseval, perturbations
+from auditor.reference_models.common.networks import WideResNet
+from auditor.reference_models.common.training import InPixels
+
+TRAINED = [name for name in reference_models.recipes() if hasattr(reference_models.recipe(name), "Settings")]
+SMALL = {
+    # torchvision's networks halve the side five times
+    "birds": ["size=32", "batch=6"], "faces": ["size=32", "batch=6"], "gender": ["size=32", "batch=6"],
+    "eye": ["size=8", "batch=8"], "cifar10": ["size=8", "batch=8", "blocks=1", "width=1"],
+}  # fmt: skip
+
+
+def pictures(folder: Path, *, classes: Sequence[str] = ("first", "second"), each: int = 14, side: int = 16) -> Path:
+    """A folder per class: noise, and a bright half that tells the class."""
+    rng = np.random.default_rng(0)
+    for number, name in enumerate(classes):
+        (folder / name).mkdir(parents=True)
+        for i in range(each):
+            picture = rng.integers(0, 160, (side, side, 3), dtype=np.uint8)
+            picture[number * side // 2 :][: side // 2] += 90
+            Image.fromarray(picture).save(folder / name / f"{i:03}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pictures(tmp_path_factory.mktemp("few") / "images")
+
+
+@pytest.fixture
+def untold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Export and drawing take seconds; where only the training is tested, they are left out."""
+    from auditor.reference_models.common import finish
+
+    monkeypatch.setattr(finish, "export", lambda model, example, stem, sidecar: stem.with_suffix(".onnx"))
+    monkeypatch.setattr(finish, "learning_curve", lambda *_: None)
+
+
+def build(name: str, out: Path, data: Path | None, *overrides: str, say: Callable[[str], None] = print) -> Path:
+    small = next(values for start, values in SMALL.items() if name.startswith(start))
+    return reference_models.build(
+        name, out, data, say, preset="tiny", device="cpu", overrides=[*small, "epochs=1", *overrides]
+    )
+
+
+def weights(checkpoint: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+    return state["best"] | {f"last {name}": value for name, value in state["model"].items()}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_recipe_trains_exports_and_is_audited(name: str, few: Path, tmp_path: Path) -> None:
+    from auditor.cli import main
+
+    model = build(name, tmp_path / "models", few)
+    stem = model.with_suffix("")
+    for ending in (".onnx", ".pt", ".onnx.audit.toml", ".pt.audit.toml", "-test.npz", "-learning-curve.png"):
+        assert stem.with_name(stem.name + ending).is_file()
+    record = json.loads(stem.with_name(f"{stem.name}.training.json").read_text())
+    assert len(record["history"]) == 1
+    ran = CliRunner().invoke(
+        main, ["run", str(model), "--probe", "performance.accuracy", "--format", "json", "--out", str(tmp_path / "run")]
+    )
+    assert ran.exit_code == 0, ran.output
+    audit = json.loads((tmp_path / "run" / "audit.json").read_text())
+    (accuracy,) = [m for m in audit["probes"][0]["metrics"] if m["name"] == "accuracy"]
+    # the deployed file with its sidecar does what the network in training did
+    assert accuracy["n"] == record["test_accuracy"]["n"]
+    assert accuracy["value"] == pytest.approx(record["test_accuracy"]["value"], abs=1e-6)
+
+
+@pytest.mark.usefixtures("untold")
+@pytest.mark.parametrize("mode", ["fgsm-augmented", "noise-augmented", "duplicate-control", "adversarial"])
+def test_every_mode_of_the_eye_recipes_trains(mode: str, few: Path, tmp_path: Path) -> None:
+    model = build("eye-state-wrn", tmp_path, few, "epochs=1", f"mode={mode}", "share=0.5")
+    data = json.loads(model.with_name("eye-state-wrn.training.json").read_text())["data"]
+    if mode == "adversarial":
+        assert "learn_with_copies" not in data
+    else:
+        assert data["learn_with_copies"] == data["learn"] + round(data["learn"] / 2)
+
+
+@pytest.mark.parametrize("mode", ["fgsm-augmented", "noise-augmented", "duplicate-control"])
+def test_copies_are_within_epsilon_of_learning_images(mode: Any) -> None:
+    rng = np.random.default_rng(0)
+    learn = part(rng.integers(60, 200, (12, 1, 8, 8), dtype=np.uint8), labels=np.arange(12) % 2)
+    settings = eye_state_wrn.Settings(size=8, mode=mode, share=0.5, epsilon=0.01)
+    network = WideResNet(blocks=1, width=1, classes=2, channels=1)
+    first = InPixels(network, (0.5,), (0.2,)).eval() if mode == "fgsm-augmented" else None
+    more = eye_state_wrn.with_copies(learn, settings, (0.2,), first)
+    assert len(more) == 18
+    added = more.pixels[12:]
+    origins = [learn.ids.index(i.partition(" ")[0]) for i in more.ids[12:]]
+    assert np.array_equal(more.labels[12:], learn.labels[origins])
+    distance = np.abs(added - more.pixels[origins]).max(axis=(1, 2, 3))
+    if mode == "duplicate-control":
+        assert not distance.any()
+    else:
+        # epsilon is in standard deviations
+        assert (distance <= 0.002 + 1e-6).all()
+        assert (distance > 0.0015).all()
+
+
+@pytest.mark.usefixtures("untold")
+def test_every_corruption_list_and_trivial_augment_train(few: Path, tmp_path: Path) -> None:
+    for number, overrides in enumerate((["corruptions=C2", "at_once=2"], ["trivial_augment=true"])):
+        build("cifar10-wrn-corruption", tmp_path / str(number), few, "epochs=1", *overrides)
+
+
+def part(pixels: NDArray[Any], *, labels: NDArray[Any] | None = None, **groups: Any) -> images.Part:
+    n = len(pixels)
+    return images.Part(
+        ids=tuple(f"{i:03}" for i in range(n)), pixels=pixels,
+        labels=np.arange(n) % 2 if labels is None else labels.astype(np.int64),
+        groups={name: np.array(values) for name, values in groups.items()},
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------- Parseval networks
+
+
+def test_retraction_brings_all_singular_values_to_one() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(40, 5), nn.Linear(5, 12))
+    before = parseval.singular_values(network)
+    assert before.max() < 1.9
+    assert before.min() < 0.5
+    for _ in range(200):
+        parseval.constrain(network, beta=0.1)
+    assert parseval.singular_values(network).numpy() == pytest.approx(1, abs=1e-5)
+
+
+def test_retraction_is_the_papers_formula() -> None:
+    weights_ = torch.randn(5, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for matrix in (weights_, weights_.T):
+        expected = 1.001 * matrix - 0.001 * matrix @ matrix.T @ matrix
+        assert torch.allclose(parseval.retract(matrix, 0.001), expected, atol=1e-12)
+
+
+@torch.no_grad()
+def test_orthogonal_start_and_scaled_convolutions_do_not_stretch() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1, bias=False))
+    parseval.start_orthogonal(network)
+    assert parseval.singular_values(network).numpy() == pytest.approx(1, abs=1e-5)
+    # the largest stretch of the convolution as a linear map of whole images
+    image = torch.zeros(2 * 36, 2, 6, 6)
+    image.view(72, 72).fill_diagonal_(1)
+    plain = torch.linalg.matrix_norm(network(image).flatten(1).T, 2)
+    parseval.scale_convolutions(network)
+    scaled = torch.linalg.matrix_norm(network(image).flatten(1).T, 2)
+    assert float(plain) > 1.2
+    assert float(scaled) <= 1 + 1e-5
+    assert float(plain / scaled) == pytest.approx(3, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("point", "nearest"),
+    [([0.5, 0.5], [0.5, 0.5]), ([0.9, 0.3], [0.8, 0.2]), ([3.0, -1.0], [1.0, 0.0]), ([-2.0, -2.5], [0.75, 0.25]),
+     ([0.2, 0.2, 0.9], [0.1, 0.1, 0.8])],
+)  # fmt: skip
+def test_projection_onto_the_simplex(point: list[float], nearest: list[float]) -> None:
+    found = parseval.onto_simplex(torch.tensor(point))
+    assert found.tolist() == pytest.approx(nearest, abs=1e-6)
+
+
+@pytest.mark.usefixtures("untold")
+def test_convexity_is_trained_in_every_aggregation(few: Path, tmp_path: Path) -> None:
+    model = build("eye-state-parseval", tmp_path, few, "epochs=3", "blocks=2")
+    state = torch.load(model.with_name("eye-state-parseval.checkpoint.pt"), weights_only=True)["model"]
+    shares = [value for name, value in state.items() if name.endswith("join.shares")]
+    assert len(shares) == 6
+    for share in shares:
+        assert float(share.sum()) == pytest.approx(1, abs=1e-5)
+        assert float(share.min()) >= 0
+        assert float(share[0]) != 0.5
+    record = json.loads(model.with_name("eye-state-parseval.training.json").read_text())
+    assert len(record["shares_of_the_skips"]) == 6
+    assert record["singular_values"]["smallest"] <= record["singular_values"]["largest"]
+
+
+# ------------------------------------------------------------------------------------------------------------- resuming
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.usefixtures("untold")
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [("eye-state-parseval", ["mode=adversarial"]), ("cifar10-wrn-corruption", ["trivial_augment=true"])],
+)
+def test_a_killed_training_resumes_to_the_same_weights(
+    name: str, overrides: list[str], few: Path, tmp_path: Path
+) -> None:
+    whole = build(name, tmp_path / "whole", few, "epochs=3", *overrides)
+
+    def kill(line: str) -> None:
+        if line.startswith("epoch 2/3"):
+            raise Killed
+
+    with pytest.raises(Killed):
+        build(name, tmp_path / "cut", few, "epochs=3", *overrides, say=kill)
+    assert not (tmp_path / "cut" / f"{name}.training.json").exists()
+    said: list[str] = []
+    build(name, tmp_path / "cut", few, "epochs=3", *overrides, say=said.append)
+    assert "goes on after epoch 2" in said
+    assert next(line for line in said if line.startswith("epoch")).startswith("epoch 3/3")
+    expected = weights(whole.with_name(f"{name}.checkpoint.pt"))
+    found = weights(tmp_path / "cut" / f"{name}.checkpoint.pt")
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+@pytest.mark.usefixtures("untold")
+def test_a_checkpoint_of_other_settings_is_not_gone_on_with(few: Path, tmp_path: Path) -> None:
+    build("eye-state-fc", tmp_path, few, "epochs=1")
+    said: list[str] = []
+    build("eye-state-fc", tmp_path, few, "epochs=1", "seed=1", say=said.append)
+    assert any("belongs to other settings or images" in line for line in said)
+
+
+# --------------------------------------------------------------------------------------------------------------- splits
+
+
+def shares_a_person(splits: images.Splits, who: Callable[[str], str]) -> bool:
+    people = [{who(i) for i in some.ids} for some in (splits.learn, splits.validation, splits.test)]
+    return bool(people[0] & people[1] or people[0] & people[2] or people[1] & people[2])
+
+
+def test_splits_keep_people_apart_by_their_file_names(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(30):
+        for side in "LR":
+            for folder, name in (
+                ("open", f"Ann_Example{i}_0001_{side}.png"),
+                ("closed", f"closed_eye_{i:04}.jpg_face_1_{side}.png"),
+            ):
+                (tmp_path / folder).mkdir(exist_ok=True)
+                Image.fromarray(rng.integers(0, 255, (8, 8), dtype=np.uint8)).save(tmp_path / folder / name)
+    splits = eye_state_wrn.data(tmp_path, eye_state_wrn.Settings(size=8))
+    assert sum(map(len, splits[:3])) == 120
+    assert not shares_a_person(splits, eye_state_wrn.person)
+    assert len({eye_state_wrn.person(i) for i in splits.test.ids}) * 2 == len(splits.test)
+
+
+def test_a_split_that_comes_with_the_data_loses_training_images_of_test_people() -> None:
+    rng = np.random.default_rng(0)
+    people = np.arange(60) // 2
+    some = part(
+        rng.integers(0, 255, (60, 1, 8, 8), dtype=np.uint8), labels=people % 2, subject=people.astype(str),
+        # every third person has one picture in train and one in test
+        split=["test" if p % 3 == 0 and i % 2 else "train" for i, p in enumerate(people)],
+    )  # fmt: skip
+    splits = images.split(some, ("a", "b"), validation_share=0.2, test_share=0.2, seed=0)
+    assert not shares_a_person(splits, lambda i: str(people[int(i)]))
+    assert splits.notes["training_images_like_test_images"] == 10
+    assert len(splits.test) == 10
+    assert "subject" not in splits.learn.groups
+
+
+def test_splits_leak_neither_duplicates_nor_look_alikes() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 200, (40, 3, 16, 16), dtype=np.uint8)
+    brighter = pixels + 20
+    every = np.concatenate([pixels, brighter, pixels[:7]])
+    splits = images.split(
+        part(every, labels=np.arange(87) % 40 % 2), ("a", "b"), validation_share=0.2, test_share=0.2, seed=3
+    )
+    assert splits.notes["duplicates"] == 7
+    assert not shares_a_person(splits, lambda i: str(int(i) % 40))
+    hashes = [{images.difference_hash(p) for p in some.pixels} for some in splits[:3]]
+    assert not (hashes[0] | hashes[1]) & hashes[2]
+    assert not hashes[0] & hashes[1]
+
+
+def test_copies_with_two_labels_are_all_left_out() -> None:
+    pixels = np.arange(4 * 64, dtype=np.uint8).reshape(4, 1, 8, 8)
+    kept, gone, clashing = images.without_duplicates(
+        part(pixels[[0, 0, 1, 1, 2, 3]], labels=np.array([0, 1, 1, 1, 0, 1]))
+    )
+    assert (kept.ids, gone, clashing) == (("002", "004", "005"), 3, 2)
+
+
+# -------------------------------------------------------------------------------------------------------- perturbations
+
+
+@pytest.mark.parametrize("p", [0.5, 1, 2, 5, np.inf])
+def test_points_of_lp_balls_are_inside_and_uniform(p: float) -> None:
+    """Of a uniform point the radius to the power of the dimension is uniform on [0, 1]."""
+    from scipy.stats import kstest
+
+    # around grey, of a radius that [0, 1] does not cut
+    grey, radius = torch.full((600, 1, 2, 2), 0.5), 0.2
+    points = perturbations.lp_ball(grey, p, radius, torch.Generator().manual_seed(0)) - 0.5
+    rows = points.flatten(1).abs().double().numpy()
+    length = rows.max(axis=1) if np.isinf(p) else (rows**p).sum(axis=1) ** (1 / p)
+    assert (length <= radius * (1 + 1e-4)).all()
+    assert kstest((length / radius) ** 4, "uniform").pvalue > 0.001
+    # no coordinate is favoured
+    assert float(points.flatten(1).mean(0).abs().max()) < 0.02
+
+
+def test_impulses_change_no_more_than_their_share() -> None:
+    grey = torch.full((50, 3, 20, 20), 0.4)
+    for kind in ("max", "linear"):
+        changed = perturbations.impulses(grey, 0.1, kind, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+        shares = (changed != grey).flatten(1).float().mean(1)
+        assert float(shares.max()) < 0.14
+        assert 0.03 < float(shares.mean()) < 0.07
+        values = set(changed[changed != grey].tolist())
+        assert values == {0.0, 1.0} if kind == "max" else len(values) > 1000
+
+
+def test_attacks_of_the_trainer_raise_the_loss_within_the_ball() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10), nn.Tanh(), nn.Linear(10, 3)).eval()
+    pixels, labels = torch.rand(20, 3, 4, 4), torch.arange(20) % 3
+    clean = nn.functional.cross_entropy(model(pixels), labels)
+    sizes = torch.linspace(0.01, 0.05, 20).view(-1, 1, 1, 1)
+    one = perturbations.fgsm(model, pixels, labels, sizes)
+    many = perturbations.pgd(model, pixels, labels, epsilon=0.05, steps=5, step=0.02, generator=torch.Generator())
+    assert ((one - pixels).abs() <= sizes + 1e-6).all()
+    assert float((many - pixels).abs().max()) <= 0.05 + 1e-6
+    assert clean < nn.functional.cross_entropy(model(one), labels) < nn.functional.cross_entropy(model(many), labels)
+    assert 0 <= float(many.min()) <= float(many.max()) <= 1
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--preset", "nope"], "--preset nope: no such preset; expected one of full, tiny"),
+        (["--set", "nope=1"], "--set nope=1: expected NAME=VALUE with one of batch,"),
+        (["--set", "epochs=many"], "epochs"),
+        (["--set", "epochs=0"], "epochs is 0; expected at least 1"),
+        (["--set", "mode=nope"], "mode"),
+        (["--set", "share=2"], "share is 2"),
+        ([], "recipe eye-state-wrn needs images: give them with --data"),
+        (["--data", "nowhere"], "--data nowhere: no such file or folder"),
+    ],
+    ids=lambda value: "_".join(value) if isinstance(value, list) else "",
+)
+def test_bad_options_end_in_one_sentence(arguments: list[str], said: str, few: Path, tmp_path: Path) -> None:
+    from auditor.cli import main
+
+    data = [] if "--data" in arguments or not arguments else ["--data", str(few)]
+    ran = CliRunner().invoke(main, ["train", "eye-state-wrn", "--out", str(tmp_path), *data, *arguments])
+    assert ran.exit_code == 2
+    assert said in " ".join(ran.output.split())
+    assert "Traceback" not in ran.output
+
+
+def test_weights_of_another_architecture_are_refused(few: Path, tmp_path: Path) -> None:
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "other.pt")
+    with pytest.raises(BadInput, match="fits 0 of the network's 122 tensors; expected a state_dict of this architect"):
+        reference_models.build(
+            "gender-resnet18", tmp_path, few, print, preset="tiny", weights=str(tmp_path / "other.pt"),
+            overrides=SMALL["gender"],
+        )  # fmt: skip
+    (tmp_path / "text.pt").write_text("no weights")
+    with pytest.raises(BadInput, match="not a state_dict"):
+        reference_models.build(
+            "gender-resnet18", tmp_path, few, print, preset="tiny", weights=str(tmp_path / "text.pt"),
+            overrides=SMALL["gender"],
+        )  # fmt: skip
+
+
+def test_images_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
+    one = pictures(tmp_path / "one", classes=["only"])
+    with pytest.raises(BadInput, match="of 1 classes"):
+        build("eye-state-fc", tmp_path, one)
