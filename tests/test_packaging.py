@@ -88,6 +88,7 @@ LAYERS = [
     {"numbers", "images", "classifier", "environment"},
     {"attacks", "stats", "probe", "photographs", "presets", "rows", "report"},
     {"families", "blocks", "corruptions", "estimators", "distances", "extremes", "control", "halves", "groups"},
+    {"regions"},
     {"attribution"},
     {"hookspecs", "documented"},
     {"registry"},

@@ -34,6 +34,7 @@ class Agreement(Probe):
         why="If two methods give different maps of one answer, at least one of them does not show what the model looks"
         " at, and a reviewer must not pick the one that looks right.",
         references=("https://arxiv.org/abs/2202.01602",),
+        takes=frozenset({"images", "rows"}),
     )
     uses: ClassVar[Sequence[str]] = ("explanations.*",)
     top: float = 0.1
