@@ -86,7 +86,7 @@ LAYERS = [
     {"errors", "finding"},
     {"outputs"},
     {"numbers", "images", "classifier", "environment"},
-    {"attacks", "stats", "probe", "photographs", "presets", "rows", "report"},
+    {"attacks", "stats", "probe", "photographs", "presets", "rows", "report", "activations"},
     {"families", "blocks", "corruptions", "estimators", "distances", "extremes", "control", "halves", "groups"},
     {"regions"},
     {"attribution"},

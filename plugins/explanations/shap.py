@@ -89,10 +89,7 @@ class Shap(Explanation):
         found = explainer(image[None], max_evals=self.evaluations, batch_size=self.batch, silent=True)
         return np.asarray(found.values)[0, ..., 0], float(np.ravel(found.base_values)[0])
 
-
-    def features(
-        self, classifier: Classifier, batch: Batch, index: int, seed: int
-    ) -> tuple[NDArray[Any], float]:
+    def features(self, classifier: Classifier, batch: Batch, index: int, seed: int) -> tuple[NDArray[Any], float]:
         """Shap values (features,) of one row, and the mean probability of the answer over the background."""
         import numpy as np
 

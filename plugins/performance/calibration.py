@@ -79,7 +79,7 @@ class Calibration(Probe):
 
         frame = records.frame
         if not len(frame):
-            return Conclusion(inconclusive="no image was measured")
+            return Conclusion(inconclusive=f"no {records.kind[:-1]} was measured")
         confidence = frame["confidence"].to_numpy()
         correct = (frame["prediction"] == frame["label"]).to_numpy()
         pairs = np.column_stack([confidence, correct])
@@ -92,7 +92,7 @@ class Calibration(Probe):
         gap = float(confidence.mean() - correct.mean())
         statement = (
             f"Expected calibration error {percent(ece)} (n = {ece.n}; a perfectly calibrated model would show about"
-            f" {100 * perfect:.1f} % on as many images); on average the model is {abs(100 * gap):.1f} points"
+            f" {100 * perfect:.1f} % on as many {records.kind}); on average the model is {abs(100 * gap):.1f} points"
             f" {'over' if gap > 0 else 'under'}confident."
         )
         evidence: list[Evidence] = [_diagram(confidence, correct, self.bins), *self._by_group(records)]
@@ -128,7 +128,8 @@ class Calibration(Probe):
         table = Table(
             title="Calibration by group", columns=["group", "value", "calibration error", "overconfidence", "n"],
             formats=["text", "text", "percent", "percent", "count"], rows=rows[:60],
-            caption=f"Groups of at least {self.minimum} images; overconfidence is mean confidence less accuracy.",
+            caption=f"Groups of at least {self.minimum} {records.kind}; overconfidence is mean confidence less"
+            " accuracy.",
         )  # fmt: skip
         return [table] if rows else []
 
@@ -158,20 +159,28 @@ def _threshold(records: Records, confidence: NDArray[np.float64], correct: NDArr
         for text, part in (("right answers", confidence[correct]), ("errors", confidence[~correct]))
         if len(part)
     ]
-    means += [f"images broken by {name} {100 * float(np.mean(part)):.0f} %" for name, part in adversarial.items()]
+    means += [
+        f"{records.kind} broken by {name} {100 * float(np.mean(part)):.0f} %" for name, part in adversarial.items()
+    ]
     shares: list[Any] = ["percent"] * (3 + len(names))
     table = Table(
         title="What a threshold on the confidence would stop",
-        columns=["threshold", "all images", "right answers", "errors", *[f"broken by {name}" for name in names]],
+        columns=[
+            "threshold",
+            f"all {records.kind}",
+            "right answers",
+            "errors",
+            *[f"broken by {name}" for name in names],
+        ],
         formats=["number", *shares],
         rows=rows,
-        caption="Share of the images whose confidence lies below the threshold. Attacks here did not aim at a high"
-        " confidence; one that does would be stopped less often.",
+        caption=f"Share of the {records.kind} whose confidence lies below the threshold. Attacks here did not aim at a"
+        " high confidence; one that does would be stopped less often.",
     )
     return Finding(
         id="performance.calibration/threshold",
         title="What a confidence threshold protects from",
-        statement=f"Mean confidence: {', '.join(means)} (n = {len(confidence)} images).",
+        statement=f"Mean confidence: {', '.join(means)} (n = {len(confidence)} {records.kind}).",
         evidence=[table],
     )
 
