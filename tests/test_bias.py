@@ -370,11 +370,17 @@ def test_whose_decision_hangs_on_the_region_is_tested() -> None:
 
 
 def test_calibration_by_group_and_what_a_threshold_stops() -> None:
-    frame = people(900, 2, seed=8).assign(brier=0.1)
+    frame = people(900, 2, seed=8).assign(brier=0.1, log_loss=0.2)
     wrong_and_sure = attack(frame, np.ones(900, dtype=bool)).assign(linf=4 / 255)
     conclusion = Calibration().conclude(records(frame, 2, attacks_one=wrong_and_sure))
     honesty, threshold = conclusion.findings
-    assert any(e.title == "Calibration by group" for e in honesty.evidence)
+    groups: Any = next(e for e in honesty.evidence if e.title == "Calibration by group")
+    here = (frame["group:kind"] == "a").to_numpy()
+    right_here = (frame["label"] == frame["prediction"]).to_numpy()[here]
+    expected = stats.calibration_error(frame["confidence"].to_numpy()[here], right_here)
+    assert groups.rows[0][2]["value"] == pytest.approx(expected)
+    assert groups.rows[0][2]["low"] <= expected
+    assert [s.name for e in honesty.evidence if e.title == "Reliability by kind" for s in e.series] == ["a", "b"]
     table: Any = threshold.evidence[0]
     row = next(row for row in table.rows if row[0] == 0.9)
     right = (frame["label"] == frame["prediction"]).to_numpy()
