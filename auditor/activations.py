@@ -32,6 +32,7 @@ def last_convolution(classifier: Classifier, pixels: Pixels, answers: NDArray[An
     ``pixels`` (n, c, h, w), ``answers`` (n,) the classes asked about. Raises NoCopy.
     """
     import torch
+    from torch.jit._fuser import optimized_execution
     from torch.utils._python_dispatch import TorchDispatchMode
 
     aten = torch.ops.aten
@@ -53,7 +54,7 @@ def last_convolution(classifier: Classifier, pixels: Pixels, answers: NDArray[An
 
     x = classifier.tensor(pixels).requires_grad_()
     # TorchScript's own executor fuses operators, after which they no longer come past
-    with torch.jit.optimized_execution(False), Watch():
+    with optimized_execution(False), Watch():  # type: ignore[no-untyped-call]
         logits = classifier.logits(x)
         targets = torch.from_numpy(answers).to(logits.device)
         torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), x, allow_unused=True)
@@ -74,6 +75,7 @@ def last_layer(classifier: Classifier, pixels: Pixels) -> NDArray[Any] | None:
     ``pixels`` (n, c, h, w). Raises NoCopy.
     """
     import torch
+    from torch.jit._fuser import optimized_execution
     from torch.utils._python_dispatch import TorchDispatchMode
 
     aten = torch.ops.aten
@@ -92,7 +94,7 @@ def last_layer(classifier: Classifier, pixels: Pixels) -> NDArray[Any] | None:
                     seen[:] = [rows[0]]
             return function(*args, **(kwargs or {}))
 
-    with torch.no_grad(), torch.jit.optimized_execution(False), Watch():
+    with torch.no_grad(), optimized_execution(False), Watch():  # type: ignore[no-untyped-call]
         classifier.logits(classifier.tensor(pixels))
     if not seen:
         return None
