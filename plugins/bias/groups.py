@@ -161,6 +161,8 @@ class Groups(Probe):
         gap, (p_value, groupings) = comparison.gap, test
         if gap.value is None or gap.low is None:
             statement = f"Cannot tell: fewer than two values of {name} have {self.minimum} {records.kind} or more."
+        elif comparison.best == comparison.worst:
+            statement = f"Accuracy is the same in every group by {name} that is large enough (n = {gap.n})."
         else:
             found = "differs between groups" if p_value < 0.05 else "does not differ demonstrably between groups"
             statement = (

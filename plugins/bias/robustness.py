@@ -127,7 +127,7 @@ class RobustnessBias(Probe):
             rows.append([cut.probe_id, cut.what, cut.comparison.best, cut.comparison.worst, cut.gap.cell(), cut.gap.n,
                          f"{p:.2g}", reading])  # fmt: skip
         table = Table(
-            title=f"Share of right images lost, by {name}",
+            title=f"Share of right {records.kind} lost, by {name}",
             columns=["probe", "lost means", "loses most", "loses least", "gap", "n", "p (Holm)", "reading"],
             formats=["text", "text", "text", "text", "percent", "count", "text", "text"],
             rows=rows,
@@ -138,6 +138,8 @@ class RobustnessBias(Probe):
         differing = sum(row[-1] == "groups differ" for row in rows)
         if first.gap.value is None:
             statement = f"Cannot tell: fewer than two values of {name} have {self.minimum} {records.kind} or more."
+        elif first.comparison.best == first.comparison.worst:
+            statement = f"Every group of {name} loses the same share under all {len(cuts)} (n = {first.gap.n})."
         else:
             statement = (
                 f"Robustness differs demonstrably by {name} under {differing} of {len(cuts)} attacks and corruptions;"
