@@ -6,7 +6,7 @@ ResNet-18 of random weights at 224x224 as an ONNX file in ONNX Runtime; SHAP Par
 1,000 samples, both of the packaged photographs. Per round and method: our call, the same number of images through
 ``Classifier.predict`` at the batch size that ``auditor run`` finds, and, for ``--plain`` images, the library as its
 documentation uses it (SHAP: the masker that blurs, batches of 10; LIME: quickshift, batches of 10). Ratios are of
-seconds per explained image, within a round; medians over rounds are printed at the end.
+seconds per explained image, within a round, on the clock and of the processor; medians over rounds come at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,30 +70,52 @@ def subject(folder: Path, count: int, device: str) -> tuple[Any, Any]:
 
 def report(method: str, classifier: Any, batch: Any, rounds: int, plain: int) -> None:
     """Rounds of one method, side by side, and their medians."""
-    ours, passes, theirs = METHODS[method]
-    over, gain = [], []
+    ours, goal, theirs = METHODS[method]
+    over: list[Cost] = []
+    gain: list[Cost] = []
     for number in range(rounds):
         before = classifier.calls.forward
         mine = timed(lambda: ours(classifier, batch)) / len(batch)
         asked = classifier.calls.forward - before
+        print(f"{method} {number + 1}: {asked // len(batch)} passes an image; ours {mine}", end="", flush=True)
         bare = timed(lambda n=asked: alone(classifier, batch, n)) / len(batch)
-        over.append(mine / bare)
-        text = f"{method} {number + 1}: {asked // len(batch)} passes an image; ours {mine:.2f} s, passes {bare:.2f} s"
-        text += f", ratio {over[-1]:.3f}"
+        over.append(mine.over(bare))
+        print(f"; passes {bare}; ratio {over[-1]}", end="", flush=True)
         if plain:
             few = batch.take(range(min(plain, len(batch))))
             library = timed(lambda f=few: theirs(classifier, f)) / len(few)
-            gain.append(library / mine)
-            text += f"; plain use {library:.2f} s, {gain[-1]:.2f} times ours"
-        print(text, flush=True)
-    print(f"{method}: median over its passes alone {statistics.median(over):.3f} (goal {passes})", end="")
-    print(f"; plain use takes {statistics.median(gain):.2f} times as long" if gain else "", flush=True)
+            gain.append(library.over(mine))
+            print(f"; plain use {library}, {gain[-1]} times ours", end="", flush=True)
+        print(flush=True)
+    print(f"{method}: median over its passes alone {middle(over)} (goal {goal})", end="")
+    print(f"; plain use takes {middle(gain)} times as long" if gain else "", flush=True)
 
 
-def timed(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+class Cost(NamedTuple):
+    """Seconds on the clock and of the processor, or ratios of both; the latter hardly knows of other work beside it."""
+
+    clock: float
+    processor: float
+
+    def __str__(self) -> str:
+        return f"{self.clock:.3f} (processor {self.processor:.3f})"
+
+    def __truediv__(self, count: int) -> Cost:
+        return Cost(self.clock / count, self.processor / count)
+
+    def over(self, other: Cost) -> Cost:
+        """Ratio to another cost."""
+        return Cost(self.clock / other.clock, self.processor / other.processor)
+
+
+def middle(costs: list[Cost]) -> Cost:
+    return Cost(*(statistics.median(part) for part in zip(*costs, strict=True)))
+
+
+def timed(call: Callable[[], Any]) -> Cost:
+    clock, processor = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - start
+    return Cost(time.perf_counter() - clock, time.process_time() - processor)
 
 
 def alone(classifier: Any, batch: Any, count: int) -> None:
