@@ -88,8 +88,7 @@ class Calibration(Probe):
             return Conclusion(inconclusive=f"no {records.kind[:-1]} was measured")
         confidence = frame["confidence"].to_numpy()
         correct = (frame["prediction"] == frame["label"]).to_numpy()
-        pairs = np.column_stack([confidence, correct])
-        value, low, high = stats.bootstrap(pairs, lambda p: stats.calibration_error(p[:, 0], p[:, 1], self.bins))
+        value, low, high = stats.calibration_interval(confidence, correct, self.bins)
         ece = Metric(name="ece", value=value, low=low, high=high, n=len(frame))
         draws = np.random.default_rng(0).random((200, len(frame))) < confidence
         perfect = float(np.mean([stats.calibration_error(confidence, draw, self.bins) for draw in draws]))
@@ -132,10 +131,7 @@ class Calibration(Probe):
                     continue
                 confidence = part["confidence"].to_numpy()
                 correct = (part["prediction"] == part["label"]).to_numpy()
-                pairs = np.column_stack([confidence, correct])
-                error = stats.bootstrap(
-                    pairs, lambda p: stats.calibration_error(p[:, 0], p[:, 1], self.bins), resamples=200
-                )
+                error = stats.calibration_interval(confidence, correct, self.bins, resamples=200)
                 means = [stats.mean("mean", part[key], unit="1").cell() for key in ("brier", "log_loss")]
                 over = stats.mean("overconfidence", confidence - correct, unit="fraction")
                 debiased = stats.calibration_error_debiased(confidence, correct, self.bins)
