@@ -116,7 +116,6 @@ class Calibration(Probe):
 
     def _by_group(self, records: Records) -> list[Evidence]:
         """Calibration error and overconfidence of every group that is large enough."""
-        import numpy as np
 
         from auditor import stats
         from auditor.groups import groupings
