@@ -357,12 +357,14 @@ def test_good_maps_pass_and_random_or_indifferent_ones_do_not(subject: tuple[Any
 def test_the_worst_errors_and_the_easily_broken_are_always_explained(digits: Path, tmp_path: Path) -> None:
     suite = tmp_path / "few.toml"
     suite.write_text(
-        'probes = ["performance.accuracy", "attacks.fgsm", "explanations.occlusion"]\n'
+        'probes = ["performance.accuracy", "attacks.fgsm", "explanations.occlusion",'
+        ' "explanations.faithfulness"]\n'
         '[settings."explanations.occlusion"]\nsamples = 6\nshown = 8\ngrid = 4\n'
         '[settings."attacks.fgsm"]\nepsilons = [0.03, 0.1]\nl2_epsilons = [0.5]\n'
     )
     outcome = run(Request(model=digits / "digits-cnn.onnx", suite=str(suite), out=tmp_path / "run", formats=()))
-    accuracy, _, occlusion = outcome.audit["probes"]
+    by_id = {probe["id"]: probe for probe in outcome.audit["probes"]}
+    accuracy, occlusion = by_id["performance.accuracy"], by_id["explanations.occlusion"]
     import pandas as pd
 
     def frame(probe_id: str) -> Any:
@@ -373,6 +375,8 @@ def test_the_worst_errors_and_the_easily_broken_are_always_explained(digits: Pat
     explained = set(frame("explanations.occlusion")["image_id"])
     assert set(errors["image_id"].head(2)) <= explained
     assert 6 < len(explained) <= 10
+    # who only reads those maps looked at no more images than they did
+    assert by_id["explanations.faithfulness"]["n"] == len(explained)
     # they went wrong, so they colour no mean
     assert occlusion["metrics"][0]["n"] <= 6
 
