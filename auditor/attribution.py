@@ -14,15 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
+from auditor import regions
 from auditor.blocks import Block, Fill, cells, colours
 from auditor.finding import (
     Axis,
     Conclusion,
     Curve,
-    Evidence,
     Finding,
     GridRow,
-    HeatMap,
     ImageGrid,
     Metric,
     Picture,
@@ -51,8 +50,8 @@ SHUFFLED = 0.5
 _RADIUS = 0.02
 """Half width of the uniform noise of max-sensitivity, as captum has it by default."""
 
-_PIECE = 2048
-"""Changed images kept in memory at once."""
+_PIECE = 256 << 20
+"""Bytes of changed images kept in memory at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +84,14 @@ class Explanation(Probe):
     def attribute(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[Any]:
         """How much each pixel speaks for the answer ``batch.predictions``, (n, h, w); the scale is the method's own.
 
-        Positive speaks for the answer, negative against it. Raises NoCopy where it needs gradients and has none.
+        Positive speaks for the answer, negative against it. Rows of features are images of one line, (n, 1, features).
+        Raises NoCopy where it needs gradients and has none.
         """
+
+    def draws(self, classifier: Classifier) -> bool:
+        """Whether ``attribute`` draws random numbers for this model."""
+        del classifier
+        return self.randomness
 
     def prefers(self, others: Mapping[str, pd.DataFrame]) -> Sequence[str]:
         """Images to be explained whatever the sample: the most confident errors, and what attacks broke most easily."""
@@ -96,15 +101,20 @@ class Explanation(Probe):
         """One row per image: its map as means of cells, and all grades of the map."""
         import numpy as np
 
-        grid = cells(*classifier.shape[1:], self.grid)
-        maps = self._maps(classifier, batch, rng, grid)
+        grid = parts(classifier, self.grid)
+        pixels = self._pixels(classifier, batch, rng)
+        maps = means(pixels, grid)
         columns: dict[str, Any] = {"answer": batch.predictions, "map": maps.astype(np.float32)}
+        if classifier.takes == "rows":
+            columns["values"] = classifier.preprocessing.apply(batch.pixels).astype(np.float64)
+        if batch.masks is not None:
+            columns["mask_share"], columns["mask_area"] = _inside(pixels, batch.masks)
         columns |= self._removal(classifier, batch, rng, grid, maps)
         columns["infidelity"] = self._infidelity(classifier, batch, rng, grid, maps)
         columns["sensitivity"] = self._sensitivity(classifier, batch, rng, grid, maps)
         nothing = np.full(len(batch), np.nan)
         columns["stability"] = columns["shuffled"] = nothing
-        if self.randomness:
+        if self.draws(classifier):
             columns["stability"] = rank_correlation(maps, self._maps(classifier, batch, _again(rng), grid))
         if self.by_gradient and classifier.access == "white-box":
             other = shuffled(classifier, rng)
@@ -116,6 +126,10 @@ class Explanation(Probe):
         self, classifier: Classifier, batch: Batch, rng: Randomness, grid: Sequence[Block]
     ) -> NDArray[np.float64]:
         """The map of each image as means over cells, (n, cells)."""
+        return means(self._pixels(classifier, batch, rng), grid)
+
+    def _pixels(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[np.float64]:
+        """What ``attribute`` gave, checked."""
         import numpy as np
 
         pixels = np.asarray(self.attribute(classifier, batch, rng), dtype=np.float64)
@@ -124,7 +138,7 @@ class Explanation(Probe):
             raise ValueError(f"{self.meta.id}: attribute returned shape {pixels.shape}; expected {expected}")
         if not np.isfinite(pixels).all():
             raise ValueError(f"{self.meta.id}: attribute returned NaN or infinity")
-        return np.stack([pixels[:, c.top : c.bottom, c.left : c.right].mean(axis=(1, 2)) for c in grid], axis=1)
+        return pixels
 
     def _removal(
         self, classifier: Classifier, batch: Batch, rng: Randomness, grid: Sequence[Block], maps: NDArray[np.float64]
@@ -203,17 +217,16 @@ class Explanation(Probe):
         import numpy as np
 
         if not len(records.frame):
-            return Conclusion(inconclusive="no image was explained")
+            return Conclusion(inconclusive=f"no {records.kind[:-1]} was explained")
         frame = fair(records.frame)
         grades = grade(frame)
         maps = np.stack(frame["map"].to_list()).astype(np.float64)
-        border, centre = _shares(maps)
-        where = [m for m in (border, centre) if m is not None]
-        findings = [self._grades(grades, frame), self._where(records, frame, maps, border, grades.verdict)]
+        where = self._features if records.kind == "rows" else self._where
+        placed, finding = where(records, frame, maps, grades.verdict)
         metrics = [m for m in grades.metrics if m.n]
-        return Conclusion(metrics=[*metrics, *where], findings=findings)
+        return Conclusion(metrics=[*metrics, *placed], findings=[self._grades(records, grades, frame), finding])
 
-    def _grades(self, grades: Grades, frame: pd.DataFrame) -> Finding:
+    def _grades(self, records: Records, grades: Grades, frame: pd.DataFrame) -> Finding:
         import numpy as np
 
         shares = [i / self.steps for i in range(self.steps + 1)]
@@ -225,12 +238,13 @@ class Explanation(Probe):
                 ]) for name, key in (("in the map's order", kind), ("in random order", f"{kind}_random"))
             ]  # fmt: skip
             done = "covered" if kind == "deletion" else "uncovered"
+            whole = "features" if records.kind == "rows" else "image"
             return Curve(
                 title=f"{kind.capitalize()} curve",
-                x=Axis(label=f"share of the image {done}", format="percent"),
+                x=Axis(label=f"share of the {whole} {done}", format="percent"),
                 y=Axis(label="probability of the answer", format="percent", low=0, high=1, unit="fraction"),
                 series=series,
-                caption=f"Mean over the images with its 95 % interval; {better}.",
+                caption=f"Mean over the {records.kind} with its 95 % interval; {better}.",
             )
 
         advantage = grades.metrics[0]
@@ -243,7 +257,8 @@ class Explanation(Probe):
         return Finding(
             id=f"{self.meta.id}/faithfulness",
             title="Do the maps point at what matters?",
-            statement=f"Covering cells in the map's order costs {percent(advantage)} more of the answer's probability,"
+            statement=f"Covering {'features' if records.kind == 'rows' else 'cells'} in the map's order costs"
+            f" {percent(advantage)} more of the answer's probability,"
             f" on average over the curve, than in random order (n = {advantage.n}): {grades.verdict}.",
             metric=advantage,
             evidence=[
@@ -254,25 +269,36 @@ class Explanation(Probe):
         )
 
     def _where(
-        self, records: Records, frame: pd.DataFrame, maps: NDArray[np.float64], border: Metric | None, verdict: str
-    ) -> Finding:
-        side = round(maps.shape[1] ** 0.5)
-        evidence: list[Evidence] = []
-        statement = f"Maps of {len(maps)} images ({verdict})."
-        if side * side == maps.shape[1]:
-            evidence.append(_mean_map("Mean map over all images", maps, side))
-            evidence += _maps_by(records, frame, maps, side)
-        if border is not None:
-            area = 1 - (side - 2) ** 2 / side**2
-            statement = (
-                f"{percent(border)} of the attribution lies in the outermost ring of cells, which is {100 * area:.0f} %"
-                f" of the image (n = {border.n}; {verdict})."
-            )
-        evidence += self._pictures(records)
-        return Finding(
-            id=f"{self.meta.id}/where", title="What the model looks at", statement=statement, metric=border,
-            evidence=evidence,
+        self, records: Records, frame: pd.DataFrame, maps: NDArray[np.float64], verdict: str
+    ) -> tuple[list[Metric], Finding]:
+        """Of images the regions, mean maps and single maps."""
+        found = regions.regions(frame, maps)
+        metrics = regions.measured(found, frame)
+        statement = regions.sentence(metrics, found) or f"Maps of {len(maps)} images."
+        finding = Finding(
+            id=f"{self.meta.id}/where", title="What the model looks at",
+            statement=f"{statement} About these maps: {verdict}.", metric=metrics[-1] if metrics else None,
+            evidence=[
+                *regions.tables(records, frame, found), *regions.mean_maps(records, frame, maps),
+                *self._pictures(records),
+            ],
         )  # fmt: skip
+        return metrics, finding
+
+    def _features(
+        self, records: Records, frame: pd.DataFrame, maps: NDArray[np.float64], verdict: str
+    ) -> tuple[list[Metric], Finding]:
+        """Of rows the features, over all rows and in single ones."""
+        metrics, tables = regions.feature_tables(records, frame, maps)
+        first = metrics[0]
+        finding = Finding(
+            id=f"{self.meta.id}/where", title="Which features the model goes by",
+            statement=f"{first.at['feature']} has the largest share of the attribution, {percent(first)}"
+            f" (n = {first.n}). About these maps: {verdict}.",
+            metric=first,
+            evidence=[*tables, *regions.row_table(records, records.frame, self.prefers(records.others), self.shown)],
+        )  # fmt: skip
+        return metrics, finding
 
     def _pictures(self, records: Records) -> list[ImageGrid]:
         import numpy as np
@@ -377,6 +403,50 @@ def grade(frame: pd.DataFrame) -> Grades:
     return Grades(metrics, checks, "the maps are faithful: they may be read", readable=True)
 
 
+def parts(classifier: Classifier, grid: int) -> list[Block]:
+    """What a map speaks of: a grid of at most ``grid`` x ``grid`` cells, or every feature of a row."""
+    _, height, width = classifier.shape
+    return cells(height, width, width if classifier.takes == "rows" else grid)
+
+
+def means(pixels: NDArray[np.float64], grid: Sequence[Block]) -> NDArray[np.float64]:
+    """Pixel maps (n, h, w) as means over cells, (n, cells)."""
+    import numpy as np
+
+    return np.stack([pixels[:, c.top : c.bottom, c.left : c.right].mean(axis=(1, 2)) for c in grid], axis=1)
+
+
+def blank(classifier: Classifier, images: Pixels, fill: Fill) -> NDArray[np.float32]:
+    """What covered parts of images (n, c, h, w) show, to be broadcast: a colour, or a row's mean over the table."""
+    import numpy as np
+
+    if classifier.takes == "images":
+        return colours(images, fill)
+    mean: NDArray[np.float32] = background(classifier).mean(axis=0, dtype=np.float64).astype(np.float32)
+    return np.broadcast_to(mean, (len(images), 1, 1, len(mean)))
+
+
+def background(classifier: Classifier) -> NDArray[np.float32]:
+    """Usual rows of the table, (m, features) in [0, 1]."""
+    from auditor.rows import RowPreprocessing
+
+    found = classifier.preprocessing
+    assert isinstance(found, RowPreprocessing)
+    return found.background
+
+
+def _inside(pixels: NDArray[np.float64], masks: Pixels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Share of the positive attribution (n, h, w) inside the masks (n, h, w), and their share of the image; (n,) each,
+    NaN for an image without a mask and for a map without anything positive."""
+    import numpy as np
+
+    positive = np.clip(pixels, 0, None)
+    total = positive.sum(axis=(1, 2))
+    inside = (positive * masks).sum(axis=(1, 2))
+    share: NDArray[np.float64] = np.divide(inside, total, out=np.full_like(total, np.nan), where=total > 0)
+    return share, masks.mean(axis=(1, 2), dtype=np.float64)
+
+
 def answer_without(
     classifier: Classifier, batch: Batch, grid: Sequence[Block], hidden: NDArray[np.bool_], fill: Fill
 ) -> NDArray[np.float32]:
@@ -388,9 +458,9 @@ def answer_without(
     cell_of = np.empty((height, width), dtype=np.int64)
     for number, cell in enumerate(grid):
         cell_of[cell.top : cell.bottom, cell.left : cell.right] = number
-    colour = colours(batch.pixels, fill)
+    colour = blank(classifier, batch.pixels, fill)
     result = np.empty((n, sets), dtype=np.float32)
-    step = max(1, _PIECE // max(1, sets))
+    step = max(1, _PIECE // max(1, sets * batch.pixels[:1].nbytes))
     for start in range(0, n, step):
         part = slice(start, min(n, start + step))
         masks = hidden[part][:, :, cell_of][:, :, None]
@@ -518,53 +588,6 @@ def _area(curve: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean height of each curve by the trapezoid rule, (n,)."""
     result: NDArray[np.float64] = (curve[:, 1:] + curve[:, :-1]).mean(axis=1) / 2
     return result
-
-
-def _shares(maps: NDArray[np.float64]) -> tuple[Metric | None, Metric | None]:
-    """Share of the positive attribution in the outermost ring and in the middle quarter, per image."""
-    import numpy as np
-
-    from auditor import stats
-
-    side = round(maps.shape[1] ** 0.5)
-    if side * side != maps.shape[1] or side < 3:
-        return None, None
-    positive = np.clip(maps, 0, None).reshape(-1, side, side)
-    total = positive.sum(axis=(1, 2))
-    quarter = side // 4
-    inner = positive[:, 1:-1, 1:-1].sum(axis=(1, 2))
-    middle = positive[:, quarter : side - quarter, quarter : side - quarter].sum(axis=(1, 2))
-
-    def share(part: NDArray[np.float64]) -> NDArray[np.float64]:
-        result: NDArray[np.float64] = np.divide(part, total, out=np.full_like(total, np.nan), where=total > 0)
-        return result
-
-    return (
-        stats.mean("border_attribution", share(total - inner), unit="fraction"),
-        stats.mean("centre_attribution", share(middle), unit="fraction"),
-    )
-
-
-def _mean_map(title: str, maps: NDArray[np.float64], side: int) -> HeatMap:
-    return HeatMap(
-        title=title, values=maps.mean(axis=0).reshape(side, side).tolist(), row_title="top to bottom",
-        column_title="left to right", diverging=True,
-        caption=f"Mean over {len(maps)} images, in the method's own unit.",
-    )  # fmt: skip
-
-
-def _maps_by(records: Records, frame: pd.DataFrame, maps: NDArray[np.float64], side: int) -> list[Evidence]:
-    """Mean maps of the answers, and of the values of each group, that have enough images; the six largest."""
-    import numpy as np
-
-    found: list[Evidence] = []
-    keys = {"answer": frame["answer"].map(records.class_name)}
-    keys |= {name.removeprefix("group:"): frame[name] for name in frame.columns if name.startswith("group:")}
-    for key, values in keys.items():
-        counts = values.value_counts()
-        for value in [v for v, n in counts.items() if n >= 5][:4] if len(counts) > 1 else []:
-            found.append(_mean_map(f"Mean map, {key} {value}", maps[np.asarray(values == value)], side))
-    return found
 
 
 def _mean_point(x: float, values: NDArray[np.float64]) -> Point:

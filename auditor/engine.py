@@ -415,7 +415,7 @@ class _Session:
             if not isinstance(conclusion, Conclusion):
                 raise TypeError(f"conclude returned {type(conclusion).__name__}; expected a Conclusion")
             note = f"--budget ended after {len(ids) - left} of {len(ids)} images" if left else ""
-            record = self._record(probe, conclusion=conclusion, n=len(ids) - left, caveat=note)
+            record = self._record(probe, conclusion=conclusion, n=_looked_at(records, len(ids) - left), caveat=note)
             _check(record)
             (self.folder.path / "records" / probe.meta.id / "error.txt").unlink(missing_ok=True)
             return record
@@ -506,6 +506,8 @@ class _Session:
             exhibits=no_exhibits(),
             classes=self.classifier.classes,
             labelled=self.images.labels is not None,
+            kind=self.classifier.takes,
+            features=[feature.name for feature in getattr(self.classifier.preprocessing, "features", ())],
             others=self._others(probe),
             threats={
                 p.meta.id: threat
@@ -798,6 +800,14 @@ def _used(probe_id: str, probe: Probe) -> bool:
     import fnmatch
 
     return any(fnmatch.fnmatch(probe_id, pattern) for pattern in probe.uses)
+
+
+def _looked_at(records: Records, measured: int) -> int:
+    """How many images a probe looked at: those measured or, where it only reads other probes' rows, theirs."""
+    every = {"image_id", "label", "prediction", "sampled"}
+    if any(name not in every and not str(name).startswith("group:") for name in records.frame.columns):
+        return measured
+    return len(set().union(*(frame["image_id"] for frame in records.others.values()))) if records.others else measured
 
 
 def no_exhibits() -> pd.DataFrame:

@@ -284,12 +284,14 @@ class Attack(_Perturbation):
         )
         for metric in _unconfirmed(frame, chosen.at):
             confirmed = metric.n - round((metric.value or 0) * metric.n)
-            statement += f" The original confirmed {confirmed} of {metric.n} images that the copy got wrong there."
+            statement += (
+                f" The original confirmed {confirmed} of {metric.n} {records.kind} that the copy got wrong there."
+            )
         exact = [_accuracy_at(frame, float(metric.at["epsilon"] or 0)) for metric in robust]
         evidence: list[Evidence] = [
             Curve(
                 title=f"Accuracy against epsilon, {norm_name(norm)}",
-                caption="Lower is weaker. An image counts as lost once any epsilon up to this one broke it; the band is"
+                caption="Lower is weaker. What any epsilon up to this one broke counts as lost; the band is"
                 " the 95 % interval. The dashed line counts each epsilon by itself.",
                 x=epsilon_axis(norm),
                 y=Axis(label=verb, format="percent", low=0, high=1, unit="fraction"),
@@ -500,11 +502,11 @@ class MinimumNorm(Probe):
         ]  # fmt: skip
         verb = records.accuracy_name
         statement = (
-            f"{nearness(median, norm)} At epsilon {size(norm, number(chosen.at)[1])} ({norm_name(norm)}) {verb} falls"
-            f" from {percent(robust[0])} to {percent(chosen)} (n = {chosen.n})."
+            f"{nearness(median, norm, records.kind)} At epsilon {size(norm, number(chosen.at)[1])} ({norm_name(norm)})"
+            f" {verb} falls from {percent(robust[0])} to {percent(chosen)} (n = {chosen.n})."
         )
         caption = (
-            f"The search broke {len(found)} of {len(searched)} images; the deployed model did not confirm"
+            f"The search broke {len(found)} of {len(searched)} {records.kind}; the deployed model did not confirm"
             f" {int((~found['success']).sum())} of them."
         )
         if missed:
@@ -529,7 +531,7 @@ class MinimumNorm(Probe):
             id=f"{self.meta.id}/{norm}", title=f"{self.meta.title}, {norm_name(norm)}", statement=statement,
             metric=chosen, evidence=evidence,
         )  # fmt: skip
-        failure = f"{self.nothing_found} on {missed} of {len(searched)} images in {norm_name(norm)}"
+        failure = f"{self.nothing_found} on {missed} of {len(searched)} {records.kind} in {norm_name(norm)}"
         others = [metric for metric in robust if metric is not chosen]
         return [chosen, *metrics, *others], finding, failure if missed > _FAILED * len(searched) else ""
 
@@ -607,7 +609,7 @@ class Corruption(_Perturbation):
         finding = Finding(
             id=f"{self.meta.id}/levels",
             title=self.meta.title,
-            statement=f"Over all levels {verb} is {percent(mean)} against {percent(clean)} on the clean images"
+            statement=f"Over all levels {verb} is {percent(mean)} against {percent(clean)} on the clean {records.kind}"
             f" (n = {clean.n}); lowest at {line_name(worst.at)}, {level_name(worst.at)}: {percent(worst)}.",
             metric=chosen,
             evidence=[*plots, table, *picture_rows(records, "One image at the middle level of each kind")],
@@ -764,13 +766,13 @@ def _decibels(frame: pd.DataFrame) -> dict[float, float]:
     return {round(-20 * math.log10(e), 6): float(e) for e in sorted(frame["epsilon"].unique()) if e > 0}
 
 
-def nearness(median: Metric, norm: str) -> str:
+def nearness(median: Metric, norm: str, kind: str = "images") -> str:
     """The median distance as a sentence."""
     if median.value is None:
-        return "No image was measured."
+        return f"No {kind[:-1]} was measured."
     if median.value == float("inf"):
-        return f"More than half of the images withstood the search (n = {median.n})."
-    return f"The median image is at most {size(norm, median.value)} ({norm_name(norm)}) from an error."
+        return f"More than half of the {kind} withstood the search (n = {median.n})."
+    return f"The median {kind[:-1]} is at most {size(norm, median.value)} ({norm_name(norm)}) from an error."
 
 
 def distance_curve(distance: NDArray[np.float64], norm: str, verb: str, of: str) -> Curve:

@@ -185,6 +185,11 @@ def equal_opportunity_difference(table: Counts) -> Counts:
     return _spread(true_positive_rates(table))
 
 
+def equal_opportunity_ratio(table: Counts) -> Counts:
+    """Smallest ratio of the least to the largest recall, over all classes."""
+    return _ratio(true_positive_rates(table))
+
+
 def equalised_odds_difference(table: Counts) -> Counts:
     """The larger of the differences in recall and in the false positive rate (Fairlearn's, over all classes)."""
     import numpy as np
@@ -208,13 +213,18 @@ def equalised_odds_ratio(table: Counts) -> Counts:
     """The smaller of the ratios in recall and in the false positive rate (Fairlearn's, over all classes)."""
     import numpy as np
 
-    worst = []
-    for rates in (true_positive_rates(table), false_positive_rates(table)):
-        most = np.nanmax(rates, axis=-2, initial=-np.inf)
-        least = np.nanmin(rates, axis=-2, initial=np.inf)
-        known = np.isfinite(most) & np.isfinite(least) & (most > 0)
-        worst.append(np.divide(least, most, out=np.ones_like(most), where=known).min(axis=-1))
-    result: Counts = np.minimum(*worst)
+    result: Counts = np.minimum(_ratio(true_positive_rates(table)), _ratio(false_positive_rates(table)))
+    return result
+
+
+def _ratio(rates: Counts) -> Counts:
+    """Smallest ratio of the least to the largest rate of a group, over the classes that have any."""
+    import numpy as np
+
+    most = np.nanmax(rates, axis=-2, initial=-np.inf)
+    least = np.nanmin(rates, axis=-2, initial=np.inf)
+    known = np.isfinite(most) & np.isfinite(least) & (most > 0)
+    result: Counts = np.divide(least, most, out=np.ones_like(most), where=known).min(axis=-1)
     return result
 
 
@@ -222,6 +232,7 @@ FAIRNESS: Mapping[str, Callable[[Any], Any]] = {
     "demographic_parity_difference": demographic_parity_difference,
     "demographic_parity_ratio": demographic_parity_ratio,
     "equal_opportunity_difference": equal_opportunity_difference,
+    "equal_opportunity_ratio": equal_opportunity_ratio,
     "equalised_odds_difference": equalised_odds_difference,
     "equalised_odds_ratio": equalised_odds_ratio,
 }

@@ -59,6 +59,9 @@ class Source:
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     columns: Mapping[str, Sequence[Any]] | None = None
     """Not images but a table of rows, with all its columns; ``rows.py`` tells features, label and groups apart."""
+    mask: Callable[[int], tuple[bytes, Image.Image | NDArray[Any]] | None] | None = None
+    """From an index to what marks the object in the picture, as ``read`` gives it and of the picture's own size: above
+    half is inside. None for a picture without one."""
     note: str = ""
     """A plain warning for the report, for example that these are stand-in images."""
 
@@ -75,6 +78,8 @@ class Batch:
     probabilities: NDArray[np.float32]
     """(n, k) what the deployed artefact answers on the clean images."""
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    masks: Pixels | None = None
+    """(n, h, w), 1 inside the object and 0 outside, NaN for an image without a mask; None where the data has none."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -94,6 +99,7 @@ class Batch:
             labels=self.labels[index],
             probabilities=self.probabilities[index],
             groups={name: [values[i] for i in index] for name, values in self.groups.items()},
+            masks=None if self.masks is None else self.masks[index],
         )
 
 
@@ -124,6 +130,7 @@ class Images:
         self._resizing = resizing or Resizing()
         self._cache: dict[int, Pixels | NDArray[np.uint8]] = {}
         self._cached_bytes = 0
+        self._masks: dict[int, NDArray[np.uint8] | None] = {}
         self._index: list[int] = []
         self._digests: list[str] = []
         self._scan(sample(source.ids, samples, seed))
@@ -156,6 +163,19 @@ class Images:
         """The pixels of some images, (n, c, h, w) float32 in [0, 1]."""
         return np.stack([self._pixels(self._index[self._position[image_id]]) for image_id in ids])
 
+    def masks(self, ids: Sequence[str]) -> Pixels | None:
+        """The masks of some images, (n, h, w), 1 inside and 0 outside, NaN where one has none; None without masks."""
+        if self._source.mask is None:
+            return None
+        _, height, width = self.shape
+        masks = np.full((len(ids), height, width), np.nan, dtype=np.float32)
+        for row, image_id in enumerate(ids):
+            index = self._index[self._position[image_id]]
+            bits = self._masks[index] if index in self._masks else self._mask(index)[1]
+            if bits is not None:
+                masks[row] = np.unpackbits(bits, count=height * width).reshape(height, width)
+        return masks
+
     def position(self, image_id: str) -> int:
         """The place of an image in the order of the data."""
         return self._position[image_id]
@@ -167,6 +187,15 @@ class Images:
             self._remember(index, stored)
         return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored.astype(np.float32)
 
+    def _mask(self, index: int) -> tuple[bytes, NDArray[np.uint8] | None, tuple[int, ...]]:
+        """A picture's mask: its bytes, its bits at the model's size, packed, and the size that it has itself."""
+        found = None if self._source.mask is None else self._source.mask(index)
+        if found is None:
+            return b"", None, ()
+        scaled = fit(found[1], (1, *self.shape[1:]), self._resizing)[0]
+        inside = scaled > (127 if scaled.dtype == np.uint8 else 0.5)
+        return found[0], np.packbits(inside), _size(found[1])
+
     def _remember(self, index: int, pixels: Pixels | NDArray[np.uint8]) -> None:
         if self._cached_bytes + pixels.nbytes <= _CACHE_BYTES:
             self._cache[index] = pixels
@@ -176,7 +205,16 @@ class Images:
         def look(index: int) -> tuple[int, str, Pixels | NDArray[np.uint8]] | str:
             try:
                 raw, picture = self._source.read(index)
-                return index, hashlib.sha256(raw).hexdigest(), fit(picture, self.shape, self._resizing)
+                digest = hashlib.sha256(raw)
+                if self._source.mask is not None:
+                    mask, bits, size = self._mask(index)
+                    if size and size != _size(picture):
+                        # what it marks would be guessed
+                        raise ValueError(f"its mask has {_pixels(size)} pixels, the image {_pixels(_size(picture))}")
+                    digest.update(hashlib.sha256(mask).digest())
+                    if self._cached_bytes + (0 if bits is None else bits.nbytes) <= _CACHE_BYTES:
+                        self._masks[index] = bits
+                return index, digest.hexdigest(), fit(picture, self.shape, self._resizing)
             except Exception as error:
                 # broken files raise whatever their decoder trips over: SyntaxError, struct.error, IndexError, ...
                 return f"{self._source.ids[index]}: {_why(error)}"
@@ -199,6 +237,15 @@ def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[int], Any], items
     """``pool.map`` that keeps at most some hundred results waiting, so that a large folder is never all in memory."""
     for start in range(0, len(items), 256):
         yield from pool.map(function, items[start : start + 256])
+
+
+def _size(picture: Image.Image | NDArray[Any]) -> tuple[int, ...]:
+    """Height and width."""
+    return picture.shape[:2] if isinstance(picture, np.ndarray) else picture.size[::-1]
+
+
+def _pixels(size: tuple[int, ...]) -> str:
+    return f"{size[1]}x{size[0]}"
 
 
 def sample(ids: Sequence[str], samples: int | None, seed: int) -> list[int]:

@@ -80,6 +80,7 @@ class Measurer:
             labels=probabilities.argmax(axis=1).astype(np.int64) if labels is None else labels[positions],
             probabilities=probabilities,
             groups={name: [values[p] for p in positions] for name, values in self.images.groups.items()},
+            masks=self.images.masks(ids),
         )
 
 

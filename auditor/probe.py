@@ -90,6 +90,10 @@ class Records:
     classes: Sequence[str]
     labelled: bool
     """False: labels are the model's own answers, so accuracy is agreement with them."""
+    kind: Literal["images", "rows"] = "images"
+    """What was audited; texts for the reader call it so."""
+    features: Sequence[str] = ()
+    """Of rows: the names of what the model sees."""
     others: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """Records of the probes that ``uses`` names."""
     threats: Mapping[str, ThreatModel] = field(default_factory=dict)

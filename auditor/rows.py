@@ -21,6 +21,9 @@ from auditor.images import Source
 _SAME = 1e-7
 """As a share of the range: float32 in [0, 1] and back errs by half of this."""
 
+_BACKGROUND = 100
+"""As many rows as shap's maskers take at most by default."""
+
 
 class Feature(NamedTuple):
     """A column that the model sees."""
@@ -41,6 +44,10 @@ class RowPreprocessing(Preprocessing):
     features: tuple[Feature, ...] = ()
     values: tuple[NDArray[np.float64], ...] = field(default=(), repr=False, compare=False)
     """The sorted values of each feature in the table: trees split at them, so they must come back exactly."""
+    background: NDArray[np.float32] = field(
+        default_factory=lambda: np.zeros((0, 0), np.float32), repr=False, compare=False
+    )
+    """At most 100 rows of the table, evenly spaced, (m, features) in [0, 1]: what explanations call usual."""
 
     def apply(self, pixels: NDArray[np.float32]) -> NDArray[Any]:
         """Rows (n, 1, 1, features) as the artefact's input."""
@@ -133,6 +140,7 @@ def of_table(
     if not len(known):
         raise BadInput(f"{source.path}: not one row has a number in every feature; expected at least one")
     columns = [np.unique(column) for column in known.T]
+    usual = known[np.unique(np.linspace(0, len(known) - 1, _BACKGROUND).astype(int))]
     found = tuple(
         Feature(name, float(c[0]), float(c[-1]), float(column.std()), whole=bool((c == np.rint(c)).all()))
         for name, c, column in zip(features, columns, known.T, strict=True)
@@ -151,8 +159,11 @@ def of_table(
         labels=None if label is None else _labels(source.path, label, table[label]),
         groups={name: ["" if pd.isna(v) else _text(v) for v in table[name]] for name in groups},
     )  # fmt: skip
-    shape = (1, 1, len(features))
-    return rows, RowPreprocessing(shape=shape, layout="rows", dtype=dtype, features=found, values=tuple(columns))
+    preprocessing = RowPreprocessing(
+        shape=(1, 1, len(features)), layout="rows", dtype=dtype, features=found, values=tuple(columns),
+        background=((usual - low) / wide).astype(np.float32).clip(0, 1),
+    )  # fmt: skip
+    return rows, preprocessing
 
 
 def _labels(path: str, name: str, column: Any) -> list[str] | None:

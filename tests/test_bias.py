@@ -70,6 +70,55 @@ def test_fairness_statistics_equal_fairlearn_s() -> None:
     assert float(FAIRNESS["equal_opportunity_difference"](table)) == pytest.approx(
         max(fl.equal_opportunity_difference(a, b, sensitive_features=g) for a, b in both)
     )
+    assert float(FAIRNESS["equal_opportunity_ratio"](table)) == pytest.approx(
+        min(fl.equal_opportunity_ratio(a, b, sensitive_features=g) for a, b in both)
+    )
+
+
+def test_rates_by_group_and_class_equal_fairlearn_s_and_scikit_learn_s() -> None:
+    import fairlearn.metrics as fl
+    from sklearn.metrics import precision_score, roc_auc_score
+
+    frame = people(700, 3, seed=12, bias=0.2)
+    rng = np.random.default_rng(0)
+    scores = rng.dirichlet(np.ones(3), 700)
+    scores[np.arange(700), frame["prediction"]] += 1
+    scores /= scores.sum(axis=1, keepdims=True)
+    accuracy = frame.assign(probabilities=list(scores.astype(np.float64)))
+    conclusion = Groups().conclude(records(frame, 3, performance_accuracy=accuracy))
+    kind: Any = next(f for f in conclusion.findings if f.id == "bias.groups/kind")
+    table = next(e for e in kind.evidence if e.title.startswith("Rates by kind and class"))
+    rows = {(row[0], row[1]): row for row in table.rows}
+    assert len(rows) == 6
+    for c in range(3):
+        expected = fl.MetricFrame(
+            metrics={"recall": fl.true_positive_rate, "false": fl.false_positive_rate, "precision": precision_score,
+                     "chosen": fl.selection_rate},
+            y_true=(frame["label"] == c).astype(int), y_pred=(frame["prediction"] == c).astype(int),
+            sensitive_features=frame["group:kind"],
+        ).by_group  # fmt: skip
+        for group in "ab":
+            row, here = rows[group, f"class {c}"], (frame["group:kind"] == group).to_numpy()
+            found = [cell["value"] for cell in row[2:6]]
+            np.testing.assert_allclose(found, expected.loc[group], atol=1e-12)
+            area = roc_auc_score(frame["label"][here] == c, scores[here, c])
+            assert row[7]["value"] == pytest.approx(area)
+            honest = stats.calibration_error(scores[here, c], (frame["label"][here] == c).to_numpy())
+            assert row[6]["value"] == pytest.approx(honest)
+            assert all(cell["low"] < cell["value"] < cell["high"] for cell in row[2:6])
+    # who is worst where group and class meet is asked, too
+    crossed = next(f for f in conclusion.findings if f.id == "bias.groups/kind x class")
+    assert "b, class" in crossed.statement
+
+
+def test_too_few_of_a_class_in_a_group_give_no_rate() -> None:
+    frame = people(300, 2, seed=13)
+    frame.loc[(frame["group:kind"] == "b") & (frame["label"] == 1) & (frame.index > 30), "group:kind"] = "a"
+    kind: Any = next(f for f in Groups().conclude(records(frame, 2)).findings if f.id == "bias.groups/kind")
+    table = next(e for e in kind.evidence if e.title.startswith("Rates by kind and class"))
+    row = next(row for row in table.rows if row[:2] == ["b", "class 1"])
+    assert row[2] is None
+    assert row[-1] == "too small: cannot tell"
 
 
 def test_names_of_groups_change_no_statistic_and_more_bias_means_more_of_it() -> None:
@@ -179,6 +228,34 @@ def test_robustness_is_cut_by_group() -> None:
     assert RobustnessBias().conclude(records(frame, 3)).inconclusive
 
 
+def test_distances_are_compared_between_groups() -> None:
+    """Group b lies half as far from an error; an attack that finds the same distances for both shows nothing."""
+    frame = people(500, 2, seed=14)
+    rng = np.random.default_rng(0)
+    draw = rng.uniform(2, 10, 500) / 255
+
+    def search(distance: np.ndarray) -> pd.DataFrame:
+        clean = frame.assign(norm="linf", epsilon=0.0, success=False)
+        return pd.concat([clean, frame.assign(norm="linf", epsilon=distance, success=True)], ignore_index=True)
+
+    near = (frame["group:kind"] == "b").to_numpy()
+    uneven, even = search(np.where(near, draw / 2, draw)), search(draw)
+    found = RobustnessBias().conclude(records(frame, 2, attacks_one=uneven, attacks_two=even))
+    kind: Any = next(f for f in found.findings if f.id == "bias.robustness/kind")
+    table = next(e for e in kind.evidence if e.title.startswith("Median distance"))
+    rows = {row[0]: row for row in table.rows}
+    assert (rows["attacks.one"][1], rows["attacks.one"][3], rows["attacks.one"][-1]) == ("b", "a", "groups differ")
+    assert rows["attacks.two"][-1] == "not shown"
+    right = (frame["label"] == frame["prediction"]).to_numpy()
+    gap = next(
+        m for m in found.metrics if m.name == "distance_gap" and m.at == {"probe": "attacks.one", "group": "kind"}
+    )
+    expected = np.median(draw[right & ~near]) - np.median(draw[right & near] / 2)
+    assert gap.value == pytest.approx(expected, rel=1e-6)
+    assert gap.low is not None
+    assert gap.low > 0
+
+
 def sliced(seed: int, *, planted: bool) -> Records:
     """Features of two kinds of image, the smaller of which is wrong in half of the cases or as often as all others."""
     rng = np.random.default_rng(seed)
@@ -257,20 +334,53 @@ def test_what_hangs_on_one_region_is_told_from_what_does_not(subject: tuple[Any,
         other[:, 0] = -control + 0.05 * rng.normal(size=40)
         frame = pd.DataFrame({
             "image_id": [str(i) for i in range(40)], "label": 0, "prediction": 0, "change": list(change),
-            "change_control": list(other), "flipped": False, "flipped_control": False,
+            "change_control": list(other), "flipped": False, "flipped_control": False, "cells": 64,
+            "named": [[3, 4]] * 40,
         })  # fmt: skip
         return CounterfactualOcclusion().conclude(records(frame, 2))
 
-    assert "more than on others" in conclude(0.4, 0.05).findings[0].statement
+    found = conclude(0.4, 0.05)
+    assert "more than on others" in found.findings[0].statement
+    assert "row 1, column 4 of 8 x 8" in found.findings[0].statement
     assert "no more than elsewhere" in conclude(0.2, 0.2).findings[0].statement
 
 
+def test_whose_decision_hangs_on_the_region_is_tested() -> None:
+    """Group b hangs on the region by 0.4, group a not at all; in the twin both do by 0.2."""
+
+    def conclude(a: float, b: float) -> Any:
+        rng = np.random.default_rng(1)
+        group = np.array(["a", "b"])[np.arange(60) % 2]
+        change = np.zeros((60, 2), dtype=np.float32)
+        change[:, 0] = -np.where(group == "a", a, b) + 0.1 * rng.normal(size=60)
+        frame = pd.DataFrame({
+            "image_id": [str(i) for i in range(60)], "label": 0, "prediction": 0, "change": list(change),
+            "change_control": list(0 * change), "flipped": False, "flipped_control": False, "cells": 64,
+            "named": [[9] if g == "b" else [0] for g in group], "group:kind": group,
+        })  # fmt: skip
+        return CounterfactualOcclusion().conclude(records(frame, 2)).findings[1]
+
+    biased, twin = conclude(0.0, 0.4), conclude(0.2, 0.2)
+    assert "differs demonstrably by kind; clearest by kind: most for b" in biased.statement
+    assert [e.title for e in biased.evidence][-2:] == [
+        "How often each cell is named, kind b", "How often each cell is named, kind a",
+    ]  # fmt: skip
+    assert biased.evidence[-2].values[1][1] == 1
+    assert twin.statement.startswith("Cannot tell")
+
+
 def test_calibration_by_group_and_what_a_threshold_stops() -> None:
-    frame = people(900, 2, seed=8).assign(brier=0.1)
+    frame = people(900, 2, seed=8).assign(brier=0.1, log_loss=0.2)
     wrong_and_sure = attack(frame, np.ones(900, dtype=bool)).assign(linf=4 / 255)
     conclusion = Calibration().conclude(records(frame, 2, attacks_one=wrong_and_sure))
     honesty, threshold = conclusion.findings
-    assert any(e.title == "Calibration by group" for e in honesty.evidence)
+    groups: Any = next(e for e in honesty.evidence if e.title == "Calibration by group")
+    here = (frame["group:kind"] == "a").to_numpy()
+    right_here = (frame["label"] == frame["prediction"]).to_numpy()[here]
+    expected = stats.calibration_error(frame["confidence"].to_numpy()[here], right_here)
+    assert groups.rows[0][2]["value"] == pytest.approx(expected)
+    assert groups.rows[0][2]["low"] <= expected
+    assert [s.name for e in honesty.evidence if e.title == "Reliability by kind" for s in e.series] == ["a", "b"]
     table: Any = threshold.evidence[0]
     row = next(row for row in table.rows if row[0] == 0.9)
     right = (frame["label"] == frame["prediction"]).to_numpy()

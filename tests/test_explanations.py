@@ -11,16 +11,19 @@ import pytest
 import torch
 
 from auditor import registry
+from auditor.activations import last_convolution, last_layer
 from auditor.attribution import answer_without, grade, infidelity, rank_correlation, shuffled
 from auditor.blocks import cells
 from auditor.engine import Request, open_audit, run
+from auditor.errors import NotApplicable
 from auditor.images import Batch
 from auditor.plugins.explanations.grad_cam import GradCam
+from auditor.plugins.explanations.gradient_shap import GradientShap
 from auditor.plugins.explanations.integrated_gradients import IntegratedGradients
 from auditor.plugins.explanations.lime import Lime
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.explanations.shap import Shap
-from auditor.probe import Randomness
+from auditor.probe import Randomness, Run
 
 RNG = Randomness(0, "test")
 
@@ -123,6 +126,129 @@ def test_grad_cam_is_captum_s(subject: tuple[Any, Batch]) -> None:
     )
     theirs = LayerAttribution.interpolate(theirs, (8, 8), "bilinear")
     np.testing.assert_allclose(ours, theirs.detach().numpy()[:, 0], atol=1e-6)
+
+
+def test_gradient_shap_is_the_library_s_own_for_the_same_seed(subject: tuple[Any, Batch]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import shap
+
+    classifier, batch = subject
+    plain = GradientShap(evaluations=120, others=3)
+    once = Run(classifier=classifier, probes=[plain], ids=batch.ids, batch=lambda ids: batch.take([0, 1, 2]), rng=RNG)
+    probe: Any = plain.prepare(once)
+    state = np.random.get_state()[1].tolist()
+    ours = probe.values(classifier, batch, 3, seed=5)
+    assert np.random.get_state()[1].tolist() == state
+    answer = int(batch.predictions[3])
+
+    class Whole(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return classifier.logits(x)
+
+    explainer = shap.GradientExplainer(Whole(), torch.from_numpy(batch.pixels[:3]))
+    theirs = explainer.shap_values(torch.from_numpy(batch.pixels[3:4]), nsamples=120, rseed=5)
+    np.testing.assert_allclose(ours, theirs[0, ..., answer], atol=1e-5)
+    # what it explains: the logit over the mean of the others', as far as 120 draws tell
+    with torch.no_grad():
+        logits = classifier.logits(torch.from_numpy(batch.pixels))[:, answer]
+    rise = float(logits[3] - logits[:3].mean())
+    assert ours.sum() == pytest.approx(rise, abs=0.35 * abs(rise))
+    with pytest.raises(NotApplicable, match="not prepared"):
+        plain.attribute(classifier, batch, RNG)
+
+
+@pytest.mark.parametrize("kind", ["traced", "scripted", "frozen"])
+def test_inside_torchscript_the_same_is_seen(kind: str, subject: tuple[Any, Batch]) -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 3, 1, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 6, 3, 2, 1), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, 10),
+    ).eval()  # fmt: skip
+    _, batch = subject
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script: Any = torch.jit.trace(net, torch.zeros(1, 1, 8, 8)) if kind == "traced" else torch.jit.script(net)
+        script = torch.jit.freeze(script) if kind == "frozen" else script
+
+    def stub(module: Any) -> Any:
+        return type("Stub", (), {"fixed_batch": None, "tensor": staticmethod(torch.from_numpy),
+                                 "logits": staticmethod(module.__call__)})  # fmt: skip
+
+    # three times: TorchScript optimises what it has run before
+    for _ in range(3):
+        found, expected = (last_convolution(stub(m), batch.pixels, batch.predictions) for m in (script, net))
+        assert found is not None
+        assert expected is not None
+        assert found.slope is not None
+        np.testing.assert_allclose(found.output, expected.output, atol=1e-6)
+        np.testing.assert_allclose(found.slope, expected.slope, atol=1e-6)
+        features = last_layer(stub(script), batch.pixels)
+        assert features is not None
+        with torch.no_grad():
+            np.testing.assert_allclose(features, net[:6](torch.from_numpy(batch.pixels)).numpy(), atol=1e-6)
+
+
+def masked(folder: Path, n: int = 24) -> Path:
+    """Noise with a bright square that decides, marked by a mask; the last image has none."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    lines = ["image,label,mask,side"]
+    for i in range(n):
+        pixels = rng.integers(0, 60, (8, 8), dtype=np.uint8)
+        mask = np.zeros((8, 8), dtype=np.uint8)
+        left = 2 * (i % 2) * 2
+        mask[2:4, left : left + 2] = 255
+        pixels[2:4, left : left + 2] = 250
+        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
+        Image.fromarray(mask).save(folder / f"{i:02d}-mask.png")
+        lines.append(f"{i:02d}.png,{i % 2},{f'{i:02d}-mask.png' if i < n - 1 else ''},{'lr'[i % 2]}")
+    (folder / "data.csv").write_text("\n".join(lines))
+    return folder / "data.csv"
+
+
+def test_attribution_inside_masks(tmp_path: Path, write_linear: Any) -> None:
+    """The model looks at exactly the two marked places, so all that speaks for its answer lies there."""
+    weights = np.zeros((2, 1, 8, 8), dtype=np.float32)
+    weights[0, 0, 2:4, 0:2], weights[1, 0, 2:4, 4:6] = 1, 1
+    model = write_linear(tmp_path / "m.onnx", weights.reshape(2, -1), np.zeros(2, dtype=np.float32), (1, 8, 8))
+    data = masked(tmp_path)
+    suite = tmp_path / "s.toml"
+    suite.write_text('probes = ["explanations.occlusion"]\n[settings."explanations.occlusion"]\nsamples = 24')
+    outcome = run(Request(model=model, data=data, suite=str(suite), out=tmp_path / "run", formats=()))
+    (probe,) = outcome.audit["probes"]
+    metrics = {m["name"]: m for m in probe["metrics"]}
+    share, gain = metrics["mask_attribution"], metrics["mask_attribution_gain"]
+    assert share["n"] == 23
+    assert share["value"] > 0.8
+    assert gain["value"] == pytest.approx(share["value"] - 4 / 64, abs=1e-6)
+    assert gain["low"] > 0
+    where = probe["findings"][1]
+    assert "lies in the masked object, which is 6 % of the image" in where["statement"]
+    assert "demonstrably more than its share" in where["statement"]
+    table = next(e for e in where["evidence"] if e["title"] == "Share of the attribution by region")
+    assert [row[1] for row in table["rows"] if row[0] == "side"] == ["l", "r"]
+    assert any(e["title"] == "Least attribution inside the mask" for e in where["evidence"])
+    assert "mask" not in outcome.audit["data"]["groups"]
+
+
+def test_a_mask_that_does_not_fit_is_named(tmp_path: Path, write_linear: Any) -> None:
+    from PIL import Image
+
+    data = masked(tmp_path, 6)
+    Image.fromarray(np.zeros((4, 8), dtype=np.uint8)).save(tmp_path / "00-mask.png")
+    (tmp_path / "01-mask.png").unlink()
+    model = write_linear(tmp_path / "m.onnx", np.ones((2, 64)), np.zeros(2), (1, 8, 8))
+    loaded = registry.load()
+    _, images = open_audit(loaded, Request(model=model, data=data), loaded.suite("full"), "cpu")
+    assert images.unreadable == [
+        "00.png: its mask has 8x4 pixels, the image 8x8", "01.png: its mask 01-mask.png: No such file or directory",
+    ]  # fmt: skip
+    found = images.masks(images.ids)
+    assert found is not None
+    assert np.isnan(found[-1]).all()
+    assert found[0].sum() == 4
 
 
 def test_infidelity_is_captum_s_at_the_best_scale_and_zero_for_a_linear_model() -> None:
@@ -231,12 +357,14 @@ def test_good_maps_pass_and_random_or_indifferent_ones_do_not(subject: tuple[Any
 def test_the_worst_errors_and_the_easily_broken_are_always_explained(digits: Path, tmp_path: Path) -> None:
     suite = tmp_path / "few.toml"
     suite.write_text(
-        'probes = ["performance.accuracy", "attacks.fgsm", "explanations.occlusion"]\n'
+        'probes = ["performance.accuracy", "attacks.fgsm", "explanations.occlusion",'
+        ' "explanations.faithfulness"]\n'
         '[settings."explanations.occlusion"]\nsamples = 6\nshown = 8\ngrid = 4\n'
         '[settings."attacks.fgsm"]\nepsilons = [0.03, 0.1]\nl2_epsilons = [0.5]\n'
     )
     outcome = run(Request(model=digits / "digits-cnn.onnx", suite=str(suite), out=tmp_path / "run", formats=()))
-    accuracy, _, occlusion = outcome.audit["probes"]
+    by_id = {probe["id"]: probe for probe in outcome.audit["probes"]}
+    accuracy, occlusion = by_id["performance.accuracy"], by_id["explanations.occlusion"]
     import pandas as pd
 
     def frame(probe_id: str) -> Any:
@@ -247,6 +375,8 @@ def test_the_worst_errors_and_the_easily_broken_are_always_explained(digits: Pat
     explained = set(frame("explanations.occlusion")["image_id"])
     assert set(errors["image_id"].head(2)) <= explained
     assert 6 < len(explained) <= 10
+    # who only reads those maps looked at no more images than they did
+    assert by_id["explanations.faithfulness"]["n"] == len(explained)
     # they went wrong, so they colour no mean
     assert occlusion["metrics"][0]["n"] <= 6
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,14 @@ from click.testing import Result
 from onnx import TensorProto, helper, numpy_helper
 
 from auditor import registry
+from auditor.attribution import background
 from auditor.engine import Request, open_audit
 from auditor.errors import BadInput
-from auditor.images import Source
+from auditor.images import Batch, Source
+from auditor.measuring import Measurer
+from auditor.plugins.explanations.lime import Lime
+from auditor.plugins.explanations.occlusion import OcclusionMap
+from auditor.plugins.explanations.shap import Shap
 from auditor.probe import Randomness
 from auditor.rows import of_table, unknown
 
@@ -121,8 +127,6 @@ def test_copy_of_a_linear_model_has_the_gradient_in_shares_of_the_range(table: P
 def test_noise_is_in_units_of_the_standard_deviation(table: Path) -> None:
     classifier, images = audited(linear(table.with_name("m.onnx")), table)
     probe: Any = registry.load().configure("corruptions.feature-noise", {}, where="test")
-    from auditor.measuring import Measurer
-
     batch = Measurer(classifier, images, 0).batch(images.ids)
     level = {"noise": "Gaussian", "standard_deviations": 0.5}
     moved = probe.perturb(classifier, batch, Randomness(0, "x"), level) - batch.pixels
@@ -225,3 +229,104 @@ def test_what_does_not_go_together(table: Path, auditor_cli: Cli, tmp_path: Path
     shown = auditor_cli("inspect", model).output
     assert "a row of 2 features" in shown
     assert "not read: label" in shown
+
+
+def wide(n: int, features: int) -> pd.DataFrame:
+    """A table of ``features`` columns whose label follows the first three."""
+    rng = np.random.default_rng(1)
+    table = pd.DataFrame(rng.normal(size=(n, features)), columns=[f"f{i}" for i in range(features)])
+    score = 2 * table["f0"] - table["f1"] + 0.5 * table["f2"]
+    return table.assign(label=(score > 0).astype(int), site=rng.choice(["a", "b"], n))
+
+
+@pytest.fixture(scope="module", params=[4, 13])
+def regression(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Batch]:
+    """A logistic regression of few or many features and five rows."""
+    features, folder = request.param, tmp_path_factory.mktemp("wide")
+    weights = np.zeros((2, features), dtype=np.float32)
+    weights[1, :3] = [2, -1, 0.5]
+    nodes = [helper.make_node("Gemm", ["x", "w"], ["z"], transB=1)]
+    model = save(folder / "m.onnx", nodes, [helper.make_tensor_value_info("z", FLOAT, ["n", 2])],
+                 [numpy_helper.from_array(weights, "w")], features)  # fmt: skip
+    wide(150, features).to_csv(folder / "t.csv", index=False)
+    classifier, images = audited(model, folder / "t.csv")
+    return classifier, Measurer(classifier, images, 0).batch(images.ids[:5])
+
+
+def test_shap_of_rows_is_the_library_s_own_and_adds_up(regression: tuple[Any, Batch]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import shap
+
+    classifier, batch = regression
+    width, answer = batch.pixels.shape[3], int(batch.predictions[1])
+    usual = background(classifier)
+    assert usual.shape == (100, width)
+    probe = Shap(evaluations=200)
+    values, base = probe.features(classifier, batch, 1, seed=3)
+    assert base + values.sum() == pytest.approx(float(batch.probabilities[1, answer]), abs=1e-5)
+    assert probe.draws(classifier) is (width > 10)
+
+    def plain(rows: np.ndarray) -> np.ndarray:
+        return classifier.predict(rows.astype(np.float32).reshape(-1, 1, 1, width))[:, answer]
+
+    # what shap picks by itself for so many features, with its own batches
+    explainer = shap.Explainer(plain, shap.maskers.Independent(usual), seed=3)
+    theirs = explainer(batch.pixels[1].reshape(1, -1), max_evals=200 if width > 10 else 2**width, silent=True)
+    np.testing.assert_allclose(values, theirs.values[0], atol=1e-6)
+    maps = probe.attribute(classifier, batch, Randomness(0, "x"))
+    assert maps.shape == (5, 1, width)
+
+
+def test_lime_of_rows_is_the_package_s_own_for_the_same_seed(regression: tuple[Any, Batch]) -> None:
+    from lime.lime_tabular import LimeTabularExplainer
+
+    classifier, batch = regression
+    width, answer = batch.pixels.shape[3], int(batch.predictions[0])
+    ours = Lime(evaluations=300).features(classifier, batch, 0, seed=11)
+    explainer = LimeTabularExplainer(background(classifier), feature_selection="none", random_state=11)
+    found = explainer.explain_instance(
+        batch.pixels[0].ravel(), lambda x: classifier.predict(x.astype(np.float32).reshape(-1, 1, 1, width)),
+        labels=(answer,), num_features=width, num_samples=300,
+    )  # fmt: skip
+    for feature, coefficient in found.local_exp[answer]:
+        assert ours[feature] == pytest.approx(coefficient, abs=1e-9)
+    assert set(np.argsort(-np.abs(ours))[:2]) <= {0, 1, 2}
+
+
+def test_covering_a_feature_gives_it_its_mean(regression: tuple[Any, Batch]) -> None:
+    classifier, batch = regression
+    maps = OcclusionMap().attribute(classifier, batch, Randomness(0, "x"))
+    covered = batch.pixels.copy()
+    covered[:, 0, 0, 0] = background(classifier)[:, 0].mean(dtype=np.float64)
+    rows = np.arange(5)
+    fall = (batch.probabilities - classifier.predict(covered))[rows, batch.predictions]
+    np.testing.assert_allclose(maps[:, 0, 0], fall, atol=1e-6)
+    np.testing.assert_allclose(maps[:, 0, 3:], 0, atol=1e-6)
+
+
+def test_what_hangs_on_a_feature_is_said_of_rows(auditor_cli: Cli, tmp_path: Path, table: Path) -> None:
+    """Age alone decides: every explanation names it, covering it flips answers, and nothing speaks of images."""
+    ages = patients()["age"]
+    patients().assign(label=np.where(ages > 50, "old", "young")).to_csv(table, index=False)
+    (tmp_path / "m.onnx.audit.toml").write_text('[output]\nclasses = ["young", "old"]')
+    wanted = ["performance.*", "explanations.*", "bias.*", "attacks.hopskipjump"]
+    options = [item for probe_id in wanted for item in ("--probe", probe_id)]
+    result = auditor_cli("run", linear(tmp_path / "m.onnx"), "--data", table, *options, "--format", "html,json",
+                         "--samples", 60, "--out", "out")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    probes = {p["id"]: p for p in json.loads((tmp_path / "out" / "audit.json").read_text())["probes"]}
+    for method in ("shap", "lime", "occlusion", "integrated-gradients"):
+        found = [f for f in probes[f"explanations.{method}"]["findings"] if f["id"].endswith("/where")]
+        assert found[0]["statement"].startswith("age has the largest share"), method
+    assert probes["explanations.grad-cam"]["status"] == "not-applicable"
+    assert probes["bias.slices"]["reason"] == "is about images, and this model takes rows of 2 features"
+    drop = probes["bias.counterfactual-occlusion"]["findings"][0]
+    assert "hangs on the named region more than on others" in drop["statement"]
+    assert "Named most often: age" in drop["statement"]
+    distance = next(m for m in probes["attacks.hopskipjump"]["metrics"] if m["name"] == "distance_median"
+                    and m["at"]["norm"] == "linf")  # fmt: skip
+    whole = ages.max() - ages.min()
+    assert 0.5 * np.median(np.abs(ages - 50.5)) / whole < distance["value"] < 2 * np.median(np.abs(ages - 50.5)) / whole
+    said = json.dumps([p["findings"] for p in probes.values() if p["findings"]])
+    assert "image" not in said.replace("image_id", "")

@@ -117,7 +117,7 @@ class Pgd(Attack):
         if missed <= 0.02 * max(1, len(many)):
             return conclusion
         why = (
-            f"one gradient step broke {missed} of {len(many)} images that {self.iterations} steps did not:"
+            f"one gradient step broke {missed} of {len(many)} {records.kind} that {self.iterations} steps did not:"
             " the gradients mislead (masking), so this attack's figures may not be believed"
         )
         return replace(conclusion, inconclusive=why)

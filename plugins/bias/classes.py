@@ -54,7 +54,7 @@ class Classes(Probe):
         frame, k = records.frame, len(records.classes)
         labels, answers = frame["label"].to_numpy(), frame["prediction"].to_numpy()
         if not len(frame):
-            return Conclusion(inconclusive="no image was measured")
+            return Conclusion(inconclusive=f"no {records.kind[:-1]} was measured")
         matrix = np.zeros((k, k), dtype=np.int64)
         np.add.at(matrix, (labels, answers), 1)
         present = [c for c in range(k) if matrix[c].sum()]
@@ -95,7 +95,7 @@ class Classes(Probe):
             + ("" if len(rows) <= _SHOWN else f" The {_SHOWN} lowest of {len(rows)}."),
         )  # fmt: skip
         if gap.value is None or gap.low is None:
-            statement = f"Cannot tell: fewer than two classes have {self.minimum} images or more."
+            statement = f"Cannot tell: fewer than two classes have {self.minimum} {records.kind} or more."
         else:
             worst = min(compared, key=lambda c: recall[c].value or 0.0)
             shown = "differs" if gap.low > 0 else "does not differ demonstrably"

@@ -32,7 +32,9 @@ from auditor.groups import FAIRNESS, Comparison, compare, counts, fairness, grou
 from auditor.numbers import measured
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from auditor.classifier import Classifier
     from auditor.images import Batch
@@ -41,6 +43,12 @@ if TYPE_CHECKING:
 _SHOWN = 50
 _MOST_CLASSES = 30
 """Above it rates per group and class are too thin to compare."""
+
+_CROSSED_CLASSES = 12
+"""Up to so many classes are crossed with the groups."""
+
+_CELLS = 60
+"""Most groups times classes for which rates are listed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +82,13 @@ class Groups(Probe):
         frame = records.frame
         by_group = groupings(frame)
         compared = {name: compare(name, frame["correct"], values, self.minimum) for name, values in by_group.items()}
-        compared["class"] = compare("class", frame["correct"], frame["label"].map(records.class_name), self.minimum)
+        classes = frame["label"].map(records.class_name)
+        compared["class"] = compare("class", frame["correct"], classes, self.minimum)
+        if classes.nunique() <= _CROSSED_CLASSES:
+            # what the model does to the women over 60, where sex is what it tells
+            for name in groupings(frame, cross=False):
+                both = by_group[name] + ", " + classes
+                compared[f"{name} x class"] = compare(f"{name} x class", frame["correct"], both, self.minimum)
         adjusted = dict(zip(compared, stats.holm([c.p_value for c in compared.values()]), strict=True))
         fair = {name: self._fairness(records, name, values) for name, values in by_group.items()}
         corrected = _corrected(fair)
@@ -88,7 +102,7 @@ class Groups(Probe):
             ]
             metrics += [metric for metric, _ in fair.get(name, {}).values()]
             more = self._rates(records, name, by_group[name], fair[name], corrected) if name in by_group else []
-            findings.append(self._finding(name, comparison, adjusted[name], len(compared), more))
+            findings.append(self._finding(records, name, comparison, (adjusted[name], len(compared)), more))
         largest = max((c.gap for c in compared.values()), key=lambda gap: (gap.low or 0.0, gap.value or 0.0))
         return Conclusion(metrics=[largest, *[m for m in metrics if m is not largest]], findings=findings)
 
@@ -137,14 +151,18 @@ class Groups(Probe):
             " extremes lie above zero by chance, too: the p-value takes that into account, the interval does not.",
         )
         profile = _profile(records, name, values, self.minimum)
-        return [statistics, profile] if profile.rows else [statistics]
+        tables = [profile, *_by_class(records, name, values, self.minimum)]
+        return [statistics, *(table for table in tables if table.rows)]
 
     def _finding(
-        self, name: str, comparison: Comparison, p_value: float, groupings: int, more: Sequence[Evidence]
+        self, records: Records, name: str, comparison: Comparison, test: tuple[float, int], more: Sequence[Evidence]
     ) -> Finding:
-        gap = comparison.gap
+        """``test``: the p-value, corrected for this number of groupings."""
+        gap, (p_value, groupings) = comparison.gap, test
         if gap.value is None or gap.low is None:
-            statement = f"Cannot tell: fewer than two values of {name} have {self.minimum} images or more."
+            statement = f"Cannot tell: fewer than two values of {name} have {self.minimum} {records.kind} or more."
+        elif comparison.best == comparison.worst:
+            statement = f"Accuracy is the same in every group by {name} that is large enough (n = {gap.n})."
         else:
             found = "differs between groups" if p_value < 0.05 else "does not differ demonstrably between groups"
             statement = (
@@ -235,6 +253,64 @@ def _profile(records: Records, name: str, values: pd.Series, minimum: int) -> Ta
         formats=["text", *shares, *last, "count"],
         rows=rows, caption="Means over the classes; calibration error of the answer's confidence.",
     )  # fmt: skip
+
+
+def _by_class(records: Records, name: str, values: pd.Series, minimum: int) -> list[Table]:
+    """The rates of every large group and class, each with its interval: Wilson's, and of calibration error and ROC AUC
+    (the class against the rest) a bootstrap."""
+    import numpy as np
+
+    from auditor import stats
+
+    k, frame = len(records.classes), records.frame
+    labels, answers = frame["label"].to_numpy(), frame["prediction"].to_numpy()
+    names, _ = counts(values, labels, answers, k, minimum)
+    if not names or len(names) * k > _CELLS:
+        return []
+    accuracy = records.others.get("performance.accuracy")
+    probabilities = None
+    # a crossing has many small cells, for which the plain rates must do
+    if accuracy is not None and "probabilities" in accuracy and len(accuracy) == len(frame) and " x " not in name:
+        probabilities = np.stack(accuracy["probabilities"].to_list()).astype(np.float64)
+    rows: list[list[Any]] = []
+    for group in names:
+        here = (values == group).to_numpy()
+        for c in range(k):
+            label, answer = labels[here] == c, answers[here] == c
+            row: list[Any] = [group, records.class_name(c)]
+            for part in (answer[label], answer[~label], label[answer], answer):
+                row.append(stats.proportion("rate", part).cell() if len(part) >= minimum else None)
+            if probabilities is not None:
+                known = min(int(label.sum()), int((~label).sum())) >= minimum
+                row += _scores(label, probabilities[here, c]) if known else [None, None]
+            n = int(label.sum())
+            rows.append([*row, n, "yes" if n >= minimum else "too small: cannot tell"])
+    rows.sort(key=lambda row: 2.0 if row[2] is None else row[2]["value"])
+    scores = ["calibration error", "ROC AUC"] if probabilities is not None else []
+    formats: list[Any] = ["percent", "number"] if scores else []
+    return [
+        Table(
+            title=f"Rates by {name} and class, lowest recall first",
+            columns=[name, "class", "recall", "false positive rate", "precision", "share of answers", *scores, "n",
+                     "compared"],
+            formats=["text", "text", "percent", "percent", "percent", "percent", *formats, "count", "text"],
+            rows=rows,
+            caption=f"n: {records.kind} of the class in the group. A rate over fewer than {minimum} is not shown."
+            + (" Calibration error: of the class's own probability." if scores else ""),
+        )
+    ]  # fmt: skip
+
+
+def _scores(label: NDArray[np.bool_], score: NDArray[np.float64]) -> list[Any]:
+    """Calibration error and ROC AUC of a class's probability against the rest, as cells."""
+    from auditor import stats
+
+    error = stats.calibration_interval(score, label, resamples=200)
+    # roc_auc looks for class number 0 in the first column
+    area = stats.bootstrap_weighted(
+        len(label), lambda w: stats.roc_auc((~label).astype(int), score[:, None], w), resamples=200
+    )
+    return [error._asdict(), area._asdict()]
 
 
 def _plain_mean(rates: Any) -> float | None:

@@ -65,6 +65,7 @@ class Slices(Probe):
         why="The group that a model fails is often one that nobody wrote down.",
         references=("https://arxiv.org/abs/2203.14960", "https://arxiv.org/abs/2107.00758"),
         needs=frozenset({"labels"}),
+        version=2,
     )
     clusters: int = 20
     """Clusters to search; fewer where there are few images."""
@@ -223,39 +224,18 @@ def _mostly(records: Records, here: NDArray[Any]) -> str:
 
 
 def _last_layer(classifier: Classifier, batch: Batch) -> NDArray[Any] | None:
-    """What the copy's last linear layer (or last convolution) gets, (n, d), means over places; None where unseen."""
+    """What the copy's last layer gets, (n, d), means over places; None where unseen."""
     import numpy as np
-    import torch
-    from torch.overrides import TorchFunctionMode
 
-    linear = {
-        torch.nn.functional.linear, torch.matmul, torch.mm, torch.addmm, torch.Tensor.matmul, torch.Tensor.__matmul__,
-        torch.Tensor.mm, torch.conv2d, torch.nn.functional.conv2d,
-    }  # fmt: skip
-    seen: list[torch.Tensor] = []
-
-    class Watch(TorchFunctionMode):
-        """Keeps the input of the last layer whose rows are images."""
-
-        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            if function in linear:
-                inputs = [a for a in args[:3] if isinstance(a, torch.Tensor) and a.ndim >= 2]
-                rows = [a for a in inputs if len(a) == expected]
-                if rows:
-                    seen[:] = [rows[0]]
-            return function(*args, **(kwargs or {}))
+    from auditor.activations import last_layer
 
     step = classifier.fixed_batch or len(batch)
     parts = []
     for start in range(0, len(batch), step):
-        piece = batch.pixels[start : start + step]
-        expected = classifier.fixed_batch or len(piece)
-        with torch.no_grad(), Watch():
-            classifier.logits(classifier.tensor(piece))
-        if not seen:
+        found = last_layer(classifier, batch.pixels[start : start + step])
+        if found is None:
             return None
-        features = seen[0][: len(piece)].float()
-        parts.append((features.flatten(2).mean(dim=2) if features.ndim > 2 else features).cpu().numpy())
+        parts.append(found)
     return np.concatenate(parts)
 
 

@@ -34,6 +34,7 @@ class Agreement(Probe):
         why="If two methods give different maps of one answer, at least one of them does not show what the model looks"
         " at, and a reviewer must not pick the one that looks right.",
         references=("https://arxiv.org/abs/2202.01602",),
+        takes=frozenset({"images", "rows"}),
     )
     uses: ClassVar[Sequence[str]] = ("explanations.*",)
     top: float = 0.1
@@ -78,11 +79,11 @@ class Agreement(Probe):
             i, j = names.index(a), names.index(b)
             matrix[i][j] = matrix[j][i] = ranks.value
         if not correlations:
-            return Conclusion(inconclusive="no image was explained by two methods with maps of one size")
+            return Conclusion(inconclusive=f"no {records.kind[:-1]} was explained by two methods with maps of one size")
         whole = np.concatenate(correlations)
         median = stats.median("rank_correlation", whole, unit="1")
         statement = (
-            f"Over {len(rows)} pairs of methods the median rank correlation of two maps of one image is"
+            f"Over {len(rows)} pairs of methods the median rank correlation of two maps of one {records.kind[:-1]} is"
             f" {median.value:.2f} (n = {median.n} pairs of maps): {_reading(median.value)}."
             if median.value is not None
             else f"Cannot tell: the maps are constant (n = {len(whole)})."

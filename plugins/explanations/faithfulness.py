@@ -30,6 +30,7 @@ class Faithfulness(Probe):
         why="A saliency map is a claim about the model. One that fails its checks is decoration, however plausible it"
         " looks.",
         references=("https://arxiv.org/abs/1806.07421", "https://arxiv.org/abs/1901.09392"),
+        takes=frozenset({"images", "rows"}),
     )
     uses: ClassVar[Sequence[str]] = ("explanations.*",)
 

@@ -49,33 +49,18 @@ class GradCam(Explanation):
 
     def _piece(self, classifier: Classifier, pixels: NDArray[Any], answers: NDArray[Any]) -> NDArray[Any]:
         import torch
-        from torch.overrides import TorchFunctionMode
 
-        seen: list[torch.Tensor] = []
+        from auditor.activations import last_convolution
 
-        class Watch(TorchFunctionMode):
-            """Keeps the output of the last convolution that still has a place."""
-
-            def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-                output = function(*args, **(kwargs or {}))
-                if function in (torch.conv2d, torch.nn.functional.conv2d) and output.shape[2:].numel() > 1:
-                    seen[:] = [output]
-                return output
-
-        x = classifier.tensor(pixels).requires_grad_()
-        with Watch():
-            logits = classifier.logits(x)
-        if not seen:
-            raise NotApplicable("the copy shows no two-dimensional convolution to look at (or it is a TorchScript one)")
-        targets = torch.from_numpy(answers).to(logits.device)
-        (slope,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), seen[0], allow_unused=True)
-        if slope is None:
+        found = last_convolution(classifier, pixels, answers)
+        if found is None:
+            raise NotApplicable("the copy shows no two-dimensional convolution to look at")
+        if found.slope is None:
             raise NotApplicable("the answer does not depend on the copy's last convolution")
-        channels = seen[0].detach()[: len(pixels)]
-        weights = slope[: len(pixels)].mean(dim=(2, 3), keepdim=True)
-        coarse = (weights * channels).sum(dim=1, keepdim=True).relu()
+        weights = found.slope.mean(axis=(2, 3), keepdims=True)
+        coarse = torch.from_numpy((weights * found.output).sum(axis=1, keepdims=True)).relu()
         fine = torch.nn.functional.interpolate(coarse, size=pixels.shape[2:], mode="bilinear", align_corners=False)
-        result: NDArray[Any] = fine[:, 0].cpu().numpy()
+        result: NDArray[Any] = fine[:, 0].numpy()
         return result
 
 

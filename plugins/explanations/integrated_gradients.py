@@ -29,6 +29,7 @@ class IntegratedGradients(Explanation):
         " image. It sees single pixels, not regions.",
         references=("https://arxiv.org/abs/1703.01365", "https://captum.ai/"),
         needs=frozenset({"gradients"}),
+        takes=frozenset({"images", "rows"}),
     )
     by_gradient: ClassVar[bool] = True
     samples: int = 32
@@ -47,10 +48,10 @@ class IntegratedGradients(Explanation):
         import torch
         from captum.attr import IntegratedGradients as Captum
 
-        from auditor.blocks import colours
+        from auditor.attribution import blank
 
         pixels = classifier.tensor(batch.pixels)
-        covered = classifier.tensor(np.broadcast_to(colours(batch.pixels, self.fill), batch.pixels.shape))
+        covered = classifier.tensor(np.broadcast_to(blank(classifier, batch.pixels, self.fill), batch.pixels.shape))
         answers = torch.from_numpy(batch.predictions).to(pixels.device)
         found = Captum(classifier.logits, multiply_by_inputs=True).attribute(
             pixels, covered, target=answers, n_steps=self.iterations,

@@ -2,7 +2,8 @@
 arXiv:1602.04938).
 
 Samples, weights and regression are the published package's; what it does in a Python loop over masks, ten images at a
-time, is one array operation and large batches here.
+time, is one array operation and large batches here. Of rows it is the package's tabular explainer as it is, with its
+quartiles: it asks about all its samples at once by itself.
 """
 
 from __future__ import annotations
@@ -31,15 +32,16 @@ class Lime(Explanation):
         why="The explanation that most reviewers know. It draws random samples: where another draw gives another map,"
         " neither may be read.",
         references=("https://arxiv.org/abs/1602.04938",),
+        takes=frozenset({"images", "rows"}),
     )
     randomness: ClassVar[bool] = True
     samples: int = 16
     evaluations: int = 1000
-    """Covered copies of each image."""
+    """Covered copies of each image; of a row samples around it."""
     segments: int = 50
     """Superpixels, about; images of fewer than 32 pixels a side are cut into cells instead."""
     kernel_width: float = 0.25
-    """Width of the kernel on the cosine distance; the package's default."""
+    """Width of the kernel on the cosine distance, of images; the package's default."""
 
     def __post_init__(self) -> None:
         """Refuse what cannot explain."""
@@ -50,6 +52,9 @@ class Lime(Explanation):
         """The coefficient of each pixel's superpixel, (n, h, w)."""
         import numpy as np
 
+        if classifier.takes == "rows":
+            seeds = [int(rng(image_id, "samples").integers(2**31)) for image_id in batch.ids]
+            return np.stack([self.features(classifier, batch, i, seed)[None] for i, seed in enumerate(seeds)])
         maps = []
         for i in range(len(batch)):
             segments = self.superpixels(batch.pixels[i])
@@ -91,6 +96,28 @@ class Lime(Explanation):
         result = np.zeros(count)
         for segment, coefficient in pairs:
             result[segment] = coefficient
+        return result
+
+    def features(self, classifier: Classifier, batch: Batch, index: int, seed: int) -> NDArray[Any]:
+        """One coefficient for each feature of a row, as lime's tabular explainer gives for this ``seed``."""
+        import numpy as np
+        from lime.lime_tabular import LimeTabularExplainer
+
+        from auditor.attribution import background
+
+        row, answer = batch.pixels[index].ravel(), int(batch.predictions[index])
+
+        def probabilities(rows: NDArray[Any]) -> NDArray[Any]:
+            pixels = np.asarray(rows, dtype=np.float32).reshape(-1, 1, 1, len(row)).clip(0, 1)
+            return classifier.predict(pixels).astype(np.float64)
+
+        explainer = LimeTabularExplainer(background(classifier), feature_selection="none", random_state=seed)
+        found = explainer.explain_instance(
+            row, probabilities, labels=(answer,), num_features=len(row), num_samples=self.evaluations
+        )
+        result = np.zeros(len(row))
+        for feature, coefficient in found.local_exp[answer]:
+            result[feature] = coefficient
         return result
 
     def superpixels(self, pixels: NDArray[Any]) -> NDArray[Any]:

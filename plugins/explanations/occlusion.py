@@ -1,5 +1,5 @@
 """Occlusion map: how much the answer's probability falls when each cell of a grid is covered (Zeiler and Fergus 2014,
-arXiv:1311.2901, section 4.2).
+arXiv:1311.2901, section 4.2). Of rows: when each feature has its mean over the table.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor import Explanation, Meta, Probe, hookimpl
-from auditor.blocks import cells, cover
+from auditor.attribution import blank, parts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,6 +29,7 @@ class OcclusionMap(Explanation):
         why="If the answer hangs on the background or on the border, accuracy here says little about other data.",
         references=("https://arxiv.org/abs/1311.2901", "https://arxiv.org/abs/1806.07421"),
         version=2,
+        takes=frozenset({"images", "rows"}),
     )
 
     def attribute(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[Any]:
@@ -39,9 +40,13 @@ class OcclusionMap(Explanation):
         rows, answer = np.arange(len(batch)), batch.predictions
         before = classifier.predict(batch.pixels)[rows, answer]
         result = np.zeros((len(batch), *classifier.shape[1:]), dtype=np.float32)
-        for cell in cells(*classifier.shape[1:], self.grid):
-            fall = before - classifier.predict(cover(batch.pixels, [cell], self.fill))[rows, answer]
-            result[:, cell.top : cell.bottom, cell.left : cell.right] = fall[:, None, None]
+        shown = np.broadcast_to(blank(classifier, batch.pixels, self.fill), batch.pixels.shape)
+        for cell in parts(classifier, self.grid):
+            place = (..., slice(cell.top, cell.bottom), slice(cell.left, cell.right))
+            covered = batch.pixels.copy()
+            covered[place] = shown[place]
+            fall = before - classifier.predict(covered)[rows, answer]
+            result[place] = fall[:, None, None]
         return result
 
 

@@ -28,6 +28,7 @@ class Randomisation(Probe):
         why="A map that looks the same for a model that has learnt nothing says nothing about this one.",
         references=("https://arxiv.org/abs/1810.03292",),
         needs=frozenset({"gradients"}),
+        takes=frozenset({"images", "rows"}),
     )
     uses: ClassVar[Sequence[str]] = ("explanations.*",)
 

@@ -1,5 +1,5 @@
-"""Tables of images: CSV or Parquet with the columns ``image`` and, if there are any, ``label``; the others are
-groups."""
+"""Tables of images: CSV or Parquet with the columns ``image`` and, if there are any, ``label`` and ``mask`` (a picture
+of the image's size, white where the object is); the others are groups."""
 
 from __future__ import annotations
 
@@ -42,9 +42,19 @@ def _open(path: Path) -> Source:
     names = [str(name) for name in table["image"]]
     files = [path.parent / name for name in names]
     groups = {str(name): ["" if missing else str(v) for v, missing in zip(table[name], table[name].isna(), strict=True)]
-              for name in table.columns if name not in {"image", "label"}}  # fmt: skip
+              for name in table.columns if name not in {"image", "label", "mask"}}  # fmt: skip
+    masks = [None if missing else path.parent / str(v) for v, missing in zip(table["mask"], table["mask"].isna(),
+             strict=True)] if "mask" in table.columns else []  # fmt: skip
+
+    def mask(index: int) -> tuple[bytes, Image.Image] | None:
+        file = masks[index]
+        try:
+            return None if file is None else read_file(file)
+        except OSError as error:
+            raise OSError(f"its mask {file.name if file else ''}: {error.strerror or error}") from None
+
     return Source(path=str(path), ids=_unique(names), labels=_labels(path, table), groups=groups,
-                  read=lambda index: read_file(files[index]))  # fmt: skip
+                  read=lambda index: read_file(files[index]), mask=mask if masks else None)  # fmt: skip
 
 
 def _rows(path: Path, table: pd.DataFrame) -> Source:

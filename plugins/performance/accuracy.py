@@ -47,7 +47,7 @@ class Accuracy(Probe):
 
     meta = Meta(
         id="performance.accuracy",
-        title="Accuracy on clean images",
+        title="Accuracy on clean data",
         area="performance",
         why="Everything else is measured against it; a figure far below what the vendor states usually means wrong"
         " preprocessing, not a wrong model.",
@@ -103,8 +103,8 @@ class Accuracy(Probe):
         finding = Finding(
             id="performance.accuracy/accuracy",
             title="Accuracy",
-            statement=f"The model gives the right class to {int((labels == predictions).sum())} of {len(frame)} images:"
-            f" accuracy {percent(accuracy)}.",
+            statement=f"The model gives the right class to {int((labels == predictions).sum())} of {len(frame)}"
+            f" {records.kind}: accuracy {percent(accuracy)}.",
             metric=accuracy,
             evidence=[_by_class(records, matrix), *_confusion(records, matrix), *_errors(records)],
         )
@@ -192,7 +192,7 @@ def _by_class(records: Records, matrix: NDArray[Any]) -> Table:
     rows.sort(key=lambda row: (row[1]["value"] is None, row[1]["value"]))
     return Table(
         title="By class, lowest recall first",
-        columns=["class", "recall", "precision", "images", "answers"],
+        columns=["class", "recall", "precision", records.kind, "answers"],
         formats=["text", "percent", "percent", "count", "count"],
         rows=rows[:50],
         caption="" if len(rows) <= 50 else f"The 50 classes with the lowest recall of {len(rows)}.",

@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from auditor.images import Batch
     from auditor.probe import Columns, Randomness
 
+_GROUP_BINS = 5
+_LINES = 4
+"""More lines than these nobody tells apart in one diagram."""
+
 _THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 
 
@@ -54,6 +58,7 @@ class Calibration(Probe):
                     "https://arxiv.org/abs/1909.10155"),
         needs=frozenset({"labels"}),
         takes=frozenset({"images", "rows"}),
+        version=2,
     )  # fmt: skip
     uses: ClassVar[Sequence[str]] = ("attacks.*",)
     bins: int = 15
@@ -61,7 +66,7 @@ class Calibration(Probe):
     """Groups with fewer images get no calibration error of their own."""
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """Confidence and squared distance from the label; no passes of its own."""
+        """Confidence, squared distance from the label and cross entropy; no passes of its own."""
         del classifier, rng
         import numpy as np
 
@@ -69,6 +74,7 @@ class Calibration(Probe):
         return {
             "confidence": batch.probabilities.max(axis=1).astype(np.float64),
             "brier": ((batch.probabilities - one_hot) ** 2).sum(axis=1),
+            "log_loss": -np.log(np.clip((batch.probabilities * one_hot).sum(axis=1), 1e-15, 1)),
         }
 
     def conclude(self, records: Records) -> Conclusion:
@@ -79,11 +85,10 @@ class Calibration(Probe):
 
         frame = records.frame
         if not len(frame):
-            return Conclusion(inconclusive="no image was measured")
+            return Conclusion(inconclusive=f"no {records.kind[:-1]} was measured")
         confidence = frame["confidence"].to_numpy()
         correct = (frame["prediction"] == frame["label"]).to_numpy()
-        pairs = np.column_stack([confidence, correct])
-        value, low, high = stats.bootstrap(pairs, lambda p: stats.calibration_error(p[:, 0], p[:, 1], self.bins))
+        value, low, high = stats.calibration_interval(confidence, correct, self.bins)
         ece = Metric(name="ece", value=value, low=low, high=high, n=len(frame))
         draws = np.random.default_rng(0).random((200, len(frame))) < confidence
         perfect = float(np.mean([stats.calibration_error(confidence, draw, self.bins) for draw in draws]))
@@ -92,7 +97,7 @@ class Calibration(Probe):
         gap = float(confidence.mean() - correct.mean())
         statement = (
             f"Expected calibration error {percent(ece)} (n = {ece.n}; a perfectly calibrated model would show about"
-            f" {100 * perfect:.1f} % on as many images); on average the model is {abs(100 * gap):.1f} points"
+            f" {100 * perfect:.1f} % on as many {records.kind}); on average the model is {abs(100 * gap):.1f} points"
             f" {'over' if gap > 0 else 'under'}confident."
         )
         evidence: list[Evidence] = [_diagram(confidence, correct, self.bins), *self._by_group(records)]
@@ -111,26 +116,44 @@ class Calibration(Probe):
 
     def _by_group(self, records: Records) -> list[Evidence]:
         """Calibration error and overconfidence of every group that is large enough."""
+
         from auditor import stats
         from auditor.groups import groupings
 
         frame = records.frame
         rows: list[list[Any]] = []
+        diagrams: list[Evidence] = []
         for name, values in groupings(frame, cross=False).items():
+            series: list[Series] = []
             for value, part in frame.groupby(values, sort=True):
                 if len(part) < self.minimum:
                     continue
                 confidence = part["confidence"].to_numpy()
                 correct = (part["prediction"] == part["label"]).to_numpy()
+                error = stats.calibration_interval(confidence, correct, self.bins, resamples=200)
+                means = [stats.mean("mean", part[key], unit="1").cell() for key in ("brier", "log_loss")]
                 over = stats.mean("overconfidence", confidence - correct, unit="fraction")
-                error = stats.calibration_error(confidence, correct, self.bins)
-                rows.append([name, str(value), error, over.cell(), len(part)])
+                debiased = stats.calibration_error_debiased(confidence, correct, self.bins)
+                rows.append([name, str(value), error._asdict(), debiased, *means, over.cell(), len(part)])
+                series.append(Series(name=str(value), points=_points(confidence, correct, _GROUP_BINS)))
+            if 2 <= len(series) <= _LINES:
+                diagrams.append(
+                    Curve(
+                        title=f"Reliability by {name}",
+                        x=Axis(label="mean confidence of the bin", format="percent", high=1, unit="fraction"),
+                        y=Axis(label="accuracy in the bin", format="percent", low=0, high=1, unit="fraction"),
+                        series=series, caption=f"{_GROUP_BINS} bins of equal size for each group.",
+                    )
+                )  # fmt: skip
         table = Table(
-            title="Calibration by group", columns=["group", "value", "calibration error", "overconfidence", "n"],
-            formats=["text", "text", "percent", "percent", "count"], rows=rows[:60],
-            caption=f"Groups of at least {self.minimum} images; overconfidence is mean confidence less accuracy.",
+            title="Calibration by group",
+            columns=["group", "value", "calibration error", "the same, debiased", "Brier score", "log-loss",
+                     "overconfidence", "n"],
+            formats=["text", "text", "percent", "percent", "number", "number", "percent", "count"], rows=rows[:60],
+            caption=f"Groups of at least {self.minimum} {records.kind}; overconfidence is mean confidence less"
+            " accuracy.",
         )  # fmt: skip
-        return [table] if rows else []
+        return [table, *diagrams] if rows else []
 
     def per_image(self, records: Records) -> list[PerImage]:
         """Each image's squared distance from its label; the calibration error is no mean over images."""
@@ -158,20 +181,28 @@ def _threshold(records: Records, confidence: NDArray[np.float64], correct: NDArr
         for text, part in (("right answers", confidence[correct]), ("errors", confidence[~correct]))
         if len(part)
     ]
-    means += [f"images broken by {name} {100 * float(np.mean(part)):.0f} %" for name, part in adversarial.items()]
+    means += [
+        f"{records.kind} broken by {name} {100 * float(np.mean(part)):.0f} %" for name, part in adversarial.items()
+    ]
     shares: list[Any] = ["percent"] * (3 + len(names))
     table = Table(
         title="What a threshold on the confidence would stop",
-        columns=["threshold", "all images", "right answers", "errors", *[f"broken by {name}" for name in names]],
+        columns=[
+            "threshold",
+            f"all {records.kind}",
+            "right answers",
+            "errors",
+            *[f"broken by {name}" for name in names],
+        ],
         formats=["number", *shares],
         rows=rows,
-        caption="Share of the images whose confidence lies below the threshold. Attacks here did not aim at a high"
-        " confidence; one that does would be stopped less often.",
+        caption=f"Share of the {records.kind} whose confidence lies below the threshold. Attacks here did not aim at a"
+        " high confidence; one that does would be stopped less often.",
     )
     return Finding(
         id="performance.calibration/threshold",
         title="What a confidence threshold protects from",
-        statement=f"Mean confidence: {', '.join(means)} (n = {len(confidence)} images).",
+        statement=f"Mean confidence: {', '.join(means)} (n = {len(confidence)} {records.kind}).",
         evidence=[table],
     )
 
@@ -190,14 +221,7 @@ def _adversarial(records: Records) -> dict[str, NDArray[np.float64]]:
 
 
 def _diagram(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> Curve:
-    import numpy as np
-
-    from auditor import stats
-
-    points = []
-    for part in np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence))):
-        value, low, high = stats.wilson(int(correct[part].sum()), len(part))
-        points.append(Point(x=float(confidence[part].mean()), y=value, low=low, high=high, n=len(part)))
+    points = _points(confidence, correct, bins)
     return Curve(
         title="Reliability diagram",
         x=Axis(label="mean confidence of the bin", format="percent", high=1, unit="fraction"),
@@ -208,6 +232,19 @@ def _diagram(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: 
         ],
         caption="Bins of equal size. Below the line the model is overconfident; bands are 95 % intervals.",
     )
+
+
+def _points(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> list[Point]:
+    """Accuracy against mean confidence in bins of equal size."""
+    import numpy as np
+
+    from auditor import stats
+
+    points = []
+    for part in np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence))):
+        value, low, high = stats.wilson(int(correct[part].sum()), len(part))
+        points.append(Point(x=float(confidence[part].mean()), y=value, low=low, high=high, n=len(part)))
+    return points
 
 
 @hookimpl

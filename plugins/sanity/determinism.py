@@ -67,7 +67,7 @@ class Determinism(Probe):
 
         frame = records.frame
         if not len(frame):
-            return Conclusion(inconclusive="no image was measured")
+            return Conclusion(inconclusive=f"no {records.kind[:-1]} was measured")
         agreement = stats.proportion("label_agreement", frame[[f"{way}_agrees" for way in _WAYS]].all(axis=1))
         largest = [
             Metric(name="max_abs_difference", value=float(frame[way].max()), n=len(frame), unit="1", at={"asked": said})
@@ -82,8 +82,9 @@ class Determinism(Probe):
         finding = Finding(
             id=f"{self.meta.id}/agreement",
             title="Agreement of the deployed model with itself",
-            statement=f"Asked again, in reverse order and one image at a time the model gives {percent(agreement)} of"
-            f" the images the same label every time (n = {agreement.n}); probabilities differ {how}.",
+            statement=f"Asked again, in reverse order and one {records.kind[:-1]} at a time the model"
+            f" gives {percent(agreement)} of the {records.kind} the same label every time (n = {agreement.n});"
+            f" probabilities differ {how}.",
             metric=agreement,
             evidence=[
                 Table(

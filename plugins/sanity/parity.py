@@ -47,18 +47,20 @@ class Parity(Probe):
         # a hundred points draw the distribution; a hundred thousand would only make the file large
         picks = np.unique(np.linspace(0, len(differences) - 1, 100).astype(int))
         curve = Curve(
-            title="Share of images by difference between copy and original",
+            title=f"Share of {records.kind} by difference between copy and original",
             x=Axis(label="largest difference of a score", scale="symlog"),
-            y=Axis(label="share of images", format="percent", low=0, high=1, unit="fraction"),
-            series=[Series(name="images", points=[Point(x=float(differences[i]), y=float(shares[i])) for i in picks])],
+            y=Axis(label=f"share of {records.kind}", format="percent", low=0, high=1, unit="fraction"),
+            series=[
+                Series(name=records.kind, points=[Point(x=float(differences[i]), y=float(shares[i])) for i in picks])
+            ],
             caption="A curve at the left edge means that copy and original give the same scores.",
         )
         same = int(records.frame["agree"].sum())
         finding = Finding(
             id="sanity.parity/agreement",
             title="Agreement of the differentiable copy with the deployed model",
-            statement=f"Copy and original give the same label to {same} of {agreement.n} images; their scores differ by"
-            f" {largest.value:.2g} at most.",
+            statement=f"Copy and original give the same label to {same} of {agreement.n} {records.kind}; their scores"
+            f" differ by {largest.value:.2g} at most.",
             metric=agreement,
             evidence=[curve],
         )

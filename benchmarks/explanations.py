@@ -1,0 +1,166 @@
+"""SHAP and LIME as the auditor asks for them, against their model passes alone and against the libraries' plain use.
+
+    uv run python benchmarks/explanations.py [--images 20] [--rounds 3] [--plain 1] [--skip shap|lime]
+
+ResNet-18 of random weights at 224x224 as an ONNX file in ONNX Runtime; SHAP Partition with 500 evaluations, LIME with
+1,000 samples, both of the packaged photographs. Per round and method: our call, the same number of images through
+``Classifier.predict`` at the batch size that ``auditor run`` finds, and, for ``--plain`` images, the library as its
+documentation uses it (SHAP: the masker that blurs, batches of 10; LIME: quickshift, batches of 10). Ratios are of
+seconds per explained image, within a round, on the clock and of the processor; medians over rounds come at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+SIDE = 224
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--plain", type=int, default=1, help="images for the plain use, which is slow; 0 for none")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--skip", choices=["shap", "lime"])
+    parser.add_argument("--device", default="auto")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        classifier, batch = subject(Path(folder), arguments.images, arguments.device)
+        print(f"batch size {classifier.batch_size}, {len(batch)} images, {classifier.artefact.runtime}", flush=True)
+        for method in ("shap", "lime"):
+            if method != arguments.skip:
+                report(method, classifier, batch, arguments.rounds, arguments.plain)
+
+
+def subject(folder: Path, count: int, device: str) -> tuple[Any, Any]:
+    """The opened model and its images in memory."""
+    import torch
+    import torchvision
+
+    from auditor import environment, registry
+    from auditor.engine import Request, open_audit
+    from auditor.measuring import Measurer, tune
+
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(weights=None).eval()
+    path = folder / "resnet18.onnx"
+    size = {0: torch.export.Dim("n", min=1)}
+    torch.onnx.export(
+        network, (torch.zeros(2, 3, SIDE, SIDE),), str(path), dynamo=True, dynamic_shapes=(size,), verbose=False
+    )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    environment.make_repeatable()
+    loaded = registry.load()
+    classifier, images = open_audit(loaded, Request(model=path), loaded.suite("full"), device)
+    ids = [images.ids[i % len(images)] for i in range(count)]
+    classifier.batch_size = tune(classifier, images.pixels(ids))
+    return classifier, Measurer(classifier, images, 0).batch(ids)
+
+
+def report(method: str, classifier: Any, batch: Any, rounds: int, plain: int) -> None:
+    """Rounds of one method, side by side, and their medians."""
+    ours, goal, theirs = METHODS[method]
+    over: list[Cost] = []
+    gain: list[Cost] = []
+    for number in range(rounds):
+        before = classifier.calls.forward
+        mine = timed(lambda: ours(classifier, batch)) / len(batch)
+        asked = classifier.calls.forward - before
+        print(f"{method} {number + 1}: {asked // len(batch)} passes an image; ours {mine}", end="", flush=True)
+        bare = timed(lambda n=asked: alone(classifier, batch, n)) / len(batch)
+        over.append(mine.over(bare))
+        print(f"; passes {bare}; ratio {over[-1]}", end="", flush=True)
+        if plain:
+            few = batch.take(range(min(plain, len(batch))))
+            library = timed(lambda f=few: theirs(classifier, f)) / len(few)
+            gain.append(library.over(mine))
+            print(f"; plain use {library}, {gain[-1]} times ours", end="", flush=True)
+        print(flush=True)
+    print(f"{method}: median over its passes alone {middle(over)} (goal {goal})", end="")
+    print(f"; plain use takes {middle(gain)} times as long" if gain else "", flush=True)
+
+
+class Cost(NamedTuple):
+    """Seconds on the clock and of the processor, or ratios of both; the latter hardly knows of other work beside it."""
+
+    clock: float
+    processor: float
+
+    def __str__(self) -> str:
+        return f"{self.clock:.3f} (processor {self.processor:.3f})"
+
+    def __truediv__(self, count: int) -> Cost:
+        return Cost(self.clock / count, self.processor / count)
+
+    def over(self, other: Cost) -> Cost:
+        """Ratio to another cost."""
+        return Cost(self.clock / other.clock, self.processor / other.processor)
+
+
+def middle(costs: list[Cost]) -> Cost:
+    return Cost(*(statistics.median(part) for part in zip(*costs, strict=True)))
+
+
+def timed(call: Callable[[], Any]) -> Cost:
+    clock, processor = time.perf_counter(), time.process_time()
+    call()
+    return Cost(time.perf_counter() - clock, time.process_time() - processor)
+
+
+def alone(classifier: Any, batch: Any, count: int) -> None:
+    """``count`` images through the model, as many at a time as it likes."""
+    step = classifier.batch_size
+    piece = np.resize(batch.pixels, (step, *batch.pixels.shape[1:]))
+    for start in range(0, count, step):
+        classifier.predict(piece[: min(step, count - start)])
+
+
+def our_shap(classifier: Any, batch: Any) -> None:
+    from auditor.plugins.explanations.shap import Shap
+    from auditor.probe import Randomness
+
+    Shap().attribute(classifier, batch, Randomness(0, "benchmark"))
+
+
+def our_lime(classifier: Any, batch: Any) -> None:
+    from auditor.plugins.explanations.lime import Lime
+    from auditor.probe import Randomness
+
+    Lime().attribute(classifier, batch, Randomness(0, "benchmark"))
+
+
+def plain_shap(classifier: Any, batch: Any) -> None:
+    import shap
+
+    images = batch.pixels.transpose(0, 2, 3, 1)
+    masker = shap.maskers.Image("blur(64,64)", images[0].shape)
+    explainer = shap.Explainer(lambda x: classifier.predict(np.float32(x).transpose(0, 3, 1, 2)), masker)
+    explainer(images, max_evals=500, batch_size=10, outputs=shap.Explanation.argsort.flip[:1], silent=True)
+
+
+def plain_lime(classifier: Any, batch: Any) -> None:
+    from lime.lime_image import LimeImageExplainer
+
+    for i, image in enumerate(batch.pixels.transpose(0, 2, 3, 1)):
+        LimeImageExplainer(random_state=i).explain_instance(
+            image.astype(np.float64), lambda x: classifier.predict(np.float32(x).transpose(0, 3, 1, 2)),
+            top_labels=1, num_samples=1000,
+        )  # fmt: skip
+
+
+METHODS = {"shap": (our_shap, 1.2, plain_shap), "lime": (our_lime, 1.2, plain_lime)}
+
+
+if __name__ == "__main__":
+    main()
