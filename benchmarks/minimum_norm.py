@@ -11,6 +11,7 @@ steps, rate and number of constants. Goals: the curve at least 5 times as fast, 
 from __future__ import annotations
 
 import argparse
+import copy
 import tempfile
 import time
 import warnings
@@ -25,15 +26,15 @@ EPSILONS = [n / 255 for n in (1, 2, 4, 8, 12, 16, 24, 32, 40, 48)]
 
 
 class Logits(nn.Module):
-    """The copy as ART wants it: a module with a parameter."""
+    """The copy as ART wants it: a module, in torch's own layout."""
 
     def __init__(self, classifier: Any) -> None:
         super().__init__()
-        self.classifier = classifier
-        self.unused = nn.Linear(1, 1)
+        self.module = copy.deepcopy(classifier.copy).to(memory_format=torch.contiguous_format)
+        self.prepared = classifier.preprocessing.differentiable
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.classifier.logits(x)
+        return self.module(self.prepared(x))
 
 
 def main() -> None:
