@@ -124,6 +124,11 @@ def project(delta: torch.Tensor, norm: str, radius: torch.Tensor) -> torch.Tenso
     return delta.sign() * shrunk.view_as(delta)
 
 
+_NEWTON = 50
+_EXACT = 1e-6
+"""Newton's steps at most, and the relative error at which they end; they need about five."""
+
+
 class Ball:
     """The epsilon ball of a norm ("linf", "l2", "l1") around clean images, cut with [0, 1]."""
 
@@ -177,28 +182,34 @@ class Ball:
 def _l1_in_box(delta: torch.Tensor, clean: torch.Tensor, epsilon: float) -> torch.Tensor:
     """The nearest perturbation (in L2) of length at most ``epsilon`` in L1 with which the images stay in [0, 1].
 
-    Each coordinate is shortened by one level, then cut to its room; the length is piecewise linear in the level, with
-    its bends where a coordinate comes off the box or vanishes, so sorting these gives it exactly. Projecting onto one
-    and then the other leaves a part of the budget unspent (Croce and Hein 2021, arXiv:2103.01208, proposition 2.1).
+    Each coordinate is shortened by one level, then cut to its room. The length falls piecewise linearly with the level,
+    so Newton's steps find it, kept between a level that is too low and one that is high enough; that takes fewer passes
+    over the pixels than sorting them. Projecting onto one set and then the other leaves a part of the budget unspent
+    (Croce and Hein 2021, arXiv:2103.01208, proposition 2.1).
     """
     import torch
 
     flat, start = delta.flatten(1), clean.flatten(1)
     size = flat.abs()
     room = torch.where(flat > 0, 1 - start, start)
-    bends, order = torch.cat([size, (size - room).clamp_min(0)], dim=1).sort(dim=1, descending=True)
-    moving = torch.where(order < size.shape[1], 1.0, -1.0).cumsum(1)
-    # the length at each bend, from the last one, where nothing is left, downwards
-    reached = torch.nn.functional.pad((moving[:, :-1] * (bends[:, :-1] - bends[:, 1:])).cumsum(1), (1, 0))
-    at = (reached < epsilon).sum(1, keepdim=True).clamp(1, reached.shape[1] - 1)
-    over = (reached.gather(1, at) - epsilon) / moving.gather(1, at - 1).clamp_min(1)
-    level = torch.where(reached[:, -1:] > epsilon, bends.gather(1, at) + over, 0)
-    return (flat.sign() * torch.minimum((size - level).clamp_min(0), room)).view_as(delta)
-
-
-_NEWTON = 50
-_EXACT = 1e-6
-"""Newton's steps at most, and the relative error at which they end; they need about five."""
+    level = low = torch.zeros_like(size[:, :1])
+    # shortened by the largest coordinate nothing is left
+    high = largest = size.amax(1, keepdim=True)
+    for _ in range(_NEWTON):
+        rest = size - level
+        kept = torch.minimum(rest.clamp_min(0), room)
+        over = kept.sum(1, keepdim=True) - epsilon
+        low, high = torch.where(over > 0, level, low), torch.where(over > 0, high, level)
+        # a level is known no better than float32 knows the largest coordinate
+        open_still = (over > 0) | ((over < -_EXACT * epsilon) & (level > 0))
+        if not bool((open_still & (high - low > 1e-7 * largest)).any()):
+            break
+        moving = ((rest > 0) & (rest < room)).sum(1, keepdim=True)
+        # a little further than linear, so as to end on the side that is short enough
+        step = level + (over + 0.5 * _EXACT * epsilon) / moving.clamp_min(1)
+        level = torch.where((moving > 0) & (step > low) & (step < high), step, (low + high) / 2)
+        level = torch.where((over <= 0) & (over >= -_EXACT * epsilon) | (high == 0), high, level)
+    return (flat.sign() * torch.minimum((size - high).clamp_min(0), room)).view_as(delta)
 
 
 def step_to_plane(x: torch.Tensor, slope: torch.Tensor, rise: torch.Tensor, norm: str) -> torch.Tensor:
@@ -455,7 +466,9 @@ def sparse_apgd(
                 )
             size = slope.flatten(1).abs()
             least = ((1 - part) * dims).long().clamp(0, dims - 1)
-            steep = size >= size.sort(dim=1).values.gather(1, least[:, None])
+            rank = dims - least
+            steepest = size.topk(int(rank.max()), dim=1).values
+            steep = size >= steepest.gather(1, rank[:, None] - 1)
             direction = slope.flatten(1).sign() * steep
             direction = direction / direction.abs().sum(1, keepdim=True).clamp_min(1)
             x = stage.project(x + per_image(step) * direction.view_as(x), clean[rows])

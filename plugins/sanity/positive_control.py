@@ -72,7 +72,7 @@ class PositiveControl(Probe):
         """By attack and level how often it finds the planted error, and how often noise of equal size does."""
         from auditor import stats
 
-        frame = records.frame
+        frame = records.frame[records.frame["attack"] != ""] if len(records.frame) else records.frame
         if not len(frame):
             return Conclusion(inconclusive="no image was measured")
         found: list[Metric] = []
@@ -146,7 +146,15 @@ class _WithAttacks(PositiveControl):
                     model = self._planted(classifier, one, rng, *at)
                     parts.append({"row": np.array([row]), **_tried(attack, level, one, rng, model)})
                 break
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+        if len(asked) < len(batch) and not models:
+            # an image on which nothing was tried has a row that says so, and is not measured again
+            rest = np.setdiff1d(np.arange(len(batch)), asked)
+            nothing = np.zeros(len(rest), dtype=bool)
+            parts.append(
+                {"row": rest, "attack": np.full(len(rest), ""), "norm": np.full(len(rest), ""),
+                 "epsilon": np.zeros(len(rest)), "planted": nothing, "noise": nothing, "success": nothing}
+            )  # fmt: skip
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _planted(
         self, classifier: Classifier, batch: Batch, rng: Randomness, norm: str, epsilon: float
