@@ -716,7 +716,8 @@ def _moved_bumps(best: torch.Tensor, clean: torch.Tensor, ball: Ball, side: int,
         return rows[:, :, None], columns[:, None, :]
 
     def scaled(bumps: torch.Tensor) -> torch.Tensor:
-        return bumps / bumps.flatten(2).norm(p=power, dim=2).clamp_min(1e-12)[:, :, None, None]
+        unit: torch.Tensor = bumps / bumps.flatten(2).norm(p=power, dim=2).clamp_min(1e-12)[:, :, None, None]
+        return unit
 
     # as (n, h, w, c), so that a window can be taken from every image at a place of its own
     delta = delta.permute(0, 2, 3, 1).contiguous()

@@ -363,7 +363,7 @@ def _placed(artefact: Artefact, device: str) -> torch.nn.Module | None:
     if artefact.format != "onnx" or device != "cpu":
         return copy
     # on a CPU pooling of channels-last is ten times as fast; our own operators take either, a traced graph need not
-    laid_out: torch.nn.Module = copy.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    laid_out: torch.nn.Module = copy.to(memory_format=torch.channels_last)
     return laid_out
 
 
