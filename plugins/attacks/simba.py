@@ -116,8 +116,8 @@ def _cosines(which: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.flo
 
     def waves(frequency: NDArray[np.int64], length: int) -> NDArray[np.float64]:
         phase = np.pi * (np.arange(length) + 0.5)[None] * frequency[:, None] / length
-        scale = np.where(frequency == 0, np.sqrt(1 / length), np.sqrt(2 / length))[:, None]
-        wave: NDArray[np.float64] = scale * np.cos(phase)
+        scale = np.sqrt((1 + (frequency > 0)) / length)
+        wave: NDArray[np.float64] = scale[:, None] * np.cos(phase)
         return wave
 
     planes = np.einsum("nh,nw->nhw", waves(down, shape[1]), waves(across, shape[2]))
