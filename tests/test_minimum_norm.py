@@ -209,8 +209,7 @@ def test_simba_s_directions_are_an_orthonormal_basis_low_frequencies_first() -> 
 def test_simba_asks_two_questions_a_step_and_ends_where_the_answer_is_wrong(cnn: tuple[Classifier, Batch]) -> None:
     classifier, batch = cnn[0], cnn[1].take(range(10))
     before = classifier.calls.backward
-    # after 64 directions there is none left of 8x8 pixels
-    images = Simba(iterations=500, step=0.5).search(classifier, batch, RNG, "l2")
+    images = Simba(iterations=200, step=0.5).search(classifier, batch, RNG, "l2")
     assert classifier.calls.backward == before
     found = (images != batch.pixels).any(axis=(1, 2, 3))
     assert found.sum() >= 8

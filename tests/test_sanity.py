@@ -405,8 +405,8 @@ def test_what_is_planted_is_there(norm: str) -> None:
 @pytest.mark.parametrize(
     "attack",
     [
-        Square(queries=200), HopSkipJump(iterations=4), Simba(iterations=64), FastMinimumNorm(iterations=20),
-        DeepFool(), CarliniWagner(iterations=30, search_steps=3), Autoattack(iterations=5, targets=1, queries=10),
+        Square(queries=200), HopSkipJump(iterations=4), Simba(iterations=200), FastMinimumNorm(),
+        DeepFool(), CarliniWagner(), Autoattack(iterations=5, targets=1, queries=10),
     ],
     ids=lambda attack: attack.meta.id,
 )  # fmt: skip
@@ -415,7 +415,7 @@ def test_every_family_of_attacks_is_tried_where_there_is_something_to_find(attac
     _, conclusion = control(masked(), attack)
     success = [m for m in conclusion.metrics if m.name == "control_success"]
     assert success
-    assert {m.value for m in success} == {1.0}
+    assert {m.at["norm"]: m.value for m in success if m.value != 1.0} == {}
     black_box = attack.threat_model().knowledge == "black-box"
     assert {m.n for m in success} == ({16} if black_box else {40})
     assert len(success) == (1 if black_box else len(attack.control_levels()))
