@@ -124,6 +124,11 @@ def project(delta: torch.Tensor, norm: str, radius: torch.Tensor) -> torch.Tenso
     return delta.sign() * shrunk.view_as(delta)
 
 
+_NEWTON = 50
+_EXACT = 1e-6
+"""Newton's steps at most, and the relative error at which they end; they need about five."""
+
+
 class Ball:
     """The epsilon ball of a norm ("linf", "l2", "l1") around clean images, cut with [0, 1]."""
 
@@ -165,18 +170,46 @@ class Ball:
         return step.view_as(slope)
 
     def project(self, x: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Back into the ball and into [0, 1]: the nearest point in L-inf; in L2 and L1 of the ball, then of the box.
-
-        In L1 the box comes first, so that no part of the budget is spent outside of it; shrinking stays within it.
-        """
-        delta = (x.clamp(0, 1) if self.norm == "l1" else x) - clean
+        """Back into the ball and into [0, 1]: the nearest point (in L2) of their section in L-inf and in L1; in L2 the
+        nearest of the ball, then of the box."""
+        if self.norm == "l1":
+            return clean + _l1_in_box(x - clean, clean, self.epsilon)
+        delta = x - clean
         radius = delta.new_full((len(delta),), self.epsilon)
         return (clean + project(delta, self.norm, radius)).clamp(0, 1)
 
 
-_NEWTON = 50
-_EXACT = 1e-6
-"""Newton's steps at most, and the relative error at which they end; they need about five."""
+def _l1_in_box(delta: torch.Tensor, clean: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """The nearest perturbation (in L2) of length at most ``epsilon`` in L1 with which the images stay in [0, 1].
+
+    Each coordinate is shortened by one level, then cut to its room. The length falls piecewise linearly with the level,
+    so Newton's steps find it, kept between a level that is too low and one that is high enough; that takes fewer passes
+    over the pixels than sorting them. Projecting onto one set and then the other leaves a part of the budget unspent
+    (Croce and Hein 2021, arXiv:2103.01208, proposition 2.1).
+    """
+    import torch
+
+    flat, start = delta.flatten(1), clean.flatten(1)
+    size = flat.abs()
+    room = torch.where(flat > 0, 1 - start, start)
+    level = low = torch.zeros_like(size[:, :1])
+    # shortened by the largest coordinate nothing is left
+    high = largest = size.amax(1, keepdim=True)
+    for _ in range(_NEWTON):
+        rest = size - level
+        kept = torch.minimum(rest.clamp_min(0), room)
+        over = kept.sum(1, keepdim=True) - epsilon
+        low, high = torch.where(over > 0, level, low), torch.where(over > 0, high, level)
+        # a level is known no better than float32 knows the largest coordinate
+        open_still = (over > 0) | ((over < -_EXACT * epsilon) & (level > 0))
+        if not bool((open_still & (high - low > 1e-7 * largest)).any()):
+            break
+        moving = ((rest > 0) & (rest < room)).sum(1, keepdim=True)
+        # a little further than linear, so as to end on the side that is short enough
+        step = level + (over + 0.5 * _EXACT * epsilon) / moving.clamp_min(1)
+        level = torch.where((moving > 0) & (step > low) & (step < high), step, (low + high) / 2)
+        level = torch.where((over <= 0) & (over >= -_EXACT * epsilon) | (high == 0), high, level)
+    return (flat.sign() * torch.minimum((size - high).clamp_min(0), room)).view_as(delta)
 
 
 def step_to_plane(x: torch.Tensor, slope: torch.Tensor, rise: torch.Tensor, norm: str) -> torch.Tensor:
@@ -213,27 +246,94 @@ def step_to_plane(x: torch.Tensor, slope: torch.Tensor, rise: torch.Tensor, norm
 
 
 class Hits:
-    """Per image the visited point with the largest margin."""
+    """Per image the visited point with the largest margin.
 
-    def __init__(self, clean: torch.Tensor) -> None:
-        """Nothing visited yet: the clean images, (n, c, h, w), at margin minus infinity."""
+    With several ``attempts`` at each of n images the rows are those of the first attempt, then those of the second, and
+    so on. An attempt that succeeds ends itself and all later ones at its image, and none before it: whatever is tried
+    side by side, ``first`` is what one attempt after the other would have found.
+    """
+
+    def __init__(self, clean: torch.Tensor, attempts: int = 1) -> None:
+        """Nothing visited yet: the clean images, (attempts * n, c, h, w), at margin minus infinity."""
         import torch
 
         self.images = clean.clone()
         self.margin = torch.full((len(clean),), -math.inf, device=clean.device)
+        self._attempts = attempts
 
     def see(self, rows: torch.Tensor, images: torch.Tensor, margins: torch.Tensor) -> torch.Tensor:
-        """Take note of points of the images number ``rows``; which of these are still to be broken, (n,)."""
+        """Take note of points of the rows; which of these are still to be broken, (n,)."""
         better = margins > self.margin[rows]
         at = rows[better]
         self.images[at] = images[better]
         self.margin[at] = margins[better]
-        return ~self.broken[rows]
+        if self._attempts == 1:
+            return ~self.broken[rows]
+        return self.broken.view(self._attempts, -1).cumsum(0).flatten()[rows] == 0
 
     @property
     def broken(self) -> torch.Tensor:
-        """Which images are broken, (n,)."""
+        """Which rows are broken, (attempts * n,)."""
         return self.margin > SURE
+
+    def first(self) -> Hits:
+        """Of each image the first attempt that broke it, else the one that came nearest."""
+        import torch
+
+        if self._attempts == 1:
+            return self
+        broken, margins = (values.view(self._attempts, -1) for values in (self.broken, self.margin))
+        chosen = torch.where(broken.any(0), broken.int().argmax(0), margins.argmax(0))
+        rows = chosen * len(chosen) + torch.arange(len(chosen), device=chosen.device)
+        result = Hits(self.images[rows])
+        result.margin = self.margin[rows]
+        return result
+
+
+def usual_step(epsilon: float, iterations: int) -> float:
+    """The step of PGD: 2.5 epsilon / iterations lets an iterate cross the ball (Madry et al. 2018, appendix)."""
+    return 2.5 * epsilon / iterations
+
+
+def pgd(
+    model: Model,
+    clean: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    ball: Ball,
+    start: torch.Tensor,
+    iterations: int,
+    step: float,
+    momentum: float = 0.0,
+) -> Hits:
+    """Projected gradient descent from the perturbation ``start`` (n, c, h, w), in steps of ``step`` in the ball's norm.
+
+    Madry et al. 2018, arXiv:1706.06083, section 2.1; with ``momentum`` Dong et al. 2018, arXiv:1710.06081, equation 6.
+    """
+    import torch
+
+    hits = Hits(clean)
+    rows = torch.arange(len(clean), device=clean.device)
+    x, centre, y = ball.project(clean + start, clean), clean, labels
+    memory = torch.zeros_like(x)
+    for iteration in range(iterations + 1):
+        x = x.detach().requires_grad_()
+        logits = model(x)
+        going = hits.see(rows, x.detach(), margin(logits.detach(), y))
+        if iteration == iterations or not bool(going.any()):
+            break
+        (slope,) = torch.autograd.grad(soft_margin(logits, y).sum(), x)
+        x = x.detach()
+        if momentum:
+            memory = momentum * memory + slope / per_image(length(slope, "l1").clamp_min(1e-30))
+            slope = memory
+        if not bool(going.all()):
+            # an image that is broken leaves the batch
+            rows, x, slope, memory, centre, y = (
+                state[going] for state in (rows, x, slope, memory, centre, y)
+            )  # fmt: skip
+        x = ball.project(x + step * ball.direction(slope, x), centre)
+    return hits
 
 
 def apgd(
@@ -245,17 +345,18 @@ def apgd(
     start: torch.Tensor,
     iterations: int,
     objective: Objective,
+    attempts: int = 1,
 ) -> Hits:
     """Auto-PGD: momentum, and a step that starts at 2 epsilon and is halved where the objective stops rising.
 
     Croce and Hein 2020, arXiv:2003.01690, algorithm 1 and section 3.2: momentum 0.75; checkpoints after 22 % of the
     iterations, then after windows that shorten by 3 % down to 6 %; halved, and set back to the best point so far, where
     the objective rose in at most 75 % of the window's steps, or neither it nor the step changed since the last one.
-    ``start`` (n, c, h, w) is a perturbation.
+    ``start`` (n, c, h, w) is a perturbation; ``attempts`` as in ``Hits``. L1 is ``sparse_apgd``'s.
     """
     import torch
 
-    hits = Hits(clean)
+    hits = Hits(clean, attempts)
     rows = torch.arange(len(clean), device=clean.device)
     window, seen = max(int(0.22 * iterations), 1), 0
     x = before = best = ball.project(clean + start, clean)
@@ -298,44 +399,133 @@ def apgd(
     return hits
 
 
+_STAGES = ((3, 0.3), (2, 0.3), (1, 0.4))
+"""The balls of L1 that are searched one after the other, in epsilons, and their shares of the iterations."""
+
+
+def sparse_apgd(
+    model: Model,
+    clean: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    ball: Ball,
+    start: torch.Tensor,
+    iterations: int,
+    objective: Objective,
+    attempts: int = 1,
+) -> Hits:
+    """Auto-PGD in L1: steps of equal size along as many of the steepest coordinates as the best point has changed.
+
+    Croce and Hein 2021, arXiv:2103.01208, section 3 and algorithm 1, with its search in balls of three, two and one
+    epsilon, each from where the last one ended. Every 4 % of the iterations the share of coordinates becomes that of
+    the best point so far over 1.5; where that fell by more than 5 % the step is set back to epsilon and the search to
+    the best point, elsewhere the step shrinks by 1.5 down to a tenth of epsilon. Arguments are those of ``apgd``.
+    """
+    import torch
+
+    hits = Hits(clean, attempts)
+    rows = torch.arange(len(clean), device=clean.device)
+    dims = clean[0].numel()
+    # where the last stage ended, for every row
+    last = clean + start
+    for factor, share in _STAGES:
+        stage = Ball("l1", factor * ball.epsilon)
+        steps = max(1, math.ceil(share * iterations))
+        x = best = stage.project(last[rows], clean[rows])
+        best_slope = torch.zeros_like(x)
+        best_loss = torch.full((len(x),), -math.inf, device=x.device)
+        step = torch.full((len(x),), stage.epsilon, device=x.device)
+        changed = _changed(x - clean[rows])
+        part = changed / dims / 1.5
+        for iteration in range(steps + 1):
+            x = x.detach().requires_grad_()
+            logits = model(x)
+            loss, margins = objective(logits, rows), margin(logits.detach(), labels[rows])
+            # in the larger balls nothing counts but where the search goes
+            inside = ball.length(x.detach() - clean[rows]) <= ball.epsilon * (1 + 1e-6)
+            going = hits.see(rows, x.detach(), margins.where(inside, -math.inf))
+            if iteration == steps or not bool(going.any()):
+                higher = loss.detach() > best_loss
+                last[rows] = _where(higher, x.detach(), best)
+                rows = rows[going]
+                break
+            (slope,) = torch.autograd.grad(loss.sum(), x)
+            x, loss = x.detach(), loss.detach()
+            higher = loss > best_loss
+            best_loss = torch.where(higher, loss, best_loss)
+            best, best_slope = _where(higher, x, best), _where(higher, slope, best_slope)
+            if iteration and iteration % max(1, int(0.04 * steps)) == 0:
+                now = _changed(best - clean[rows])
+                sparser = now < 0.95 * changed
+                part, changed = now / dims / 1.5, now
+                step = torch.where(sparser, stage.epsilon, (step / 1.5).clamp_min(stage.epsilon / 10))
+                x, slope = _where(sparser, best, x), _where(sparser, best_slope, slope)
+            if not bool(going.all()):
+                rows, x, best, slope, best_slope, best_loss, step, part, changed = (
+                    state[going] for state in (rows, x, best, slope, best_slope, best_loss, step, part, changed)
+                )
+            size = slope.flatten(1).abs()
+            least = ((1 - part) * dims).long().clamp(0, dims - 1)
+            rank = dims - least
+            steepest = size.topk(int(rank.max()), dim=1).values
+            steep = size >= steepest.gather(1, rank[:, None] - 1)
+            direction = slope.flatten(1).sign() * steep
+            direction = direction / direction.abs().sum(1, keepdim=True).clamp_min(1)
+            x = stage.project(x + per_image(step) * direction.view_as(x), clean[rows])
+        if not len(rows):
+            break
+    return hits
+
+
+def _changed(delta: torch.Tensor) -> torch.Tensor:
+    """How many coordinates each perturbation changes, (n,)."""
+    return (delta.flatten(1) != 0).float().sum(1)
+
+
 def fab(
-    model: Model, clean: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor, *, ball: Ball, iterations: int
+    model: Model,
+    clean: torch.Tensor,
+    labels: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    ball: Ball,
+    iterations: int,
+    attempts: int = 1,
 ) -> Hits:
     """Targeted fast adaptive boundary attack: the least perturbation that swaps label and target, to first order.
 
     Croce and Hein 2020, arXiv:1907.02044, algorithm 1: from x and from the clean image to the plane on which the
     linearised logits of label and target are equal (here: ``SURE`` apart), 5 % further, at most 10 % of the clean
     image's step in the mixture; from an adversarial point back to 90 % of its perturbation. It minimises the norm; what
-    counts is only whether it ends within the ball, and there the search is over.
+    counts is only whether it ends within the ball, and there the search is over. ``attempts`` as in ``Hits``.
     """
     import torch
 
-    hits = Hits(clean)
+    hits = Hits(clean, attempts)
     rows = torch.arange(len(clean), device=clean.device)
     x = clean
 
-    def look(x: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """How far the target is from leading by SURE, the slope of its lead, and where the answer is wrong."""
+    def look(x: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """How far the target is from leading by SURE, the slope of its lead, where the answer is wrong, and which rows
+        are still to be broken."""
         x = x.detach().requires_grad_()
         logits = model(x)
         lead = (logits.gather(1, targets[rows, None]) - logits.gather(1, labels[rows, None]))[:, 0]
         (slope,) = torch.autograd.grad(lead.sum(), x)
         margins = margin(logits.detach(), labels[rows])
         inside = ball.length(x.detach() - clean[rows]) <= ball.epsilon
-        hits.see(rows[inside], x.detach()[inside], margins[inside])
-        return SURE - lead.detach(), slope, margins > SURE
+        going = hits.see(rows, x.detach(), margins.where(inside, -math.inf))
+        return SURE - lead.detach(), slope, margins > SURE, going
 
     for iteration in range(iterations + 1):
-        lacking, slope, wrong = look(x, rows)
-        going = ~hits.broken[rows]
+        lacking, slope, wrong, going = look(x, rows)
         if iteration == iterations or not bool(going.any()):
             break
         if bool((wrong & going).any()):
             far = (wrong & going).nonzero()[:, 0]
             x = x.clone()
             x[far] = clean[rows[far]] + 0.9 * (x[far] - clean[rows[far]])
-            lacking[far], slope[far], _ = look(x[far], rows[far])
-            going = ~hits.broken[rows]
+            lacking[far], slope[far], _, going[far] = look(x[far], rows[far])
         if not bool(going.all()):
             rows, x, lacking, slope = rows[going], x[going], lacking[going], slope[going]
         centre = clean[rows]
@@ -351,42 +541,71 @@ def square(
     margins: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     clean: torch.Tensor,
     ball: Ball,
+    *,
     queries: int,
     draw: Draw,
+    ahead: int = 1,
 ) -> Hits:
     """Square attack: random squares at the ball's edge, kept where they raise the margin; asks for nothing but scores.
 
-    Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 to 3, in L-inf and L2, with AutoAttack's p = 0.8 and the
-    schedule of the published code, scaled to ``queries``. ``margins(images, rows)`` gives the margins (n,) of the
-    images number ``rows``. Squares may touch the last row and column, which those of the published code never do.
+    Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 to 3, in L-inf and L2, and in L1 as in Croce and Hein
+    2021, arXiv:2103.01208, appendix; with AutoAttack's p = 0.8 and the schedule of the published code, scaled to
+    ``queries``. ``margins(images, rows)`` gives the margins (n,) of the images number ``rows``. Squares may touch the
+    last row and column, which those of the published code never do.
+
+    Most squares are rejected, and then the next one is laid on the same image. So where a pass over few images costs
+    hardly less than one over ``ahead`` images, that many squares are asked about together, as if each of them had been
+    rejected; what comes after one that was kept is thrown away. The result is the same, only sooner.
     """
     import torch
 
     if ball.norm not in _SQUARES:
-        raise ValueError(f"the square attack knows the norms linf and l2; got {ball.norm!r}")
+        raise ValueError(f"the square attack knows the norms {', '.join(_SQUARES)}; got {ball.norm!r}")
     first, propose = _SQUARES[ball.norm]
     hits = Hits(clean)
     rows = torch.arange(len(clean), device=clean.device)
     channels, height, width = clean.shape[1:]
-    x = first(clean, ball.epsilon, draw)
-    numbers = torch.empty(0)
-    for query in range(queries):
-        rows = rows[hits.see(rows, x, margins(x, rows))]
-        if not len(rows) or query == queries - 1:
-            break
-        if query % _DRAWN == 0:
-            numbers = _uniform(clean, rows, draw, f"squares {query // _DRAWN}", (_DRAWN, 5 + channels))
-            place = torch.full((len(clean),), -1, device=clean.device)
-            place[rows] = torch.arange(len(rows), device=clean.device)
-        side = max(1, round(math.sqrt(_share(query, queries) * height * width)))
-        x = propose(
-            hits.images[rows], clean[rows], ball.epsilon, min(side, height, width), numbers[place[rows], query % _DRAWN]
-        )
+    x = first(clean, ball, draw)
+    rows = rows[hits.see(rows, x, margins(x, rows))]
+    if not len(rows) or queries == 1:
+        return hits
+    sides = torch.tensor(
+        [max(1, round(math.sqrt(_share(query, queries) * height * width))) for query in range(queries - 1)],
+        device=clean.device,
+    ).clamp_max(min(height, width))
+    # of the images that the first guess did not break, one set for each query
+    numbers = _uniform(clean, rows, draw, "squares", (queries - 1, 5 + channels))
+    place = torch.full((len(clean),), -1, device=clean.device)
+    place[rows] = torch.arange(len(rows), device=clean.device)
+    query = torch.zeros_like(rows)
+    kept, asked = 1.0, 4.0
+    while len(rows):
+        # as far ahead as about every second square is still of use
+        together = max(1, min(ahead // len(rows), round(asked / kept)))
+        later = query[:, None] + torch.arange(together, device=clean.device)
+        image, turn = (later < queries - 1).nonzero(as_tuple=True)
+        which = later[image, turn]
+        owner = rows[image]
+        x = torch.empty((len(image), *clean.shape[1:]), device=clean.device)
+        side_of = sides[which]
+        for side in side_of.unique().tolist():
+            some = side_of == side
+            of = owner[some]
+            x[some] = propose(hits.images[of], clean[of], ball, side, numbers[place[of], which[some]])
+        found = torch.full(later.shape, -math.inf, device=clean.device)
+        found[image, turn] = margins(x, owner)
+        better = found > hits.margin[rows, None]
+        any_better = better.any(1)
+        step = torch.where(any_better, better.int().argmax(1), together - 1)
+        at = torch.full(later.shape, -1, device=clean.device)
+        at[image, turn] = torch.arange(len(image), device=clean.device)
+        chosen = at.gather(1, step[:, None])[any_better, 0]
+        hits.see(rows[any_better], x[chosen], found.gather(1, step[:, None])[any_better, 0])
+        query = query + step + 1
+        kept, asked = 0.9 * kept + float(any_better.sum()), 0.9 * asked + float((step + 1).sum())
+        going = ~hits.broken[rows] & (query < queries - 1)
+        rows, query = rows[going], query[going]
     return hits
-
-
-_DRAWN = 250
-"""Random numbers are drawn for this many queries at once."""
 
 
 def _share(query: int, queries: int) -> float:
@@ -409,18 +628,18 @@ def _signs(uniform: torch.Tensor) -> torch.Tensor:
     return (uniform < 0.5).float() * 2 - 1
 
 
-def _stripes(clean: torch.Tensor, epsilon: float, draw: Draw) -> torch.Tensor:
+def _stripes(clean: torch.Tensor, ball: Ball, draw: Draw) -> torch.Tensor:
     """The first guess in L-inf: vertical stripes of one pixel, each at plus or minus epsilon."""
     import torch
 
     _, channels, _, width = clean.shape
     rows = torch.arange(len(clean))
     stripes = _signs(_uniform(clean, rows, draw, "stripes", (channels, 1, width)))
-    return (clean + epsilon * stripes).clamp(0, 1)
+    return (clean + ball.epsilon * stripes).clamp(0, 1)
 
 
 def _linf_squares(
-    best: torch.Tensor, clean: torch.Tensor, epsilon: float, side: int, numbers: torch.Tensor
+    best: torch.Tensor, clean: torch.Tensor, ball: Ball, side: int, numbers: torch.Tensor
 ) -> torch.Tensor:
     """A square in each image set to plus or minus epsilon, one sign per channel."""
     import torch
@@ -431,7 +650,7 @@ def _linf_squares(
     inside = ((rows >= top) & (rows < top + side))[:, None, :, None] & (
         (columns >= left) & (columns < left + side)
     )[:, None, None, :]  # fmt: skip
-    edge = (clean + epsilon * _signs(numbers[:, 5:])[:, :, None, None]).clamp(0, 1)
+    edge = (clean + ball.epsilon * _signs(numbers[:, 5:])[:, :, None, None]).clamp(0, 1)
     return torch.where(inside, edge, best)
 
 
@@ -440,8 +659,8 @@ def _corner(uniform: torch.Tensor, largest: int) -> torch.Tensor:
     return (uniform * (largest + 1)).long().clamp_max(largest)[:, None]
 
 
-def _tiles(clean: torch.Tensor, epsilon: float, draw: Draw) -> torch.Tensor:
-    """The first guess in L2: a grid of five by five bumps, each with a sign of its own per channel."""
+def _tiles(clean: torch.Tensor, ball: Ball, draw: Draw) -> torch.Tensor:
+    """The first guess in L2 and L1: a grid of five by five bumps, each with a sign of its own per channel."""
     import torch
 
     _, channels, height, width = clean.shape
@@ -452,7 +671,7 @@ def _tiles(clean: torch.Tensor, epsilon: float, draw: Draw) -> torch.Tensor:
     number = down * (width // side + 1) + across
     signs = _signs(_uniform(clean, torch.arange(len(clean)), draw, "tiles", (channels, int(number.max()) + 1)))
     delta = bump * signs[:, :, number.flatten()].view(-1, channels, height, width)
-    return (clean + Ball("l2", epsilon).surface(delta)).clamp(0, 1)
+    return ball.project(clean + ball.surface(delta), clean)
 
 
 @cache
@@ -478,16 +697,16 @@ def _bump(side: int, device: torch.device) -> torch.Tensor:
     return bump
 
 
-def _l2_squares(
-    best: torch.Tensor, clean: torch.Tensor, epsilon: float, side: int, numbers: torch.Tensor
-) -> torch.Tensor:
+def _moved_bumps(best: torch.Tensor, clean: torch.Tensor, ball: Ball, side: int, numbers: torch.Tensor) -> torch.Tensor:
     """In each image the perturbation of one window is emptied, and its length put into a bump in another window."""
     import torch
 
     height, width = clean.shape[2:]
+    # what adds up over pixels: squares in L2, sizes in L1
+    power = 2 if ball.norm == "l2" else 1
     side = min(max(side, 3) | 1, height, width)
     delta = best - clean
-    spare = per_image(epsilon**2 - length(delta, "l2") ** 2).clamp_min(0) / clean.shape[1]
+    spare = per_image(ball.epsilon**power - ball.length(delta) ** power).clamp_min(0) / clean.shape[1]
     grid = torch.arange(side, device=clean.device)
     image = torch.arange(len(clean), device=clean.device)[:, None, None]
 
@@ -496,24 +715,27 @@ def _l2_squares(
         columns = _corner(numbers[:, first + 1], width - side) + grid
         return rows[:, :, None], columns[:, None, :]
 
+    def scaled(bumps: torch.Tensor) -> torch.Tensor:
+        unit: torch.Tensor = bumps / bumps.flatten(2).norm(p=power, dim=2).clamp_min(1e-12)[:, :, None, None]
+        return unit
+
     # as (n, h, w, c), so that a window can be taken from every image at a place of its own
     delta = delta.permute(0, 2, 3, 1).contiguous()
     here, there = window(0), window(2)
-    old = delta[image, here[0], here[1]].permute(0, 3, 1, 2)
-    old = old / old.flatten(2).norm(dim=2).clamp_min(1e-12)[:, :, None, None]
-    before = delta.square().sum((1, 2))
+    old = scaled(delta[image, here[0], here[1]].permute(0, 3, 1, 2))
+    before = delta.abs().pow(power).sum((1, 2))
     delta[image, there[0], there[1]] = 0
     delta[image, here[0], here[1]] = 0
-    freed = (before - delta.square().sum((1, 2)))[:, :, None, None]
-    bump = _bump(side, clean.device)
-    turned = (numbers[:, 4] < 0.5)[:, None, None]
-    new = torch.where(turned, bump.T, bump)[:, None] * _signs(numbers[:, 5:])[:, :, None, None] + old
-    new = new / new.flatten(2).norm(dim=2).clamp_min(1e-12)[:, :, None, None] * (spare + freed).clamp_min(0).sqrt()
+    freed = (before - delta.abs().pow(power).sum((1, 2)))[:, :, None, None]
+    bump = _bump(side, clean.device)[None, None]
+    turned = (numbers[:, 4] < 0.5)[:, None, None, None]
+    new = scaled(torch.where(turned, bump.mT, bump)) * _signs(numbers[:, 5:])[:, :, None, None] + old
+    new = scaled(new) * (spare + freed).clamp_min(0).pow(1 / power)
     delta[image, here[0], here[1]] = new.permute(0, 2, 3, 1)
-    return (clean + Ball("l2", epsilon).surface(delta.permute(0, 3, 1, 2))).clamp(0, 1)
+    return ball.project(clean + ball.surface(delta.permute(0, 3, 1, 2)), clean)
 
 
-_SQUARES = {"linf": (_stripes, _linf_squares), "l2": (_tiles, _l2_squares)}
+_SQUARES = {"linf": (_stripes, _linf_squares), "l2": (_tiles, _moved_bumps), "l1": (_tiles, _moved_bumps)}
 
 
 def _where(rows: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:

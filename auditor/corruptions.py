@@ -224,10 +224,11 @@ def fog(images: Pixels, parameters: tuple[float, float], generators: Generators)
 
 
 def brightness(images: Pixels, amount: float, generators: Generators) -> Values:
-    """The V of HSV raised by an amount: hue and saturation stay, so every channel grows by the same factor."""
+    """The V of HSV raised by an amount (lowered by a negative one), hue and saturation as they are: every channel
+    changes by the same factor."""
     del generators
     value: Values = images.max(axis=1, keepdims=True)
-    raised = np.minimum(value + np.float32(amount), 1)
+    raised = np.clip(value + np.float32(amount), 0, 1)
     return np.where(value > 0, images * (raised / np.where(value > 0, value, 1)), raised)
 
 
@@ -293,6 +294,12 @@ def jpeg_compression(images: Pixels, quality: int, generators: Generators) -> Va
 
 
 # What they share
+
+
+def gaussian_blur(images: Pixels, sigma: float) -> Values:
+    """Blurred by a Gaussian of so many pixels, cut off at 3 sigma, borders reflected."""
+    flat = images.reshape(-1, *images.shape[2:]).astype(np.float64)
+    return _smooth(flat, sigma).reshape(images.shape).astype(np.float32)
 
 
 def _grey(images: Pixels) -> Values:

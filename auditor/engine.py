@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 import auditor
 from auditor import documented, environment, registry
+from auditor.budget import GROWTH, PILOT, Budget
 from auditor.classifier import Artefact, Classifier, first_line
 from auditor.distributed import Workers
 from auditor.errors import BadInput, NotApplicable, one_line
@@ -348,13 +349,14 @@ class _Session:
         self.progress = progress
         # random, so that an audit cut short by a budget still saw a fair sample
         self.order = sorted(images.ids, key=lambda image_id: rank(image_id, request.seed))
-        self.deadline = None if request.budget is None else time.monotonic() + request.budget
+        self.budget = None if request.budget is None else Budget(request.budget)
         self.measurer = Measurer(classifier, images, request.seed)
         self.workers: Workers | None = None
         self._keys: dict[str, str] = {}
         self._costs: dict[str, Cost] = {}
         self._probes: Sequence[Probe] = ()
         self._prepared: dict[str, Probe] = {}
+        self._preparing: dict[str, Cost] = {}
         self.warnings: list[str] = []
 
     def carry_out(
@@ -379,6 +381,8 @@ class _Session:
         if self.request.engine == "ray":
             self.workers = Workers(self.request, self.measurer, self.request.workers)
         try:
+            if self.budget is not None:
+                self._spend(self.budget, probes)
             records = [self._judged(probe, position, len(probes), policy) for position, probe in enumerate(probes)]
         finally:
             if self.workers is not None:
@@ -407,7 +411,7 @@ class _Session:
             ids = self._ids(probe)
             key = self._key(probe, ids)
             self._keys[probe.meta.id] = key
-            left = self._measure(probe, key, ids, position, probes)
+            left = self._measure(probe, key, ids, (position, probes))
             if not left:
                 self.folder.drop_stale(probe.meta.id, key)
             records = self._read(probe, key)
@@ -450,15 +454,74 @@ class _Session:
             return "the data has no group columns"
         return ""
 
-    def _measure(self, probe: Probe, key: str, ids: Sequence[str], position: int, probes: int) -> int:
-        """Measure what is not on disk yet; the number of images that the budget left unmeasured."""
+    def _spend(self, budget: Budget, probes: Sequence[Probe]) -> None:
+        """Measure in rounds, each as far as the budget's plan says, until the time or the images are over.
+
+        Not here: probes that prefer images by what others found, which are measured when these are done; their part of
+        the time is left to them. What breaks here breaks again where it is told.
+        """
+        steady = {p.meta.id: p for p in probes if type(p).prefers is Probe.prefers and not self._missing(p)}
+        wanted = {probe_id: len(self._ids(probe)) for probe_id, probe in steady.items()}
+        done = dict.fromkeys(wanted, 0)
+        others = sum(not self._missing(probe) for probe in probes) - len(steady)
+        reserved = budget.left * others / max(1, others + len(steady))
+        reach = PILOT
+        while wanted:
+            plan = budget.plan(wanted, done, budget.left - reserved)
+            for position, probe_id in enumerate(list(wanted)):
+                first, upto = reach == PILOT, min(wanted[probe_id], reach)
+                upto = upto if first else min(upto, plan[probe_id])
+                if upto <= done[probe_id] or not (first or budget.left > reserved):
+                    continue
+                try:
+                    seconds, fresh = self._advance(steady[probe_id], upto, position, len(wanted))
+                except (Exception, SystemExit):
+                    wanted.pop(probe_id)
+                    continue
+                budget.charge(probe_id, seconds, fresh)
+                done[probe_id] = upto
+            if budget.left <= reserved or reach >= max(wanted.values(), default=0):
+                break
+            reach *= GROWTH
+        short = [count for probe_id, count in done.items() if probe_id in wanted and count < wanted[probe_id]]
+        if short:
+            self.progress.say(
+                f"--budget: {len(wanted) - len(short)} of {len(wanted)} probes measured all their images, the others"
+                f" from {min(short)} to {max(short)} each"
+            )
+
+    def _advance(self, probe: Probe, upto: int, position: int, probes: int) -> tuple[float, int]:
+        """Measure a probe up to so many of its images; seconds, without preparing, and how many were fresh."""
+        ids = self._ids(probe)
+        key = self._keys[probe.meta.id] = self._key(probe, ids)
+        known = self.folder.measured(probe.meta.id, key)
+        todo = [image_id for image_id in ids[:upto] if image_id not in known]
+        if todo:
+            self._prepare(probe, ids)
+        start = time.monotonic()
+        self._measure(probe, key, ids, (position, probes), only=todo)
+        return time.monotonic() - start, len(todo)
+
+    def _measure(
+        self, probe: Probe, key: str, ids: Sequence[str], place: tuple[int, int], only: Sequence[str] | None = None
+    ) -> int:  # fmt: skip
+        """Measure what is not on disk yet, or ``only`` some of it; the number of images that are left unmeasured.
+
+        ``place`` is the probe's position among so many.
+        """
+        position, probes = place
         done = self.folder.measured(probe.meta.id, key)
-        todo = [image_id for image_id in ids if image_id not in done]
+        left = len([image_id for image_id in ids if image_id not in done])
+        todo = [image_id for image_id in ids if image_id not in done] if only is None else only
+        stop = None
+        if self.budget is not None and only is None:
+            # those that were planned have had their time
+            share = self.budget.left / (probes - position) if type(probe).prefers is not Probe.prefers else 0.0
+            stop = time.monotonic() + max(share, 0.0)
+            if done and share <= 0:
+                todo = []
         self.progress.begin(probe.meta.id, len(ids), position, probes)
-        self.progress.advance(len(ids) - len(todo))
-        share = None if self.deadline is None else (self.deadline - time.monotonic()) / (probes - position)
-        stop = None if share is None else time.monotonic() + max(share, 0.0)
-        left = len(todo)
+        self.progress.advance(len(ids) - left)
         with Shards(self.folder, probe.meta.id, key) as shards:
             if todo:
                 probe = self._prepare(probe, ids, shards)
@@ -478,8 +541,11 @@ class _Session:
             run = Run(classifier=self.classifier, probes=self._probes, ids=sorted(ids), batch=self.measurer.batch,
                       rng=rng)  # fmt: skip
             self._prepared[probe.meta.id] = probe.prepare(run)
-            if shards is not None:
-                shards.charge(Cost(time.monotonic() - start, calls.forward - forward, calls.backward - backward))
+            self._preparing[probe.meta.id] = Cost(
+                time.monotonic() - start, calls.forward - forward, calls.backward - backward
+            )
+        if shards is not None and probe.meta.id in self._preparing:
+            shards.charge(self._preparing.pop(probe.meta.id))
         return self._prepared[probe.meta.id]
 
     def _pieces(self, ids: Sequence[str], stop: float | None) -> Iterator[Sequence[str]]:

@@ -66,16 +66,44 @@ def fit_end(values: NDArray[np.floating]) -> Fit:
 
 
 def fit_end_as_art(values: NDArray[np.floating]) -> Fit:
-    """The same by SciPy's search from shape 1, as ART does it: for comparison with ART only."""
-    from scipy.stats import weibull_min
+    """The same by SciPy's ``weibull_min.fit`` from shape 1, as ART does it: for comparison with ART only.
 
+    SciPy's start and its simplex search are kept, and with them its result; its likelihood, which passes through code
+    that is made for every law there is, is written out here and takes a twentieth of the time.
+    """
     rows = np.asarray(values, dtype=np.float64)
     if np.all(np.ptp(rows, axis=1) <= 1e-6 * np.abs(rows).max(axis=1)):
         return fit_end(rows)
     with np.errstate(all="ignore"):
-        laws = np.array([weibull_min.fit(-row, 1.0) for row in rows])
-    shape, start, scale = laws.T
-    return Fit(end=-start, shape=shape, scale=scale, ks=np.full(len(laws), np.nan))
+        shape, start, scale = np.array([_scipy_fit(-row) for row in rows]).T
+    return Fit(end=-start, shape=shape, scale=scale, ks=np.full(len(shape), np.nan))
+
+
+def _scipy_fit(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Shape, location and scale of ``scipy.stats.weibull_min.fit(x, 1.0)``."""
+    from scipy.optimize import fmin
+    from scipy.special import xlogy
+
+    # SciPy's price of a value outside of the law
+    penalty = 100 * np.log(np.finfo(np.float64).max)
+
+    def unlikely(free: NDArray[np.float64]) -> float:
+        shape, location, scale = free
+        if shape <= 0 or scale <= 0:
+            return np.inf
+        z = (x - location) / scale
+        inside = z > 0
+        if not inside.all():
+            z = z[inside]
+        logs = np.log(shape) + xlogy(shape - 1, z) - z**shape
+        finite = np.isfinite(logs)
+        outside = len(x) - np.count_nonzero(finite)
+        if outside:
+            logs = logs[finite]
+        return float(outside * penalty - logs.sum() + len(x) * np.log(scale))
+
+    found: NDArray[np.float64] = fmin(unlikely, [1.0, x.mean() - x.std(), x.std()], disp=0)
+    return found
 
 
 def _weibull(z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

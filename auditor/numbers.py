@@ -35,6 +35,7 @@ _NAMES = {
     "certified_radius_median": "Certified radius, median",
     "certificate_contradicted": "Images with a certificate above a perturbation found",
     "clever_contradicted": "Images with a CLEVER score above a perturbation found",
+    "clever_unexplained": "Of these, without a sign that the score is uncertain",
     "bracket_ratio_median": "Perturbation found by certified radius, median",
     "clever_median": "CLEVER score, median",
     "clever_fits": "CLEVER score's law fits",

@@ -62,14 +62,15 @@ def numbers_of(conclusion: Any) -> dict[str, Any]:
     return {m.name: m for m in conclusion.metrics}
 
 
-def bracket(certified: list[float], clever: list[float], found: list[float]) -> Any:
+def bracket(certified: list[float], clever: list[float], found: list[float], **signs: list[float]) -> Any:
     ids = list("abcd")
+    trust = {"ks": [0.5] * 4, "shape": [2.0] * 4, "spread": [0.1] * 4} | signs
     return Bounds().conclude(
         records(
             pd.DataFrame({"image_id": ids}),
             attacks__x=attack(dict(zip(ids, found, strict=True))),
             metrics__certified=pd.DataFrame({"image_id": ids, "norm": "linf", "radius": certified}),
-            metrics__clever=pd.DataFrame({"image_id": ids, "norm": "linf", "clever": clever}),
+            metrics__clever=pd.DataFrame({"image_id": ids, "norm": "linf", "clever": clever, **trust}),
         )
     )
 
@@ -110,6 +111,23 @@ def test_a_certificate_above_a_perturbation_that_was_found_fails_the_audit_and_i
     record = judged(conclusion)
     assert (record["status"], record["severity"]) == ("fail", "critical")
     assert judged(bracket([np.nan] * 4, [0.1] * 4, [0.2] * 4))["status"] == "inconclusive"
+
+
+def test_a_clever_score_above_a_perturbation_is_explained_by_its_own_signs_or_not_at_all() -> None:
+    conclusion = bracket(
+        [0.0] * 4, [0.3, 0.3, 0.21, 0.3], [0.1, 0.1, 0.2, 0.1], ks=[0.5, 0.01, 0.5, 0.5], shape=[2.0, 2.0, 2.0, 5.0]
+    )
+    found = numbers_of(conclusion)
+    assert (found["clever_contradicted"].value, found["clever_unexplained"].value) == (4, 1)
+    [finding] = conclusion.findings
+    assert "on 4 of 4 images, on 1 of these without a sign" in finding.statement
+    table = next(item for item in finding.evidence if "CLEVER score above" in item.title)
+    signs = {row[0]: row[-1] for row in table.rows}
+    assert signs["a"] == "none: not explained"
+    assert "does not fit" in signs["b"]
+    assert "half of its sample" in signs["c"]
+    assert "where they end" in signs["d"]
+    assert [row[4] for row in table.rows if row[0] == "a"] == [pytest.approx(3)]
 
 
 def test_without_bounds_or_attacks_there_is_no_bracket() -> None:

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from scipy.optimize import minimize
-from scipy.stats import kstest, weibull_max
+from scipy.stats import kstest, weibull_max, weibull_min
 
 from auditor.classifier import Artefact, Classifier, Preprocessing
-from auditor.extremes import fit_end
+from auditor.extremes import fit_end, fit_end_as_art
 from auditor.images import Batch
 from auditor.plugins.metrics.clever import Clever
 from auditor.probe import Randomness, Records
@@ -139,6 +139,17 @@ def test_the_fit_finds_the_end_of_a_known_law(shape: float) -> None:
     assert (fit.ks > 0.05).mean() > 0.8
     other = np.random.default_rng(5).choice([1.0, 2.0], size=(5, 200))
     assert fit_end(other).ks.max() < 1e-6
+
+
+def test_the_fit_for_comparison_is_scipys() -> None:
+    rng = np.random.default_rng(9)
+    values = np.concatenate([rng.gamma(3, 1, (12, 50)), 100 + rng.uniform(0, 1, (4, 50)) ** 0.3])
+    fit = fit_end_as_art(values)
+    with np.errstate(all="ignore"):
+        laws = np.array([weibull_min.fit(-row, 1.0) for row in values])
+    np.testing.assert_allclose(fit.shape, laws[:, 0], rtol=1e-9)
+    np.testing.assert_allclose(fit.end, -laws[:, 1], rtol=1e-9)
+    np.testing.assert_allclose(fit.scale, laws[:, 2], rtol=1e-9)
 
 
 def likeliest_end(values: np.ndarray) -> float:

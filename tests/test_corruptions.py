@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from scipy import ndimage
 
 from auditor.corruptions import CORRUPTIONS, PARAMETERS, _gains, _shuffled, corrupt, parameter_set
+from auditor.plugins.corruptions.camera import Camera
 from auditor.plugins.corruptions.imagenet_c import ALL, FAMILIES, ImageNetC
 from auditor.probe import Randomness
 
@@ -351,3 +355,31 @@ def test_the_probe_runs_on_digits(digits: Path, tmp_path: Path) -> None:
     assert all((tmp_path / "out" / c["file"]).is_file() for row in evidence["image-grid"]["rows"] for c in row["cells"])
     clean = float(finding["statement"].split("clean accuracy ")[1].split(" %")[0]) / 100
     assert relative == pytest.approx(mce - (1 - clean), abs=1e-3)
+
+
+def test_jpeg_blur_and_brightness_are_what_their_numbers_say() -> None:
+    images = pictures((4, 3, 24, 32))
+    batch = SimpleNamespace(pixels=images)
+
+    def at(**level: Any) -> np.ndarray:
+        return Camera().perturb(None, batch, None, level)  # type: ignore[arg-type]
+
+    sink = io.BytesIO()
+    Image.fromarray(np.rint(images[0] * 255).astype(np.uint8).transpose(1, 2, 0)).save(sink, "JPEG", quality=30)
+    read = np.asarray(Image.open(sink), dtype=np.float32).transpose(2, 0, 1) / np.float32(255)
+    np.testing.assert_array_equal(at(change="JPEG", quality=30)[0], read)
+    blurred = ndimage.gaussian_filter(
+        images.astype(np.float64), (0, 0, 0.08 * 24, 0.08 * 24), mode="reflect", truncate=3
+    )
+    np.testing.assert_allclose(at(change="Gaussian blur", blur=0.08), blurred, atol=1e-5)
+    value = images.max(axis=1)
+    np.testing.assert_allclose(at(change="brighter", brightness=0.2).max(axis=1), np.minimum(value + 0.2, 1), atol=1e-6)
+    np.testing.assert_allclose(at(change="darker", brightness=0.2).max(axis=1), np.maximum(value - 0.2, 0), atol=1e-6)
+
+
+def test_strengths_of_the_camera_are_checked_and_mildest_first() -> None:
+    levels = Camera(qualities=(10, 90), blurs=(0.08, 0.01), brightnesses=(0.3, 0.1)).levels()
+    assert [list(level.values())[1] for level in levels] == [90, 10, 0.01, 0.08, 0.1, 0.3, 0.1, 0.3]
+    for settings in ({"qualities": (0,)}, {"blurs": (2.0,)}, {"qualities": (), "blurs": (), "brightnesses": ()}):
+        with pytest.raises(ValueError, match=r"qualities|blurs|expected at least one"):
+            Camera(**settings)

@@ -27,6 +27,7 @@ from auditor import (
     ThreatModel,
     hookimpl,
 )
+from auditor.budget import PILOT, Budget
 from auditor.classifier import Artefact
 from auditor.engine import Interrupted, Outcome, Request, run
 
@@ -307,22 +308,61 @@ def test_a_budget_stops_early_says_so_and_the_next_run_goes_on(
     seen: list[str] = []
 
     def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
-        clock[0] += 10
+        clock[0] += len(batch)
         seen.extend(batch.ids)
         return {"value": batch.probabilities.max(axis=1)}
 
     plug(broken(measure=measure))
-    short = audit(probes=["sanity.bad"], budget=15.0)
+    short = audit(probes=["sanity.bad"], budget=17.0)
     bad = record(short)
-    assert (bad["status"], bad["n"], len(seen)) == ("inconclusive", 16, 16)
-    assert "--budget ended after 16 of 30 images" in bad["reason"]
+    assert (bad["status"], bad["n"], len(seen)) == ("inconclusive", 17, 17)
+    assert "--budget ended after 17 of 30 images" in bad["reason"]
     assert not short.incomplete
     whole = record(audit(probes=["sanity.bad"]))
     assert (whole["n"], whole["status"]) == (30, "informative")
     assert sorted(seen) == sorted(set(seen)), "no image is measured twice"
 
 
-def test_a_budget_that_is_used_up_still_measures_one_batch_of_every_probe(
+def test_a_budget_is_planned_from_what_an_image_of_each_probe_costs(
+    plug: Plug, audit: Callable[..., Outcome], clock: list[float]
+) -> None:
+    """A cheap probe is done with all of its images and an expensive one has the rest of the time, in either order."""
+
+    def priced(price: float) -> Any:
+        def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
+            clock[0] += price * len(batch)
+            return {"value": batch.probabilities.max(axis=1)}
+
+        return measure
+
+    names = ["sanity.cheap", "sanity.dear", "sanity.dearer"]
+    prices = zip(names, (0.1, 2.0, 3.0), strict=True)
+    plug(*(broken(measure=priced(price), meta=replace(META, id=name)) for name, price in prices))
+    outcome = audit(probes=names, budget=63.0)
+    n = {probe_id: record(outcome, probe_id)["n"] for probe_id in names}
+    # 3 seconds for all of the cheap one; 5 for an image of each of the others
+    assert n == {"sanity.cheap": 30, "sanity.dear": 12, "sanity.dearer": 12}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0, 20.0, 1000.0])
+def test_the_plan_fits_and_nobody_could_have_more(seconds: float) -> None:
+    budget = Budget(1.0)
+    wanted, done = {"a": 30, "b": 100, "c": 100}, {"a": 4, "b": 4, "c": 10}
+    for name, cost in {"a": 0.1, "b": 0.5, "c": 0.2}.items():
+        budget.charge(name, 10 * cost, 10)
+    plan = budget.plan(wanted, done, seconds)
+
+    def price(more: int) -> float:
+        level = max(plan.values()) + more
+        return sum(max(0, min(level, wanted[k]) - done[k]) * budget.cost(k) for k in wanted)
+
+    assert all(done[k] <= plan[k] <= wanted[k] for k in wanted)
+    spent = sum((plan[k] - done[k]) * budget.cost(k) for k in wanted)
+    assert spent <= seconds + 1e-9
+    assert plan == wanted or price(1) > seconds
+
+
+def test_a_budget_that_is_used_up_still_measures_some_images_of_every_probe(
     plug: Plug, audit: Callable[..., Outcome], clock: list[float]
 ) -> None:
     def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
@@ -331,7 +371,7 @@ def test_a_budget_that_is_used_up_still_measures_one_batch_of_every_probe(
 
     plug(broken(measure=measure))
     outcome = audit(budget=1.0)
-    assert record(outcome)["n"] == 8
+    assert record(outcome)["n"] == PILOT
     assert record(outcome)["status"] == "inconclusive"
 
 

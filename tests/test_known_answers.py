@@ -262,7 +262,7 @@ def one_pixel(row: int, column: int) -> Classifier:
 def test_occlusion_finds_the_one_pixel_that_matters(row: int, column: int) -> None:
     classifier = one_pixel(row, column)
     batch = batch_of(classifier, np.full((4, 1, 8, 8), 0.9, dtype=np.float32))
-    probe = Occlusion(block=0.25, steps=4, fills=("black",))
+    probe = Occlusion(block=0.25, sizes=(), steps=4, fills=("black",))
     columns = probe.measure(classifier, batch, RNG)
     # 2x2 blocks at 0, 2, 4, 6: exactly one of the 16 places covers the pixel
     assert columns["place"].tolist() == [4 * (row // 2) + column // 2] * 4
@@ -278,9 +278,30 @@ def test_occlusion_finds_the_one_pixel_that_matters(row: int, column: int) -> No
 def test_the_fill_decides_what_a_block_does() -> None:
     classifier = one_pixel(2, 2)
     batch = batch_of(classifier, np.full((2, 1, 8, 8), 0.9, dtype=np.float32))
-    columns = Occlusion(block=0.25, steps=4).measure(classifier, batch, RNG)
+    columns = Occlusion(block=0.25, sizes=(), steps=4).measure(classifier, batch, RNG)
     broken = dict(zip(columns["fill"].tolist(), columns["broken"].tolist(), strict=True))
     assert broken == {"white": False, "black": True, "grey": False, "mean": False}
+
+
+def test_the_sweep_over_sizes_says_what_each_block_costs_at_its_worst_place_and_elsewhere() -> None:
+    """The pixel that matters can be covered whatever the block's size; a block of half the side is elsewhere, too."""
+    classifier = one_pixel(0, 0)
+    batch = batch_of(classifier, np.full((5, 1, 8, 8), 0.9, dtype=np.float32))
+    probe = Occlusion(block=0.25, sizes=(0.125, 0.5), steps=4, fills=("black", "white"))
+    columns = probe.measure(classifier, batch, RNG)
+    assert len(columns["row"]) == 5 * 3 * 2
+    conclusion = probe.conclude(records_of(batch, columns, 2))
+    found = {tuple(m.at.values()): m.value for m in conclusion.metrics if m.name == "robust_accuracy"}
+    assert found == {
+        (0.25, "any"): 0, (0.25, "black"): 0, (0.25, "white"): 1, (0.125, "black"): 0, (0.125, "white"): 1,
+        (0.5, "black"): 0, (0.5, "white"): 1,
+    }  # fmt: skip
+    curve = next(e for e in conclusion.findings[0].evidence if e.title == "Accuracy against the size of the block")
+    assert {line.name: [(p.x, p.y) for p in line.points] for line in curve.series} == {
+        "black": [(0.125, 0), (0.25, 0), (0.5, 0)],
+        "white": [(0.125, 1), (0.25, 1), (0.5, 1)],
+        "elsewhere, mean of the fills": [(0.125, 1), (0.25, 1), (0.5, 1)],
+    }
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 5), (4, 4)])

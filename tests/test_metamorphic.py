@@ -44,12 +44,15 @@ epsilons = ["8/255", "32/255"]
 sigmas = ["32/255"]
 snrs = [10]
 [settings."attacks.occlusion"]
+sizes = [0.5]
 steps = 3
 [settings."attacks.pgd"]
 epsilons = ["8/255", "16/255"]
 l2_epsilons = [0.5]
 l1_epsilons = [4]
 iterations = 3
+[settings."attacks.simba"]
+iterations = 5
 [settings."attacks.square"]
 queries = 10
 [settings."bias.groups"]

@@ -24,6 +24,7 @@ from auditor.plugins.attacks.carlini_wagner import CarliniWagner
 from auditor.plugins.attacks.deepfool import DeepFool
 from auditor.plugins.attacks.hopskipjump import HopSkipJump
 from auditor.plugins.attacks.minimum_norm import FastMinimumNorm
+from auditor.plugins.attacks.simba import Simba, _cosines, _low_first
 from auditor.probe import Randomness
 
 RNG = Randomness(0, "test")
@@ -196,6 +197,26 @@ def test_the_search_from_labels_alone_is_behind_the_one_along_gradients(cnn: tup
         distances(HopSkipJump(norms=("l2",), iterations=8), *cnn),
     )
     assert np.median(near["l2"]) < np.median(far["l2"]) < 1.5 * np.median(near["l2"])
+
+
+def test_simba_s_directions_are_an_orthonormal_basis_low_frequencies_first() -> None:
+    low, high = _low_first(2, 6, 8)
+    assert (len(low), len(low) + len(high)) == (2 * 2 * 2, 2 * 6 * 8)
+    waves = _cosines(np.concatenate([low, high]), (2, 6, 8)).reshape(96, 96).astype(np.float64)
+    np.testing.assert_allclose(waves @ waves.T, np.eye(96), atol=1e-6)
+
+
+def test_simba_asks_two_questions_a_step_and_ends_where_the_answer_is_wrong(cnn: tuple[Classifier, Batch]) -> None:
+    classifier, batch = cnn[0], cnn[1].take(range(10))
+    before = classifier.calls.backward
+    images = Simba(iterations=200, step=0.5).search(classifier, batch, RNG, "l2")
+    assert classifier.calls.backward == before
+    found = (images != batch.pixels).any(axis=(1, 2, 3))
+    assert found.sum() >= 8
+    assert (classifier.predict(images).argmax(axis=1) != batch.labels)[found].all()
+    start = classifier.calls.forward
+    Simba(iterations=3).search(classifier, batch, RNG, "l2")
+    assert classifier.calls.forward - start <= 2 * 3 * len(batch)
 
 
 def test_fmn_is_no_further_than_foolbox_s(cnn: tuple[Classifier, Batch]) -> None:

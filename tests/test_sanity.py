@@ -18,9 +18,16 @@ from auditor.control import plant, random_point
 from auditor.engine import Request, run
 from auditor.errors import BadInput
 from auditor.images import Batch
+from auditor.plugins.attacks.autoattack import Autoattack
+from auditor.plugins.attacks.carlini_wagner import CarliniWagner
+from auditor.plugins.attacks.deepfool import DeepFool
 from auditor.plugins.attacks.fgsm import Fgsm
+from auditor.plugins.attacks.hopskipjump import HopSkipJump
+from auditor.plugins.attacks.minimum_norm import FastMinimumNorm
 from auditor.plugins.attacks.noise import Noise
 from auditor.plugins.attacks.pgd import Pgd
+from auditor.plugins.attacks.simba import Simba
+from auditor.plugins.attacks.square import Square
 from auditor.plugins.performance.accuracy import Accuracy
 from auditor.plugins.sanity.determinism import Determinism
 from auditor.plugins.sanity.gradient_masking import GradientMasking
@@ -395,8 +402,27 @@ def test_what_is_planted_is_there(norm: str) -> None:
     assert model_.calls is classifier.calls
 
 
+@pytest.mark.parametrize(
+    "attack",
+    [
+        Square(queries=200), HopSkipJump(iterations=4), Simba(iterations=200), FastMinimumNorm(),
+        DeepFool(), CarliniWagner(), Autoattack(iterations=5, targets=1, queries=10),
+    ],
+    ids=lambda attack: attack.meta.id,
+)  # fmt: skip
+def test_every_family_of_attacks_is_tried_where_there_is_something_to_find(attack: Any) -> None:
+    """Those that only ask, on fewer images; an attack that never looks is found out by the same control."""
+    _, conclusion = control(masked(), attack)
+    success = [m for m in conclusion.metrics if m.name == "control_success"]
+    assert success
+    assert {m.at["norm"]: m.value for m in success if m.value != 1.0} == {}
+    black_box = attack.threat_model().knowledge == "black-box"
+    assert {m.n for m in success} == ({16} if black_box else {40})
+    assert len(success) == (1 if black_box else len(attack.control_levels()))
+
+
 def test_without_attacks_there_is_nothing_to_control() -> None:
-    with pytest.raises(NotApplicable, match="no white-box attack"):
+    with pytest.raises(NotApplicable, match="no attack that searches"):
         control(masked(), Noise())
 
 

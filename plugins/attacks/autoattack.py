@@ -2,28 +2,31 @@
 
 Croce and Hein 2020, arXiv:2003.01690, section 5, standard version: APGD on the cross-entropy; targeted APGD on the
 difference of logits ratio and targeted FAB, against the classes next in score; Square. For cross-entropy stands what
-has its direction and order and does not saturate. ART's class of this name is another ensemble.
+has its direction and order and does not saturate. In L1 APGD is that of Croce and Hein 2021, arXiv:2103.01208. ART's
+class of this name is another ensemble.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from auditor import Attack, Conclusion, Found, Level, Meta, Probe, Records, Table, Text, ThreatModel, hookimpl
-from auditor.attacks import Ball, Hits, apgd, fab, margin, soft_margin, square, targeted_dlr
+from auditor.attacks import Ball, Hits, apgd, fab, margin, soft_margin, sparse_apgd, square, targeted_dlr
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
+    from auditor.attacks import Draw
     from auditor.classifier import Classifier
     from auditor.finding import Cell, Evidence
     from auditor.images import Batch
     from auditor.probe import Randomness
 
 _COMPONENTS = ("APGD-CE", "APGD-T", "FAB-T", "Square")
+_NORMS = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +43,15 @@ class Autoattack(Attack):
             "https://arxiv.org/abs/2003.01690",
             "https://arxiv.org/abs/1907.02044",
             "https://arxiv.org/abs/1912.00049",
+            "https://arxiv.org/abs/2103.01208",
         ),
         needs=frozenset({"gradients"}),
+        version=2,
     )
     epsilon: float = 8 / 255
     """The size, in pixels from 0 to 1."""
     norm: str = "linf"
-    """"linf" or "l2"."""
+    """"linf", "l2" or "l1"."""
     iterations: int = 100
     """Of APGD and of FAB, for each target; 100 in the standard version."""
     targets: int = 9
@@ -56,14 +61,16 @@ class Autoattack(Attack):
 
     def __post_init__(self) -> None:
         """Refuse what cannot attack."""
-        if self.norm not in {"linf", "l2"}:
-            raise ValueError(f"norm must be 'linf' or 'l2'; got {self.norm!r}")
+        if self.norm not in _NORMS:
+            raise ValueError(f"norm must be {', '.join(map(repr, _NORMS))}; got {self.norm!r}")
         if min(self.iterations, self.targets, self.queries) < 1:
             raise ValueError("iterations, targets and queries must be at least 1")
 
     def threat_model(self) -> ThreatModel:
         """Everything that is known of the model, and the budgets of all four."""
-        size = f"{self.epsilon * 255:g}/255 in L-inf" if self.norm == "linf" else f"{self.epsilon:g} in L2"
+        size = (
+            f"{self.epsilon * 255:g}/255" if self.norm == "linf" else f"{self.epsilon:g}"
+        ) + f" in {_NORMS[self.norm]}"
         standard = (self.iterations, self.targets, self.queries) == (100, 9, 5000)
         return ThreatModel(
             goal="untargeted misclassification",
@@ -88,76 +95,29 @@ class Autoattack(Attack):
         ball = Ball(str(level["norm"]), float(level["epsilon"]))
         hits = Hits(clean)
         component = np.full(len(batch), "", dtype=f"U{max(map(len, _COMPONENTS))}")
-        for name, search in self._searches(classifier, clean, labels, ball):
-            rows = (~hits.broken).nonzero()[:, 0]
-            if not len(rows):
-                break
-
-            def draw(row: int, purpose: str, ids: Sequence[str] = [batch.ids[i] for i in rows.tolist()]) -> Any:
-                return rng(ids[row], purpose)
-
-            found = search(rows, draw)
-            hits.see(rows, found.images, found.margin)
-            component[rows[found.broken].cpu().numpy()] = name
+        search = _Search(
+            self, classifier, clean=clean, labels=labels, ball=ball, draw=lambda row, name: rng(batch.ids[row], name)
+        )
+        for name, find in (
+            ("APGD-CE", search.on_cross_entropy),
+            ("APGD-T", search.on_ratio),
+            ("FAB-T", search.on_distance),
+            ("Square", search.on_scores),
+        ):
+            done = 0
+            while done < (self.targets if name.endswith("-T") else 1) and len(rows := (~hits.broken).nonzero()[:, 0]):
+                # as many targets side by side as one pass holds; what each finds does not depend on it
+                attempts = search.targets(done, len(rows)) if name.endswith("-T") else 1
+                if not attempts:
+                    break
+                found = find(rows, done, attempts)
+                hits.see(rows, found.images, found.margin)
+                component[rows[found.broken].cpu().numpy()] = name
+                done += attempts
         return Found(
             images=hits.images.cpu().numpy(),
             columns={"component": component, "copy_broken": hits.broken.cpu().numpy()},
         )
-
-    def _searches(
-        self, classifier: Classifier, clean: torch.Tensor, labels: torch.Tensor, ball: Ball
-    ) -> Iterator[tuple[str, Any]]:
-        """Names and searches of images number ``rows``, in the order of the standard version."""
-        import numpy as np
-        import torch
-
-        def start(rows: torch.Tensor, draw: Any, purpose: str) -> torch.Tensor:
-            noise = [draw(i, purpose).uniform(-1, 1, clean.shape[1:]).astype(np.float32) for i in range(len(rows))]
-            return ball.surface(torch.from_numpy(np.stack(noise)).to(clean.device))
-
-        def on_cross_entropy(rows: torch.Tensor, draw: Any) -> Hits:
-            y = labels[rows]
-            return apgd(
-                classifier.logits, clean[rows], y, ball=ball, start=start(rows, draw, "APGD-CE"),
-                iterations=self.iterations, objective=lambda z, some: soft_margin(z, y[some]),
-            )  # fmt: skip
-
-        yield "APGD-CE", on_cross_entropy
-
-        with torch.no_grad():
-            others = classifier.logits(clean).scatter(1, labels[:, None], -torch.inf)
-        ranked = others.argsort(dim=1, descending=True)[:, : min(self.targets, classifier.n_classes - 1)]
-        for k, target in enumerate(ranked.unbind(1)):
-
-            def on_ratio(rows: torch.Tensor, draw: Any, k: int = k, target: torch.Tensor = target) -> Hits:
-                y, t = labels[rows], target[rows]
-                return apgd(
-                    classifier.logits, clean[rows], y, ball=ball, start=start(rows, draw, f"APGD-T {k}"),
-                    iterations=self.iterations, objective=lambda z, some: targeted_dlr(z, y[some], t[some]),
-                )  # fmt: skip
-
-            yield "APGD-T", on_ratio
-
-        for target in ranked.unbind(1):
-
-            def on_distance(rows: torch.Tensor, draw: Any, target: torch.Tensor = target) -> Hits:
-                del draw
-                return fab(
-                    classifier.logits, clean[rows], labels[rows], target[rows], ball=ball, iterations=self.iterations
-                )
-
-            yield "FAB-T", on_distance
-
-        def on_scores(rows: torch.Tensor, draw: Any) -> Hits:
-            y = labels[rows]
-
-            def margins(images: torch.Tensor, some: torch.Tensor) -> torch.Tensor:
-                with torch.no_grad():
-                    return margin(classifier.logits(images), y[some])
-
-            return square(margins, clean[rows], ball, self.queries, draw)
-
-        yield "Square", on_scores
 
     def conclude(self, records: Records) -> Conclusion:
         """As every attack, and which component broke how many."""
@@ -166,6 +126,93 @@ class Autoattack(Attack):
         first, *others = conclusion.findings
         more = replace(first, evidence=[*evidence, *first.evidence])
         return replace(conclusion, findings=[more, *others])
+
+
+class _Search:
+    """The four components on a batch, each as a function of the rows that are left; all in the order of the paper."""
+
+    def __init__(
+        self,
+        probe: Autoattack,
+        classifier: Classifier,
+        *,
+        clean: torch.Tensor,
+        labels: torch.Tensor,
+        ball: Ball,
+        draw: Draw,
+    ) -> None:
+        import torch
+
+        self.probe, self.classifier, self.ball, self.draw = probe, classifier, ball, draw
+        self.clean, self.labels = clean, labels
+        self.apgd = sparse_apgd if ball.norm == "l1" else apgd
+        with torch.no_grad():
+            others = classifier.logits(clean).scatter(1, labels[:, None], -torch.inf)
+        ranked = others.argsort(dim=1, descending=True)
+        self.ranked = ranked[:, : min(probe.targets, classifier.n_classes - 1)]
+
+    def targets(self, done: int, rows: int) -> int:
+        """How many of the classes that are left to aim at fit into one pass."""
+        return min(self.ranked.shape[1] - done, max(1, self.classifier.batch_size // rows))
+
+    def on_cross_entropy(self, rows: torch.Tensor, done: int, attempts: int) -> Hits:
+        """APGD on the cross-entropy."""
+        y = self.labels[rows]
+        return self.apgd(
+            self.classifier.logits, self.clean[rows], y, ball=self.ball, start=self._start(rows, "APGD-CE"),
+            iterations=self.probe.iterations, objective=lambda z, some: soft_margin(z, y[some]),
+        )  # fmt: skip
+
+    def on_ratio(self, rows: torch.Tensor, done: int, attempts: int) -> Hits:
+        """APGD on the ratio, for ``attempts`` targets from number ``done`` on."""
+        import torch
+
+        y, t = self._aims(rows, done, attempts)
+        start = torch.cat([self._start(rows, f"APGD-T {k}") for k in range(done, done + attempts)])
+        return self.apgd(
+            self.classifier.logits, self._repeated(rows, attempts), y, ball=self.ball, start=start,
+            iterations=self.probe.iterations, objective=lambda z, some: targeted_dlr(z, y[some], t[some]),
+            attempts=attempts,
+        ).first()  # fmt: skip
+
+    def on_distance(self, rows: torch.Tensor, done: int, attempts: int) -> Hits:
+        """FAB, for ``attempts`` targets from number ``done`` on."""
+        y, t = self._aims(rows, done, attempts)
+        return fab(
+            self.classifier.logits, self._repeated(rows, attempts), y, t, ball=self.ball,
+            iterations=self.probe.iterations, attempts=attempts,
+        ).first()  # fmt: skip
+
+    def on_scores(self, rows: torch.Tensor, done: int, attempts: int) -> Hits:
+        """Square."""
+        import torch
+
+        y = self.labels[rows]
+
+        def margins(images: torch.Tensor, some: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                return margin(self.classifier.logits(images), y[some])
+
+        names = rows.tolist()
+        return square(
+            margins, self.clean[rows], self.ball, queries=self.probe.queries,
+            draw=lambda row, purpose: self.draw(names[row], purpose), ahead=self.classifier.batch_size,
+        )  # fmt: skip
+
+    def _aims(self, rows: torch.Tensor, done: int, attempts: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Labels and targets, (attempts * n,)."""
+        return self.labels[rows].repeat(attempts), self.ranked[rows, done : done + attempts].T.flatten()
+
+    def _repeated(self, rows: torch.Tensor, attempts: int) -> torch.Tensor:
+        return self.clean[rows].repeat(attempts, 1, 1, 1)
+
+    def _start(self, rows: torch.Tensor, purpose: str) -> torch.Tensor:
+        import numpy as np
+        import torch
+
+        shape = self.clean.shape[1:]
+        noise = [self.draw(row, purpose).uniform(-1, 1, shape).astype(np.float32) for row in rows.tolist()]
+        return self.ball.surface(torch.from_numpy(np.stack(noise)).to(self.clean.device))
 
 
 def _by_component(frame: pd.DataFrame) -> Table:

@@ -7,7 +7,10 @@ Pintor, Roli, Brendel and Biggio 2021, arXiv:2102.12827, algorithm 1.
 
 Not in the paper: the ball shrinks from the nearest error found, not to it; the gradient is taken without what points
 out of [0, 1]; and until the first error the ball grows at least by gamma. Without the last two, half of the reference
-model's digits, most of whose pixels are black, are never broken in L2: what clipping takes back fills the ball.
+model's digits, most of whose pixels are black, are never broken in L2: what clipping takes back fills the ball. The
+gradient is in the first half of the steps that of the soft margin, which follows all other classes and not the nearest
+alone; and in L-inf the step is along its sign, a share of the radius long. That breaks five points more of the digits
+that are far from an error.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor import Meta, MinimumNorm, Probe, ThreatModel, hookimpl
-from auditor.attacks import DUAL, inwards, length, margin, per_image, project
+from auditor.attacks import DUAL, inwards, length, margin, per_image, project, soft_margin
 
 if TYPE_CHECKING:
     from auditor.classifier import Classifier
@@ -27,6 +30,9 @@ if TYPE_CHECKING:
 
 _STEP, _LAST_STEP = 1.0, 0.01
 """Size of the steps, in L2, from first to last (alpha_0 = 1 and a hundredth of it, as in the published code)."""
+
+_SHARE, _LAST_SHARE = 1.0, 0.02
+"""Size of the steps in L-inf, in radii, from first to last."""
 
 _FACTOR, _LAST_FACTOR = 0.05, 1e-3
 """Share by which the ball grows or shrinks, from first to last (as in the published code)."""
@@ -47,6 +53,7 @@ class FastMinimumNorm(MinimumNorm):
         " an attack works or does not.",
         references=("https://arxiv.org/abs/2102.12827",),
         needs=frozenset({"gradients"}),
+        version=2,
     )
     norms: Sequence[str] = ("linf", "l2", "l1")
     iterations: int = 100
@@ -77,25 +84,34 @@ class FastMinimumNorm(MinimumNorm):
         radius = shortest.clone()
         for iteration in range(self.iterations + 1):
             x = (clean + delta).requires_grad_()
-            value = margin(classifier.logits(x), labels)
-            wrong, size = value.detach() > 0, length(delta, norm)
+            logits = classifier.logits(x)
+            value = margin(logits.detach(), labels)
+            wrong, size = value > 0, length(delta, norm)
             # of two points equally far the first one stays, however their lengths are rounded
             nearer = wrong & (size < shortest * (1 - _EQUAL))
             best, shortest = torch.where(per_image(nearer), delta, best), torch.where(nearer, size, shortest)
             if iteration == self.iterations:
                 break
-            (slope,) = torch.autograd.grad(value.sum(), x)
+            loss = soft_margin if 2 * iteration < self.iterations else margin
+            (slope,) = torch.autograd.grad(loss(logits, labels).sum(), x)
             slope = inwards(slope, x.detach())
             progress = 0.5 * (1 + math.cos(math.pi * iteration / self.iterations))
             factor = _LAST_FACTOR + (_FACTOR - _LAST_FACTOR) * progress
-            step = _LAST_STEP + (_STEP - _LAST_STEP) * progress
-            estimate = size + value.detach().abs() / length(slope, DUAL[norm]).clamp_min(1e-12)
+            estimate = size + value.abs() / length(slope, DUAL[norm]).clamp_min(1e-12)
             outwards = torch.where(
                 shortest.isinf(), torch.maximum(estimate, size * (1 + factor)), radius * (1 + factor)
             )
             radius = torch.where(wrong, torch.minimum(radius, shortest) * (1 - factor), outwards)
-            uphill = slope / per_image(length(slope, "l2").clamp_min(1e-12))
-            delta = project(delta + step * uphill, norm, radius)
+            if norm == "linf":
+                # no radius is of use that is wider than the pixels' range
+                step = (_LAST_SHARE + (_SHARE - _LAST_SHARE) * progress) * per_image(radius.clamp_max(1)) * slope.sign()
+            else:
+                step = (
+                    (_LAST_STEP + (_STEP - _LAST_STEP) * progress)
+                    * slope
+                    / per_image(length(slope, "l2").clamp_min(1e-12))
+                )
+            delta = project(delta + step, norm, radius)
             delta = (clean + delta).clamp(0, 1) - clean
         result: Pixels = (clean + best).cpu().numpy()
         return result

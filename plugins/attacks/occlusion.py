@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from auditor import (
+    Axis,
     Conclusion,
+    Curve,
     Exhibit,
     Finding,
     GridRow,
@@ -22,8 +25,10 @@ from auditor import (
     Metric,
     PerImage,
     Picture,
+    Point,
     Probe,
     Records,
+    Series,
     Table,
     ThreatModel,
     hookimpl,
@@ -34,6 +39,7 @@ from auditor.finding import percent
 
 if TYPE_CHECKING:
     import pandas as pd
+    from numpy.typing import NDArray
 
     from auditor.classifier import Classifier
     from auditor.images import Batch, Pixels
@@ -50,9 +56,12 @@ class Occlusion(Probe):
         area="attacks",
         why="A sticker, a finger or dirt on the lens covers a part of the image; it takes no knowledge of the model.",
         references=("https://arxiv.org/abs/1311.2901", "https://arxiv.org/abs/1708.04552"),
+        version=2,
     )
     block: float = 0.25
     """Side of the block as a share of the image's side."""
+    sizes: Sequence[float] = (0.125, 0.375, 0.5)
+    """Sides of other blocks, for the curve of accuracy against size."""
     steps: int = 5
     """Places along each axis."""
     fills: Sequence[Fill] = FILLS
@@ -60,8 +69,8 @@ class Occlusion(Probe):
 
     def __post_init__(self) -> None:
         """Refuse a block that does not leave room to slide."""
-        if not 0 < self.block < 1 or self.steps < 2 or not self.fills:
-            raise ValueError("block must lie between 0 and 1, steps be at least 2, fills name at least one")
+        if not all(0 < size < 1 for size in (self.block, *self.sizes)) or self.steps < 2 or not self.fills:
+            raise ValueError("block and sizes must lie between 0 and 1, steps be at least 2, fills name at least one")
 
     def threat_model(self) -> ThreatModel:
         """The best of a grid of places."""
@@ -69,19 +78,20 @@ class Occlusion(Probe):
             goal="untargeted misclassification",
             knowledge="black-box",
             norm="none (contiguous block)",
-            budget=f"one block of {100 * self.block:g} % of the side, {self.steps} x {self.steps} places,"
+            budget=f"one block of {', '.join(f'{100 * size:g}' for size in self._sides())} % of the side,"
+            f" {self.steps} x {self.steps} places,"
             f" fills {', '.join(self.fills)}",
         )
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """One row per image and fill."""
+        """One row per image, size and fill."""
         import numpy as np
 
-        blocks = sliding(*classifier.shape[1:], self.block, self.steps)
         rows = np.arange(len(batch))
         before = batch.probabilities[rows, batch.labels]
         parts: list[dict[str, Any]] = []
-        for fill in self.fills:
+        for side, fill in product(self._sides(), self.fills):
+            blocks = sliding(*classifier.shape[1:], side, self.steps)
             answers = [classifier.predict(cover(batch.pixels, [block], fill)) for block in blocks]
             drops = np.stack([before - answer[rows, batch.labels] for answer in answers], axis=1)
             wrong = np.stack([answer.argmax(axis=1) != batch.labels for answer in answers], axis=1)
@@ -90,6 +100,7 @@ class Occlusion(Probe):
             parts.append(
                 {
                     "row": rows,
+                    "block": np.full(len(batch), side),
                     "fill": np.full(len(batch), fill),
                     "place": worst,
                     "drop": drops[rows, worst],
@@ -98,10 +109,21 @@ class Occlusion(Probe):
                     "control_place": control,
                     "control_drop": drops[rows, control],
                     "control_broken": wrong[rows, control],
-                    "drops": drops.astype(np.float32),
+                    "drops": _objects(drops.astype(np.float32)),
                 }
             )
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _sides(self) -> list[float]:
+        """Every size of the block, smallest first."""
+        return sorted({self.block, *self.sizes})
+
+    def _main(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """The rows of the block that stands for the probe."""
+        import numpy as np
+
+        # settings that come back from audit.json have six digits
+        return frame[np.isclose(frame["block"], self.block, rtol=1e-5, atol=0)]
 
     def _control(self, rng: Randomness, image_id: str, blocks: Sequence[Block], worst: int) -> int:
         """Another place by chance: one that shares no pixel with the worst, where there is one."""
@@ -111,7 +133,7 @@ class Occlusion(Probe):
 
     def exhibits(self, records: Records) -> Sequence[Exhibit]:
         """The images that lost most, from as many classes as possible."""
-        frame = records.frame
+        frame = self._main(records.frame)
         broken = frame[frame["broken_at_worst"] & (frame["prediction"] == frame["label"])]
         worst_first = broken.sort_values("drop", ascending=False, kind="stable")
         return [
@@ -139,9 +161,10 @@ class Occlusion(Probe):
         """Accuracy that is left at the worst place and at the control's, by fill, place and class."""
         from auditor import stats
 
-        frame = records.frame.assign(
+        every = records.frame.assign(
             correct=records.frame["prediction"] == records.frame["label"],
         )
+        frame = self._main(every)
         at: Level = {"block": self.block, "fill": "any"}
         images = frame.groupby("image_id", sort=False).agg(correct=("correct", "first"), broken=("broken", "any"))
         overall = stats.proportion("robust_accuracy", images["correct"] & ~images["broken"], at=at)
@@ -178,16 +201,59 @@ class Occlusion(Probe):
                     rows=rows,
                     caption="Confidence lost: mean fall of the reference class's probability.",
                 ),
+                *self._by_size(every, verb),
                 self._places(frame),
                 self._classes(records, frame),
                 *self._pictures(records),
             ],
         )  # fmt: skip
-        return Conclusion(metrics=metrics, findings=[finding])
+        return Conclusion(metrics=[*metrics, *self._other_sizes(every)], findings=[finding])
+
+    def _other_sizes(self, every: pd.DataFrame) -> list[Metric]:
+        """Accuracy at the worst place and at the control's under the other blocks, by size and fill."""
+        from auditor import stats
+
+        metrics = []
+        for (side, fill), some in every.groupby(["block", "fill"], sort=False):
+            if len(self._main(some)):
+                continue
+            at: Level = {"block": float(side), "fill": str(fill)}
+            metrics.append(stats.proportion("robust_accuracy", some["correct"] & ~some["broken"], at=at))
+            metrics.append(stats.proportion("occluded_accuracy", ~some["control_broken"], at=at))
+        return metrics
+
+    def _by_size(self, every: pd.DataFrame, verb: str) -> list[Curve]:
+        """Accuracy against the block's side, for each fill; and of the control, over all fills."""
+        from auditor import stats
+
+        def line(name: str, holds: Any) -> Series:
+            points = []
+            for side, some in every.groupby("block"):
+                share = stats.proportion(name, holds(some))
+                points.append(Point(x=float(side), y=share.value, low=share.low, high=share.high, n=share.n))
+            return Series(name=name, points=points)
+
+        if every["block"].nunique() < 2:
+            return []
+        fills = [
+            line(fill, lambda some, fill=fill: (some["correct"] & ~some["broken"])[some["fill"] == fill])
+            for fill in self.fills
+        ]
+        control = line("elsewhere, mean of the fills", lambda some: ~some["control_broken"])
+        return [
+            Curve(
+                title="Accuracy against the size of the block",
+                caption="At the worst place, by fill; and with the same block at another place. Bands are 95 %"
+                " intervals.",
+                x=Axis(label="side of the block, share of the image's", format="percent", unit="fraction", low=0),
+                y=Axis(label=verb, format="percent", low=0, high=1, unit="fraction"),
+                series=[*fills, control],
+            )
+        ]
 
     def per_image(self, records: Records) -> list[PerImage]:
         """Whether each image stands under every fill and under each, and what the block costs it."""
-        frame = records.frame.set_index("image_id")
+        frame = self._main(records.frame).set_index("image_id")
         right = frame["prediction"] == frame["label"]
         stands = right & ~frame["broken"]
         at: Level = {"block": self.block, "fill": "any"}
@@ -266,6 +332,15 @@ class Occlusion(Probe):
         caption = "Label in front; under each picture what the deployed model says to the stored 8-bit file."
         columns = ["clean", "worst place", "control"]
         return [ImageGrid(title="What changed the answer", columns=columns, rows=rows, caption=caption)] if rows else []
+
+
+def _objects(rows: NDArray[Any]) -> NDArray[Any]:
+    """Rows as objects: small images have fewer places for larger blocks, so rows of several sizes differ in length."""
+    import numpy as np
+
+    result = np.empty(len(rows), dtype=object)
+    result[:] = list(rows)
+    return result
 
 
 @hookimpl

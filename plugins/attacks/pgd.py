@@ -14,12 +14,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Attack, Conclusion, Found, Level, Meta, Probe, Records, ThreatModel, hookimpl
-from auditor.attacks import Ball, Hits, margin, per_image, soft_margin
+from auditor.attacks import Ball, Hits, pgd, usual_step
 from auditor.families import breaking_epsilon, epsilon_levels
 
 if TYPE_CHECKING:
-    import torch
-
     from auditor.classifier import Classifier
     from auditor.images import Batch
     from auditor.probe import Randomness
@@ -41,7 +39,7 @@ class Pgd(Attack):
             "https://arxiv.org/abs/1904.13000",
         ),
         needs=frozenset({"gradients"}),
-        version=2,
+        version=3,
         takes=frozenset({"images", "rows"}),
     )
     uses: ClassVar[Sequence[str]] = ("attacks.fgsm",)
@@ -97,7 +95,10 @@ class Pgd(Attack):
                 rng(batch.ids[i], f"start {restart}").uniform(-1, 1, batch.pixels.shape[1:]) for i in left.tolist()
             ])  # fmt: skip
             start = torch.from_numpy(noise.astype(np.float32)).to(clean.device)
-            found = self._search(classifier, clean[left], labels[left], ball.inside(start), ball)
+            found = pgd(
+                classifier.logits, clean[left], labels[left], ball=ball, start=ball.inside(start),
+                iterations=self.iterations, step=usual_step(ball.epsilon, self.iterations), momentum=self.momentum,
+            )  # fmt: skip
             hits.see(left, found.images, found.margin)
         return Found(images=hits.images.cpu().numpy(), columns={"copy_broken": hits.broken.cpu().numpy()})
 
@@ -121,34 +122,6 @@ class Pgd(Attack):
             " the gradients mislead (masking), so this attack's figures may not be believed"
         )
         return replace(conclusion, inconclusive=why)
-
-    def _search(
-        self, classifier: Classifier, clean: torch.Tensor, labels: torch.Tensor, start: torch.Tensor, ball: Ball
-    ) -> Hits:
-        import torch
-
-        # 2.5 epsilon / steps lets an iterate cross the ball (Madry et al. 2018, appendix)
-        step = 2.5 * ball.epsilon / self.iterations
-        hits = Hits(clean)
-        rows = torch.arange(len(clean), device=clean.device)
-        x = ball.project(clean + start, clean)
-        memory = torch.zeros_like(x)
-        for iteration in range(self.iterations + 1):
-            x = x.detach().requires_grad_()
-            logits = classifier.logits(x)
-            going = hits.see(rows, x.detach(), margin(logits.detach(), labels[rows]))
-            if iteration == self.iterations or not bool(going.any()):
-                break
-            (slope,) = torch.autograd.grad(soft_margin(logits, labels[rows]).sum(), x)
-            x = x.detach()
-            if self.momentum:
-                memory = self.momentum * memory + slope / per_image(slope.flatten(1).norm(p=1, dim=1).clamp_min(1e-30))
-                slope = memory
-            if not bool(going.all()):
-                # an image that is broken leaves the batch
-                rows, x, slope, memory = rows[going], x[going], slope[going], memory[going]
-            x = ball.project(x + step * ball.direction(slope, x), clean[rows])
-        return hits
 
 
 @hookimpl

@@ -33,6 +33,7 @@ class Square(Attack):
         why="An attacker who can only send images and read the scores does this. Where it breaks what gradients do not,"
         " the gradients are masked.",
         references=("https://arxiv.org/abs/1912.00049",),
+        version=2,
     )
     epsilons: Sequence[float] = (8 / 255,)
     """L-infinity sizes, as fractions of the pixel range."""
@@ -74,7 +75,7 @@ class Square(Attack):
 
         ball = Ball(str(level["norm"]), float(level["epsilon"]))
         clean = torch.from_numpy(np.array(batch.pixels))
-        hits = square(margins, clean, ball, self.queries, lambda row, purpose: rng(batch.ids[row], purpose))
+        hits = square(margins, clean, ball, queries=self.queries, draw=lambda row, name: rng(batch.ids[row], name))
         images: Pixels = hits.images.numpy()
         return images
 

@@ -7,7 +7,7 @@ attacks, per image, is what robustness is judged by (Croce et al. 2021, arXiv:20
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -55,7 +55,8 @@ class AdversarialDistance(Probe):
         metrics: list[Metric] = []
         findings: list[Finding] = []
         for norm in norms_of(attacks):
-            found, finding = self._conclude_norm(smallest(attacks, norm), norm, records.accuracy_name)
+            alone = {name: smallest({name: frame}, norm) for name, frame in attacks.items()}
+            found, finding = self._conclude_norm(smallest(attacks, norm), alone, norm, records.accuracy_name)
             metrics += found
             findings.append(finding)
         return Conclusion(metrics=metrics, findings=findings)
@@ -71,7 +72,9 @@ class AdversarialDistance(Probe):
         at: Level = {"norm": "linf", "epsilon": self.epsilon}
         return [PerImage(name="robust_accuracy", values=distance > self.epsilon + 1e-6, at=at)]
 
-    def _conclude_norm(self, smallest: pd.DataFrame, norm: str, verb: str) -> tuple[list[Metric], Finding]:
+    def _conclude_norm(
+        self, smallest: pd.DataFrame, alone: Mapping[str, pd.DataFrame], norm: str, verb: str
+    ) -> tuple[list[Metric], Finding]:
         import numpy as np
 
         from auditor import stats
@@ -86,9 +89,17 @@ class AdversarialDistance(Probe):
         judged = smallest["distance"].to_numpy() if norm == "linf" else distance
         clean = stats.proportion("accuracy", judged > 0)
         robust = stats.proportion("robust_accuracy", judged > chosen + 1e-6, at={"norm": norm, "epsilon": chosen})
-        rows: list[list[Any]] = [
-            [attack, int(n), len(known)] for attack, n in known["attack"][known["attack"] != ""].value_counts().items()
-        ]
+        best = known["attack"][known["attack"] != ""].value_counts()
+        rows: list[list[Any]] = []
+        noise: list[Metric] = []
+        for attack, frame in alone.items():
+            broke = frame[np.isfinite(frame["distance"]) & (frame["distance"] > 0)]
+            if len(broke):
+                needed = stats.median("snr_median", broke["snr_db"], unit="dB", at={"norm": norm, "attack": attack})
+                noise.append(needed)
+                middle = float(np.median(broke["distance"]))
+                rows.append([attack, int(best.get(attack, 0)), len(known), middle, needed.value, needed.n])
+        rows.sort(key=lambda row: -row[1])
         near = f"more than half of the images withstood everything that was tried (n = {len(known)})"
         if median.value is not None and np.isfinite(median.value):
             near = f"the median image is at most {size(norm, median.value)} from an error (n = {len(known)})"
@@ -100,20 +111,30 @@ class AdversarialDistance(Probe):
         evidence: list[Evidence] = [
             distance_curve(distance, norm, verb, "worst case over all attacks"),
             Table(
-                title="Which attack needed least",
-                columns=["attack", "images on which it was best", "of"],
-                formats=["text", "count", "count"],
+                title="Which attack needed least, and what each needed",
+                columns=[
+                    "attack",
+                    "images on which it was best",
+                    "of",
+                    "median size",
+                    "median SNR (dB)",
+                    "images broken",
+                ],
+                formats=["text", "count", "count", "n/255" if norm == "linf" else "number", "number", "count"],
                 rows=rows,
-                caption="On the images whose least distance an attack looked for."
-                if known is not smallest
-                else "Attacks within a budget know distances only to the next epsilon of their sweep.",
+                caption=(
+                    "Best: on the images whose least distance an attack looked for."
+                    if known is not smallest
+                    else "Attacks within a budget know distances only to the next epsilon of their sweep."
+                )
+                + " Size and signal-to-noise ratio: of the smallest perturbation with which it broke each image.",
             ),
         ]
         finding = Finding(
             id=f"{self.meta.id}/{norm}", title=f"Distance to the nearest error, {norm_name(norm)}", statement=statement,
             metric=robust, evidence=evidence,
         )  # fmt: skip
-        return [robust, median, snr], finding
+        return [robust, median, snr, *noise], finding
 
 
 @hookimpl

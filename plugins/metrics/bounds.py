@@ -3,7 +3,9 @@
 Three kinds of number, from three probes: the certified radius (no perturbation up to it changes the answer), the
 CLEVER score (an estimate, which may be wrong either way), and the smallest perturbation that an attack found. A
 certificate above a perturbation that was found is a contradiction: one of the two is wrong, and until it is known
-which, neither may be believed.
+which, neither may be believed. A CLEVER score above it is a slope that the sample missed: on the way to the error the
+margin fell faster than the estimate of the steepest slope allows. Where the estimate itself said that it is uncertain
+(its law does not fit, its end is not in sight, its halves differ by as much) that is an explanation; else it has none.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 _ROWS = 40
 """Images in the table; the records hold all of them."""
+
+_MISFIT = 0.05
+"""P-value of the Kolmogorov-Smirnov test up to which the law does not fit (Weng et al. 2018, section 5.2)."""
 
 _ROUNDING = 1e-6
 """Distances are measured on float32 images, and a certificate may be above them by so little."""
@@ -60,6 +65,8 @@ class Bounds(Probe):
             rows = smallest(attacks, norm)[["distance", "attack"]]
             rows["certified"] = _column(records, "metrics.certified", "radius", norm)
             rows["clever"] = _column(records, "metrics.clever", "clever", norm)
+            for name in ("ks", "shape", "spread"):
+                rows[name] = _column(records, "metrics.clever", name, norm)
             rows = rows[rows["certified"].notna() | rows["clever"].notna()].sort_index()
             if len(rows):
                 found, finding = self._conclude_norm(rows, norm, records.accuracy_name)
@@ -82,20 +89,25 @@ class Bounds(Probe):
         misled = scored[scored["clever"] > scored["distance"] * (1 + _ROUNDING) + _ROUNDING]
         contradicted = Metric(name="certificate_contradicted", value=float(len(broken)) if len(certified) else None,
                               n=len(certified), unit="count", at=at)  # fmt: skip
+        reasons = misled.apply(_reason, axis=1) if len(misled) else misled["attack"]
+        unexplained = Metric(name="clever_unexplained", value=float((reasons == "").sum()) if len(scored) else None,
+                             n=len(scored), unit="count", at=at)  # fmt: skip
         estimate = Metric(name="clever_contradicted", value=float(len(misled)) if len(scored) else None, n=len(scored),
                           unit="count", at=at)  # fmt: skip
         both = certified[(certified["certified"] > 0) & np.isfinite(certified["distance"])]
         width = stats.median("bracket_ratio_median", both["distance"] / both["certified"], unit="1", at=at)
+        crossed = f"Contradictions, {norm_name(norm)}"
         finding = Finding(
             id=f"{self.meta.id}/{norm}",
             title=f"Certificate, estimate and attack, {norm_name(norm)}",
-            statement=_statement(norm, width, broken, misled, (len(certified), len(scored))),
+            statement=_statement(
+                norm, width, broken=broken, misled=misled, reasons=reasons, counts=(len(certified), len(scored))
+            ),
             metric=contradicted,
             evidence=[
                 *([_bracket(certified, norm, verb)] if len(certified) else []),
-                *[_table(f"Contradictions, {norm_name(norm)}: {what}", some, norm, "")
-                  for what, some in (("certificate above a perturbation found", broken),
-                                     ("CLEVER score above a perturbation found", misled)) if len(some)],
+                *([_table(f"{crossed}: certificate above a distance found", broken, norm, "")] if len(broken) else []),
+                *([_explained(misled, reasons, norm)] if len(misled) else []),
                 _table(
                     f"Image by image, {norm_name(norm)}", rows, norm,
                     "The images nearest to an error first. A dash: not measured, or nothing found. The estimate bounds"
@@ -103,7 +115,7 @@ class Bounds(Probe):
                 ),
             ],
         )  # fmt: skip
-        return [contradicted, estimate, width], finding
+        return [contradicted, estimate, unexplained, width], finding
 
 
 def _column(records: Records, probe_id: str, name: str, norm: str) -> pd.Series[float]:
@@ -116,9 +128,46 @@ def _column(records: Records, probe_id: str, name: str, norm: str) -> pd.Series[
     return frame[frame["norm"] == norm].set_index("image_id")[name]
 
 
+def _reason(row: pd.Series[float]) -> str:
+    """Why the CLEVER score of an image may be too large by as much as it is, as its own signs say; "" for no sign."""
+    from auditor.extremes import SHAPES
+
+    signs = []
+    if row["ks"] <= _MISFIT:
+        signs.append("the law does not fit its largest slopes")
+    if row["shape"] >= SHAPES[1] - 1e-6:
+        signs.append("its largest slopes do not tell where they end")
+    if row["clever"] * (1 - row["spread"]) <= row["distance"]:
+        signs.append(f"half of its sample gives {100 * row['spread']:.0f} % more or less")
+    return "; ".join(signs)
+
+
+def _explained(rows: pd.DataFrame, reasons: pd.Series[str], norm: str) -> Table:
+    style: Any = "n/255" if norm == "linf" else "number"
+    first = rows.assign(reason=reasons).sort_values("distance", kind="stable").head(_ROWS)
+    return Table(
+        title=f"Contradictions, {norm_name(norm)}: CLEVER score above a perturbation found",
+        columns=["image", "CLEVER: estimate", "found: at most", "by", "slope missed by a factor of", "sign of it"],
+        formats=["text", style, style, "text", "number", "text"],
+        rows=[
+            [str(row.Index), float(row.clever), float(row.distance), row.attack,
+             float(row.clever / row.distance) if row.distance else None, row.reason or "none: not explained"]
+            for row in first.itertuples()
+        ],
+        caption="On the way to the error the margin falls at least so many times as fast as the steepest slope that was"
+        " estimated. The signs are the estimate's own.",
+    )  # fmt: skip
+
+
 def _statement(
-    norm: str, width: Metric, broken: pd.DataFrame, misled: pd.DataFrame, counts: tuple[int, int]
-) -> str:  # fmt: skip
+    norm: str,
+    width: Metric,
+    *,
+    broken: pd.DataFrame,
+    misled: pd.DataFrame,
+    reasons: pd.Series[str],
+    counts: tuple[int, int],
+) -> str:
     certified, scored = counts
     parts = []
     if len(broken):
@@ -131,7 +180,9 @@ def _statement(
     if width.value is not None:
         parts.append(f"the smallest perturbation found is in the median {width.value:.3g} times the certified radius")
     if scored:
-        parts.append(f"the CLEVER score is above a perturbation that was found on {len(misled)} of {scored} images")
+        said = f"the CLEVER score is above a perturbation that was found on {len(misled)} of {scored} images"
+        silent = int((reasons == "").sum())
+        parts.append(said + (f", on {silent} of these without a sign that it was uncertain" if len(misled) else ""))
     return "; ".join(parts) + "."
 
 

@@ -43,6 +43,9 @@ if TYPE_CHECKING:
     from auditor.images import Batch
     from auditor.probe import Columns, Randomness
 
+_AIMS = ("runner_up", "random", "least_likely")
+"""The targets of Weng et al. 2018, section 5.1: the likeliest other class, any, and the least likely."""
+
 _FITS = 0.05
 """P-value of the Kolmogorov-Smirnov test from which on the law counts as fitting (Weng et al. 2018, section 5.2)."""
 
@@ -59,6 +62,7 @@ class Clever(Probe):
         " it says, one of the two is not to be believed.",
         references=("https://arxiv.org/abs/1801.10578", "https://arxiv.org/abs/1804.07870"),
         needs=frozenset({"gradients"}),
+        version=2,
     )
     uses: ClassVar[Sequence[str]] = ("attacks.*",)
     norms: tuple[str, ...] = ("linf", "l2")
@@ -75,7 +79,8 @@ class Clever(Probe):
     """Pairs of ``batches`` and ``batch_samples`` to score with besides, on the first of the same points: how far the
     score depends on their number."""
     targets: int = 10
-    """So many of the likeliest other classes; the score is the smallest over them."""
+    """So many of the likeliest other classes, and a random and the least likely one, whose scores are told apart, too;
+    the score is the smallest over all of them."""
     pooled: bool = False
     """Draw all batches from one pool of points and fit the law as ART does: for comparison only. Batches from one pool
     say nothing new about the end, and the fit depends on where it starts."""
@@ -107,8 +112,8 @@ class Clever(Probe):
         ]
         kinds: dict[str, Any] = {"row": np.int64, "norm": "U4", "clever_target": np.int64}
         names = (
-            "row", "norm", "clever", "clever_runner_up", "clever_target", "spread", "ks", "shape", "slope", "margin",
-            *(_column(pair) for pair in self.smaller),
+            "row", "norm", "clever", *(f"clever_{aim}" for aim in _AIMS), "clever_target", "spread", "ks", "shape",
+            "slope", "margin", *(_column(pair) for pair in self.smaller),
         )  # fmt: skip
         return {name: np.array([row[name] for row in rows], dtype=kinds.get(name, np.float64)) for name in names}
 
@@ -122,7 +127,9 @@ class Clever(Probe):
         label = int(image.labels[0])
         with torch.no_grad():
             logits = classifier.logits(classifier.tensor(image.pixels))[0].double().cpu().numpy()
-        others = [int(k) for k in np.argsort(-logits, kind="stable") if k != label][: self.targets]
+        ranked = [int(k) for k in np.argsort(-logits, kind="stable") if k != label]
+        chance = int(rng(image.ids[0], "random target").choice(ranked))
+        others = list(dict.fromkeys([*ranked[: self.targets], chance, ranked[-1]]))
         margins = logits[label] - logits[others]
         slopes = self._slopes(classifier, image, rng, norm, others)
         largest = self._largest(slopes, image, rng, norm, (self.batches, self.batch_samples))
@@ -136,6 +143,8 @@ class Clever(Probe):
         return {
             "clever": scores[best],
             "clever_runner_up": scores[0],
+            "clever_random": scores[others.index(chance)],
+            "clever_least_likely": scores[others.index(ranked[-1])],
             "clever_target": others[best],
             "spread": abs(half[0] - half[1]) / max(scores[best], 1e-12),
             "ks": fit.ks[best],
@@ -349,7 +358,7 @@ def _trust(norm: str, median: Metric, rows: pd.DataFrame, shares: Sequence[Metri
     from auditor.extremes import SHAPES
 
     below, fits, capped, spread = shares
-    runner_up = stats.median("clever_runner_up", rows["clever_runner_up"], unit=norm)
+    aims = [stats.median(f"clever_{aim}", rows[f"clever_{aim}"], unit=norm) for aim in _AIMS]
     tells = stats.proportion("tells", rows["shape"][rows["shape"].notna()] < SHAPES[1] - 1e-6)
 
     def shown(metric: Metric) -> str:
@@ -359,7 +368,12 @@ def _trust(norm: str, median: Metric, rows: pd.DataFrame, shares: Sequence[Metri
 
     lines: list[list[Any]] = [
         ["median score", shown(median), median.n],
-        ["median score, likeliest other class alone", shown(runner_up), runner_up.n],
+        *(
+            [f"median score, targeted: {said}", shown(aim), aim.n]
+            for said, aim in zip(
+                ("the likeliest other class", "a random class", "the least likely class"), aims, strict=True
+            )
+        ),
         ["below the distance found", shown(below), below.n],
         ["the law fits (KS test, p > 0.05)", shown(fits), fits.n],
         ["the largest slopes tell where they end (shape below 5)", shown(tells), tells.n],

@@ -4,6 +4,12 @@ The signs are those of Athalye, Carlini and Wagner 2018, arXiv:1802.00420, secti
 arXiv:1902.06705, section 4, and of Pintor et al. 2022, arXiv:2106.09947. Each is a share of images that
 should be small; a sign is seen when its whole 95 % interval lies above the limit. The model's own answer on the clean
 image is the label here, so the checks need none.
+
+Of the six indicators of Pintor et al. five are here: unavailable gradients (zero, tiny), unstable predictions,
+incomplete optimization (unfinished, convergence, step size), transfer failure (an attack without gradients breaks it)
+and failure without a bound. Silent success cannot be: every search keeps the best point that it visited. AutoAttack's
+own warnings are among them: probabilities for logits, zero gradients, and Square breaking what gradients left. Chance
+in the answers is ``sanity.determinism``'s.
 """
 
 from __future__ import annotations
@@ -13,7 +19,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
+from auditor.families import size
 from auditor.finding import Evidence, n_of_255, percent
+from auditor.numbers import norm_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +44,15 @@ _SHARED = {"attacks.universal"}
 _REACH = 0.1
 """A gradient is tiny when moving every pixel across the whole range would, to first order, change the margin by less
 than this share of it."""
+
+_RISING = 0.1
+"""A loss still rises when so large a share of its rise falls into the last quarter of the steps (Pintor et al. 2022,
+incomplete optimization); a step from a random start reaches every corner of the ball before that."""
+
+_CHANCE = 0.5
+"""A loss is unstable when random steps of an eighth of epsilon change it by so large a share of what the attack raised
+it by (Pintor et al. 2022, unstable predictions)."""
+_NEIGHBOURS = 4
 
 _FACTOR = 10.0
 """The rise along the gradient may differ from its first-order prediction by this factor."""
@@ -60,9 +77,13 @@ _OWN: Sequence[_Check] = (
     _Check("rising-loss", "a larger epsilon gives a smaller loss", 0.05),
     _Check("random-start", "one random start breaks it and another does not", 0.1),
     _Check("convergence", "four times as many steps break it and the usual number does not", 0.05),
+    _Check("step-size", "PGD with a quarter or four times its step breaks it and with the usual step does not", 0.05),
+    _Check("unfinished", "the attack fails and its loss still rises in its last quarter", 0.1),
+    _Check("unstable", "around the attack's result the loss changes by chance as much as the attack moved it", 0.1),
     _Check("noise", "random noise of the same size breaks it and the attack does not", 0.02),
     _Check("softmax", "the copy's logits are not negative and sum to 1: probabilities, taken for logits", 0.5),
 )
+_SQUARE = _Check("square", "of AutoAttack's components only Square, which takes no gradients, breaks it", 0.02)
 _BLACK_BOX = _Check("black-box", "an attack without gradients breaks it and none with gradients does", 0.02)
 _STEP = _Check("one-step", "one gradient step breaks it and no attack of many steps does", 0.02)
 _LARGER = _Check("larger-epsilon", "{attack} breaks it at one epsilon and fails at a larger one", 0.05)
@@ -103,17 +124,21 @@ class GradientMasking(Probe):
             "https://arxiv.org/abs/2106.09947",
         ),
         needs=frozenset({"gradients"}),
+        version=2,
     )
     uses: ClassVar[Sequence[str]] = ("attacks.*",)
     samples: int = 64
     epsilon: float = 8 / 255
     """L-infinity size at which the checks are made."""
+    l2_epsilon: float = 0.5
+    l1_epsilon: float = 12.0
+    """Sizes of the noise that attacks in L2 and L1 are compared with."""
     iterations: int = 20
 
     def __post_init__(self) -> None:
         """Refuse what cannot be checked."""
-        if not 0 < self.epsilon <= 0.5 or self.iterations < 1:
-            raise ValueError("epsilon must lie between 0 and 0.5, iterations be at least 1")
+        if not 0 < self.epsilon <= 0.5 or min(self.l2_epsilon, self.l1_epsilon) <= 0 or self.iterations < 1:
+            raise ValueError("epsilon must lie between 0 and 0.5, the others above 0, iterations be at least 1")
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """One row per image: for each check of its own whether the sign is seen."""
@@ -140,6 +165,7 @@ class GradientMasking(Probe):
         longer = search(first, self.epsilon, 4 * self.iterations).margin
         # from half-way to the corners: what is flat at the image itself is seen by other checks
         anything = search(0.5 * first, 1.0, 2 * self.iterations)
+        seen |= self._descents(classifier, clean, labels, first, step)
         capped = [margins.clamp_max(SURE) for margins in (below, at, above)]
         tolerance = 0.01 * (capped[1].abs() + SURE)
         seen["rising-loss"] = (capped[1] < capped[0] - tolerance) | (capped[2] < capped[1] - tolerance)
@@ -151,10 +177,51 @@ class GradientMasking(Probe):
             wrong: NDArray[np.bool_] = classifier.predict(images).argmax(axis=1) != batch.predictions
             return wrong
 
-        noisy = (batch.pixels + np.float32(self.epsilon) * step).clip(0, 1)
         columns["unbounded"] = ~broken(anything.images.cpu().numpy())
-        columns["noise"] = broken(noisy) & ~broken(found.images.cpu().numpy())
-        return {check.id: columns[check.id] for check in _OWN}
+        by_chance = {
+            norm: broken((clean + Ball(norm, epsilon).surface(classifier.tensor(step))).clamp(0, 1).cpu().numpy())
+            for norm, epsilon in self._sizes().items()
+        }
+        columns["noise"] = by_chance["linf"] & ~broken(found.images.cpu().numpy())
+        return {check.id: columns[check.id] for check in _OWN} | {
+            f"noise_{norm}": flags for norm, flags in by_chance.items()
+        }
+
+    def _descents(
+        self,
+        classifier: Classifier,
+        clean: torch.Tensor,
+        labels: torch.Tensor,
+        start: NDArray[np.float32],
+        noise: NDArray[np.float32],
+    ) -> dict[str, torch.Tensor]:
+        """The checks of the steps, on PGD, which does not adapt its own."""
+        import numpy as np
+        import torch
+
+        from auditor.attacks import SURE, Ball, margin, pgd, usual_step
+
+        ball, usual = Ball("linf", self.epsilon), usual_step(self.epsilon, self.iterations)
+        begin = classifier.tensor(start * np.float32(self.epsilon / 2))
+
+        def search(step: float, iterations: int) -> Any:
+            return pgd(classifier.logits, clean, labels, ball=ball, start=begin, iterations=iterations, step=step)
+
+        found, early = search(usual, self.iterations), search(usual, max(1, self.iterations * 3 // 4))
+        others = [search(factor * usual, self.iterations).broken for factor in (0.25, 4.0)]
+        with torch.no_grad():
+            before = margin(classifier.logits(clean), labels)
+            changes = []
+            for turn in range(_NEIGHBOURS):
+                moved = classifier.tensor(np.roll(noise, turn, axis=3) * np.float32(self.epsilon / 8))
+                near = margin(classifier.logits((found.images + moved).clamp(0, 1)), labels)
+                changes.append((near - found.margin).abs())
+        rise = (found.margin - before).clamp_min(0)
+        return {
+            "step-size": (others[0] | others[1]) & ~found.broken,
+            "unfinished": ~found.broken & (found.margin - early.margin > _RISING * rise.clamp_min(SURE)),
+            "unstable": torch.stack(changes).mean(0) > _CHANCE * rise.clamp_min(SURE),
+        }
 
     def _slopes(
         self, classifier: Classifier, clean: torch.Tensor, labels: torch.Tensor, random: torch.Tensor
@@ -232,6 +299,12 @@ class GradientMasking(Probe):
             flags = self._beaten({n: attacks[n] for n in weak}, {n: attacks[n] for n in strong})
             if flags is not None:
                 found.append(self._judge(check, flags))
+        autoattack = attacks.get("attacks.autoattack")
+        if autoattack is not None and "component" in autoattack:
+            attacked = autoattack[autoattack["epsilon"] > 0]
+            if len(attacked):
+                alone = (attacked["component"] == "Square") & attacked["success"].astype(bool)
+                found.append(self._judge(_SQUARE, alone.to_numpy()))
         for name in many:
             flags = None if name in _SHARED else _fails_at_more(attacks[name])
             if flags is not None:
@@ -258,40 +331,40 @@ class GradientMasking(Probe):
         return ((ours <= within) & (theirs > within))[attacked]
 
     def _baseline(self, records: Records) -> list[Evidence]:
-        """Every attack against uniform noise of equal size, on the same images."""
+        """Every attack against noise of equal size in its norms, on the same images."""
         from auditor import stats
-        from auditor.distances import attack_records, smallest
+        from auditor.distances import attack_records, norms_of, smallest
 
-        noise = records.others.get("attacks.noise")
-        if noise is None or not len(noise) or "epsilon" not in noise:
-            return []
-        uniform = noise[(noise["noise"] == "uniform") & noise["epsilon"].notna()]
-        if not len(uniform):
-            return []
-        epsilon = min(uniform["epsilon"].unique(), key=lambda e: abs(e - self.epsilon))
-        level = uniform[uniform["epsilon"] == epsilon].set_index("image_id")
-        by_chance = level["perturbed_prediction"] != level["label"]
+        noise = records.frame.set_index("image_id")
         rows: list[list[Any]] = []
         for name, frame in attack_records(records.others).items():
-            distance = smallest({name: frame}, "linf")["distance"]
-            common = distance.index[distance > 0].intersection(by_chance.index)
-            if not len(common) or frame.loc[frame["norm"] == "linf", "epsilon"].max() < epsilon * 0.999:
-                continue
-            attack = stats.proportion("attack_success_rate", distance[common] <= epsilon + 1e-6)
-            chance = stats.proportion("attack_success_rate", by_chance[common])
-            rows.append([name, attack.cell(), chance.cell(), len(common)])
+            for norm in norms_of({name: frame}):
+                epsilon, tried = self._sizes()[norm], frame[frame["norm"] == norm]
+                searched = "exact" in tried and tried["exact"].any()
+                distance = smallest({name: frame}, norm)["distance"]
+                common = distance.index[distance > 0].intersection(noise.index)
+                if not len(common) or not (searched or tried["epsilon"].max() >= epsilon * 0.999):
+                    continue
+                attack = stats.proportion("attack_success_rate", distance[common] <= epsilon + 1e-6)
+                chance = stats.proportion("attack_success_rate", noise.loc[common, f"noise_{norm}"])
+                where = f"{norm_name(norm)} {size(norm, epsilon)}"
+                rows.append([name, where, attack.cell(), chance.cell(), len(common)])
         if not rows:
             return []
         return [
             Table(
-                title=f"Attacks against random noise of equal size, {n_of_255(float(epsilon))}",
-                columns=["attack", "success of the attack", "success of uniform noise", "n"],
-                formats=["text", "percent", "percent", "count"],
+                title="Attacks against random noise of equal size",
+                columns=["attack", "size", "success of the attack", "success of noise", "n"],
+                formats=["text", "text", "percent", "percent", "count"],
                 rows=rows,
                 caption="On the images that the model gets right without an attack. An attack that is no better than"
                 " noise has shown nothing.",
             )
         ]
+
+    def _sizes(self) -> dict[str, float]:
+        """At which size noise is tried in each norm."""
+        return {"linf": self.epsilon, "l2": self.l2_epsilon, "l1": self.l1_epsilon}
 
 
 def _signs(rng: Randomness, batch: Batch, purpose: str) -> NDArray[np.float32]:

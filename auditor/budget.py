@@ -1,0 +1,53 @@
+"""``--budget``: how many images each probe gets, from what an image of each was measured to cost.
+
+Every probe first measures a few images. What is left of the time is then shared so that all probes that cannot measure
+everything measure equally many: the cheap ones are done with all of theirs, and no expensive one starves. Costs are
+measured again as more images are, because a few images cost more each than many do.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+PILOT = 4
+"""Images that every probe measures whatever the budget is; from them the first costs are."""
+
+GROWTH = 4
+"""By so much may a probe measure more in a round than before, until its cost is measured again."""
+
+
+class Budget:
+    """The time that is left, and what an image of each probe costs."""
+
+    def __init__(self, seconds: float) -> None:
+        """``seconds`` from now on."""
+        self._end = time.monotonic() + seconds
+        self._spent: dict[str, tuple[float, int]] = {}
+
+    @property
+    def left(self) -> float:
+        """Seconds, negative when the time is over."""
+        return self._end - time.monotonic()
+
+    def charge(self, probe_id: str, seconds: float, images: int) -> None:
+        """A probe took so long for so many images; what it cost before does not count any more."""
+        if images:
+            self._spent[probe_id] = (seconds, images)
+
+    def cost(self, probe_id: str) -> float:
+        """Seconds for an image, as last measured; 0 for a probe that was not."""
+        seconds, images = self._spent.get(probe_id, (0.0, 1))
+        return seconds / images
+
+    def plan(self, wanted: Mapping[str, int], done: Mapping[str, int], seconds: float) -> dict[str, int]:
+        """How many images each probe should have measured once ``seconds`` more are spent; at least those ``done``."""
+        low, high = 0, max(wanted.values(), default=0)
+        while low < high:
+            # the largest number of images for all that can be paid
+            level = (low + high + 1) // 2
+            price = sum(
+                max(0, min(level, count) - done[probe_id]) * self.cost(probe_id) for probe_id, count in wanted.items()
+            )
+            low, high = (level, high) if price <= seconds else (low, level - 1)
+        return {probe_id: max(done[probe_id], min(low, count)) for probe_id, count in wanted.items()}

@@ -1,0 +1,75 @@
+"""JPEG, blur and brightness by strength: what every camera and every upload does, one number at a time.
+
+ImageNet-C has them at five severities of its own; these curves have the quality of the JPEG file, the blur's standard
+deviation as a share of the image's side, and the brightness added to (or taken from) V of HSV, as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from auditor import Corruption, Level, Meta, Probe, hookimpl
+
+if TYPE_CHECKING:
+    from auditor.classifier import Classifier
+    from auditor.images import Batch, Pixels
+    from auditor.probe import Randomness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Camera(Corruption):
+    """Three strengths that can be read off a data sheet."""
+
+    meta = Meta(
+        id="corruptions.camera",
+        title="JPEG, blur and brightness",
+        area="corruptions",
+        why="Images are compressed, out of focus, too dark or too bright before they reach the model. From these curves"
+        " one reads which quality must be kept up.",
+        references=("https://arxiv.org/abs/1604.04004", "https://arxiv.org/abs/1903.12261"),
+    )
+    samples: int = 500
+    qualities: Sequence[int] = (90, 75, 50, 30, 20, 10)
+    """Of JPEG, from 100 down to 1."""
+    blurs: Sequence[float] = (0.01, 0.02, 0.04, 0.08)
+    """Standard deviations of the Gaussian blur, as shares of the image's shorter side."""
+    brightnesses: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5)
+    """Added to V of HSV, and taken from it."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no quality and no strength."""
+        if not all(1 <= quality <= 100 and int(quality) == quality for quality in self.qualities):
+            raise ValueError(f"qualities is {list(self.qualities)}; expected whole numbers from 1 to 100")
+        if not all(0 < strength <= 1 for strength in (*self.blurs, *self.brightnesses)):
+            raise ValueError("blurs and brightnesses must lie between 0 and 1")
+        if not (self.qualities or self.blurs or self.brightnesses):
+            raise ValueError("expected at least one quality, blur or brightness")
+
+    def levels(self) -> Sequence[Level]:
+        """JPEG by quality, blur by its width, brighter and darker by their amount; mildest first."""
+        return [
+            *({"change": "JPEG", "quality": quality} for quality in sorted(self.qualities, reverse=True)),
+            *({"change": "Gaussian blur", "blur": blur} for blur in sorted(self.blurs)),
+            *({"change": name, "brightness": amount} for name in ("brighter", "darker")
+              for amount in sorted(self.brightnesses)),
+        ]  # fmt: skip
+
+    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
+        """Nothing here is left to chance."""
+        del classifier, rng
+        from auditor.corruptions import brightness, gaussian_blur, jpeg_compression
+
+        if "quality" in level:
+            return jpeg_compression(batch.pixels, int(level["quality"]), ())
+        if "blur" in level:
+            return gaussian_blur(batch.pixels, float(level["blur"]) * min(batch.pixels.shape[2:]))
+        sign = 1 if level["change"] == "brighter" else -1
+        return brightness(batch.pixels, sign * float(level["brightness"]), ())
+
+
+@hookimpl
+def auditor_probes() -> list[type[Probe]]:
+    """Register the probe."""
+    return [Camera]
