@@ -94,7 +94,7 @@ LAYERS = [
     {"registry"},
     {"store", "acceptance"},
     {"policy", "loading"},
-    {"measuring", "rehearsal", "bounding"},
+    {"measuring", "rehearsal", "bounding", "budget"},
     {"distributed"},
     {"engine"},
     {"rerun", "terminal", "doctor", "listing", "conformance", "skeleton"},
