@@ -664,7 +664,7 @@ def _project(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise BadInput(f"{folder}: has no pyproject.toml; expected a package's folder or an installed package's name")
     try:
-        project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
+        project: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise BadInput(f"{path}: not readable as TOML: {error}") from None
     entries = project.get("entry-points", {}).get(registry.GROUP) if isinstance(project, dict) else None

@@ -141,7 +141,7 @@ def DeformConv(
     """Convolution at places that the offsets move; torch finds the groups from the shapes."""
     if X.dim() != 4:
         raise NotImplementedError(f"DeformConv: {X.dim() - 2} spatial dimensions")
-    from torchvision.ops import deform_conv2d  # type: ignore[import-untyped]
+    from torchvision.ops import deform_conv2d
 
     pads, strides, dilations = pads or [0] * 4, strides or [1, 1], dilations or [1, 1]
     if pads[:2] != pads[2:]:
@@ -164,7 +164,7 @@ def RoiAlign(
     spatial_scale: float = 1.0,
 ) -> Tensor:
     """The mean of bilinear samples in each cell of each region."""
-    from torchvision.ops import roi_align  # type: ignore[import-untyped]
+    from torchvision.ops import roi_align
 
     boxes = torch.cat([batch_indices.to(rois.dtype).reshape(-1, 1), rois], 1)
     aligned = coordinate_transformation_mode == "half_pixel"
