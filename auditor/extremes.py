@@ -72,10 +72,12 @@ def fit_end_as_art(values: NDArray[np.floating]) -> Fit:
     that is made for every law there is, is written out here and takes a twentieth of the time.
     """
     rows = np.asarray(values, dtype=np.float64)
-    if np.all(np.ptp(rows, axis=1) <= 1e-6 * np.abs(rows).max(axis=1)):
-        return fit_end(rows)
+    # few batches from one small pool share their largest value
+    constant = np.ptp(rows, axis=1) <= 1e-6 * np.abs(rows).max(axis=1)
     with np.errstate(all="ignore"):
-        shape, start, scale = np.array([_scipy_fit(-row) for row in rows]).T
+        shape, start, scale = np.array(
+            [(np.nan, -row[0], 0.0) if same else _scipy_fit(-row) for row, same in zip(rows, constant, strict=True)]
+        ).T
     return Fit(end=-start, shape=shape, scale=scale, ks=np.full(len(shape), np.nan))
 
 
