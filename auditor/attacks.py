@@ -172,15 +172,15 @@ class Ball:
     def project(self, x: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
         """Back into the ball and into [0, 1]: the nearest point (in L2) of their section in L-inf and in L1; in L2 the
         nearest of the ball, then of the box."""
-        if self.norm == "l1":
-            return clean + _l1_in_box(x - clean, clean, self.epsilon)
         delta = x - clean
         radius = delta.new_full((len(delta),), self.epsilon)
+        if self.norm == "l1":
+            return clean + l1_in_box(delta, clean, radius)
         return (clean + project(delta, self.norm, radius)).clamp(0, 1)
 
 
-def _l1_in_box(delta: torch.Tensor, clean: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """The nearest perturbation (in L2) of length at most ``epsilon`` in L1 with which the images stay in [0, 1].
+def l1_in_box(delta: torch.Tensor, clean: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+    """The nearest perturbation (in L2) of length at most ``radius`` (n,) in L1 with which the images stay in [0, 1].
 
     Each coordinate is shortened by one level, then cut to its room. The length falls piecewise linearly with the level,
     so Newton's steps find it, kept between a level that is too low and one that is high enough; that takes fewer passes
@@ -189,7 +189,7 @@ def _l1_in_box(delta: torch.Tensor, clean: torch.Tensor, epsilon: float) -> torc
     """
     import torch
 
-    flat, start = delta.flatten(1), clean.flatten(1)
+    flat, start, radius = delta.flatten(1), clean.flatten(1), radius[:, None]
     size = flat.abs()
     room = torch.where(flat > 0, 1 - start, start)
     level = low = torch.zeros_like(size[:, :1])
@@ -198,17 +198,17 @@ def _l1_in_box(delta: torch.Tensor, clean: torch.Tensor, epsilon: float) -> torc
     for _ in range(_NEWTON):
         rest = size - level
         kept = torch.minimum(rest.clamp_min(0), room)
-        over = kept.sum(1, keepdim=True) - epsilon
+        over = kept.sum(1, keepdim=True) - radius
         low, high = torch.where(over > 0, level, low), torch.where(over > 0, high, level)
         # a level is known no better than float32 knows the largest coordinate
-        open_still = (over > 0) | ((over < -_EXACT * epsilon) & (level > 0))
+        open_still = (over > 0) | ((over < -_EXACT * radius) & (level > 0))
         if not bool((open_still & (high - low > 1e-7 * largest)).any()):
             break
         moving = ((rest > 0) & (rest < room)).sum(1, keepdim=True)
         # a little further than linear, so as to end on the side that is short enough
-        step = level + (over + 0.5 * _EXACT * epsilon) / moving.clamp_min(1)
+        step = level + (over + 0.5 * _EXACT * radius) / moving.clamp_min(1)
         level = torch.where((moving > 0) & (step > low) & (step < high), step, (low + high) / 2)
-        level = torch.where((over <= 0) & (over >= -_EXACT * epsilon) | (high == 0), high, level)
+        level = torch.where((over <= 0) & (over >= -_EXACT * radius) | (high == 0), high, level)
     return (flat.sign() * torch.minimum((size - high).clamp_min(0), room)).view_as(delta)
 
 

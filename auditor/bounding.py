@@ -109,7 +109,7 @@ class _Ball(NamedTuple):
     @property
     def box(self) -> Interval:
         """The smallest box around the ball; an L2 ball fits into the L-infinity ball of its radius."""
-        size = self.epsilon.view(-1, *[1] * (self.centre.dim() - 1))
+        size = self.epsilon.reshape(-1, *[1] * (self.centre.dim() - 1))
         return Interval((self.centre - size).clamp(0, 1), (self.centre + size).clamp(0, 1))
 
     def smallest(self, slope: Tensor) -> Tensor:
@@ -201,7 +201,7 @@ class _Pass:
         for some in torch.arange(k, device=labels.device).split(self._rows_at_once()):
             # the label's own score less that of class j; of the label itself nothing is asked
             slope = rows[labels][None] - rows[some][:, None]
-            found = self._backward(final, slope.view(len(some), *shape))
+            found = self._backward(final, slope.reshape(len(some), *shape))
             found[some[:, None] == labels[None]] = torch.inf
             bounds = torch.minimum(bounds, found.amin(0))
         return bounds
@@ -334,7 +334,7 @@ class _Pass:
         self._rows[node] = _Rows(function(*(row.centre for row in rows)), length, single)
         if self._ball.norm == "l2":
             low, high = self._intervals[node]
-            size = self._ball.epsilon.view(-1, *[1] * (low.dim() - 1)) * length
+            size = self._ball.epsilon.reshape(-1, *[1] * (low.dim() - 1)) * length
             centre = self._rows[node].centre
             self._intervals[node] = Interval(torch.maximum(low, centre - size), torch.minimum(high, centre + size))
 
@@ -385,7 +385,7 @@ class _Pass:
         for some in chosen.split(max(1, self._rows_at_once() // 2), dim=1):
             rows = torch.zeros(some.shape[1], n, size, dtype=torch.float64, device=low.device)
             rows.scatter_(2, some.T[:, :, None], 1.0)
-            slopes = torch.cat([rows, -rows]).view(-1, *low.shape)
+            slopes = torch.cat([rows, -rows]).reshape(-1, *low.shape)
             found = self._backward(node, slopes)
             least, most_ = found[: some.shape[1]].T, -found[some.shape[1] :].T
             new_low.scatter_(1, some, torch.maximum(new_low.gather(1, some), least))
@@ -430,7 +430,7 @@ def _through(
     with torch.enable_grad():
         origin = [torch.zeros(shape, dtype=torch.float64, device=slope.device, requires_grad=True) for shape in shapes]
         value = function(*origin)
-    back = torch.autograd.grad(value, origin, slope.view(len(slope), *value.shape), is_grads_batched=True)
+    back = torch.autograd.grad(value, origin, slope.reshape(len(slope), *value.shape), is_grads_batched=True)
     return constant + (slope.flatten(2) * value.detach().flatten(1)).sum(2), list(back)
 
 
@@ -463,7 +463,7 @@ class _Windows:
         found = torch.nn.functional.unfold(
             padded, tuple(self.kernel), dilation=tuple(self.dilations), stride=tuple(self.strides)
         )
-        return found.view(len(x), x.shape[1], -1, found.shape[2])
+        return found.reshape(len(x), x.shape[1], -1, found.shape[2])
 
     def contested(self, low: Tensor, high: Tensor) -> Tensor:
         """(n, c, h, w): values that may be the largest of a window in which others may be so, too."""
@@ -498,10 +498,10 @@ class _Windows:
         shape = (*low.shape[:2], *self.sizes)
 
         def below(x: Tensor) -> Tensor:
-            return (self.of(x) * chosen).sum(2).view(shape)
+            return (self.of(x) * chosen).sum(2).reshape(shape)
 
         def above(x: Tensor) -> Tensor:
-            return ((self.of(x) * chord).sum(2) + constant).view(shape)
+            return ((self.of(x) * chord).sum(2) + constant).reshape(shape)
 
         return below, above
 

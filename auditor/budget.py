@@ -1,8 +1,8 @@
 """``--budget``: how many images each probe gets, from what an image of each was measured to cost.
 
-Every probe first measures a few images. What is left of the time is then shared so that all probes that cannot measure
-everything measure equally many: the cheap ones are done with all of theirs, and no expensive one starves. Costs are
-measured again as more images are, because a few images cost more each than many do.
+Every probe first measures a few images. What is left of the time is then shared evenly, and what a cheap probe does not
+need of its share goes to the others: the cheap ones are done with all of their images, and no expensive one starves.
+Costs are measured again as more images are, because a few images cost more each than many do.
 """
 
 from __future__ import annotations
@@ -42,12 +42,15 @@ class Budget:
 
     def plan(self, wanted: Mapping[str, int], done: Mapping[str, int], seconds: float) -> dict[str, int]:
         """How many images each probe should have measured once ``seconds`` more are spent; at least those ``done``."""
-        low, high = 0, max(wanted.values(), default=0)
-        while low < high:
-            # the largest number of images for all that can be paid
-            level = (low + high + 1) // 2
-            price = sum(
-                max(0, min(level, count) - done[probe_id]) * self.cost(probe_id) for probe_id, count in wanted.items()
-            )
-            low, high = (level, high) if price <= seconds else (low, level - 1)
-        return {probe_id: max(done[probe_id], min(low, count)) for probe_id, count in wanted.items()}
+        need = {probe_id: (count - done[probe_id]) * self.cost(probe_id) for probe_id, count in wanted.items()}
+        share, left = 0.0, seconds
+        # whoever needs least is served first, so that what it leaves is known
+        for number, price in enumerate(sorted(need.values())):
+            share = max(share, left / (len(need) - number))
+            left -= min(price, share)
+        return {
+            probe_id: count
+            if need[probe_id] <= share
+            else done[probe_id] + int(max(share, 0.0) / self.cost(probe_id) + 1e-9)
+            for probe_id, count in wanted.items()
+        }

@@ -47,12 +47,28 @@ class Controlled(Classifier):
         """(n, 2): where class 1 begins, and how far on the way to the planted point the image's logits are."""
         import torch
 
-        # a perturbed image belongs to the clean image that is nearest to it: attacks drop and reorder images
-        owner = torch.cdist(images.detach().flatten(1), self._clean).argmin(1)
-        logits = self._whole.logits(images)
-        moved = centred(logits) - self._origin[owner]
+        # a perturbed image belongs to the clean image that is nearest to it: attacks drop and reorder images. Where
+        # images are nearer to each other than the perturbation is long, an attack may so be judged too weak
+        return self._readout(images, torch.cdist(images.detach().flatten(1), self._clean).argmin(1))
+
+    def _readout(self, images: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        moved = centred(self._whole.logits(images)) - self._origin[owner]
         reached = (moved * self._weights[owner]).sum(1)
         return torch.stack([torch.full_like(reached, _EDGE), reached], dim=1)
+
+    def fooled(self, images: Pixels) -> NDArray[np.bool_]:
+        """Whether each image, in the order of the clean ones, is class 1 under its own clean image's readout."""
+        import torch
+
+        found: list[NDArray[np.bool_]] = []
+        with torch.no_grad():
+            for start in range(0, len(images), self.batch_size):
+                piece = self.tensor(images[start : start + self.batch_size])
+                owner = torch.arange(start, start + len(piece), device=piece.device)
+                found.append((self._readout(piece, owner).argmax(1) == 1).cpu().numpy())
+        return np.concatenate(found) if found else np.zeros(0, dtype=bool)
 
     def predict(self, images: Pixels) -> NDArray[np.float32]:
         """Probabilities (n, 2)."""

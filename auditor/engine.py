@@ -467,7 +467,7 @@ class _Session:
         reserved = budget.left * others / max(1, others + len(steady))
         reach = PILOT
         while wanted:
-            plan = budget.plan(wanted, done, budget.left - reserved)
+            plan, further = budget.plan(wanted, done, budget.left - reserved), False
             for position, probe_id in enumerate(list(wanted)):
                 first, upto = reach == PILOT, min(wanted[probe_id], reach)
                 upto = upto if first else min(upto, plan[probe_id])
@@ -479,8 +479,9 @@ class _Session:
                     wanted.pop(probe_id)
                     continue
                 budget.charge(probe_id, seconds, fresh)
-                done[probe_id] = upto
-            if budget.left <= reserved or reach >= max(wanted.values(), default=0):
+                done[probe_id], further = upto, True
+            # a share that pays for no image is another probe's in the next round
+            if budget.left <= reserved or (reach >= max(wanted.values(), default=0) and not further):
                 break
             reach *= GROWTH
         short = [count for probe_id, count in done.items() if probe_id in wanted and count < wanted[probe_id]]

@@ -221,16 +221,16 @@ def test_the_l1_projection_is_the_nearest_point_of_ball_and_box() -> None:
     far = (point.clamp(0, 1) - clean).flatten(1).abs().sum(1) > epsilon
     assert 5 < int(far.sum()) < 35
     torch.testing.assert_close(found[~far], point[~far].clamp(0, 1))
-    torch.testing.assert_close(length[far], torch.full_like(length[far], epsilon))
+    torch.testing.assert_close(length[far], torch.full_like(length[far], epsilon), rtol=2e-6, atol=0)
     room = torch.where(wanted > 0, 1 - clean.flatten(1), clean.flatten(1))
     shortened = wanted.abs() - delta.abs()
     for image in far.nonzero()[:, 0].tolist():
         free = (delta[image].abs() > 1e-9) & (delta[image].abs() < room[image] - 1e-9)
         level = shortened[image][free].mean()
-        torch.testing.assert_close(shortened[image][free], level.expand(int(free.sum())))
+        torch.testing.assert_close(shortened[image][free], level.expand(int(free.sum())), rtol=1e-5, atol=1e-6)
         gone, full = delta[image].abs() <= 1e-9, delta[image].abs() >= room[image] - 1e-9
-        assert bool((wanted[image].abs()[gone & ~full] <= level + 1e-9).all())
-        assert bool((shortened[image][full & ~gone] >= level - 1e-9).all())
+        assert bool((wanted[image].abs()[gone & ~full] <= level + 1e-6).all())
+        assert bool((shortened[image][full & ~gone] >= level - 1e-6).all())
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])

@@ -405,7 +405,7 @@ def test_what_is_planted_is_there(norm: str) -> None:
 @pytest.mark.parametrize(
     "attack",
     [
-        Square(queries=200), HopSkipJump(iterations=4), Simba(iterations=200), FastMinimumNorm(),
+        Square(queries=200), HopSkipJump(iterations=4), Simba(iterations=200), FastMinimumNorm(norms=("linf",)),
         DeepFool(), CarliniWagner(), Autoattack(iterations=5, targets=1, queries=10),
     ],
     ids=lambda attack: attack.meta.id,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor import Meta, MinimumNorm, Probe, ThreatModel, hookimpl
-from auditor.attacks import DUAL, inwards, length, margin, per_image, project, soft_margin
+from auditor.attacks import DUAL, inwards, l1_in_box, length, margin, per_image, project, soft_margin
 
 if TYPE_CHECKING:
     from auditor.classifier import Classifier
@@ -111,8 +111,10 @@ class FastMinimumNorm(MinimumNorm):
                     * slope
                     / per_image(length(slope, "l2").clamp_min(1e-12))
                 )
-            delta = project(delta + step, norm, radius)
-            delta = (clean + delta).clamp(0, 1) - clean
+            if norm == "l1":
+                delta = l1_in_box(delta + step, clean, radius)
+            else:
+                delta = (clean + project(delta + step, norm, radius)).clamp(0, 1) - clean
         result: Pixels = (clean + best).cpu().numpy()
         return result
 

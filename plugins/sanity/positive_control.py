@@ -165,7 +165,7 @@ class _WithAttacks(PositiveControl):
 
         model, planted = plant(classifier, batch, rng, norm=norm, epsilon=epsilon, candidates=self.candidates)
         noise = random_point(classifier, batch, rng, Ball(norm, epsilon), "noise").cpu().numpy()
-        return model, planted, model.predict(noise).argmax(axis=1) == 1
+        return model, planted, model.fooled(noise)
 
 
 def _tried(attack: Attack | MinimumNorm, level: Level, batch: Batch, rng: Randomness, planted: Any) -> dict[str, Any]:
@@ -184,7 +184,7 @@ def _tried(attack: Attack | MinimumNorm, level: Level, batch: Batch, rng: Random
         "epsilon": np.full(len(batch), number(level)[1]),
         "planted": there,
         "noise": by_chance,
-        "success": model.predict(images).argmax(axis=1) == 1,
+        "success": model.fooled(images),
     }
 
 
