@@ -1,6 +1,6 @@
 """Time of the differentiable copy over that of the torch module it was exported from, forward and with backward.
 
-    uv run python benchmarks/copy_speed.py [--network resnet18] [--side 224] [--batch 32] [--rounds 7]
+    uv run python benchmarks/copy_speed.py [--network resnet18] [--side 224] [--batch 32] [--rounds 7] [--only forward]
 
 The module is in evaluation mode and frozen, as a careful user would attack it; the copy is what `auditor run` takes its
 gradients from: the ONNX file of the default exporter, opened. Both run one after the other in every round, on all
@@ -36,12 +36,16 @@ def backward(network: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -
     return time.perf_counter() - start
 
 
+MEASURES = {"forward": forward, "forward and backward": backward}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", default="resnet18", choices=survey.NETWORKS)
     parser.add_argument("--side", type=int, default=224)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", choices=MEASURES)
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     survey.NETWORKS[arguments.network] = survey.Network(arguments.side, survey.NETWORKS[arguments.network].options)
@@ -54,7 +58,9 @@ def main() -> None:
     copy = opened.copy
     networks = {"module": module, "copy": lambda x: copy(x)[0]}
     x = survey.pictures(arguments.network, arguments.batch, 1)
-    for name, measure in {"forward": forward, "forward and backward": backward}.items():
+    for name, measure in MEASURES.items():
+        if arguments.only not in {None, name}:
+            continue
         seconds: dict[str, list[float]] = {"module": [], "copy": []}
         for round_ in range(arguments.rounds + 1):
             # whoever comes second finds warm caches, so they take turns

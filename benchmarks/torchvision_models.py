@@ -222,6 +222,11 @@ def written_operators(model: onnx.ModelProto) -> frozenset[str]:
     return frozenset(found)
 
 
+def size(name: str) -> str:
+    """Of the input, as the table says it."""
+    return f"{NETWORKS[name].side} x {NETWORKS[name].side}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", choices=[[], *NETWORKS], help="all by default")
@@ -229,12 +234,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     # a fused operator of frozen modules that the TorchScript exporter cannot write
     torch.backends.mha.set_fastpath_enabled(False)
+    for name in set(NETWORKS) - set(document.rows("torchvision")):
+        document.add_row("torchvision", HEADER, (name, size(name), *["not measured"] * len(EXPORTS)))
     for name in wanted:
         module = make(name)
         with tempfile.TemporaryDirectory() as folder:
             outcomes = [judge(name, module, kind, Path(folder)) for kind in EXPORTS]
-        side = NETWORKS[name].side
-        row = (name, f"{side} x {side}", *(outcome.text for outcome in outcomes))
+        row = (name, size(name), *(outcome.text for outcome in outcomes))
         print(" | ".join(row), flush=True)
         document.add_row("torchvision", HEADER, row)
         document.add_operators({operator for outcome in outcomes for operator in outcome.operators})
