@@ -28,7 +28,7 @@ from torch import Tensor, fx
 from torch.fx.graph_module import _USER_PRESERVED_ATTRIBUTES_KEY
 
 from auditor.errors import NoCopy
-from auditor.loading.operators import element_types, elementwise, fusion, quantised, reduction, shape
+from auditor.loading.operators import element_types, elementwise, fusion, ml, quantised, reduction, shape
 from auditor.loading.operators.registry import MAX_ELEMENTS, Operator, Parameter, find_operator
 
 OLDEST_OPSET = 7
@@ -911,7 +911,7 @@ _ACTIVATIONS: dict[Any, str] = {
     vars(elementwise)["Sigmoid"]: "sigmoid",
     quantised.QLinearSigmoid: "sigmoid",
 }
-_SHAPES: set[Any] = {elementwise.Identity, shape.Reshape, shape.Flatten, shape.Squeeze, shape.Unsqueeze}
+_SHAPES: set[Any] = {elementwise.Identity, shape.Reshape, shape.Flatten, shape.Squeeze, shape.Unsqueeze, ml.ZipMap}
 _ROUNDINGS: set[Any] = {
     elementwise.Cast,
     element_types.true_integer,
