@@ -46,6 +46,9 @@ def to_tensor(value: Any) -> torch.Tensor:
 
 
 def is_close(result: Any, expected: Any, case: Any) -> bool:
+    if isinstance(expected, list):
+        pairs = zip(result, expected, strict=False) if isinstance(result, list) else []
+        return len(result) == len(expected) and all(is_close(*pair, case) for pair in pairs)
     expected = to_array(expected)
     if not isinstance(expected, (np.ndarray, np.generic)) or not isinstance(result, torch.Tensor):
         return False

@@ -50,6 +50,8 @@ class Value:
     host: bool = False
     integer: torch.dtype | None = None
     name: str = ""
+    narrow: bool = False
+    """Of 4 bits, or an 8-bit float: it is held in a wider type, and can only be read into an ordinary one."""
 
 
 Scope = MutableMapping[str, Value | None]
@@ -121,7 +123,7 @@ def _attribute(attribute: AttributeProto) -> Any:
     """The Python value of an attribute; a tensor becomes a Value."""
     value = onnx.helper.get_attribute_value(attribute)
     if attribute.type == AttributeProto.TENSOR:
-        return Value(constant=_to_tensor(value), name=attribute.name)
+        return Value(constant=_to_tensor(value), name=attribute.name, narrow=value.data_type in element_types.READ_ONLY)
     if attribute.type == AttributeProto.STRING:
         return value.decode()
     if attribute.type == AttributeProto.STRINGS:
@@ -317,7 +319,8 @@ class _Importer:
             raise NoCopy("The model has sparse initialisers, which cannot be imported.")
         for proto in graph.initializer:
             if wanted is None or proto.name in wanted:
-                scope[proto.name] = Value(constant=_to_tensor(proto), name=proto.name)
+                narrow = proto.data_type in element_types.READ_ONLY
+                scope[proto.name] = Value(constant=_to_tensor(proto), name=proto.name, narrow=narrow)
 
     def placeholder(self, value: onnx.ValueInfoProto, *, formal: bool = False) -> Value:
         """An input of the graph; the ``formal`` ones of a subgraph need not state a type."""
@@ -330,7 +333,9 @@ class _Importer:
             dtype = element_types.torch_type(value.type.tensor_type.elem_type)
         except NotImplementedError as error:
             raise NoCopy(f"The model's input {value.name!r} cannot be imported: {error}.") from error
-        return Value(node=node, integer=dtype if element_types.is_integer(dtype) else None, name=value.name)
+        integer = dtype if element_types.is_integer(dtype) else None
+        narrow = value.type.tensor_type.elem_type in element_types.READ_ONLY
+        return Value(node=node, integer=integer, name=value.name, narrow=narrow)
 
     def module(self) -> fx.GraphModule:
         """The graph, which is complete, with its constants."""
@@ -351,7 +356,7 @@ class _Importer:
                 continue
             node = inner.graph.create_node("placeholder", _identifier(name), name=_identifier(name))
             # what comes from the host was brought to the device for the branch
-            scope[name] = Value(node=node, integer=value.integer, name=name)
+            scope[name] = Value(node=node, integer=value.integer, name=name, narrow=value.narrow)
         scope.update(formal)
         inner.read_initialisers(graph, scope)
         inner.convert(graph.node, scope, opsets, depth)
@@ -524,6 +529,12 @@ class _Conversion:
 
     def _operator(self, domain: str) -> None:
         schema = self._schema(domain)
+        if self.node.op_type not in {"Cast", "DequantizeLinear"}:
+            for name in self.node.input:
+                if (value := self._look_up(name)) is not None and value.narrow:
+                    raise self.refusal(
+                        f"its input {name!r} has 4 bits or is an 8-bit float, and not the result of a Cast"
+                    )
         for attribute in self.node.attribute:
             if schema is not None and attribute.name not in schema.attributes:
                 raise self.refusal(f"its attribute {attribute.name!r} does not exist in this opset")
@@ -588,7 +599,7 @@ class _Conversion:
             value = Value(constant=torch.tensor(value, dtype=torch.int64))
         elif attribute.name != "value":
             raise self.refusal(f"constants given as {attribute.name} are not supported")
-        self.scope[self.node.output[0]] = Value(constant=value.constant, name=self.node.output[0])
+        self.scope[self.node.output[0]] = Value(constant=value.constant, name=self.node.output[0], narrow=value.narrow)
 
     def _if(self) -> None:
         """The one branch of a constant condition in place of the node; otherwise both, as modules of their own."""
