@@ -530,7 +530,8 @@ class _Conversion:
     def _operator(self, domain: str) -> None:
         schema = self._schema(domain)
         if self.node.op_type not in {"Cast", "DequantizeLinear"}:
-            for name in self.node.input:
+            # of CastLike the second input says what the first becomes
+            for name in self.node.input[self.node.op_type == "CastLike" :]:
                 if (value := self._look_up(name)) is not None and value.narrow:
                     raise self.refusal(
                         f"its input {name!r} has 4 bits or is an 8-bit float, and not the result of a Cast"
