@@ -871,10 +871,16 @@ def _used(probe_id: str, probe: Probe) -> bool:
 
 def _looked_at(records: Records, measured: int) -> int:
     """How many images a probe looked at: those measured or, where it only reads other probes' rows, theirs."""
-    every = {"image_id", "label", "prediction", "sampled"}
-    if any(name not in every and not str(name).startswith("group:") for name in records.frame.columns):
+    read = [frame for frame in records.others.values() if _holds_more(frame)]
+    if not read or _holds_more(records.frame):
         return measured
-    return len(set().union(*(frame["image_id"] for frame in records.others.values()))) if records.others else measured
+    return len(set().union(*(frame["image_id"] for frame in read)))
+
+
+def _holds_more(frame: pd.DataFrame) -> bool:
+    """Whether records say more than which images there are: those of a probe that only reads others' do not."""
+    every = {"image_id", "label", "prediction", "sampled"}
+    return any(name not in every and not str(name).startswith("group:") for name in frame.columns)
 
 
 def no_exhibits() -> pd.DataFrame:

@@ -478,7 +478,7 @@ def test_cuda_where_there_is_none(here: Any, refused: Any) -> None:
     refused(["run", here.digits, "--device", "cuda"], ["--device cuda", "auditor doctor"])
 
 
-@pytest.mark.parametrize("arguments", [["run"], ["judge", "x"], ["nonsense"], ["train"], ["report", "x", "y"]])
+@pytest.mark.parametrize("arguments", [["run"], ["judge", "x"], ["nonsense"], ["report", "x", "y"]])
 def test_wrong_arguments_of_commands(arguments: list[str], refused: Any) -> None:
     refused(arguments, ["--help"])
 

@@ -6,7 +6,7 @@ is never less than the control's; how much more says how local the evidence is. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -214,13 +214,15 @@ class Occlusion(Probe):
         from auditor import stats
 
         metrics = []
-        for (side, fill), some in every.groupby(["block", "fill"], sort=False):
-            if len(self._main(some)):
-                continue
-            at: Level = {"block": float(side), "fill": str(fill)}
+        for at, some in self._of_other_sizes(every):
             metrics.append(stats.proportion("robust_accuracy", some["correct"] & ~some["broken"], at=at))
             metrics.append(stats.proportion("occluded_accuracy", ~some["control_broken"], at=at))
         return metrics
+
+    def _of_other_sizes(self, every: pd.DataFrame) -> Iterator[tuple[Level, pd.DataFrame]]:
+        for (side, fill), some in every.groupby(["block", "fill"], sort=False):
+            if not len(self._main(some)):
+                yield {"block": float(side), "fill": str(fill)}, some
 
     def _by_size(self, every: pd.DataFrame, verb: str) -> list[Curve]:
         """Accuracy against the block's side, for each fill; and of the control, over all fills."""
@@ -270,6 +272,12 @@ class Occlusion(Probe):
                 PerImage(name="occluded_accuracy", values=~some["control_broken"], at=place),
                 PerImage(name="confidence_drop", values=some["drop"], at=place),
                 PerImage(name="confidence_drop_control", values=some["control_drop"], at=place),
+            ]
+        for at, some in self._of_other_sizes(records.frame):
+            holds = (some["prediction"] == some["label"]) & ~some["broken"]
+            each = {"robust_accuracy": holds, "occluded_accuracy": ~some["control_broken"]}
+            found += [
+                PerImage(name=name, values=values.set_axis(some["image_id"]), at=at) for name, values in each.items()
             ]
         return found
 

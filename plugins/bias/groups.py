@@ -81,14 +81,8 @@ class Groups(Probe):
 
         frame = records.frame
         by_group = groupings(frame)
-        compared = {name: compare(name, frame["correct"], values, self.minimum) for name, values in by_group.items()}
-        classes = frame["label"].map(records.class_name)
-        compared["class"] = compare("class", frame["correct"], classes, self.minimum)
-        if classes.nunique() <= _CROSSED_CLASSES:
-            # what the model does to the women over 60, where sex is what it tells
-            for name in groupings(frame, cross=False):
-                both = by_group[name] + ", " + classes
-                compared[f"{name} x class"] = compare(f"{name} x class", frame["correct"], both, self.minimum)
+        every = _with_classes(records, by_group)
+        compared = {name: compare(name, frame["correct"], values, self.minimum) for name, values in every.items()}
         adjusted = dict(zip(compared, stats.holm([c.p_value for c in compared.values()]), strict=True))
         fair = {name: self._fairness(records, name, values) for name, values in by_group.items()}
         corrected = _corrected(fair)
@@ -108,17 +102,12 @@ class Groups(Probe):
 
     def per_image(self, records: Records) -> list[PerImage]:
         """Whether each image of a group is right."""
-        frame = records.frame.set_index("image_id")
-        columns = {name.removeprefix("group:"): frame[name] for name in frame.columns if name.startswith("group:")}
-        columns["class"] = frame["label"].map(records.class_name)
+        frame = records.frame
+        correct = frame.set_index("image_id")["correct"]
         return [
-            PerImage(
-                name="accuracy",
-                values=frame["correct"][values.astype(str) == value],
-                at={"group": name, "value": value},
-            )
-            for name, values in columns.items()
-            for value in sorted(set(values.astype(str)))
+            PerImage(name="accuracy", values=correct[(values == value).to_numpy()], at={"group": name, "value": value})
+            for name, values in _with_classes(records, groupings(frame)).items()
+            for value in sorted(set(values))
         ]
 
     def _fairness(self, records: Records, name: str, values: pd.Series) -> dict[str, tuple[Metric, float]]:
@@ -253,6 +242,16 @@ def _profile(records: Records, name: str, values: pd.Series, minimum: int) -> Ta
         formats=["text", *shares, *last, "count"],
         rows=rows, caption="Means over the classes; calibration error of the answer's confidence.",
     )  # fmt: skip
+
+
+def _with_classes(records: Records, by_group: Mapping[str, pd.Series]) -> dict[str, pd.Series]:
+    """The groupings, the classes, and each column crossed with the classes."""
+    classes = records.frame["label"].map(records.class_name)
+    every = {**by_group, "class": classes}
+    if classes.nunique() <= _CROSSED_CLASSES:
+        # what the model does to the women over 60, where sex is what it tells
+        every |= {f"{name} x class": by_group[name] + ", " + classes for name in groupings(records.frame, cross=False)}
+    return every
 
 
 def _by_class(records: Records, name: str, values: pd.Series, minimum: int) -> list[Table]:
