@@ -227,8 +227,8 @@ def test_scores_are_compared_with_the_distances_that_attacks_found() -> None:
         probabilities=np.ones((4, 3), dtype=np.float32),
     )  # fmt: skip
     score = np.array([0.1, 0.2, 0.3, 0.3])
-    rest = ("clever_runner_up", "clever_random", "clever_least_likely", "clever_target", "spread", "ks", "shape", "slope",
-            "margin")  # fmt: skip
+    aims = ("clever_runner_up", "clever_random", "clever_least_likely", "clever_target")
+    rest = (*aims, "spread", "ks", "shape", "slope", "margin")
     columns = {"row": np.arange(4), "norm": np.full(4, "linf"), "clever": score, **dict.fromkeys(rest, np.zeros(4))}
     attacks = {"attacks.any": attack(batch, [0.15, 0.25, 0.25, np.inf])}
     conclusion = Clever().conclude(records_of(batch, columns, attacks))
