@@ -417,7 +417,7 @@ def test_every_family_of_attacks_is_tried_where_there_is_something_to_find(attac
     assert success
     assert {m.at["norm"]: m.value for m in success if m.value != 1.0} == {}
     black_box = attack.threat_model().knowledge == "black-box"
-    assert {m.n for m in success} == ({16} if black_box else {40})
+    assert {m.n for m in success} == ({36} if black_box else {40})
     assert len(success) == (1 if black_box else len(attack.control_levels()))
 
 
