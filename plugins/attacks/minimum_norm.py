@@ -9,7 +9,7 @@ Not in the paper: the ball shrinks from the nearest error found, not to it; the 
 out of [0, 1]; and until the first error the ball grows at least by gamma. Without the last two, half of the reference
 model's digits, most of whose pixels are black, are never broken in L2: what clipping takes back fills the ball. The
 gradient is in the first half of the steps that of the soft margin, which follows all other classes and not the nearest
-alone; and in L-inf the step is along its sign, a share of the radius long. That breaks five points more of the digits
+alone; and in L-inf the step is along its sign, a share of the radius long. That breaks more of the digits
 that are far from an error.
 """
 
