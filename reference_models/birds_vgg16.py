@@ -55,10 +55,7 @@ PRESETS: dict[str, dict[str, object]] = {
 
 def data(path: Path | None, settings: Common, name: str = NAME) -> images.Splits:
     """RGB pictures, split by seed; look-alikes stay together."""
-    shape = (3, settings.size, settings.size)
-    part, classes, unreadable = images.load(path, recipe=name, wanted=WANTED, shape=shape)
-    return images.split(part, classes, validation_share=settings.validation_share, test_share=settings.test_share,
-                        seed=settings.seed, samples=settings.samples, unreadable=unreadable)  # fmt: skip
+    return images.read(path, settings, recipe=name, wanted=WANTED)
 
 
 def model(settings: Settings, weights: str, classes: int) -> nn.Module:

@@ -61,9 +61,7 @@ PRESETS = WIDTHS
 
 def data(path: Path | None, settings: Settings, name: str = NAME) -> images.Splits:
     """Coloured images; the data's own test set where it has one."""
-    part, classes, unreadable = images.load(path, recipe=name, wanted=WANTED, shape=(3, settings.size, settings.size))
-    return images.split(part, classes, validation_share=settings.validation_share, test_share=settings.test_share,
-                        seed=settings.seed, samples=settings.samples, unreadable=unreadable)  # fmt: skip
+    return images.read(path, settings, recipe=name, wanted=WANTED)
 
 
 def model(settings: Settings, classes: int) -> nn.Module:

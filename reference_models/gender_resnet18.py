@@ -49,10 +49,7 @@ PRESETS: dict[str, dict[str, object]] = {
 
 def data(path: Path | None, settings: Settings) -> images.Splits:
     """RGB faces; the data's own split where it has one."""
-    shape = (3, settings.size, settings.size)
-    part, classes, unreadable = images.load(path, recipe=NAME, wanted=WANTED, shape=shape)
-    return images.split(part, classes, validation_share=settings.validation_share, test_share=settings.test_share,
-                        seed=settings.seed, samples=settings.samples, unreadable=unreadable)  # fmt: skip
+    return images.read(path, settings, recipe=NAME, wanted=WANTED)
 
 
 def model(settings: Settings, weights: str, classes: int) -> nn.Module:

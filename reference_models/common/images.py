@@ -21,6 +21,7 @@ from PIL import Image
 from auditor import registry
 from auditor.errors import BadInput
 from auditor.images import Resizing, fit
+from auditor.reference_models.common.settings import Settings
 
 _SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation",
            "validation": "validation", "test": "test"}  # fmt: skip
@@ -96,7 +97,7 @@ def load(
         if source.labels is None:
             raise BadInput(f"--data {folder}: has no labels; expected {wanted}")
 
-        def read(index: int, source: Any = source) -> NDArray[Any] | None:
+        def one(index: int, source: Any = source) -> NDArray[Any] | None:
             try:
                 return fit(source.read(index)[1], shape, resizing or Resizing(resize="crop"))
             except Exception:
@@ -104,7 +105,7 @@ def load(
                 return None
 
         with ThreadPoolExecutor(4) as pool:
-            for index, picture in enumerate(pool.map(read, range(len(source.ids)))):
+            for index, picture in enumerate(pool.map(one, range(len(source.ids)))):
                 if picture is None:
                     unreadable += 1
                     continue
@@ -124,6 +125,15 @@ def load(
         groups={name: np.array(values) for name, values in groups.items() if len(values) == len(ids)},
     )  # fmt: skip
     return part, classes, unreadable
+
+
+def read(path: Path | None, settings: Settings, *, recipe: str, wanted: str) -> Splits:
+    """The square RGB images below ``path`` as the settings split them; see ``load`` and ``split``."""
+    part, classes, unreadable = load(path, recipe=recipe, wanted=wanted, shape=(3, settings.size, settings.size))
+    return split(
+        part, classes, validation_share=settings.validation_share, test_share=settings.test_share, seed=settings.seed,
+        samples=settings.samples, unreadable=unreadable,
+    )  # fmt: skip
 
 
 def split(
