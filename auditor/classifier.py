@@ -189,7 +189,7 @@ class Classifier:
         self.parity: Parity | None = None
         self.warnings = [*artefact.warnings, *warnings]
         self._copy = _placed(artefact, device)
-        self.access_reason = artefact.copy_reason
+        self.access_reason = artefact.copy_reason.rstrip(".")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -323,7 +323,7 @@ class Classifier:
     def distrust(self, reason: str) -> None:
         """Give up the copy: from here on the audit is black-box and says why."""
         self._copy = None
-        self.access_reason = reason
+        self.access_reason = reason.rstrip(".")
 
     def _count_backward(self, gradient: torch.Tensor) -> None:
         self.calls.backward += len(gradient)

@@ -43,7 +43,7 @@ def test_every_family_of_torchvision_is_in_the_table_and_none_is_black_box(surve
     assert set(rows) == set(survey.NETWORKS)
     cells = [cell for row in rows.values() for cell in row[2:]]
     assert len(cells) == 3 * len(rows)
-    outcomes = ("white-box", "the exporter refuses", "not measured")
+    outcomes = ("white-box", "the exporter refuses")
     assert not [cell for cell in cells if not cell.startswith(outcomes)]
     # what torch does not write, at opset 13: its own fused attention
     assert len([cell for cell in cells if cell.startswith("the exporter refuses")]) <= 3
@@ -79,3 +79,15 @@ def test_node_tests_as_the_document_says_them(survey: Any) -> None:
     assert {row[4] for row in rows} == {"0"}
     named = {row[0] for row in rows if row[1]}
     assert named <= survey.document.operators()
+
+
+def test_no_file_that_onnx_runtime_wrote_is_black_box(survey: Any) -> None:
+    rows = survey.document.rows("optimised").values()
+    assert len(rows) == 15
+    assert [row[0] for row in rows if not row[2].startswith(("white-box", "not written"))] == []
+
+
+def test_files_of_others_are_white_box_or_the_table_says_why_not(survey: Any) -> None:
+    rows = survey.document.rows("third-party").values()
+    assert len(rows) >= 13
+    assert [row[0] for row in rows if row[3] != "white-box" and not row[3].startswith("black-box: ")] == []

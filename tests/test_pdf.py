@@ -14,15 +14,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pypdf
 import pytest
 from PIL import Image
 
-from auditor.report.pdf import render_pdf, render_pdfa
+from auditor.report import html
+from auditor.report.pdf import fix_columns, plain_style, render_pdf, render_pdfa
 
 GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
-ROWS = 55
+ROWS = html.LIMITS[True].rows
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,8 @@ def audit() -> dict[str, Any]:
     loaded: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     loaded["probes"] = [p for p in loaded["probes"] if p["id"] in ("attacks.pgd", "performance.accuracy")]
     long = {"kind": "table", "title": "Long", "caption": "", "columns": ["uniquehead", "b"], "formats": []}
-    loaded["probes"][0]["findings"][0]["evidence"].append({**long, "rows": [[f"r{i}", i] for i in range(ROWS)]})
+    rows = [[f"r{i}", "a line of words " * 30] for i in range(ROWS)]
+    loaded["probes"][0]["findings"][0]["evidence"].insert(0, {**long, "rows": rows})
     return loaded
 
 
@@ -457,3 +460,49 @@ def test_paper(documents: dict[str, pypdf.PdfReader]) -> None:
     sizes = {name: each.pages[0].mediabox for name, each in documents.items()}
     assert (sizes["ua"].width, sizes["ua"].height) == pytest.approx((595.3, 841.9), abs=0.1)
     assert (sizes["a"].width, sizes["a"].height) == pytest.approx((612, 792), abs=0.1)
+
+
+def test_columns_are_as_wide_as_their_letters_when_there_is_room() -> None:
+    table = ET.fromstring(
+        "<table class='data'><thead><tr><th>Name</th><th>n</th></tr></thead>"
+        "<tbody><tr><th>eight or</th><td class='num'>12</td></tr></tbody></table>"
+    )
+    fix_columns(table)
+    # 8 and 2 letters, and 2 of padding each
+    assert [column.get("style") for column in table.iter("col")] == ["width: 71.4%", "width: 28.6%"]
+    assert table.get("class") == "data fixed"
+
+
+def test_a_column_is_never_narrower_than_its_longest_word_while_others_can_break() -> None:
+    text = "many short words in a row " * 20
+    table = ET.fromstring(
+        f"<table class='data'><tr><td>{text}</td><td>{text}</td><td><b>17.5 % [12.0, 23.0]</b></td></tr></table>"
+    )
+    fix_columns(table)
+    widths = [float(column.get("style", "")[7:-1]) for column in table.iter("col")]
+    assert widths[0] == widths[1]
+    assert widths[2] >= 100 * (len("17.5 % [12.0, 23.0]") + 2) / 105
+    assert sum(widths) == pytest.approx(100, abs=0.2)
+
+
+def test_the_variables_of_the_style_are_written_out() -> None:
+    page = (
+        html.environment(paper=True)
+        .from_string("<style>{{ style }}</style>var(--ink)")
+        .render(style=html.asset("report.css"))
+    )
+    plain = plain_style(page)
+    assert "var(" not in plain.split("</style>")[0]
+    assert "color: #16202c" in plain
+    assert plain.endswith("</style>var(--ink)")
+
+
+@pytest.mark.parametrize(("status", "shown"), [("pass", False), ("fail", True), ("inconclusive", True)])
+def test_what_did_not_pass_shows_all_its_exhibits_on_paper(tmp_path: Path, status: str, shown: bool) -> None:
+    record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
+    record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
+    record["probes"][0]["status"] = status
+    rest = {"kind": "table", "title": "The last table", "caption": "", "columns": ["a"], "formats": [], "rows": [["1"]]}
+    record["probes"][0]["findings"][0]["evidence"].append(rest)
+    assert ("The last table" in html.page(record, tmp_path, paper=True)) == shown
+    assert "The last table" in html.page(record, tmp_path, paper=False)

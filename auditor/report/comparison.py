@@ -25,14 +25,10 @@ def page(comparison: Record, *, paper: bool) -> str:
              for area in AREAS]  # fmt: skip
     return environment.get_template("compare.html.j2").render(
         comparison=comparison,
-        paper=paper,
         style=html.asset("report.css"),
         script=script,
         script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         areas=[(area, title, probes) for area, title, probes in areas if probes],
-        most_rows=html.MOST_ROWS[paper],
-        most_metrics=html.MOST_METRICS[paper],
-        most_letters=html.MOST_LETTERS[paper],
     )
 
 

@@ -31,16 +31,25 @@ SMALL = 64
 THUMBNAIL = 224
 """The longest side of what is embedded of a larger picture; the lossless file stays in the run folder."""
 
-MOST_ROWS = {True: 60, False: 1000}
-"""Rows of one table on paper and on screen; audit.json has them all."""
-MOST_METRICS = {True: 12, False: 1000}
-"""The same for the list of all numbers of a probe, which on paper mostly repeats its figures."""
-MOST_LETTERS = {True: 105, False: 100000}
-"""Letters of a table side by side; further columns follow below with the first one repeated."""
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of an exhibit stands in the page, which says how much more there is in audit.json."""
+
+    rows: int
+    """Rows of a table."""
+    shots: int
+    """Rows of a grid of pictures."""
+    letters: int
+    """Letters of a table side by side; further columns follow below with the first one repeated."""
+    pictures: int = 8
+    """Pictures of a grid side by side."""
+
+
+LIMITS = {True: Limits(rows=20, shots=3, letters=105), False: Limits(rows=1000, shots=1000, letters=100000)}
+"""On paper, where every row is a line to turn pages for, and on screen, where tables can be sorted and filtered."""
 MOST_WORST = 3
 """Findings on the first page."""
-MOST_PICTURES = 8
-"""Pictures of a grid side by side."""
 
 
 @dataclass(frozen=True)
@@ -162,6 +171,8 @@ def environment(*, paper: bool) -> jinja2.Environment:
         long,
     ):
         result.globals[function.__name__] = function
+    result.globals["paper"] = paper
+    result.globals["limits"] = LIMITS[paper]
     result.globals["figure"] = partial(_figure, paper=paper)
     result.globals["metric_name"] = numbers.name
     result.globals["metric_value"] = numbers.value
@@ -192,7 +203,6 @@ def page(audit: Mapping[str, Any], run: Path, *, paper: bool, size: str = "a4") 
         .get_template("report.html.j2")
         .render(
             audit=audit,
-            paper=paper,
             size=size,
             style=asset("report.css"),
             script=script,
@@ -208,10 +218,6 @@ def page(audit: Mapping[str, Any], run: Path, *, paper: bool, size: str = "a4") 
             frameworks=frameworks.appendix(audit["probes"]),
             documented=documented.exhibits(audit),
             picture=Pictures(run, paper),
-            most_rows=MOST_ROWS[paper],
-            most_metrics=MOST_METRICS[paper],
-            most_letters=MOST_LETTERS[paper],
-            most_pictures=MOST_PICTURES,
         )
     )
 

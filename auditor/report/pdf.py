@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from xml.etree.ElementTree import Element, SubElement
 
 from auditor.errors import AuditorError
 
 MISSING = "no-pango"
 PATIENCE = 600
 """Seconds after which a rendering is given up."""
+ACROSS = 105
+"""Letters of a table's type that fit on a line of paper."""
 
 
 def render_pdf(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> bytes:
@@ -90,10 +95,13 @@ def _draw(variant: str, source: Path, target: Path, *attached: Path) -> int:
     from weasyprint.urls import URLFetcher
 
     document = HTML(
-        string=source.read_text(encoding="utf-8"),
+        string=plain_style(source.read_text(encoding="utf-8")),
         url_fetcher=URLFetcher(allowed_protocols=["data"]),
         media_type="print",
     )
+    for table in document.etree_element.iter("table"):
+        if "data" in table.get("class", "").split():
+            fix_columns(table)
     files = [
         Attachment(string=path.read_bytes(), name=path.name, description="The audit's record", relationship="Source")
         for path in attached
@@ -102,5 +110,58 @@ def _draw(variant: str, source: Path, target: Path, *attached: Path) -> int:
     return 0
 
 
+def plain_style(page: str) -> str:
+    """The page with the variables of its style written out: WeasyPrint looks each up again for every element."""
+    style, rest = page.split("</style>", 1)
+    values = dict(re.findall(r"(--[\w-]+): ([^;]+);", style.split("@media", 1)[0]))
+    return re.sub(r"var\((--[\w-]+)\)", lambda found: values[found[1]], style) + "</style>" + rest
+
+
+def fix_columns(table: Element) -> None:
+    """Give the columns of a table their widths, by the letters in their cells.
+
+    The rule is that of CSS 2.2, section 17.5.2.2 (automatic table layout), which WeasyPrint follows by laying every
+    cell out several times: half of the time that a report took. Letters are counted for nothing.
+    """
+    least: list[int] = []
+    most: list[int] = []
+    for row in table.iter("tr"):
+        for column, cell in enumerate(row):
+            whole = bool({"num", "keep"} & set(cell.get("class", "").split()))
+            lines = "".join(_words(cell, whole=whole)).split("\n")
+            word = max((len(word) for line in lines for word in line.split(" ")), default=0)
+            if column == len(least):
+                least.append(0)
+                most.append(0)
+            least[column] = max(least[column], word if whole else min(word, 20))
+            most[column] = max(most[column], word, *(min(len(line), 60) for line in lines))
+    padding = 2
+    room = max(ACROSS - padding * len(least) - sum(least), 0)
+    wish = sum(most) - sum(least)
+    share = min(1.0, room / wish) if wish else 0.0
+    widths = [low + share * (high - low) + padding for low, high in zip(least, most, strict=True)]
+    columns = Element("colgroup")
+    for width in widths:
+        SubElement(columns, "col", style=f"width: {100 * width / sum(widths):.1f}%")
+    table.insert(0, columns)
+    table.set("class", f"{table.get('class')} fixed")
+
+
+def _words(element: Element, *, whole: bool) -> Iterator[str]:
+    """The text of a cell; a no-break space stands where it must not be broken, a new line where it is."""
+    whole = whole or element.tag == "b" or "badge" in element.get("class", "").split()
+    text = element.text or ""
+    yield text.replace(" ", "\u00a0") if whole else text.replace("\n", " ")
+    for child in element:
+        if child.tag == "br":
+            yield "\n"
+        elif "hidden" not in child.get("class", "").split():
+            yield from _words(child, whole=whole)
+        yield (child.tail or "").replace("\n", " ") if not whole else (child.tail or "").replace(" ", "\u00a0")
+
+
 if __name__ == "__main__":
-    raise SystemExit(_draw(sys.argv[1], *map(Path, sys.argv[2:])))
+    status = _draw(sys.argv[1], *map(Path, sys.argv[2:]))
+    sys.stderr.flush()
+    # the file is written: taking half a gigabyte of boxes apart one by one would only take time
+    os._exit(status)
