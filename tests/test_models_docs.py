@@ -81,10 +81,12 @@ def test_node_tests_as_the_document_says_them(survey: Any) -> None:
     assert named <= survey.document.operators()
 
 
-def test_no_file_that_onnx_runtime_wrote_is_black_box(survey: Any) -> None:
+def test_of_the_files_that_onnx_runtime_wrote_only_an_int8_transformer_is_black_box(survey: Any) -> None:
     rows = survey.document.rows("optimised").values()
     assert len(rows) == 15
-    assert [row[0] for row in rows if not row[2].startswith(("white-box", "not written"))] == []
+    other = {row[0] for row in rows if not row[2].startswith(("white-box", "not written"))}
+    # ONNX Runtime does not agree with itself there either
+    assert other <= {"vit_b_16, int8, QDQ", "vit_b_16, int8, QOperator"}
 
 
 def test_files_of_others_are_white_box_or_the_table_says_why_not(survey: Any) -> None:
