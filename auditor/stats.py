@@ -78,19 +78,35 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binom.sf(gained - 1, gained + lost, 0.5)) if gained + lost else 1.0
 
 
+def _mean(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    result: NDArray[np.float64] = draws.mean(axis=1)
+    return result
+
+
 def bootstrap(
-    values: ArrayLike, statistic: Callable[[NDArray[np.float64]], float] = np.mean, *, resamples: int = RESAMPLES
+    values: ArrayLike,
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]] = _mean,
+    *,
+    resamples: int = RESAMPLES,
 ) -> Interval:
-    """Percentile bootstrap of ``statistic`` over the first axis of ``values``; non-finite values are left out."""
+    """Percentile bootstrap of ``statistic`` over the first axis of ``values``; non-finite values are left out.
+
+    ``statistic`` takes resamples (b, n, ...) and returns (b,).
+    """
     data = np.asarray(values, dtype=np.float64)
     data = data[np.isfinite(data)] if data.ndim == 1 else data
-    if not len(data):
+    n = len(data)
+    if not n:
         return NOTHING
-    value = float(statistic(data))
-    if len(data) == 1:
+    value = float(statistic(data[None])[0])
+    if n == 1:
         return Interval(value, None, None)
     rng = np.random.default_rng(_BOOTSTRAP_SEED)
-    draws = [float(statistic(data[rng.integers(0, len(data), len(data))])) for _ in range(resamples)]
+    draws: list[float] = []
+    while len(draws) < resamples:
+        # many at once, which is fifty times faster, and few enough to fit into the cache
+        block = min(resamples - len(draws), max(1, 200_000 // n))
+        draws.extend(statistic(data[rng.integers(0, n, (block, n))]).tolist())
     return Interval(value, *_percentiles(draws))
 
 
@@ -283,8 +299,18 @@ def calibration_error(confidence: NDArray[np.float64], correct: NDArray[Any], bi
     Mean over bins of |accuracy - confidence|, weighted by size (Guo et al. 2017, arXiv:1706.04599; equal mass after
     Nixon et al. 2019, arXiv:1904.01685). Above zero even for a perfect model; see ``calibration_error_debiased``.
     """
-    parts = np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence)))
-    return float(sum(abs(confidence[p].mean() - correct[p].mean()) * len(p) for p in parts) / len(confidence))
+    pairs = np.stack([np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)], axis=-1)
+    return float(_calibration_errors(pairs[None], bins)[0])
+
+
+def _calibration_errors(pairs: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
+    """The calibration error of samples (b, n, 2) of confidence and correctness, (b,)."""
+    n = pairs.shape[1]
+    order = np.argsort(pairs[..., 0], axis=1, kind="stable")
+    gaps = np.take_along_axis(pairs[..., 0] - pairs[..., 1], order, axis=1)
+    parts = np.array_split(np.arange(n), min(bins, n))
+    result: NDArray[np.float64] = np.sum([abs(gaps[:, p[0] : p[-1] + 1].sum(axis=1)) for p in parts], axis=0) / n
+    return result
 
 
 def calibration_interval(
@@ -296,7 +322,7 @@ def calibration_interval(
     hold the value.
     """
     pairs = np.column_stack([confidence, correct])
-    value, low, high = bootstrap(pairs, lambda p: calibration_error(p[:, 0], p[:, 1], bins), resamples=resamples)
+    value, low, high = bootstrap(pairs, lambda draws: _calibration_errors(draws, bins), resamples=resamples)
     if value is None or low is None or high is None:
         return Interval(value, low, high)
     return Interval(value, min(low, value), max(high, value))

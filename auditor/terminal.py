@@ -161,7 +161,8 @@ def summary(outcome: Outcome, *, width: int | None = None) -> str:
         console.print(line, no_wrap=True, overflow="ellipsis")
     console.print()
     if rows := documented.lines(audit):
-        console.print(_documented(rows))
+        for line in _documented(rows, console.width):
+            console.print(line, no_wrap=True, overflow="ellipsis")
         console.print()
     for text in [*_left_out(audit["probes"]), *sentences(audit)]:
         console.print(Text("\n").join(_hanging(console, text)))
@@ -228,15 +229,17 @@ def _status(probe: Mapping[str, Any]) -> str:
     return status + (f" ({probe['severity']})" if probe["severity"] != "none" else "")
 
 
-def _documented(rows: Sequence[tuple[str, str, str, str]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("documented beside measured", overflow="fold")
-    for title in ("documented", "measured"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    for row in rows:
-        table.add_row(*map(_escape, row))
-    return table
+def _documented(rows: Sequence[tuple[str, str, str, str]], width: int) -> list[Text]:
+    """A line a number, below a line for whom it is documented of."""
+    names = [row[0].partition(": ") for row in rows]
+    table = [(f"  {name}", *row[1:]) for (_, _, name), row in zip(names, rows, strict=True)]
+    head, *lines = _lines([("documented beside measured", "documented", "measured", ""), *table], {}, {1, 2}, width)
+    found = [head]
+    for position, line in enumerate(lines):
+        if position == 0 or names[position][0] != names[position - 1][0]:
+            found.append(Text(names[position][0]))
+        found.append(line)
+    return found
 
 
 _OUTCOMES = {"better": "green", "worse": "bold red", "different": "yellow"}

@@ -16,6 +16,15 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
 
+LONG = ("test_metamorphic", "test_reference_models", "test_contract", "test_browser", "test_distributed")
+"""Files of minutes. A file runs on one worker: those that come last would leave the others idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with digits-cnn.onnx, digits-cnn.pt, their sidecars and digits-test.npz. Do not write into it."""
