@@ -378,8 +378,11 @@ def _placed(artefact: Artefact, device: str) -> torch.nn.Module | None:
     if artefact.format != "onnx" or device != "cpu":
         return copy
     # on a CPU pooling of channels-last is ten times as fast; our own operators take either, a traced graph need not
-    laid_out: torch.nn.Module = copy.to(memory_format=torch.channels_last)
-    return laid_out
+    for tensor in (*copy.parameters(), *copy.buffers()):
+        # not Module.to, which takes the five dimensions of some transformers' tables for images, too
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return copy
 
 
 def is_out_of_memory(error: BaseException) -> bool:

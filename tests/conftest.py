@@ -15,7 +15,6 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
-
 LONG = ("test_metamorphic", "test_reference_models", "test_contract", "test_browser", "test_distributed")
 """Files of minutes. A file runs on one worker: those that come last would leave the others idle."""
 

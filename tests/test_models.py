@@ -319,6 +319,26 @@ def test_kind_of_output_can_be_stated(tmp_path: Path, opened: Open) -> None:
     agrees(opened(path))
 
 
+def test_constants_of_five_dimensions(tmp_path: Path, opened: Open) -> None:
+    """Tables of some transformers; the layout for images is for what has four dimensions."""
+    model = onnx.load(linear(tmp_path / "m.onnx"))
+    table = numpy_helper.from_array(np.zeros((1, 1, 1, 1, CLASSES), dtype=np.float32), "table")
+    model.graph.initializer.append(table)
+    output = model.graph.output[0].name
+    last = next(node for node in model.graph.node if output in node.output)
+    last.output[0] = "before"
+    model.graph.initializer.append(numpy_helper.from_array(np.int64([1, 2, 3]), "axes"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Unsqueeze", ["before", "axes"], ["five"]),
+            helper.make_node("Add", ["five", "table"], ["sum"]),
+            helper.make_node("Squeeze", ["sum", "axes"], [output]),
+        ]
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    agrees(opened(tmp_path / "m.onnx"))
+
+
 def test_weights_in_a_separate_file(tmp_path: Path, opened: Open) -> None:
     model = onnx.load(str(linear(tmp_path / "m.onnx")))
     onnx.save(model, str(tmp_path / "m.onnx"), save_as_external_data=True, location="m.data", size_threshold=0)
