@@ -430,9 +430,9 @@ def test_resampling_the_confusion_matrix_is_resampling_images() -> None:
     def balanced(matrices: np.ndarray) -> np.ndarray:
         return (np.diagonal(matrices, axis1=1, axis2=2) / matrices.sum(axis=2)).mean(axis=1)
 
-    def plain(images: np.ndarray) -> float:
-        rows = images.astype(int)
-        return float(balanced(sk.confusion_matrix(rows[:, 0], rows[:, 1], labels=range(4))[None])[0])
+    def plain(draws: np.ndarray) -> np.ndarray:
+        rows = draws.astype(int)
+        return balanced(np.stack([sk.confusion_matrix(r[:, 0], r[:, 1], labels=range(4)) for r in rows]))
 
     cells = stats.bootstrap_confusion(matrix, balanced, resamples=4000)
     images = stats.bootstrap(np.stack([labels, answers], axis=1), plain, resamples=1500)

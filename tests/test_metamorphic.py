@@ -69,6 +69,10 @@ grid = 4
 [settings."explanations.grad-cam"]
 samples = 3
 grid = 4
+[settings."explanations.gradient-shap"]
+samples = 3
+grid = 4
+evaluations = 20
 [settings."explanations.integrated-gradients"]
 samples = 3
 grid = 4
