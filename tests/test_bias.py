@@ -111,6 +111,25 @@ def test_rates_by_group_and_class_equal_fairlearn_s_and_scikit_learn_s() -> None
     assert "b, class" in crossed.statement
 
 
+def test_the_interval_of_a_gap_that_is_not_demonstrable_holds_zero() -> None:
+    """20 of 20 against 14 of 20: alone a difference, among several groupings none; policy and sentence must agree."""
+    right = np.r_[np.ones(20, dtype=bool), np.arange(20) < 14]
+    frame = people(40, 2, seed=1)
+    frame["group:kind"] = ["a"] * 20 + ["b"] * 20
+    frame["prediction"] = np.where(right, frame["label"], 1 - frame["label"])
+    frame["correct"] = right
+    frame["group:other"] = ["c", "d"] * 20
+    conclusion = Groups().conclude(records(frame, 2))
+    kind = next(f for f in conclusion.findings if f.id == "bias.groups/kind")
+    low, _ = stats.newcombe((20, 14), (20, 20))[1:]
+    assert low is not None
+    assert low > 0.05
+    assert "does not differ demonstrably" in kind.statement
+    assert kind.metric is not None
+    assert kind.metric.low == 0.0
+    assert kind.metric.value == pytest.approx(0.3)
+
+
 def test_too_few_of_a_class_in_a_group_give_no_rate() -> None:
     frame = people(300, 2, seed=13)
     frame.loc[(frame["group:kind"] == "b") & (frame["label"] == 1) & (frame.index > 30), "group:kind"] = "a"

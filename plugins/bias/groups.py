@@ -9,7 +9,7 @@ bootstrap interval and a permutation test. P-values are corrected for their numb
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import (
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from auditor.images import Batch
     from auditor.probe import Columns, Randomness
 
+_ALPHA = 0.05
 _SHOWN = 50
 _MOST_CLASSES = 30
 """Above it rates per group and class are too thin to compare."""
@@ -84,6 +85,11 @@ class Groups(Probe):
         every = _with_classes(records, by_group)
         compared = {name: compare(name, frame["correct"], values, self.minimum) for name, values in every.items()}
         adjusted = dict(zip(compared, stats.holm([c.p_value for c in compared.values()]), strict=True))
+        for name, p_value in adjusted.items():
+            gap = compared[name].gap
+            if p_value >= _ALPHA and gap.low:
+                # where the test over all groupings shows no difference, the interval must not show one to the policy
+                compared[name] = replace(compared[name], gap=replace(gap, low=0.0))
         fair = {name: self._fairness(records, name, values) for name, values in by_group.items()}
         corrected = _corrected(fair)
         metrics: list[Metric] = []
@@ -129,7 +135,7 @@ class Groups(Probe):
         rows: list[list[Any]] = []
         for key, (metric, _) in found.items():
             p_value = corrected[name, key]
-            reading = "cannot tell" if metric.value is None else "groups differ" if p_value < 0.05 else "not shown"
+            reading = "cannot tell" if metric.value is None else "groups differ" if p_value < _ALPHA else "not shown"
             rows.append([key.replace("_", " "), metric.cell(), metric.n, f"{p_value:.2g}", reading])
         statistics = Table(
             title=f"Fairness by {name}",
@@ -153,13 +159,13 @@ class Groups(Probe):
         elif comparison.best == comparison.worst:
             statement = f"Accuracy is the same in every group by {name} that is large enough (n = {gap.n})."
         else:
-            found = "differs between groups" if p_value < 0.05 else "does not differ demonstrably between groups"
+            found = "differs between groups" if p_value < _ALPHA else "does not differ demonstrably between groups"
             statement = (
                 f"Accuracy {found} by {name}: {comparison.worst} is lowest, {comparison.best} highest, a gap of"
                 f" {measured(plain(gap))} (n = {gap.n}; p = {p_value:.2g}, Holm over {groupings}"
                 f" grouping{'s' if groupings > 1 else ''})."
             )
-            if p_value >= 0.05:
+            if p_value >= _ALPHA:
                 statement += " That no difference was shown does not mean that there is none: see the interval."
         small = comparison.small
         if small:
