@@ -1,8 +1,8 @@
 """``--budget``: how many images each probe gets, from what an image of each was measured to cost.
 
-Every probe first measures a few images. What is left of the time is then shared evenly, and what a cheap probe does not
+Every probe first measures an image. What is left of the time is then shared evenly, and what a cheap probe does not
 need of its share goes to the others: the cheap ones are done with all of their images, and no expensive one starves.
-Costs are measured again as more images are, because a few images cost more each than many do.
+Costs are measured again as more images are, because one image costs more than each of many does.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-PILOT = 4
-"""Images that every probe measures whatever the budget is; from them the first costs are."""
+PILOT = 1
+"""Images that every probe measures whatever the budget is, and that say what an image costs.
+
+One, because there are networks on which an image takes the dearest attacks minutes.
+"""
 
 GROWTH = 4
 """By so much may a probe measure more in a round than before, until its cost is measured again."""

@@ -340,7 +340,7 @@ def test_a_budget_is_planned_from_what_an_image_of_each_probe_costs(
     plug(*(broken(measure=priced(price), meta=replace(META, id=name)) for name, price in prices))
     outcome = audit(probes=names, budget=63.0)
     n = {probe_id: record(outcome, probe_id)["n"] for probe_id in names}
-    # 20.4 seconds for four of each, 2.6 for the rest of the cheap one, 20 more for each of the others
+    # 5.1 seconds for one of each, 2.9 for the rest of the cheap one, 27.5 for each of the others
     assert n == {"sanity.cheap": 30, "sanity.dear": 14, "sanity.dearer": 10}
 
 
