@@ -468,8 +468,8 @@ def test_columns_are_as_wide_as_their_letters_when_there_is_room() -> None:
         "<tbody><tr><th>eight or</th><td class='num'>12</td></tr></tbody></table>"
     )
     fix_columns(table)
-    # 8 and 2 letters, and 2 of padding each
-    assert [column.get("style") for column in table.iter("col")] == ["width: 71.4%", "width: 28.6%"]
+    # 8 and 2 letters, and 3 of padding each
+    assert [column.get("style") for column in table.iter("col")] == ["width: 68.8%", "width: 31.2%"]
     assert table.get("class") == "data fixed"
 
 
@@ -481,7 +481,7 @@ def test_a_column_is_never_narrower_than_its_longest_word_while_others_can_break
     fix_columns(table)
     widths = [float(column.get("style", "")[7:-1]) for column in table.iter("col")]
     assert widths[0] == widths[1]
-    assert widths[2] >= 100 * (len("17.5 % [12.0, 23.0]") + 2) / 105
+    assert widths[2] >= 100 * (len("17.5 % [12.0, 23.0]") + 3) / 105
     assert sum(widths) == pytest.approx(100, abs=0.2)
 
 

@@ -100,7 +100,8 @@ def _draw(variant: str, source: Path, target: Path, *attached: Path) -> int:
         media_type="print",
     )
     for table in document.etree_element.iter("table"):
-        if "data" in table.get("class", "").split():
+        # the table of page one has pictures in it, which no letters tell of
+        if "data" in (classes := table.get("class", "").split()) and "glance" not in classes:
             fix_columns(table)
     files = [
         Attachment(string=path.read_bytes(), name=path.name, description="The audit's record", relationship="Source")
@@ -133,9 +134,9 @@ def fix_columns(table: Element) -> None:
             if column == len(least):
                 least.append(0)
                 most.append(0)
-            least[column] = max(least[column], word if whole else min(word, 20))
+            least[column] = max(least[column], word if whole else min(word, 26))
             most[column] = max(most[column], word, *(min(len(line), 60) for line in lines))
-    padding = 2
+    padding = 3
     room = max(ACROSS - padding * len(least) - sum(least), 0)
     wish = sum(most) - sum(least)
     share = min(1.0, room / wish) if wish else 0.0
@@ -149,8 +150,10 @@ def fix_columns(table: Element) -> None:
 
 def _words(element: Element, *, whole: bool) -> Iterator[str]:
     """The text of a cell; a no-break space stands where it must not be broken, a new line where it is."""
-    whole = whole or element.tag == "b" or "badge" in element.get("class", "").split()
-    text = element.text or ""
+    badge = "badge" in element.get("class", "").split()
+    whole = whole or element.tag == "b" or badge
+    # the room around its words
+    text = (element.text or "") + ("  " if badge else "")
     yield text.replace(" ", "\u00a0") if whole else text.replace("\n", " ")
     for child in element:
         if child.tag == "br":
