@@ -71,11 +71,11 @@ def test_listing_the_probes_imports_nothing_heavy() -> None:
 
 @pytest.fixture(scope="module")
 def audited(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All probes on forty digits, as little as their settings allow."""
+    """All probes on twenty digits, as little as their settings allow."""
     folder = tmp_path_factory.mktemp("contract")
     suite = conformance.write_suite(LOADED, list(LOADED.probes), folder / "suite.toml")
     request = Request(
-        model=digits / "digits-cnn.onnx", suite=str(suite), samples=40, out=folder / "run", formats=(), batch_size=40,
+        model=digits / "digits-cnn.onnx", suite=str(suite), samples=20, out=folder / "run", formats=(), batch_size=20,
     )  # fmt: skip
     return run(request).audit
 
