@@ -35,7 +35,8 @@ class Logits(nn.Module):
         self.prepared = classifier.preprocessing.differentiable
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.module(self.prepared(x))
+        (logits,) = self.module(self.prepared(x))
+        return logits
 
 
 def main() -> None:
