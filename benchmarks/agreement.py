@@ -111,6 +111,7 @@ def main() -> None:
         ours = Autoattack(norm=norm, epsilon=epsilon).perturbed(classifier, some, rng, level)
         kind = "Linf" if norm == "linf" else "L2"
         theirs = torchattacks.AutoAttack(module, norm=kind, eps=epsilon, version="standard", n_classes=10, seed=0)(x, y)
+        theirs = theirs.detach()
         values = [robust(np.array(found), norm, epsilon, some) for found in (ours, theirs)]
         print(f"AutoAttack   {norm:5} {epsilon:7.4f} {values[0]:8.1f}                 {values[1]:8.1f}"
               f"   (n = {len(some)})", flush=True)  # fmt: skip
