@@ -12,7 +12,6 @@ than a point; AutoAttack within one point.
 from __future__ import annotations
 
 import argparse
-import copy
 import tempfile
 import warnings
 from pathlib import Path
@@ -20,23 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from copies import Copy
 from torch import nn
 
 LEVELS = [("linf", 8 / 255), ("linf", 16 / 255), ("linf", 32 / 255), ("l2", 0.5), ("l2", 1.0)]
 STEPS = 20
-
-
-class Copy(nn.Module):
-    """The differentiable copy as the module that other libraries want, in torch's own layout."""
-
-    def __init__(self, classifier: Any) -> None:
-        super().__init__()
-        self.module = copy.deepcopy(classifier.copy).to(memory_format=torch.contiguous_format)
-        self.prepared = classifier.preprocessing.differentiable
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        (logits,) = self.module(self.prepared(x))
-        return logits
 
 
 def main() -> None:

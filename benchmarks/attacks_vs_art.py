@@ -13,7 +13,6 @@ other work on the machine weighs little. Goals: FGSM and PGD at least 1.5 times 
 from __future__ import annotations
 
 import argparse
-import copy
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,23 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from copies import Copy
 from torch import nn
 
 EPSILON = 32 / 255
 """Where digits-cnn loses about half of its images."""
-
-
-class Copy(nn.Module):
-    """The differentiable copy as the module that ART wants, in torch's own layout."""
-
-    def __init__(self, classifier: Any) -> None:
-        super().__init__()
-        self.module = copy.deepcopy(classifier.copy).to(memory_format=torch.contiguous_format)
-        self.prepared = classifier.preprocessing.differentiable
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        (logits,) = self.module(self.prepared(x))
-        return logits
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:

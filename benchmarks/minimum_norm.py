@@ -12,7 +12,6 @@ other work on the machine weighs little. Goals: the curve at least 5 times as fa
 from __future__ import annotations
 
 import argparse
-import copy
 import tempfile
 import time
 import warnings
@@ -21,22 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from copies import Copy
 from torch import nn
 
 EPSILONS = [n / 255 for n in (1, 2, 4, 8, 12, 16, 24, 32, 40, 48)]
-
-
-class Logits(nn.Module):
-    """The copy as ART wants it: a module, in torch's own layout."""
-
-    def __init__(self, classifier: Any) -> None:
-        super().__init__()
-        self.module = copy.deepcopy(classifier.copy).to(memory_format=torch.contiguous_format)
-        self.prepared = classifier.preprocessing.differentiable
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        (logits,) = self.module(self.prepared(x))
-        return logits
 
 
 def main() -> None:
@@ -69,7 +56,7 @@ def main() -> None:
         )
         batch = batch.take(np.flatnonzero(batch.predictions == batch.labels))
         estimator = PyTorchClassifier(
-            Logits(classifier).eval(), loss=nn.CrossEntropyLoss(), input_shape=classifier.shape,
+            Copy(classifier).eval(), loss=nn.CrossEntropyLoss(), input_shape=classifier.shape,
             nb_classes=classifier.n_classes, clip_values=(0, 1), device_type="cpu",
         )  # fmt: skip
 

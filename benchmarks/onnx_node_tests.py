@@ -124,10 +124,8 @@ def main() -> int:
             floats[name][verdict] += 1
         if verdict == WRONG or (arguments.verbose and verdict != PASSED):
             print(f"{verdict}: {case.name}: {why[:600]}", file=sys.stderr)
-    known = document.operators()
     content = {
-        name: (name, "yes" if name in known else "", _share(floats[name]), _share(count), str(count[WRONG]))
-        for name, count in counts.items()
+        name: (name, "", _share(floats[name]), _share(count), str(count[WRONG])) for name, count in counts.items()
     }
     text = page((document.rows("node-tests") if arguments.operators else {}) | content)
     print(text)
@@ -136,7 +134,9 @@ def main() -> int:
 
 
 def page(rows: dict[str, document.Row]) -> str:
-    """The table, and above it what its rows add up to."""
+    """The table, and above it what its rows add up to. Other scripts may have added to the files' operators since."""
+    known = document.operators()
+    rows = {name: (name, "yes" if name in known else "", *row[2:]) for name, row in rows.items()}
     passed, total = _sums(row[3] for row in rows.values())
     wrong = sum(int(row[4]) for row in rows.values())
     float_passed, float_total = _sums(row[2] for row in rows.values())
