@@ -506,3 +506,15 @@ def test_what_did_not_pass_shows_all_its_exhibits_on_paper(tmp_path: Path, statu
     record["probes"][0]["findings"][0]["evidence"].append(rest)
     assert ("The last table" in html.page(record, tmp_path, paper=True)) == shown
     assert "The last table" in html.page(record, tmp_path, paper=False)
+
+
+def test_words_do_not_take_the_place_of_a_figure_on_paper(tmp_path: Path) -> None:
+    record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
+    record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
+    record["probes"][0]["status"] = "pass"
+    table = {"kind": "table", "title": "The table", "caption": "", "columns": ["a"], "formats": [], "rows": [["1"]]}
+    words = {"kind": "text", "title": "The words", "caption": "", "text": "What was done."}
+    record["probes"][0]["findings"][0]["evidence"] = [words, table]
+    page = html.page(record, tmp_path, paper=True)
+    assert "The words" in page
+    assert "The table" in page
