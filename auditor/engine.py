@@ -12,9 +12,12 @@ import json
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -819,9 +822,12 @@ def finish(audit: dict[str, Any], folder: RunFolder, formats: Sequence[Any]) -> 
     """Write audit.json, then every report; a report that breaks is named and does not take the others with it."""
     files = [folder.write_json("audit.json", audit)]
     troubles: list[str] = []
-    for fmt in formats:
+    # what is laid out on paper is drawn by a process of its own: the others are written while it works
+    ahead = {fmt.file: _meanwhile(partial(fmt.render, audit, folder.path)) for fmt in formats if fmt.paged}
+    for fmt in sorted(formats, key=lambda fmt: fmt.file in ahead):
         try:
-            files.append(folder.write(fmt.file, fmt.render(audit, folder.path)))
+            content = ahead[fmt.file].result() if fmt.file in ahead else fmt.render(audit, folder.path)
+            files.append(folder.write(fmt.file, content))
         except KeyboardInterrupt:
             raise
         except Exception as error:
@@ -830,6 +836,20 @@ def finish(audit: dict[str, Any], folder: RunFolder, formats: Sequence[Any]) -> 
     return Outcome(
         audit=audit, out=folder.path, files=files, incomplete=broken or bool(troubles), troubles=troubles
     )  # fmt: skip
+
+
+def _meanwhile(render: Callable[[], bytes]) -> Future[bytes]:
+    """What ``render`` will have given or raised; nothing waits for it when the program ends before."""
+    promised: Future[bytes] = Future()
+
+    def work() -> None:
+        try:
+            promised.set_result(render())
+        except BaseException as error:
+            promised.set_exception(error)
+
+    Thread(target=work, daemon=True).start()
+    return promised
 
 
 def evidence_files(record: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""How long the reports of a run take, and how much memory: HTML, PDF and both, each in a process of its own.
+"""How long ``auditor report`` takes on a run, and how much memory: HTML, PDF and both, each in a process of its own.
 
     uv run python benchmarks/report_time.py RUN [--rounds N]
 
@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ONE = """
 import json, resource, sys, time
 from pathlib import Path
-run, names = Path(sys.argv[1]), sys.argv[2].split(",")
 start = time.perf_counter()
-from auditor.report.html import render_html
-from auditor.report.pdf import render_pdf
-renderers = {"html": render_html, "pdf": render_pdf}
-audit = json.loads((run / "audit.json").read_bytes())
-sizes = {name: len(renderers[name](audit, run)) for name in names}
+from auditor.rerun import draw_again
+outcome = draw_again(Path(sys.argv[1]), sys.argv[2].split(","), "a4")
 seconds = time.perf_counter() - start
+assert not outcome.troubles, outcome.troubles
+sizes = {file.name: file.stat().st_size for file in outcome.files[1:]}
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 busy = sum(each.ru_utime + each.ru_stime for each in used)
 print(json.dumps({"seconds": seconds, "busy": busy, "MB": [each.ru_maxrss / 1024 for each in used], "bytes": sizes}))
@@ -37,12 +37,14 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    audit = json.loads((options.run / "audit.json").read_bytes())
-    print(f"{len(audit['probes'])} probes, audit.json {(options.run / 'audit.json').stat().st_size / 1e6:.2f} MB")
+    folder = Path(tempfile.mkdtemp(prefix="auditor-report-time-"), "run")
+    shutil.copytree(options.run, folder)
+    audit = json.loads((folder / "audit.json").read_bytes())
+    print(f"{len(audit['probes'])} probes, audit.json {(folder / 'audit.json').stat().st_size / 1e6:.2f} MB")
     for names in ("html", "pdf", "html,pdf"):
         rounds = []
         for _ in range(options.rounds):
-            command = [sys.executable, "-c", ONE, str(options.run), names]
+            command = [sys.executable, "-c", ONE, str(folder), names]
             rounds.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
         seconds = [each["seconds"] for each in rounds]
         # the page's own process and its child, which draws the PDF, live at the same time
@@ -52,6 +54,7 @@ def main() -> None:
             f"{names:<9} median {statistics.median(seconds):5.2f} s, {min(seconds):.2f} to {max(seconds):.2f}, busy"
             f" {statistics.median(each['busy'] for each in rounds):.2f} s; at most {peak:.0f} MB of memory; {sizes}"
         )
+    shutil.rmtree(folder.parent)
 
 
 if __name__ == "__main__":

@@ -497,15 +497,44 @@ def test_the_variables_of_the_style_are_written_out() -> None:
     assert plain.endswith("</style>var(--ink)")
 
 
-@pytest.mark.parametrize(("status", "shown"), [("pass", False), ("fail", True), ("inconclusive", True)])
-def test_what_did_not_pass_shows_all_its_exhibits_on_paper(tmp_path: Path, status: str, shown: bool) -> None:
+@pytest.mark.parametrize(("status", "shown"), [("pass", "1"), ("inconclusive", "13"), ("fail", "1234")])
+def test_paper_shows_all_exhibits_of_what_failed_and_fewer_of_the_rest(
+    tmp_path: Path, status: str, shown: str
+) -> None:
+    """Of what is undecided one table a finding, of what passed one in all; the screen shows everything."""
     record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
-    record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
-    record["probes"][0]["status"] = status
-    rest = {"kind": "table", "title": "The last table", "caption": "", "columns": ["a"], "formats": [], "rows": [["1"]]}
-    record["probes"][0]["findings"][0]["evidence"].append(rest)
-    assert ("The last table" in html.page(record, tmp_path, paper=True)) == shown
-    assert "The last table" in html.page(record, tmp_path, paper=False)
+    (probe,) = record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
+    probe["status"] = status
+    tables = [
+        {"kind": "table", "title": f"Table {i}.", "caption": "", "columns": ["a"], "formats": [], "rows": [["1"]]}
+        for i in "1234"
+    ]
+    first = probe["findings"][0]
+    probe["findings"] = [{**first, "evidence": tables[:2]}, {**first, "id": "another", "evidence": tables[2:]}]
+    for paper, wanted in ((True, shown), (False, "1234")):
+        page = html.page(record, tmp_path, paper=paper)
+        assert "".join(i for i in "1234" if f"Table {i}." in page) == wanted
+
+
+def test_paper_shows_more_pictures_of_what_failed(tmp_path: Path) -> None:
+    record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
+    (probe,) = record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
+    cells = [{"file": None, "caption": "", "alt": "", "heat": None}]
+    rows = [{"label": f"picture {i}.", "cells": cells} for i in "1234"]
+    grid = {"kind": "image-grid", "title": "", "caption": "", "columns": [], "rows": rows}
+    probe["findings"][0]["evidence"] = [grid]
+    for status, shown in (("pass", "12"), ("fail", "123")):
+        probe["status"] = status
+        page = html.page(record, tmp_path, paper=True)
+        assert "".join(i for i in "1234" if f"picture {i}." in page) == shown
+
+
+def test_paper_names_probes_with_the_same_codes_once(tmp_path: Path) -> None:
+    record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
+    paper = html.page(record, tmp_path, paper=True).split('<section id="frameworks"')[1].split("</section>")[0]
+    assert "attacks.pgd" in paper
+    for probe in record["probes"]:
+        assert paper.count(f">{probe['id']}") + paper.count(f", {probe['id']}") == 1, probe["id"]
 
 
 def test_words_do_not_take_the_place_of_a_figure_on_paper(tmp_path: Path) -> None:

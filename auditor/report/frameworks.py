@@ -35,7 +35,8 @@ def informs(probe: Record) -> dict[str, Sequence[str]]:
 
 
 def appendix(probes: Sequence[Record]) -> dict[str, Any]:
-    """What the appendix shows: the documents with the codes of theirs that occur, and a row of codes per probe."""
+    """What the appendix shows: the documents with the codes of theirs that occur, a row of codes per probe, and the
+    same rows once for all probes that share them."""
     known = table()
     evidence = [(probe, informs(probe)) for probe in probes]
     documents = []
@@ -44,4 +45,7 @@ def appendix(probes: Sequence[Record]) -> dict[str, Any]:
         codes = [(code, name) for code, name in known["names"].items() if code in used]
         documents.append({**document, "codes": codes})
     rows = [(probe, [", ".join(found.get(key, ())) for key in known["documents"]]) for probe, found in evidence]
-    return {"documents": documents, "rows": rows}
+    alike: dict[tuple[str, ...], list[Record]] = {}
+    for probe, cells in rows:
+        alike.setdefault(tuple(cells), []).append(probe)
+    return {"documents": documents, "rows": rows, "alike": [(group, cells) for cells, group in alike.items()]}

@@ -39,14 +39,19 @@ class Limits:
     rows: int
     """Rows of a table."""
     shots: int
-    """Rows of a grid of pictures."""
+    """Rows of a grid of pictures of what failed."""
+    shots_of_others: int
+    """The same for what did not fail."""
     letters: int
     """Letters of a table side by side; further columns follow below with the first one repeated."""
     pictures: int = 8
     """Pictures of a grid side by side."""
 
 
-LIMITS = {True: Limits(rows=20, shots=3, letters=105), False: Limits(rows=1000, shots=1000, letters=100000)}
+LIMITS = {
+    True: Limits(rows=20, shots=3, shots_of_others=2, letters=105),
+    False: Limits(rows=1000, shots=1000, shots_of_others=1000, letters=100000),
+}
 """On paper, where every row is a line to turn pages for, and on screen, where tables can be sorted and filtered."""
 MOST_WORST = 3
 """Findings on the first page."""

@@ -42,20 +42,20 @@ def render_pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> by
 
 
 def _render(audit: Mapping[str, Any], run: Path, paper: str, variant: str, record: bytes | None = None) -> bytes:
-    from auditor.report.html import page
-
-    return print_page(page(audit, run, paper=True, size=paper), variant, record)
+    return _print({"audit": audit, "run": str(run.resolve()), "paper": paper, "variant": variant}, record)
 
 
-def print_page(text: str, variant: str = "pdf/ua-1", record: bytes | None = None) -> bytes:
-    """A page of ours as PDF, with ``record`` attached as audit.json.
+def print_page(text: str, variant: str = "pdf/ua-1") -> bytes:
+    """A page of ours as PDF. Raises AuditorError in one sentence where WeasyPrint or what it needs is missing."""
+    return _print({"page": text, "variant": variant})
 
-    Raises AuditorError in one sentence where WeasyPrint or its system libraries are missing.
-    """
+
+def _print(task: Mapping[str, Any], record: bytes | None = None) -> bytes:
+    """What the child makes of ``task``, with ``record`` attached as audit.json."""
     with tempfile.TemporaryDirectory(prefix="auditor-pdf-") as folder:
-        source, target = Path(folder, "report.html"), Path(folder, "report.pdf")
-        source.write_text(text, encoding="utf-8")
-        command = [sys.executable, "-m", "auditor.report.pdf", variant, str(source), str(target)]
+        source, target = Path(folder, "task.json"), Path(folder, "report.pdf")
+        source.write_text(json.dumps(task), encoding="utf-8")
+        command = [sys.executable, "-m", "auditor.report.pdf", str(source), str(target)]
         if record is not None:
             attached = Path(folder, "audit.json")
             attached.write_bytes(record)
@@ -83,7 +83,7 @@ def _explain(stderr: str, status: int) -> str:
     return f"the PDF report could not be drawn ({last.strip()}): use report.html"
 
 
-def _draw(variant: str, source: Path, target: Path, *attached: Path) -> int:
+def _draw(source: Path, target: Path, *attached: Path) -> int:
     """What the child does: lay the page out and write it, fetching nothing but what the page itself carries."""
     # hundreds of thousands of boxes that all live to the end: looking for garbage among them takes a fifth of the time
     gc.disable()
@@ -94,11 +94,13 @@ def _draw(variant: str, source: Path, target: Path, *attached: Path) -> int:
         return 1
     from weasyprint.urls import URLFetcher
 
+    from auditor.report.html import page
+
+    task = json.loads(source.read_text(encoding="utf-8"))
+    text = task.get("page") or page(task["audit"], Path(task["run"]), paper=True, size=task["paper"])
     document = HTML(
-        string=plain_style(source.read_text(encoding="utf-8")),
-        url_fetcher=URLFetcher(allowed_protocols=["data"]),
-        media_type="print",
-    )
+        string=plain_style(text), url_fetcher=URLFetcher(allowed_protocols=["data"]), media_type="print"
+    )  # fmt: skip
     for table in document.etree_element.iter("table"):
         # the table of page one has pictures in it, which no letters tell of
         if "data" in (classes := table.get("class", "").split()) and "glance" not in classes:
@@ -107,7 +109,7 @@ def _draw(variant: str, source: Path, target: Path, *attached: Path) -> int:
         Attachment(string=path.read_bytes(), name=path.name, description="The audit's record", relationship="Source")
         for path in attached
     ]
-    document.write_pdf(target, pdf_variant=variant, pdf_tags=True, attachments=files)
+    document.write_pdf(target, pdf_variant=task["variant"], pdf_tags=True, attachments=files)
     return 0
 
 
@@ -164,7 +166,7 @@ def _words(element: Element, *, whole: bool) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    status = _draw(sys.argv[1], *map(Path, sys.argv[2:]))
+    status = _draw(*map(Path, sys.argv[1:]))
     sys.stderr.flush()
     # the file is written: taking half a gigabyte of boxes apart one by one would only take time
     os._exit(status)
