@@ -49,7 +49,7 @@ class Settings(Common):
 PRESETS: dict[str, dict[str, object]] = {
     "full": {},
     # two cores, no pretrained weights, minutes
-    "tiny": {"size": 64, "epochs": 12, "batch": 32, "learning_rate": 3e-4, "hidden": 128, "frozen": False},
+    "tiny": {"size": 48, "epochs": 12, "batch": 32, "learning_rate": 3e-4, "hidden": 128, "frozen": False},
 }
 
 

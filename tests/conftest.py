@@ -8,6 +8,8 @@ from pathlib import Path
 
 # before anything imports torch: the workers share the cores, and two pools of threads on one core wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# every process compiles shap's loops anew, which run for milliseconds: optimising them takes a quarter longer
+os.environ.setdefault("NUMBA_OPT", "0")
 
 import numpy as np
 import onnx

@@ -498,9 +498,7 @@ def test_the_variables_of_the_style_are_written_out() -> None:
 
 
 @pytest.mark.parametrize(("status", "shown"), [("pass", "1"), ("inconclusive", "13"), ("fail", "1234")])
-def test_paper_shows_all_exhibits_of_what_failed_and_fewer_of_the_rest(
-    tmp_path: Path, status: str, shown: str
-) -> None:
+def test_paper_shows_all_exhibits_of_what_failed_and_fewer_of_the_rest(tmp_path: Path, status: str, shown: str) -> None:
     """Of what is undecided one table a finding, of what passed one in all; the screen shows everything."""
     record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     (probe,) = record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]

@@ -17,7 +17,7 @@ from torch import nn
 
 from auditor import reference_models
 from auditor.errors import BadInput
-from auditor.reference_models import eye_state_wrn
+from auditor.reference_models import eye_state_wrn, faces_scratch
 from auditor.reference_models.common import images, parseval, perturbations
 from auditor.reference_models.common.networks import WideResNet
 from auditor.reference_models.common.training import InPixels
@@ -68,6 +68,48 @@ def weights(checkpoint: Path) -> dict[str, Any]:
     return state["best"] | {f"last {name}": value for name, value in state["model"].items()}
 
 
+@pytest.fixture
+def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two large networks with one narrow block a stage: writing hundreds of megabytes takes a minute."""
+    from torchvision import models
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    real = models.get_model
+
+    def get_model(name: str, **options: Any) -> nn.Module:
+        few = ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=8)
+        return few if name == "resnet101" else real(name, **options)
+
+    monkeypatch.setattr(models, "get_model", get_model)
+    monkeypatch.setattr(faces_scratch, "STAGES", tuple((width // 16, 1) for width, _ in faces_scratch.STAGES))
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "weights", "convolutions"),
+    [
+        ("faces-resnet18", 40, 11_197_032, 20),
+        ("faces-resnet101", 40, 42_582_120, 104),
+        # 18 blocks of two convolutions, four of them with one in the skip, and the stem
+        ("faces-scratch", 40, 54_890_344, 41),
+        ("birds-vgg16", 300, 135_489_644, 13),
+        ("gender-resnet18", 2, 11_177_538, 20),
+    ],
+)
+def test_full_networks_are_the_documented_ones(name: str, classes: int, weights: int, convolutions: int) -> None:
+    recipe = reference_models.recipe(name)
+    network = recipe.model(recipe.Settings(), "none", classes)
+    assert sum(parameter.numel() for parameter in network.parameters()) == weights
+    assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == convolutions
+
+
+def test_full_wide_resnets_have_the_published_size() -> None:
+    """36.5 million weights for WRN-28-10 (Zagoruyko and Komodakis 2016, table 4)."""
+    recipe = reference_models.recipe("cifar10-wrn-standard")
+    network = recipe.model(recipe.Settings(), 10)
+    assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 1) == 36.5
+
+
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_recipe_trains_exports_and_is_audited(name: str, few: Path, tmp_path: Path) -> None:
     from auditor.cli import main
