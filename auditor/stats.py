@@ -6,6 +6,7 @@ over images with a fixed seed. "No data" is None, never 0.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -200,7 +201,7 @@ def paired_means(
     finite = np.asarray(draws)[np.isfinite(draws)]
     error = float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
     z = abs(value) / error if error else np.inf if value else 0.0
-    p_value = 2 * (1 - NormalDist().cdf(float(z)))
+    p_value = _two_sided(float(z))
     ends = (None, None) if n == 1 else _percentiles(finite)
     return Interval(value, *ends), min(1.0, max(p_value, 2.0 ** (1 - min(m, 1000))))
 
@@ -223,7 +224,12 @@ def from_intervals(first: Interval, second: Interval) -> tuple[Interval, float |
     if half <= 0:
         return Interval(value, None, None), None
     z = abs(value) / half * NormalDist().inv_cdf(0.975)
-    return Interval(value, value - down, value + up), 2 * (1 - NormalDist().cdf(z))
+    return Interval(value, value - down, value + up), _two_sided(z)
+
+
+def _two_sided(z: float) -> float:
+    """P-value of a standard normal statistic. Not as 1 - cdf, which is 0 from z = 8.3 on."""
+    return math.erfc(abs(z) / math.sqrt(2))
 
 
 def _weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -74,6 +74,20 @@ def test_paired_means_agree_with_the_t_statistic_of_the_differences() -> None:
     assert p == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.5)
 
 
+def test_tiny_p_values_are_those_of_the_normal_law_and_not_zero() -> None:
+    from scipy.stats import norm
+
+    first = np.random.default_rng(0).normal(size=2000)
+    second = first + np.random.default_rng(1).normal(0.5, 1.5, size=2000)
+    (value, low, high), p = stats.paired_means(first, second)
+    assert None not in (value, low, high, p)
+    z = value / ((high - low) / 2 / 1.96)
+    assert np.log10(p) == pytest.approx(np.log10(2 * norm.sf(z)), rel=0.1)
+    _, p = stats.from_intervals(stats.Interval(0.0, -0.05, 0.05), stats.Interval(1.0, 0.95, 1.05))
+    assert p == pytest.approx(2 * norm.sf(1 / np.hypot(0.05, 0.05) * 1.959964), rel=1e-4)
+    assert 0 < p < 1e-100
+
+
 def test_paired_means_of_the_same_numbers_few_numbers_and_none() -> None:
     same = np.array([0.1, np.nan, 0.7])
     assert stats.paired_means(same, same) == (stats.Interval(0.0, 0.0, 0.0), 1.0)
