@@ -126,6 +126,7 @@ def test_a_suite_with_documented_numbers(digits: Path, auditor_cli: Callable[...
     assert not other["this_model"]
     assert {row["value"] for row in other["rows"]} == {None}
     assert "documented beside measured" in ran.output
+    assert "robust accuracy\n  L∞ 2.55/255 " in ran.output, "where it was measured is told whole"
     assert "another" not in ran.output
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Nine of ten &lt;b&gt;digits" in page

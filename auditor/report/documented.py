@@ -38,7 +38,11 @@ def lines(audit: Record) -> list[tuple[str, str, str, str]]:
             metric = {"name": entry["metric"], "unit": entry["unit"], "at": row["at"]}
             documented = numbers.measured({**metric, "value": row["documented"], **_NO_INTERVAL})
             measured = numbers.measured({**metric, **{key: row[key] for key in ("value", "low", "high")}})
-            what = f"{entry['series'] or entry['probe']}: {numbers.name(metric)}{numbers.place(metric)}"
+            whose, name = entry["series"] or entry["probe"], numbers.name(metric)
+            # of a sweep the name is the same in every line: where it was measured must not be cut off for it
+            what = f"{whose}: {name}{numbers.place(metric)}"
+            if entry["over"]:
+                what = f"{whose}, {name[:1].lower()}{name[1:]}: {numbers.measured_at(row['at'])}"
             found.append((what, documented, measured, row["reading"]))
     return found
 
