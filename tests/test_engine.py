@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,9 @@ from auditor import (
 )
 from auditor.budget import PILOT, Budget
 from auditor.classifier import Artefact
-from auditor.engine import Interrupted, Outcome, Request, run
+from auditor.engine import Interrupted, Outcome, Request, finish, run
+from auditor.report import ReportFormat
+from auditor.store import RunFolder
 
 META = Meta(id="sanity.bad", title="Misbehaves", area="sanity", why="It is a test.")
 
@@ -440,3 +443,31 @@ def test_a_report_that_breaks_does_not_take_the_others_with_it(plug: Plug, digit
     assert outcome.incomplete
     assert outcome.troubles[0].startswith("gilt.txt was not written: ZeroDivisionError")
     assert {path.name for path in outcome.files} == {"audit.json", "summary.md"}
+
+
+def test_what_is_laid_out_on_paper_is_drawn_while_the_other_reports_are_written(tmp_path: Path) -> None:
+    written = Event()
+
+    def on_paper(audit: object, run: Path) -> bytes:
+        # it stands first in the list: drawn first, it would wait in vain
+        return b"paper" if written.wait(20) else b"too late"
+
+    def on_screen(audit: object, run: Path) -> bytes:
+        written.set()
+        return b"screen"
+
+    def torn(audit: object, run: Path) -> bytes:
+        raise OSError("out of paper")
+
+    formats = [
+        ReportFormat(name="pdf", file="report.pdf", render=on_paper, paged=True),
+        ReportFormat(name="torn", file="torn.pdf", render=torn, paged=True),
+        ReportFormat(name="html", file="report.html", render=on_screen),
+    ]
+    folder = RunFolder(tmp_path / "run")
+    outcome = finish({"probes": [], "plugins": []}, folder, formats)
+    folder.close()
+    assert (tmp_path / "run" / "report.pdf").read_bytes() == b"paper"
+    assert (tmp_path / "run" / "report.html").read_bytes() == b"screen"
+    (trouble,) = outcome.troubles
+    assert trouble.startswith("torn.pdf was not written: OSError: out of paper")
