@@ -232,7 +232,11 @@ def _status(probe: Mapping[str, Any]) -> str:
 def _documented(rows: Sequence[tuple[str, str, str, str]], width: int) -> list[Text]:
     """A line a number, below a line for whom it is documented of."""
     names = [row[0].partition(": ") for row in rows]
-    table = [(f"  {name}", *row[1:]) for (_, _, name), row in zip(names, rows, strict=True)]
+    # the column before says "–" already
+    table = [
+        (f"  {name}", *row[1:3], row[3].replace("no number documented", "–"))
+        for (_, _, name), row in zip(names, rows, strict=True)
+    ]
     head, *lines = _lines([("documented beside measured", "documented", "measured", ""), *table], {}, {1, 2}, width)
     found = [head]
     for position, line in enumerate(lines):

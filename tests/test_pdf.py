@@ -462,6 +462,20 @@ def test_paper(documents: dict[str, pypdf.PdfReader]) -> None:
     assert (sizes["a"].width, sizes["a"].height) == pytest.approx((612, 792), abs=0.1)
 
 
+def test_what_names_a_row_stands_in_every_block_of_a_wide_table() -> None:
+    wide = "w" * 20
+    groups = [["age", "10-19", wide, wide, wide], ["age", "20-29", wide, wide, wide], ["sex", "male", wide, wide, wide]]
+    titles = ["by", "value", "a", "b", "c"]
+    assert html.blocks(titles, groups, [], 40) == [[0, 1, 2], [0, 1, 3], [0, 1, 4]]
+    named = [["one", "10-19", wide, wide, wide], ["two", "10-19", wide, wide, wide]]
+    assert html.blocks(titles, named, [], 40) == [[0, 1, 2], [0, 3], [0, 4]]
+    # however wide, every column stands somewhere
+    assert html.blocks(titles, groups, [], 5) == [[0, 1, 2], [0, 1, 3], [0, 1, 4]]
+    assert html.blocks(titles, named, [], 5) == [[0, 1], [0, 2], [0, 3], [0, 4]]
+    assert html.blocks(titles, named, [], 500) == [[0, 1, 2, 3, 4]]
+    assert html.blocks(["a"], [["x"], ["x"]], [], 5) == [[0]]
+
+
 def test_columns_are_as_wide_as_their_letters_when_there_is_room() -> None:
     table = ET.fromstring(
         "<table class='data'><thead><tr><th>Name</th><th>n</th></tr></thead>"

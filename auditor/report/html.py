@@ -114,21 +114,30 @@ def _jpeg_uri(picture: Image.Image) -> str:
 
 
 def blocks(columns: Sequence[str], rows: Sequence[Sequence[Any]], formats: Sequence[str], most: int) -> list[list[int]]:
-    """The columns of a table in blocks that fit side by side; the first column stands in every block."""
-    found: list[list[int]] = [[]]
-    room, first = most, 0
+    """The columns of a table in blocks that fit side by side; the columns that name a row stand in every block."""
+    names = list(range(min(_names(rows, len(columns)), len(columns))))
+    widths = []
     for column, title in enumerate(columns):
         style = formats[column] if column < len(formats) else "text"
         cells = [numbers.cell(row[column], style) for row in rows if column < len(row)]
         longest_word = max(map(len, title.split()), default=0)
-        width = 3 + min(max([longest_word, *map(len, cells)]), 30)
-        if width > room and len(found[-1]) > 1:
-            found.append([0])
-            room = most - first
-        found[-1].append(column)
-        room -= width
-        first = width if column == 0 else first
+        widths.append(3 + min(max([longest_word, *map(len, cells)]), 30))
+    found = [names]
+    room = most - sum(widths[column] for column in names)
+    for column in range(len(names), len(columns)):
+        if widths[column] > room and len(found[-1]) > len(names):
+            found.append(names)
+            room = most - sum(widths[column] for column in names)
+        found[-1] = [*found[-1], column]
+        room -= widths[column]
     return found
+
+
+def _names(rows: Sequence[Sequence[Any]], columns: int) -> int:
+    """How many of the first columns it takes to tell the rows apart, if one or two do; else one."""
+    two = {tuple(map(str, row[:2])) for row in rows}
+    one = {str(row[0]) for row in rows if row}
+    return 2 if columns > 2 and len(one) < len(two) == len(rows) else 1
 
 
 def long(text: str) -> bool:
