@@ -10,7 +10,9 @@ smallest regions have some dozens of pixels at 224x224.
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from auditor import Explanation, Meta, Probe, hookimpl
@@ -85,7 +87,10 @@ class Shap(Explanation):
             pixels = np.asarray(images, dtype=np.float32).transpose(0, 3, 1, 2)
             return classifier.predict(pixels)[:, answer : answer + 1].astype(np.float64)
 
-        explainer = shap.PartitionExplainer(probability, shap.maskers.Image(np.array(covered), image.shape))
+        # a copy of its own: shap's maskers remember the image before
+        masker = copy.copy(_masker(image.shape))
+        masker.mask_value = covered.flatten()
+        explainer = shap.PartitionExplainer(probability, masker)
         found = explainer(image[None], max_evals=self.evaluations, batch_size=self.batch, silent=True)
         return np.asarray(found.values)[0, ..., 0], float(np.ravel(found.base_values)[0])
 
@@ -114,6 +119,14 @@ class Shap(Explanation):
             explainer = shap.PermutationExplainer(probability, masker, seed=seed)
             found = explainer(row, max_evals=evaluations, batch_size=at_once, silent=True)
         return np.asarray(found.values)[0], float(np.ravel(found.base_values)[0])
+
+
+@lru_cache(maxsize=2)
+def _masker(shape: tuple[int, ...]) -> Any:
+    """shap's masker of images (h, w, c). Its tree of regions takes a second at 224 x 224 and is the same for all."""
+    import numpy as np
+
+    return _library().maskers.Image(np.zeros(shape), shape)
 
 
 def _library() -> Any:
