@@ -6,9 +6,11 @@ import base64
 import copy
 import io
 import json
+import os
 import re
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -301,11 +303,42 @@ def _figures(node: Any) -> Iterator[Any]:
             yield from _figures(node["/K"])
 
 
-def test_pdf_without_pango(audit: dict[str, Any], run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    broken = subprocess.CompletedProcess[str]([], 1, "", f"{pdf.MISSING}: cannot load library 'libpango-1.0-0'\n")
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: broken)
+def python_that(monkeypatch: pytest.MonkeyPatch, folder: Path, does: str) -> None:
+    """Let the PDF be drawn by a child that does something else."""
+    instead = folder / "python"
+    instead.write_text(f"#!/bin/sh\n{does}\n")
+    instead.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(instead))
+
+
+def test_pdf_without_pango(audit: dict[str, Any], run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    # it ends before it reads the page
+    python_that(monkeypatch, tmp_path, f"echo \"{pdf.MISSING}: cannot load library 'libpango-1.0-0'\" >&2; exit 1")
     with pytest.raises(AuditorError, match=r"libpango-1\.0-0.*libpangoft2"):
         pdf.render_pdf(audit, run)
+
+
+def test_pdf_that_takes_too_long_is_given_up(
+    audit: dict[str, Any], run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    python_that(monkeypatch, tmp_path, "exec sleep 60")
+    monkeypatch.setattr(pdf, "PATIENCE", 1)
+    with pytest.raises(AuditorError, match="more than 1 s and was given up"):
+        pdf.render_pdf(audit, run)
+
+
+def test_pdf_of_a_page_that_cannot_be_made_leaves_no_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    python_that(monkeypatch, tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
+
+    def make() -> str:
+        while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+            time.sleep(0.01)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        pdf._print(make, "pdf/ua-1")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 # SARIF, JUnit, Markdown

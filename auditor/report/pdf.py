@@ -14,8 +14,9 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 from xml.etree.ElementTree import Element, SubElement
 
@@ -42,33 +43,41 @@ def render_pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> by
 
 
 def _render(audit: Mapping[str, Any], run: Path, paper: str, variant: str, record: bytes | None = None) -> bytes:
-    return _print({"audit": audit, "run": str(run.resolve()), "paper": paper, "variant": variant}, record)
+    from auditor.report.html import page
+
+    return _print(lambda: page(audit, run, paper=True, size=paper), variant, record)
 
 
 def print_page(text: str, variant: str = "pdf/ua-1") -> bytes:
     """A page of ours as PDF. Raises AuditorError in one sentence where WeasyPrint or what it needs is missing."""
-    return _print({"page": text, "variant": variant})
+    return _print(lambda: text, variant)
 
 
-def _print(task: Mapping[str, Any], record: bytes | None = None) -> bytes:
-    """What the child makes of ``task``, with ``record`` attached as audit.json."""
+def _print(make: Callable[[], str], variant: str, record: bytes | None = None) -> bytes:
+    """The page that ``make`` gives as PDF, with ``record`` attached as audit.json.
+
+    It is made while the child imports WeasyPrint, which takes longer.
+    """
     with tempfile.TemporaryDirectory(prefix="auditor-pdf-") as folder:
-        source, target = Path(folder, "task.json"), Path(folder, "report.pdf")
-        source.write_text(json.dumps(task), encoding="utf-8")
-        command = [sys.executable, "-m", "auditor.report.pdf", str(source), str(target)]
+        target = Path(folder, "report.pdf")
+        command = [sys.executable, "-m", "auditor.report.pdf", variant, str(target)]
         if record is not None:
             attached = Path(folder, "audit.json")
             attached.write_bytes(record)
             command.append(str(attached))
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
-        except subprocess.TimeoutExpired:
-            raise AuditorError(
-                f"the PDF report took more than {PATIENCE} s and was given up: use report.html"
-            ) from None
-        if done.returncode == 0 and target.is_file():
+        with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE) as child:
+            try:
+                _, stderr = child.communicate(make().encode("utf-8"), timeout=PATIENCE)
+            except subprocess.TimeoutExpired:
+                raise AuditorError(
+                    f"the PDF report took more than {PATIENCE} s and was given up: use report.html"
+                ) from None
+            finally:
+                # a page that cannot be made, and Ctrl-C, leave nobody waiting for it
+                child.kill()
+        if child.returncode == 0 and target.is_file():
             return target.read_bytes()
-    raise AuditorError(_explain(done.stderr, done.returncode))
+    raise AuditorError(_explain(stderr.decode("utf-8", "replace"), child.returncode))
 
 
 def _explain(stderr: str, status: int) -> str:
@@ -83,8 +92,9 @@ def _explain(stderr: str, status: int) -> str:
     return f"the PDF report could not be drawn ({last.strip()}): use report.html"
 
 
-def _draw(source: Path, target: Path, *attached: Path) -> int:
-    """What the child does: lay the page out and write it, fetching nothing but what the page itself carries."""
+def _draw(variant: str, target: Path, *attached: Path) -> int:
+    """What the child does: lay the page on its standard input out and write it, fetching nothing but what the page
+    itself carries."""
     # hundreds of thousands of boxes that all live to the end: looking for garbage among them takes a fifth of the time
     gc.disable()
     try:
@@ -94,13 +104,11 @@ def _draw(source: Path, target: Path, *attached: Path) -> int:
         return 1
     from weasyprint.urls import URLFetcher
 
-    from auditor.report.html import page
-
-    task = json.loads(source.read_text(encoding="utf-8"))
-    text = task.get("page") or page(task["audit"], Path(task["run"]), paper=True, size=task["paper"])
     document = HTML(
-        string=plain_style(text), url_fetcher=URLFetcher(allowed_protocols=["data"]), media_type="print"
-    )  # fmt: skip
+        string=plain_style(sys.stdin.buffer.read().decode("utf-8")),
+        url_fetcher=URLFetcher(allowed_protocols=["data"]),
+        media_type="print",
+    )
     for table in document.etree_element.iter("table"):
         # the table of page one has pictures in it, which no letters tell of
         if "data" in (classes := table.get("class", "").split()) and "glance" not in classes:
@@ -109,7 +117,7 @@ def _draw(source: Path, target: Path, *attached: Path) -> int:
         Attachment(string=path.read_bytes(), name=path.name, description="The audit's record", relationship="Source")
         for path in attached
     ]
-    document.write_pdf(target, pdf_variant=task["variant"], pdf_tags=True, attachments=files)
+    document.write_pdf(target, pdf_variant=variant, pdf_tags=True, attachments=files)
     return 0
 
 
@@ -166,7 +174,7 @@ def _words(element: Element, *, whole: bool) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    status = _draw(*map(Path, sys.argv[1:]))
+    status = _draw(sys.argv[1], *map(Path, sys.argv[2:]))
     sys.stderr.flush()
     # the file is written: taking half a gigabyte of boxes apart one by one would only take time
     os._exit(status)
