@@ -251,6 +251,11 @@ def name(metric: Mapping[str, Any]) -> str:
     return _NAMES.get(known, known.replace("_", " ").capitalize())
 
 
+def lower(text: str) -> str:
+    """The text with a small first letter, unless it starts with an abbreviation."""
+    return text if text[:2].isupper() or text[:2] == "F1" else text[:1].lower() + text[1:]
+
+
 def reading(metric: Mapping[str, Any]) -> str:
     """How a number reads: what an attack found bounds from one side, what a proof gives from the other."""
     if metric["name"] == "robust_accuracy" and metric["at"].get("norm") in (None, "none"):

@@ -195,32 +195,11 @@ def as_pictures(figure: Markup) -> Markup:
     def picture(found: re.Match[str]) -> str:
         # nobody points at paper: what the spots say would only be laid out for nothing
         bare = re.sub(r'<g data-line="\d+"><title>.*?</title>(.*?)</g>', r"\1", found[0], flags=re.DOTALL)
-        bare = _fewer_elements(re.sub(r'<circle [^>]*pointer-events="all"/>', "", bare))
+        bare = re.sub(r'<circle [^>]*pointer-events="all"/>', "", bare)
         source = base64.b64encode(bare.encode("utf-8", "replace")).decode()
         return f'<img class="{found[1]}" alt="{found[2]}" src="data:image/svg+xml;base64,{source}">'
 
     return Markup(re.sub(r'<svg class="(\w+)".*?<title>(.*?)</title>.*?</svg>', picture, figure, flags=re.DOTALL))
-
-
-def _fewer_elements(svg: str) -> str:
-    """The same drawing with all straight lines of one style, and all neighbouring marks of one series, as one path
-    each: on paper every element costs milliseconds."""
-    lines: dict[str, list[str]] = {}
-    form = r'<line x1="([^"]+)" y1="([^"]+)" x2="([^"]+)" y2="([^"]+)"([^>]*)/>\s*'
-    for x1, y1, x2, y2, style in re.findall(form, svg):
-        lines.setdefault(style, []).append(f"M{x1},{y1}L{x2},{y2}")
-
-    def line(found: re.Match[str]) -> str:
-        # all of them where the first one stands: below the series, as before
-        parts = lines.pop(found[5], None)
-        return f'<path d="{"".join(parts)}" fill="none"{found[5]}/>' if parts else ""
-
-    def marks(found: re.Match[str]) -> str:
-        outlines = re.findall(r'd="([^"]*)"', found[0])
-        return f'<path d="{"".join(outlines)}"{found[1]}/>'
-
-    svg = re.sub(r'<path d="[^"]*"([^>]*)/>(?:\s*<path d="[^"]*"\1/>)+', marks, svg)
-    return re.sub(form, line, svg)
 
 
 def _text(x: float, y: float, text: str, anchor: str = "middle", colour: str = SOFT, **attributes: str) -> Markup:

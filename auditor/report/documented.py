@@ -40,9 +40,8 @@ def lines(audit: Record) -> list[tuple[str, str, str, str]]:
             measured = numbers.measured({**metric, **{key: row[key] for key in ("value", "low", "high")}})
             whose, name = entry["series"] or entry["probe"], numbers.name(metric)
             # of a sweep the name is the same in every line: where it was measured must not be cut off for it
-            what = f"{whose}: {name}{numbers.place(metric)}"
-            if entry["over"]:
-                what = f"{whose}, {name[:1].lower()}{name[1:]}: {numbers.measured_at(row['at'])}"
+            swept = f"{whose}, {numbers.lower(name)}: {numbers.measured_at(row['at'])}"
+            what = swept if entry["over"] else f"{whose}: {name}{numbers.place(metric)}"
             found.append((what, documented, measured, row["reading"]))
     return found
 

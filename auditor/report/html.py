@@ -43,7 +43,7 @@ class Limits:
     shots_of_others: int
     """The same for what did not fail."""
     letters: int
-    """Letters of a table side by side; further columns follow below with the first one repeated."""
+    """Letters of a table side by side; further columns follow below with those repeated that name a row."""
     pictures: int = 8
     """Pictures of a grid side by side."""
 
@@ -115,19 +115,19 @@ def _jpeg_uri(picture: Image.Image) -> str:
 
 def blocks(columns: Sequence[str], rows: Sequence[Sequence[Any]], formats: Sequence[str], most: int) -> list[list[int]]:
     """The columns of a table in blocks that fit side by side; the columns that name a row stand in every block."""
-    names = list(range(min(_names(rows, len(columns)), len(columns))))
+    names = list(range(len(columns)))[: _names(rows, len(columns))]
     widths = []
     for column, title in enumerate(columns):
         style = formats[column] if column < len(formats) else "text"
         cells = [numbers.cell(row[column], style) for row in rows if column < len(row)]
         longest_word = max(map(len, title.split()), default=0)
         widths.append(3 + min(max([longest_word, *map(len, cells)]), 30))
-    found = [names]
-    room = most - sum(widths[column] for column in names)
+    whole = most - sum(widths[column] for column in names)
+    found, room = [names], whole
     for column in range(len(names), len(columns)):
         if widths[column] > room and len(found[-1]) > len(names):
             found.append(names)
-            room = most - sum(widths[column] for column in names)
+            room = whole
         found[-1] = [*found[-1], column]
         room -= widths[column]
     return found

@@ -287,7 +287,8 @@ def _worst_first(pair: tuple[Record, Record]) -> tuple[float, float]:
 
 def _number(metric: Record) -> str:
     """A number in words: ``robust accuracy 3.1 % [1.7, 5.6] at L∞ 4/255 (n = 256)``."""
-    return f"{_lower(numbers.name(metric))} {numbers.measured(metric)}{numbers.place(metric)} (n = {metric['n']})"
+    name = numbers.lower(numbers.name(metric))
+    return f"{name} {numbers.measured(metric)}{numbers.place(metric)} (n = {metric['n']})"
 
 
 def _under(pair: tuple[Record, Record]) -> str:
@@ -368,11 +369,6 @@ def _parity(parity: Record | None) -> str:
         return "no parity of copy and original was measured"
     agreement = numbers.formatted(parity["label_agreement"], "percent")
     return f"copy and original agree on {agreement} of {parity['n']} images"
-
-
-def _lower(text: str) -> str:
-    """The text with a small first letter, unless it starts with an abbreviation."""
-    return text if text[:2].isupper() or text[:2] == "F1" else text[:1].lower() + text[1:]
 
 
 def _sentence(text: str) -> str:
