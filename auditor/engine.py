@@ -824,11 +824,11 @@ def finish(audit: dict[str, Any], folder: RunFolder, formats: Sequence[Any]) -> 
     troubles: list[str] = []
     # what is laid out on paper is drawn by a process of its own: the others are written while it works
     paged = [fmt for fmt in formats if getattr(fmt, "paged", False)]
-    ahead = {fmt.file: _meanwhile(partial(fmt.render, audit, folder.path)).result for fmt in paged}
+    ahead = {fmt.file: _meanwhile(partial(fmt.render, audit, folder.path)) for fmt in paged}
     for fmt in sorted(formats, key=lambda fmt: fmt.file in ahead):
         try:
-            content = ahead.get(fmt.file, partial(fmt.render, audit, folder.path))
-            files.append(folder.write(fmt.file, content()))
+            content = ahead[fmt.file].result() if fmt.file in ahead else fmt.render(audit, folder.path)
+            files.append(folder.write(fmt.file, content))
         except KeyboardInterrupt:
             raise
         except Exception as error:
