@@ -487,6 +487,7 @@ def _audit(
 ) -> None:  # fmt: skip
     from auditor.engine import Interrupted, Request
     from auditor.engine import run as carry_out
+    from auditor.environment import keep_memory
     from auditor.terminal import progress
 
     if workers is not None and engine != "ray":
@@ -508,6 +509,7 @@ def _audit(
         **options,
     )
     _catch_terminate()
+    keep_memory()
     with progress(verbose=verbose, quiet=quiet) as shown:
         try:
             outcome = carry_out(request, shown)

@@ -13,6 +13,8 @@ says that the values do not tell where they end.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -68,44 +70,96 @@ def fit_end(values: NDArray[np.floating]) -> Fit:
 def fit_end_as_art(values: NDArray[np.floating]) -> Fit:
     """The same by SciPy's ``weibull_min.fit`` from shape 1, as ART does it: for comparison with ART only.
 
-    SciPy's start and its simplex search are kept, and with them its result; its likelihood, which passes through code
-    that is made for every law there is, is written out here and takes a twentieth of the time.
+    SciPy's start and its simplex search are kept, and with them its result. All rows take their steps together, and the
+    likelihood, which in SciPy passes through code that is made for every law there is, is written out here.
     """
     rows = np.asarray(values, dtype=np.float64)
     # few batches from one small pool share their largest value
     constant = np.ptp(rows, axis=1) <= 1e-6 * np.abs(rows).max(axis=1)
+    shape, end, scale = np.full(len(rows), np.nan), rows[:, 0].copy(), np.zeros(len(rows))
+    x = -rows[~constant]
     with np.errstate(all="ignore"):
-        shape, start, scale = np.array(
-            [(np.nan, -row[0], 0.0) if same else _scipy_fit(-row) for row, same in zip(rows, constant, strict=True)]
-        ).T
-    return Fit(end=-start, shape=shape, scale=scale, ks=np.full(len(shape), np.nan))
+        start = np.stack([np.ones(len(x)), x.mean(axis=1) - x.std(axis=1), x.std(axis=1)], axis=1)
+        found = _simplex_search(lambda some, free: _weibull_unlikely(x[some], free), start)
+    shape[~constant], end[~constant], scale[~constant] = found[:, 0], -found[:, 1], found[:, 2]
+    return Fit(end=end, shape=shape, scale=scale, ks=np.full(len(shape), np.nan))
 
 
-def _scipy_fit(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Shape, location and scale of ``scipy.stats.weibull_min.fit(x, 1.0)``."""
-    from scipy.optimize import fmin
-    from scipy.special import xlogy
+def _weibull_unlikely(x: NDArray[np.float64], free: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Minus the log-likelihood of Weibull laws with shape, location and scale ``free`` (n, 3) for values x (n, b), as
+    ``scipy.stats.weibull_min.fit`` counts it; (n,)."""
+    shape, location, scale = free.T[:, :, None]
+    z = (x - location) / scale
+    # negative values have no logarithm, and what is outside of the law has SciPy's price
+    logs = np.log(shape) + (shape - 1) * np.log(z) - z**shape
+    inside = np.isfinite(logs)
+    outside = x.shape[1] - inside.sum(axis=1)
+    price = outside * 100 * np.log(np.finfo(np.float64).max)
+    unlikely = price - np.where(inside, logs, 0).sum(axis=1) + x.shape[1] * np.log(scale[:, 0])
+    return np.where((free[:, 0] <= 0) | (free[:, 2] <= 0), np.inf, unlikely)
 
-    # SciPy's price of a value outside of the law
-    penalty = 100 * np.log(np.finfo(np.float64).max)
 
-    def unlikely(free: NDArray[np.float64]) -> float:
-        shape, location, scale = free
-        if shape <= 0 or scale <= 0:
-            return np.inf
-        z = (x - location) / scale
-        inside = z > 0
-        if not inside.all():
-            z = z[inside]
-        logs = np.log(shape) + xlogy(shape - 1, z) - z**shape
-        finite = np.isfinite(logs)
-        outside = len(x) - np.count_nonzero(finite)
-        if outside:
-            logs = logs[finite]
-        return float(outside * penalty - logs.sum() + len(x) * np.log(scale))
+_Corner = tuple[float, list[float]]
 
-    found: NDArray[np.float64] = fmin(unlikely, [1.0, x.mean() - x.std(), x.std()], disp=0)
-    return found
+
+def _simplex_search(
+    f: Callable[[list[int], NDArray[np.float64]], NDArray[np.float64]], start: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Where ``scipy.optimize.fmin`` ends with f from each row of ``start`` (n, d), with its defaults; (n, d).
+
+    ``f`` is asked for many rows at once: their numbers (m), and one point for each (m, d); its values are (m,).
+    """
+    simplexes: list[list[_Corner]] = [[] for _ in start]
+    searches = [_search(point, simplex) for point, simplex in zip(start.tolist(), simplexes, strict=True)]
+    asked = {row: next(search) for row, search in enumerate(searches)}
+    for _ in range(200 * start.shape[1]):
+        if not asked:
+            break
+        values = f(list(asked), np.array(list(asked.values())))
+        for row, value in zip(list(asked), values.tolist(), strict=True):
+            try:
+                asked[row] = searches[row].send(value)
+            except StopIteration:
+                del asked[row]
+    return np.array([min(simplex, key=itemgetter(0))[1] for simplex in simplexes]).reshape(start.shape)
+
+
+def _search(start: list[float], simplex: list[_Corner]) -> Generator[list[float], float]:
+    """The search of Nelder and Mead (1965), step by step as ``scipy.optimize.fmin`` takes it: yields the points that it
+    wants the value of, and keeps ``simplex`` up to date, its best corner first."""
+    simplex.append(((yield start), start))
+    for k, value in enumerate(start):
+        point = [*start[:k], 1.05 * value if value else 0.00025, *start[k + 1 :]]
+        simplex.append(((yield point), point))
+    while True:
+        simplex.sort(key=itemgetter(0))
+        (least, best), (most, worst) = simplex[0], simplex[-1]
+        if most - least <= 1e-4 and all(
+            abs(a - b) <= 1e-4 for _, point in simplex[1:] for a, b in zip(point, best, strict=True)
+        ):
+            return
+        centre = [sum(each) / len(start) for each in zip(*(point for _, point in simplex[:-1]), strict=True)]
+
+        def beyond(step: float, c: list[float] = centre, w: list[float] = worst) -> list[float]:
+            return [(1 + step) * a - step * b for a, b in zip(c, w, strict=True)]
+
+        reflected = beyond(1)
+        value = yield reflected
+        if value < least:
+            expanded = beyond(2)
+            further = yield expanded
+            simplex[-1] = (further, expanded) if further < value else (value, reflected)
+        elif value < simplex[-2][0]:
+            simplex[-1] = value, reflected
+        else:
+            contracted = beyond(0.5 if value < most else -0.5)
+            closer = yield contracted
+            if closer <= value if value < most else closer < most:
+                simplex[-1] = closer, contracted
+                continue
+            for j in range(1, len(simplex)):
+                point = [a + 0.5 * (b - a) for a, b in zip(best, simplex[j][1], strict=True)]
+                simplex[j] = (yield point), point
 
 
 def _weibull(z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

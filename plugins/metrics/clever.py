@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from auditor import (
     Axis,
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from auditor.classifier import Classifier
-    from auditor.extremes import Fit
     from auditor.images import Batch
     from auditor.probe import Columns, Randomness
 
@@ -48,6 +47,20 @@ _AIMS = ("runner_up", "random", "least_likely")
 
 _FITS = 0.05
 """P-value of the Kolmogorov-Smirnov test from which on the law counts as fitting (Weng et al. 2018, section 5.2)."""
+
+_TOGETHER = 16
+"""Images whose laws are fitted at once: one by one each would wait for the same few steps."""
+
+
+class _Seen(NamedTuple):
+    """What the points around one image say of each target class."""
+
+    others: list[int]
+    aims: tuple[int, ...]
+    """Where in ``others`` the classes of ``_AIMS`` are."""
+    margins: NDArray[np.float64]
+    largest: list[NDArray[np.float64]]
+    """For each pair of ``batches`` and ``batch_samples`` the largest slope of every batch, (targets, batches)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +118,13 @@ class Clever(Probe):
         """One row per image that the model gets right and norm."""
         import numpy as np
 
-        rows = [
-            {"row": row, "norm": norm, **self._score(classifier, batch.take([row]), rng, norm)}
-            for row in np.flatnonzero(batch.predictions == batch.labels).tolist()
-            for norm in self.norms
-        ]
+        right = np.flatnonzero(batch.predictions == batch.labels).tolist()
+        rows: list[dict[str, Any]] = []
+        for norm in self.norms:
+            for start in range(0, len(right), _TOGETHER):
+                some = right[start : start + _TOGETHER]
+                scores = self._score(classifier, batch.take(some), rng, norm)
+                rows += [{"row": row, "norm": norm, **each} for row, each in zip(some, scores, strict=True)]
         kinds: dict[str, Any] = {"row": np.int64, "norm": "U4", "clever_target": np.int64}
         names = (
             "row", "norm", "clever", *(f"clever_{aim}" for aim in _AIMS), "clever_target", "spread", "ks", "shape",
@@ -117,12 +132,52 @@ class Clever(Probe):
         )  # fmt: skip
         return {name: np.array([row[name] for row in rows], dtype=kinds.get(name, np.float64)) for name in names}
 
-    def _score(self, classifier: Classifier, image: Batch, rng: Randomness, norm: str) -> dict[str, Any]:
-        """The scores of one image."""
+    def _score(self, classifier: Classifier, images: Batch, rng: Randomness, norm: str) -> list[dict[str, Any]]:
+        """The scores of each image; the laws of all of them are fitted at once."""
+        import numpy as np
+
+        from auditor.extremes import Fit, fit_end, fit_end_as_art
+
+        fit_of = fit_end_as_art if self.pooled else fit_end
+        seen = [self._see(classifier, images.take([i]), rng, norm) for i in range(len(images))]
+        ends = np.cumsum([len(each.margins) for each in seen])[:-1]
+
+        def laws(number: int) -> list[Fit]:
+            fit = fit_of(np.concatenate([each.largest[number] for each in seen]))
+            return [Fit(*columns) for columns in zip(*(np.split(column, ends) for column in fit), strict=True)]
+
+        fits = laws(0)
+        scores = [self._scores(each.margins, fit.end, norm) for each, fit in zip(seen, fits, strict=True)]
+        less = [
+            [self._scores(each.margins, fit.end, norm).min() for each, fit in zip(seen, laws(1 + i), strict=True)]
+            for i in range(len(self.smaller))
+        ]
+        best = [int(each.argmin()) for each in scores]
+        # two halves of the batches share no point: they are two seeds
+        largest = np.stack([each.largest[0][target] for each, target in zip(seen, best, strict=True)])
+        margin = np.array([each.margins[target] for each, target in zip(seen, best, strict=True)])
+        one, other = (
+            self._scores(margin, fit_of(half).end, norm) for half in np.array_split(largest, 2, axis=1)
+        )  # fmt: skip
+        return [
+            {
+                "clever": scores[i][target],
+                **{f"clever_{aim}": scores[i][at] for aim, at in zip(_AIMS, seen[i].aims, strict=True)},
+                "clever_target": seen[i].others[target],
+                "spread": abs(one[i] - other[i]) / max(scores[i][target], 1e-12),
+                "ks": fits[i].ks[target],
+                "shape": fits[i].shape[target],
+                "slope": fits[i].end[target],
+                "margin": margin[i],
+                **{_column(pair): found[i] for pair, found in zip(self.smaller, less, strict=True)},
+            }
+            for i, target in enumerate(best)
+        ]
+
+    def _see(self, classifier: Classifier, image: Batch, rng: Randomness, norm: str) -> _Seen:
+        """Margins and slopes of one image."""
         import numpy as np
         import torch
-
-        from auditor.extremes import fit_end, fit_end_as_art
 
         label = int(image.labels[0])
         with torch.no_grad():
@@ -130,42 +185,24 @@ class Clever(Probe):
         ranked = [int(k) for k in np.argsort(-logits, kind="stable") if k != label]
         chance = int(rng(image.ids[0], "random target").choice(ranked))
         others = list(dict.fromkeys([*ranked[: self.targets], chance, ranked[-1]]))
-        margins = logits[label] - logits[others]
         slopes = self._slopes(classifier, image, rng, norm, others)
-        largest = self._largest(slopes, image, rng, norm, (self.batches, self.batch_samples))
-        fit_of = fit_end_as_art if self.pooled else fit_end
-        fit = fit_of(largest)
-        scores = self._scores(margins, fit, norm)
-        best = int(scores.argmin())
-        # two halves of the batches share no point: they are two seeds
-        halves = np.array_split(np.arange(self.batches), 2)
-        half = [self._scores(margins[[best]], fit_of(largest[[best]][:, some]), norm)[0] for some in halves]
-        return {
-            "clever": scores[best],
-            "clever_runner_up": scores[0],
-            "clever_random": scores[others.index(chance)],
-            "clever_least_likely": scores[others.index(ranked[-1])],
-            "clever_target": others[best],
-            "spread": abs(half[0] - half[1]) / max(scores[best], 1e-12),
-            "ks": fit.ks[best],
-            "shape": fit.shape[best],
-            "slope": fit.end[best],
-            "margin": margins[best],
-            **{
-                _column(pair): self._scores(margins, fit_of(self._largest(slopes, image, rng, norm, pair)), norm).min()
-                for pair in self.smaller
-            },
-        }
+        pairs = [(self.batches, self.batch_samples), *self.smaller]
+        return _Seen(
+            others=others,
+            aims=(0, others.index(chance), others.index(ranked[-1])),
+            margins=logits[label] - logits[others],
+            largest=[self._largest(slopes, image, rng, norm, pair) for pair in pairs],
+        )
 
     def _needs(self, batches: int = 0, samples: int = 0) -> int:
         """How many points so many batches of so many samples are taken of; by default the main ones."""
         return (samples or self.batch_samples) * (self.pool_factor if self.pooled else batches or self.batches)
 
-    def _scores(self, margins: NDArray[np.float64], fit: Fit, norm: str) -> NDArray[np.float64]:
-        """The score for each target class: margin by slope, between 0 and the radius."""
+    def _scores(self, margins: NDArray[np.float64], ends: NDArray[np.float64], norm: str) -> NDArray[np.float64]:
+        """The score of each margin: by its largest slope, between 0 and the radius."""
         import numpy as np
 
-        scores: NDArray[np.float64] = (margins / np.maximum(fit.end, 1e-300)).clip(0, self._radius(norm))
+        scores: NDArray[np.float64] = (margins / np.maximum(ends, 1e-300)).clip(0, self._radius(norm))
         return scores
 
     def _radius(self, norm: str) -> float:
