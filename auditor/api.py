@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auditor.engine import Request, pick_formats, run
+from auditor.engine import Request, drawn, pick_formats, run
 from auditor.errors import BadInput
 from auditor.finding import SEVERITIES
 from auditor.registry import load as load_plugins
@@ -92,7 +92,9 @@ class Audit:
         if name == "json":
             return write_whole(target, (self.folder / "audit.json").read_bytes())
         (chosen,) = pick_formats(load_plugins(), [name])
-        return write_whole(target, chosen.render(self.record, self.folder))
+        *_, content = drawn(chosen, self.record, self.folder)
+        assert content is not None
+        return write_whole(target, content)
 
     def compare(self, *others: Audit) -> dict[str, Any]:
         """This audit as the baseline against others: the content of comparison.json (compare.schema.json)."""

@@ -11,13 +11,10 @@ import io
 import json
 import time
 import traceback
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -822,35 +819,34 @@ def finish(audit: dict[str, Any], folder: RunFolder, formats: Sequence[Any]) -> 
     """Write audit.json, then every report; a report that breaks is named and does not take the others with it."""
     files = [folder.write_json("audit.json", audit)]
     troubles: list[str] = []
-    # what is laid out on paper is drawn by a process of its own: the others are written while it works
-    paged = [fmt for fmt in formats if getattr(fmt, "paged", False)]
-    ahead = {fmt.file: _meanwhile(partial(fmt.render, audit, folder.path)) for fmt in paged}
-    for fmt in sorted(formats, key=lambda fmt: fmt.file in ahead):
+    # what another process draws is begun first and asked for last: the others are written while it works
+    first = sorted(formats, key=lambda fmt: not getattr(fmt, "paged", False))
+    drawings = deque((fmt.file, drawn(fmt, audit, folder.path)) for fmt in first)
+    while drawings:
+        file, drawing = drawings.popleft()
         try:
-            content = ahead[fmt.file].result() if fmt.file in ahead else fmt.render(audit, folder.path)
-            files.append(folder.write(fmt.file, content))
+            content = next(drawing)
+            if content is None:
+                drawings.append((file, drawing))
+            else:
+                files.append(folder.write(file, content))
         except KeyboardInterrupt:
             raise
         except Exception as error:
-            troubles.append(f"{fmt.file} was not written: {one_line(error)}")
+            troubles.append(f"{file} was not written: {one_line(error)}")
     broken = any(p["status"] == "error" for p in audit["probes"]) or any(p["error"] for p in audit["plugins"])
     return Outcome(
         audit=audit, out=folder.path, files=files, incomplete=broken or bool(troubles), troubles=troubles
     )  # fmt: skip
 
 
-def _meanwhile(render: Callable[[], bytes]) -> Future[bytes]:
-    """What ``render`` will have given or raised; nothing waits for it when the program ends before."""
-    promised: Future[bytes] = Future()
-
-    def work() -> None:
-        try:
-            promised.set_result(render())
-        except BaseException as error:
-            promised.set_exception(error)
-
-    Thread(target=work, daemon=True).start()
-    return promised
+def drawn(fmt: Any, audit: Mapping[str, Any], folder: Path) -> Iterator[bytes | None]:
+    """A report's bytes, after None where another process draws it."""
+    content = fmt.render(audit, folder)
+    if isinstance(content, Iterator):
+        yield from content
+    else:
+        yield content
 
 
 def evidence_files(record: Mapping[str, Any]) -> list[str]:

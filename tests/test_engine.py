@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib.metadata
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -445,28 +444,31 @@ def test_a_report_that_breaks_does_not_take_the_others_with_it(plug: Plug, digit
     assert {path.name for path in outcome.files} == {"audit.json", "summary.md"}
 
 
-def test_what_is_laid_out_on_paper_is_drawn_while_the_other_reports_are_written(tmp_path: Path) -> None:
-    written = Event()
+def test_what_another_process_draws_is_begun_first_and_asked_for_last(tmp_path: Path) -> None:
+    done: list[str] = []
 
-    def on_paper(audit: object, run: Path) -> bytes:
-        # it stands first in the list: drawn first, it would wait in vain
-        return b"paper" if written.wait(20) else b"too late"
+    def on_paper(audit: object, run: Path) -> Iterator[bytes | None]:
+        done.append("begun")
+        yield None
+        done.append("drawn")
+        yield b"paper"
 
     def on_screen(audit: object, run: Path) -> bytes:
-        written.set()
+        done.append("screen")
         return b"screen"
 
     def torn(audit: object, run: Path) -> bytes:
         raise OSError("out of paper")
 
     formats = [
-        ReportFormat(name="pdf", file="report.pdf", render=on_paper, paged=True),
-        ReportFormat(name="torn", file="torn.pdf", render=torn, paged=True),
         ReportFormat(name="html", file="report.html", render=on_screen),
+        ReportFormat(name="torn", file="torn.pdf", render=torn, paged=True),
+        ReportFormat(name="pdf", file="report.pdf", render=on_paper, paged=True),
     ]
     folder = RunFolder(tmp_path / "run")
     outcome = finish({"probes": [], "plugins": []}, folder, formats)
     folder.close()
+    assert done == ["begun", "screen", "drawn"]
     assert (tmp_path / "run" / "report.pdf").read_bytes() == b"paper"
     assert (tmp_path / "run" / "report.html").read_bytes() == b"screen"
     (trouble,) = outcome.troubles

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from auditor.report import html
-from auditor.report.pdf import fix_columns, plain_style, render_pdf, render_pdfa
+from auditor.report.pdf import fix_columns, plain_style, print_page, render_pdf, render_pdfa
 
 GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
 ROWS = html.LIMITS[True].rows
@@ -56,7 +56,7 @@ def run(audit: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def documents(audit: dict[str, Any], run: Path) -> dict[str, pypdf.PdfReader]:
     drawn = {"ua": render_pdf(audit, run), "a": render_pdfa(audit, run, paper="letter")}
-    return {name: pypdf.PdfReader(io.BytesIO(content)) for name, content in drawn.items()}
+    return {name: pypdf.PdfReader(io.BytesIO([*drawing][-1] or b"")) for name, drawing in drawn.items()}
 
 
 @pytest.fixture(params=["ua", "a"])
@@ -559,3 +559,11 @@ def test_words_do_not_take_the_place_of_a_figure_on_paper(tmp_path: Path) -> Non
     page = html.page(record, tmp_path, paper=True)
     assert "The words" in page
     assert "The table" in page
+
+
+def test_pages_are_xml_and_what_is_not_is_drawn_all_the_same(audit: dict[str, Any], run: Path) -> None:
+    page = html.page(audit, run, paper=True)
+    assert ET.fromstring(page).tag == "html"
+    plain = print_page("<!DOCTYPE html><html><head><style>p {}</style></head><body><p>one<br>two</body></html>")
+    text = pypdf.PdfReader(io.BytesIO(plain)).pages[0].extract_text()
+    assert text.split() == ["one", "two"]

@@ -33,7 +33,7 @@ def example(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 def test_the_documented_example_works(example: tuple[Path, dict[str, Any]]) -> None:
     folder, names = example
-    assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert names["again"].record == names["run"].record
     assert names["run"].findings[0].statement
     grades = ["critical", "high", "medium", "low", "none"]

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,9 +19,10 @@ class ReportFormat:
     """What ``--format`` takes: "html", "pdf", ..."""
     file: str
     """File name in the run folder: "report.html"."""
-    render: Callable[..., bytes]
+    render: Callable[..., bytes | Iterator[bytes | None]]
     """From the audit (a mapping, the content of audit.json) and the run folder to the file's bytes; raises AuditorError
-    with one sentence where it cannot."""
+    with one sentence where it cannot. Where another process draws, an iterator that gives None when it has begun, so
+    that other reports are written meanwhile, and then the bytes."""
     paged: bool = False
     """True for a format that is laid out on paper: its ``render`` also takes ``paper="a4"`` or ``paper="letter"``."""
 

@@ -197,7 +197,7 @@ def as_pictures(figure: Markup) -> Markup:
         bare = re.sub(r'<g data-line="\d+"><title>.*?</title>(.*?)</g>', r"\1", found[0], flags=re.DOTALL)
         bare = re.sub(r'<circle [^>]*pointer-events="all"/>', "", bare)
         source = base64.b64encode(bare.encode("utf-8", "replace")).decode()
-        return f'<img class="{found[1]}" alt="{found[2]}" src="data:image/svg+xml;base64,{source}">'
+        return f'<img class="{found[1]}" alt="{found[2]}" src="data:image/svg+xml;base64,{source}"/>'
 
     return Markup(re.sub(r'<svg class="(\w+)".*?<title>(.*?)</title>.*?</svg>', picture, figure, flags=re.DOTALL))
 

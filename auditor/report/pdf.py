@@ -17,10 +17,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from subprocess import PIPE
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 from xml.etree.ElementTree import Element, SubElement
 
 from auditor.errors import AuditorError
+
+if TYPE_CHECKING:
+    from weasyprint import HTML
 
 MISSING = "no-pango"
 PATIENCE = 600
@@ -29,12 +33,16 @@ ACROSS = 105
 """Letters of a table's type that fit on a line of paper."""
 
 
-def render_pdf(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> bytes:
+Drawing = Iterator[bytes | None]
+"""Gives None once the child has its page and works on its own, and then the PDF."""
+
+
+def render_pdf(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> Drawing:
     """report.pdf; raises AuditorError in one sentence where WeasyPrint or its system libraries are missing."""
     return _render(audit, run, paper, "pdf/ua-1")
 
 
-def render_pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> bytes:
+def render_pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> Drawing:
     """report.pdfa.pdf: the same for archives. Raises as ``render_pdf`` does."""
     record = run / "audit.json"
     # the file itself, so that its digest is that of the run folder's
@@ -42,7 +50,7 @@ def render_pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> by
     return _render(audit, run, paper, "pdf/a-3a", content)
 
 
-def _render(audit: Mapping[str, Any], run: Path, paper: str, variant: str, record: bytes | None = None) -> bytes:
+def _render(audit: Mapping[str, Any], run: Path, paper: str, variant: str, record: bytes | None = None) -> Drawing:
     from auditor.report.html import page
 
     return _print(lambda: page(audit, run, paper=True, size=paper), variant, record)
@@ -50,24 +58,32 @@ def _render(audit: Mapping[str, Any], run: Path, paper: str, variant: str, recor
 
 def print_page(text: str, variant: str = "pdf/ua-1") -> bytes:
     """A page of ours as PDF. Raises AuditorError in one sentence where WeasyPrint or what it needs is missing."""
-    return _print(lambda: text, variant)
+    *_, content = _print(lambda: text, variant)
+    assert content is not None
+    return content
 
 
-def _print(make: Callable[[], str], variant: str, record: bytes | None = None) -> bytes:
+def _print(make: Callable[[], str], variant: str, record: bytes | None = None) -> Drawing:
     """The page that ``make`` gives as PDF, with ``record`` attached as audit.json.
 
-    It is made while the child imports WeasyPrint, which takes longer.
+    It is made while the child imports WeasyPrint, which takes as long.
     """
     with tempfile.TemporaryDirectory(prefix="auditor-pdf-") as folder:
-        target = Path(folder, "report.pdf")
-        command = [sys.executable, "-m", "auditor.report.pdf", variant, str(target)]
+        page, target = Path(folder, "page.html"), Path(folder, "report.pdf")
+        command = [sys.executable, "-m", "auditor.report.pdf", variant, str(page), str(target)]
         if record is not None:
             attached = Path(folder, "audit.json")
             attached.write_bytes(record)
             command.append(str(attached))
         with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE) as child:
             try:
-                _, stderr = child.communicate(make().encode("utf-8"), timeout=PATIENCE)
+                page.write_text(make(), "utf-8")
+                # the sign that it may read the page; written into the pipe, a page would wait for a child that hangs
+                assert child.stdin is not None
+                child.stdin.close()
+                child.stdin = None
+                yield None
+                _, stderr = child.communicate(timeout=PATIENCE)
             except subprocess.TimeoutExpired:
                 raise AuditorError(
                     f"the PDF report took more than {PATIENCE} s and was given up: use report.html"
@@ -75,9 +91,9 @@ def _print(make: Callable[[], str], variant: str, record: bytes | None = None) -
             finally:
                 # a page that cannot be made, and Ctrl-C, leave nobody waiting for it
                 child.kill()
-        if child.returncode == 0 and target.is_file():
-            return target.read_bytes()
-    raise AuditorError(_explain(stderr.decode("utf-8", "replace"), child.returncode))
+        if child.returncode != 0 or not target.is_file():
+            raise AuditorError(_explain(stderr.decode("utf-8", "replace"), child.returncode))
+        yield target.read_bytes()
 
 
 def _explain(stderr: str, status: int) -> str:
@@ -92,23 +108,18 @@ def _explain(stderr: str, status: int) -> str:
     return f"the PDF report could not be drawn ({last.strip()}): use report.html"
 
 
-def _draw(variant: str, target: Path, *attached: Path) -> int:
-    """What the child does: lay the page on its standard input out and write it, fetching nothing but what the page
-    itself carries."""
+def _draw(variant: str, page: Path, target: Path, *attached: Path) -> int:
+    """What the child does: wait for the end of its standard input, lay the page out and write it, fetching nothing but
+    what the page itself carries."""
     # hundreds of thousands of boxes that all live to the end: looking for garbage among them takes a fifth of the time
     gc.disable()
     try:
-        from weasyprint import HTML, Attachment
+        from weasyprint import Attachment
     except (OSError, ImportError) as problem:
         sys.stderr.write(f"{MISSING}: {problem}\n")
         return 1
-    from weasyprint.urls import URLFetcher
-
-    document = HTML(
-        string=plain_style(sys.stdin.buffer.read().decode("utf-8")),
-        url_fetcher=URLFetcher(allowed_protocols=["data"]),
-        media_type="print",
-    )
+    sys.stdin.read()
+    document = _document(plain_style(page.read_text("utf-8")))
     for table in document.etree_element.iter("table"):
         # the table of page one has pictures in it, which no letters tell of
         if "data" in (classes := table.get("class", "").split()) and "glance" not in classes:
@@ -119,6 +130,24 @@ def _draw(variant: str, target: Path, *attached: Path) -> int:
     ]
     document.write_pdf(target, pdf_variant=variant, pdf_tags=True, attachments=files)
     return 0
+
+
+def _document(page: str) -> HTML:
+    """The page for WeasyPrint. Ours are XML, too: its HTML parser, written in Python, takes as long as all fonts."""
+    from cssselect2 import ElementWrapper
+    from weasyprint import HTML
+    from weasyprint.urls import URLFetcher
+
+    fetcher = URLFetcher(allowed_protocols=["data"])
+    try:
+        root = ET.fromstring(page)
+    except ET.ParseError:
+        # a control character in a name, or what a plugin wrote
+        return HTML(string=page, url_fetcher=fetcher, media_type="print")
+    document = HTML(string="<html></html>", url_fetcher=fetcher, media_type="print")
+    document.etree_element = root
+    document.wrapper_element = ElementWrapper.from_html_root(root, content_language=None)
+    return document
 
 
 def plain_style(page: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,13 @@ def _html(audit: Mapping[str, Any], run: Path) -> bytes:
     return render_html(audit, run)
 
 
-def _pdf(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> bytes:
+def _pdf(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> Iterator[bytes | None]:
     from auditor.report.pdf import render_pdf
 
     return render_pdf(audit, run, paper=paper)
 
 
-def _pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> bytes:
+def _pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> Iterator[bytes | None]:
     from auditor.report.pdf import render_pdfa
 
     return render_pdfa(audit, run, paper=paper)
