@@ -38,7 +38,8 @@ assert not outcome.troubles, outcome.troubles
 sizes = {file.name: file.stat().st_size for file in outcome.files[1:]}
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 busy = sum(each.ru_utime + each.ru_stime for each in used)
-print(json.dumps({"seconds": seconds, "drawing": drawing, "busy": busy, "MB": [each.ru_maxrss / 1024 for each in used], "bytes": sizes}))
+peaks = [each.ru_maxrss / 1024 for each in used]
+print(json.dumps({"seconds": seconds, "drawing": drawing, "busy": busy, "MB": peaks, "bytes": sizes}))
 """
 
 
