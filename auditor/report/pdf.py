@@ -134,7 +134,6 @@ def _draw(variant: str, page: Path, target: Path, *attached: Path) -> int:
 
 def _document(page: str) -> HTML:
     """The page for WeasyPrint. Ours are XML, too: its HTML parser, written in Python, takes as long as all fonts."""
-    from cssselect2 import ElementWrapper
     from weasyprint import HTML
     from weasyprint.urls import URLFetcher
 
@@ -146,7 +145,7 @@ def _document(page: str) -> HTML:
         return HTML(string=page, url_fetcher=fetcher, media_type="print")
     document = HTML(string="<html></html>", url_fetcher=fetcher, media_type="print")
     document.etree_element = root
-    document.wrapper_element = ElementWrapper.from_html_root(root, content_language=None)
+    document.wrapper_element = type(document.wrapper_element).from_html_root(root, content_language=None)
     return document
 
 
