@@ -1,15 +1,15 @@
 """CLEVER by the probe against CLEVER by ART, untargeted over ten classes: same settings, same result, time ratio.
 
-    uv run python benchmarks/clever.py [--images 4] [--batches 50] [--samples 100] [--rounds 3]
+    uv run python benchmarks/clever.py [--images 4] [--batches 50] [--samples 100] [--rounds 3] [--large]
     uv run python benchmarks/clever.py --settings [--images 4]
     uv run python benchmarks/clever.py --reference [--images 24]
 
-A small CNN with random weights on random 1x16x16 images. ART draws its batches again and again from one pool of points;
-the probe does the same with ``pooled``, and that is what is compared. In every round both run one after the other; the
-ratio is taken round by round. The last line is the probe's default, fresh points for every batch, which are five times
-as many gradients at (50, 100). Seconds are those of the clock, with as many threads for both as torch takes; the size
-of our batches is found as in every audit, and the C library keeps freed memory as in every audit, for ART too.
-``OMP_NUM_THREADS=1`` before the command shows one thread. Goal: ten times as fast as ART.
+A small CNN with random weights on random 1x16x16 images (``--large``: 3x32x32). ART draws its batches again and again
+from one pool of points; the probe does the same with ``pooled``, and that is what is compared. In every round both run
+one after the other; the ratio is taken round by round. The last line is the probe's default, fresh points for every
+batch, which are five times as many gradients at (50, 100). Seconds are those of the clock, with as many threads for
+both as torch takes; the size of our batches is found as in every audit, and the C library keeps freed memory as in
+every audit, for ART too. ``OMP_NUM_THREADS=1`` before the command shows one thread. Goal: ten times as fast as ART.
 
 ``--settings``: from (5, 5) to (500, 1024), fresh and pooled: the median score, and how far three seeds lie apart.
 ``--reference``: the default against a reference in double precision, which draws its own points; goal within 3 %.
@@ -28,15 +28,16 @@ import torch
 from torch import nn
 
 RADIUS = 1.0
-SHAPE = (1, 16, 16)
+SMALL, LARGE = (1, 16, 16), (3, 32, 32)
 
 
-def network() -> nn.Sequential:
+def network(shape: tuple[int, int, int]) -> nn.Sequential:
     """Two convolutions and a linear layer, ten classes, logits."""
     torch.manual_seed(0)
+    channels, side, _ = shape
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(512, 10),
+        nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2 * side * side, 10),
     ).eval()  # fmt: skip
 
 
@@ -107,6 +108,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=50)
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--large", action="store_true")
     parser.add_argument("--settings", action="store_true")
     parser.add_argument("--reference", action="store_true")
     arguments = parser.parse_args()
@@ -122,7 +124,8 @@ def main() -> None:
     from auditor.probe import Randomness
 
     keep_memory()
-    module = network()
+    shape = LARGE if arguments.large else SMALL
+    module = network(shape)
     # ART has the network as torch makes it; the classifier lays its copy out as it likes
     plain = copy.deepcopy(module).requires_grad_(requires_grad=False)
 
@@ -130,12 +133,12 @@ def main() -> None:
         with torch.no_grad():
             return np.asarray(module(torch.from_numpy(x)).numpy())
 
-    artefact = Artefact(format="onnx", runtime="torch", input_shape=(None, *SHAPE), input_dtype="float32",
+    artefact = Artefact(format="onnx", runtime="torch", input_shape=(None, *shape), input_dtype="float32",
                         scores=scores, copy=module.requires_grad_(requires_grad=False))  # fmt: skip
-    ours = Classifier(artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=10, outputs="logits")
-    ours.batch_size = tune(ours, np.random.default_rng(1).uniform(0, 1, (512, *SHAPE)).astype(np.float32))
-    theirs = PyTorchClassifier(plain, nn.CrossEntropyLoss(), SHAPE, 10, clip_values=(0, 1))
-    pixels = np.random.default_rng(0).uniform(0, 1, (arguments.images, *SHAPE)).astype(np.float32)
+    ours = Classifier(artefact, Preprocessing(shape=shape), path="m", sha256="0" * 64, n_classes=10, outputs="logits")
+    ours.batch_size = tune(ours, np.random.default_rng(1).uniform(0, 1, (512, *shape)).astype(np.float32))
+    theirs = PyTorchClassifier(plain, nn.CrossEntropyLoss(), shape, 10, clip_values=(0, 1))
+    pixels = np.random.default_rng(0).uniform(0, 1, (arguments.images, *shape)).astype(np.float32)
     probabilities = ours.predict(pixels)
     batch = Batch(ids=tuple(map(str, range(len(pixels)))), pixels=pixels, labels=probabilities.argmax(axis=1),
                   probabilities=probabilities)  # fmt: skip
