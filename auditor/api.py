@@ -14,6 +14,7 @@ from auditor.engine import Request, drawn, pick_formats, run
 from auditor.errors import BadInput
 from auditor.finding import SEVERITIES
 from auditor.registry import load as load_plugins
+from auditor.report import whole
 from auditor.report.summary import file_name, headline, sentences
 from auditor.rerun import read_audit
 from auditor.store import read_rows, write_whole
@@ -92,9 +93,7 @@ class Audit:
         if name == "json":
             return write_whole(target, (self.folder / "audit.json").read_bytes())
         (chosen,) = pick_formats(load_plugins(), [name])
-        *_, content = drawn(chosen, self.record, self.folder)
-        assert content is not None
-        return write_whole(target, content)
+        return write_whole(target, whole(drawn(chosen, self.record, self.folder)))
 
     def compare(self, *others: Audit) -> dict[str, Any]:
         """This audit as the baseline against others: the content of comparison.json (compare.schema.json)."""

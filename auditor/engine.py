@@ -830,8 +830,6 @@ def finish(audit: dict[str, Any], folder: RunFolder, formats: Sequence[Any]) -> 
                 drawings.append((file, drawing))
             else:
                 files.append(folder.write(file, content))
-        except KeyboardInterrupt:
-            raise
         except Exception as error:
             troubles.append(f"{file} was not written: {one_line(error)}")
     broken = any(p["status"] == "error" for p in audit["probes"]) or any(p["error"] for p in audit["plugins"])

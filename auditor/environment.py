@@ -41,9 +41,9 @@ def threads_for(shape: tuple[int, ...]) -> Iterator[None]:
 def keep_memory() -> None:
     """Have the C library keep freed memory for this process's next pass.
 
-    By default glibc gives what a pass frees back to the system and gets it again for the next, page by page and zeroed:
-    up to a tenth of the time of attacks on small networks. It is the whole process's setting, hence not for
-    ``auditor.audit`` in a process of others. Other C libraries have no such call, and nothing changes.
+    By default glibc gives what a pass frees back to the system and gets it again for the next, page by page and zeroed,
+    which attacks on small networks notice. It is the whole process's setting, hence not for ``auditor.audit`` in a
+    process of others. Other C libraries have no such call, and nothing changes.
     """
     import ctypes
 

@@ -139,20 +139,16 @@ def _search(start: list[float], simplex: list[_Corner]) -> Generator[list[float]
         ):
             return
         centre = [sum(each) / len(start) for each in zip(*(point for _, point in simplex[:-1]), strict=True)]
-
-        def beyond(step: float, c: list[float] = centre, w: list[float] = worst) -> list[float]:
-            return [(1 + step) * a - step * b for a, b in zip(c, w, strict=True)]
-
-        reflected = beyond(1)
+        reflected = _beyond(centre, worst, 1)
         value = yield reflected
         if value < least:
-            expanded = beyond(2)
+            expanded = _beyond(centre, worst, 2)
             further = yield expanded
             simplex[-1] = (further, expanded) if further < value else (value, reflected)
         elif value < simplex[-2][0]:
             simplex[-1] = value, reflected
         else:
-            contracted = beyond(0.5 if value < most else -0.5)
+            contracted = _beyond(centre, worst, 0.5 if value < most else -0.5)
             closer = yield contracted
             if closer <= value if value < most else closer < most:
                 simplex[-1] = closer, contracted
@@ -160,6 +156,11 @@ def _search(start: list[float], simplex: list[_Corner]) -> Generator[list[float]
             for j in range(1, len(simplex)):
                 point = [a + 0.5 * (b - a) for a, b in zip(best, simplex[j][1], strict=True)]
                 simplex[j] = (yield point), point
+
+
+def _beyond(centre: list[float], worst: list[float], step: float) -> list[float]:
+    """The point that lies so many times as far from the centre as the worst one, on the other side."""
+    return [(1 + step) * a - step * b for a, b in zip(centre, worst, strict=True)]
 
 
 def _weibull(z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:

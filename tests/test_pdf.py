@@ -20,7 +20,7 @@ import pypdf
 import pytest
 from PIL import Image
 
-from auditor.report import html
+from auditor.report import html, whole
 from auditor.report.pdf import fix_columns, plain_style, print_page, render_pdf, render_pdfa
 
 GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
@@ -56,7 +56,7 @@ def run(audit: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="module")
 def documents(audit: dict[str, Any], run: Path) -> dict[str, pypdf.PdfReader]:
     drawn = {"ua": render_pdf(audit, run), "a": render_pdfa(audit, run, paper="letter")}
-    return {name: pypdf.PdfReader(io.BytesIO([*drawing][-1] or b"")) for name, drawing in drawn.items()}
+    return {name: pypdf.PdfReader(io.BytesIO(whole(drawing))) for name, drawing in drawn.items()}
 
 
 @pytest.fixture(params=["ua", "a"])

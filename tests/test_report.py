@@ -27,7 +27,7 @@ from auditor import numbers
 from auditor.errors import AuditorError
 from auditor.finding import AREAS, Metric, plain
 from auditor.plugins.formats import reports
-from auditor.report import charts, frameworks, pdf, summary
+from auditor.report import charts, frameworks, pdf, summary, whole
 from auditor.report.card import render_card
 from auditor.report.html import render_html
 from auditor.report.junit import render_junit
@@ -269,17 +269,10 @@ def test_large_pictures_become_small_ones(audit: dict[str, Any], run: Path) -> N
 # PDF
 
 
-def last(drawing: pdf.Drawing) -> bytes:
-    """The PDF, once it is drawn."""
-    *_, content = drawing
-    assert content is not None
-    return content
-
-
 def test_pdf(hostile: dict[str, Any], run: Path) -> None:
     # one probe per area is enough, and pages are what costs time
     hostile["probes"] = list({probe["area"]: probe for probe in reversed(hostile["probes"])}.values())
-    document = pypdf.PdfReader(io.BytesIO(last(pdf.render_pdf(hostile, run))))
+    document = pypdf.PdfReader(io.BytesIO(whole(pdf.render_pdf(hostile, run))))
     catalog: Any = document.trailer["/Root"]
     assert catalog["/Lang"] == "en"
     assert catalog["/MarkInfo"]["/Marked"]
@@ -322,7 +315,7 @@ def test_pdf_without_pango(audit: dict[str, Any], run: Path, monkeypatch: pytest
     # it ends before it reads the page
     python_that(monkeypatch, tmp_path, f"echo \"{pdf.MISSING}: cannot load library 'libpango-1.0-0'\" >&2; exit 1")
     with pytest.raises(AuditorError, match=r"libpango-1\.0-0.*libpangoft2"):
-        last(pdf.render_pdf(audit, run))
+        whole(pdf.render_pdf(audit, run))
 
 
 def test_pdf_that_takes_too_long_is_given_up(
@@ -331,7 +324,7 @@ def test_pdf_that_takes_too_long_is_given_up(
     python_that(monkeypatch, tmp_path, "exec sleep 60")
     monkeypatch.setattr(pdf, "PATIENCE", 1)
     with pytest.raises(AuditorError, match="more than 1 s and was given up"):
-        last(pdf.render_pdf(audit, run))
+        whole(pdf.render_pdf(audit, run))
 
 
 def test_pdf_of_a_page_that_cannot_be_made_leaves_no_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -343,7 +336,7 @@ def test_pdf_of_a_page_that_cannot_be_made_leaves_no_child(monkeypatch: pytest.M
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        last(pdf._print(make, "pdf/ua-1"))
+        whole(pdf._print(make, "pdf/ua-1"))
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
 

@@ -10,6 +10,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
+Drawing = Iterator[bytes | None]
+"""What another process draws: gives None when that has begun, so that other reports are written meanwhile, and then the
+bytes."""
+
+
+def whole(drawing: Drawing) -> bytes:
+    """The bytes, once they are drawn."""
+    *_, content = drawing
+    assert content is not None
+    return content
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFormat:
@@ -19,10 +30,9 @@ class ReportFormat:
     """What ``--format`` takes: "html", "pdf", ..."""
     file: str
     """File name in the run folder: "report.html"."""
-    render: Callable[..., bytes | Iterator[bytes | None]]
+    render: Callable[..., bytes | Drawing]
     """From the audit (a mapping, the content of audit.json) and the run folder to the file's bytes; raises AuditorError
-    with one sentence where it cannot. Where another process draws, an iterator that gives None when it has begun, so
-    that other reports are written meanwhile, and then the bytes."""
+    with one sentence where it cannot."""
     paged: bool = False
     """True for a format that is laid out on paper: its ``render`` also takes ``paper="a4"`` or ``paper="letter"``."""
 

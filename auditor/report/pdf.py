@@ -22,6 +22,7 @@ from xml.etree import ElementTree as ET
 from xml.etree.ElementTree import Element, SubElement
 
 from auditor.errors import AuditorError
+from auditor.report import Drawing, whole
 
 if TYPE_CHECKING:
     from weasyprint import HTML
@@ -31,10 +32,6 @@ PATIENCE = 600
 """Seconds after which a rendering is given up."""
 ACROSS = 105
 """Letters of a table's type that fit on a line of paper."""
-
-
-Drawing = Iterator[bytes | None]
-"""Gives None once the child has its page and works on its own, and then the PDF."""
 
 
 def render_pdf(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> Drawing:
@@ -58,15 +55,13 @@ def _render(audit: Mapping[str, Any], run: Path, paper: str, variant: str, recor
 
 def print_page(text: str, variant: str = "pdf/ua-1") -> bytes:
     """A page of ours as PDF. Raises AuditorError in one sentence where WeasyPrint or what it needs is missing."""
-    *_, content = _print(lambda: text, variant)
-    assert content is not None
-    return content
+    return whole(_print(lambda: text, variant))
 
 
 def _print(make: Callable[[], str], variant: str, record: bytes | None = None) -> Drawing:
     """The page that ``make`` gives as PDF, with ``record`` attached as audit.json.
 
-    It is made while the child imports WeasyPrint, which takes as long.
+    It is made while the child imports WeasyPrint.
     """
     with tempfile.TemporaryDirectory(prefix="auditor-pdf-") as folder:
         page, target = Path(folder, "page.html"), Path(folder, "report.pdf")
@@ -133,7 +128,7 @@ def _draw(variant: str, page: Path, target: Path, *attached: Path) -> int:
 
 
 def _document(page: str) -> HTML:
-    """The page for WeasyPrint. Ours are XML, too: its HTML parser, written in Python, takes as long as all fonts."""
+    """The page for WeasyPrint. Ours are XML, too, for which there is a fast parser; its own for HTML is in Python."""
     from weasyprint import HTML
     from weasyprint.urls import URLFetcher
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from auditor import hookimpl
-from auditor.report import ReportFormat
+from auditor.report import Drawing, ReportFormat
 
 
 def _html(audit: Mapping[str, Any], run: Path) -> bytes:
@@ -16,13 +16,13 @@ def _html(audit: Mapping[str, Any], run: Path) -> bytes:
     return render_html(audit, run)
 
 
-def _pdf(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> Iterator[bytes | None]:
+def _pdf(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> Drawing:
     from auditor.report.pdf import render_pdf
 
     return render_pdf(audit, run, paper=paper)
 
 
-def _pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> Iterator[bytes | None]:
+def _pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> Drawing:
     from auditor.report.pdf import render_pdfa
 
     return render_pdfa(audit, run, paper=paper)

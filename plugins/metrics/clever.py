@@ -156,9 +156,7 @@ class Clever(Probe):
         # two halves of the batches share no point: they are two seeds
         largest = np.stack([each.largest[0][target] for each, target in zip(seen, best, strict=True)])
         margin = np.array([each.margins[target] for each, target in zip(seen, best, strict=True)])
-        one, other = (
-            self._scores(margin, fit_of(half).end, norm) for half in np.array_split(largest, 2, axis=1)
-        )  # fmt: skip
+        one, other = (self._scores(margin, fit_of(half).end, norm) for half in np.array_split(largest, 2, axis=1))
         return [
             {
                 "clever": scores[i][target],
