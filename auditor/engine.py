@@ -7,6 +7,7 @@ that was measured.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import time
@@ -329,6 +330,14 @@ def pick_formats(plugins: Registry, names: Sequence[str], paper: str = "a4") -> 
     return [_on_paper(known[name], paper) for name in dict.fromkeys(names) if name != "json"]
 
 
+def prepare(formats: Sequence[Any]) -> None:
+    """Let formats that take long to start begin already; what one cannot do, its ``render`` will say."""
+    for form in formats:
+        if begin := getattr(form, "prepare", None):
+            with contextlib.suppress(Exception):
+                begin()
+
+
 def _on_paper(form: Any, paper: str) -> Any:
     """The format for this size of paper; a plugin's format need not know of paper."""
     return form.on(paper) if hasattr(form, "on") else form
@@ -387,6 +396,7 @@ class _Session:
         finally:
             if self.workers is not None:
                 self.workers.close()
+        prepare(formats)
         order = list(self.plugins.probes)
         records.sort(key=lambda record: order.index(record["id"]))
         records = judge_all(records, policy)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.engine import Outcome, evidence_files, finish, open_model, pick_formats, validator
+from auditor.engine import Outcome, evidence_files, finish, open_model, pick_formats, prepare, validator
 from auditor.errors import BadInput
 from auditor.policy import judge_all, read_policy, verdict
 from auditor.registry import load
@@ -72,8 +72,9 @@ def judge_again(folder: Path, policy_name: str, formats: Sequence[str], paper: s
 
 def draw_again(folder: Path, formats: Sequence[str], paper: str = "a4") -> Outcome:
     """The reports once more."""
-    audit = read_audit(folder)
-    return _write(folder, audit, pick_formats(load(), formats, paper))
+    chosen = pick_formats(load(), formats, paper)
+    prepare(chosen)
+    return _write(folder, read_audit(folder), chosen)
 
 
 def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False) -> list[Claim]:

@@ -29,7 +29,7 @@ from auditor import (
 )
 from auditor.budget import PILOT, Budget
 from auditor.classifier import Artefact
-from auditor.engine import Interrupted, Outcome, Request, finish, run
+from auditor.engine import Interrupted, Outcome, Request, finish, prepare, run
 from auditor.report import ReportFormat
 from auditor.store import RunFolder
 
@@ -442,6 +442,22 @@ def test_a_report_that_breaks_does_not_take_the_others_with_it(plug: Plug, digit
     assert outcome.incomplete
     assert outcome.troubles[0].startswith("gilt.txt was not written: ZeroDivisionError")
     assert {path.name for path in outcome.files} == {"audit.json", "summary.md"}
+
+
+def test_formats_are_prepared_before_there_is_an_audit_and_one_that_cannot_be_is_left_to_its_rendering() -> None:
+    done: list[str] = []
+
+    def torn() -> None:
+        raise OSError("out of paper")
+
+    formats = [
+        ReportFormat(name="torn", file="torn.pdf", render=lambda *_: b"", prepare=torn),
+        ReportFormat(name="html", file="report.html", render=lambda *_: b""),
+        object(),
+        ReportFormat(name="pdf", file="report.pdf", render=lambda *_: b"", prepare=lambda: done.append("pdf")),
+    ]
+    prepare(formats)
+    assert done == ["pdf"]
 
 
 def test_what_another_process_draws_is_begun_first_and_asked_for_last(tmp_path: Path) -> None:

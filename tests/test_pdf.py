@@ -21,10 +21,10 @@ import pytest
 from PIL import Image
 
 from auditor.report import html, whole
-from auditor.report.pdf import fix_columns, plain_style, print_page, render_pdf, render_pdfa
+from auditor.report.pdf import fix_columns, lower_anchors, plain_style, print_page, render_pdf, render_pdfa
 
 GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
-ROWS = html.LIMITS[True].rows
+ROWS = html.PAPER.rows
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +35,7 @@ def audit() -> dict[str, Any]:
     long = {"kind": "table", "title": "Long", "caption": "", "columns": ["uniquehead", "b"], "formats": []}
     rows = [[f"r{i}", "a line of words " * 30] for i in range(ROWS)]
     loaded["probes"][0]["findings"][0]["evidence"].insert(0, {**long, "rows": rows})
+    loaded["probes"][0]["status"] = "fail"
     return loaded
 
 
@@ -499,6 +500,32 @@ def test_a_column_is_never_narrower_than_its_longest_word_while_others_can_break
     assert sum(widths) == pytest.approx(100, abs=0.2)
 
 
+def test_headings_carry_the_ids_of_their_sections() -> None:
+    page = ET.fromstring(
+        "<main><section id='a'><p id='p'>x</p><h2>A</h2><article id='b'><header><h3 id='t'>B</h3></header></article>"
+        "</section><section id='c'><p>no heading</p></section></main>"
+    )
+    lower_anchors(page)
+    assert {each.get("id"): each.tag for each in page.iter() if each.get("id")} == {
+        "p": "p", "a": "h2", "b": "h3", "c": "section",
+    }  # fmt: skip
+
+
+def test_lists_keep_their_marks_and_links_their_targets() -> None:
+    page = (
+        "<html lang='en'><head><title>t</title><style>a::after { content: target-counter(attr(href), page); }"
+        "section { break-before: page; }</style></head><body><ul><li>one</li></ul><ol><li>two</li></ol>"
+        "<a href='#there'>on page </a><section id='there'><h2>There</h2></section></body></html>"
+    )
+    document = pypdf.PdfReader(io.BytesIO(print_page(page)))
+    words = document.pages[0].extract_text().split()
+    assert "•" in words
+    assert "1." in words
+    assert "on page 2" in " ".join(words)
+    link = document.pages[0]["/Annots"][0].get_object()
+    assert document.named_destinations[str(link["/Dest"])].page.idnum == document.pages[1].indirect_reference.idnum
+
+
 def test_the_variables_of_the_style_are_written_out() -> None:
     page = (
         html.environment(paper=True)
@@ -535,10 +562,61 @@ def test_paper_shows_more_pictures_of_what_failed(tmp_path: Path) -> None:
     rows = [{"label": f"picture {i}.", "cells": cells} for i in "1234"]
     grid = {"kind": "image-grid", "title": "", "caption": "", "columns": [], "rows": rows}
     probe["findings"][0]["evidence"] = [grid]
-    for status, shown in (("pass", "12"), ("fail", "123")):
+    for status, shown in (("pass", "1"), ("fail", "123")):
         probe["status"] = status
         page = html.page(record, tmp_path, paper=True)
         assert "".join(i for i in "1234" if f"picture {i}." in page) == shown
+
+
+def test_the_names_of_a_single_row_of_pictures_stand_below_them_on_paper(tmp_path: Path) -> None:
+    record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
+    (probe,) = record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
+    probe["status"] = "pass"
+    cells = [{"file": None, "caption": said, "alt": "", "heat": None} for said in ("cat", "dog", "")]
+    grid = {"kind": "image-grid", "title": "", "caption": "", "columns": ["clean", "perturbed", "map"]}
+    probe["findings"][0]["evidence"] = [{**grid, "rows": [{"label": "1", "cells": cells}] * 2}]
+    under = [f'dir="auto">{said}</span>' for said in ("clean: cat", "perturbed: dog", "map")]
+    page = html.page(record, tmp_path, paper=True)
+    assert [said for said in under if said not in page] == []
+    assert ">clean</th>" not in page
+    # two rows, and the screen, have a head
+    probe["status"] = "fail"
+    for paper in (True, False):
+        page = html.page(record, tmp_path, paper=paper)
+        assert ">clean</th>" in page
+        assert under[0] not in page
+
+
+def test_what_is_the_same_in_every_row_is_said_once_on_paper(tmp_path: Path) -> None:
+    columns, formats = ["check", "found", "n", "verdict"], ["text", "percent", "count", "text"]
+    rows: list[list[Any]] = [["a", 0.5, 16, "holds"], ["b", 0.25, 16, "holds"], ["c", 0.125, 16, "holds"]]
+    assert html.same(columns, rows, formats) == {2: "16", 3: "holds"}
+    assert html.blocks(columns, rows, formats, 500, {2, 3}) == [[0, 1]]
+    # two rows are few; names name; a table of nothing but names would say nothing
+    assert html.same(columns, rows[:2], formats) == {}
+    assert html.same(columns, [["a", *row[1:]] for row in rows], formats) == {}
+    assert html.same(columns, [[row[0], 0.5, 16, "holds"] for row in rows], formats) == {}
+    # a cell that is missing is not the same as one that is there
+    assert html.same(columns, [*rows[:2], rows[2][:3]], formats) == {2: "16"}
+    record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
+    (probe,) = record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
+    table = {"kind": "table", "title": "Checks", "caption": "", "columns": columns, "formats": formats, "rows": rows}
+    probe["findings"][0]["evidence"] = [table]
+    assert "In every row: n 16, verdict holds." in html.page(record, tmp_path, paper=True)
+    assert "In every row" not in html.page(record, tmp_path, paper=False)
+
+
+def test_what_is_the_same_in_every_row_counts_rows_that_paper_leaves_out(tmp_path: Path) -> None:
+    record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
+    (probe,) = record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
+    probe["status"] = "pass"
+    rows = [[f"r{i}", i, "last" if i == html.BRIEF.rows else "no sign"] for i in range(html.BRIEF.rows + 1)]
+    table = {"kind": "table", "title": "T", "caption": "", "columns": ["a", "b", "c"], "formats": [], "rows": rows}
+    probe["findings"][0]["evidence"] = [table]
+    page = html.page(record, tmp_path, paper=True)
+    assert "In every row" not in page
+    assert "1 more row in audit.json." in page
+    assert page.count(">no sign</td>") == html.BRIEF.rows
 
 
 def test_paper_names_probes_with_the_same_codes_once(tmp_path: Path) -> None:

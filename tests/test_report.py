@@ -327,6 +327,33 @@ def test_pdf_that_takes_too_long_is_given_up(
         whole(pdf.render_pdf(audit, run))
 
 
+def test_a_pdf_is_drawn_by_the_child_that_waits_for_it(
+    audit: dict[str, Any], run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pdf.prepare()
+    pdf.prepare()
+    assert len(pdf._waiting) == 1
+    python_that(monkeypatch, tmp_path, "exit 1")
+    assert whole(pdf.render_pdf(audit, run)).startswith(b"%PDF")
+    assert pdf._waiting == []
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's table of processes")
+@pytest.mark.parametrize("end", ["", "os._exit(3)"])
+def test_a_child_that_no_page_comes_for_goes_home(end: str) -> None:
+    """Both when the program ends in good order and when it is killed."""
+    code = f"import os; from auditor.report import pdf; pdf.prepare(); print(pdf._waiting[0].pid, flush=True); {end}"
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=not end, capture_output=True, text=True)
+    assert done.stderr == ""
+    state = Path(f"/proc/{done.stdout.strip()}/stat")
+    for _ in range(600):
+        # one that has ended may stay in the table of processes until somebody asks
+        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail(f"{state.parent} still waits")
+
+
 def test_pdf_of_a_page_that_cannot_be_made_leaves_no_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     python_that(monkeypatch, tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
 

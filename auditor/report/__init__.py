@@ -35,6 +35,8 @@ class ReportFormat:
     with one sentence where it cannot."""
     paged: bool = False
     """True for a format that is laid out on paper: its ``render`` also takes ``paper="a4"`` or ``paper="letter"``."""
+    prepare: Callable[[], None] | None = None
+    """Called where it is known early that the report will be wanted, so that what takes long to start can start."""
 
     def on(self, paper: str) -> ReportFormat:
         """This format on that paper; the same where there are no pages."""

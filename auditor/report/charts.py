@@ -12,7 +12,7 @@ import io
 import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,7 +158,11 @@ def plot(chart: Record) -> Markup:
         parts += _marks(chart, index, across, up, step)
     note = f"Of {len(points)} points every {_ordinal(step)} is drawn." if step > 1 else ""
     svg = _svg(WIDTH, HEIGHT, describe(chart), parts)
-    return svg + _legend(series, curve) + (Markup('<p class="note">{}</p>').format(note) if note else Markup(""))
+    return (
+        svg
+        + _legend(series, curve, chart["title"])
+        + (Markup('<p class="note">{}</p>').format(note) if note else Markup(""))
+    )
 
 
 def describe(chart: Record) -> str:
@@ -196,6 +200,8 @@ def as_pictures(figure: Markup) -> Markup:
         # nobody points at paper: what the spots say would only be laid out for nothing
         bare = re.sub(r'<g data-line="\d+"><title>.*?</title>(.*?)</g>', r"\1", found[0], flags=re.DOTALL)
         bare = re.sub(r'<circle [^>]*pointer-events="all"/>', "", bare)
+        # the marks of a line as one shape
+        bare = re.sub(r'(" fill="[^"]*"[^>]* class="mark s\d+"/>)\s*<path d="(?=[^"]*\1)', "", bare)
         source = base64.b64encode(bare.encode("utf-8", "replace")).decode()
         return f'<img class="{found[1]}" alt="{found[2]}" src="data:image/svg+xml;base64,{source}"/>'
 
@@ -210,23 +216,25 @@ def _text(x: float, y: float, text: str, anchor: str = "middle", colour: str = S
     )
 
 
-def _stroke(x1: float, y1: float, x2: float, y2: float, *, colour: str = LINE, kind: str = "grid") -> Markup:
-    return Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" stroke="{}" class="{}"/>').format(
-        x1, y1, x2, y2, colour, kind
-    )
+def _strokes(lines: Iterable[tuple[float, float, float, float]], *, colour: str = LINE, kind: str = "grid") -> Markup:
+    """Straight lines, each from x, y to x, y, as one shape."""
+    drawn = "".join(f"M{x1:.1f},{y1:.1f}L{x2:.1f},{y2:.1f}" for x1, y1, x2, y2 in lines)
+    return Markup('<path d="{}" stroke="{}" class="{}"/>').format(drawn, colour, kind)
 
 
 def _axes(chart: Record, across: Scale, up: Scale, xs: Sequence[float], ys: Sequence[float]) -> Iterator[Markup]:
     """Grid, ticks, titles; breaks where a logarithmic axis shows 0."""
     base, right = HEIGHT - BOTTOM, WIDTH - RIGHT
     widest = max(len(_tick(chart["x"], value)) for value in (across.low, across.high))
-    for tick in ticks(chart["y"], up, ys, 18):
-        yield _stroke(LEFT, up(tick), right, up(tick))
+    upward = ticks(chart["y"], up, ys, 18)
+    yield _strokes((LEFT, up(tick), right, up(tick)) for tick in upward)
+    for tick in upward:
         yield _text(LEFT - 8, up(tick) + 4, _tick(chart["y"], tick), "end")
-    for tick in ticks(chart["x"], across, xs, 6.5 * widest + 6):
-        yield _stroke(across(tick), base, across(tick), base + 5, colour=SOFT, kind="axis")
+    along = ticks(chart["x"], across, xs, 6.5 * widest + 6)
+    marks = [(across(tick), base, across(tick), base + 5) for tick in along]
+    yield _strokes([(LEFT, base, right, base), *marks], colour=SOFT, kind="axis")
+    for tick in along:
         yield _text(across(tick), base + 19, _tick(chart["x"], tick))
-    yield _stroke(LEFT, base, right, base, colour=SOFT, kind="axis")
     if across.zero_apart:
         yield _break(LEFT + 0.05 * (right - LEFT), base)
     yield _text((LEFT + right) / 2, HEIGHT - 8, _axis_title(chart["x"]), colour=INK)
@@ -256,8 +264,7 @@ def _axis_title(axis: Record) -> str:
 def _break(x: float, y: float) -> Markup:
     """Two slanted strokes: here the axis jumps."""
     gap = Markup('<rect x="{:.1f}" y="{:.1f}" width="6" height="4" fill="#ffffff" class="paper"/>').format(x - 3, y - 2)
-    slants = [_stroke(x + side - 2, y + 5, x + side + 2, y - 5, colour=SOFT, kind="axis") for side in (-3, 3)]
-    return gap + Markup("").join(slants)
+    return gap + _strokes([(x + side - 2, y + 5, x + side + 2, y - 5) for side in (-3, 3)], colour=SOFT, kind="axis")
 
 
 def _runs(points: Sequence[Record], *keys: str) -> list[list[Record]]:
@@ -372,9 +379,9 @@ def _dash(index: int) -> Markup:
     return Markup(' stroke-dasharray="{}"').format(pattern) if pattern else Markup("")
 
 
-def _legend(series: Sequence[Record], curve: bool) -> Markup:
-    """The names of the series, each with its line and mark."""
-    if len(series) == 1 and not series[0]["name"]:
+def _legend(series: Sequence[Record], curve: bool, title: str) -> Markup:
+    """The names of the series, each with its line and mark; none for a single one that the title names."""
+    if len(series) == 1 and series[0]["name"].casefold() in title.casefold():
         return Markup("")
     items = []
     for index, line in enumerate(series):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.resources import files
@@ -39,20 +39,21 @@ class Limits:
     rows: int
     """Rows of a table."""
     shots: int
-    """Rows of a grid of pictures of what failed."""
-    shots_of_others: int
-    """The same for what did not fail."""
+    """Rows of a grid of pictures."""
     letters: int
     """Letters of a table side by side; further columns follow below with those repeated that name a row."""
     pictures: int = 8
     """Pictures of a grid side by side."""
 
 
-LIMITS = {
-    True: Limits(rows=20, shots=3, shots_of_others=2, letters=105),
-    False: Limits(rows=1000, shots=1000, shots_of_others=1000, letters=100000),
-}
-"""On paper, where every row is a line to turn pages for, and on screen, where tables can be sorted and filtered."""
+SCREEN = Limits(rows=1000, shots=1000, letters=100000)
+"""On screen, where tables can be sorted and filtered."""
+PAPER = Limits(rows=20, shots=3, letters=105)
+"""On paper, where every row is a line to turn pages for: of what failed."""
+BRIEF = Limits(rows=10, shots=1, letters=105)
+"""On paper, of what did not fail."""
+FEW_ROWS = 3
+"""Rows from which on, on paper, what is the same in all of them is said once."""
 MOST_WORST = 3
 """Findings on the first page."""
 
@@ -113,18 +114,39 @@ def _jpeg_uri(picture: Image.Image) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def blocks(columns: Sequence[str], rows: Sequence[Sequence[Any]], formats: Sequence[str], most: int) -> list[list[int]]:
+def same(columns: Sequence[str], rows: Sequence[Sequence[Any]], formats: Sequence[str]) -> dict[int, str]:
+    """The columns of a table, by index, that say the same in every row, with what they say.
+
+    Not those that name a row, and none of a table with few rows or of one that would be nothing but names without them.
+    """
+    said = {column: set(_words(rows, formats, column)) for column in range(_names(rows, len(columns)), len(columns))}
+    alike = {column: words.pop() for column, words in said.items() if len(words) == 1}
+    return alike if len(rows) >= FEW_ROWS and len(alike) < len(said) else {}
+
+
+def _words(rows: Sequence[Sequence[Any]], formats: Sequence[str], column: int) -> list[str]:
+    """What stands in a column."""
+    style = formats[column] if column < len(formats) else "text"
+    return [numbers.cell(row[column] if column < len(row) else None, style) for row in rows]
+
+
+def blocks(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    formats: Sequence[str],
+    most: int,
+    without: Collection[int] = (),
+) -> list[list[int]]:
     """The columns of a table in blocks that fit side by side; the columns that name a row stand in every block."""
     names = list(range(len(columns)))[: _names(rows, len(columns))]
     widths = []
     for column, title in enumerate(columns):
-        style = formats[column] if column < len(formats) else "text"
-        cells = [numbers.cell(row[column], style) for row in rows if column < len(row)]
+        cells = _words(rows, formats, column)
         longest_word = max(map(len, title.split()), default=0)
         widths.append(3 + min(max([longest_word, *map(len, cells)]), 30))
     whole = most - sum(widths[column] for column in names)
     found, room = [names], whole
-    for column in range(len(names), len(columns)):
+    for column in (each for each in range(len(names), len(columns)) if each not in without):
         if widths[column] > room and len(found[-1]) > len(names):
             found.append(names)
             room = whole
@@ -181,12 +203,14 @@ def environment(*, paper: bool) -> jinja2.Environment:
         summary.file_name,
         charts.overlay,
         blocks,
+        same,
         chunks,
         long,
     ):
         result.globals[function.__name__] = function
     result.globals["paper"] = paper
-    result.globals["limits"] = LIMITS[paper]
+    result.globals["limits"] = PAPER if paper else SCREEN
+    result.globals["brief"] = BRIEF if paper else SCREEN
     result.globals["figure"] = partial(_figure, paper=paper)
     result.globals["metric_name"] = numbers.name
     result.globals["metric_value"] = numbers.value

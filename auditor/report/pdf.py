@@ -7,6 +7,8 @@ WeasyPrint runs in a child process of its own: it keeps its memory, and where th
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import gc
 import json
 import os
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from importlib import resources
 from pathlib import Path
 from subprocess import PIPE
 from typing import TYPE_CHECKING, Any
@@ -25,7 +28,7 @@ from auditor.errors import AuditorError
 from auditor.report import Drawing, whole
 
 if TYPE_CHECKING:
-    from weasyprint import HTML
+    from weasyprint import CSS, HTML
 
 MISSING = "no-pango"
 PATIENCE = 600
@@ -64,18 +67,19 @@ def _print(make: Callable[[], str], variant: str, record: bytes | None = None) -
     It is made while the child imports WeasyPrint.
     """
     with tempfile.TemporaryDirectory(prefix="auditor-pdf-") as folder:
-        page, target = Path(folder, "page.html"), Path(folder, "report.pdf")
-        command = [sys.executable, "-m", "auditor.report.pdf", variant, str(page), str(target)]
+        page, target, attached = (Path(folder, name) for name in ("page.html", "report.pdf", "audit.json"))
+        order = [variant, str(page), str(target)]
         if record is not None:
-            attached = Path(folder, "audit.json")
             attached.write_bytes(record)
-            command.append(str(attached))
-        with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE) as child:
+            order.append(str(attached))
+        with _waiting.pop() if _waiting else _start() as child:
             try:
                 page.write_text(make(), "utf-8")
-                # the sign that it may read the page; written into the pipe, a page would wait for a child that hangs
                 assert child.stdin is not None
-                child.stdin.close()
+                # only where the page is: the page itself would have to wait for a child that hangs
+                with contextlib.suppress(BrokenPipeError):
+                    child.stdin.write(json.dumps(order).encode())
+                    child.stdin.close()
                 child.stdin = None
                 yield None
                 _, stderr = child.communicate(timeout=PATIENCE)
@@ -91,6 +95,28 @@ def _print(make: Callable[[], str], variant: str, record: bytes | None = None) -
         yield target.read_bytes()
 
 
+_waiting: list[subprocess.Popen[bytes]] = []
+"""A child that was started before there was a page."""
+
+
+def prepare() -> None:
+    """Start the child that the next page is for, which takes it most of a second."""
+    if not _waiting:
+        _waiting.append(_start())
+
+
+def _start() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-m", "auditor.report.pdf"], stdin=PIPE, stdout=PIPE, stderr=PIPE)
+
+
+@atexit.register
+def _dismiss() -> None:
+    """Send a child home that no page came for."""
+    for child in _waiting:
+        child.kill()
+        child.communicate()
+
+
 def _explain(stderr: str, status: int) -> str:
     """One sentence for a child that failed."""
     if MISSING in stderr:
@@ -103,18 +129,30 @@ def _explain(stderr: str, status: int) -> str:
     return f"the PDF report could not be drawn ({last.strip()}): use report.html"
 
 
-def _draw(variant: str, page: Path, target: Path, *attached: Path) -> int:
-    """What the child does: wait for the end of its standard input, lay the page out and write it, fetching nothing but
-    what the page itself carries."""
+def _draw() -> int:
+    """What the child does: wait for its order, lay the page out and write it, fetching nothing but what the page itself
+    carries.
+
+    The order names the PDF's variant, the page, the PDF and files to attach; it is empty where nobody wants one.
+    """
     # hundreds of thousands of boxes that all live to the end: looking for garbage among them takes a fifth of the time
     gc.disable()
     try:
-        from weasyprint import Attachment
+        from weasyprint import HTML, Attachment
     except (OSError, ImportError) as problem:
         sys.stderr.write(f"{MISSING}: {problem}\n")
         return 1
-    sys.stdin.read()
+    sheets = [_browser_style()]
+    # the first layout of all looks for the fonts
+    HTML(string="a").render()
+    order = sys.stdin.read()
+    if not order:
+        return 0
+    variant, *paths = json.loads(order)
+    page, target, *attached = map(Path, paths)
     document = _document(plain_style(page.read_text("utf-8")))
+    document._ua_stylesheets = lambda *_: sheets
+    lower_anchors(document.etree_element)
     for table in document.etree_element.iter("table"):
         # the table of page one has pictures in it, which no letters tell of
         if "data" in (classes := table.get("class", "").split()) and "glance" not in classes:
@@ -144,11 +182,34 @@ def _document(page: str) -> HTML:
     return document
 
 
+def _browser_style() -> CSS:
+    """WeasyPrint's own style sheet, without its rules for the notes and list marks of elements that have none.
+
+    They match every element, which then gets seven styles instead of one.
+    """
+    from weasyprint import CSS
+
+    rules = resources.files("weasyprint.css").joinpath("html5_ua.css").read_text("utf-8")
+    return CSS(string=re.sub(r"^::marker", "li::marker", re.sub(r"^::.*note.*$", "", rules, flags=re.M), flags=re.M))
+
+
 def plain_style(page: str) -> str:
     """The page with the variables of its style written out: WeasyPrint looks each up again for every element."""
     style, rest = page.split("</style>", 1)
     values = dict(re.findall(r"(--[\w-]+): ([^;]+);", style.split("@media", 1)[0]))
     return re.sub(r"var\((--[\w-]+)\)", lambda found: values[found[1]], style) + "</style>" + rest
+
+
+def lower_anchors(page: Element) -> None:
+    """Let the headings carry the ids of what they head.
+
+    WeasyPrint computes a style once for all elements that match the same rules inside the same parent; an id makes
+    its element's style one of its own, and so those of all that is in it.
+    """
+    for section in (each for each in page.iter() if each.tag in ("section", "article") and "id" in each.attrib):
+        heading = next((each for each in section.iter() if each.tag in ("h1", "h2", "h3", "h4")), None)
+        if heading is not None:
+            heading.set("id", section.attrib.pop("id"))
 
 
 def fix_columns(table: Element) -> None:
@@ -197,7 +258,7 @@ def _words(element: Element, *, whole: bool) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    status = _draw(sys.argv[1], *map(Path, sys.argv[2:]))
+    status = _draw()
     sys.stderr.flush()
     # the file is written: taking half a gigabyte of boxes apart one by one would only take time
     os._exit(status)

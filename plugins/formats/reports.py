@@ -28,6 +28,12 @@ def _pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> Drawing:
     return render_pdfa(audit, run, paper=paper)
 
 
+def _prepare_pdf() -> None:
+    from auditor.report.pdf import prepare
+
+    prepare()
+
+
 def _sarif(audit: Mapping[str, Any], run: Path) -> bytes:
     from auditor.report.sarif import render_sarif
 
@@ -57,8 +63,8 @@ def auditor_report_formats() -> list[ReportFormat]:
     """HTML, PDF, SARIF, JUnit XML, Markdown and a model card; audit.json itself is the engine's."""
     return [
         ReportFormat(name="html", file="report.html", render=_html),
-        ReportFormat(name="pdf", file="report.pdf", render=_pdf, paged=True),
-        ReportFormat(name="pdfa", file="report.pdfa.pdf", render=_pdfa, paged=True),
+        ReportFormat(name="pdf", file="report.pdf", render=_pdf, paged=True, prepare=_prepare_pdf),
+        ReportFormat(name="pdfa", file="report.pdfa.pdf", render=_pdfa, paged=True, prepare=_prepare_pdf),
         ReportFormat(name="sarif", file="audit.sarif", render=_sarif),
         ReportFormat(name="junit", file="audit.junit.xml", render=_junit),
         ReportFormat(name="md", file="summary.md", render=_markdown),
