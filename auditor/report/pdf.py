@@ -150,7 +150,8 @@ def _draw() -> int:
         return 0
     variant, *paths = json.loads(order)
     page, target, *attached = map(Path, paths)
-    document = _document(plain_style(page.read_text("utf-8")))
+    # a number and its per cent stay on one line
+    document = _document(plain_style(page.read_text("utf-8")).replace(" %", "\u00a0%"))
     document._ua_stylesheets = lambda *_: sheets
     lower_anchors(document.etree_element)
     for table in document.etree_element.iter("table"):
