@@ -59,10 +59,11 @@ def read_audit(folder: Path) -> dict[str, Any]:
 
 def judge_again(folder: Path, policy_name: str, formats: Sequence[str], paper: str = "a4") -> Outcome:
     """Status, severity and verdict by another policy; no model call."""
-    audit = read_audit(folder)
     plugins = load()
-    policy = read_policy(policy_name, plugins.probes)
     chosen = pick_formats(plugins, formats, paper)
+    prepare(chosen)
+    audit = read_audit(folder)
+    policy = read_policy(policy_name, plugins.probes)
     broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
     audit["probes"] = judge_all(audit["probes"], policy)
     audit["policy"] = policy.described(audit["probes"])

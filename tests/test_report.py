@@ -338,6 +338,13 @@ def test_a_pdf_is_drawn_by_the_child_that_waits_for_it(
     assert pdf._waiting == []
 
 
+def test_a_pdf_is_drawn_where_somebody_has_ended_the_child_that_waited(audit: dict[str, Any], run: Path) -> None:
+    pdf.prepare()
+    pdf._waiting[0].kill()
+    pdf._waiting[0].wait()
+    assert whole(pdf.render_pdf(audit, run)).startswith(b"%PDF")
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's table of processes")
 @pytest.mark.parametrize("end", ["", "os._exit(3)"])
 def test_a_child_that_no_page_comes_for_goes_home(end: str) -> None:

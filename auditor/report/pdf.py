@@ -72,7 +72,7 @@ def _print(make: Callable[[], str], variant: str, record: bytes | None = None) -
         if record is not None:
             attached.write_bytes(record)
             order.append(str(attached))
-        with _waiting.pop() if _waiting else _start() as child:
+        with _child() as child:
             try:
                 page.write_text(make(), "utf-8")
                 assert child.stdin is not None
@@ -103,6 +103,16 @@ def prepare() -> None:
     """Start the child that the next page is for, which takes it most of a second."""
     if not _waiting:
         _waiting.append(_start())
+
+
+def _child() -> subprocess.Popen[bytes]:
+    """The child that waits, or a new one where none does or somebody has ended it meanwhile."""
+    while _waiting:
+        child = _waiting.pop()
+        if child.poll() is None:
+            return child
+        child.communicate()
+    return _start()
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -186,7 +196,8 @@ def _document(page: str) -> HTML:
 def _browser_style() -> CSS:
     """WeasyPrint's own style sheet, without its rules for the notes and list marks of elements that have none.
 
-    They match every element, which then gets seven styles instead of one.
+    They match every element, which then gets seven styles instead of one. Should WeasyPrint ask for its sheet in another
+    way some day, only time is lost.
     """
     from weasyprint import CSS
 
