@@ -196,8 +196,8 @@ def _document(page: str) -> HTML:
 def _browser_style() -> CSS:
     """WeasyPrint's own style sheet, without its rules for the notes and list marks of elements that have none.
 
-    They match every element, which then gets seven styles instead of one. Should WeasyPrint ask for its sheet in another
-    way some day, only time is lost.
+    They match every element, which then gets seven styles instead of one. Should WeasyPrint ask for its sheet in
+    another way some day, only time is lost.
     """
     from weasyprint import CSS
 
