@@ -1,7 +1,8 @@
 """How long ``auditor report`` takes on a run, and how much memory: HTML, PDF and both, each in a process of its own.
 
 Two times: that of the whole command from the start of its imports, and that of drawing alone, which is what ``auditor
-run`` does at its end; reading and checking audit.json, finding the plugins and importing are only in the first.
+run`` does at its end; reading and checking audit.json, finding the plugins, importing and starting the PDF's process
+are only in the first.
 
     uv run python benchmarks/report_time.py RUN [--rounds N]
 

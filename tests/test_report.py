@@ -640,6 +640,28 @@ def test_plots_hold_in_every_scale(points: list[tuple[float, float | None]], kin
     assert svg.count('class="mark') == known + 1  # and one in the legend
 
 
+def test_on_paper_the_marks_of_a_line_are_one_shape_and_all_there() -> None:
+    two = chart([(0.0, 1.0), (1.0, 0.5), (2.0, 0.1)])
+    two["series"] = [two["series"][0] | {"name": name} for name in "ab"]
+    drawn = str(charts.as_pictures(charts.plot(two)))
+    (source,) = re.findall(r'class="chart"[^>]* src="data:image/svg\+xml;base64,([^"]+)"', drawn)
+    shapes = [
+        path for path in ET.fromstring(base64.b64decode(source)).iter() if path.get("class", "").startswith("mark")
+    ]
+    # circles begin and end with a move and a close; squares do, too
+    assert [(path.get("class"), path.get("d", "").count("M"), path.get("d", "").count("z")) for path in shapes] == [
+        ("mark s0", 3, 3), ("mark s1", 3, 3),
+    ]  # fmt: skip
+
+
+def test_a_single_line_that_the_title_names_needs_no_key() -> None:
+    only = chart([(0.0, 1.0), (1.0, 0.5)])
+    assert 'class="legend"' in charts.plot(only)
+    assert 'class="legend"' not in charts.plot(only | {"title": "Accuracy of S"})
+    only["series"] *= 2
+    assert 'class="legend"' in charts.plot(only | {"title": "Accuracy of S"})
+
+
 def test_zero_stands_at_a_break_of_a_log_axis() -> None:
     scale = charts.scale(axis("log"), [0.0, 0.01, 1.0], 0.0, 100.0)
     assert [scale(0.0), scale(0.01), scale(1.0)] == pytest.approx([0.0, 10.0, 100.0])

@@ -156,13 +156,9 @@ def plot(chart: Record) -> Markup:
         if curve:
             parts.append(_line(line, index, across, up))
         parts += _marks(chart, index, across, up, step)
-    note = f"Of {len(points)} points every {_ordinal(step)} is drawn." if step > 1 else ""
+    note = Markup('<p class="note">Of {} points every {} is drawn.</p>').format(len(points), _ordinal(step))
     svg = _svg(WIDTH, HEIGHT, describe(chart), parts)
-    return (
-        svg
-        + _legend(series, curve, chart["title"])
-        + (Markup('<p class="note">{}</p>').format(note) if note else Markup(""))
-    )
+    return svg + _legend(series, curve, chart["title"]) + (note if step > 1 else Markup(""))
 
 
 def describe(chart: Record) -> str:

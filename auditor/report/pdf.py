@@ -107,7 +107,7 @@ def prepare() -> None:
 
 def _child() -> subprocess.Popen[bytes]:
     """The child that waits, or a new one where none does or somebody has ended it meanwhile."""
-    while _waiting:
+    if _waiting:
         child = _waiting.pop()
         if child.poll() is None:
             return child
