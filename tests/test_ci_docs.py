@@ -11,9 +11,9 @@ from pathlib import Path
 import click
 import pytest
 
-from auditor import registry
-from auditor.cli import main
-from auditor.policy import read_policy
+from auditor.cli.main import main
+from auditor.plugin import registry
+from auditor.policy.rules import read_policy
 
 PAGE = (Path(__file__).parent.parent / "docs" / "ci.md").read_text("utf-8")
 SNIPPETS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
