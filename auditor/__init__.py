@@ -1,7 +1,7 @@
-"""Audits deployed image classifiers: what breaks them, whom they fail, what they look at.
+"""Audit trained image classifiers for robustness, fairness and explanation quality.
 
-What stands here is all that a plugin needs. Names are imported when they are first used, so that ``auditor --help``
-does not pay for any of them.
+Everything that a plugin needs is exported here (docs/stability.md). Names are imported when they are first used, so
+that ``auditor --help`` stays fast.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from auditor import errors as errors
+    from auditor import statistics as statistics
     from auditor.api import Audit, audit, load
+    from auditor.data.dataset import Batch, Pixels, Source
     from auditor.errors import AuditorError, BadInput, NoCopy, NotApplicable, PluginBroken
     from auditor.findings.evidence import (
         Axis,
         Curve,
+        Evidence,
         GridRow,
         HeatMap,
         ImageGrid,
@@ -28,43 +31,57 @@ if TYPE_CHECKING:
     )
     from auditor.findings.finding import Conclusion, Finding, ThreatModel
     from auditor.findings.metric import Metric, MetricSpec
-    from auditor.plugin.hookspecs import hookimpl
+    from auditor.model.artefact import Artefact
+    from auditor.model.classifier import Classifier
+    from auditor.plugin.hookspecs import API_VERSION, hookimpl
     from auditor.probes.attack import Attack
-    from auditor.probes.base import Example, Meta, PerImage, Probe, Records
+    from auditor.probes.base import Columns, Example, Meta, PerImage, Probe, Randomness, Records, RunContext
     from auditor.probes.corruption import Corruption
     from auditor.probes.explanation import Explanation
     from auditor.probes.levels import Level
     from auditor.probes.minimum_norm import MinimumNorm
     from auditor.probes.perturbation import PerturbationResult
+    from auditor.report import ReportFormat
 
 __version__ = "0.1.0"
 
 _NAMES = {
     "api": "Audit audit load",
+    "data.dataset": "Batch Pixels Source",
     "errors": "AuditorError BadInput NoCopy NotApplicable PluginBroken",
-    "findings.evidence": "Axis Curve GridRow HeatMap ImageGrid Picture Point Scatter Series Table Text",
+    "findings.evidence": "Axis Curve Evidence GridRow HeatMap ImageGrid Picture Point Scatter Series Table Text",
     "findings.finding": "Conclusion Finding ThreatModel",
     "findings.metric": "Metric MetricSpec",
-    "plugin.hookspecs": "hookimpl",
+    "model.artefact": "Artefact",
+    "model.classifier": "Classifier",
+    "plugin.hookspecs": "API_VERSION hookimpl",
     "probes.attack": "Attack",
-    "probes.base": "Example Meta PerImage Probe Records",
+    "probes.base": "Columns Example Meta PerImage Probe Randomness Records RunContext",
     "probes.corruption": "Corruption",
     "probes.explanation": "Explanation",
     "probes.levels": "Level",
     "probes.minimum_norm": "MinimumNorm",
     "probes.perturbation": "PerturbationResult",
+    "report": "ReportFormat",
 }
 _HOME = {name: f"auditor.{module}" for module, names in _NAMES.items() for name in names.split()}
+_MODULES = ("errors", "statistics")
 
 __all__ = [
+    "API_VERSION",
+    "Artefact",
     "Attack",
     "Audit",
     "AuditorError",
     "Axis",
     "BadInput",
+    "Batch",
+    "Classifier",
+    "Columns",
     "Conclusion",
     "Corruption",
     "Curve",
+    "Evidence",
     "Example",
     "Explanation",
     "Finding",
@@ -81,24 +98,31 @@ __all__ = [
     "PerImage",
     "PerturbationResult",
     "Picture",
+    "Pixels",
     "PluginBroken",
     "Point",
     "Probe",
+    "Randomness",
     "Records",
+    "ReportFormat",
+    "RunContext",
     "Scatter",
     "Series",
+    "Source",
     "Table",
     "Text",
     "ThreatModel",
     "audit",
+    "errors",
     "hookimpl",
     "load",
+    "statistics",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return import_module("auditor.errors")
+    if name in _MODULES:
+        return import_module(f"auditor.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'auditor' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

@@ -1,12 +1,12 @@
-"""What can go wrong, as a tree.
+"""The exceptions, as a tree.
 
-    AuditorError            anything the auditor raises on purpose; carries one sentence for the user
-    ├── BadInput            arguments, model, data or TOML that cannot be used: exit status 2
-    ├── NoCopy              the artefact has no differentiable copy: the audit goes on black-box
-    ├── NotApplicable       a probe found that this model or data has not got what it is about
-    └── PluginBroken        a plugin that does not import or breaks a rule: named, the audit goes on, exit status 3
+    AuditorError            everything the auditor raises on purpose; the message is one sentence for the user
+    ├── BadInput            unusable arguments, model, data or TOML: exit status 2
+    ├── NoCopy              the model has no differentiable copy: the audit continues as black-box
+    ├── NotApplicable       the model or the data lack what a probe measures
+    └── PluginBroken        a plugin does not import or breaks a rule: it is named, the audit continues, exit status 3
 
-Every message names the thing, what was found, what was expected, and what to do.
+Every message names the object, what was found, what was expected, and what to do.
 """
 
 import traceback
@@ -14,28 +14,30 @@ from pathlib import Path
 
 
 class AuditorError(Exception):
-    """Base of everything that the auditor raises on purpose."""
+    """Base class of everything the auditor raises on purpose."""
 
 
 class BadInput(AuditorError):
-    """The command's arguments or files cannot be used (exit status 2)."""
+    """The arguments or files of a command cannot be used (exit status 2)."""
 
 
 class NoCopy(AuditorError):
-    """No differentiable copy of the artefact can be made; the message is the report's ``access_reason``."""
+    """No differentiable copy of the model can be made; the message becomes ``access_reason`` in the report."""
 
 
 class PluginBroken(AuditorError):
-    """A plugin could not be imported or breaks a rule of the registry."""
+    """A plugin could not be imported, or breaks a rule of the registry."""
 
 
 class NotApplicable(AuditorError):
-    """Raised by a probe's ``measure``: this model or these images have not got what the probe is about. The message
-    says what is missing; it becomes the reason in the report."""
+    """Raised by ``Probe.measure``: the model or these images lack what the probe measures.
+
+    The message says what is missing; it becomes the reason in the report.
+    """
 
 
 def one_line(error: BaseException) -> str:
-    """An exception in one line, with the place that raised it."""
+    """Describe an exception in one line, with the place that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}{place}"

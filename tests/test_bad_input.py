@@ -301,7 +301,7 @@ DATA: dict[str, tuple[Callable[[Any], Path], Sequence[str]]] = {
     ),
     "no image can be read": (
         lambda h: text(h.at / "d" / "red" / "a.png").parent.parent,
-        ["/d", "not one of 1 images could be read", "red/a.png"],
+        ["/d", "none of 1 images could be read", "red/a.png"],
     ),
     "a label without a class": (
         lambda h: npz(h.at / "d.npz", images=np.zeros((2, 8, 8), np.uint8), labels=[0, 7]),
@@ -338,7 +338,7 @@ DATA: dict[str, tuple[Callable[[Any], Path], Sequence[str]]] = {
     "text named .parquet": (lambda h: text(h.at / "d.parquet"), ["d.parquet", "not readable as a table"]),
     "a missing file for every row": (
         lambda h: table(h.at / "d", "image,label\na.png,0\n"),
-        ["table.csv", "not one of 1 images could be read", "a.png"],
+        ["table.csv", "none of 1 images could be read", "a.png"],
     ),
     "text named .npz": (lambda h: text(h.at / "d.npz"), ["d.npz", "not readable as a NumPy archive"]),
     "an empty .npz": (lambda h: text(h.at / "d.npz", ""), ["d.npz", "not readable as a NumPy archive"]),
@@ -429,7 +429,7 @@ POLICIES: dict[str, tuple[str, Sequence[str]]] = {
     "a severity that is a list": ("fails_at = ['low']", ["fails_at", "low, medium, high, critical"]),
     "required as a text": ("required = 'performance.accuracy'", ["required", "list"]),
     "rules that are no tables": ("rule = 3", ["rule", "[[rule]]"]),
-    "a rule that is no table": ("rule = [3]", ["rule", "[[rule]]"]),
+    "a rule that is no table": ("rule = [3]", ["rule 1 must be a table"]),
     "unknown key in a rule": (RULE + "at_leats = {low = 0.9}", ["rule 1", "unknown key 'at_leats'", "at_least"]),
     "a rule without thresholds": (RULE, ["rule 1", "exactly one of at_least and at_most, found 0"]),
     "a rule with both sides": (RULE + "at_least = {low = 1}\nat_most = {low = 1}", ["rule 1", "found 2"]),

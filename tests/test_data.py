@@ -191,7 +191,7 @@ def test_white_stays_at_most_1_in_every_way_to_grey() -> None:
 )
 def test_beginning_of_a_picture_is_unreadable_not_fatal(start: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(start + bytes(40))
-    with pytest.raises(BadInput, match="not one of 1 images could be read"):
+    with pytest.raises(BadInput, match="none of 1 images could be read"):
         Images(Source(path="here", ids=["a.png"], read=lambda _: read_file(tmp_path / "a.png")), shape=RGB)
 
 

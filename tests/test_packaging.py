@@ -185,7 +185,7 @@ def test_nobody_imports_the_folder_plugins() -> None:
 
 def test_what_the_package_exports_is_sorted_complete_and_there() -> None:
     assert auditor.__all__ == sorted(auditor.__all__)
-    assert set(auditor.__all__) == set(auditor._HOME)
+    assert set(auditor.__all__) == {*auditor._HOME, *auditor._MODULES}
     assert all(hasattr(auditor, name) for name in auditor.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = auditor.nothing

@@ -15,11 +15,15 @@ from click.testing import Result
 from auditor.conformance import package
 from auditor.errors import BadInput
 
-THIRD_PARTY = Path(__file__).parent / "third_party"
+ROOT = Path(__file__).parents[1]
+THIRD_PARTY = ROOT / "tests" / "third_party"
 Cli = Callable[..., Result]
 
 FAULTS = {
-    "": {"imports nothing heavy": "imports pandas, pyarrow at the top"},
+    "": {
+        "imports nothing heavy": "imports pandas, pyarrow at the top",
+        "states the interface version": "AUDITOR_API",
+    },
     "corruptions.restless": {"same seed, same rows": "measured twice with one seed, column"},
     "corruptions.sociable": {"same rows in any batch": "in batches of 1, 2 and 21 images, column"},
     "corruptions.rude": {"leaves the batch alone": "measure changed batch.pixels"},
@@ -70,13 +74,25 @@ def test_a_new_plugin_conforms_and_its_own_tests_pass(auditor_cli: Cli) -> None:
     checked = auditor_cli("plugin", "check", "./auditor-bar")
     assert checked.exit_code == 0, checked.output
     assert checked.output.splitlines()[0] == "auditor-bar 0.1.0"
-    assert checked.output.splitlines()[-1] == "1 probe of auditor-bar, 9 checks: all hold"
+    assert checked.output.splitlines()[-1] == "1 probe of auditor-bar, 10 checks: all hold"
     assert max(map(len, checked.output.splitlines())) <= 80
     # all but the last test, which is what was just done, of the installed package
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not owes"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not passes_the_checks"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder, env=os.environ)
     assert done.returncode == 0, done.stdout
     assert "2 passed" in done.stdout
+
+
+def test_new_plugin_passes_mypy_strict(auditor_cli: Cli) -> None:
+    auditor_cli("plugin", "new", "auditor-bar")
+    # the editable install is found by a hook that mypy does not run
+    environment = os.environ | {"MYPYPATH": f"{ROOT}{os.pathsep}{Path('auditor-bar').resolve()}"}
+    config = ["--strict", "--follow-imports=silent", "--cache-dir", str(ROOT / ".mypy_cache" / "plugin")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *config, "auditor-bar/auditor_bar.py", "auditor-bar/tests/test_auditor_bar.py"],
+        check=False, capture_output=True, text=True, env=environment,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_what_is_written_is_formatted_and_clean(auditor_cli: Cli) -> None:
@@ -94,15 +110,15 @@ def test_what_is_written_is_formatted_and_clean(auditor_cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Auditor-Bar", "no name for a package"),
-        ("auditor_bar", "no name for a package"),
-        ("../bar", "no name for a package"),
-        ("auditor-", "no name for a package"),
+        ("Auditor-Bar", "not a package name"),
+        ("auditor_bar", "not a package name"),
+        ("../bar", "not a package name"),
+        ("auditor-", "not a package name"),
         ("auditor-3d", "must begin with a letter"),
-        ("json", "Python has a module called so"),
-        ("auditor", "Python has a module called so"),
+        ("json", "Python has a module of this name"),
+        ("auditor", "Python has a module of this name"),
         ("auditor-none", "must begin with a letter"),
-        ("auditor-there", "is there already"),
+        ("auditor-there", "already exists"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused(auditor_cli: Cli, name: str, said: str) -> None:
@@ -137,7 +153,7 @@ def test_what_is_no_plugin_is_refused(auditor_cli: Cli, package: str, said: str)
 def test_a_plugin_that_does_not_import_fails_the_check(auditor_cli: Cli) -> None:
     checked = auditor_cli("plugin", "check", THIRD_PARTY / "auditor-broken")
     assert checked.exit_code == 1
-    assert re.search(r"FAILED +loads +does not import: ImportError: needs a library", checked.output)
+    assert re.search(r"FAILED +loads +does not import: ImportError: needs a library", " ".join(checked.output.split()))
     assert checked.output.splitlines()[-1].endswith("2 FAILED")
 
 
@@ -147,7 +163,7 @@ def test_an_id_that_is_taken_fails_the_check(auditor_cli: Cli) -> None:
     module.write_text(module.read_text().replace('id="corruptions.copy"', 'id="corruptions.imagenet-c"'))
     checked = auditor_cli("plugin", "check", "auditor-copy", "--quiet")
     assert checked.exit_code == 1
-    assert "probe id corruptions.imagenet-c is taken" in " ".join(checked.output.split())
+    assert "probe id corruptions.imagenet-c is already registered" in " ".join(checked.output.split())
 
 
 def test_a_broken_project_raises_one_sentence(tmp_path: Path) -> None:

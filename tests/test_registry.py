@@ -14,6 +14,7 @@ import pytest
 from auditor import Conclusion, Meta, Probe, hookimpl
 from auditor.errors import BadInput
 from auditor.plugin import registry
+from auditor.plugin.hookspecs import API_VERSION
 from auditor.plugin.suite import find_suite
 
 
@@ -133,9 +134,9 @@ BROKEN = {
     "not frozen": (offering(Mutable), "must be a frozen dataclass"),
     "without meta": (offering(variant(meta=None)), "has no `meta = Meta(...)`"),
     "bad id": (offering(variant(meta=meta("Third", area="sanity"))), "must be area.noun"),
-    "bad area": (offering(variant(meta=meta("third.x"))), "area 'third' is none of"),
+    "bad area": (offering(variant(meta=meta("third.x"))), "area is 'third'; expected one of"),
     "id of another area": (offering(variant(meta=meta("bias.x", area="sanity"))), "must begin with its area"),
-    "says nothing": (offering(variant(meta=meta(why=""))), "title and why must say something"),
+    "says nothing": (offering(variant(meta=meta(why=""))), "title and why must not be empty"),
     "attack without threat model": (offering(variant(meta=meta("attacks.x"))), "must declare its threat_model()"),
     "threat model raises": (offering(variant(meta=meta("attacks.x"), threat_model=raises)), "ZeroDivisionError"),
     "setting without default": (offering(NoDefault), "does not work with its default settings"),
@@ -143,9 +144,35 @@ BROKEN = {
     "setting of an unknown type": (offering(NoSuchType), "NotImported"),
     "id is taken by a built-in": (
         offering(variant(meta=meta("performance.accuracy"))),
-        "probe id performance.accuracy is taken: plugin performance.accuracy has it already, so that of package0:third",
+        "probe id performance.accuracy is already registered by plugin performance.accuracy; ignoring",
     ),
 }
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ("2.0", "was written for version 2.0 of the plugin interface, and this auditor has 1.0; update auditor"),
+        ("1.1", "update auditor"),
+        ("0.9", "update the plugin"),
+        ("1", "AUDITOR_API is '1'; expected a version such as \"1.0\""),
+        (1.0, "AUDITOR_API is 1.0; expected a version"),
+    ],
+)
+def test_incompatible_interface_version_is_refused(load: Load, stated: Any, message: str) -> None:
+    plugin = offering(variant(meta=meta("sanity.old")))
+    plugin.AUDITOR_API = stated
+    found = load(plugin)
+    assert message in (found.broken[0].error or "")
+    assert "sanity.old" not in found.probes
+
+
+def test_compatible_interface_version_is_accepted(load: Load) -> None:
+    plugin = offering(variant(meta=meta("sanity.current")))
+    plugin.AUDITOR_API = API_VERSION
+    found = load(plugin)
+    assert not found.broken
+    assert "sanity.current" in found.probes
 
 
 @pytest.mark.parametrize(("plugin", "said"), BROKEN.values(), ids=BROKEN.keys())

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from auditor.errors import BadInput, NotApplicable, one_line
 from auditor.plugin import registry
+from auditor.plugin.hookspecs import API_VERSION
 from auditor.plugin.registry import Registry
 from auditor.plugin.suite import find_suite
 
@@ -76,12 +77,21 @@ def check_package(package: str, say: Callable[[str], None] = lambda _: None) -> 
             Check(probe="", name="loads", outcome="FAILED" if plugin.error else "ok", said=plugin.error or "")
             for plugin in own
         ]
+        for entry in entries if not any(plugin.error for plugin in own) else ():
+            checks.append(_outcome("", "states the interface version", lambda entry=entry: _states_version(entry)))  # type: ignore[misc]
         code = "\n".join(f"import {entry.module}" for entry in entries)
         checks.append(_outcome("", "imports nothing heavy", lambda: _light(code, paths)))
         if probes:
             with tempfile.TemporaryDirectory() as folder:
                 checks += _check_probes(plugins, probes, Path(folder), say)
         return Report(package=name, version=distribution.version, probes=probes, checks=checks)
+
+
+def _states_version(entry: importlib.metadata.EntryPoint) -> None:
+    if not hasattr(entry.load(), "AUDITOR_API"):
+        raise Breach(
+            f'{entry.module} does not state the plugin interface it was written for: AUDITOR_API = "{API_VERSION}"'
+        )
 
 
 def _light(code: str, paths: Sequence[Path]) -> None:

@@ -1,8 +1,8 @@
-"""The images of an audit: ids, pixels, reference labels, groups; streamed, so 100,000 need no more memory than 100.
+"""The images of an audit: ids, pixels, reference labels and groups, read in batches.
 
-Pixels are float32 in [0, 1], ``(n, c, h, w)``, RGB or one channel, at the model's input resolution. Every epsilon,
+Pixels are float32 in [0, 1], ``(n, c, h, w)``, RGB or one channel, at the input resolution of the model. Every epsilon,
 distance and radius of an audit is in this space; mean, standard deviation, channel order, value range and layout
-belong to the model (``classifier.py``).
+belong to the model (``auditor/model``).
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from auditor.data.resizing import Resizing, fit
 from auditor.errors import BadInput
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Pixels = NDArray[np.float32]
 
@@ -28,53 +30,53 @@ _CACHE_BYTES = 1 << 30
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a format plugin found at a path; nothing is decoded yet."""
+    """What a data format plugin found at a path; nothing is decoded yet."""
 
     path: str
-    """As the report shows it."""
+    """The path as shown in the report."""
     ids: Sequence[str]
     """Unique names of the images."""
     read: Callable[[int], tuple[bytes, Image.Image | NDArray[Any]]]
-    """From an index to the bytes to hash and the picture: a PIL image or an array ``(h, w)`` or ``(h, w, c)``, uint8 or
-    float in [0, 1]. Raises OSError or ValueError for an unreadable one."""
+    """Read the image at an index: the bytes to hash, and the picture as a PIL image or an array ``(h, w)`` or
+    ``(h, w, c)``, uint8 or float in [0, 1]. Raises OSError or ValueError if it is unreadable."""
     labels: Sequence[str] | None = None
-    """Class names or class numbers as text, one per image."""
+    """Class names or class indices as text, one per image."""
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     columns: Mapping[str, Sequence[Any]] | None = None
-    """Not images but a table of rows, with all its columns; ``rows.py`` tells features, label and groups apart."""
+    """For tabular data: all columns of the table; ``auditor/model/tabular.py`` selects features, label and groups."""
     mask: Callable[[int], tuple[bytes, Image.Image | NDArray[Any]] | None] | None = None
-    """From an index to what marks the object in the picture, as ``read`` gives it and of the picture's own size: above
-    half is inside. None for a picture without one."""
+    """Read the mask of the object in the image at an index, like ``read`` and of the same size; values above one half
+    are inside. None for an image without a mask."""
     note: str = ""
-    """A plain warning for the report, for example that these are stand-in images."""
+    """A warning for the report, for example that these are substitute images."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Some images in memory."""
+    """A batch of images in memory."""
 
     ids: tuple[str, ...]
     pixels: Pixels
     """(n, c, h, w) float32 in [0, 1]."""
     labels: NDArray[np.int64]
-    """(n,) reference classes: the data's labels or, where it has none, the model's own answers."""
+    """(n,) reference classes: the labels of the data, or the model's own predictions if there are none."""
     probabilities: NDArray[np.float32]
-    """(n, k) what the deployed artefact answers on the clean images."""
+    """(n, k) probabilities of the deployed model for the clean images."""
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     masks: Pixels | None = None
-    """(n, h, w), 1 inside the object and 0 outside, NaN for an image without a mask; None where the data has none."""
+    """(n, h, w), 1 inside the object and 0 outside, NaN for an image without a mask; None if the data has no masks."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def predictions(self) -> NDArray[np.int64]:
-        """(n,) the class the deployed artefact gives to the clean image."""
+        """(n,) predictions of the deployed model for the clean images."""
         answers: NDArray[np.int64] = self.probabilities.argmax(axis=1).astype(np.int64)
         return answers
 
     def take(self, indices: Sequence[int] | NDArray[np.int64]) -> Batch:
-        """The images at ``indices``, in that order."""
+        """Select the images at ``indices``, in that order."""
         index = np.asarray(indices, dtype=np.int64)
         return Batch(
             ids=tuple(self.ids[i] for i in index),
@@ -87,7 +89,7 @@ class Batch:
 
 
 class Images:
-    """The audited images: a chosen sample of a source, at the model's resolution."""
+    """The audited images: a sample of a source, at the input resolution of the model."""
 
     def __init__(
         self,
@@ -98,9 +100,10 @@ class Images:
         samples: int | None = None,
         seed: int = 0,
     ) -> None:
-        """Choose ``samples`` images by ``seed`` and read each once: unreadable ones are named and left out.
+        """Choose ``samples`` images by ``seed`` and read each once; unreadable images are named and left out.
 
-        Raises BadInput when not one image can be read.
+        Raises:
+            BadInput: if no image can be read.
         """
         if not len(source.ids):
             raise BadInput(f"{source.path}: found no images; expected at least one")
@@ -127,12 +130,12 @@ class Images:
 
     @property
     def label_names(self) -> list[str] | None:
-        """The data's own names of the labels, one per image, or None."""
+        """The labels as the data names them, one per image; None without labels."""
         return None if self._source.labels is None else [self._source.labels[i] for i in self._index]
 
     @property
     def sha256(self) -> str:
-        """Digest of all that the findings depend on: ids, bytes, labels, groups, resolution."""
+        """Digest of everything that findings depend on: ids, bytes, labels, groups, resolution."""
         rows = list(zip(self.ids, self._digests, strict=True))
         text = json.dumps([rows, self.label_names, self.groups, self.shape, asdict(self._resizing)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -143,11 +146,11 @@ class Images:
         return tuple(self._digests)
 
     def pixels(self, ids: Sequence[str]) -> Pixels:
-        """The pixels of some images, (n, c, h, w) float32 in [0, 1]."""
+        """Load the pixels of these images, (n, c, h, w) float32 in [0, 1]."""
         return np.stack([self._pixels(self._index[self._position[image_id]]) for image_id in ids])
 
     def masks(self, ids: Sequence[str]) -> Pixels | None:
-        """The masks of some images, (n, h, w), 1 inside and 0 outside, NaN where one has none; None without masks."""
+        """Load the masks of these images as in ``Batch.masks``."""
         if self._source.mask is None:
             return None
         _, height, width = self.shape
@@ -160,7 +163,7 @@ class Images:
         return masks
 
     def position(self, image_id: str) -> int:
-        """The place of an image in the order of the data."""
+        """Return the position of an image in the order of the data."""
         return self._position[image_id]
 
     def _pixels(self, index: int) -> Pixels:
@@ -171,7 +174,7 @@ class Images:
         return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored.astype(np.float32)
 
     def _mask(self, index: int) -> tuple[bytes, NDArray[np.uint8] | None, tuple[int, ...]]:
-        """A picture's mask: its bytes, its bits at the model's size, packed, and the size that it has itself."""
+        """Read a mask: its bytes, its packed bits at the input size of the model, and its own size."""
         found = None if self._source.mask is None else self._source.mask(index)
         if found is None:
             return b"", None, ()
@@ -192,14 +195,13 @@ class Images:
                 if self._source.mask is not None:
                     mask, bits, size = self._mask(index)
                     if size and size != _size(picture):
-                        # what it marks would be guessed
                         raise ValueError(f"its mask has {_pixels(size)} pixels, the image {_pixels(_size(picture))}")
                     digest.update(hashlib.sha256(mask).digest())
                     if self._cached_bytes + (0 if bits is None else bits.nbytes) <= _CACHE_BYTES:
                         self._masks[index] = bits
                 return index, digest.hexdigest(), fit(picture, self.shape, self._resizing)
             except Exception as error:
-                # broken files raise whatever their decoder trips over: SyntaxError, struct.error, IndexError, ...
+                # decoders raise anything for broken files: SyntaxError, struct.error, IndexError, ...
                 return f"{self._source.ids[index]}: {_why(error)}"
 
         with ThreadPoolExecutor(4) as pool:
@@ -211,13 +213,11 @@ class Images:
                     self._digests.append(found[1])
                     self._remember(found[0], found[2])
         if not self._index:
-            raise BadInput(
-                f"{self.path}: not one of {len(chosen)} images could be read; the first: {self.unreadable[0]}"
-            )
+            raise BadInput(f"{self.path}: none of {len(chosen)} images could be read; the first: {self.unreadable[0]}")
 
 
 def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[int], Any], items: Sequence[int]) -> Iterator[Any]:
-    """``pool.map`` that keeps at most some hundred results waiting, so that a large folder is never all in memory."""
+    """Like ``pool.map``, with at most 256 results in memory."""
     for start in range(0, len(items), 256):
         yield from pool.map(function, items[start : start + 256])
 
@@ -232,10 +232,10 @@ def _pixels(size: tuple[int, ...]) -> str:
 
 
 def sample(ids: Sequence[str], samples: int | None, seed: int) -> list[int]:
-    """Indices of ``samples`` ids drawn by ``seed``, in the order of the data.
+    """Draw ``samples`` of the ids by ``seed`` and return their indices in the order of the data.
 
-    Each id has its own random rank, so the choice does not depend on the order of the ids, and a larger sample
-    contains the smaller one.
+    Each id has its own random rank. So the choice does not depend on the order of the ids, and a larger sample contains
+    the smaller one.
     """
     if samples is None or samples >= len(ids):
         return list(range(len(ids)))
@@ -243,12 +243,12 @@ def sample(ids: Sequence[str], samples: int | None, seed: int) -> list[int]:
 
 
 def rank(image_id: str, seed: int) -> bytes:
-    """An image's place in a random order that depends on its id and the seed alone."""
+    """Return the rank of an image in a random order that depends only on its id and the seed."""
     return hashlib.sha256(f"{seed}\0sample\0{image_id}".encode()).digest()
 
 
 def _why(error: Exception) -> str:
-    """Why an image cannot be read, in words that are the same on every run."""
+    """Describe why an image cannot be read, in words that do not change between runs."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = " ".join(str(error).split())

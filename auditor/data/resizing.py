@@ -6,11 +6,13 @@ import io
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Resize = Literal["crop", "stretch"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
@@ -18,37 +20,41 @@ Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "ham
 
 @dataclass(frozen=True, kw_only=True)
 class Resizing:
-    """How pictures come to the model's size; a picture that has it already is taken as it is."""
+    """How pictures are brought to the input size of the model; a picture of that size is not changed."""
 
     resize: Resize = "crop"
-    """"crop" keeps the sides' ratio and cuts the centre; "stretch" scales both sides."""
+    """"crop" keeps the aspect ratio and crops the centre; "stretch" scales both sides."""
     crop: float = 1.0
-    """For "crop": how much of the shorter side is kept, up to 1 (timm's crop_pct); or, above 1, to how many pixels the
-    shorter side is scaled before the centre is cut (torchvision's resize_size, Hugging Face's shortest_edge)."""
+    """For "crop", up to 1: the fraction of the shorter side to keep (crop_pct of timm). Above 1: the length of the
+    shorter side before the centre is cropped (resize_size of torchvision, shortest_edge of Hugging Face)."""
     interpolation: Interpolation = "bilinear"
-    """By the names of PIL; always with antialiasing."""
+    """As PIL names it; always with antialiasing."""
 
 
 def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, int, int], resizing: Resizing) -> NDArray[Any]:
-    """A picture as ``(c, h, w)`` at the model's size: uint8, or float32 in [0, 1] where it is finer than 8 bit."""
+    """Resize a picture to ``shape`` (c, h, w); the result is uint8, or float32 in [0, 1] if it has more than 8 bits."""
+    from PIL import Image, ImageOps
+
     channels, height, width = shape
     if isinstance(picture, np.ndarray):
         array = _channels_last(picture, channels)
         if array.shape[:2] == (height, width):
             return np.ascontiguousarray(array.transpose(2, 0, 1))
-        planes = [_scale(Image.fromarray(np.ascontiguousarray(array[..., i])), height, width, resizing)
-                  for i in range(channels)]  # fmt: skip
+        planes = [
+            _scale(Image.fromarray(np.ascontiguousarray(array[..., i])), height, width, resizing)
+            for i in range(channels)
+        ]
         stacked = np.stack([np.asarray(plane) for plane in planes])
         return stacked if stacked.dtype == np.uint8 else np.clip(stacked, 0, 1).astype(np.float32)
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I"):
-        # 16-bit greyscale: PIL's own conversion to "L" would clip it to white
+        # 16-bit greyscale: PIL's conversion to "L" would clip it to white
         deep = np.asarray(upright, dtype=np.float32) / np.float32(65535)
         return fit(np.clip(deep, 0, 1), shape, resizing)
     if upright.mode == "F":
         return fit(np.asarray(upright), shape, resizing)
     if upright.mode in {"RGBA", "LA", "PA"} or "transparency" in upright.info:
-        # what a viewer shows: the picture on white, not the colours that hide behind transparent pixels
+        # as viewers show it: on white, without the colours stored in transparent pixels
         alpha = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", alpha.size, "white"), alpha)
     flat = _scale(upright.convert("L" if channels == 1 else "RGB"), height, width, resizing)
@@ -57,6 +63,9 @@ def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, int, int], resizi
 
 
 def _scale(picture: Image.Image, height: int, width: int, resizing: Resizing) -> Image.Image:
+    """Scale and crop a picture."""
+    from PIL import Image, ImageOps
+
     if picture.size == (width, height):
         return picture
     method = Image.Resampling[resizing.interpolation.upper()]
@@ -64,15 +73,16 @@ def _scale(picture: Image.Image, height: int, width: int, resizing: Resizing) ->
         return picture.resize((width, height), method)
     if resizing.crop == 1:
         return ImageOps.fit(picture, (width, height), method)
-    # rounded as torchvision and timm do it: the shorter side down, the longer side down, the cut to the nearest
+    # rounding as in torchvision and timm: both sides down, the offset of the crop to the nearest
     shorter = int(resizing.crop) if resizing.crop > 1 else math.floor(min(height, width) / resizing.crop)
     wide, high = (int(shorter * side / min(picture.size)) for side in picture.size)
     left, top = round((wide - width) / 2), round((high - height) / 2)
-    # a cut that is larger than what there is has black edges, as with torchvision's
+    # a crop larger than the picture has black borders, as in torchvision
     return picture.resize((wide, high), method).crop((left, top, left + width, top + height))
 
 
 def _channels_last(array: NDArray[Any], channels: int) -> NDArray[Any]:
+    """Check an array and bring it to (h, w, channels); raise ValueError for one that is not an image."""
     if array.ndim == 2:
         array = array[..., None]
     if array.ndim != 3:
@@ -98,7 +108,9 @@ def _channels_last(array: NDArray[Any], channels: int) -> NDArray[Any]:
 
 
 def read_file(path: Path) -> tuple[bytes, Image.Image]:
-    """An image file as ``Source.read`` gives it: its bytes and the decoded picture."""
+    """Read an image file and return its bytes and the decoded picture; raise OSError if it is not an image."""
+    from PIL import Image, UnidentifiedImageError
+
     raw = path.read_bytes()
     if not raw:
         raise OSError("an empty file")

@@ -1,7 +1,7 @@
-"""The packaged images: crops of photographs that scikit-learn carries, for an audit without any data.
+"""The packaged images: crops of photographs from scikit-learn, for an audit without data.
 
 China, temple (photograph by Jonathan "ccc" on Flickr) and flower, dahlia (by dany13 on Flickr), both under CC BY 2.0.
-The crops are cut when they are needed. They have no labels that a model could know.
+The crops are made when they are needed. They have no labels.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from auditor.data.dataset import Source
 
 NOTE = (
-    "No data was given: the audit ran on packaged photographs that have nothing to do with the model's task, with the"
-    " model's own answers as reference labels. Accuracy and bias were not measured; give --data to measure them."
+    "No data was given: the audit ran on packaged photographs that are unrelated to the model's task, with the model's"
+    " own predictions as reference labels. Accuracy and bias were not measured; give --data to measure them."
 )
 _PHOTOGRAPHS = ("china.jpg", "flower.jpg")
 _SIDES = (427, 320, 256, 192)
@@ -24,7 +24,7 @@ _SIDES = (427, 320, 256, 192)
 
 
 def source() -> Source:
-    """48 crops: both photographs, four sides, six places."""
+    """Return 48 crops: two photographs, four sizes, six positions."""
     from auditor.data.dataset import Source
 
     crops = [(name, side, place) for name in _PHOTOGRAPHS for side in _SIDES for place in range(6)]
@@ -35,7 +35,7 @@ def source() -> Source:
         height, width = photograph.shape[:2]
         top = (height - side) * (place % 2)
         left = (width - side) * (place // 2) // 2
-        # a full-height crop has only one vertical place: mirrored, it is another image all the same
+        # a full-height crop has only one vertical position; its mirror image is the second one
         cut = photograph[top : top + side, left : left + side]
         crop = cut[:, ::-1].copy() if side == height and place % 2 else cut.copy()
         return crop.tobytes(), crop

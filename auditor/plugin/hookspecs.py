@@ -1,4 +1,4 @@
-"""The whole plugin surface: five hooks, all returning values."""
+"""The plugin interface: five hooks, all of which return values."""
 
 from __future__ import annotations
 
@@ -17,37 +17,43 @@ if TYPE_CHECKING:
 hookspec = pluggy.HookspecMarker("auditor")
 hookimpl = pluggy.HookimplMarker("auditor")
 
+API_VERSION = "1.0"
+"""Version of the interface that plugins are written for; docs/stability.md says what it covers.
+
+A plugin states the version it was written for as ``AUDITOR_API = "1.0"`` in the module that its entry point names.
+"""
+
 
 @hookspec
 def auditor_probes() -> Iterable[type[Probe]]:
-    """Return the probes that this plugin offers."""
+    """Return the probes of this plugin."""
     raise NotImplementedError
 
 
 @hookspec(firstresult=True)
 def auditor_open_model(path: Path, device: str, trust: bool = False, output: str = "") -> Artefact | None:
-    """Open the model file at ``path`` for ``device`` ("cpu", "cuda:0"), or return None when the format is not yours.
+    """Open the model file at ``path`` for ``device`` ("cpu", "cuda:0"); return None for an unknown format.
 
-    A model file is untrusted input: what would run code from the file is refused (BadInput) unless ``trust``.
-    ``output`` is which of several outputs holds the scores; empty where nobody said. An implementation may leave out
-    these two; it writes them with their defaults: ``trust: bool = False, output: str = ""``.
+    A model file is untrusted input: refuse code embedded in it (BadInput) unless ``trust``. ``output`` names the output
+    that holds the scores; it is empty if not stated. An implementation may omit these two parameters; if it has them,
+    it must repeat their defaults: ``trust: bool = False, output: str = ""``.
     """
     raise NotImplementedError
 
 
 @hookspec(firstresult=True)
 def auditor_open_images(path: Path) -> Source | None:
-    """Open the images at ``path`` (file or folder), or return None when the format is not yours."""
+    """Open the images at ``path`` (a file or folder); return None for an unknown format."""
     raise NotImplementedError
 
 
 @hookspec
 def auditor_suites() -> Iterable[Path]:
-    """Return the suite files (TOML) that this plugin offers; a suite is called by its file's stem."""
+    """Return the suite files (TOML) of this plugin; a suite is named after its file."""
     raise NotImplementedError
 
 
 @hookspec
 def auditor_report_formats() -> Iterable[ReportFormat]:
-    """Return the report formats that this plugin offers."""
+    """Return the report formats of this plugin."""
     raise NotImplementedError

@@ -1,7 +1,7 @@
-"""Entry points to probes. Built-in plugins come in through the same door as everybody else's.
+"""Load plugins from entry points. Built-in plugins use the same entry-point group as third-party ones.
 
-Entry points are loaded in a loop of our own: pluggy's loader dies on the first broken plugin, and one broken plugin
-must be named in the report, not end the audit.
+The loop is our own because pluggy's loader stops at the first broken plugin; here a broken plugin is named in the
+report and the audit continues.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from auditor.errors import AuditorError, BadInput, PluginBroken
 from auditor.findings.encoding import plain
 from auditor.findings.finding import AREAS
 from auditor.plugin import hookspecs
+from auditor.plugin.hookspecs import API_VERSION
 from auditor.probes.base import Meta, Probe
-from auditor.toml import typed
+from auditor.toml import nearest, typed
 
 GROUP = "auditor.plugins"
 _ID = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
@@ -32,7 +33,7 @@ _ID = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
 
 @dataclass(frozen=True)
 class Plugin:
-    """An entry point, and why it is broken if it is."""
+    """An entry point, with the reason if it is broken."""
 
     name: str
     package: str
@@ -42,49 +43,55 @@ class Plugin:
 
 @dataclass
 class Registry:
-    """Everything that the installed plugins offer."""
+    """Everything that the installed plugins provide."""
 
     manager: pluggy.PluginManager
     plugins: list[Plugin] = field(default_factory=list)
     probes: dict[str, type[Probe]] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
-    """Which plugin a probe comes from."""
+    """The plugin that provides each probe, by probe id."""
 
     @property
     def broken(self) -> list[Plugin]:
-        """The plugins that could not be used, or not wholly."""
+        """The plugins that could not be used, or only in part."""
         return [plugin for plugin in self.plugins if plugin.error]
 
     def select(self, patterns: Sequence[str], *, option: str) -> list[str]:
-        """Ids of the probes that match any of the ids or globs; BadInput for one that matches nothing."""
+        """Return the ids that match any of the ids or globs; raise BadInput for a pattern without a match."""
         chosen: set[str] = set()
         for pattern in patterns:
             found = fnmatch.filter(self.probes, pattern)
             if not found:
-                near = sorted(probe_id for probe_id in self.probes if pattern.split(".")[0] in probe_id)
-                some = f"near it are {', '.join(near[:8])}" if near else f"there are {len(self.probes)}"
-                raise BadInput(f"{option} {pattern}: no such probe; {some} (see `auditor probes`)")
+                raise BadInput(f"{option} {pattern}: no such probe{self._similar(pattern)} (see `auditor probes`)")
             chosen.update(found)
         return [probe_id for probe_id in self.probes if probe_id in chosen]
 
+    def _similar(self, pattern: str) -> str:
+        """Suggest probe ids for a pattern without a match."""
+        if hint := nearest(pattern, self.probes):
+            return hint
+        area = sorted(probe_id for probe_id in self.probes if pattern.split(".", maxsplit=1)[0] in probe_id)
+        return f"; similar: {', '.join(area[:8])}" if area else ""
+
     def suites(self) -> dict[str, Path]:
-        """The suite files by name: the package's own, then the plugins'."""
+        """Return the suite files by name: first those of the package, then those of plugins."""
         own = Path(__file__).parents[1] / "suites"
         return self._offers("auditor_suites", "stem", {path.stem: path for path in sorted(own.glob("*.toml"))})
 
     def formats(self) -> dict[str, Any]:
-        """The report formats by name."""
+        """Return the report formats by name."""
         return self._offers("auditor_report_formats", "name", {})
 
     def configure(self, probe_id: str, settings: Mapping[str, Any], *, where: str) -> Probe:
-        """A probe with these settings; BadInput for an unknown name or a value of the wrong type."""
+        """Return a probe with these settings; raise BadInput for an unknown setting or a value of another type."""
         kind = self.probes[probe_id]
         hints = typing.get_type_hints(kind)
         fields = {f.name: hints[f.name] for f in dataclasses.fields(kind)}
         values: dict[str, Any] = {}
         for name, value in settings.items():
             if name not in fields:
-                raise BadInput(f"{where}: {probe_id} has no setting {name!r}; it has {', '.join(sorted(fields))}")
+                hint = nearest(name, fields)
+                raise BadInput(f"{where}: {probe_id} has no setting {name!r}{hint}; it has {', '.join(sorted(fields))}")
             values[name] = typed(value, fields[name], f"{where}: {probe_id}.{name}")
         try:
             return kind(**values)
@@ -92,8 +99,10 @@ class Registry:
             raise BadInput(f"{where}: {probe_id}: {error}") from None
 
     def first(self, hook: str, **arguments: Any) -> Any:
-        """The first result of a hook that is not None, newest plugin first; a plugin that raises anything but an
-        AuditorError is broken, and the next one is asked."""
+        """Return the first result of a hook that is not None; the plugin registered last is called first.
+
+        A plugin that raises anything but an AuditorError is marked as broken, and the next one is called.
+        """
         for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
             try:
                 optional = {name: arguments[name] for name in implementation.kwargnames if name in arguments}
@@ -108,7 +117,7 @@ class Registry:
         return None
 
     def _offers(self, hook: str, key: str, found: dict[str, Any]) -> dict[str, Any]:
-        """``found`` and what every plugin's hook offers, by the attribute ``key``; a name that is taken is refused."""
+        """Add to ``found`` what every plugin returns, by the attribute ``key``; a name in use is refused."""
         for implementation in getattr(self.manager.hook, hook).get_hookimpls():
             plugin = implementation.plugin_name
             try:
@@ -118,7 +127,7 @@ class Registry:
                 continue
             for name, offer in offers.items():
                 if found.setdefault(name, offer) is not offer:
-                    self._break(plugin, f"{hook}: {name} is taken already, so that of {plugin} is left out; rename it")
+                    self._break(plugin, f"{hook}: {name} is already registered; ignoring the one from {plugin}")
         return found
 
     def _break(self, name: str, error: str) -> None:
@@ -131,8 +140,8 @@ class Registry:
         probe_id = kind.meta.id
         if probe_id in self.probes:
             raise PluginBroken(
-                f"probe id {probe_id} is taken: plugin {self.origin[probe_id]} has it already, so that of {name}"
-                " is left out; rename one"
+                f"probe id {probe_id} is already registered by plugin {self.origin[probe_id]}; ignoring the one from"
+                f" {name}; rename one of them"
             )
         self.probes[probe_id] = kind
         self.origin[probe_id] = name
@@ -144,7 +153,7 @@ def load() -> Registry:
     manager.add_hookspecs(hookspecs)
     registry = Registry(manager)
     entries = importlib.metadata.entry_points(group=GROUP)
-    # the auditor's own first, so that a duplicate id is charged to the newcomer
+    # built-in plugins first, so that a duplicate id is an error of the third-party plugin
     for entry in sorted(entries, key=lambda e: (_package(e) != "auditor", _package(e), e.name)):
         registry.plugins.append(_load_one(manager, entry))
     for implementation in manager.hook.auditor_probes.get_hookimpls():
@@ -164,7 +173,7 @@ def load() -> Registry:
 
 
 def check_probe(kind: Any) -> None:
-    """Refuse a probe that breaks a rule, in one sentence. Raises PluginBroken."""
+    """Raise PluginBroken, with one sentence, for a probe that breaks a rule."""
     name = getattr(kind, "__qualname__", repr(kind))
     if not (inspect.isclass(kind) and issubclass(kind, Probe)):
         raise PluginBroken(f"{name}: auditor_probes must return subclasses of auditor.Probe")
@@ -176,11 +185,11 @@ def check_probe(kind: Any) -> None:
     if not _ID.fullmatch(meta.id):
         raise PluginBroken(f"{name}: id {meta.id!r} must be area.noun in lower case")
     if meta.area not in AREAS:
-        raise PluginBroken(f"{meta.id}: area {meta.area!r} is none of {', '.join(AREAS)}")
+        raise PluginBroken(f"{meta.id}: area is {meta.area!r}; expected one of {', '.join(AREAS)}")
     if meta.id.partition(".")[0] != meta.area:
         raise PluginBroken(f"{meta.id}: its id must begin with its area, {meta.area}")
     if not (meta.title and meta.why):
-        raise PluginBroken(f"{meta.id}: title and why must say something")
+        raise PluginBroken(f"{meta.id}: title and why must not be empty")
     parameters = vars(kind).get("__dataclass_params__")
     if not (parameters is not None and parameters.frozen):
         raise PluginBroken(f"{meta.id}: {name} must be a frozen dataclass: @dataclass(frozen=True, kw_only=True)")
@@ -205,11 +214,13 @@ def _load_one(manager: pluggy.PluginManager, entry: importlib.metadata.EntryPoin
         module = entry.load()
     except (Exception, SystemExit) as error:
         return Plugin(name, package, version, f"does not import: {type(error).__name__}: {error}")
+    if package != "auditor" and (problem := _api_problem(getattr(module, "AUDITOR_API", API_VERSION))):
+        return Plugin(name, package, version, problem)
     try:
         manager.register(module, name=name)
         manager.check_pending()
     except (ValueError, pluggy.PluginValidationError) as error:
-        # its hooks that were taken before the bad one go, too
+        # also remove the hooks that were registered before the invalid one
         if manager.has_plugin(name):
             manager.unregister(name=name)
         return Plugin(name, package, version, " ".join(str(error).split()))
@@ -218,3 +229,19 @@ def _load_one(manager: pluggy.PluginManager, entry: importlib.metadata.EntryPoin
 
 def _package(entry: importlib.metadata.EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else "?"
+
+
+def _api_problem(stated: object) -> str:
+    """Say why a plugin written for the interface version ``stated`` cannot be used; empty if it can.
+
+    The major version must be equal, and the minor version at most ours: minor versions only add.
+    """
+    match = re.fullmatch(r"(\d+)\.(\d+)", stated) if isinstance(stated, str) else None
+    if match is None:
+        return f'AUDITOR_API is {stated!r}; expected a version such as "{API_VERSION}"'
+    major, minor = map(int, API_VERSION.split("."))
+    if int(match[1]) == major and int(match[2]) <= minor:
+        return ""
+    older = (int(match[1]), int(match[2])) < (major, minor)
+    advice = "update the plugin" if older else "update auditor"
+    return f"was written for version {stated} of the plugin interface, and this auditor has {API_VERSION}; {advice}"

@@ -1,4 +1,4 @@
-"""A new plugin as an installable package: what ``auditor plugin new NAME`` writes."""
+"""Write a new plugin as an installable package (``auditor plugin new NAME``)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 
 from auditor.errors import BadInput
+from auditor.plugin.hookspecs import API_VERSION
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -37,48 +38,50 @@ pythonpath = ["."]
 """
 
 _MODULE = '''\
-"""$title: a bar of one grey level at a random place of the image.
+"""$title: a vertical bar of one grey level at a random place of the image.
 
-Say here what the probe does, with its formula and its source (paper, section): `auditor probes` shows it with the id.
+Describe what the probe does, with its formula and its source (paper, section). `auditor probes` shows this text.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from auditor import Corruption, Level, Meta, Probe, hookimpl
+from auditor import Batch, Classifier, Corruption, Level, Meta, Pixels, Probe, Randomness, hookimpl
+
+AUDITOR_API = "$api"
 
 
 @dataclass(frozen=True, kw_only=True)
 class $kind(Corruption):
-    """A bar over all rows. The fields below are the probe's settings."""
+    """A bar over the full height. The fields below are the settings of the probe."""
 
     meta = Meta(
         id="$id",
         area="corruptions",
         title="$title",
-        why="Say here what a bad result means: something narrow before the object is common.",
+        why="State what a bad result means: narrow objects in front of the subject are common.",
     )
     widths: Sequence[float] = (0.05, 0.1, 0.2, 0.4)
-    """Of the bar, as shares of the image's width."""
+    """Width of the bar as a fraction of the image width."""
     grey: float = 0.5
-    """Level of the bar, from 0 to 1."""
+    """Grey level of the bar, from 0 to 1."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that make no sense; the message becomes one sentence for the user."""
+        """Refuse unusable settings; the message becomes one sentence for the user."""
         if not all(0 < width <= 1 for width in self.widths):
-            raise ValueError(f"widths is {list(self.widths)}; expected shares above 0, up to 1")
+            raise ValueError(f"widths is {list(self.widths)}; expected fractions above 0, up to 1")
 
     def levels(self) -> Sequence[Level]:
-        """Weakest first: any texts, which name the line of the curve, and one number."""
+        """Return all levels, weakest first: texts that name the line of the curve, and exactly one number."""
         return [{"damage": "bar", "width": width} for width in self.widths]
 
-    def perturb(self, classifier, batch, rng, level):
-        """The batch at one level: (n, c, h, w) float32 in [0, 1], a new array."""
+    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
+        """Return the batch at one level: (n, c, h, w) float32 in [0, 1], a new array."""
         images = batch.pixels.copy()
         columns = images.shape[3]
         width = max(1, round(level["width"] * columns))
         for image, image_id in zip(images, batch.ids, strict=True):
-            # random numbers depend on the seed, the probe and this image alone, never on the batch
+            # random numbers depend on the seed, the probe and this image, never on the batch
             left = int(rng(image_id).integers(0, columns - width + 1))
             image[:, :, left : left + width] = self.grey
         return images
@@ -86,24 +89,25 @@ class $kind(Corruption):
 
 @hookimpl
 def auditor_probes() -> list[type[Probe]]:
-    """The entry point in pyproject.toml names this module; the auditor asks it here."""
+    """Return the probes of this plugin; the entry point in pyproject.toml names this module."""
     return [$kind]
 '''
 
 _TEST = '''\
-"""Known answers of $id, and what every probe owes the auditor."""
+"""Known answers of $id, and the rules for all probes."""
+
+from typing import cast
 
 import numpy as np
 import pytest
+from auditor import Batch, Classifier, Randomness
 from auditor.conformance.package import check_package
-from auditor.data.dataset import Batch
-from auditor.probes.base import Randomness
 
 from $module import $kind
 
 
 @pytest.fixture
-def batch():
+def batch() -> Batch:
     """Two black images of 3 x 8 x 20 pixels."""
     return Batch(
         ids=("a", "b"),
@@ -114,19 +118,20 @@ def batch():
     )
 
 
-def test_the_bar_is_as_wide_as_the_level_says(batch):
+def test_bar_has_the_width_of_the_level(batch: Batch) -> None:
     probe = $kind(grey=0.25)
+    unused = cast(Classifier, None)
     for level in probe.levels():
-        images = probe.perturb(None, batch, Randomness(0, "$id"), level)
+        images = probe.perturb(unused, batch, Randomness(0, "$id"), level)
         np.testing.assert_allclose(images.sum(axis=(1, 2, 3)), 0.25 * 3 * 8 * round(level["width"] * 20), rtol=1e-6)
 
 
-def test_a_width_beyond_the_image_is_refused():
-    with pytest.raises(ValueError, match="expected shares"):
+def test_width_beyond_the_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected fractions"):
         $kind(widths=(2.0,))
 
 
-def test_it_does_what_every_probe_owes():
+def test_plugin_passes_the_checks() -> None:
     assert check_package("$name").failed == []
 '''
 
@@ -135,32 +140,33 @@ _README = """\
 
 A plugin for auditor with one probe, `$id`.
 
-    pip install -e .                 # beside the auditor, in its environment
+    pip install -e .                 # into the environment of auditor
     auditor plugin check $name
     auditor probes $id
     auditor run model.onnx --probe $id --probe performance.accuracy
     pytest
 
-`$module.py` holds the probe: change `levels` and `perturb`, then title, `why` and the docstring. For an attack derive
-from `auditor.Attack` and add `threat_model`; for anything else from `auditor.Probe`. The auditor's docs/plugins.md says
-what each base gives and what a probe owes.
+`$module.py` contains the probe. Change `levels` and `perturb`, then the title, `why` and the docstring. For an attack,
+derive from `auditor.Attack` and add `threat_model`; for anything else, derive from `auditor.Probe`. The documentation
+of auditor (docs/how-to/plugins.md) describes what each base class provides and which rules a probe must follow.
 """
 
 
 def write(name: str, place: Path | None = None) -> list[Path]:
-    """Write the package ``name`` into a new folder of that name; the files.
+    """Write the package ``name`` into a new folder of that name and return its files.
 
-    Raises BadInput for a name that no package can have, or whose folder is there.
+    Raises:
+        BadInput: if the name is not a package name, or the folder exists.
     """
     if not _NAME.fullmatch(name):
-        raise BadInput(f"{name!r}: no name for a package; expected lower case letters, digits and single hyphens")
+        raise BadInput(f"{name!r}: not a package name; expected lower-case letters, digits and single hyphens")
     noun = name.removeprefix("auditor-")
     module = name.replace("-", "_")
     if keyword.iskeyword(module) or module in sys.stdlib_module_names or module == "auditor":
-        raise BadInput(f"{name!r}: Python has a module called so; choose another name, for example auditor-{name}")
+        raise BadInput(f"{name!r}: Python has a module of this name; choose another, for example auditor-{name}")
     folder = (place or Path()) / name
     if folder.exists():
-        raise BadInput(f"{folder}: is there already; choose another name, or remove it")
+        raise BadInput(f"{folder}: already exists; choose another name or remove it")
     filled = {
         "name": name,
         "module": module,
@@ -168,9 +174,10 @@ def write(name: str, place: Path | None = None) -> list[Path]:
         "id": f"corruptions.{noun}",
         "kind": "".join(part.capitalize() for part in noun.split("-")),
         "title": noun.replace("-", " ").capitalize(),
+        "api": API_VERSION,
     }
     if not filled["kind"].isidentifier() or keyword.iskeyword(filled["kind"]):
-        raise BadInput(f"{name!r}: what comes after auditor- must begin with a letter")
+        raise BadInput(f"{name!r}: the part after auditor- must begin with a letter")
     texts = {
         "pyproject.toml": _PYPROJECT,
         f"{module}.py": _MODULE,

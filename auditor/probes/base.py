@@ -1,8 +1,8 @@
-"""A probe: data and pure functions.
+"""A probe: its description, its settings and pure functions.
 
-``meta`` says what it is, the fields of the frozen dataclass are its settings, ``measure`` turns images into records,
-``conclude`` turns records into metrics and findings. What a probe never does: read or write files, print, look at the
-clock, or draw random numbers from anywhere but the ``rng`` it is given.
+``meta`` describes the probe, the fields of the frozen dataclass are its settings, ``measure`` turns images into
+records, ``conclude`` turns records into metrics and findings. A probe never reads or writes files, prints, reads the
+clock, or draws random numbers from anything but the ``rng`` it is given.
 """
 
 from __future__ import annotations
@@ -24,51 +24,54 @@ if TYPE_CHECKING:
     from auditor.model.classifier import Classifier
 
 Need = Literal["labels", "gradients", "groups"]
+InputKind = Literal["images", "rows"]
 
 Columns = Mapping[str, "NDArray[Any]"]
-"""Equal-long columns. One row per image of the batch; or any number of rows with a column ``row``, the index of the
-image in the batch. The engine adds ``image_id``, ``label``, ``prediction`` and ``group:<name>``."""
+"""Columns of equal length. One row per image of the batch; or any number of rows with a column ``row``, the index of
+the image in the batch. The run adds ``image_id``, ``label``, ``prediction`` and ``group:<name>``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Meta:
-    """What a probe is."""
+    """The description of a probe."""
 
     id: str
-    """``area.noun``, the file's name."""
+    """``area.noun``, the name of the file."""
     title: str
+    """A noun phrase, for example "Rotation and translation"."""
     area: Area
     why: str
     """One or two sentences for the reviewer: what a bad result means."""
     references: Sequence[str] = ()
+    """https:// addresses of the sources."""
     needs: frozenset[Need] = frozenset()
-    """Without these the probe is not-applicable, and the report says which is missing."""
-    input_kinds: frozenset[Literal["images", "rows"]] = frozenset({"images"})
-    """What it can be asked about: images, and rows of features (``rows.py``) where its author says so."""
+    """What the probe requires; without it, it is not applicable, and the report names what is missing."""
+    input_kinds: frozenset[InputKind] = frozenset({"images"})
+    """Which inputs it can audit: images, tabular data ("rows"), or both."""
     version: int = 1
     """Raise it when ``measure`` changes, so that old records are not reused."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A wish for pictures in the report: of this image, perturbed at this level."""
+    """A request for pictures in the report: this image, perturbed at this level."""
 
     image_id: str
     at: Mapping[str, Scalar] = field(default_factory=dict)
 
 
 class Randomness:
-    """Random numbers that depend on the run's seed, the probe and the image alone.
+    """Random numbers that depend only on the seed of the run, the probe and the image.
 
-    So batch size, order, sharding, interruption and number of workers change nothing.
+    So batch size, order, sharding, interruption and the number of workers do not change them.
     """
 
     def __init__(self, seed: int, probe_id: str) -> None:
-        """``seed`` is the run's."""
+        """``seed`` is the seed of the run."""
         self._prefix = f"{seed}\0{probe_id}"
 
     def __call__(self, image_id: str, purpose: str = "") -> np.random.Generator:
-        """A generator for one image; ``purpose`` separates several draws for the same image."""
+        """Return a generator for one image; ``purpose`` separates several draws for the same image."""
         from hashlib import blake2b
 
         import numpy as np
@@ -79,58 +82,62 @@ class Randomness:
 
 @dataclass(frozen=True, kw_only=True)
 class Records:
-    """What ``conclude`` works on: every row that ``measure`` gave, from all images."""
+    """The input of ``conclude``: all rows that ``measure`` returned, of all images."""
 
     frame: pd.DataFrame
-    """One row per image (and level); sorted by image id. ``sampled`` is False for images that are there only because
-    the probe prefers them: what went wrong must colour no mean."""
+    """One row per image (and level), sorted by image id. ``sampled`` is False for images that are not part of the
+    random sample (``Probe.extra_images``): exclude them from means, because they were chosen for being hard."""
     examples: pd.DataFrame
     """One row per picture: ``example`` (its number), ``image_id``, ``at`` (JSON), ``picture`` (its name), ``file``,
-    ``label``, ``prediction``, ``confidence`` (of the prediction) and ``success``: the original, asked again, gives
-    another class than ``label`` to the stored 8-bit file."""
+    ``label``, ``prediction``, ``confidence`` (of the prediction) and ``success``: the deployed model predicts another
+    class than ``label`` for the stored 8-bit file."""
     classes: Sequence[str]
     labelled: bool
-    """False: labels are the model's own answers, so accuracy is agreement with them."""
-    kind: Literal["images", "rows"] = "images"
-    """What was audited; texts for the reader call it so."""
+    """False if the labels are the model's own predictions; accuracy is then agreement with them."""
+    kind: InputKind = "images"
+    """What was audited."""
     features: Sequence[str] = ()
-    """Of rows: the names of what the model sees."""
+    """Names of the features of tabular data."""
     others: Mapping[str, pd.DataFrame] = field(default_factory=dict)
-    """Records of the probes that ``uses`` names."""
+    """Records of the probes in ``Probe.depends_on``, by id."""
     threats: Mapping[str, ThreatModel] = field(default_factory=dict)
-    """Threat models of those among them that have one."""
+    """Threat models of those probes that have one, by id."""
 
     @property
     def accuracy_name(self) -> str:
-        """What the share of right answers is called: without labels it is no accuracy."""
-        return "accuracy" if self.labelled else "agreement with the model's own clean answer"
+        """What the fraction of correct predictions is called; without labels it is no accuracy."""
+        return "accuracy" if self.labelled else "agreement with the model's own clean prediction"
 
     def class_name(self, index: float) -> str:
-        """The name of class number ``index``."""
+        """Return the name of class ``index``."""
         return self.classes[int(index)]
 
     def said(self, picture: Any) -> str:
-        """What the deployed model says to a row of ``examples``: class and confidence."""
+        """TEMPORARY alias."""
+        return self.prediction_text(picture)
+
+    def prediction_text(self, picture: Any) -> str:
+        """Return the deployed model's class and confidence for a row of ``examples``."""
         return f"{self.class_name(picture.prediction)} ({picture.confidence:.2f})"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
-    """What a probe may look at once, before it measures."""
+class RunContext:
+    """What a probe may read before it measures."""
 
     classifier: Classifier
     probes: Sequence[Probe]
-    """All of this run, the probe itself among them."""
+    """All probes of the run, including this one."""
     ids: Sequence[str]
-    """Of the images that the probe will measure."""
+    """The images that the probe will measure."""
     batch: Callable[[Sequence[str]], Batch]
-    """Some of them in memory."""
+    """Load some of these images."""
     rng: Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerImage:
-    """What each image contributes to a metric, so that two runs can be compared image by image.
+    """The contribution of each image to a metric, so that two runs can be compared image by image.
 
     The metric of this name at this place is the mean of the values: 0 and 1 for a proportion, NaN for an image that
     does not count.
@@ -144,7 +151,7 @@ class PerImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(ABC):
-    """Base of all probes; subclasses are frozen dataclasses whose fields are the settings, JSON values all."""
+    """Base class of all probes. Subclasses are frozen dataclasses; their fields are the settings, all JSON values."""
 
     meta: ClassVar[Meta]
     metrics: ClassVar[Sequence[MetricSpec]] = ()
@@ -153,69 +160,77 @@ class Probe(ABC):
     """Ids or globs of other probes whose records ``conclude`` reads."""
 
     samples: int = 0
-    """Audit at most this many images, drawn by the run's seed; 0 for all."""
+    """Audit at most this many images, drawn by the seed of the run; 0 for all."""
 
     def threat_model(self) -> ThreatModel | None:
-        """Who attacks, knowing what, allowed what; every probe of the area "attacks" must say."""
+        """Return the attacker's goal, knowledge and budget; every probe of the area "attacks" must."""
         return None
 
-    def prepare(self, run: Run) -> Probe:
-        """The probe that measures and draws, asked for once a run; by default this one itself.
+    def prepare(self, run: RunContext) -> Probe:
+        """Return the probe that measures; called once per run, by default the probe itself.
 
-        For what rows need besides their image: a perturbation trained on all images, the other probes of the run. It
-        is kept in fields of a private subclass, which are no settings. Depends on nothing but settings, model, images
-        and seed, and on what ``depends_on`` says.
+        For what rows need in addition to their image: a perturbation trained on all images, the other probes of the
+        run. Keep it in fields of a private subclass, which are not settings. It may depend only on settings, model,
+        images and seed, and on what ``fingerprint`` returns.
         """
         del run
         return self
 
     def fingerprint(self, probes: Sequence[Probe]) -> Any:
-        """What rows depend on besides settings, model, images and seed, as a JSON value: for example the digest of a
-        second model, or the settings of other probes of the run. Rows measured under another value are not reused."""
+        """Return what rows depend on in addition to settings, model, images and seed, as a JSON value.
+
+        For example the digest of a second model, or the settings of other probes of the run. Rows measured under
+        another value are not reused.
+        """
         del probes
         return None
 
     @abstractmethod
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """Measure a batch. Pure: the same images give the same columns, in whatever batches they come.
+        """Measure a batch. Pure: an image gives the same rows in any batch.
 
-        Raises NotApplicable with the reason where this model has not got what the probe is about.
+        Raises:
+            NotApplicable: with the reason, if the model lacks what the probe measures.
         """
 
     def extra_images(self, others: Mapping[str, pd.DataFrame]) -> Sequence[str]:
-        """Images to be measured besides the random sample, from the records of the probes that ``uses`` names."""
+        """Return images to measure in addition to the random sample, chosen from the records of ``depends_on``."""
         del others
         return ()
 
     def examples(self, records: Records) -> Sequence[Example]:
-        """Which pictures the report should show; by default none."""
+        """Return the pictures to show in the report; by default none."""
         del records
         return ()
 
     def draw_example(
         self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
     ) -> Mapping[str, Pixels]:
-        """Pictures by name, each (n, c, h, w) in [0, 1]; ``batch`` holds all images wished for at ``example.at``."""
+        """Return pictures by name, each (n, c, h, w) in [0, 1]; ``batch`` holds all images requested at one level."""
         del classifier, rng, example
         return {"clean": batch.pixels}
 
     @abstractmethod
     def conclude(self, records: Records) -> Conclusion:
-        """Conclude from all records. Pure and cheap: it runs again whenever a report is drawn."""
+        """Conclude from all records. Pure and cheap: it is repeated whenever a report is rendered."""
 
     def per_image(self, records: Records) -> Sequence[PerImage]:
-        """What each image contributes to the metrics that are means over images; by default nothing is told.
+        """Return each image's contribution to the metrics that are means over images; by default none.
 
-        ``auditor compare`` tests such metrics image by image, which finds smaller differences than two intervals do.
+        ``auditor compare`` tests such metrics image by image, which detects smaller differences than comparing two
+        intervals.
         """
         del records
         return ()
 
 
 def no_examples() -> pd.DataFrame:
-    """The examples of a probe that shows none."""
+    """Return the examples of a probe that shows none."""
     import pandas as pd
 
     names = ["example", "image_id", "at", "picture", "file", "label", "prediction", "confidence", "confidence_label",
              "success"]  # fmt: skip
     return pd.DataFrame({name: [] for name in names})
+
+
+Run = RunContext  # TEMPORARY alias
