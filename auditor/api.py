@@ -123,9 +123,13 @@ class Audit:
 
 
 def audit(
-    model: str | Path, *, data: str | Path | None = None, suite: str = "standard", out: str | Path | None = None,
+    model: str | Path,
+    *,
+    data: str | Path | None = None,
+    suite: str = "standard",
+    out: str | Path | None = None,
     **options: Any,
-) -> Audit:  # fmt: skip
+) -> Audit:
     """Audit a model file, as ``auditor run`` does; ``options`` are the fields of ``auditor.run.request.Request``.
 
     No report is written but audit.json; see ``Audit.report``. Raises BadInput for what cannot be used.
@@ -133,9 +137,12 @@ def audit(
     settings = {"formats": (), "command": "auditor.audit(...)"} | options
     try:
         request = Request(
-            model=Path(model), data=None if data is None else Path(data), suite=suite,
-            out=None if out is None else Path(out), **settings,
-        )  # fmt: skip
+            model=Path(model),
+            data=None if data is None else Path(data),
+            suite=suite,
+            out=None if out is None else Path(out),
+            **settings,
+        )
     except TypeError as error:
         raise BadInput(f"auditor.audit: {error}; options are the fields of auditor.run.request.Request") from None
     outcome = run(request)

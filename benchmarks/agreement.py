@@ -61,9 +61,13 @@ def main() -> None:
     batch = batch.take(np.flatnonzero(batch.predictions == labels)[: arguments.images])
     rng, module = Randomness(0, "benchmark"), Copy(classifier).eval()
     estimator = PyTorchClassifier(
-        module, loss=nn.CrossEntropyLoss(), input_shape=classifier.shape, nb_classes=classifier.n_classes,
-        clip_values=(0, 1), device_type="cpu",
-    )  # fmt: skip
+        module,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=classifier.shape,
+        nb_classes=classifier.n_classes,
+        clip_values=(0, 1),
+        device_type="cpu",
+    )
     foolbox = PyTorchModel(module, bounds=(0, 1), device="cpu")
     torch.manual_seed(0)
     np.random.seed(0)
@@ -82,9 +86,15 @@ def main() -> None:
         step = 2.5 * epsilon / STEPS
         ours = Pgd(iterations=STEPS).perturbed(classifier, batch, rng, {"norm": norm, "epsilon": epsilon})
         art = ProjectedGradientDescent(
-            estimator, norm=np.inf if norm == "linf" else 2, eps=epsilon, eps_step=step, max_iter=STEPS,
-            num_random_init=1, batch_size=256, verbose=False,
-        ).generate(batch.pixels, batch.labels)  # fmt: skip
+            estimator,
+            norm=np.inf if norm == "linf" else 2,
+            eps=epsilon,
+            eps_step=step,
+            max_iter=STEPS,
+            num_random_init=1,
+            batch_size=256,
+            verbose=False,
+        ).generate(batch.pixels, batch.labels)
         attack = (LinfPGD if norm == "linf" else L2PGD)(steps=STEPS, abs_stepsize=step)
         fool = attack.run(foolbox, *eagerpy.astensors(x, y), epsilon=epsilon).raw
         other: Any = torchattacks.PGD(module, eps=epsilon, alpha=step, steps=STEPS)
@@ -103,8 +113,11 @@ def main() -> None:
         theirs = torchattacks.AutoAttack(module, norm=kind, eps=epsilon, version="standard", n_classes=10, seed=0)(x, y)
         theirs = theirs.detach()
         values = [robust(np.array(found), norm, epsilon, some) for found in (ours, theirs)]
-        print(f"AutoAttack   {norm:5} {epsilon:7.4f} {values[0]:8.1f}                 {values[1]:8.1f}"
-              f"   (n = {len(some)})", flush=True)  # fmt: skip
+        print(
+            f"AutoAttack   {norm:5} {epsilon:7.4f} {values[0]:8.1f}                 {values[1]:8.1f}"
+            f"   (n = {len(some)})",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

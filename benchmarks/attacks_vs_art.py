@@ -78,9 +78,12 @@ def against_art(images: int, few: int, starts: int) -> None:
 
     def stock() -> Any:
         return PyTorchClassifier(
-            Copy(classifier).eval(), loss=nn.CrossEntropyLoss(), input_shape=classifier.shape,
-            nb_classes=classifier.n_classes, clip_values=(0, 1),
-        )  # fmt: skip
+            Copy(classifier).eval(),
+            loss=nn.CrossEntropyLoss(),
+            input_shape=classifier.shape,
+            nb_classes=classifier.n_classes,
+            clip_values=(0, 1),
+        )
 
     def judged(subject: Batch, found: Any) -> Any:
         # an attack counts for nothing until the original was asked, by whomever it was made

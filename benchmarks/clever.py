@@ -36,9 +36,15 @@ def network(shape: tuple[int, int, int]) -> nn.Sequential:
     torch.manual_seed(0)
     channels, side, _ = shape
     return nn.Sequential(
-        nn.Conv2d(channels, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(2 * side * side, 10),
-    ).eval()  # fmt: skip
+        nn.Conv2d(channels, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(2 * side * side, 10),
+    ).eval()
 
 
 SETTINGS = ((5, 5), (10, 32), (50, 100), (200, 256), (500, 1024))
@@ -54,8 +60,9 @@ def settings(ours: Any, batch: Any) -> None:
     for batches, samples in SETTINGS:
         seeds = 3 if batches * samples < 100_000 else 1
         for kind, pooled in (("fresh", False), ("pooled", True)):
-            probe = Clever(norms=("l2",), batches=batches, batch_samples=samples, radius_l2=RADIUS, targets=1,
-                           pooled=pooled)  # fmt: skip
+            probe = Clever(
+                norms=("l2",), batches=batches, batch_samples=samples, radius_l2=RADIUS, targets=1, pooled=pooled
+            )
             began = time.perf_counter()
             found = [probe.measure(ours, batch, Randomness(seed, "metrics.clever")) for seed in range(seeds)]
             spent = (time.perf_counter() - began) / seeds / len(batch)
@@ -135,23 +142,38 @@ def main() -> None:
         with torch.no_grad():
             return np.asarray(module(torch.from_numpy(x)).numpy())
 
-    artefact = Artefact(format="onnx", runtime="torch", input_shape=(None, *shape), input_dtype="float32",
-                        scores=scores, copy=module.requires_grad_(requires_grad=False))  # fmt: skip
+    artefact = Artefact(
+        format="onnx",
+        runtime="torch",
+        input_shape=(None, *shape),
+        input_dtype="float32",
+        scores=scores,
+        copy=module.requires_grad_(requires_grad=False),
+    )
     ours = Classifier(artefact, Preprocessing(shape=shape), path="m", sha256="0" * 64, n_classes=10, outputs="logits")
     ours.batch_size = tune(ours, np.random.default_rng(1).uniform(0, 1, (512, *shape)).astype(np.float32))
     theirs = PyTorchClassifier(plain, nn.CrossEntropyLoss(), shape, 10, clip_values=(0, 1))
     pixels = np.random.default_rng(0).uniform(0, 1, (arguments.images, *shape)).astype(np.float32)
     probabilities = ours.predict(pixels)
-    batch = Batch(ids=tuple(map(str, range(len(pixels)))), pixels=pixels, labels=probabilities.argmax(axis=1),
-                  probabilities=probabilities)  # fmt: skip
+    batch = Batch(
+        ids=tuple(map(str, range(len(pixels)))),
+        pixels=pixels,
+        labels=probabilities.argmax(axis=1),
+        probabilities=probabilities,
+    )
     if arguments.settings:
         settings(ours, batch)
         return
     if arguments.reference:
         reference(ours, batch, plain)
         return
-    how: dict[str, Any] = {"norms": ("l2",), "batches": arguments.batches, "batch_samples": arguments.samples,
-                                "radius_l2": RADIUS, "targets": 9}  # fmt: skip
+    how: dict[str, Any] = {
+        "norms": ("l2",),
+        "batches": arguments.batches,
+        "batch_samples": arguments.samples,
+        "radius_l2": RADIUS,
+        "targets": 9,
+    }
     pooled, fresh = Clever(**how, pooled=True), Clever(**how)
     np.random.seed(0)
     seconds: dict[str, list[float]] = {"ART": [], "pooled": [], "fresh": []}
@@ -169,13 +191,17 @@ def main() -> None:
             found[name] += list(probe.measure(ours, batch, Randomness(number, "metrics.clever"))["clever"])
             seconds[name].append(time.perf_counter() - began)
     settings_said = f"({arguments.batches}, {arguments.samples})"
-    print(f"CLEVER {settings_said}, 10 classes, L2, {arguments.images} images, {arguments.rounds} rounds,"
-          f" {torch.get_num_threads()} threads, our batch {ours.batch_size}")  # fmt: skip
+    print(
+        f"CLEVER {settings_said}, 10 classes, L2, {arguments.images} images, {arguments.rounds} rounds,"
+        f" {torch.get_num_threads()} threads, our batch {ours.batch_size}"
+    )
     for name, times in seconds.items():
         ratios = [theirs / own for theirs, own in zip(seconds["ART"], times, strict=True)]
         scores_said = np.median(np.reshape(found[name], (-1, len(pixels))), axis=0).round(4).tolist()
-        print(f"{name:7} {statistics.median(times):7.2f} s  ART takes {statistics.median(ratios):5.1f} times as long"
-              f" ({min(ratios):.1f} to {max(ratios):.1f})  median score of each image {scores_said}")  # fmt: skip
+        print(
+            f"{name:7} {statistics.median(times):7.2f} s  ART takes {statistics.median(ratios):5.1f} times as long"
+            f" ({min(ratios):.1f} to {max(ratios):.1f})  median score of each image {scores_said}"
+        )
 
 
 if __name__ == "__main__":

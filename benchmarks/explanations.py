@@ -162,9 +162,11 @@ def plain_lime(classifier: Any, batch: Any) -> None:
 
     for i, image in enumerate(batch.pixels.transpose(0, 2, 3, 1)):
         LimeImageExplainer(random_state=i).explain_instance(
-            image.astype(np.float64), lambda x: classifier.predict(np.float32(x).transpose(0, 3, 1, 2)),
-            top_labels=1, num_samples=1000,
-        )  # fmt: skip
+            image.astype(np.float64),
+            lambda x: classifier.predict(np.float32(x).transpose(0, 3, 1, 2)),
+            top_labels=1,
+            num_samples=1000,
+        )
 
 
 METHODS = {"shap": (our_shap, 1.2, plain_shap), "lime": (our_lime, 1.2, plain_lime)}

@@ -29,9 +29,12 @@ class Block(nn.Module):
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(),
-            nn.Conv2d(outside, outside, 3, 1, 1, bias=False), nn.BatchNorm2d(outside),
-        )  # fmt: skip
+            nn.Conv2d(inside, outside, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outside),
+            nn.ReLU(),
+            nn.Conv2d(outside, outside, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outside),
+        )
         self.shortcut = nn.Conv2d(inside, outside, 1, stride, bias=False) if inside != outside else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -41,9 +44,16 @@ class Block(nn.Module):
 def small_resnet() -> nn.Module:
     """ResNet-8: 16, 32, 64 channels, ten classes."""
     return nn.Sequential(
-        nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-        Block(16, 16, 1), Block(16, 32, 2), Block(32, 64, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10),
-    )  # fmt: skip
+        nn.Conv2d(3, 16, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        Block(16, 16, 1),
+        Block(16, 32, 2),
+        Block(32, 64, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, 10),
+    )
 
 
 def main() -> None:
@@ -61,9 +71,15 @@ def main() -> None:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        model = export(small_resnet().eval(), torch.zeros(2, 3, 32, 32), folder / "resnet8", {
-            "input": {"size": [32, 32], "channels": 3, "mean": [0.5], "std": [0.25]}, "data": {"path": "images.npz"},
-        })  # fmt: skip
+        model = export(
+            small_resnet().eval(),
+            torch.zeros(2, 3, 32, 32),
+            folder / "resnet8",
+            {
+                "input": {"size": [32, 32], "channels": 3, "mean": [0.5], "std": [0.25]},
+                "data": {"path": "images.npz"},
+            },
+        )
         np.savez(folder / "images.npz", images=rng.integers(0, 256, (arguments.images, 32, 32, 3), dtype=np.uint8))
         ratios = []
         # the first round also imports and allocates; it is not counted

@@ -59,9 +59,13 @@ def main() -> None:
         )
         batch = batch.take(np.flatnonzero(batch.predictions == batch.labels))
         estimator = PyTorchClassifier(
-            Copy(classifier).eval(), loss=nn.CrossEntropyLoss(), input_shape=classifier.shape,
-            nb_classes=classifier.n_classes, clip_values=(0, 1), device_type="cpu",
-        )  # fmt: skip
+            Copy(classifier).eval(),
+            loss=nn.CrossEntropyLoss(),
+            input_shape=classifier.shape,
+            nb_classes=classifier.n_classes,
+            clip_values=(0, 1),
+            device_type="cpu",
+        )
 
         def ours(probe: Any, norm: str) -> tuple[float, np.ndarray]:
             start = time.process_time()
@@ -81,9 +85,14 @@ def main() -> None:
         lost, theirs = np.zeros(len(batch), dtype=bool), []
         for epsilon in EPSILONS:
             attack = ProjectedGradientDescent(
-                estimator, norm=np.inf, eps=epsilon, eps_step=2.5 * epsilon / arguments.iterations,
-                max_iter=arguments.iterations, batch_size=len(batch), verbose=False,
-            )  # fmt: skip
+                estimator,
+                norm=np.inf,
+                eps=epsilon,
+                eps_step=2.5 * epsilon / arguments.iterations,
+                max_iter=arguments.iterations,
+                batch_size=len(batch),
+                verbose=False,
+            )
             found = attack.generate(batch.pixels, batch.labels)
             lost |= classifier.predict(found).argmax(axis=1) != batch.labels
             theirs.append(1 - lost.mean())
@@ -102,9 +111,14 @@ def main() -> None:
         seconds, distance = ours(CarliniWagner(**settings), "l2")
         start = time.process_time()
         attack = CarliniL2Method(
-            estimator, learning_rate=0.1, binary_search_steps=5, max_iter=arguments.iterations, initial_const=1.0,
-            batch_size=len(batch), verbose=False,
-        )  # fmt: skip
+            estimator,
+            learning_rate=0.1,
+            binary_search_steps=5,
+            max_iter=arguments.iterations,
+            initial_const=1.0,
+            batch_size=len(batch),
+            verbose=False,
+        )
         found = attack.generate(batch.pixels, batch.labels)
         art = time.process_time() - start
         size = np.median(sizes(found, classifier.predict(found), "l2"))

@@ -80,9 +80,15 @@ def models(folder: Path) -> list[Path]:
     }.items():
         made.append(folder / f"{name}.onnx")
         torch.onnx.export(
-            module, (example,), str(made[-1]), dynamo=False, input_names=["image"], output_names=["scores"],
-            dynamic_axes={"image": {0: "n"}, "scores": {0: "n"}}, opset_version=17,
-        )  # fmt: skip
+            module,
+            (example,),
+            str(made[-1]),
+            dynamo=False,
+            input_names=["image"],
+            output_names=["scores"],
+            dynamic_axes={"image": {0: "n"}, "scores": {0: "n"}},
+            opset_version=17,
+        )
     for form in (quantization.QuantFormat.QDQ, quantization.QuantFormat.QOperator):
         made.append(folder / f"{form.name}.onnx")
         quantization.quantize_static(str(made[0]), str(made[-1]), Calibration(), quant_format=form)
@@ -278,9 +284,27 @@ def main() -> int:
             if found == "opened":
                 survived += 1
             if found == "opened" and survived % 8 == 0:
-                found = ended(CliRunner().invoke(
-                    command_line, ["run", name, "--probe", "attacks.fgsm", "--samples", "4", "--format", "json",
-                                   "--out", "out", "--fresh", "--device", "cpu", "-q"]))  # fmt: skip
+                found = ended(
+                    CliRunner().invoke(
+                        command_line,
+                        [
+                            "run",
+                            name,
+                            "--probe",
+                            "attacks.fgsm",
+                            "--samples",
+                            "4",
+                            "--format",
+                            "json",
+                            "--out",
+                            "out",
+                            "--fresh",
+                            "--device",
+                            "cpu",
+                            "-q",
+                        ],
+                    )
+                )
             slowest = max(slowest, (time.monotonic() - begun, name))
             outcomes[damage][found if found in {"opened", "refused"} else "otherwise"] += 1
             if found not in {"opened", "refused"}:

@@ -29,9 +29,12 @@ class Residual(nn.Module):
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(inside, outside, 3, stride, 1, bias=False), nn.BatchNorm2d(outside), nn.ReLU(),
-            nn.Conv2d(outside, outside, 3, 1, 1, bias=False), nn.BatchNorm2d(outside),
-        )  # fmt: skip
+            nn.Conv2d(inside, outside, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(outside),
+            nn.ReLU(),
+            nn.Conv2d(outside, outside, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(outside),
+        )
         self.shortcut = nn.Conv2d(inside, outside, 1, stride, bias=False) if stride > 1 else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -44,9 +47,15 @@ def resnet18() -> nn.Module:
     for width in (128, 256, 512):
         blocks += [Residual(width // 2, width, 2), Residual(width, width, 1)]
     return nn.Sequential(
-        nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, 2, 1), *blocks,
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, 64, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(64),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+        *blocks,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(512, 10),
+    ).eval()
 
 
 class Passes:
@@ -118,8 +127,10 @@ def attacks_on(classifier: Any, batch: Any) -> dict[str, Callable[[], Any]]:
         return lambda: probe.search(classifier, batch, rng, norm)
 
     runs = {f"PGD {norm}": within(Pgd(iterations=10), norm) for norm in ("linf", "l2", "l1")}
-    runs |= {f"AutoAttack {norm}": within(Autoattack(norm=norm, iterations=4, targets=1, queries=20), norm)
-             for norm in ("linf", "l2", "l1")}  # fmt: skip
+    runs |= {
+        f"AutoAttack {norm}": within(Autoattack(norm=norm, iterations=4, targets=1, queries=20), norm)
+        for norm in ("linf", "l2", "l1")
+    }
     runs |= {f"Square {norm}": within(Square(queries=30), norm) for norm in ("linf", "l2")}
     runs |= {f"FMN {norm}": nearest(FastMinimumNorm(iterations=10), norm) for norm in ("linf", "l2", "l1")}
     runs["DeepFool l2"] = nearest(DeepFool(iterations=3), "l2")
@@ -148,13 +159,19 @@ def subject(pixels: np.ndarray[Any, Any], *, sure: bool) -> tuple[Any, Any]:
         with torch.no_grad():
             return net(torch.from_numpy(x)).numpy()
 
-    artefact = Artefact(format="onnx", runtime="torch", input_shape=(None, *SHAPE), input_dtype="float32", copy=net,
-                        scores=scores)  # fmt: skip
-    classifier = Classifier(artefact, Preprocessing(shape=SHAPE), path="resnet18", sha256="0" * 64, n_classes=10,
-                            outputs="logits")  # fmt: skip
+    artefact = Artefact(
+        format="onnx", runtime="torch", input_shape=(None, *SHAPE), input_dtype="float32", copy=net, scores=scores
+    )
+    classifier = Classifier(
+        artefact, Preprocessing(shape=SHAPE), path="resnet18", sha256="0" * 64, n_classes=10, outputs="logits"
+    )
     probabilities = classifier.predict(pixels)
-    return classifier, Batch(ids=tuple(map(str, range(len(pixels)))), pixels=pixels,
-                             labels=probabilities.argmax(axis=1), probabilities=probabilities)  # fmt: skip
+    return classifier, Batch(
+        ids=tuple(map(str, range(len(pixels)))),
+        pixels=pixels,
+        labels=probabilities.argmax(axis=1),
+        probabilities=probabilities,
+    )
 
 
 def main() -> None:
@@ -183,8 +200,10 @@ def main() -> None:
             ratios.append(spent / alone(classifier, log, classifier.tensor(pixels)))
         passes = sum(entry["n"] * (1 + entry["gradients"]) for entry in log)
         median = sorted(ratios)[len(ratios) // 2]
-        print(f"{name:22} median {median:.3f}, from {min(ratios):.3f} to {max(ratios):.3f}, {passes} image passes",
-              flush=True)  # fmt: skip
+        print(
+            f"{name:22} median {median:.3f}, from {min(ratios):.3f} to {max(ratios):.3f}, {passes} image passes",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -69,8 +69,9 @@ def audited(name: str, seed: int, cue: float) -> dict[str, Any]:
         (home / "suite.toml").write_text(SUITE)
         outcome = run(Request(model=model, suite=str(home / "suite.toml"), out=home / "run", seed=seed, formats=()))
         probes = {probe["id"]: probe for probe in outcome.audit["probes"]}
-        gap = next(m for m in probes["bias.groups"]["metrics"] if m["name"] == "accuracy_gap"
-                   and m["at"]["group"] == "scanner")  # fmt: skip
+        gap = next(
+            m for m in probes["bias.groups"]["metrics"] if m["name"] == "accuracy_gap" and m["at"]["group"] == "scanner"
+        )
         slices = probes["bias.slices"]["metrics"][0]["value"]
         found: dict[str, Any] = {
             "accuracy": round(probes["performance.accuracy"]["metrics"][0]["value"], 3),

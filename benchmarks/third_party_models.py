@@ -46,7 +46,10 @@ class File:
 
 FILES = {
     "akamaster_resnet20": File(
-        "akamaster/pytorch_resnet_cifar10 @ d5489e8995e8", "torch, opset 12, float32", "cifar10", IMAGENET,
+        "akamaster/pytorch_resnet_cifar10 @ d5489e8995e8",
+        "torch, opset 12, float32",
+        "cifar10",
+        IMAGENET,
         "0.917 (whole test set); 0.943 (these images)",
     ),
     "antispoof_minifasv2se_fp32": File(
@@ -60,15 +63,22 @@ FILES = {
     ),
     "hummingbird_lgbm_tensor": File("sonos/tract @ 38b383fbd8ee", "LightGBM as tensors, 13 features", "wine"),
     "mlperf_tiny_resnet8_fp32": File(
-        "mlcommons/tiny @ 1afd2c9820f7", "Keras by tf2onnx, opset 17, NHWC, softmax", "cifar10", {"range": [0, 255]},
+        "mlcommons/tiny @ 1afd2c9820f7",
+        "Keras by tf2onnx, opset 17, NHWC, softmax",
+        "cifar10",
+        {"range": [0, 255]},
         "0.927 (these images)",
     ),
     "mlperf_tiny_resnet8_int8": File(
-        "mlcommons/tiny @ 1afd2c9820f7", "TensorFlow Lite by tf2onnx, int8 in and out", "cifar10",
+        "mlcommons/tiny @ 1afd2c9820f7",
+        "TensorFlow Lite by tf2onnx, int8 in and out",
+        "cifar10",
         accuracy="0.924 (these images)",
     ),
     "neurom_lenet1_keras2onnx_nhwc": File(
-        "neurom-iot/onnx-registry @ 6d71db58cd67", "keras2onnx, opset 11, NHWC", "mnist",
+        "neurom-iot/onnx-registry @ 6d71db58cd67",
+        "keras2onnx, opset 11, NHWC",
+        "mnist",
         accuracy="0.544 (2,000 of these)",
     ),
     "onnxmltools_xgb_wine_tensor_probs": File("sonos/tract @ 38b383fbd8ee", "XGBoost, trees, 13 features", "wine"),
@@ -79,14 +89,17 @@ FILES = {
         "neurom-iot/onnx-registry @ 6d71db58cd67", "scikit-learn, logistic regression, ZipMap", "iris"
     ),
     "winml_cifar_pytorch_opset10": File(
-        "microsoft/Windows-Machine-Learning @ 155b5eeb1f48", "torch 1.7, opset 10", "cifar10",
+        "microsoft/Windows-Machine-Learning @ 155b5eeb1f48",
+        "torch 1.7, opset 10",
+        "cifar10",
         {"mean": [0.5], "std": [0.5]},
     ),
     "winml_squeezenet_fp16_opset7": File(
-        "microsoft/Windows-Machine-Learning @ 155b5eeb1f48", "Caffe2, opset 7, float16, batch of 1",
+        "microsoft/Windows-Machine-Learning @ 155b5eeb1f48",
+        "Caffe2, opset 7, float16, batch of 1",
         overrides={"range": [0, 255], "mean": [104, 117, 123], "order": "bgr"},
     ),
-}  # fmt: skip
+}
 
 
 def make_data(source: Path, folder: Path) -> dict[str, Path]:

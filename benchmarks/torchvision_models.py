@@ -144,9 +144,15 @@ def export(module: nn.Module, x: torch.Tensor, kind: str, path: Path) -> None:
         else:
             buffer = io.BytesIO()
             torch.onnx.export(
-                module, (x,), buffer, dynamo=False, opset_version=int(kind.removeprefix("script-")),
-                input_names=["x"], output_names=["y"], dynamic_axes={"x": {0: "n"}, "y": {0: "n"}},
-            )  # fmt: skip
+                module,
+                (x,),
+                buffer,
+                dynamo=False,
+                opset_version=int(kind.removeprefix("script-")),
+                input_names=["x"],
+                output_names=["y"],
+                dynamic_axes={"x": {0: "n"}, "y": {0: "n"}},
+            )
             path.write_bytes(buffer.getvalue())
     logging.disable(logging.NOTSET)
 
@@ -154,8 +160,15 @@ def export(module: nn.Module, x: torch.Tensor, kind: str, path: Path) -> None:
 def open_file(path: Path) -> Classifier:
     """The classifier as an audit opens it, pixels from 0 to 1 as they are."""
     artefact = registry.load().first("auditor_open_model", path=path, device="cpu", trust=False, output="")
-    return build(path, artefact, read_sidecar(path, artefact.metadata, options={"input": {"size": [224, 224]}}
-                                              if None in artefact.input_shape[2:] else None))  # fmt: skip
+    return build(
+        path,
+        artefact,
+        read_sidecar(
+            path,
+            artefact.metadata,
+            options={"input": {"size": [224, 224]}} if None in artefact.input_shape[2:] else None,
+        ),
+    )
 
 
 def gradient_error(classifier: Classifier, module: nn.Module, x: torch.Tensor) -> float:

@@ -28,9 +28,17 @@ def recipe(name: str) -> ModuleType:
 
 
 def build(
-    name: str, out: Path, data: Path | None, say: Callable[[str], None], *, preset: str | None = None,
-    weights: str | None = None, device: str = "auto", overrides: Sequence[str] = (), fresh: bool = False,
-) -> Path:  # fmt: skip
+    name: str,
+    out: Path,
+    data: Path | None,
+    say: Callable[[str], None],
+    *,
+    preset: str | None = None,
+    weights: str | None = None,
+    device: str = "auto",
+    overrides: Sequence[str] = (),
+    fresh: bool = False,
+) -> Path:
     """Train the recipe ``name`` into ``out``; the ONNX file. Raises BadInput for an option that it does not have."""
     module = recipe(name)
     if not hasattr(module, "Settings"):
@@ -41,9 +49,12 @@ def build(
     from auditor.reference_models.common.settings import Options
 
     options = Options(
-        preset=preset or "full", weights=weights or ("none" if preset == "tiny" else "pretrained"), device=device,
-        fresh=fresh, overrides=overrides,
-    )  # fmt: skip
+        preset=preset or "full",
+        weights=weights or ("none" if preset == "tiny" else "pretrained"),
+        device=device,
+        fresh=fresh,
+        overrides=overrides,
+    )
     result = module.train(out, data, say, options)
     return result
 

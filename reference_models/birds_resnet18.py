@@ -56,7 +56,13 @@ def train(
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return build(
-        NAME, partial(model, settings, options.weights), data(path, settings, NAME), settings, out=out,
-        options=options, say=say, normalisation=IMAGENET if options.weights == "pretrained" else None,
+        NAME,
+        partial(model, settings, options.weights),
+        data(path, settings, NAME),
+        settings,
+        out=out,
+        options=options,
+        say=say,
+        normalisation=IMAGENET if options.weights == "pretrained" else None,
         augment=partial(augment, settings.noise),
-    )  # fmt: skip
+    )

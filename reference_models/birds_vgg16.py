@@ -65,9 +65,12 @@ def model(settings: Settings, weights: str, classes: int) -> nn.Module:
         side = settings.size // 32
         network.avgpool = nn.Identity()
         network.classifier = nn.Sequential(
-            nn.Linear(512 * side * side, settings.hidden), nn.ReLU(),
-            nn.Linear(settings.hidden, settings.hidden), nn.ReLU(), nn.Linear(settings.hidden, classes),
-        )  # fmt: skip
+            nn.Linear(512 * side * side, settings.hidden),
+            nn.ReLU(),
+            nn.Linear(settings.hidden, settings.hidden),
+            nn.ReLU(),
+            nn.Linear(settings.hidden, classes),
+        )
         assert isinstance(network.features, nn.Module)
         network.features.requires_grad_(not settings.frozen)
 
@@ -87,7 +90,13 @@ def train(
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return build(
-        NAME, partial(model, settings, options.weights), data(path, settings), settings, out=out, options=options,
-        say=say, normalisation=IMAGENET if options.weights == "pretrained" else None,
+        NAME,
+        partial(model, settings, options.weights),
+        data(path, settings),
+        settings,
+        out=out,
+        options=options,
+        say=say,
+        normalisation=IMAGENET if options.weights == "pretrained" else None,
         augment=partial(augment, settings.noise),
-    )  # fmt: skip
+    )

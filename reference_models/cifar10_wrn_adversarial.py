@@ -60,5 +60,14 @@ def train(
     """Train and export into ``out``; the ONNX file."""
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
-    return build(NAME, partial(model, settings), data(path, settings, NAME), settings, out=out, options=options,
-                 say=say, augment=augment, adversary=partial(attacked, settings))  # fmt: skip
+    return build(
+        NAME,
+        partial(model, settings),
+        data(path, settings, NAME),
+        settings,
+        out=out,
+        options=options,
+        say=say,
+        augment=augment,
+        adversary=partial(attacked, settings),
+    )

@@ -31,9 +31,20 @@ Kind = tuple[float | Literal["max", "linear"], float]
 LISTS: dict[str, Sequence[Kind]] = {
     "C1": ((math.inf, 0.02), (2, 1.0), ("max", 0.01), ("linear", 0.03)),
     # the documented list goes on; these are the entries that are known
-    "C2": ((math.inf, 0.01), (math.inf, 0.02), (0.5, 5e4), (0.5, 1e5), (1, 25.0), (1, 40.0), (2, 0.5), (2, 1.0),
-           (5, 0.2), (10, 0.06), (10, 0.15)),
-}  # fmt: skip
+    "C2": (
+        (math.inf, 0.01),
+        (math.inf, 0.02),
+        (0.5, 5e4),
+        (0.5, 1e5),
+        (1, 25.0),
+        (1, 40.0),
+        (2, 0.5),
+        (2, 1.0),
+        (5, 0.2),
+        (10, 0.06),
+        (10, 0.15),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,5 +112,13 @@ def train(
     """Train and export into ``out``; the ONNX file."""
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
-    return build(NAME, partial(model, settings), data(path, settings, NAME), settings, out=out, options=options,
-                 say=say, augment=partial(augment, settings))  # fmt: skip
+    return build(
+        NAME,
+        partial(model, settings),
+        data(path, settings, NAME),
+        settings,
+        out=out,
+        options=options,
+        say=say,
+        augment=partial(augment, settings),
+    )

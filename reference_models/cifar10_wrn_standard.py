@@ -80,5 +80,13 @@ def train(
     """Train and export into ``out``; the ONNX file."""
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
-    return build(NAME, partial(model, settings), data(path, settings), settings, out=out, options=options, say=say,
-                 augment=augment)  # fmt: skip
+    return build(
+        NAME,
+        partial(model, settings),
+        data(path, settings),
+        settings,
+        out=out,
+        options=options,
+        say=say,
+        augment=augment,
+    )

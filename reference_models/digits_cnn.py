@@ -69,10 +69,17 @@ def load() -> tuple[tuple[NDArray[np.uint8], NDArray[np.int64]], tuple[NDArray[n
 def network() -> nn.Sequential:
     """Two convolutions with batch norm, one pooling, one linear layer; logits of ten classes."""
     return nn.Sequential(
-        nn.Conv2d(1, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU(),
-        nn.Conv2d(WIDTH, 2 * WIDTH, 3, padding=1), nn.BatchNorm2d(2 * WIDTH), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Dropout(0.3), nn.Linear(2 * WIDTH * 16, 10),
-    )  # fmt: skip
+        nn.Conv2d(1, WIDTH, 3, padding=1),
+        nn.BatchNorm2d(WIDTH),
+        nn.ReLU(),
+        nn.Conv2d(WIDTH, 2 * WIDTH, 3, padding=1),
+        nn.BatchNorm2d(2 * WIDTH),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(0.3),
+        nn.Linear(2 * WIDTH * 16, 10),
+    )
 
 
 def normalise(images: NDArray[np.uint8]) -> torch.Tensor:

@@ -61,11 +61,16 @@ def build(out: Path, name: str, *, seed: int, cue: float, say: Callable[[str], N
     np.savez_compressed(out / f"{name}-test.npz", images=test.images, labels=test.labels, groups_scanner=test.scanner)
     from auditor.reference_models.common.export import export
 
-    return export(model, pixels(test.images[:2]), out / name, {
-        "input": {"size": [8, 8], "channels": 1, "range": [0, 1]},
-        "output": {"classes": ["small", "large"], "kind": "logits"},
-        "data": {"path": f"{name}-test.npz"},
-    })  # fmt: skip
+    return export(
+        model,
+        pixels(test.images[:2]),
+        out / name,
+        {
+            "input": {"size": [8, 8], "channels": 1, "range": [0, 1]},
+            "output": {"classes": ["small", "large"], "kind": "logits"},
+            "data": {"path": f"{name}-test.npz"},
+        },
+    )
 
 
 def load(seed: int, cue: float) -> tuple[Part, Part]:
@@ -96,10 +101,16 @@ def _scanned(images: NDArray[np.uint8], digits: NDArray[Any], cue: float, rng: n
 def network() -> nn.Sequential:
     """Two convolutions, one pooling, one linear layer; logits of two classes."""
     return nn.Sequential(
-        nn.Conv2d(1, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU(),
-        nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.BatchNorm2d(WIDTH), nn.ReLU(),
-        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(WIDTH * 16, 2),
-    )  # fmt: skip
+        nn.Conv2d(1, WIDTH, 3, padding=1),
+        nn.BatchNorm2d(WIDTH),
+        nn.ReLU(),
+        nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
+        nn.BatchNorm2d(WIDTH),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(WIDTH * 16, 2),
+    )
 
 
 def pixels(images: NDArray[np.uint8]) -> torch.Tensor:

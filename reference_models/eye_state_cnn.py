@@ -38,12 +38,23 @@ def model(settings: Settings, classes: int) -> nn.Module:
     """Convolutions of 32, 64, 128 and 256 channels, the last three pooled, and one dense layer."""
     side = settings.size // 8
     network = nn.Sequential(
-        nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(),
-        nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(64),
-        nn.Conv2d(64, 128, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(128),
-        nn.Conv2d(128, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.BatchNorm2d(256),
-        nn.Flatten(), nn.Linear(256 * side * side, classes),
-    )  # fmt: skip
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(64),
+        nn.Conv2d(64, 128, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(128),
+        nn.Conv2d(128, 256, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.BatchNorm2d(256),
+        nn.Flatten(),
+        nn.Linear(256 * side * side, classes),
+    )
     if settings.beta:
         parseval.start_orthogonal(network)
     return network
@@ -56,6 +67,12 @@ def train(
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return train_in_mode(
-        NAME, partial(model, settings), data(path, settings, NAME), settings, out=out, options=options, say=say,
+        NAME,
+        partial(model, settings),
+        data(path, settings, NAME),
+        settings,
+        out=out,
+        options=options,
+        say=say,
         after_step=partial(parseval.constrain, beta=settings.beta) if settings.beta else None,
-    )  # fmt: skip
+    )

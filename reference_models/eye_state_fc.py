@@ -57,6 +57,12 @@ def train(
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return train_in_mode(
-        NAME, partial(model, settings), data(path, settings, NAME), settings, out=out, options=options, say=say,
+        NAME,
+        partial(model, settings),
+        data(path, settings, NAME),
+        settings,
+        out=out,
+        options=options,
+        say=say,
         after_step=partial(parseval.constrain, beta=settings.beta) if settings.beta else None,
-    )  # fmt: skip
+    )

@@ -47,9 +47,12 @@ PRESETS: dict[str, dict[str, object]] = {"full": {}, "tiny": {**TINY, "beta": 0.
 def model(settings: Settings, classes: int) -> nn.Module:
     """WRN-16-k with orthogonal first weights."""
     network = WideResNet(
-        blocks=settings.blocks, width=settings.width, classes=classes, channels=1,
+        blocks=settings.blocks,
+        width=settings.width,
+        classes=classes,
+        channels=1,
         join="convex" if settings.convex else "sum",
-    )  # fmt: skip
+    )
     parseval.start_orthogonal(network)
     if settings.scaled:
         parseval.scale_convolutions(network)
@@ -72,6 +75,13 @@ def train(
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return train_in_mode(
-        NAME, partial(model, settings), data(path, settings, NAME), settings, out=out, options=options, say=say,
-        after_step=partial(parseval.constrain, beta=settings.beta), describe=describe,
-    )  # fmt: skip
+        NAME,
+        partial(model, settings),
+        data(path, settings, NAME),
+        settings,
+        out=out,
+        options=options,
+        say=say,
+        after_step=partial(parseval.constrain, beta=settings.beta),
+        describe=describe,
+    )

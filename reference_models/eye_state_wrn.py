@@ -82,9 +82,15 @@ def data(path: Path | None, settings: EyeSettings, name: str = NAME) -> images.S
     part, classes, unreadable = images.load(path, recipe=name, wanted=WANTED, shape=(1, settings.size, settings.size))
     named = any(person(i) for i in part.ids)
     return images.split(
-        part, classes, validation_share=settings.validation_share, test_share=settings.test_share, seed=settings.seed,
-        samples=settings.samples, unreadable=unreadable, subject=person if named else None,
-    )  # fmt: skip
+        part,
+        classes,
+        validation_share=settings.validation_share,
+        test_share=settings.test_share,
+        seed=settings.seed,
+        samples=settings.samples,
+        unreadable=unreadable,
+        subject=person if named else None,
+    )
 
 
 def person(image_id: str) -> str:
@@ -112,10 +118,17 @@ def train(
 
 
 def train_in_mode(
-    name: str, network: Callable[[int], nn.Module], splits: images.Splits, settings: EyeSettings, *, out: Path,
-    options: Options, say: Callable[[str], None], after_step: Callable[[nn.Module], None] | None = None,
+    name: str,
+    network: Callable[[int], nn.Module],
+    splits: images.Splits,
+    settings: EyeSettings,
+    *,
+    out: Path,
+    options: Options,
+    say: Callable[[str], None],
+    after_step: Callable[[nn.Module], None] | None = None,
     describe: Callable[[nn.Module], Mapping[str, Any]] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """What all four eye-state recipes do with their network."""
     mean, std = statistics(splits.learn)
     # whole pixels and a mirror: rotating would blur what an attack has added
@@ -132,17 +145,34 @@ def train_in_mode(
                 fresh = network(len(splits.classes))
             out.mkdir(parents=True, exist_ok=True)
             first = fit(
-                fresh, splits, settings, stem=out / f"{name}-first", mean=mean, std=std,
-                device=choose_device(options.device), fresh=options.fresh, say=say, augment=shifted,
+                fresh,
+                splits,
+                settings,
+                stem=out / f"{name}-first",
+                mean=mean,
+                std=std,
+                device=choose_device(options.device),
+                fresh=options.fresh,
+                say=say,
+                augment=shifted,
                 after_step=after_step,
-            ).model  # fmt: skip
+            ).model
         splits = splits._replace(learn=with_copies(splits.learn, settings, std, first))
         splits = splits._replace(notes={**splits.notes, "learn_with_copies": len(splits.learn)})
     return build(
-        name, network, splits, settings, out=out, options=options, say=say, normalisation=(mean, std), augment=shifted,
+        name,
+        network,
+        splits,
+        settings,
+        out=out,
+        options=options,
+        say=say,
+        normalisation=(mean, std),
+        augment=shifted,
         adversary=partial(half_attacked, settings) if settings.mode == "adversarial" else None,
-        after_step=after_step, describe=describe,
-    )  # fmt: skip
+        after_step=after_step,
+        describe=describe,
+    )
 
 
 def with_copies(

@@ -67,14 +67,26 @@ def train(
 
 
 def fit(
-    name: str, network: Callable[[Settings, str, int], nn.Module], *, out: Path, path: Path | None,
-    say: Callable[[str], None], options: Options, pretrained: bool,
-) -> Path:  # fmt: skip
+    name: str,
+    network: Callable[[Settings, str, int], nn.Module],
+    *,
+    out: Path,
+    path: Path | None,
+    say: Callable[[str], None],
+    options: Options,
+    pretrained: bool,
+) -> Path:
     """What the three recipes of faces share: all but the network."""
     settings = settle(Settings, PRESETS, options)
     imagenet = pretrained and options.weights == "pretrained"
     return build(
-        name, partial(network, settings, options.weights), data(path, settings, name), settings, out=out,
-        options=options, say=say, normalisation=IMAGENET if imagenet else None,
+        name,
+        partial(network, settings, options.weights),
+        data(path, settings, name),
+        settings,
+        out=out,
+        options=options,
+        say=say,
+        normalisation=IMAGENET if imagenet else None,
         augment=partial(perturbations.affine, degrees=5, shift=0.05, shear=0, zoom=0.05),
-    )  # fmt: skip
+    )

@@ -65,7 +65,13 @@ def train(
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return build(
-        NAME, partial(model, settings, options.weights), data(path, settings), settings, out=out, options=options,
-        say=say, normalisation=IMAGENET if options.weights == "pretrained" else None,
+        NAME,
+        partial(model, settings, options.weights),
+        data(path, settings),
+        settings,
+        out=out,
+        options=options,
+        say=say,
+        normalisation=IMAGENET if options.weights == "pretrained" else None,
         augment=partial(perturbations.affine, degrees=10, shift=0.05, shear=0, zoom=0.1),
-    )  # fmt: skip
+    )

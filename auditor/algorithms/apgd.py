@@ -75,9 +75,20 @@ def apgd(
             rows, x, before, best, slope, best_slope, best_loss, previous, checked, step, rises, halved = (
                 state[going]
                 for state in (
-                    rows, x, before, best, slope, best_slope, best_loss, previous, checked, step, rises, halved
+                    rows,
+                    x,
+                    before,
+                    best,
+                    slope,
+                    best_slope,
+                    best_loss,
+                    previous,
+                    checked,
+                    step,
+                    rises,
+                    halved,
                 )
-            )  # fmt: skip
+            )
         centre = clean[rows]
         ahead = ball.project(x + per_image(step) * ball.direction(slope, x), centre)
         pull = 0.75 if iteration else 1.0

@@ -31,27 +31,63 @@ _SHAPES = {"Shape", "Size"}
 """What reads the shape of its operand and nothing else."""
 
 _WEIGHTS = {
-    "Conv": ("W",), "ConvTranspose": ("W",), "Gemm": ("A", "B", "alpha"), "MatMul": ("A", "B"),
-    "matmul_add": ("weight",), "Mul": ("A", "B"), "Div": ("A", "B"), "BatchNormalization": ("scale",),
-}  # fmt: skip
+    "Conv": ("W",),
+    "ConvTranspose": ("W",),
+    "Gemm": ("A", "B", "alpha"),
+    "MatMul": ("A", "B"),
+    "matmul_add": ("weight",),
+    "Mul": ("A", "B"),
+    "Div": ("A", "B"),
+    "BatchNormalization": ("scale",),
+}
 """Affine operators and what their operand is multiplied by; at most one of these may depend on the image."""
 
 _PLAIN = {
-    "Add", "AveragePool", "Concat", "Dropout", "Expand", "Flatten", "Gather", "GlobalAveragePool", "Identity", "Mean",
-    "Neg", "Pad", "ReduceMean", "ReduceSum", "Reshape", "Slice", "Squeeze", "Sub", "Sum", "Transpose", "Unsqueeze",
-}  # fmt: skip
+    "Add",
+    "AveragePool",
+    "Concat",
+    "Dropout",
+    "Expand",
+    "Flatten",
+    "Gather",
+    "GlobalAveragePool",
+    "Identity",
+    "Mean",
+    "Neg",
+    "Pad",
+    "ReduceMean",
+    "ReduceSum",
+    "Reshape",
+    "Slice",
+    "Squeeze",
+    "Sub",
+    "Sum",
+    "Transpose",
+    "Unsqueeze",
+}
 """Affine operators that only move, add up and average their operands."""
 
 _KEEPS = {
-    "BatchNormalization", "Div", "Dropout", "Flatten", "Identity", "Mul", "Reshape", "Slice", "Squeeze", "Transpose",
+    "BatchNormalization",
+    "Div",
+    "Dropout",
+    "Flatten",
+    "Identity",
+    "Mul",
+    "Reshape",
+    "Slice",
+    "Squeeze",
+    "Transpose",
     "Unsqueeze",
-}  # fmt: skip
+}
 """Of the affine operators, those with one operand that add nothing up."""
 
 _PARAMETERS = {
-    "Gather": ("indices",), "BatchNormalization": ("scale", "B", "mean", "var"), "Conv": ("W", "B"),
+    "Gather": ("indices",),
+    "BatchNormalization": ("scale", "B", "mean", "var"),
+    "Conv": ("W", "B"),
     "Div": ("B",),
-}  # fmt: skip
+}
 """Parameters that may not depend on the image."""
 
 _ELEMENTS = 1 << 24
@@ -314,9 +350,13 @@ class _Pass:
             self._add_rows(node, name, moving, function, steep)
 
     def _add_rows(
-        self, node: fx.Node, name: str, moving: Sequence[fx.Node], function: Callable[..., Tensor],
+        self,
+        node: fx.Node,
+        name: str,
+        moving: Sequence[fx.Node],
+        function: Callable[..., Tensor],
         steep: Callable[..., Tensor],
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Before any activation a value leaves its centre by at most epsilon times the length of its slope (L2)."""
         rows = [self._rows[source] for source in moving]
         nothing = [torch.zeros_like(row.length) for row in rows]
@@ -351,9 +391,7 @@ class _Pass:
         low, high = self._intervals[source]
         self._intervals[node] = Interval(function(low), function(high))
         between = _ACTIVATIONS[name](function, low, high, *rest)
-        self._steps.append(
-            _Step(node=node, operands=(source,), shapes=(low.shape,), below=function, between=between)
-        )  # fmt: skip
+        self._steps.append(_Step(node=node, operands=(source,), shapes=(low.shape,), below=function, between=between))
 
     def _add_max_pool(self, node: fx.Node, source: fx.Node) -> None:
         """The largest of a window lies above each of its values, and below gamma + sum of relu(value - gamma).
@@ -543,16 +581,20 @@ def _clip(
     result = Between(torch.ones_like(low), nothing, torch.ones_like(low), nothing)
     if floor > float("-inf"):
         shifted = Between(
-            one.low_slope, floor + one.low_offset - one.low_slope * floor,
-            one.high_slope, floor + one.high_offset - one.high_slope * floor,
-        )  # fmt: skip
+            one.low_slope,
+            floor + one.low_offset - one.low_slope * floor,
+            one.high_slope,
+            floor + one.high_offset - one.high_slope * floor,
+        )
         result = _where(at_floor & ~at_ceiling, shifted, result)
     if ceiling < float("inf"):
         # min(x, c) = c - relu(c - x): what was below is above
         turned = Between(
-            other.high_slope, ceiling - other.high_offset - other.high_slope * ceiling,
-            other.low_slope, ceiling - other.low_offset - other.low_slope * ceiling,
-        )  # fmt: skip
+            other.high_slope,
+            ceiling - other.high_offset - other.high_slope * ceiling,
+            other.low_slope,
+            ceiling - other.low_offset - other.low_slope * ceiling,
+        )
         result = _where(at_ceiling & ~at_floor, turned, result)
     return _where(at_floor & at_ceiling, Between(nothing, function(low), nothing, function(high)), result)
 
@@ -575,8 +617,12 @@ def _bell(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Be
 
 
 _ACTIVATIONS: Mapping[str, Callable[..., Between]] = {
-    "Relu": _relu, "LeakyRelu": _leaky_relu, "Clip": _clip, "Sigmoid": _bell, "Tanh": _bell,
-}  # fmt: skip
+    "Relu": _relu,
+    "LeakyRelu": _leaky_relu,
+    "Clip": _clip,
+    "Sigmoid": _bell,
+    "Tanh": _bell,
+}
 
 
 def _crossing(low: Tensor, high: Tensor, *_: Any) -> Tensor:

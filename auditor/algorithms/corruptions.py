@@ -58,7 +58,11 @@ PARAMETERS: Mapping[ParameterSet, Mapping[str, Sequence[Any]]] = {
         "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
         # shares of 244 pixels, the published slip for 224
         "elastic-transform": (
-            (2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02),
+            (2, 0.7, 0.1),
+            (2, 0.08, 0.2),
+            (0.05, 0.01, 0.02),
+            (0.07, 0.01, 0.02),
+            (0.12, 0.01, 0.02),
         ),
         "pixelate": (0.6, 0.5, 0.4, 0.3, 0.25),
         "jpeg-compression": (25, 18, 15, 10, 7),
@@ -83,12 +87,16 @@ PARAMETERS: Mapping[ParameterSet, Mapping[str, Sequence[Any]]] = {
         "brightness": (0.05, 0.1, 0.15, 0.2, 0.3),
         "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),
         "elastic-transform": (
-            (0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03),
+            (0, 0, 0.08),
+            (0.05, 0.2, 0.07),
+            (0.08, 0.06, 0.06),
+            (0.1, 0.04, 0.05),
+            (0.1, 0.03, 0.03),
         ),
         "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),
         "jpeg-compression": (80, 65, 58, 50, 40),
     },
-}  # fmt: skip
+}
 """Parameters by set, corruption and severity (from 1). What they mean is said at each function below."""
 
 _NEGLIGIBLE = 1e-5

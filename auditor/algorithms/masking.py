@@ -27,11 +27,8 @@ class Block(NamedTuple):
     def overlaps(self, other: Block) -> bool:
         """Whether the two share a pixel."""
         return (
-            self.top < other.bottom
-            and other.top < self.bottom
-            and self.left < other.right
-            and other.left < self.right
-        )  # fmt: skip
+            self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
+        )
 
 
 def sliding(height: int, width: int, share: float, steps: int) -> list[Block]:

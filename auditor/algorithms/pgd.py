@@ -59,8 +59,6 @@ def pgd(
             slope = memory
         if not bool(going.all()):
             # an image that is broken leaves the batch
-            rows, x, slope, memory, centre, y = (
-                state[going] for state in (rows, x, slope, memory, centre, y)
-            )  # fmt: skip
+            rows, x, slope, memory, centre, y = (state[going] for state in (rows, x, slope, memory, centre, y))
         x = ball.project(x + step * ball.direction(slope, x), centre)
     return hits

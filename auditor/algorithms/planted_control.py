@@ -75,8 +75,10 @@ class Controlled(Classifier):
         import torch
 
         with torch.no_grad():
-            pieces = [self.logits(self.tensor(images[i : i + self.batch_size])).cpu().numpy()
-                      for i in range(0, len(images), self.batch_size)]  # fmt: skip
+            pieces = [
+                self.logits(self.tensor(images[i : i + self.batch_size])).cpu().numpy()
+                for i in range(0, len(images), self.batch_size)
+            ]
         return softmax(np.concatenate(pieces)) if pieces else np.zeros((0, 2), dtype=np.float32)
 
 

@@ -132,9 +132,9 @@ def _linf_squares(
     height, width = clean.shape[2:]
     top, left = _corner(numbers[:, 0], height - side), _corner(numbers[:, 1], width - side)
     rows, columns = torch.arange(height, device=clean.device), torch.arange(width, device=clean.device)
-    inside = ((rows >= top) & (rows < top + side))[:, None, :, None] & (
-        (columns >= left) & (columns < left + side)
-    )[:, None, None, :]  # fmt: skip
+    inside = ((rows >= top) & (rows < top + side))[:, None, :, None] & ((columns >= left) & (columns < left + side))[
+        :, None, None, :
+    ]
     edge = (clean + ball.epsilon * _signs(numbers[:, 5:])[:, :, None, None]).clamp(0, 1)
     return torch.where(inside, edge, best)
 

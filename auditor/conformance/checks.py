@@ -36,8 +36,21 @@ if TYPE_CHECKING:
     from auditor.model.classifier import Classifier
 from auditor.conformance.subject import Breach, Subject
 
-HEAVY = ("torch", "art", "pandas", "sklearn", "scipy", "matplotlib", "onnxruntime", "onnx", "PIL", "pyarrow",
-         "tensorflow", "cv2", "skimage")  # fmt: skip
+HEAVY = (
+    "torch",
+    "art",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "matplotlib",
+    "onnxruntime",
+    "onnx",
+    "PIL",
+    "pyarrow",
+    "tensorflow",
+    "cv2",
+    "skimage",
+)
 """What no plugin may import at the top of its module."""
 
 _SAYS_N = re.compile(r"n = \d|\d+ of \d+|\d+ images|Cannot tell")
@@ -331,9 +344,12 @@ def heavy_imports(code: str, *, paths: Sequence[Path] = (), heavy: Sequence[str]
     ask = f"\nimport sys; print(*[name for name in {tuple(heavy)!r} if name in sys.modules])"
     known = [str(path) for path in paths] + [path for path in sys.path if path]
     done = subprocess.run(
-        [sys.executable, "-c", code + ask], check=False, capture_output=True, text=True,
+        [sys.executable, "-c", code + ask],
+        check=False,
+        capture_output=True,
+        text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(known)},
-    )  # fmt: skip
+    )
     if done.returncode:
         lines = done.stderr.strip().splitlines()
         raise Breach(f"does not import in a fresh process: {lines[-1] if lines else f'status {done.returncode}'}")

@@ -140,9 +140,12 @@ def open_subject(plugins: Registry, model: Path, data: Path | None, samples: int
     if images.labels is None:
         raise BadInput(f"{images.path}: has no labels; expected labelled images")
     batch = Batch(
-        ids=images.ids, pixels=pixels, labels=images.labels, probabilities=classifier.predict(pixels),
+        ids=images.ids,
+        pixels=pixels,
+        labels=images.labels,
+        probabilities=classifier.predict(pixels),
         groups={"side": [("left", "right")[i % 2] for i in range(len(pixels))]},
-    )  # fmt: skip
+    )
     return Subject(classifier=classifier, images=batch, plugins=plugins)
 
 
@@ -210,11 +213,12 @@ def write_subject(folder: Path) -> tuple[Path, Path]:
             helper.make_node("Gemm", ["e", "readout", "bias"], ["logits"], transB=1),
         ]
         graph = helper.make_graph(
-            nodes, "fragile",
+            nodes,
+            "fragile",
             [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 16, 16])],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4])],
             [numpy_helper.from_array(array.astype(np.float32), name) for name, array in given.items()],
-        )  # fmt: skip
+        )
         made: bytes = helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9
         ).SerializeToString()

@@ -199,8 +199,10 @@ class Classifier:
 
         original = self._scores(np.asarray(images, dtype=np.float32)).astype(np.float64)
         with torch.no_grad():
-            pieces = [self.logits(self.tensor(images[i : i + self.batch_size])).double().cpu()
-                      for i in range(0, len(images), self.batch_size)]  # fmt: skip
+            pieces = [
+                self.logits(self.tensor(images[i : i + self.batch_size])).double().cpu()
+                for i in range(0, len(images), self.batch_size)
+            ]
         copy = self.decoder.comparable(torch.cat(pieces))
         self._largest_score = np.abs(original).max()
         answer = copy.numpy()

@@ -10,8 +10,15 @@ from typing import Any
 
 from auditor.errors import BadInput
 
-_PACKAGES = {"torch": "torch", "onnx": "onnx", "art": "adversarial-robustness-toolbox", "numpy": "numpy",
-             "scikit-learn": "scikit-learn", "fairlearn": "fairlearn", "weasyprint": "weasyprint"}  # fmt: skip
+_PACKAGES = {
+    "torch": "torch",
+    "onnx": "onnx",
+    "art": "adversarial-robustness-toolbox",
+    "numpy": "numpy",
+    "scikit-learn": "scikit-learn",
+    "fairlearn": "fairlearn",
+    "weasyprint": "weasyprint",
+}
 
 
 _SMALL = 1024

@@ -33,9 +33,13 @@ class Preprocessing:
     def describe(self) -> dict[str, Any]:
         """As audit.json shows it, but for the shape."""
         return {
-            "layout": self.layout, "dtype": self.dtype, "range": list(self.range), "mean": list(self.mean),
-            "std": list(self.std), "order": self.order,
-        }  # fmt: skip
+            "layout": self.layout,
+            "dtype": self.dtype,
+            "range": list(self.range),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "order": self.order,
+        }
 
     def apply(self, pixels: Pixels) -> NDArray[Any]:
         """Pixels (n, c, h, w) as the artefact's input."""

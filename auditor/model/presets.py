@@ -33,30 +33,36 @@ class Preset:
 PRESETS: Mapping[str, Preset] = {
     "imagenet": Preset(
         what="torchvision and most of timm: ImageNet's mean and deviation (pytorch.org/vision, models)",
-        mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225),
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
     ),
     "inception": Preset(
         what="-1 to 1: Inception, MobileNet, ViT, much of TensorFlow (timm, IMAGENET_INCEPTION_MEAN)",
-        mean=(0.5,), std=(0.5,),
+        mean=(0.5,),
+        std=(0.5,),
     ),
     "clip": Preset(
         what="CLIP and its descendants (Radford et al. 2021, arXiv:2103.00020, published preprocessing)",
-        mean=(0.48145466, 0.4578275, 0.40821073), std=(0.26862954, 0.26130258, 0.27577711),
+        mean=(0.48145466, 0.4578275, 0.40821073),
+        std=(0.26862954, 0.26130258, 0.27577711),
     ),
     "cifar10": Preset(
         what="CIFAR-10's mean and deviation, as measured on its training images",
-        mean=(0.4914, 0.4822, 0.4465), std=(0.247, 0.2435, 0.2616),
+        mean=(0.4914, 0.4822, 0.4465),
+        std=(0.247, 0.2435, 0.2616),
     ),
     "mnist": Preset(
         what="MNIST's mean and deviation, as in PyTorch's example; one channel", mean=(0.1307,), std=(0.3081,)
     ),
     "caffe": Preset(
         what="blue first, 0 to 255 less ImageNet's mean: Caffe, keras.applications VGG and ResNet",
-        range=(0.0, 255.0), mean=(103.939, 116.779, 123.68), order="bgr",
+        range=(0.0, 255.0),
+        mean=(103.939, 116.779, 123.68),
+        order="bgr",
     ),
     "raw": Preset(what="0 to 255: the model normalises by itself, as EfficientNet of Keras does", range=(0.0, 255.0)),
     "unit": Preset(what="0 to 1, and nothing else"),
-}  # fmt: skip
+}
 
 
 def name_of(preprocessing: Preprocessing) -> str:

@@ -97,9 +97,14 @@ def unknown(n: int, dtype: str) -> RowPreprocessing:
 
 
 def of_table(
-    source: Source, n_features: int | None, dtype: str, *, label: str | None, groups: Sequence[str] | None,
+    source: Source,
+    n_features: int | None,
+    dtype: str,
+    *,
+    label: str | None,
+    groups: Sequence[str] | None,
     features: Sequence[str] | None,
-) -> tuple[Source, RowPreprocessing]:  # fmt: skip
+) -> tuple[Source, RowPreprocessing]:
     """The rows of a table that has ``columns``, and their preprocessing.
 
     The label is the column ``label`` or the one named so; groups are those named, and where none are, the columns that
@@ -155,14 +160,20 @@ def of_table(
         return row.tobytes(), ((row - low) / wide).astype(np.float32)[None].clip(0, 1)
 
     rows = replace(
-        source, read=read, columns=None,
+        source,
+        read=read,
+        columns=None,
         labels=None if label is None else _labels(source.path, label, table[label]),
         groups={name: ["" if pd.isna(v) else _text(v) for v in table[name]] for name in groups},
-    )  # fmt: skip
+    )
     preprocessing = RowPreprocessing(
-        shape=(1, 1, len(features)), layout="rows", dtype=dtype, features=found, values=tuple(columns),
+        shape=(1, 1, len(features)),
+        layout="rows",
+        dtype=dtype,
+        features=found,
+        values=tuple(columns),
         background=((usual - low) / wide).astype(np.float32).clip(0, 1),
-    )  # fmt: skip
+    )
     return rows, preprocessing
 
 
@@ -171,9 +182,7 @@ def _labels(path: str, name: str, column: Any) -> list[str] | None:
     if missing.all():
         return None
     if missing.any():
-        raise BadInput(
-            f"{path}: {int(missing.sum())} of {len(column)} rows have no {name}; label all rows or none"
-        )  # fmt: skip
+        raise BadInput(f"{path}: {int(missing.sum())} of {len(column)} rows have no {name}; label all rows or none")
     return [_text(value) for value in column]
 
 

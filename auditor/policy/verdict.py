@@ -52,8 +52,9 @@ def judge_all(probes: Sequence[dict[str, Any]], policy: Policy) -> list[dict[str
         if void.when in failed:
             check = failed[void.when]
             named = _named(check, policy, void.named_by) if void.named_by else None
-            judged = [_voided(probe, void, check) if named is None or probe["id"] in named else probe
-                      for probe in judged]  # fmt: skip
+            judged = [
+                _voided(probe, void, check) if named is None or probe["id"] in named else probe for probe in judged
+            ]
     return judged
 
 
@@ -71,8 +72,11 @@ def verdict(probes: Sequence[Mapping[str, Any]], policy: Policy, broken: Sequenc
     status = {p["id"]: p["status"] for p in probes}
     reasons = [f"{p['id']} broke" for p in probes if p["status"] == "error"]
     reasons += [f"plugin {name} is broken" for name in broken]
-    reasons += [f"{probe_id}: {status.get(probe_id, 'not run')}" for probe_id in policy.required
-                if status.get(probe_id) not in {"pass", "fail", "error"}]  # fmt: skip
+    reasons += [
+        f"{probe_id}: {status.get(probe_id, 'not run')}"
+        for probe_id in policy.required
+        if status.get(probe_id) not in {"pass", "fail", "error"}
+    ]
     if reasons:
         return (
             "incomplete",
@@ -159,9 +163,12 @@ def _named(check: Mapping[str, Any], policy: Policy, key: str) -> set[str]:
         for rule in policy.rules
         if rule.probe == check["id"]
         for metric in check["metrics"]
-        if metric["name"] == rule.metric and metric["value"] is not None and key in metric["at"]
-        and at_matches(rule.at, metric["at"]) and _compare(rule, metric).status == "fail"
-    }  # fmt: skip
+        if metric["name"] == rule.metric
+        and metric["value"] is not None
+        and key in metric["at"]
+        and at_matches(rule.at, metric["at"])
+        and _compare(rule, metric).status == "fail"
+    }
 
 
 def _without(record: Mapping[str, Any], key: str) -> dict[str, Any]:

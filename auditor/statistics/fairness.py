@@ -153,16 +153,20 @@ def fairness(name: str, table: Counts, *, grouping: str, resamples: int = 400) -
         return Metric(name=name, value=None, n=n, at={"group": grouping}), 1.0
     value = float(statistic(table))
     rng = np.random.default_rng(_SEED)
-    draws = np.stack([
-        rng.multinomial(int(size), (group / size).ravel(), size=resamples).reshape(-1, *group.shape)
-        for group, size in zip(table, sizes, strict=True)
-    ], axis=1).astype(np.float64)  # fmt: skip
+    draws = np.stack(
+        [
+            rng.multinomial(int(size), (group / size).ravel(), size=resamples).reshape(-1, *group.shape)
+            for group, size in zip(table, sizes, strict=True)
+        ],
+        axis=1,
+    ).astype(np.float64)
     low, high = np.quantile(statistic(draws), [0.025, 0.975])
     chance = np.concatenate([statistic(p[None]) for p in _permuted(table, rng, resamples)])
     beyond = chance <= value + 1e-12 if name.endswith("ratio") else chance >= value - 1e-12
     p_value = (1 + int(beyond.sum())) / (1 + len(chance))
-    metric = Metric(name=name, value=value, low=min(float(low), value), high=max(float(high), value), n=n,
-                    at={"group": grouping})  # fmt: skip
+    metric = Metric(
+        name=name, value=value, low=min(float(low), value), high=max(float(high), value), n=n, at={"group": grouping}
+    )
     return metric, p_value
 
 

@@ -26,9 +26,14 @@ def export(model: torch.nn.Module, example: torch.Tensor, stem: Path, sidecar: M
         warnings.simplefilter("ignore")
         batch = torch.export.Dim("batch", min=1, max=1 << 16)
         program = torch.onnx.export(
-            model, (example,), dynamo=True, dynamic_shapes=({0: batch},), input_names=["image"],
-            output_names=["logits"], verbose=False,
-        )  # fmt: skip
+            model,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: batch},),
+            input_names=["image"],
+            output_names=["logits"],
+            verbose=False,
+        )
         assert program is not None
         proto = program.model_proto
         for node in proto.graph.node:

@@ -40,11 +40,17 @@ def finish(
     right = evaluate(trained.model, test)[1]
     _, low, high = wilson(int(right.sum()), len(right))
     record = {
-        "recipe": stem.name, "settings": recorded(settings), "data": dict(splits.notes), "device": trained.device,
-        "seconds": round(trained.seconds, 1), "best_epoch": trained.best_epoch, "epochs": len(trained.history),
+        "recipe": stem.name,
+        "settings": recorded(settings),
+        "data": dict(splits.notes),
+        "device": trained.device,
+        "seconds": round(trained.seconds, 1),
+        "best_epoch": trained.best_epoch,
+        "epochs": len(trained.history),
         "test_accuracy": {"value": float(right.mean()), "low": low, "high": high, "n": len(right)},
-        **extra, "history": trained.history,
-    }  # fmt: skip
+        **extra,
+        "history": trained.history,
+    }
     stem.with_name(f"{stem.name}.training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     learning_curve(stem.with_name(f"{stem.name}-learning-curve.png"), trained.history, trained.best_epoch)
     channels, height, width = test.pixels.shape[1:]

@@ -23,8 +23,14 @@ from auditor.errors import BadInput
 from auditor.plugin import registry
 from auditor.reference_models.common.settings import Settings
 
-_SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation",
-           "validation": "validation", "test": "test"}  # fmt: skip
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 """Names of sub-folders, or values of the column ``split``, that say to which part an image belongs."""
 
 SUBJECTS = ("subject", "person", "identity")
@@ -121,9 +127,11 @@ def load(
         raise BadInput(f"--data {path}: has {len(ids)} readable images of {len(classes)} classes; expected {wanted}")
     number = {name: i for i, name in enumerate(classes)}
     part = Part(
-        ids=tuple(ids), pixels=np.stack(pictures), labels=np.array([number[name] for name in names], dtype=np.int64),
+        ids=tuple(ids),
+        pixels=np.stack(pictures),
+        labels=np.array([number[name] for name in names], dtype=np.int64),
         groups={name: np.array(values) for name, values in groups.items() if len(values) == len(ids)},
-    )  # fmt: skip
+    )
     return part, classes, unreadable
 
 
@@ -131,9 +139,14 @@ def read(path: Path | None, settings: Settings, *, recipe: str, wanted: str) -> 
     """The square RGB images below ``path`` as the settings split them; see ``load`` and ``split``."""
     part, classes, unreadable = load(path, recipe=recipe, wanted=wanted, shape=(3, settings.size, settings.size))
     return split(
-        part, classes, validation_share=settings.validation_share, test_share=settings.test_share, seed=settings.seed,
-        samples=settings.samples, unreadable=unreadable,
-    )  # fmt: skip
+        part,
+        classes,
+        validation_share=settings.validation_share,
+        test_share=settings.test_share,
+        seed=settings.seed,
+        samples=settings.samples,
+        unreadable=unreadable,
+    )
 
 
 def split(
@@ -160,10 +173,13 @@ def split(
     together = clusters(who, looks)
     given = np.array([_SPLITS.get(str(v).lower(), "") for v in part.groups.get("split", [""] * len(part))])
     notes: dict[str, Any] = {
-        "images": read, "unreadable": unreadable, "duplicates": dropped, "duplicates_with_two_labels": clashing,
+        "images": read,
+        "unreadable": unreadable,
+        "duplicates": dropped,
+        "duplicates_with_two_labels": clashing,
         "kept_together": column or ("subject, from the file names" if subject else "images that look the same"),
         "split": "the data's own" if given.any() else "by seed",
-    }  # fmt: skip
+    }
     every = np.arange(len(part))
     if given.any():
         # without a test set of its own, val is the test set, and what chooses the checkpoint is taken of train

@@ -22,9 +22,15 @@ def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, epsilon: 
 
 
 def pgd(
-    model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, *, epsilon: float, steps: int, step: float,
+    model: nn.Module,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    epsilon: float,
+    steps: int,
+    step: float,
     generator: torch.Generator | None = None,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """Projected gradient descent in L-inf (Madry et al. 2018, arXiv:1706.06083), from a random start where a generator
     is given."""
     start = pixels
@@ -105,9 +111,15 @@ def crop_and_flip(pixels: torch.Tensor, pad: int, generator: torch.Generator, *,
 
 
 def affine(
-    pixels: torch.Tensor, generator: torch.Generator, *, degrees: float, shift: float, shear: float, zoom: float,
+    pixels: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    degrees: float,
+    shift: float,
+    shear: float,
+    zoom: float,
     flip: bool = True,
-) -> torch.Tensor:  # fmt: skip
+) -> torch.Tensor:
     """Rotate by up to ``degrees``, move by up to ``shift`` of the side, shear by up to ``shear`` radians, scale by up
     to 1 +- ``zoom``, mirror half; drawn per image, outside the border repeated."""
     n = len(pixels)

@@ -20,12 +20,21 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def build(
-    name: str, network: Callable[[int], nn.Module], splits: Splits, settings: Settings, *, out: Path, options: Options,
-    say: Say, normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
-    augment: Augment | None = None, adversary: Adversary | None = None,
-    after_step: Callable[[nn.Module], None] | None = None, extra: Mapping[str, Any] | None = None,
+    name: str,
+    network: Callable[[int], nn.Module],
+    splits: Splits,
+    settings: Settings,
+    *,
+    out: Path,
+    options: Options,
+    say: Say,
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+    augment: Augment | None = None,
+    adversary: Adversary | None = None,
+    after_step: Callable[[nn.Module], None] | None = None,
+    extra: Mapping[str, Any] | None = None,
     describe: Callable[[nn.Module], Mapping[str, Any]] | None = None,
-) -> Path:  # fmt: skip
+) -> Path:
     """Train ``network(classes)`` and write everything into ``out`` as ``name``; the ONNX file.
 
     ``normalisation`` is mean and deviation per channel; those of the learning images where None. ``extra``, and what
@@ -43,9 +52,19 @@ def build(
     mean, std = normalisation or statistics(splits.learn)
     stem = out / name
     trained = fit(
-        fresh, splits, settings, stem=stem, mean=mean, std=std, device=choose_device(options.device),
-        fresh=options.fresh, say=say, augment=augment, adversary=adversary, after_step=after_step,
-    )  # fmt: skip
+        fresh,
+        splits,
+        settings,
+        stem=stem,
+        mean=mean,
+        std=std,
+        device=choose_device(options.device),
+        fresh=options.fresh,
+        say=say,
+        augment=augment,
+        adversary=adversary,
+        after_step=after_step,
+    )
     details = {"preset": options.preset, "weights": options.weights, **(extra or {})}
     if describe is not None:
         details |= describe(trained.model.network)

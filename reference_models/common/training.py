@@ -78,11 +78,20 @@ def statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def fit(
-    network: nn.Module, splits: Splits, settings: Settings, *, stem: Path, mean: tuple[float, ...],
-    std: tuple[float, ...], device: str = "cpu", fresh: bool = False, say: Say = print,
-    augment: Augment | None = None, adversary: Adversary | None = None,
+    network: nn.Module,
+    splits: Splits,
+    settings: Settings,
+    *,
+    stem: Path,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    device: str = "cpu",
+    fresh: bool = False,
+    say: Say = print,
+    augment: Augment | None = None,
+    adversary: Adversary | None = None,
     after_step: Callable[[nn.Module], None] | None = None,
-) -> Trained:  # fmt: skip
+) -> Trained:
     """Train ``network`` on ``splits.learn``; the state with the best accuracy on ``splits.validation``, the first of
     equals.
 
@@ -108,19 +117,41 @@ def fit(
         with torch.random.fork_rng(devices=[device] if device.startswith("cuda") else []):
             # dropout draws from the global generator
             torch.manual_seed(settings.seed * _SEEDS + epoch)
-            loss, accuracy = _epoch(model, splits.learn, settings, optimiser, epoch, device=device, augment=augment,
-                                    adversary=adversary, after_step=after_step)  # fmt: skip
+            loss, accuracy = _epoch(
+                model,
+                splits.learn,
+                settings,
+                optimiser,
+                epoch,
+                device=device,
+                augment=augment,
+                adversary=adversary,
+                after_step=after_step,
+            )
         validation_loss, right = evaluate(model, splits.validation, device=device, batch=4 * settings.batch)
         seconds = time.monotonic() - began
         row = {
-            "epoch": epoch + 1, "learning_rate": rate, "loss": loss, "accuracy": accuracy,
-            "validation_loss": validation_loss, "validation_accuracy": float(right.mean()), "seconds": seconds,
-        }  # fmt: skip
+            "epoch": epoch + 1,
+            "learning_rate": rate,
+            "loss": loss,
+            "accuracy": accuracy,
+            "validation_loss": validation_loss,
+            "validation_accuracy": float(right.mean()),
+            "seconds": seconds,
+        }
         if not history or row["validation_accuracy"] > max(old["validation_accuracy"] for old in history):
             best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         history.append(row)
-        _store(checkpoint, {"identity": identity, "model": model.state_dict(), "optimiser": optimiser.state_dict(),
-                            "best": best, "history": history})  # fmt: skip
+        _store(
+            checkpoint,
+            {
+                "identity": identity,
+                "model": model.state_dict(),
+                "optimiser": optimiser.state_dict(),
+                "best": best,
+                "history": history,
+            },
+        )
         left = seconds * (settings.epochs - epoch - 1)
         say(
             f"epoch {epoch + 1}/{settings.epochs}  loss {loss:.3f}  accuracy {accuracy:.3f}"
@@ -130,9 +161,12 @@ def fit(
     model.load_state_dict(best)
     accuracies = [row["validation_accuracy"] for row in history]
     return Trained(
-        model=model.eval().cpu(), history=history, best_epoch=accuracies.index(max(accuracies)) + 1,
-        seconds=sum(row["seconds"] for row in history), device=device,
-    )  # fmt: skip
+        model=model.eval().cpu(),
+        history=history,
+        best_epoch=accuracies.index(max(accuracies)) + 1,
+        seconds=sum(row["seconds"] for row in history),
+        device=device,
+    )
 
 
 @torch.no_grad()
@@ -165,9 +199,17 @@ def choose_device(wanted: str) -> str:
 
 
 def _epoch(
-    model: InPixels, part: Part, settings: Settings, optimiser: torch.optim.Optimizer, epoch: int, *, device: str,
-    augment: Augment | None, adversary: Adversary | None, after_step: Callable[[nn.Module], None] | None,
-) -> tuple[float, float]:  # fmt: skip
+    model: InPixels,
+    part: Part,
+    settings: Settings,
+    optimiser: torch.optim.Optimizer,
+    epoch: int,
+    *,
+    device: str,
+    augment: Augment | None,
+    adversary: Adversary | None,
+    after_step: Callable[[nn.Module], None] | None,
+) -> tuple[float, float]:
     """Mean loss and accuracy on the images as they were trained on."""
     generator = torch.Generator().manual_seed(settings.seed * _SEEDS + epoch)
     order = torch.randperm(len(part), generator=generator).split(settings.batch)
@@ -206,8 +248,13 @@ def _optimiser(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
     weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if settings.optimiser == "adam":
         return torch.optim.Adam(weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
-    return torch.optim.SGD(weights, lr=settings.learning_rate, momentum=settings.momentum,
-                           weight_decay=settings.weight_decay, nesterov=settings.momentum > 0)  # fmt: skip
+    return torch.optim.SGD(
+        weights,
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.momentum > 0,
+    )
 
 
 def _rate(settings: Settings, epoch: int) -> float:

@@ -103,9 +103,7 @@ def resizing(sidecar: Sidecar, shape: tuple[int, int, int]) -> Resizing:
             f"{sidecar.where('crop')}: crop is {sidecar.crop}, so the shorter side is scaled to {crop:g} pixels, but"
             f" the model takes {shape[1]} x {shape[2]}; expected at least {max(shape[1:])}, or a share of at most 1"
         )
-    return Resizing(
-        resize=sidecar.resize or "crop", crop=crop, interpolation=sidecar.interpolation or "bilinear"
-    )  # fmt: skip
+    return Resizing(resize=sidecar.resize or "crop", crop=crop, interpolation=sidecar.interpolation or "bilinear")
 
 
 def _first_answer(

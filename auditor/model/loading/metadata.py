@@ -59,8 +59,12 @@ def hugging_face(content: Mapping[str, Any]) -> Tables:
         overrides |= _resizing(content)
     if isinstance(content.get("resample"), int):
         overrides["interpolation"] = _RESAMPLE[content["resample"]]
-    return {"input": overrides} if content.keys() & {"image_mean", "image_processor_type", "feature_extractor_type",
-                                                  "do_rescale", "do_normalize"} else {}  # fmt: skip
+    return (
+        {"input": overrides}
+        if content.keys()
+        & {"image_mean", "image_processor_type", "feature_extractor_type", "do_rescale", "do_normalize"}
+        else {}
+    )
 
 
 def _resizing(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,8 +113,12 @@ def onnx_image(properties: Mapping[str, str]) -> Tables:
     pixels = known.get("image.bitmappixelformat", "")
     if pixels.startswith(("bgr", "rgb")):
         overrides["order"] = pixels[:3]
-    ranges = {"nominalrange_0_255": [0, 255], "normalized_0_1": [0, 1], "normalized_1_1": [-1, 1],
-              "nominalrange_16_235": [16, 235]}  # fmt: skip
+    ranges = {
+        "nominalrange_0_255": [0, 255],
+        "normalized_0_1": [0, 1],
+        "normalized_1_1": [-1, 1],
+        "nominalrange_16_235": [16, 235],
+    }
     if known.get("image.nominalpixelrange") in ranges:
         overrides["range"] = ranges[known["image.nominalpixelrange"]]
     return {"input": overrides} if overrides else {}

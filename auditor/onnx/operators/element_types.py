@@ -39,8 +39,10 @@ TORCH_TYPES: dict[int, torch.dtype] = {
 }
 
 READ_ONLY = {kind for kind in TORCH_TYPES if TORCH_TYPES[kind].itemsize == 1} - {
-    TensorProto.INT8, TensorProto.UINT8, TensorProto.BOOL,
-} | {TensorProto.FLOAT4E2M1}  # fmt: skip
+    TensorProto.INT8,
+    TensorProto.UINT8,
+    TensorProto.BOOL,
+} | {TensorProto.FLOAT4E2M1}
 """Types that constants and inputs may have and that no operator gives."""
 
 

@@ -27,7 +27,7 @@ def _run(
     initial: tuple[Tensor | None, ...],
     direction: str,
     layout: int,
-) -> tuple[Tensor, ...]:  # fmt: skip
+) -> tuple[Tensor, ...]:
     """Y [length, directions, n, size] and the last states [directions, n, size]; batch first where ``layout`` is 1."""
     x = X.transpose(0, 1) if layout else X
     size, n = R.shape[-1], x.shape[1]
