@@ -41,3 +41,16 @@ def one_line(error: BaseException) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}{place}"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the message of an exception in one line; the name of its type if it has none."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Test whether an error of torch, ONNX Runtime or Python means that a smaller batch may succeed."""
+    text = str(error).lower()
+    signs = ("out of memory", "failed to allocate", "can't allocate", "bad allocation", "bad_alloc", "alloc_failed")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)

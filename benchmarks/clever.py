@@ -125,7 +125,7 @@ def main() -> None:
 
     from auditor.data.dataset import Batch
     from auditor.model.artefact import Artefact
-    from auditor.model.classifier import Classifier
+    from auditor.model.deployed import DeployedModel
     from auditor.model.device import keep_memory
     from auditor.model.preprocessing import Preprocessing
     from auditor.plugins.metrics.clever import Clever
@@ -150,7 +150,9 @@ def main() -> None:
         scores=scores,
         copy=module.requires_grad_(requires_grad=False),
     )
-    ours = Classifier(artefact, Preprocessing(shape=shape), path="m", sha256="0" * 64, n_classes=10, outputs="logits")
+    ours = DeployedModel(
+        artefact, Preprocessing(shape=shape), path="m", sha256="0" * 64, n_classes=10, outputs="logits"
+    )
     ours.batch_size = tune(ours, np.random.default_rng(1).uniform(0, 1, (512, *shape)).astype(np.float32))
     theirs = PyTorchClassifier(plain, nn.CrossEntropyLoss(), shape, 10, clip_values=(0, 1))
     pixels = np.random.default_rng(0).uniform(0, 1, (arguments.images, *shape)).astype(np.float32)

@@ -144,7 +144,7 @@ def subject(pixels: np.ndarray[Any, Any], *, sure: bool) -> tuple[Any, Any]:
     """A classifier that is sure of class 0, or torn between 0 and 1; and the images with its answers as labels."""
     from auditor.data.dataset import Batch
     from auditor.model.artefact import Artefact
-    from auditor.model.classifier import Classifier
+    from auditor.model.deployed import DeployedModel
     from auditor.model.preprocessing import Preprocessing
 
     torch.manual_seed(0)
@@ -162,7 +162,7 @@ def subject(pixels: np.ndarray[Any, Any], *, sure: bool) -> tuple[Any, Any]:
     artefact = Artefact(
         format="onnx", runtime="torch", input_shape=(None, *SHAPE), input_dtype="float32", copy=net, scores=scores
     )
-    classifier = Classifier(
+    classifier = DeployedModel(
         artefact, Preprocessing(shape=SHAPE), path="resnet18", sha256="0" * 64, n_classes=10, outputs="logits"
     )
     probabilities = classifier.predict(pixels)

@@ -17,6 +17,7 @@ from auditor.algorithms.balls import Ball
 from auditor.data.dataset import Batch
 from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
+from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
@@ -43,7 +44,7 @@ def classifier_of(model: torch.nn.Module, shape: tuple[int, int, int], classes: 
         format="torchscript", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=model,
         scores=scores,
     )  # fmt: skip
-    return Classifier(
+    return DeployedModel(
         artefact, Preprocessing(shape=shape), path="model", sha256="0" * 64, n_classes=classes, outputs="logits"
     )
 

@@ -16,6 +16,7 @@ from auditor.data.dataset import Batch
 from auditor.findings.encoding import plain
 from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
+from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.model.scores import softmax
 from auditor.plugins.metrics.bounds import Bounds
@@ -38,7 +39,7 @@ def linear(classes: int, seed: int = 0) -> tuple[Classifier, np.ndarray]:
     module[1].load_state_dict({"weight": torch.from_numpy(weights)})
     artefact = Artefact(format="onnx", runtime="numpy", input_shape=(None, *SHAPE), input_dtype="float32", copy=module,
                         scores=lambda x: x.reshape(len(x), -1) @ weights.T)  # fmt: skip
-    return Classifier(artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=classes,
+    return DeployedModel(artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=classes,
                       outputs="logits"), weights  # fmt: skip
 
 
@@ -188,7 +189,7 @@ def test_smoothing_of_a_linear_model_is_its_closed_form() -> None:
 
     artefact = Artefact(format="onnx", runtime="numpy", input_shape=(None, *SHAPE), input_dtype="float32",
                         scores=scores)  # fmt: skip
-    classifier = Classifier(artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=2,
+    classifier = DeployedModel(artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=2,
                             outputs="logits")  # fmt: skip
     batch = batch_of(classifier, 12)
     probe = Smoothing(sigmas=(0.08,), selection=50, draws=2000)

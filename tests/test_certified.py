@@ -15,6 +15,7 @@ from auditor.algorithms.bound_propagation import Bounder
 from auditor.data.dataset import Batch
 from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
+from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.onnx.graph import import_onnx
 from auditor.plugins.metrics.certified import Certified
@@ -35,7 +36,7 @@ def classifier_of(model: onnx.ModelProto, shape: tuple[int, int, int] = SHAPE, *
     artefact = Artefact(format="onnx", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=module,
                         scores=scores)  # fmt: skip
     preprocessing = Preprocessing(shape=shape, mean=(0.4, 0.5), std=(0.3, 0.2), **how)
-    return Classifier(artefact, preprocessing, path="m", sha256="0" * 64, n_classes=CLASSES, outputs="logits",
+    return DeployedModel(artefact, preprocessing, path="m", sha256="0" * 64, n_classes=CLASSES, outputs="logits",
                       fixed_batch=module.fixed_batch)  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from auditor.algorithms.extreme_values import fit_end, fit_end_as_art
 from auditor.data.dataset import Batch
 from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
+from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.plugins.metrics.clever import Clever
 from auditor.probes.base import Randomness, Records
@@ -34,7 +35,7 @@ def classifier_of(module: torch.nn.Module, shape: tuple[int, int, int], classes:
     artefact = Artefact(format="onnx", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=module,
                         scores=scores)  # fmt: skip
     preprocessing = Preprocessing(shape=shape, mean=(0.4,), std=(0.3,))
-    return Classifier(artefact, preprocessing, path="m", sha256="0" * 64, n_classes=classes, outputs="logits")
+    return DeployedModel(artefact, preprocessing, path="m", sha256="0" * 64, n_classes=classes, outputs="logits")
 
 
 def batch_of(classifier: Classifier, pixels: np.ndarray) -> Batch:

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
-from auditor.model.classifier import Classifier
+from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.plugins.formats import onnx as plugin
 
@@ -83,13 +83,14 @@ def test_pixels_are_prepared_and_bound_on_the_device(model: Path, monkeypatch: p
     options = Preprocessing(shape=(3, 3, 3), mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1), order="bgr", range=(0, 2))
     known: dict[str, Any] = {"path": "m", "sha256": "0", "n_classes": 4, "outputs": "logits"}
     # the copy, and pixels, stay on the CPU: there is no GPU here
-    classifier = Classifier(artefact, options, **known)
+    classifier = DeployedModel(artefact, options, **known)
     images = np.random.default_rng(1).random((5, 3, 3, 3), dtype=np.float32)
     found = classifier.predict(images)
     assert waited == ["cuda:1"]
     artefact = plugin._open(model, "cpu", "")
-    np.testing.assert_allclose(found, Classifier(SimpleNamespace(**{**vars(artefact), "device_scores": None}), options,
-                                                 **known).predict(images), rtol=1e-5)  # fmt: skip
+    through_the_host = SimpleNamespace(**{**vars(artefact), "device_scores": None})
+    expected = DeployedModel(through_the_host, options, **known).predict(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_names_device_and_full_precision_reach_the_runtime(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

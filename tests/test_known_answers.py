@@ -21,6 +21,7 @@ from auditor.algorithms.art import ArtClassifier
 from auditor.data.dataset import Batch
 from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
+from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.model.scores import softmax
 from auditor.plugins.attacks.fgsm import Fgsm
@@ -45,7 +46,7 @@ def linear(weights: np.ndarray, bias: np.ndarray, shape: tuple[int, int, int], *
         format="onnx", runtime="numpy", input_shape=(None, *shape), input_dtype="float32", copy=copy,
         scores=lambda x: x.reshape(len(x), -1) @ weights.T + bias,
     )  # fmt: skip
-    return Classifier(
+    return DeployedModel(
         artefact, Preprocessing(shape=shape, **how), path="linear", sha256="0" * 64, n_classes=len(bias),
         outputs="logits",
     )  # fmt: skip

@@ -20,6 +20,7 @@ from auditor.algorithms import balls
 from auditor.data.dataset import Batch
 from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
+from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
@@ -44,7 +45,7 @@ def classifier_of(copy: nn.Module, scores: Any, shape: tuple[int, int, int], cla
         format="onnx", runtime="test", input_shape=(None, *shape), input_dtype="float32", copy=copy.eval(),
         scores=scores,
     )  # fmt: skip
-    return Classifier(
+    return DeployedModel(
         artefact, Preprocessing(shape=shape), path="test", sha256="0" * 64, n_classes=classes, outputs="logits"
     )
 

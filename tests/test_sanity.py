@@ -18,6 +18,7 @@ from auditor.data.dataset import Batch
 from auditor.errors import BadInput
 from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
+from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.plugins.attacks.autoattack import Autoattack
 from auditor.plugins.attacks.carlini_wagner import CarliniWagner
@@ -49,7 +50,7 @@ def model(scores: Any, copy: Any = None, classes: int = 3, **how: Any) -> Classi
         format="onnx", runtime="numpy", input_shape=(None, *SHAPE), input_dtype="float32", copy=copy, scores=scores
     )
     given: dict[str, Any] = {"path": "model", "sha256": "0" * 64, "n_classes": classes, "outputs": "logits"}
-    return Classifier(artefact, Preprocessing(shape=SHAPE), **given | how)
+    return DeployedModel(artefact, Preprocessing(shape=SHAPE), **given | how)
 
 
 def pictures(n: int = 24) -> np.ndarray:

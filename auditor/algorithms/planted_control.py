@@ -14,32 +14,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.algorithms.balls import Ball
-from auditor.model.classifier import Classifier
 from auditor.model.scores import OutputDecoder, softmax
+from auditor.model.wrapper import Wrapper
 
 if TYPE_CHECKING:
     import torch
 
     from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
     from auditor.probes.base import Randomness
 
 _EDGE = 0.95
 """Class 1 begins this far on the way from the clean image's logits to those of the planted point."""
 
 
-class Controlled(Classifier):
-    """The classifier's copy with a readout of two classes for each of some clean images.
+class PlantedModel(Wrapper):
+    """The differentiable copy of a classifier with a readout of two classes per clean image.
 
-    The original has no such readout, so ``predict`` asks the copy, too.
+    The deployed model has no such readout, so ``predict`` evaluates the copy as well.
     """
+
+    n_classes = 2
+    named_classes = ("unchanged", "planted")
+    decoder = OutputDecoder(outputs="logits")
 
     def __init__(self, classifier: Classifier, clean: torch.Tensor, origin: torch.Tensor, way: torch.Tensor) -> None:
         """``clean`` (n, c, h, w); ``origin`` (n, k) are its logits, ``way`` (n, k) leads to the planted points' logits
         (0 where no point could be planted)."""
-        # device, batch size, preprocessing and the counter of passes are the classifier's own
-        self.__dict__.update(classifier.__dict__)
-        self.named_classes, self.n_classes, self.decoder = ("as it is", "planted"), 2, OutputDecoder(outputs="logits")
-        self._whole = classifier
+        super().__init__(classifier)
         self._clean, self._origin = clean.flatten(1), origin
         self._weights = way / (way * way).sum(1, keepdim=True).clamp_min(1e-30)
 
@@ -54,7 +56,7 @@ class Controlled(Classifier):
     def _readout(self, images: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
         import torch
 
-        moved = centred(self._whole.logits(images)) - self._origin[owner]
+        moved = centred(self.inner.logits(images)) - self._origin[owner]
         reached = (moved * self._weights[owner]).sum(1)
         return torch.stack([torch.full_like(reached, _EDGE), reached], dim=1)
 
@@ -89,7 +91,7 @@ def centred(logits: torch.Tensor) -> torch.Tensor:
 
 def plant(
     classifier: Classifier, batch: Batch, rng: Randomness, *, norm: str, epsilon: float, candidates: int
-) -> tuple[Controlled, NDArray[np.bool_]]:
+) -> tuple[PlantedModel, NDArray[np.bool_]]:
     """The controlled model for a batch, and for which images a point could be planted (n,).
 
     Planted is, of ``candidates`` random points at distance ``epsilon``, the one that moves the logits most. Where none
@@ -108,7 +110,7 @@ def plant(
             way = torch.where((far > furthest)[:, None], moved, way)
             furthest = torch.maximum(far, furthest)
     planted: NDArray[np.bool_] = (furthest > 0).cpu().numpy()
-    return Controlled(classifier, clean, origin, way), planted
+    return PlantedModel(classifier, clean, origin, way), planted
 
 
 def random_point(classifier: Classifier, batch: Batch, rng: Randomness, ball: Ball, purpose: str) -> torch.Tensor:

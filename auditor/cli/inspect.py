@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auditor.model.classifier import Classifier
+from auditor.model.deployed import DeployedModel
 
 if TYPE_CHECKING:
     pass
@@ -18,9 +18,8 @@ def describe_model(path: Path, device: str, overrides: Mapping[str, Any] | None 
 
     from auditor.data import sample_photos
     from auditor.data.dataset import Images
-    from auditor.errors import BadInput
+    from auditor.errors import BadInput, first_line
     from auditor.model import presets
-    from auditor.model.classifier import first_line
     from auditor.run import opening
 
     classifier = opening.open_model(path, device, overrides, trust=trust)
@@ -68,7 +67,7 @@ def describe_model(path: Path, device: str, overrides: Mapping[str, Any] | None 
     return "\n".join(lines + [f"warning        {warning}" for warning in classifier.warnings])
 
 
-def _describe_output(classifier: Classifier) -> str:
+def _describe_output(classifier: DeployedModel) -> str:
     """Classes, logits or probabilities, where they come from, and the outputs that are not read."""
     a, reading = classifier.artefact, classifier.decoder
     parts = [f"{a.output}: " if a.output else "", f"{classifier.n_classes} classes, {reading.outputs}"]

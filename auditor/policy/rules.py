@@ -93,7 +93,7 @@ class Invalidation:
     def __post_init__(self) -> None:
         """Raise ValueError if no probe is named."""
         if not self.probes:
-            raise ValueError('probes is empty; expected ids or globs such as ["attacks.*"]')
+            raise ValueError('probes is empty; expected a list of ids or globs such as ["attacks.*"]')
 
 
 @dataclass(frozen=True, kw_only=True)

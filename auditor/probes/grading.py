@@ -154,7 +154,7 @@ def shuffled(classifier: Classifier, rng: Randomness) -> Classifier | None:
     import numpy as np
     import torch
 
-    from auditor.model.classifier import Classifier as Made
+    from auditor.model.deployed import DeployedModel
 
     module = classifier.artefact.copy
     if module is None:
@@ -182,7 +182,7 @@ def shuffled(classifier: Classifier, rng: Randomness) -> Classifier | None:
 
     # what a copy without its final activation gives are logits
     outputs: Outputs = "logits" if classifier.artefact.cut else classifier.outputs
-    return Made(
+    return DeployedModel(
         replace(classifier.artefact, copy=module, scores=scores), classifier.preprocessing, path=classifier.path,
         sha256=classifier.sha256, n_classes=classifier.n_classes, outputs=outputs,
         single=classifier.decoder.single,

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.data.dataset import Batch, Images
-from auditor.model.classifier import Classifier, is_out_of_memory
+from auditor.errors import is_out_of_memory
+from auditor.model.deployed import DeployedModel
 from auditor.probes.base import Probe, Randomness
 from auditor.run.folder import Cost, RunFolder
 
@@ -35,7 +36,7 @@ class Measured(NamedTuple):
 class Measurer:
     """A classifier and its images, ready to be measured."""
 
-    def __init__(self, classifier: Classifier, images: Images, seed: int) -> None:
+    def __init__(self, classifier: DeployedModel, images: Images, seed: int) -> None:
         """``seed`` is the run's."""
         self.classifier = classifier
         self.images = images
@@ -120,7 +121,7 @@ class Shards:
         self._waiting, self._cost, self._since = [], Cost(), time.monotonic()
 
 
-def tune(classifier: Classifier, pixels: NDArray[np.float32]) -> int:
+def tune(classifier: DeployedModel, pixels: NDArray[np.float32]) -> int:
     """The batch size at which most images a second go through, found by doubling while it pays."""
     rates: dict[int, float] = {}
     began = time.monotonic()
@@ -143,7 +144,7 @@ def tune(classifier: Classifier, pixels: NDArray[np.float32]) -> int:
     return max(size for size, rate in rates.items() if rate >= 0.95 * max(rates.values()))
 
 
-def _timed(classifier: Classifier, pixels: NDArray[np.float32]) -> float:
+def _timed(classifier: DeployedModel, pixels: NDArray[np.float32]) -> float:
     """Seconds for one pass of the original and, where there is a copy, one gradient: what attacks are made of."""
     start = time.monotonic()
     classifier.predict(pixels)

@@ -12,7 +12,7 @@ from auditor.data.dataset import Images, Source, sample
 from auditor.data.labels import match_labels
 from auditor.errors import BadInput
 from auditor.model.artefact import Artefact
-from auditor.model.classifier import Classifier
+from auditor.model.deployed import DeployedModel
 from auditor.model.device import pick_device
 from auditor.model.loading import Sidecar, build, read_sidecar, resizing, wanted_output
 from auditor.model.tabular import of_table
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 from auditor.run.request import Request
 
 
-def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: str) -> tuple[Classifier, Images]:
+def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: str) -> tuple[DeployedModel, Images]:
     """The classifier and its images, labels matched to classes."""
     artefact = _open_artefact(plugins, request.model, device, request.overrides, trust=request.trust_model)
     sidecar = _sidecar(request.model, artefact, request.overrides)
@@ -46,7 +46,7 @@ def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: 
 
 def _open_rows(
     request: Request, artefact: Artefact, sidecar: Sidecar, source: Source, *, device: str, samples: int | None
-) -> tuple[Classifier, Images]:
+) -> tuple[DeployedModel, Images]:
     """A classifier of rows and its table."""
     declared = artefact.input_shape
     if source.columns is None:
@@ -70,7 +70,7 @@ def _open_rows(
     return classifier, images
 
 
-def _match(classifier: Classifier, images: Images) -> None:
+def _match(classifier: DeployedModel, images: Images) -> None:
     """Labels of the data as classes of the model."""
     if images.label_names is None:
         return
@@ -84,7 +84,7 @@ def _match(classifier: Classifier, images: Images) -> None:
 
 def open_model(
     path: Path, wanted: str, overrides: Mapping[str, Any] | None = None, *, trust: bool = False
-) -> Classifier:
+) -> DeployedModel:
     """The classifier alone on the device ``wanted``, for ``auditor inspect``; ``stated``, ``trust``: as in Request."""
     sandbox = load_in_sandbox(path, overrides, trust=trust)
     plugins = registry.load()

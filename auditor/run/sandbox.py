@@ -247,7 +247,7 @@ def _load(plugins: Any, job: dict[str, Any]) -> dict[str, str]:
     """Open the file and use it as an audit does; what refuses it in so many words is passed on."""
     import numpy as np
 
-    from auditor.model.classifier import first_line, is_out_of_memory
+    from auditor.errors import first_line, is_out_of_memory
     from auditor.model.loading import build, read_sidecar, wanted_output
 
     path, shown = Path(job["path"]), job["as"]

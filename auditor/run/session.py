@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 import auditor
 from auditor.data.dataset import Images, rank
-from auditor.errors import BadInput, NotApplicable, one_line
+from auditor.errors import BadInput, NotApplicable, first_line, one_line
 from auditor.files import digest
 from auditor.findings.encoding import plain
 from auditor.findings.finding import Conclusion
-from auditor.model.classifier import Classifier, first_line
+from auditor.model.deployed import DeployedModel
 from auditor.model.device import describe, make_repeatable, pick_device, threads_for
 from auditor.plugin import registry, suite
 from auditor.plugin.registry import Registry
@@ -87,7 +87,7 @@ class _Session:
     """One audit while it runs."""
 
     def __init__(
-        self, plugins: Registry, request: Request, *, classifier: Classifier, images: Images, folder: RunFolder,
+        self, plugins: Registry, request: Request, *, classifier: DeployedModel, images: Images, folder: RunFolder,
         progress: Progress,
     ) -> None:  # fmt: skip
         self.plugins = plugins

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from auditor.data.dataset import Batch, Pixels
     from auditor.model.classifier import Classifier
+    from auditor.model.deployed import DeployedModel
     from auditor.probes.base import Randomness, Run
 
 
@@ -205,7 +206,7 @@ def _digest(path: str) -> str:
 
 
 @cache
-def _surrogate(path: str, digest: str, device: str) -> Classifier:
+def _surrogate(path: str, digest: str, device: str) -> DeployedModel:
     """The model, opened once in a process; another digest is another file."""
     del digest
     from auditor.run.opening import open_model
@@ -213,7 +214,7 @@ def _surrogate(path: str, digest: str, device: str) -> Classifier:
     return open_model(Path(path), device)
 
 
-def _check(path: str, other: Classifier, run: Run) -> None:
+def _check(path: str, other: DeployedModel, run: Run) -> None:
     ours = run.classifier
     if (other.shape, other.n_classes) != (ours.shape, ours.n_classes):
         raise BadInput(

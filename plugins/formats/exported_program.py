@@ -64,7 +64,7 @@ def _load(path: Path, trust: bool) -> torch.export.ExportedProgram:
     """The program; ``torch.export.load`` sees only what was looked through, and the very bytes of it."""
     import torch
 
-    from auditor.model.classifier import first_line
+    from auditor.errors import first_line
     from auditor.model.loading.archive import EXPORT, check_exported, open_zip
 
     content = path.read_bytes()

@@ -322,6 +322,6 @@ def _version() -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    from auditor.model.classifier import first_line
+    from auditor.errors import first_line
 
     return first_line(error)

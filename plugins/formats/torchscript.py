@@ -40,8 +40,8 @@ def auditor_open_model(path: Path, device: str, trust: bool = False, output: str
 def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
     import torch
 
+    from auditor.errors import first_line
     from auditor.model.artefact import Artefact
-    from auditor.model.classifier import first_line
     from auditor.model.loading.archive import check_torchscript, on_device, traced_shape
     from auditor.model.loading.module import module_scores, picking
     from auditor.model.loading.sidecar import METADATA_KEY

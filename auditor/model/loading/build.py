@@ -1,4 +1,4 @@
-"""From what a format plugin found and what the sidecar says to a Classifier that has answered a first image."""
+"""From what a format plugin found and what the sidecar says to a DeployedModel that has answered a first image."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Literal
 import numpy as np
 
 from auditor.data.resizing import Resizing
-from auditor.errors import BadInput
+from auditor.errors import BadInput, first_line
 from auditor.files import file_sha256
 from auditor.model.artefact import Artefact
-from auditor.model.classifier import Classifier, first_line
+from auditor.model.deployed import DeployedModel
 from auditor.model.loading.sidecar import Sidecar, sidecar_path
 from auditor.model.preprocessing import Preprocessing
 from auditor.model.scores import class_scores, look_at_outputs
@@ -33,7 +33,7 @@ def build(
     device: str = "cpu",
     data_size: tuple[int, int] | None = None,
     rows: RowPreprocessing | None = None,
-) -> Classifier:
+) -> DeployedModel:
     """The classifier in ``artefact``; ``data_size`` is the images' own (height, width), used where nothing else says
     one; ``rows`` is the preprocessing of a table, for a model of features.
 
@@ -78,7 +78,7 @@ def build(
         )
     if sidecar.order and sidecar.where("order") != source:
         source += f"; order of channels from {sidecar.where('order')}"
-    return Classifier(
+    return DeployedModel(
         artefact,
         preprocessing,
         path=str(path),

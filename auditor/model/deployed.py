@@ -1,0 +1,311 @@
+"""The deployed model in its own runtime, and its differentiable copy if one can be made.
+
+``predict`` runs the deployed model; ``logits`` runs the copy under autograd. Both take pixels in [0, 1]; the range,
+mean, channel order and layout of the model are applied here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from auditor.errors import NoCopy, first_line, is_out_of_memory
+from auditor.model.scores import Activation, OutputDecoder, Outputs
+
+if TYPE_CHECKING:
+    import torch
+
+    from auditor.data.dataset import Pixels
+from auditor.model.artefact import Artefact, Precision
+from auditor.model.preprocessing import Preprocessing
+
+_TOLERANCE: Mapping[Precision, float] = {"float32": 1e-3, "float16": 2e-2, "int8": 0.25}
+"""Largest difference between the scores of copy and deployed model, relative to the largest score, for parity.
+
+Quantised models differ between runtimes by up to a tenth of the range of scores; for them the labels decide."""
+
+_AGREEMENT: Mapping[Precision, float] = {"float32": 0.99, "float16": 0.98, "int8": 0.95}
+"""Smallest fraction of images with the same label from copy and deployed model, for parity."""
+
+
+class Parity(NamedTuple):
+    """Agreement of copy and deployed model on real images."""
+
+    n: int
+    max_abs_difference: float | None
+    label_agreement: float | None
+
+
+@dataclass
+class Calls:
+    """Number of images passed through the network, deployed model and copy together."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+class DeployedModel:
+    """A classifier opened from a model file; the ``Classifier`` of every audit."""
+
+    def __init__(
+        self,
+        artefact: Artefact,
+        preprocessing: Preprocessing,
+        *,
+        path: str,
+        sha256: str,
+        n_classes: int,
+        outputs: Outputs,
+        single: bool = False,
+        classes: Sequence[str] | None = None,
+        device: str = "cpu",
+        fixed_batch: int | None = None,
+        preprocessing_source: str = "",
+        warnings: Sequence[str] = (),
+    ) -> None:
+        """Combine what the format plugin found with what is stated about the model.
+
+        Args:
+            artefact: the opened model file.
+            preprocessing: from pixels in [0, 1] to the input of the model.
+            path: the model file, as shown in the report.
+            sha256: digest of the model file.
+            n_classes: number of classes.
+            outputs: whether the scores are logits or probabilities.
+            single: whether one score stands for two classes.
+            classes: class names; None if they are not known yet.
+            device: device of the copy and of the deployed model.
+            fixed_batch: the only batch size that the file accepts.
+            preprocessing_source: where the preprocessing was stated, for the report.
+            warnings: warnings for the report.
+        """
+        self.artefact = artefact
+        self.preprocessing = preprocessing
+        self.preprocessing_source = preprocessing_source
+        self.path = path
+        self.sha256 = sha256
+        self.n_classes = n_classes
+        # if the scores are stated to be logits, a final activation that was recognised is none
+        overrides = outputs == "logits" and artefact.activation in {"softmax", "sigmoid"}
+        activation: Activation = "none" if overrides else artefact.activation
+        self.decoder = OutputDecoder(outputs=outputs, activation=activation, cut=artefact.cut, single=single)
+        self.named_classes = classes
+        self.device = device
+        self.fixed_batch = fixed_batch
+        self.batch_size = fixed_batch or 32
+        self.calls = Calls()
+        self.parity: Parity | None = None
+        self.warnings = [*artefact.warnings, *warnings]
+        self._copy = _placed(artefact, device)
+        self.access_reason = artefact.copy_reason.rstrip(".")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; class indices if the model has no names."""
+        return tuple(self.named_classes or (str(i) for i in range(self.n_classes)))
+
+    @property
+    def outputs(self) -> Outputs:
+        """Whether the scores of the deployed model are logits or probabilities."""
+        return self.decoder.outputs
+
+    @property
+    def access(self) -> Literal["white-box", "black-box"]:
+        """White-box while a verified differentiable copy exists."""
+        return "black-box" if self._copy is None else "white-box"
+
+    @property
+    def copy(self) -> torch.nn.Module | None:
+        """The differentiable copy, from the model's own input to its raw output; use ``logits`` to evaluate it."""
+        return self._copy
+
+    @property
+    def input_kind(self) -> Literal["images", "rows"]:
+        """What the model takes: images or tabular data."""
+        return "rows" if self.preprocessing.layout == "rows" else "images"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of an image."""
+        return self.preprocessing.shape
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> DeployedModel:
+        """Return the same model with another preprocessing; both share memory and the counter of passes."""
+        other = copy.copy(self)
+        other.preprocessing = preprocessing
+        return other
+
+    def predict(self, images: Pixels) -> NDArray[np.float32]:
+        """Return class probabilities (n, k) of pixels (n, c, h, w) in [0, 1], from the deployed model.
+
+        Images are processed in batches of ``batch_size``, which is halved permanently on out-of-memory.
+        """
+        return self.decoder.probabilities(self._scores(np.asarray(images, dtype=np.float32)))
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Return logits (n, k) of pixels (n, c, h, w) in [0, 1], from the copy, under autograd.
+
+        If the model returns probabilities without a softmax that could be removed, the logits are their logarithms.
+
+        Raises:
+            NoCopy: if the audit is black-box.
+        """
+        if self._copy is None:
+            raise NoCopy(self.access_reason)
+        self.calls.forward += len(images)
+        step = self.fixed_batch or max(1, len(images))
+        pieces = [
+            self._copy_piece(self.preprocessing.differentiable(images[i : i + step]))
+            for i in range(0, len(images), step)
+        ]
+        logits = pieces[0] if len(pieces) == 1 else _cat(pieces)
+        if logits.requires_grad:
+            logits.register_hook(self._count_backward)
+        return logits
+
+    def tensor(self, images: Pixels) -> torch.Tensor:
+        """Copy pixels to the device."""
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32)).to(self.device)
+
+    def verify(self, images: Pixels) -> None:
+        """Measure parity on ``images``; without parity, or without a gradient, continue as black-box."""
+        if self._copy is None:
+            return
+        try:
+            difference, agree = self.compare(images)
+            zero_share = float((self.gradient(images[:8]) == 0).double().mean())
+        except ArithmeticError:
+            # the deployed model itself returned NaN
+            raise
+        except Exception as error:
+            # a rebuilt graph may raise anything, and an audit without gradients is still possible
+            self.drop_copy(f"the differentiable copy does not run: {first_line(error)}")
+            return
+        self.parity = Parity(len(images), float(difference.max()), float(agree.mean()))
+        precision = self.artefact.precision
+        tolerance = _TOLERANCE[precision] * max(1.0, float(self._largest_score))
+        if self.parity.max_abs_difference is None or not self.parity.max_abs_difference <= tolerance:
+            self.drop_copy(
+                "the differentiable copy differs from the deployed model: by up to"
+                f" {float(difference.max()):.3g} in the scores of {len(images)} images; expected at most"
+                f" {tolerance:.3g} ({precision})"
+            )
+        elif agree.mean() < _AGREEMENT[precision]:
+            self.drop_copy(
+                "the differentiable copy differs from the deployed model: the labels agree on"
+                f" {100 * agree.mean():.1f} % of {len(images)} images; expected at least"
+                f" {100 * _AGREEMENT[precision]:.0f} % ({precision})"
+            )
+        elif zero_share > 0.999:
+            self.drop_copy(
+                f"the copy's gradient is zero for {100 * zero_share:.1f} % of the inputs, so gradient attacks would fail"
+                " and the model would appear robust"
+            )
+
+    def compare(self, images: Pixels) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return per image the largest difference between copy and deployed model, and whether their labels agree.
+
+        Logits are compared with logits, probabilities with probabilities.
+        """
+        import torch
+
+        original = self._scores(np.asarray(images, dtype=np.float32)).astype(np.float64)
+        with torch.no_grad():
+            pieces = [
+                self.logits(self.tensor(images[i : i + self.batch_size])).double().cpu()
+                for i in range(0, len(images), self.batch_size)
+            ]
+        copy = self.decoder.comparable(torch.cat(pieces))
+        self._largest_score = np.abs(original).max()
+        answer = copy.numpy()
+        # quantised outputs have ties: any of the tied labels agrees
+        given = original[np.arange(len(original)), answer.argmax(axis=1)]
+        return np.abs(answer - original).max(axis=1), given == original.max(axis=1)
+
+    def gradient(self, images: Pixels) -> torch.Tensor:
+        """Return the gradient of the margin (largest minus second largest logit), (n, c, h, w), from the copy."""
+        import torch
+
+        x = self.tensor(images).requires_grad_()
+        top = self.logits(x).topk(2, dim=1).values
+        margin = (top[:, 0] - top[:, 1]).sum()
+        # the output of a decision (argmax, a comparison) has no gradient
+        gradient = torch.autograd.grad(margin, x, allow_unused=True)[0] if margin.requires_grad else None
+        return torch.zeros_like(x) if gradient is None else gradient
+
+    def drop_copy(self, reason: str) -> None:
+        """Discard the copy: the audit continues as black-box, with this reason in the report."""
+        self._copy = None
+        self.access_reason = reason.rstrip(".")
+
+    def _count_backward(self, gradient: torch.Tensor) -> None:
+        self.calls.backward += len(gradient)
+
+    def _copy_piece(self, inputs: torch.Tensor) -> torch.Tensor:
+        assert self._copy is not None
+        n = len(inputs)
+        if self.fixed_batch and n < self.fixed_batch:
+            inputs = _cat([inputs, inputs[:1].expand(self.fixed_batch - n, *inputs.shape[1:])])
+        answer = self._copy(inputs)
+        output: torch.Tensor = answer[0] if isinstance(answer, tuple | list) else answer
+        return self.decoder.logits(output.reshape(len(output), -1)[:n])
+
+    def _scores(self, images: Pixels) -> NDArray[np.float32]:
+        """Raw scores (n, k) of the deployed model."""
+        pieces: list[NDArray[np.float32]] = []
+        start = 0
+        while start < len(images):
+            piece = images[start : start + self.batch_size]
+            try:
+                pieces.append(self._score_piece(piece))
+            except (RuntimeError, MemoryError) as error:
+                if self.fixed_batch or self.batch_size == 1 or not is_out_of_memory(error):
+                    raise
+                self.batch_size //= 2
+                continue
+            start += len(piece)
+        self.calls.forward += len(images)
+        return np.concatenate(pieces) if pieces else np.zeros((0, self.n_classes), dtype=np.float32)
+
+    def _score_piece(self, images: Pixels) -> NDArray[np.float32]:
+        n = len(images)
+        if self.fixed_batch and n < self.fixed_batch:
+            images = np.concatenate([images, np.repeat(images[:1], self.fixed_batch - n, axis=0)])
+        if self.artefact.device_scores is not None and self.input_kind == "images":
+            scores = self.artefact.device_scores(self.preprocessing.on_device(self.tensor(images)))
+        else:
+            scores = self.artefact.scores(self.preprocessing.apply(images))
+        scores = self.decoder.scores(scores[:n])
+        if not np.isfinite(scores).all():
+            raise ArithmeticError("the model returned NaN or infinity")
+        return scores
+
+
+def _placed(artefact: Artefact, device: str) -> torch.nn.Module | None:
+    """Move the copy to its device, in the memory layout that is fast there."""
+    import torch
+
+    if artefact.copy is None:
+        return None
+    copy = artefact.copy.to(device)
+    if artefact.format != "onnx" or device != "cpu":
+        return copy
+    # on a CPU, pooling in channels-last is ten times as fast; a traced graph need not accept that layout
+    for tensor in (*copy.parameters(), *copy.buffers()):
+        # Module.to would also convert the five-dimensional tables of some transformers
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return copy
+
+
+def _cat(pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+    import torch
+
+    return torch.cat(list(pieces))
