@@ -142,8 +142,8 @@ A plugin for auditor with one probe, `$id`.
     pytest
 
 `$module.py` holds the probe: change `levels` and `perturb`, then title, `why` and the docstring. For an attack derive
-from `auditor.Attack` and add `threat_model`; for anything else from `auditor.Probe`. The auditor's docs/plugins.md says
-what each base gives and what a probe owes.
+from `auditor.Attack` and add `threat_model`; for anything else from `auditor.Probe`. The auditor's
+docs/how-to/plugins.md says what each base gives and what a probe owes.
 """
 
 

@@ -18,7 +18,7 @@ from auditor.cli import main
 from auditor.policy import read_policy
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "ci.md").read_text("utf-8")
+PAGE = (ROOT / "docs" / "how-to" / "ci.md").read_text("utf-8")
 SNIPPETS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.findall(r"(?:run: |- |^    )(auditor .+)$", PAGE, re.MULTILINE)
 
