@@ -12,42 +12,49 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from auditor import errors as errors
     from auditor.api import Audit, audit, load
-    from auditor.attribution import Explanation
     from auditor.errors import AuditorError, BadInput, NoCopy, NotApplicable, PluginBroken
-    from auditor.families import Attack, Corruption, Found, Level, MinimumNorm
-    from auditor.finding import (
+    from auditor.findings.evidence import (
         Axis,
-        Conclusion,
         Curve,
-        Finding,
         GridRow,
         HeatMap,
         ImageGrid,
-        Metric,
         Picture,
         Point,
         Scatter,
         Series,
         Table,
         Text,
-        ThreatModel,
     )
-    from auditor.hookspecs import hookimpl
-    from auditor.probe import Exhibit, Meta, PerImage, Probe, Records
+    from auditor.findings.finding import Conclusion, Finding, ThreatModel
+    from auditor.findings.metric import Metric
+    from auditor.plugin.hookspecs import hookimpl
+    from auditor.probes.attack import Attack
+    from auditor.probes.base import Exhibit, Meta, PerImage, Probe, Records
+    from auditor.probes.corruption import Corruption
+    from auditor.probes.explanation import Explanation
+    from auditor.probes.levels import Level
+    from auditor.probes.minimum_norm import MinimumNorm
+    from auditor.probes.perturbation import Found
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "api": ("Audit", "audit", "load"),
-    "attribution": ("Explanation",),
-    "errors": ("AuditorError", "BadInput", "NoCopy", "NotApplicable", "PluginBroken"),
-    "families": ("Attack", "Corruption", "Found", "Level", "MinimumNorm"),
-    "finding": ("Axis", "Conclusion", "Curve", "Finding", "GridRow", "HeatMap", "ImageGrid", "Metric", "Picture",
-                "Point", "Scatter", "Series", "Table", "Text", "ThreatModel"),
-    "hookspecs": ("hookimpl",),
-    "probe": ("Exhibit", "Meta", "PerImage", "Probe", "Records"),
-}  # fmt: skip
-_HOME = {name: f"auditor.{home}" for home, names in _HOMES.items() for name in names}
+_NAMES = {
+    "api": "Audit audit load",
+    "errors": "AuditorError BadInput NoCopy NotApplicable PluginBroken",
+    "findings.evidence": "Axis Curve GridRow HeatMap ImageGrid Picture Point Scatter Series Table Text",
+    "findings.finding": "Conclusion Finding ThreatModel",
+    "findings.metric": "Metric",
+    "plugin.hookspecs": "hookimpl",
+    "probes.attack": "Attack",
+    "probes.base": "Exhibit Meta PerImage Probe Records",
+    "probes.corruption": "Corruption",
+    "probes.explanation": "Explanation",
+    "probes.levels": "Level",
+    "probes.minimum_norm": "MinimumNorm",
+    "probes.perturbation": "Found",
+}
+_HOME = {name: f"auditor.{module}" for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "Attack",

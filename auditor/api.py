@@ -10,14 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auditor.engine import Request, drawn, pick_formats, run
 from auditor.errors import BadInput
-from auditor.finding import SEVERITIES
-from auditor.registry import load as load_plugins
+from auditor.files import write_whole
+from auditor.findings.finding import SEVERITIES
+from auditor.plugin.registry import load as load_plugins
 from auditor.report import whole
 from auditor.report.summary import file_name, headline, sentences
-from auditor.rerun import read_audit
-from auditor.store import read_rows, write_whole
+from auditor.run.folder import read_rows
+from auditor.run.replay import read_audit
+from auditor.run.request import Request
+from auditor.run.session import run
+from auditor.run.writing import drawn, pick_formats
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,7 +100,7 @@ class Audit:
 
     def compare(self, *others: Audit) -> dict[str, Any]:
         """This audit as the baseline against others: the content of comparison.json (compare.schema.json)."""
-        from auditor.compare import compare
+        from auditor.compare.comparison import compare
 
         return compare([self.folder, *(other.folder for other in others)])
 
@@ -123,7 +126,7 @@ def audit(
     model: str | Path, *, data: str | Path | None = None, suite: str = "standard", out: str | Path | None = None,
     **options: Any,
 ) -> Audit:  # fmt: skip
-    """Audit a model file, as ``auditor run`` does; ``options`` are the fields of ``auditor.engine.Request``.
+    """Audit a model file, as ``auditor run`` does; ``options`` are the fields of ``auditor.run.request.Request``.
 
     No report is written but audit.json; see ``Audit.report``. Raises BadInput for what cannot be used.
     """
@@ -134,7 +137,7 @@ def audit(
             out=None if out is None else Path(out), **settings,
         )  # fmt: skip
     except TypeError as error:
-        raise BadInput(f"auditor.audit: {error}; options are the fields of auditor.engine.Request") from None
+        raise BadInput(f"auditor.audit: {error}; options are the fields of auditor.run.request.Request") from None
     outcome = run(request)
     return Audit(outcome.out, outcome.audit)
 

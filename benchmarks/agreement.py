@@ -22,6 +22,8 @@ import torch
 from copies import Copy
 from torch import nn
 
+from auditor.plugin.suite import find_suite
+
 LEVELS = [("linf", 8 / 255), ("linf", 16 / 255), ("linf", 32 / 255), ("l2", 0.5), ("l2", 1.0)]
 STEPS = 20
 
@@ -40,18 +42,19 @@ def main() -> None:
     from foolbox import PyTorchModel
     from foolbox.attacks import L2PGD, LinfPGD
 
-    from auditor import engine, registry
-    from auditor.images import Batch
+    from auditor.data.dataset import Batch
+    from auditor.plugin import registry
     from auditor.plugins.attacks.autoattack import Autoattack
     from auditor.plugins.attacks.pgd import Pgd
-    from auditor.probe import Randomness
+    from auditor.probes.base import Randomness
     from auditor.reference_models import recipe
+    from auditor.run import opening, request
 
     with tempfile.TemporaryDirectory() as name:
         recipe("digits-cnn").train(Path(name), say=lambda _: None)
         plugins = registry.load()
-        request = engine.Request(model=Path(name) / "digits-cnn.onnx", samples=arguments.images * 11 // 10)
-        classifier, source = engine.open_audit(plugins, request, plugins.suite("full"), "cpu")
+        request = request.Request(model=Path(name) / "digits-cnn.onnx", samples=arguments.images * 11 // 10)
+        classifier, source = opening.open_audit(plugins, request, find_suite("full", plugins), "cpu")
         pixels, labels = source.pixels(source.ids), source.labels
     classifier.batch_size = 256
     batch = Batch(ids=source.ids, pixels=pixels, labels=labels, probabilities=classifier.predict(pixels))

@@ -24,6 +24,8 @@ import torch
 from copies import Copy
 from torch import nn
 
+from auditor.plugin.suite import find_suite
+
 EPSILON = 32 / 255
 """Where digits-cnn loses about half of its images."""
 
@@ -49,20 +51,21 @@ def against_art(images: int, few: int, starts: int) -> None:
     )
     from art.estimators.classification import PyTorchClassifier
 
-    from auditor import engine, registry
-    from auditor.images import Batch
-    from auditor.measuring import tune
+    from auditor.data.dataset import Batch
+    from auditor.plugin import registry
     from auditor.plugins.attacks.autoattack import Autoattack
     from auditor.plugins.attacks.fgsm import Fgsm
     from auditor.plugins.attacks.pgd import Pgd
-    from auditor.probe import Randomness
+    from auditor.probes.base import Randomness
     from auditor.reference_models import recipe
+    from auditor.run import opening, request
+    from auditor.run.measuring import tune
 
     plugins = registry.load()
     with tempfile.TemporaryDirectory() as name:
         recipe("digits-cnn").train(Path(name), say=lambda _: None)
-        request = engine.Request(model=Path(name) / "digits-cnn.onnx", samples=images + images // 10)
-        classifier, source = engine.open_audit(plugins, request, plugins.suite("full"), "cpu")
+        request = request.Request(model=Path(name) / "digits-cnn.onnx", samples=images + images // 10)
+        classifier, source = opening.open_audit(plugins, request, find_suite("full", plugins), "cpu")
         pixels, labels = source.pixels(source.ids), source.labels
     classifier.batch_size = tune(classifier, pixels)
     probabilities = classifier.predict(pixels)

@@ -47,7 +47,7 @@ SETTINGS = ((5, 5), (10, 32), (50, 100), (200, 256), (500, 1024))
 def settings(ours: Any, batch: Any) -> None:
     """Scores by setting: fresh points tell more the more there are, points from one pool do not."""
     from auditor.plugins.metrics.clever import Clever
-    from auditor.probe import Randomness
+    from auditor.probes.base import Randomness
 
     print(f"CLEVER of the likeliest other class, L2, {len(batch)} images, three seeds (one at the largest setting)")
     print("batches x samples   kind     median score   seeds apart   law fits   seconds for an image")
@@ -69,9 +69,9 @@ def settings(ours: Any, batch: Any) -> None:
 
 def reference(ours: Any, batch: Any, module: nn.Module) -> None:
     """The default setting against double precision and other points."""
-    from auditor.extremes import fit_end
+    from auditor.algorithms.extreme_values import fit_end
     from auditor.plugins.metrics.clever import Clever
-    from auditor.probe import Randomness
+    from auditor.probes.base import Randomness
 
     double = copy.deepcopy(module).double()
     probe = Clever(norms=("l2",), radius_l2=RADIUS, targets=9)
@@ -116,12 +116,14 @@ def main() -> None:
     from art.estimators.classification import PyTorchClassifier
     from art.metrics import clever_u
 
-    from auditor.classifier import Artefact, Classifier, Preprocessing
-    from auditor.environment import keep_memory
-    from auditor.images import Batch
-    from auditor.measuring import tune
+    from auditor.data.dataset import Batch
+    from auditor.model.artefact import Artefact
+    from auditor.model.classifier import Classifier
+    from auditor.model.device import keep_memory
+    from auditor.model.preprocessing import Preprocessing
     from auditor.plugins.metrics.clever import Clever
-    from auditor.probe import Randomness
+    from auditor.probes.base import Randomness
+    from auditor.run.measuring import tune
 
     keep_memory()
     shape = LARGE if arguments.large else SMALL

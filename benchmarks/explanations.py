@@ -23,6 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from auditor.plugin.suite import find_suite
+
 SIDE = 224
 
 
@@ -48,9 +50,11 @@ def subject(folder: Path, count: int, device: str) -> tuple[Any, Any]:
     import torch
     import torchvision
 
-    from auditor import environment, registry
-    from auditor.engine import Request, open_audit
-    from auditor.measuring import Measurer, tune
+    from auditor.model import device
+    from auditor.plugin import registry
+    from auditor.run.measuring import Measurer, tune
+    from auditor.run.opening import open_audit
+    from auditor.run.request import Request
 
     torch.manual_seed(0)
     network = torchvision.models.resnet18(weights=None).eval()
@@ -61,9 +65,9 @@ def subject(folder: Path, count: int, device: str) -> tuple[Any, Any]:
     )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    environment.make_repeatable()
+    device.make_repeatable()
     loaded = registry.load()
-    classifier, images = open_audit(loaded, Request(model=path), loaded.suite("full"), device)
+    classifier, images = open_audit(loaded, Request(model=path), find_suite("full", loaded), device)
     ids = [images.ids[i % len(images)] for i in range(count)]
     classifier.batch_size = tune(classifier, images.pixels(ids))
     return classifier, Measurer(classifier, images, 0).batch(ids)
@@ -132,14 +136,14 @@ def alone(classifier: Any, batch: Any, count: int) -> None:
 
 def our_shap(classifier: Any, batch: Any) -> None:
     from auditor.plugins.explanations.shap import Shap
-    from auditor.probe import Randomness
+    from auditor.probes.base import Randomness
 
     Shap().attribute(classifier, batch, Randomness(0, "benchmark"))
 
 
 def our_lime(classifier: Any, batch: Any) -> None:
     from auditor.plugins.explanations.lime import Lime
-    from auditor.probe import Randomness
+    from auditor.probes.base import Randomness
 
     Lime().attribute(classifier, batch, Randomness(0, "benchmark"))
 

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from auditor.plugin.suite import find_suite
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut."""
@@ -50,8 +52,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
 
-    from auditor import engine, registry
+    from auditor.plugin import registry
     from auditor.reference_models.common.export import export
+    from auditor.run.request import Request
+    from auditor.run.session import run
 
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
@@ -64,12 +68,12 @@ def main() -> None:
         ratios = []
         # the first round also imports and allocates; it is not counted
         for round_ in range(arguments.rounds + 1):
-            request = engine.Request(
+            asked = Request(
                 model=model, suite="full", probes=["attacks.fgsm"], out=folder / f"run{round_}", formats=["json"]
             )
-            outcome = engine.run(request)
+            outcome = run(asked)
             probe = outcome.audit["probes"][0]
-            bare = passes_alone(engine, registry.load(), model, request, probe["model_calls"])
+            bare = passes_alone(registry.load(), model, asked, probe["model_calls"])
             ratio = probe["seconds"] / bare
             note = " (warm-up)" if round_ == 0 else ""
             print(f"probe {probe['seconds']:.3f} s, passes alone {bare:.3f} s, ratio {ratio:.3f}{note}")
@@ -79,12 +83,13 @@ def main() -> None:
     print(f"ratio: median {statistics.median(ratios):.3f}, from {min(ratios):.3f} to {max(ratios):.3f}")
 
 
-def passes_alone(engine, plugins, model, request, calls) -> float:  # type: ignore[no-untyped-def]
+def passes_alone(plugins, model, request, calls) -> float:  # type: ignore[no-untyped-def]
     """Seconds for as many bare passes as the probe made."""
-    from auditor.measuring import tune
+    from auditor.run.measuring import tune
+    from auditor.run.opening import open_audit
 
-    suite = plugins.suite("full")
-    classifier, images = engine.open_audit(plugins, request, suite, "cpu")
+    suite = find_suite("full", plugins)
+    classifier, images = open_audit(plugins, request, suite, "cpu")
     pixels = images.pixels(images.ids)
     batch = tune(classifier, pixels)
     classifier.batch_size = batch

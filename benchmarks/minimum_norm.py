@@ -23,6 +23,8 @@ import torch
 from copies import Copy
 from torch import nn
 
+from auditor.plugin.suite import find_suite
+
 EPSILONS = [n / 255 for n in (1, 2, 4, 8, 12, 16, 24, 32, 40, 48)]
 
 
@@ -37,19 +39,20 @@ def main() -> None:
     from art.attacks.evasion import CarliniL2Method, ProjectedGradientDescent
     from art.estimators.classification import PyTorchClassifier
 
-    from auditor import engine, registry
-    from auditor.images import Batch
+    from auditor.data.dataset import Batch
+    from auditor.plugin import registry
     from auditor.plugins.attacks.carlini_wagner import CarliniWagner
     from auditor.plugins.attacks.minimum_norm import FastMinimumNorm
-    from auditor.probe import Randomness
+    from auditor.probes.base import Randomness
     from auditor.reference_models import recipe
+    from auditor.run import opening, request
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         recipe("digits-cnn").train(folder, say=lambda _: None)
         plugins = registry.load()
-        request = engine.Request(model=folder / "digits-cnn.onnx", samples=arguments.images)
-        classifier, images = engine.open_audit(plugins, request, plugins.suite("full"), "cpu")
+        request = request.Request(model=folder / "digits-cnn.onnx", samples=arguments.images)
+        classifier, images = opening.open_audit(plugins, request, find_suite("full", plugins), "cpu")
         pixels = images.pixels(images.ids)
         batch = Batch(
             ids=images.ids, pixels=pixels, labels=images.labels, probabilities=classifier.predict(pixels), groups={}

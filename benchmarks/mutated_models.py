@@ -34,7 +34,7 @@ from click.testing import CliRunner, Result
 from onnxruntime import quantization
 from torch import nn
 
-from auditor.cli import main as command_line
+from auditor.cli.main import main as command_line
 
 Pick = np.random.Generator
 SIDE = 12

@@ -28,8 +28,8 @@ import torch
 from onnx.backend.test.case.node import collect_testcases
 
 from auditor.errors import NoCopy
-from auditor.loading.importer import import_onnx
-from auditor.loading.operators import element_types
+from auditor.onnx.graph import import_onnx
+from auditor.onnx.operators import element_types
 
 PASSED, REFUSED, WRONG = "passed", "refused", "wrong"
 

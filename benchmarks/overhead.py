@@ -106,7 +106,7 @@ def attacks_on(classifier: Any, batch: Any) -> dict[str, Callable[[], Any]]:
     from auditor.plugins.attacks.pgd import Pgd
     from auditor.plugins.attacks.simba import Simba
     from auditor.plugins.attacks.square import Square
-    from auditor.probe import Randomness
+    from auditor.probes.base import Randomness
 
     rng = Randomness(0, "benchmark")
 
@@ -131,8 +131,10 @@ def attacks_on(classifier: Any, batch: Any) -> dict[str, Callable[[], Any]]:
 
 def subject(pixels: np.ndarray[Any, Any], *, sure: bool) -> tuple[Any, Any]:
     """A classifier that is sure of class 0, or torn between 0 and 1; and the images with its answers as labels."""
-    from auditor.classifier import Artefact, Classifier, Preprocessing
-    from auditor.images import Batch
+    from auditor.data.dataset import Batch
+    from auditor.model.artefact import Artefact
+    from auditor.model.classifier import Classifier
+    from auditor.model.preprocessing import Preprocessing
 
     torch.manual_seed(0)
     net = resnet18().requires_grad_(requires_grad=False)

@@ -24,6 +24,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from auditor.plugin.suite import find_suite
+
 SUITE = """
 title = "Planted bias"
 probes = ["performance.accuracy", "bias.groups", "bias.slices", "bias.counterfactual-occlusion",
@@ -57,8 +59,9 @@ def main() -> None:
 
 def audited(name: str, seed: int, cue: float) -> dict[str, Any]:
     """What the audit of one model found."""
-    from auditor.engine import Request, run
     from auditor.reference_models.digits_cue import build
+    from auditor.run.request import Request
+    from auditor.run.session import run
 
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -91,7 +94,7 @@ def records(run: Path, probe_id: str) -> pd.DataFrame:
 def scanner_of_slices(run: Path) -> float:
     """Share of scanner B among the errors of the confirmed slices' held-out images."""
     from auditor.plugins.bias.slices import Slices
-    from auditor.probe import Records
+    from auditor.probes.base import Records
 
     frame = records(run, "bias.slices").sort_values("image_id", ignore_index=True)
     whole = Records(frame=frame, exhibits=pd.DataFrame(), classes=["small", "large"], labelled=True)
@@ -110,17 +113,19 @@ def corner_share(run: Path, method: str) -> float:
 
 def covering(home: Path, name: str, model: Path) -> bool:
     """Whether covering the corner moves the scores of scanner B's images by more than scanner A's."""
-    from auditor import registry, stats
-    from auditor.engine import Request, open_audit
+    from auditor import statistics
+    from auditor.plugin import registry
+    from auditor.run.opening import open_audit
+    from auditor.run.request import Request
 
     loaded = registry.load()
-    classifier, images = open_audit(loaded, Request(model=model), loaded.suite("full"), "cpu")
+    classifier, images = open_audit(loaded, Request(model=model), find_suite("full", loaded), "cpu")
     pixels = images.pixels(images.ids)
     covered = pixels.copy()
     covered[:, :, 6:, 6:] = pixels.mean(axis=(1, 2, 3))[:, None, None, None]
     change = np.abs(classifier.predict(covered) - classifier.predict(pixels))[:, 0]
     b = np.array(images.groups["scanner"]) == "B"
-    one, other = stats.bootstrap(change[b]), stats.bootstrap(change[~b])
+    one, other = statistics.bootstrap(change[b]), statistics.bootstrap(change[~b])
     return bool(one.low is not None and other.high is not None and one.low > max(other.high, 0.05))
 
 

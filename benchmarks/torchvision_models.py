@@ -30,9 +30,9 @@ import torch
 import torchvision.models
 from torch import nn
 
-from auditor import registry
-from auditor.classifier import Classifier
-from auditor.loading import build, read_sidecar
+from auditor.model.classifier import Classifier
+from auditor.model.loading import build, read_sidecar
+from auditor.plugin import registry
 
 N_CLASSES = 10
 EXPORTS = ("default", "script-13", "script-17")

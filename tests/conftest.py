@@ -39,7 +39,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def auditor_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
     """Run the command line in an empty folder: ``auditor_cli("run", model, "--suite", "quick")``."""
-    from auditor.cli import main
+    from auditor.cli.main import main
 
     monkeypatch.chdir(tmp_path)
 

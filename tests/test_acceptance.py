@@ -11,13 +11,14 @@ from xml.etree import ElementTree as ET
 import jsonschema
 import pytest
 
-from auditor.engine import validator
 from auditor.errors import BadInput
-from auditor.policy import Policy, at_or_above, judge, judge_all, read_policy, verdict
+from auditor.policy.rules import Policy, read_policy
+from auditor.policy.verdict import at_or_above, judge, judge_all, verdict
 from auditor.report.html import render_html
 from auditor.report.junit import render_junit
 from auditor.report.markdown import render_markdown
 from auditor.report.sarif import render_sarif
+from auditor.run.record import validator
 
 GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
 TODAY = dt.date(2030, 1, 31)

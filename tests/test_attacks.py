@@ -11,15 +11,21 @@ import pytest
 import torch
 from scipy.optimize import linprog, minimize
 
-from auditor import Records, Table, Text, attacks, registry
-from auditor.attacks import Ball
-from auditor.classifier import Artefact, Classifier, Preprocessing
-from auditor.engine import Request, open_audit
-from auditor.images import Batch
+from auditor import Records, Table, Text
+from auditor.algorithms import balls, best_points, fab, losses
+from auditor.algorithms.balls import Ball
+from auditor.data.dataset import Batch
+from auditor.model.artefact import Artefact
+from auditor.model.classifier import Classifier
+from auditor.model.preprocessing import Preprocessing
+from auditor.plugin import registry
+from auditor.plugin.suite import find_suite
 from auditor.plugins.attacks.autoattack import Autoattack
 from auditor.plugins.attacks.pgd import Pgd
 from auditor.plugins.attacks.square import Square
-from auditor.probe import Randomness
+from auditor.probes.base import Randomness
+from auditor.run.opening import open_audit
+from auditor.run.request import Request
 
 RNG = Randomness(0, "test")
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
@@ -76,7 +82,7 @@ def lost(probe: Any, classifier: Classifier, batch: Batch, level: dict[str, Any]
 
 def clear(margin: np.ndarray, reach: np.ndarray) -> np.ndarray:
     """Images that are not so near the edge that SURE and rounding decide."""
-    return np.asarray(np.abs(margin - reach) > 0.01 * reach + 2 * attacks.SURE)
+    return np.asarray(np.abs(margin - reach) > 0.01 * reach + 2 * best_points.SURE)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -129,7 +135,7 @@ def test_a_step_to_a_plane_is_the_shortest_that_the_box_allows(norm: str) -> Non
     x[:, :, 0, 0] = 0
     w = rng.normal(size=x.shape).astype(np.float32)
     rise = np.linspace(-0.8, 0.9, 12, dtype=np.float32)
-    step = attacks.step_to_plane(*map(torch.from_numpy, (x, w, rise)), norm).numpy().reshape(12, 8).astype(float)
+    step = balls.step_to_plane(*map(torch.from_numpy, (x, w, rise)), norm).numpy().reshape(12, 8).astype(float)
     for one, d, v, r in zip(x.reshape(12, 8).astype(float), step, w.reshape(12, 8).astype(float), rise, strict=True):
         assert ((one + d > -1e-6) & (one + d < 1 + 1e-6)).all()
         assert v @ d == pytest.approx(r, abs=1e-5)
@@ -160,7 +166,7 @@ def test_a_plane_out_of_reach_is_gone_for_as_far_as_the_box_allows() -> None:
     x = torch.tensor([0.2, 0.9, 1.0, 0.5]).view(1, 1, 2, 2)
     w = torch.tensor([1.0, -2.0, 3.0, 0.0]).view(1, 1, 2, 2)
     for norm in ("linf", "l2", "l1"):
-        step = attacks.step_to_plane(x, w, torch.tensor([9.0]), norm)
+        step = balls.step_to_plane(x, w, torch.tensor([9.0]), norm)
         torch.testing.assert_close(step.flatten(), torch.tensor([0.8, -0.9, 0.0, 0.0]))
 
 
@@ -168,13 +174,13 @@ def test_a_plane_out_of_reach_is_gone_for_as_far_as_the_box_allows() -> None:
 def test_the_targeted_ratio_is_its_formula_and_knows_no_scale(classes: int) -> None:
     z = torch.randn(20, classes, generator=torch.Generator().manual_seed(0))
     y, t = z.argmax(1), z.argmin(1)
-    found = attacks.targeted_dlr(z, y, t)
+    found = losses.targeted_dlr(z, y, t)
     top = z.sort(dim=1, descending=True).values
     below = {2: None, 3: top[:, -1]}.get(classes, (top[:, 2:4]).mean(1))
     expected = z.amin(1) - z.amax(1)
     if below is not None:
         expected = expected / (top[:, 0] - below)
-        torch.testing.assert_close(attacks.targeted_dlr(1000 * z, y, t), found)
+        torch.testing.assert_close(losses.targeted_dlr(1000 * z, y, t), found)
     torch.testing.assert_close(found, expected)
 
 
@@ -282,14 +288,14 @@ def test_fab_finds_the_distance_to_the_plane_of_its_target(
     weights = next(iter(classifier._copy.parameters())).detach()  # type: ignore[union-attr]
     slope = (weights[targets] - weights[labels]).numpy().astype(np.float64)
     ahead = (logits.gather(1, labels[:, None]) - logits.gather(1, targets[:, None]))[:, 0].detach().numpy()
-    distance = (ahead + 2 * attacks.SURE) / np.linalg.norm(slope, ord=DUAL[norm], axis=1)
+    distance = (ahead + 2 * best_points.SURE) / np.linalg.norm(slope, ord=DUAL[norm], axis=1)
     # one pixel carries an L1 perturbation; beyond 0.4 it could leave [0, 1]
     for image in np.flatnonzero(distance < 0.4)[:12].tolist():
         one = slice(image, image + 1)
         for factor, expected in ((1.06, True), (0.9, False)):
             ball = Ball(norm, factor * float(distance[image]))
-            hits = attacks.fab(classifier.logits, clean[one], labels[one], targets[one], ball=ball, iterations=20)
-            near = attacks.margin(logits[one].detach(), labels[one]) > -0.02
+            hits = fab.fab(classifier.logits, clean[one], labels[one], targets[one], ball=ball, iterations=20)
+            near = losses.margin(logits[one].detach(), labels[one]) > -0.02
             assert bool(near) or hits.broken.tolist() == [expected]
 
 
@@ -392,7 +398,7 @@ def trained(digits: Path) -> tuple[Classifier, Batch]:
     """The reference model and two hundred digits that it gets right."""
     loaded = registry.load()
     request = Request(model=digits / "digits-cnn.onnx", samples=220, seed=1)
-    classifier, images = open_audit(loaded, request, loaded.suite("full"), "cpu")
+    classifier, images = open_audit(loaded, request, find_suite("full", loaded), "cpu")
     pixels = images.pixels(images.ids)
     assert images.labels is not None
     right = np.flatnonzero(classifier.predict(pixels).argmax(axis=1) == images.labels)[:200]
@@ -430,7 +436,7 @@ def test_pgd_agrees_with_art_foolbox_and_torchattacks(trained: tuple[Classifier,
     from foolbox import PyTorchModel
     from foolbox.attacks import LinfPGD
 
-    from auditor.estimators import ArtClassifier
+    from auditor.algorithms.art import ArtClassifier
 
     classifier, batch = trained
     found = Pgd(iterations=20).perturbed(classifier, batch, RNG, {"norm": "linf", "epsilon": epsilon})

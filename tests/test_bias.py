@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from auditor import registry, stats
-from auditor.engine import Request, open_audit, run
-from auditor.groups import FAIRNESS, counts, fairness, groupings
-from auditor.images import Batch
+from auditor import statistics
+from auditor.data.dataset import Batch
+from auditor.plugin import registry
+from auditor.plugin.suite import find_suite
 from auditor.plugins.bias.classes import Classes
 from auditor.plugins.bias.counterfactual_occlusion import CounterfactualOcclusion
 from auditor.plugins.bias.groups import Groups
@@ -20,7 +20,12 @@ from auditor.plugins.bias.robustness import RobustnessBias
 from auditor.plugins.bias.slices import Slices, _last_layer
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.performance.calibration import Calibration
-from auditor.probe import Randomness, Records, Run
+from auditor.probes.base import Randomness, Records, Run
+from auditor.probes.breakdown import groupings
+from auditor.run.opening import open_audit
+from auditor.run.request import Request
+from auditor.run.session import run
+from auditor.statistics.fairness import FAIRNESS, counts, fairness
 
 RNG = Randomness(0, "test")
 
@@ -103,7 +108,7 @@ def test_rates_by_group_and_class_equal_fairlearn_s_and_scikit_learn_s() -> None
             np.testing.assert_allclose(found, expected.loc[group], atol=1e-12)
             area = roc_auc_score(frame["label"][here] == c, scores[here, c])
             assert row[7]["value"] == pytest.approx(area)
-            honest = stats.calibration_error(scores[here, c], (frame["label"][here] == c).to_numpy())
+            honest = statistics.calibration_error(scores[here, c], (frame["label"][here] == c).to_numpy())
             assert row[6]["value"] == pytest.approx(honest)
             assert all(cell["low"] < cell["value"] < cell["high"] for cell in row[2:6])
     # who is worst where group and class meet is asked, too
@@ -121,7 +126,7 @@ def test_the_interval_of_a_gap_that_is_not_demonstrable_holds_zero() -> None:
     frame["group:other"] = ["c", "d"] * 20
     conclusion = Groups().conclude(records(frame, 2))
     kind = next(f for f in conclusion.findings if f.id == "bias.groups/kind")
-    low, _ = stats.newcombe((20, 14), (20, 20))[1:]
+    low, _ = statistics.newcombe((20, 14), (20, 20))[1:]
     assert low is not None
     assert low > 0.05
     assert "does not differ demonstrably" in kind.statement
@@ -301,7 +306,7 @@ def subject(digits: Path) -> tuple[Any, Batch]:
     """The reference model and eight digits."""
     loaded = registry.load()
     classifier, images = open_audit(
-        loaded, Request(model=digits / "digits-cnn.onnx", samples=8), loaded.suite("full"), "cpu"
+        loaded, Request(model=digits / "digits-cnn.onnx", samples=8), find_suite("full", loaded), "cpu"
     )
     pixels = images.pixels(images.ids)
     assert images.labels is not None
@@ -396,7 +401,7 @@ def test_calibration_by_group_and_what_a_threshold_stops() -> None:
     groups: Any = next(e for e in honesty.evidence if e.title == "Calibration by group")
     here = (frame["group:kind"] == "a").to_numpy()
     right_here = (frame["label"] == frame["prediction"]).to_numpy()[here]
-    expected = stats.calibration_error(frame["confidence"].to_numpy()[here], right_here)
+    expected = statistics.calibration_error(frame["confidence"].to_numpy()[here], right_here)
     assert groups.rows[0][2]["value"] == pytest.approx(expected)
     assert groups.rows[0][2]["low"] <= expected
     assert [s.name for e in honesty.evidence if e.title == "Reliability by kind" for s in e.series] == ["a", "b"]
@@ -412,10 +417,10 @@ def test_debiased_calibration_error_is_near_zero_for_an_honest_model_and_not_for
     rng = np.random.default_rng(0)
     confidence = rng.uniform(0.5, 1, 4000)
     honest = rng.random(4000) < confidence
-    assert stats.calibration_error(confidence, honest) > 0.01
-    assert stats.calibration_error_debiased(confidence, honest) < 0.02
+    assert statistics.calibration_error(confidence, honest) > 0.01
+    assert statistics.calibration_error_debiased(confidence, honest) < 0.02
     over = rng.random(4000) < confidence - 0.2
-    assert stats.calibration_error_debiased(confidence, over) == pytest.approx(0.2, abs=0.03)
+    assert statistics.calibration_error_debiased(confidence, over) == pytest.approx(0.2, abs=0.03)
 
 
 def test_without_its_explanation_the_probe_does_not_apply(digits: Path, tmp_path: Path) -> None:

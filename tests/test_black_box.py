@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 from onnx import TensorProto, helper, numpy_helper
 
-from auditor import registry
+from auditor.plugin import registry
 
 Cli = Callable[..., Result]
 SIDE = 6

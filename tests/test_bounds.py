@@ -12,16 +12,19 @@ import torch
 from scipy.stats import binomtest, norm
 
 from auditor import Records
-from auditor.classifier import Artefact, Classifier, Preprocessing
-from auditor.finding import plain
-from auditor.images import Batch
-from auditor.outputs import softmax
+from auditor.data.dataset import Batch
+from auditor.findings.encoding import plain
+from auditor.model.artefact import Artefact
+from auditor.model.classifier import Classifier
+from auditor.model.preprocessing import Preprocessing
+from auditor.model.scores import softmax
 from auditor.plugins.metrics.bounds import Bounds
 from auditor.plugins.metrics.empirical_robustness import EmpiricalRobustness
 from auditor.plugins.metrics.loss_sensitivity import LossSensitivity
 from auditor.plugins.metrics.smoothing import Smoothing
-from auditor.policy import judge, read_policy
-from auditor.probe import Randomness
+from auditor.policy.rules import read_policy
+from auditor.policy.verdict import judge
+from auditor.probes.base import Randomness
 
 RNG = Randomness(0, "test")
 EXHIBITS = pd.DataFrame({"exhibit": []})
@@ -209,7 +212,8 @@ def test_smoothing_of_a_linear_model_is_its_closed_form() -> None:
 
 
 def test_no_certificate_contradicts_an_attack_on_the_digits(digits: Path, tmp_path: Path) -> None:
-    from auditor.engine import Request, run
+    from auditor.run.request import Request
+    from auditor.run.session import run
 
     suite = tmp_path / "suite.toml"
     suite.write_text(

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from auditor import compare
 from auditor.report import comparison
 from auditor.report.html import render_html
 
@@ -62,7 +61,7 @@ def comparisons(audit: dict[str, Any], folder: Path) -> list[Path]:
         runs[-1].mkdir()
         (runs[-1] / "audit.json").write_text(json.dumps(one))
     for count in (2, 3):
-        told = compare.compare(runs[:count])
+        told = runs.compare(runs[:count])
         files.append(folder / f"comparison{count}.html")
         files[-1].write_bytes(comparison.render_html(told))
     return files

@@ -11,12 +11,14 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from auditor import NotApplicable
-from auditor.bounding import Bounder
-from auditor.classifier import Artefact, Classifier, Preprocessing
-from auditor.images import Batch
-from auditor.loading.importer import import_onnx
+from auditor.algorithms.bound_propagation import Bounder
+from auditor.data.dataset import Batch
+from auditor.model.artefact import Artefact
+from auditor.model.classifier import Classifier
+from auditor.model.preprocessing import Preprocessing
+from auditor.onnx.graph import import_onnx
 from auditor.plugins.metrics.certified import Certified
-from auditor.probe import Randomness
+from auditor.probes.base import Randomness
 
 RNG = Randomness(0, "metrics.certified")
 SHAPE = (2, 6, 6)

@@ -13,9 +13,9 @@ from pathlib import Path
 import click
 import pytest
 
-from auditor import registry
-from auditor.cli import main
-from auditor.policy import read_policy
+from auditor.cli.main import main
+from auditor.plugin import registry
+from auditor.policy.rules import read_policy
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "how-to" / "ci.md").read_text("utf-8")

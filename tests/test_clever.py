@@ -13,11 +13,13 @@ import torch
 from scipy.optimize import minimize
 from scipy.stats import kstest, weibull_max, weibull_min
 
-from auditor.classifier import Artefact, Classifier, Preprocessing
-from auditor.extremes import fit_end, fit_end_as_art
-from auditor.images import Batch
+from auditor.algorithms.extreme_values import fit_end, fit_end_as_art
+from auditor.data.dataset import Batch
+from auditor.model.artefact import Artefact
+from auditor.model.classifier import Classifier
+from auditor.model.preprocessing import Preprocessing
 from auditor.plugins.metrics.clever import Clever
-from auditor.probe import Randomness, Records
+from auditor.probes.base import Randomness, Records
 
 RNG = Randomness(0, "metrics.clever")
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}

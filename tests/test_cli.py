@@ -23,9 +23,11 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
 import auditor
-from auditor import Conclusion, Meta, Metric, Probe, registry
-from auditor.cli import main
-from auditor.registry import Plugin
+from auditor import Conclusion, Meta, Metric, Probe
+from auditor.cli.main import main
+from auditor.plugin import registry
+from auditor.plugin.registry import Plugin
+from auditor.plugin.suite import find_suite
 
 Cli = Callable[..., Result]
 
@@ -170,7 +172,7 @@ def test_completion_is_a_script_that_asks_the_command(shell: str, auditor_cli: C
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from click.testing import CliRunner; from auditor.cli import main\n"
+        "import sys; from click.testing import CliRunner; from auditor.cli.main import main\n"
         "assert CliRunner().invoke(main, ['run', '--help']).exit_code == 0\n"
         "print(*sorted({'numpy', 'torch', 'onnx', 'onnxruntime', 'pandas', 'art', 'rich', 'PIL'} & set(sys.modules)))"
     )
@@ -181,7 +183,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_freed_memory_is_kept_for_the_next_pass() -> None:
     code = """
 import ctypes, resource, sys, torch
-from auditor.environment import keep_memory
+from auditor.model.device import keep_memory
 
 conv = torch.nn.Conv2d(16, 16, 3, padding=1)
 net = torch.nn.Sequential(torch.nn.Conv2d(1, 16, 3, padding=1), torch.nn.ReLU(), conv, torch.nn.ReLU())
@@ -213,7 +215,7 @@ print(without, pages(), hasattr(ctypes.CDLL(None), "mallopt"))
 def test_audit_fits_the_published_schema(finished: tuple[Path, Result], digits: Path) -> None:
     from jsonschema import Draft202012Validator
 
-    schema = json.loads((Path(auditor.__file__).parent / "audit.schema.json").read_text(encoding="utf-8"))
+    schema = json.loads((Path(auditor.__file__).parent / "schemas" / "audit.schema.json").read_text(encoding="utf-8"))
     Draft202012Validator.check_schema(schema)
     audit = read(finished[0])
     assert [error.message for error in Draft202012Validator(schema).iter_errors(audit)] == []
@@ -259,7 +261,7 @@ def test_default_folder_is_named_by_model_and_hash(model: Path, suite: Path, aud
 
 
 def registry_hash(model: Path) -> str:
-    from auditor.store import file_sha256
+    from auditor.files import file_sha256
 
     return file_sha256(model)
 
@@ -268,7 +270,7 @@ def test_run_without_options_runs_the_standard_suite(model: Path, auditor_cli: C
     """Every packaged suite is readable and finds its probes; the default is ``standard``."""
     loaded = with_probes()
     for name in ("quick", "standard", "full"):
-        assert loaded.select(loaded.suite(name).probes, option="suite")
+        assert loaded.select(find_suite(name, loaded).probes, option="suite")
     result = outcome(auditor_cli("run", model, "--probe", "sanity.parity", "--samples", 30, "--format", "json"), 0)
     audit = read(Path(re.findall(r"^  (.*)audit\.json$", result.stdout, re.MULTILINE)[0]))
     assert audit["suite"] == "standard"
@@ -529,7 +531,8 @@ import signal, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
-from auditor import Conclusion, Meta, Metric, Probe, registry
+from auditor import Conclusion, Meta, Metric, Probe
+from auditor.plugin import registry
 
 @dataclass(frozen=True, kw_only=True)
 class Slow(Probe):
@@ -549,7 +552,7 @@ if __name__ == "__main__":
     found.probes["sanity.slow"], found.origin["sanity.slow"] = Slow, "test"
     registry.load = lambda: found
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from auditor.cli import main
+    from auditor.cli.main import main
     main()
 '''
 SLOW_AUDIT = ["--probe", "sanity.slow", "--samples", "50", "--batch-size", "1", "--out", "out", "--format", "json"]
@@ -671,7 +674,7 @@ def test_budget_ends_the_measuring_and_the_rest_follows(
 
 def test_reader_of_a_pipe_may_leave() -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", "from auditor.cli import main; main(['probes'])"],
+        [sys.executable, "-c", "from auditor.cli.main import main; main(['probes'])"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout

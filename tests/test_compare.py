@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 from click.testing import Result
 
-from auditor import BadInput, compare, numbers, stats
-from auditor.engine import Request, run
+from auditor import BadInput, statistics
+from auditor.compare import comparison
+from auditor.findings import formatting
 from auditor.report.comparison import page
+from auditor.run.request import Request
+from auditor.run.session import run
 
 Cli = Callable[..., Result]
 N, MISSED = 60, 9
@@ -44,18 +47,18 @@ severities = [2, 4]
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (0, 1), (3, 3), (1, 9), (12, 2), (40, 70)])
 def test_mcnemar_is_the_two_sided_binomial_test(b: int, c: int) -> None:
     tail = sum(math.comb(b + c, k) for k in range(min(b, c) + 1)) / 2 ** (b + c)
-    assert stats.mcnemar_two_sided(b, c) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
-    assert stats.mcnemar_two_sided(b, c) == stats.mcnemar_two_sided(c, b)
+    assert statistics.mcnemar_two_sided(b, c) == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
+    assert statistics.mcnemar_two_sided(b, c) == statistics.mcnemar_two_sided(c, b)
 
 
 def test_interval_of_paired_proportions_by_hand() -> None:
     # Bonett and Price 2012: counts plus one, n plus two; here 5/102 and 14/102
     centre = 9 / 102
     half = 1.959964 * math.sqrt((19 / 102 - centre**2) / 102)
-    assert stats.paired_proportions(4, 13, 100) == pytest.approx((0.09, centre - half, centre + half), abs=1e-6)
-    assert stats.paired_proportions(0, 0, 0) == stats.NOTHING
+    assert statistics.paired_proportions(4, 13, 100) == pytest.approx((0.09, centre - half, centre + half), abs=1e-6)
+    assert statistics.paired_proportions(0, 0, 0) == statistics.NOTHING
     # no disagreement at all is still no proof
-    value, low, high = stats.paired_proportions(0, 0, 100)
+    value, low, high = statistics.paired_proportions(0, 0, 100)
     assert value == 0
     assert low == -high
     assert 0 < (high or 0) < 0.05
@@ -66,7 +69,7 @@ def test_paired_means_agree_with_the_t_statistic_of_the_differences() -> None:
     first = rng.normal(size=400)
     second = first + 0.1 + 0.5 * rng.normal(size=400)
     difference = second - first
-    (value, low, high), p = stats.paired_means(first, second)
+    (value, low, high), p = statistics.paired_means(first, second)
     error = difference.std(ddof=1) / 20
     assert value == pytest.approx(difference.mean())
     assert (low, high) == pytest.approx((value - 1.96 * error, value + 1.96 * error), abs=0.006)
@@ -79,32 +82,39 @@ def test_tiny_p_values_are_those_of_the_normal_law_and_not_zero() -> None:
 
     first = np.random.default_rng(0).normal(size=2000)
     second = first + np.random.default_rng(1).normal(0.5, 1.5, size=2000)
-    (value, low, high), p = stats.paired_means(first, second)
+    (value, low, high), p = statistics.paired_means(first, second)
     assert None not in (value, low, high, p)
     z = value / ((high - low) / 2 / 1.96)
     assert np.log10(p) == pytest.approx(np.log10(2 * norm.sf(z)), rel=0.1)
-    _, p = stats.from_intervals(stats.Interval(0.0, -0.05, 0.05), stats.Interval(1.0, 0.95, 1.05))
+    _, p = statistics.from_intervals(statistics.Interval(0.0, -0.05, 0.05), statistics.Interval(1.0, 0.95, 1.05))
     assert p == pytest.approx(2 * norm.sf(1 / np.hypot(0.05, 0.05) * 1.959964), rel=1e-4)
     assert 0 < p < 1e-100
 
 
 def test_paired_means_of_the_same_numbers_few_numbers_and_none() -> None:
     same = np.array([0.1, np.nan, 0.7])
-    assert stats.paired_means(same, same) == (stats.Interval(0.0, 0.0, 0.0), 1.0)
+    assert statistics.paired_means(same, same) == (statistics.Interval(0.0, 0.0, 0.0), 1.0)
     # three images that all rose by the same: certain for the bootstrap, 1 in 4 for a sign-flip test
-    assert stats.paired_means(np.zeros(3), np.ones(3))[1] == 0.25
-    assert stats.paired_means(np.zeros(1), np.ones(1)) == (stats.Interval(1.0, None, None), 1.0)
-    assert stats.paired_means(np.full(3, np.nan), np.ones(3)) == (stats.NOTHING, None)
+    assert statistics.paired_means(np.zeros(3), np.ones(3))[1] == 0.25
+    assert statistics.paired_means(np.zeros(1), np.ones(1)) == (statistics.Interval(1.0, None, None), 1.0)
+    assert statistics.paired_means(np.full(3, np.nan), np.ones(3)) == (statistics.NOTHING, None)
     # an image that does not count in one run leaves the others' mean alone
-    assert stats.paired_means(np.array([0.0, np.nan]), np.array([1.0, 3.0]))[0].value == 2.0
+    assert statistics.paired_means(np.array([0.0, np.nan]), np.array([1.0, 3.0]))[0].value == 2.0
 
 
 def test_from_intervals_adds_squares_and_is_silent_without_intervals() -> None:
-    (value, low, high), p = stats.from_intervals(stats.Interval(0.5, 0.4, 0.6), stats.Interval(0.9, 0.6, 1.0))
+    (value, low, high), p = statistics.from_intervals(
+        statistics.Interval(0.5, 0.4, 0.6), statistics.Interval(0.9, 0.6, 1.0)
+    )
     assert (value, low, high) == pytest.approx((0.4, 0.4 - math.hypot(0.3, 0.1), 0.4 + math.hypot(0.1, 0.1)))
     assert p == pytest.approx(math.erfc(0.4 / math.hypot(0.3, 0.1) * 1.959964 / math.sqrt(2)), rel=1e-5)
-    assert stats.from_intervals(stats.Interval(0.5, None, None), stats.Interval(0.7, 0.6, 0.8))[1] is None
-    assert stats.from_intervals(stats.NOTHING, stats.Interval(0.7, 0.6, 0.8)) == (stats.NOTHING, None)
+    assert (
+        statistics.from_intervals(statistics.Interval(0.5, None, None), statistics.Interval(0.7, 0.6, 0.8))[1] is None
+    )
+    assert statistics.from_intervals(statistics.NOTHING, statistics.Interval(0.7, 0.6, 0.8)) == (
+        statistics.NOTHING,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -113,15 +123,15 @@ def test_from_intervals_adds_squares_and_is_silent_without_intervals() -> None:
      ("snr_median", -1), ("roc_auc", 1), ("distance_median", 1), ("border_attribution", 0)],
 )  # fmt: skip
 def test_which_side_is_better(name: str, side: int) -> None:
-    assert numbers.better_side({"name": name}) == side
+    assert formatting.better_side({"name": name}) == side
 
 
 def test_differences_and_p_values_as_text() -> None:
     metric = {"name": "accuracy", "unit": "fraction", "at": {}}
-    assert numbers.difference(metric, {"value": -0.045, "low": -0.076, "high": 0.013}) == "−4.5 points [−7.6, +1.3]"
-    assert numbers.difference(metric, {"value": 0.0, "low": None, "high": None}) == "0.0 points"
-    assert numbers.difference(metric, {"value": None, "low": None, "high": None}) == "–"
-    assert [numbers.probability(p) for p in (None, 1e-9, 0.03123, 1.0)] == ["–", "< 0.001", "0.031", "1"]
+    assert formatting.difference(metric, {"value": -0.045, "low": -0.076, "high": 0.013}) == "−4.5 points [−7.6, +1.3]"
+    assert formatting.difference(metric, {"value": 0.0, "low": None, "high": None}) == "0.0 points"
+    assert formatting.difference(metric, {"value": None, "low": None, "high": None}) == "–"
+    assert [formatting.probability(p) for p in (None, 1e-9, 0.03123, 1.0)] == ["–", "< 0.001", "0.031", "1"]
 
 
 # known answers: a threshold on one pixel, moved
@@ -160,7 +170,7 @@ def only(comparison: dict[str, Any], name: str = "accuracy") -> dict[str, Any]:
 
 
 def test_a_planted_regression_has_the_p_value_of_its_coin_tosses(thresholds: Path) -> None:
-    told = compare.compare([thresholds / "right", thresholds / "wrong"])
+    told = comparison.compare([thresholds / "right", thresholds / "wrong"])
     pair = only(told)
     assert pair["test"] == "mcnemar"
     assert pair["only"] == [MISSED, 0]
@@ -174,19 +184,19 @@ def test_a_planted_regression_has_the_p_value_of_its_coin_tosses(thresholds: Pat
     assert f"(n = {N} images in common)" in told["verdict_reason"]
     assert only(told, "log_loss")["test"] == "bootstrap"
     assert only(told, "f1")["test"] == "intervals"
-    assert compare.regressed(told)
-    assert not list(compare.validator().iter_errors(told))
+    assert comparison.regressed(told)
+    assert not list(comparison.validator().iter_errors(told))
 
 
 def test_the_other_way_round_is_better(thresholds: Path) -> None:
-    told = compare.compare([thresholds / "wrong", thresholds / "right"])
+    told = comparison.compare([thresholds / "wrong", thresholds / "right"])
     assert only(told)["outcome"] == told["verdict"] == "better"
     assert only(told)["only"] == [0, MISSED]
-    assert not compare.regressed(told)
+    assert not comparison.regressed(told)
 
 
 def test_a_run_against_itself_shows_no_difference(thresholds: Path) -> None:
-    told = compare.compare([thresholds / "right", thresholds / "right"])
+    told = comparison.compare([thresholds / "right", thresholds / "right"])
     assert told["verdict"] == "no-difference"
     assert "does not show that there is none" in told["verdict_reason"]
     assert {p["difference"]["value"] for m in told["probes"][0]["metrics"] for p in m["pairs"]} == {0.0}
@@ -195,19 +205,19 @@ def test_a_run_against_itself_shows_no_difference(thresholds: Path) -> None:
 
 def test_three_runs_make_a_leaderboard(thresholds: Path) -> None:
     folders = [thresholds / name for name in ("wrong", "right", "right")]
-    told = compare.compare(folders)
+    told = comparison.compare(folders)
     assert told["verdict"] == "ranked"
     assert [(row["rank"], row["run"]) for row in told["leaderboard"]] == [(1, 1), (1, 2), (3, 0)]
     assert told["leaderboard"][2] == {
         "rank": 3, "points": -2, "run": 0, "better": 0, "worse": 2, "no_difference": 0
     }  # fmt: skip
-    assert not list(compare.validator().iter_errors(told))
+    assert not list(comparison.validator().iter_errors(told))
     assert "Leaderboard" in page(told, paper=False)
 
 
 def test_images_that_only_one_run_has_are_left_out_and_the_numbers_computed_again(thresholds: Path) -> None:
     audit(thresholds, "wrong", "data", "some", samples=40)
-    told = compare.compare([thresholds / "wrong", thresholds / "some"])
+    told = comparison.compare([thresholds / "wrong", thresholds / "some"])
     assert told["images"] == {"common": 40, "of": [N, 40], "other_bytes": 0, "other_label": 0}
     assert next(item for item in told["differences"] if item["what"] == "data")["effect"].startswith("only the 40")
     metric = told["probes"][0]["metrics"][0]
@@ -222,7 +232,7 @@ def test_images_that_only_one_run_has_are_left_out_and_the_numbers_computed_agai
 def test_images_of_one_name_that_are_not_the_same_are_never_paired(thresholds: Path, data: str, said: str) -> None:
     audit(thresholds, "right", data, data)
     with pytest.raises(BadInput, match=said):
-        compare.compare([thresholds / "right", thresholds / data])
+        comparison.compare([thresholds / "right", thresholds / data])
 
 
 def test_a_run_without_labels_is_not_compared_with_one_that_has_them(thresholds: Path) -> None:
@@ -231,30 +241,30 @@ def test_a_run_without_labels_is_not_compared_with_one_that_has_them(thresholds:
     told["data"]["labelled"] = False
     (thresholds / "bare" / "audit.json").write_text(json.dumps(told))
     with pytest.raises(BadInput, match="bare: was audited without labels"):
-        compare.compare([thresholds / "right", thresholds / "bare"])
+        comparison.compare([thresholds / "right", thresholds / "bare"])
 
 
 def test_an_older_run_without_an_image_list_is_compared_on_the_same_data_alone(thresholds: Path) -> None:
     old = Path(shutil.copytree(thresholds / "right", thresholds / "old"))
     (old / "records" / "images.parquet").unlink()
     (old / "manifest.json").unlink()
-    assert only(compare.compare([old, thresholds / "wrong"]))["only"] == [MISSED, 0]
+    assert only(comparison.compare([old, thresholds / "wrong"]))["only"] == [MISSED, 0]
     audit(thresholds, "wrong", "data", "fewer", samples=30)
     with pytest.raises(BadInput, match="old: the runs' data differ"):
-        compare.compare([old, thresholds / "fewer"])
+        comparison.compare([old, thresholds / "fewer"])
 
 
 def test_what_a_probe_tells_of_its_images_is_checked_against_its_metric(
     thresholds: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from auditor import registry
+    from auditor.plugin import registry
 
     kind = registry.load().probes["performance.accuracy"]
     honest = kind.per_image
     monkeypatch.setattr(kind, "per_image", lambda self, records: [
         type(each)(name=each.name, values=~each.values, at=each.at) for each in honest(self, records)[:1]
     ])  # fmt: skip
-    pair = only(compare.compare([thresholds / "right", thresholds / "wrong"]))
+    pair = only(comparison.compare([thresholds / "right", thresholds / "wrong"]))
     assert pair["test"] == "intervals"
     assert pair["only"] is None
 
@@ -303,7 +313,7 @@ def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def told(runs: Path) -> dict[str, Any]:
-    return compare.compare([runs / "before", runs / "after"])
+    return comparison.compare([runs / "before", runs / "after"])
 
 
 def test_every_mean_over_images_is_tested_image_by_image(told: dict[str, Any]) -> None:
@@ -333,7 +343,7 @@ def test_curves_lie_over_each_other(told: dict[str, Any]) -> None:
 
 
 def test_other_settings_are_named_and_not_compared(runs: Path) -> None:
-    told = compare.compare([runs / "before", runs / "other"])
+    told = comparison.compare([runs / "before", runs / "other"])
     reasons = {probe["id"]: probe["reason"] for probe in told["probes"] if probe["reason"]}
     assert {probe["id"] for probe in told["probes"] if not probe["reason"]} == {"sanity.parity"}
     assert reasons["performance.accuracy"] == "was not run in B"
@@ -351,7 +361,7 @@ def test_the_command_writes_what_it_says_and_gates(runs: Path, tmp_path: Path, a
     assert max(map(len, result.stdout.splitlines()[2:])) <= 80
     assert "\x1b" not in result.stdout
     assert {path.name for path in out.iterdir()} == {"comparison.json", "comparison.html", "comparison.pdf"}
-    assert not list(compare.validator().iter_errors(json.loads((out / "comparison.json").read_text())))
+    assert not list(comparison.validator().iter_errors(json.loads((out / "comparison.json").read_text())))
     assert auditor_cli(*call[:3], "--format", "json", "--fail-on-regression").exit_code == 1
     other_way = auditor_cli("compare", runs / "after", runs / "before", "--format", "json", "--fail-on-regression")
     assert other_way.exit_code == 0, other_way.output

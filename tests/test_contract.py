@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 
-from auditor import NotApplicable, conformance, registry
-from auditor.conformance import CHECKS, HEAVY, Subject
-from auditor.engine import Request, run, validator
-from auditor.finding import AREAS
+from auditor import NotApplicable
+from auditor.conformance import checks, package
+from auditor.conformance.checks import CHECKS, HEAVY
+from auditor.conformance.subject import Subject
+from auditor.findings.finding import AREAS
+from auditor.plugin import registry
+from auditor.run.record import validator
+from auditor.run.request import Request
+from auditor.run.session import run
 
 LOADED = registry.load()
 ABOUT_ROWS = {"says what it is", "is configurable"}
@@ -23,13 +28,13 @@ every_probe = pytest.mark.parametrize("probe_id", LOADED.probes)
 @pytest.fixture(scope="module")
 def digits_subject(digits: Path) -> Subject:
     """The reference model and six digits of two groups: a model with small differences, where rounding shows."""
-    return conformance.open_subject(LOADED, digits / "digits-cnn.onnx", None, samples=6)
+    return package.open_subject(LOADED, digits / "digits-cnn.onnx", None, samples=6)
 
 
 @pytest.fixture(scope="module")
 def fragile_subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """The model on which `auditor plugin check` tries probes: every attack must break it."""
-    return conformance.open_subject(LOADED, *conformance.write_subject(tmp_path_factory.mktemp("fragile")))
+    return package.open_subject(LOADED, *package.write_subject(tmp_path_factory.mktemp("fragile")))
 
 
 @pytest.mark.parametrize("name", [name for name in CHECKS if name != "beats random noise"])
@@ -65,15 +70,15 @@ def test_a_built_in_probe_is_its_file(probe_id: str) -> None:
 
 def test_listing_the_probes_imports_nothing_heavy() -> None:
     own = () if any(":" in plugin for plugin in LOADED.origin.values()) else ("numpy",)
-    code = "from auditor import registry; assert len(registry.load().probes) > 6"
-    assert conformance.heavy_imports(code, heavy=(*HEAVY, *own)) == []
+    code = "from auditor.plugin import registry; assert len(registry.load().probes) > 6"
+    assert checks.heavy_imports(code, heavy=(*HEAVY, *own)) == []
 
 
 @pytest.fixture(scope="module")
 def audited(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """All probes on twenty digits, as little as their settings allow."""
     folder = tmp_path_factory.mktemp("contract")
-    suite = conformance.write_suite(LOADED, list(LOADED.probes), folder / "suite.toml")
+    suite = package.write_suite(LOADED, list(LOADED.probes), folder / "suite.toml")
     request = Request(
         model=digits / "digits-cnn.onnx", suite=str(suite), samples=20, out=folder / "run", formats=(), batch_size=20,
     )  # fmt: skip
@@ -88,6 +93,6 @@ def test_the_record_of_every_probe_fits_the_schema(audited: dict[str, Any]) -> N
 @every_probe
 def test_findings_have_ids_of_their_own_and_say_n(audited: Mapping[str, Any], probe_id: str) -> None:
     try:
-        conformance.check_record(next(p for p in audited["probes"] if p["id"] == probe_id))
+        checks.check_record(next(p for p in audited["probes"] if p["id"] == probe_id))
     except NotApplicable as reason:
         pytest.skip(f"not applicable here: {reason}")

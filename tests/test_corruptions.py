@@ -17,10 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from scipy import ndimage
 
-from auditor.corruptions import CORRUPTIONS, PARAMETERS, _gains, _shuffled, corrupt, parameter_set
+from auditor.algorithms.corruptions import CORRUPTIONS, PARAMETERS, _gains, _shuffled, corrupt, parameter_set
 from auditor.plugins.corruptions.camera import Camera
 from auditor.plugins.corruptions.imagenet_c import ALL, FAMILIES, ImageNetC
-from auditor.probe import Randomness
+from auditor.probes.base import Randomness
 
 SHAPES = [(3, 3, 96, 96), (3, 3, 32, 32), (3, 1, 32, 32), (3, 1, 8, 8), (2, 3, 20, 33), (2, 1, 1, 1), (2, 3, 3, 2)]
 
@@ -301,7 +301,8 @@ def brightness_model(path: Path) -> Path:
 
 def measure(model: Path, data: Path, tmp_path: Path, **settings: Any) -> dict[str, Any]:
     """The probe's record after an audit of it alone."""
-    from auditor.engine import Request, run
+    from auditor.run.request import Request
+    from auditor.run.session import run
 
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     suite = tmp_path / "suite.toml"

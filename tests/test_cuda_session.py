@@ -11,7 +11,8 @@ import onnxruntime
 import pytest
 import torch
 
-from auditor.classifier import Classifier, Preprocessing
+from auditor.model.classifier import Classifier
+from auditor.model.preprocessing import Preprocessing
 from auditor.plugins.formats import onnx as plugin
 
 

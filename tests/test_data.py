@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from PIL import Image
 
+from auditor.data.dataset import Images, Source, sample
+from auditor.data.labels import match_labels
+from auditor.data.resizing import Resizing, fit, read_file
 from auditor.errors import BadInput
-from auditor.images import Images, Resizing, Source, fit, match_labels, read_file, sample
 
 RGB, GREY = (3, 8, 8), (1, 8, 8)
 TINY = 'probes = ["performance.accuracy", "bias.groups", "sanity.parity"]\n'
@@ -26,7 +28,7 @@ TINY = 'probes = ["performance.accuracy", "bias.groups", "sanity.parity"]\n'
 
 @pytest.fixture(scope="session")
 def plugins() -> Any:
-    from auditor.registry import load
+    from auditor.plugin.registry import load
 
     return load()
 
@@ -413,9 +415,9 @@ def test_without_any_data_photographs_are_taken_and_it_is_said(tmp_path: Path, a
 
 
 def test_photographs_are_real_and_different(plugins: Any) -> None:
-    from auditor import photographs
+    from auditor.data import sample_photos
 
-    images = Images(photographs.source(), shape=(3, 32, 32))
+    images = Images(sample_photos.source(), shape=(3, 32, 32))
     pixels = images.pixels(images.ids)
     assert len({image.tobytes() for image in pixels}) == len(images) == 48
     assert pixels.std(axis=(1, 2, 3)).min() > 0.05

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from auditor import Conclusion, Curve, Meta, Probe, Records
-from auditor.distances import attack_records, norms_of, smallest
-from auditor.engine import _readers_last
 from auditor.plugins.metrics.adversarial_distance import AdversarialDistance
+from auditor.probes.distances import attack_records, norms_of, smallest
+from auditor.run.selection import _readers_last
 
 
 def rows(*attacked: tuple[str, float, bool], wrong: tuple[str, ...] = ()) -> pd.DataFrame:

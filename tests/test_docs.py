@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 import auditor as auditor_package
-from auditor import hookspecs, registry
+from auditor.plugin import hookspecs, registry
+from auditor.plugin.suite import find_suite
 
 ROOT = Path(__file__).parents[1]
 THIRD_PARTY = ROOT / "tests" / "third_party"
@@ -60,7 +61,7 @@ def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 def auditor(target: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     """The command line in a process of its own that finds the packages in ``target``."""
-    code = "from auditor.cli import main; main()"
+    code = "from auditor.cli.main import main; main()"
     environment = os.environ | {"PYTHONPATH": str(target)}
     command = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, cwd=target.parent)
@@ -124,7 +125,7 @@ def test_every_example_is_a_plugin_that_loads(block: str, monkeypatch: pytest.Mo
 
 def test_the_example_suite_reads(tmp_path: Path) -> None:
     (tmp_path / "nightly.toml").write_text(TOML_BLOCKS[1])
-    assert registry.load().suite(str(tmp_path / "nightly.toml")).samples == 500
+    assert find_suite(str(tmp_path / "nightly.toml"), registry.load()).samples == 500
 
 
 HOOKS = {name: f for name, f in vars(hookspecs).items() if name.startswith("auditor_")}
@@ -149,13 +150,13 @@ def test_the_readme_names_every_probe_and_no_other() -> None:
 
 
 def test_the_readme_shows_every_command_and_exit_status() -> None:
-    from auditor import cli
+    from auditor.cli.main import FAILED, INCOMPLETE, INTERRUPTED, UNUSABLE, main
 
-    for name in cli.main.commands:
+    for name in main.commands:
         assert f"auditor {name}" in README
     shown = set(re.findall(r"`auditor ([a-z]+)", README))
-    assert shown <= set(cli.main.commands)
-    for status in (0, cli.FAILED, cli.UNUSABLE, cli.INCOMPLETE, cli.INTERRUPTED):
+    assert shown <= set(main.commands)
+    for status in (0, FAILED, UNUSABLE, INCOMPLETE, INTERRUPTED):
         assert re.search(rf"\b{status}\b", README)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
-from auditor import documented
 from auditor.errors import BadInput
-from auditor.report import documented as shown
+from auditor.policy import published
+from auditor.report import documented
 
 ENTRY = {"claim": "Half are right", "source": "a paper", "probe": "performance.accuracy", "metric": "accuracy"}
 PROBES: dict[str, Any] = {"performance.accuracy": None, "attacks.fgsm": None}
@@ -61,10 +61,10 @@ def metric(value: float | None, **at: Any) -> dict[str, Any]:
 
 
 def rows(value: float | None, metrics: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
-    entries = documented.check(
+    entries = published.check(
         [{**ENTRY, "value": value, **more} if value is not None else {**ENTRY, **more}], PROBES, "s"
     )
-    (entry,) = documented.beside(entries, [{"id": "performance.accuracy", "metrics": metrics}], "m/net.onnx")
+    (entry,) = published.beside(entries, [{"id": "performance.accuracy", "metrics": metrics}], "m/net.onnx")
     found: list[dict[str, Any]] = entry["rows"]
     return found
 
@@ -106,9 +106,9 @@ def test_the_metric_that_says_least_besides_is_taken() -> None:
 )
 def test_bad_entries_are_refused(entry: dict[str, Any], problem: str) -> None:
     with pytest.raises(BadInput, match=problem):
-        documented.check([entry], PROBES, "suite.toml")
+        published.check([entry], PROBES, "suite.toml")
     with pytest.raises(BadInput, match="must be tables"):
-        documented.check({"claim": "x"}, PROBES, "suite.toml")
+        published.check({"claim": "x"}, PROBES, "suite.toml")
 
 
 def test_a_suite_with_documented_numbers(digits: Path, auditor_cli: Callable[..., Result], tmp_path: Path) -> None:
@@ -139,5 +139,5 @@ def test_a_suite_with_documented_numbers(digits: Path, auditor_cli: Callable[...
 
 
 def test_audits_without_them_show_nothing() -> None:
-    assert shown.exhibits({}) == []
-    assert shown.lines({}) == []
+    assert documented.exhibits({}) == []
+    assert documented.lines({}) == []

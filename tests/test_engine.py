@@ -27,11 +27,13 @@ from auditor import (
     ThreatModel,
     hookimpl,
 )
-from auditor.budget import PILOT, Budget
-from auditor.classifier import Artefact
-from auditor.engine import Interrupted, Outcome, Request, finish, prepare, run
+from auditor.model.artefact import Artefact
 from auditor.report import ReportFormat
-from auditor.store import RunFolder
+from auditor.run.budget import PILOT, Budget
+from auditor.run.folder import RunFolder
+from auditor.run.request import Interrupted, Outcome, Request
+from auditor.run.session import run
+from auditor.run.writing import finish, prepare
 
 META = Meta(id="sanity.bad", title="Misbehaves", area="sanity", why="It is a test.")
 
@@ -300,7 +302,7 @@ def test_out_of_memory_for_a_single_image_is_an_error(plug: Plug, audit: Callabl
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The engine's clock, moved by the test."""
     now = [100.0]
-    monkeypatch.setattr("auditor.engine.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("auditor.run.session.time.monotonic", lambda: now[0])
     return now
 
 

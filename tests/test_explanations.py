@@ -10,20 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from auditor import registry
-from auditor.activations import last_convolution, last_layer
-from auditor.attribution import answer_without, grade, infidelity, rank_correlation, shuffled
-from auditor.blocks import cells
-from auditor.engine import Request, open_audit, run
+from auditor.algorithms.layers import last_convolution, last_layer
+from auditor.algorithms.masking import cells
+from auditor.data.dataset import Batch
 from auditor.errors import NotApplicable
-from auditor.images import Batch
+from auditor.plugin import registry
+from auditor.plugin.suite import find_suite
 from auditor.plugins.explanations.grad_cam import GradCam
 from auditor.plugins.explanations.gradient_shap import GradientShap
 from auditor.plugins.explanations.integrated_gradients import IntegratedGradients
 from auditor.plugins.explanations.lime import Lime
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.explanations.shap import Shap
-from auditor.probe import Randomness, Run
+from auditor.probes.base import Randomness, Run
+from auditor.probes.explanation import answer_without
+from auditor.probes.grading import grade, infidelity, rank_correlation, shuffled
+from auditor.run.opening import open_audit
+from auditor.run.request import Request
+from auditor.run.session import run
 
 RNG = Randomness(0, "test")
 
@@ -33,7 +37,7 @@ def subject(digits: Path) -> tuple[Any, Batch]:
     """The reference model and four digits."""
     loaded = registry.load()
     request = Request(model=digits / "digits-cnn.onnx", samples=4)
-    classifier, images = open_audit(loaded, request, loaded.suite("full"), "cpu")
+    classifier, images = open_audit(loaded, request, find_suite("full", loaded), "cpu")
     pixels = images.pixels(images.ids)
     assert images.labels is not None
     batch = Batch(ids=images.ids, pixels=pixels, labels=images.labels, probabilities=classifier.predict(pixels))
@@ -241,7 +245,7 @@ def test_a_mask_that_does_not_fit_is_named(tmp_path: Path, write_linear: Any) ->
     (tmp_path / "01-mask.png").unlink()
     model = write_linear(tmp_path / "m.onnx", np.ones((2, 64)), np.zeros(2), (1, 8, 8))
     loaded = registry.load()
-    _, images = open_audit(loaded, Request(model=model, data=data), loaded.suite("full"), "cpu")
+    _, images = open_audit(loaded, Request(model=model, data=data), find_suite("full", loaded), "cpu")
     assert images.unreadable == [
         "00.png: its mask has 8x4 pixels, the image 8x8", "01.png: its mask 01-mask.png: No such file or directory",
     ]  # fmt: skip

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from auditor.errors import NoCopy
-from auditor.loading.importer import MAX_DEPTH, cut_final_activation, import_onnx, sort_nodes
+from auditor.onnx.final_activation import cut_final_activation
+from auditor.onnx.graph import MAX_DEPTH, import_onnx, sort_nodes
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 

@@ -16,19 +16,22 @@ from fairlearn.metrics import MetricFrame
 from scipy.stats import binomtest, norm
 from sklearn import metrics as sk
 
-from auditor import Level, Records, stats
-from auditor.classifier import Artefact, Classifier, Preprocessing
-from auditor.estimators import ArtClassifier
-from auditor.families import breaking_epsilon, project
-from auditor.images import Batch
-from auditor.outputs import softmax
+from auditor import Level, Records, statistics
+from auditor.algorithms.art import ArtClassifier
+from auditor.data.dataset import Batch
+from auditor.model.artefact import Artefact
+from auditor.model.classifier import Classifier
+from auditor.model.preprocessing import Preprocessing
+from auditor.model.scores import softmax
 from auditor.plugins.attacks.fgsm import Fgsm
 from auditor.plugins.attacks.noise import Noise
 from auditor.plugins.attacks.occlusion import Occlusion
 from auditor.plugins.bias.groups import Groups
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.performance.accuracy import Accuracy
-from auditor.probe import Exhibit, Randomness
+from auditor.probes.attack import breaking_epsilon
+from auditor.probes.base import Exhibit, Randomness
+from auditor.probes.perturbation import project
 
 RNG = Randomness(0, "test")
 EXHIBITS = pd.DataFrame({"exhibit": []})
@@ -341,7 +344,7 @@ def test_deletion_and_insertion_of_a_linear_model_follow_its_weights() -> None:
 )
 @pytest.mark.parametrize("confidence", [0.9, 0.95, 0.995])
 def test_wilson_equals_scipy(hits: int, n: int, confidence: float) -> None:
-    value, low, high = stats.wilson(hits, n, confidence=confidence)
+    value, low, high = statistics.wilson(hits, n, confidence=confidence)
     expected = binomtest(hits, n).proportion_ci(confidence, method="wilson")
     assert value == hits / n
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
@@ -353,7 +356,7 @@ def test_wilson_equals_scipy(hits: int, n: int, confidence: float) -> None:
 )
 def test_wilson_equals_the_published_table(hits: int, n: int, low: float, high: float) -> None:
     """Newcombe 1998, Statistics in Medicine 17, 857-872, table I, method 3."""
-    found = stats.wilson(hits, n)
+    found = statistics.wilson(hits, n)
     assert (found.low, found.high) == pytest.approx((low, high), abs=5e-5)
 
 
@@ -374,15 +377,15 @@ def test_newcombe_equals_the_published_table(
     hits: tuple[int, int], n: tuple[int, int], low: float, high: float
 ) -> None:
     """Newcombe 1998, Statistics in Medicine 17, 873-890, table II, method 10."""
-    found = stats.newcombe(hits, n)
+    found = statistics.newcombe(hits, n)
     assert found.value == pytest.approx(hits[0] / n[0] - hits[1] / n[1])
     assert (found.low, found.high) == pytest.approx((low, high), abs=6e-5)
 
 
 def test_newcombe_is_antisymmetric_and_widens_with_confidence() -> None:
-    there, back = stats.newcombe((9, 3), (10, 12)), stats.newcombe((3, 9), (12, 10))
+    there, back = statistics.newcombe((9, 3), (10, 12)), statistics.newcombe((3, 9), (12, 10))
     assert (there.low, there.high) == pytest.approx((-back.high, -back.low))
-    wide = stats.newcombe((9, 3), (10, 12), confidence=0.999)
+    wide = statistics.newcombe((9, 3), (10, 12), confidence=0.999)
     assert wide.low < there.low < there.high < wide.high
 
 
@@ -398,15 +401,24 @@ def test_newcombe_is_antisymmetric_and_widens_with_confidence() -> None:
 )
 def test_holm_equals_the_definition(p_values: list[float], expected: list[float]) -> None:
     """The first row is the worked example of R's p.adjust(method = "holm")."""
-    assert stats.holm(p_values) == pytest.approx(expected)
+    assert statistics.holm(p_values) == pytest.approx(expected)
 
 
 def test_nothing_is_never_zero() -> None:
-    nothing = [stats.wilson(0, 0), stats.newcombe((0, 1), (0, 2)), stats.bootstrap([]), stats.bootstrap([np.nan])]
-    nothing += [stats.bootstrap_confusion(np.zeros((2, 2), dtype=np.int64), lambda m: m[:, 0, 0])]
-    nothing += [stats.bootstrap_weighted(0, lambda w: w.sum(axis=1))]
-    assert nothing == [stats.NOTHING] * 6
-    for metric in (stats.proportion("a", []), stats.mean("a", [], unit="1"), stats.median("a", [], unit="1")):
+    nothing = [
+        statistics.wilson(0, 0),
+        statistics.newcombe((0, 1), (0, 2)),
+        statistics.bootstrap([]),
+        statistics.bootstrap([np.nan]),
+    ]
+    nothing += [statistics.bootstrap_confusion(np.zeros((2, 2), dtype=np.int64), lambda m: m[:, 0, 0])]
+    nothing += [statistics.bootstrap_weighted(0, lambda w: w.sum(axis=1))]
+    assert nothing == [statistics.NOTHING] * 6
+    for metric in (
+        statistics.proportion("a", []),
+        statistics.mean("a", [], unit="1"),
+        statistics.median("a", [], unit="1"),
+    ):
         assert (metric.value, metric.low, metric.high, metric.n) == (None, None, None, 0)
 
 
@@ -414,8 +426,8 @@ def test_the_bootstrap_of_a_mean_is_the_textbook_interval() -> None:
     values = np.random.default_rng(7).exponential(size=400)
     half = norm.ppf(0.975) * values.std() / math.sqrt(400)
     for found in (
-        stats.bootstrap(values),
-        stats.bootstrap_weighted(400, lambda w: w @ values / w.sum(axis=1)),
+        statistics.bootstrap(values),
+        statistics.bootstrap_weighted(400, lambda w: w @ values / w.sum(axis=1)),
     ):
         assert found.value == pytest.approx(values.mean())
         assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 6)
@@ -434,16 +446,16 @@ def test_resampling_the_confusion_matrix_is_resampling_images() -> None:
         rows = draws.astype(int)
         return balanced(np.stack([sk.confusion_matrix(r[:, 0], r[:, 1], labels=range(4)) for r in rows]))
 
-    cells = stats.bootstrap_confusion(matrix, balanced, resamples=4000)
-    images = stats.bootstrap(np.stack([labels, answers], axis=1), plain, resamples=1500)
+    cells = statistics.bootstrap_confusion(matrix, balanced, resamples=4000)
+    images = statistics.bootstrap(np.stack([labels, answers], axis=1), plain, resamples=1500)
     assert cells.value == images.value
     width = images.high - images.low
     assert (cells.low, cells.high) == pytest.approx((images.low, images.high), abs=width / 12)
 
 
 def test_a_median_with_unbroken_images_is_infinite_only_when_most_are() -> None:
-    some = stats.median("distance_median", [1.0, 2.0, 3.0, np.inf], unit="l2")
-    most = stats.median("distance_median", [1.0, np.inf, np.inf, np.inf], unit="l2")
+    some = statistics.median("distance_median", [1.0, 2.0, 3.0, np.inf], unit="l2")
+    most = statistics.median("distance_median", [1.0, np.inf, np.inf, np.inf], unit="l2")
     assert some.value == 2.5
     assert some.low == 1.0
     assert some.high == np.inf

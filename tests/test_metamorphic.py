@@ -18,7 +18,8 @@ import pytest
 from onnx import helper, numpy_helper
 from PIL import Image
 
-from auditor.engine import Request, run
+from auditor.run.request import Request
+from auditor.run.session import run
 
 SUITE = """
 probes = ["*"]
@@ -235,7 +236,8 @@ def own(digits: Path, small: Path, tmp_path: Path) -> Path:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from auditor import engine, measuring
+from auditor.run import measuring, session
+from auditor.run.request import Request
 measuring._FLUSH_SECONDS = 0.0
 written, whole = 0, Path.replace
 def replace(self, target):
@@ -246,7 +248,7 @@ def replace(self, target):
     return whole(self, target)
 Path.replace = replace
 model, suite, data, out = map(Path, sys.argv[2:])
-engine.run(engine.Request(model=model, suite=str(suite), data=data, out=out, formats=(), batch_size=4))
+session.run(Request(model=model, suite=str(suite), data=data, out=out, formats=(), batch_size=4))
 """
 
 

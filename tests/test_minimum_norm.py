@@ -15,17 +15,23 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from auditor import Meta, MinimumNorm, Records, ThreatModel, attacks, registry
-from auditor.classifier import Artefact, Classifier, Preprocessing
-from auditor.engine import Request, open_audit
-from auditor.families import breaking_epsilon
-from auditor.images import Batch
+from auditor import Meta, MinimumNorm, Records, ThreatModel
+from auditor.algorithms import balls
+from auditor.data.dataset import Batch
+from auditor.model.artefact import Artefact
+from auditor.model.classifier import Classifier
+from auditor.model.preprocessing import Preprocessing
+from auditor.plugin import registry
+from auditor.plugin.suite import find_suite
 from auditor.plugins.attacks.carlini_wagner import CarliniWagner
 from auditor.plugins.attacks.deepfool import DeepFool
 from auditor.plugins.attacks.hopskipjump import HopSkipJump
 from auditor.plugins.attacks.minimum_norm import FastMinimumNorm
 from auditor.plugins.attacks.simba import Simba, _cosines, _low_first
-from auditor.probe import Randomness
+from auditor.probes.attack import breaking_epsilon
+from auditor.probes.base import Randomness
+from auditor.run.opening import open_audit
+from auditor.run.request import Request
 
 RNG = Randomness(0, "test")
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
@@ -107,9 +113,9 @@ def plane(request: pytest.FixtureRequest) -> tuple[Classifier, Batch, dict[str, 
 def test_projection_is_the_nearest_point_of_each_image_s_own_ball(norm: str) -> None:
     rng = np.random.default_rng(0)
     delta = torch.from_numpy(rng.normal(size=(5, 1, 2, 3)))
-    radius = attacks.length(delta, norm) * torch.tensor([0.0, 0.2, 0.7, 1.0, 2.0], dtype=torch.float64)
-    found = attacks.project(delta, norm, radius)
-    assert bool((attacks.length(found, norm) <= radius * (1 + 1e-12)).all())
+    radius = balls.length(delta, norm) * torch.tensor([0.0, 0.2, 0.7, 1.0, 2.0], dtype=torch.float64)
+    found = balls.project(delta, norm, radius)
+    assert bool((balls.length(found, norm) <= radius * (1 + 1e-12)).all())
     torch.testing.assert_close(found[3:], delta[3:])
     for one, wanted, size in zip(found[1:3], delta[1:3], radius[1:3], strict=True):
         flat = wanted.numpy().ravel()
@@ -159,7 +165,7 @@ def cnn(digits: Path) -> tuple[Classifier, Batch]:
     """The reference model and thirty digits that it gets right."""
     plugins = registry.load()
     request = Request(model=digits / "digits-cnn.onnx", samples=32)
-    classifier, images = open_audit(plugins, request, plugins.suite("full"), "cpu")
+    classifier, images = open_audit(plugins, request, find_suite("full", plugins), "cpu")
     pixels = images.pixels(images.ids)
     batch = Batch(
         ids=images.ids, pixels=pixels, labels=images.labels, probabilities=classifier.predict(pixels), groups={}

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from auditor.classifier import Classifier
 from auditor.errors import BadInput
-from auditor.outputs import softmax
+from auditor.model.classifier import Classifier
+from auditor.model.scores import softmax
 
 CHANNELS, SIDE, CLASSES = 3, 6, 4
 SHAPE = (CHANNELS, SIDE, SIDE)
@@ -34,7 +34,7 @@ Open = Callable[..., Classifier]
 
 @pytest.fixture(scope="session")
 def plugins() -> Any:
-    from auditor.registry import load
+    from auditor.plugin.registry import load
 
     return load()
 
@@ -42,7 +42,7 @@ def plugins() -> Any:
 @pytest.fixture
 def opened(plugins: Any) -> Open:
     """A model file as the auditor sees it; with the images' size where the file leaves it open."""
-    from auditor.loading import build, read_sidecar
+    from auditor.model.loading import build, read_sidecar
 
     def call(path: Path, data_size: tuple[int, int] | None = None) -> Classifier:
         artefact = plugins.first("auditor_open_model", path=path, device="cpu", output="")

@@ -17,8 +17,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from auditor.errors import NoCopy
-from auditor.loading.importer import cut_final_activation, import_onnx
-from auditor.loading.operators.microsoft import channel_block
+from auditor.onnx.final_activation import cut_final_activation
+from auditor.onnx.graph import import_onnx
+from auditor.onnx.operators.microsoft import channel_block
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 

@@ -16,10 +16,10 @@ from click.testing import Result
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from auditor.classifier import Classifier
-from auditor.engine import open_model
 from auditor.errors import BadInput
-from auditor.outputs import Reading, class_scores, look_at_outputs, softmax
+from auditor.model.classifier import Classifier
+from auditor.model.scores import Reading, class_scores, look_at_outputs, softmax
+from auditor.run.opening import open_model
 
 Cli = Callable[..., Result]
 RNG = np.random.default_rng(0)

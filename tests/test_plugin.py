@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from auditor import conformance
+from auditor.conformance import package
 from auditor.errors import BadInput
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
@@ -37,11 +37,11 @@ FAULTS = {
 
 
 @pytest.fixture(scope="module")
-def careless() -> conformance.Report:
-    return conformance.check_package(str(THIRD_PARTY / "auditor-careless"))
+def careless() -> package.Report:
+    return package.check_package(str(THIRD_PARTY / "auditor-careless"))
 
 
-def test_the_package_and_its_probes_are_found(careless: conformance.Report) -> None:
+def test_the_package_and_its_probes_are_found(careless: package.Report) -> None:
     assert (careless.package, careless.version) == ("auditor-careless", "0.3")
     assert set(careless.probes) == set(FAULTS) - {""}
     # the check leaves nothing behind
@@ -49,12 +49,12 @@ def test_the_package_and_its_probes_are_found(careless: conformance.Report) -> N
 
 
 @pytest.mark.parametrize(("probe", "name"), [(probe, name) for probe, names in FAULTS.items() for name in names])
-def test_every_broken_rule_is_named(careless: conformance.Report, probe: str, name: str) -> None:
+def test_every_broken_rule_is_named(careless: package.Report, probe: str, name: str) -> None:
     said = {check.name: check.said for check in careless.failed if check.probe == probe}
     assert FAULTS[probe][name] in said.get(name, f"{name} did not fail; what failed: {said}")
 
 
-def test_who_breaks_one_rule_is_not_charged_with_others(careless: conformance.Report) -> None:
+def test_who_breaks_one_rule_is_not_charged_with_others(careless: package.Report) -> None:
     for probe in ("corruptions.sociable", "corruptions.unset", "attacks.timid", "attacks.idle"):
         assert [check.name for check in careless.failed if check.probe == probe] == list(FAULTS[probe])
 
@@ -152,4 +152,4 @@ def test_an_id_that_is_taken_fails_the_check(auditor_cli: Cli) -> None:
 
 def test_a_broken_project_raises_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"has no pyproject\.toml"):
-        conformance.check_package(str(tmp_path))
+        package.check_package(str(tmp_path))

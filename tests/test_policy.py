@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from auditor.errors import BadInput
-from auditor.policy import Policy, Rule, at_or_above, builtin, judge, read_policy, verdict
+from auditor.policy.rules import Policy, Rule, builtin, read_policy
+from auditor.policy.verdict import at_or_above, judge, verdict
 
 GRADES = {"low": 0.9, "medium": 0.75, "high": 0.5, "critical": 0.2}
 

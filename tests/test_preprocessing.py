@@ -15,14 +15,18 @@ from click.testing import Result
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from auditor import presets, registry, stats
-from auditor.classifier import Preprocessing
-from auditor.engine import Request, open_audit
+from auditor import statistics
+from auditor.data.resizing import Resizing, fit
 from auditor.errors import BadInput
-from auditor.images import Resizing, fit
-from auditor.loading import Sidecar, read_sidecar, resizing
-from auditor.loading.metadata import hugging_face, timm
-from auditor.probe import Randomness, Records
+from auditor.model import presets
+from auditor.model.loading import Sidecar, read_sidecar, resizing
+from auditor.model.loading.metadata import hugging_face, timm
+from auditor.model.preprocessing import Preprocessing
+from auditor.plugin import registry
+from auditor.plugin.suite import find_suite
+from auditor.probes.base import Randomness, Records
+from auditor.run.opening import open_audit
+from auditor.run.request import Request
 
 Cli = Callable[..., Result]
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -182,20 +186,20 @@ def test_presets_are_told_apart_and_recognised() -> None:
 
 def test_interval_and_test_of_matched_pairs() -> None:
     """Reference values: binomial tails by hand, and Agresti and Min's formula at their own example's size."""
-    assert stats.mcnemar(0, 0) == 1
-    assert stats.mcnemar(5, 0) == pytest.approx(1 / 32)
-    assert stats.mcnemar(3, 1) == pytest.approx(5 / 16)
-    value, low, high = stats.matched(30, 10, 100)
+    assert statistics.mcnemar(0, 0) == 1
+    assert statistics.mcnemar(5, 0) == pytest.approx(1 / 32)
+    assert statistics.mcnemar(3, 1) == pytest.approx(5 / 16)
+    value, low, high = statistics.matched(30, 10, 100)
     half = 1.959964 * np.sqrt(41 - 400 / 102) / 102
     assert (value, low, high) == pytest.approx((0.2, 20 / 102 - half, 20 / 102 + half))
-    assert stats.matched(0, 0, 0) == stats.NOTHING
+    assert statistics.matched(0, 0, 0) == statistics.NOTHING
 
 
 def records_of(probe: Any, model: Path, data: Path, **stated: Any) -> Records:
     plugins = registry.load()
     request = Request(model=model, data=data, stated={"input": stated} if stated else {})
-    classifier, images = open_audit(plugins, request, plugins.suite("full"), "cpu")
-    from auditor.measuring import Measurer
+    classifier, images = open_audit(plugins, request, find_suite("full", plugins), "cpu")
+    from auditor.run.measuring import Measurer
 
     table = Measurer(classifier, images, 0).measure(probe, images.ids).table
     return Records(frame=table.to_pandas(), exhibits=pd.DataFrame(), classes=classifier.classes, labelled=True)
@@ -230,11 +234,11 @@ def test_the_probe_finds_the_wrong_order_of_channels(colours: Path) -> None:
 def test_passes_through_another_preprocessing_are_counted(colours: Path) -> None:
     plugins = registry.load()
     request = Request(model=model_at(colours.with_name("m.onnx")), data=colours)
-    classifier, images = open_audit(plugins, request, plugins.suite("full"), "cpu")
+    classifier, images = open_audit(plugins, request, find_suite("full", plugins), "cpu")
     before = classifier.calls.forward
     probe = plugins.configure("sanity.preprocessing", {}, where="test")
     pixels = images.pixels(images.ids)
-    from auditor.images import Batch
+    from auditor.data.dataset import Batch
 
     batch = Batch(ids=images.ids, pixels=pixels, labels=np.zeros(60, dtype=np.int64),
                   probabilities=np.full((60, 3), 1 / 3, dtype=np.float32))  # fmt: skip
@@ -249,7 +253,7 @@ def test_an_image_that_makes_nan_under_another_preprocessing_counts_as_wrong(tmp
     plugins = registry.load()
     np.savez(tmp_path / "d.npz", images=np.stack([np.zeros((4, 4)), np.full((4, 4), 255)]).astype(np.uint8))
     classifier, images = open_audit(
-        plugins, Request(model=model, data=tmp_path / "d.npz"), plugins.suite("full"), "cpu"
+        plugins, Request(model=model, data=tmp_path / "d.npz"), find_suite("full", plugins), "cpu"
     )
     raw = classifier.with_preprocessing(presets.apply("raw", classifier.preprocessing))
     assert presets.answers(raw, images.pixels(images.ids)).tolist() == [0, -1]

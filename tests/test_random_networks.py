@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from auditor.loading.importer import import_onnx
+from auditor.onnx.graph import import_onnx
 
 SIDE = 12
 OPSETS = (9, 11, 13, 15, 17, 18)

@@ -112,7 +112,7 @@ def test_full_wide_resnets_have_the_published_size() -> None:
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_recipe_trains_exports_and_is_audited(name: str, few: Path, tmp_path: Path) -> None:
-    from auditor.cli import main
+    from auditor.cli.main import main
 
     model = build(name, tmp_path / "models", few)
     stem = model.with_suffix("")
@@ -407,7 +407,7 @@ def test_attacks_of_the_trainer_raise_the_loss_within_the_ball() -> None:
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
 def test_bad_options_end_in_one_sentence(arguments: list[str], said: str, few: Path, tmp_path: Path) -> None:
-    from auditor.cli import main
+    from auditor.cli.main import main
 
     data = [] if "--data" in arguments or not arguments else ["--data", str(few)]
     ran = CliRunner().invoke(main, ["train", "eye-state-wrn", "--out", str(tmp_path), *data, *arguments])

@@ -11,8 +11,10 @@ from typing import Any, ClassVar, Literal
 
 import pytest
 
-from auditor import Conclusion, Meta, Probe, hookimpl, registry
+from auditor import Conclusion, Meta, Probe, hookimpl
 from auditor.errors import BadInput
+from auditor.plugin import registry
+from auditor.plugin.suite import find_suite
 
 
 def meta(probe_id: str = "sanity.third", **changes: Any) -> Meta:
@@ -216,7 +218,7 @@ def test_plugins_add_suites_formats_and_openers(load: Load, tmp_path: Path) -> N
         )
     )  # fmt: skip
     assert not found.broken
-    assert found.suite("mine").samples == 7
+    assert find_suite("mine", found).samples == 7
     assert found.formats()["csv"] is fmt
     assert found.first("auditor_open_images", path=Path("x.mine")) == "mine"
     assert found.first("auditor_open_images", path=Path("x.unknown")) is None
@@ -287,10 +289,10 @@ def test_a_setting_that_is_no_finite_number_is_refused(load: Load, value: float)
 def test_a_suite_that_makes_no_sense_is_refused(load: Load, tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "suite.toml").write_text(text)
     with pytest.raises(BadInput, match=said):
-        load().suite(str(tmp_path / "suite.toml"))
+        find_suite(str(tmp_path / "suite.toml"), load())
 
 
 @pytest.mark.parametrize("name", ["quick", "standard", "full"])
 def test_the_packaged_suites_read(load: Load, name: str) -> None:
     found = load()
-    assert found.select(found.suite(name).probes, option="--probe")
+    assert found.select(find_suite(name, found).probes, option="--probe")

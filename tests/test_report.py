@@ -23,9 +23,11 @@ import pypdf
 import pytest
 from PIL import Image
 
-from auditor import numbers
 from auditor.errors import AuditorError
-from auditor.finding import AREAS, Metric, plain
+from auditor.findings import formatting
+from auditor.findings.encoding import plain
+from auditor.findings.finding import AREAS
+from auditor.findings.metric import Metric
 from auditor.plugins.formats import reports
 from auditor.report import charts, frameworks, pdf, summary, whole
 from auditor.report.card import render_card
@@ -47,7 +49,7 @@ HOSTILE = (
 
 
 def schema() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((files("auditor") / "audit.schema.json").read_text("utf-8"))
+    loaded: dict[str, Any] = json.loads((files("auditor.schemas") / "audit.schema.json").read_text("utf-8"))
     return loaded
 
 
@@ -186,8 +188,8 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(item)
     elif isinstance(value, int | float):
         for style in ("number", "percent", "n/255"):
-            yield numbers.formatted(value, style)
-        yield from (numbers.seconds(value), str(value))
+            yield formatting.formatted(value, style)
+        yield from (formatting.seconds(value), str(value))
     else:
         yield str(value)[:12]
         yield str(value)
@@ -600,7 +602,7 @@ def test_many_gaps_of_one_kind_share_a_line(audit: dict[str, Any]) -> None:
     ],
 )
 def test_numbers(metric: Metric, text: str) -> None:
-    assert numbers.measured(plain(metric)) == text
+    assert formatting.measured(plain(metric)) == text
 
 
 # Charts

@@ -15,17 +15,19 @@ import pytest
 from click.testing import Result
 from onnx import TensorProto, helper, numpy_helper
 
-from auditor import registry
-from auditor.attribution import background
-from auditor.engine import Request, open_audit
+from auditor.data.dataset import Batch, Source
 from auditor.errors import BadInput
-from auditor.images import Batch, Source
-from auditor.measuring import Measurer
+from auditor.model.tabular import of_table, unknown
+from auditor.plugin import registry
+from auditor.plugin.suite import find_suite
 from auditor.plugins.explanations.lime import Lime
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.explanations.shap import Shap
-from auditor.probe import Randomness
-from auditor.rows import of_table, unknown
+from auditor.probes.base import Randomness
+from auditor.probes.explanation import background
+from auditor.run.measuring import Measurer
+from auditor.run.opening import open_audit
+from auditor.run.request import Request
 
 Cli = Callable[..., Result]
 FLOAT = TensorProto.FLOAT
@@ -81,7 +83,7 @@ def linear(path: Path) -> Path:
 
 def audited(model: Path, table: Path, **stated: Any) -> tuple[Any, Any]:
     plugins = registry.load()
-    return open_audit(plugins, Request(model=model, data=table, stated=stated), plugins.suite("full"), "cpu")
+    return open_audit(plugins, Request(model=model, data=table, stated=stated), find_suite("full", plugins), "cpu")
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from auditor.errors import BadInput
-from auditor.loading.archive import check_torchscript
-from auditor.loading.external import check_external_data
-from auditor.rehearsal import NoRehearsal, Rehearsal, rehearse
+from auditor.model.loading.archive import check_torchscript
+from auditor.model.loading.external_data import check_external_data
+from auditor.run.sandbox import NoRehearsal, Rehearsal, rehearse
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 SHAPE = ["batch", 3, 8, 8]
@@ -311,7 +311,7 @@ def test_a_size_bomb_does_not_go_off_here(operator: str, tmp_path: Path, auditor
 def test_whatever_a_file_does_ends_in_the_child(tmp_path: Path) -> None:
     program = f"""
         import os, signal, time
-        from auditor.rehearsal import _try
+        from auditor.run.sandbox import _try
 
         class Plugins:
             broken = ()
@@ -360,13 +360,13 @@ def test_whatever_a_file_does_ends_in_the_child(tmp_path: Path) -> None:
 
 
 def test_a_child_that_cannot_be_started_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from auditor import rehearsal
+    from auditor.run import sandbox
 
-    monkeypatch.setattr(rehearsal, "_running", [])
+    monkeypatch.setattr(sandbox, "_running", [])
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(BadInput, match="child process in which model files are opened first"):
         Rehearsal(endless(tmp_path / "m.onnx")).finish()
-    assert rehearsal._running == []
+    assert sandbox._running == []
 
 
 def test_what_is_no_file_or_trusted_is_not_rehearsed(tmp_path: Path) -> None:

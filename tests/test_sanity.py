@@ -13,11 +13,12 @@ import pytest
 import torch
 
 from auditor import Attack, Meta, NotApplicable, Records, ThreatModel
-from auditor.classifier import Artefact, Classifier, Preprocessing
-from auditor.control import plant, random_point
-from auditor.engine import Request, run
+from auditor.algorithms.planted_control import plant, random_point
+from auditor.data.dataset import Batch
 from auditor.errors import BadInput
-from auditor.images import Batch
+from auditor.model.artefact import Artefact
+from auditor.model.classifier import Classifier
+from auditor.model.preprocessing import Preprocessing
 from auditor.plugins.attacks.autoattack import Autoattack
 from auditor.plugins.attacks.carlini_wagner import CarliniWagner
 from auditor.plugins.attacks.deepfool import DeepFool
@@ -32,8 +33,11 @@ from auditor.plugins.performance.accuracy import Accuracy
 from auditor.plugins.sanity.determinism import Determinism
 from auditor.plugins.sanity.gradient_masking import GradientMasking
 from auditor.plugins.sanity.positive_control import PositiveControl
-from auditor.policy import judge_all, read_policy
-from auditor.probe import Randomness, Run
+from auditor.policy.rules import read_policy
+from auditor.policy.verdict import judge_all
+from auditor.probes.base import Randomness, Run
+from auditor.run.request import Request
+from auditor.run.session import run
 
 RNG = Randomness(0, "test")
 SHAPE = (1, 4, 4)
@@ -392,7 +396,7 @@ def test_what_is_planted_is_there(norm: str) -> None:
     model_, planted = plant(classifier, batch, RNG, norm=norm, epsilon=0.1, candidates=5)
     assert planted.all()
     assert not model_.predict(batch.pixels).argmax(axis=1).any()
-    from auditor.attacks import Ball
+    from auditor.algorithms.balls import Ball
 
     ball = Ball(norm, 0.1)
     points = [random_point(classifier, batch, RNG, ball, f"point {i}") for i in range(5)]

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from auditor.errors import BadInput
-from auditor.store import Cost, RunFolder, digest, file_sha256
+from auditor.files import digest, file_sha256
+from auditor.run.folder import Cost, RunFolder
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from auditor import terminal
-from auditor.engine import Outcome
+from auditor.cli import progress, tables
+from auditor.run.request import Outcome
 
 GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
 STATUSES = ["pass", "fail", "inconclusive", "informative", "not-applicable", "error"]
@@ -41,7 +41,7 @@ def outcome() -> Outcome:
 
 @pytest.mark.parametrize("width", [60, 80, 100])
 def test_every_probe_has_one_line_that_fits(outcome: Outcome, width: int) -> None:
-    lines = terminal.summary(outcome, width=width).splitlines()
+    lines = tables.summary(outcome, width=width).splitlines()
     assert max(map(len, lines)) <= width
     assert "\x1b" not in "".join(lines)
     table = lines[2 : 2 + len(outcome.audit["probes"])]
@@ -53,7 +53,7 @@ def test_every_probe_has_one_line_that_fits(outcome: Outcome, width: int) -> Non
 
 
 def test_reasons_stand_below_the_table(outcome: Outcome) -> None:
-    said = " ".join(terminal.summary(outcome, width=80).split())
+    said = " ".join(tables.summary(outcome, width=80).split())
     assert "broke: [bold]because" in said
     assert "not applicable: [bold]because" in said
 
@@ -61,7 +61,7 @@ def test_reasons_stand_below_the_table(outcome: Outcome) -> None:
 def bar(**options: Any) -> tuple[Any, io.StringIO]:
     sink = io.StringIO()
     console = Console(file=sink, width=80, force_terminal=True, **options)
-    return terminal._OnTerminal(console), sink
+    return progress._OnTerminal(console), sink
 
 
 def test_the_bar_says_probe_images_pace_and_time_left() -> None:
@@ -96,9 +96,10 @@ def test_a_probe_that_ends_leaves_a_line() -> None:
 def test_colours_are_for_terminals_that_want_them(setting: dict[str, str], coloured: bool) -> None:
     """On a pseudo-terminal, as a user has one."""
     code = (
-        "from pathlib import Path; import json; from auditor import terminal; from auditor.engine import Outcome\n"
+        "from pathlib import Path; import json; from auditor.cli import tables\n"
+        "from auditor.run.request import Outcome\n"
         f"audit = json.loads(Path({str(GOLDEN)!r}).read_text())\n"
-        "print(terminal.summary(Outcome(audit=audit, out=Path('run'), files=[], incomplete=False)))"
+        "print(tables.summary(Outcome(audit=audit, out=Path('run'), files=[], incomplete=False)))"
     )
     environment = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")}
     master, slave = pty.openpty()

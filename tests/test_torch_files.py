@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from auditor.classifier import Classifier
 from auditor.errors import BadInput
-from auditor.loading import build, read_sidecar
-from auditor.loading.archive import check_exported, on_device, traced_shape
-from auditor.outputs import softmax
+from auditor.model.classifier import Classifier
+from auditor.model.loading import build, read_sidecar
+from auditor.model.loading.archive import check_exported, on_device, traced_shape
+from auditor.model.scores import softmax
 
 SHAPE, CLASSES = (3, 6, 5), 4
 PICK = np.random.default_rng(0)
@@ -44,7 +44,7 @@ EXPECTED = softmax(Linear()(torch.from_numpy(PIXELS)).detach().numpy())
 
 @pytest.fixture(scope="module")
 def plugins() -> Any:
-    from auditor.registry import load
+    from auditor.plugin.registry import load
 
     return load()
 

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 
 from auditor import NotApplicable, Records
-from auditor.engine import Request, run
+from auditor.data.dataset import Batch
 from auditor.errors import BadInput
-from auditor.halves import in_training_half, training_images
-from auditor.images import Batch
 from auditor.plugins.attacks.patch import Patch, lay
 from auditor.plugins.attacks.spatial import Move, Spatial, moved
 from auditor.plugins.attacks.universal import Universal
-from auditor.probe import Randomness, Run
+from auditor.probes.base import Randomness, Run
+from auditor.probes.splits import in_training_half, training_images
+from auditor.run.request import Request
+from auditor.run.session import run
 
 SHAPE = (1, 4, 4)
 RNG = np.random.default_rng(5)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from auditor import numbers
+from auditor.findings import formatting
 from auditor.report import summary
 from auditor.report.markdown import plain
 
@@ -21,12 +21,12 @@ Record = Mapping[str, Any]
 def render_card(audit: Record, run: Path) -> bytes:
     """model-card.md: front matter and two sections, to be put into the model's own card."""
     lines = ["---", *_metadata(audit), "---", "", *_evaluation(audit), *_limitations(audit)]
-    return numbers.clean("\n".join(lines) + "\n").encode("utf-8")
+    return formatting.clean("\n".join(lines) + "\n").encode("utf-8")
 
 
 def _quoted(text: str) -> str:
     """Text as a YAML string: a JSON string is one."""
-    return json.dumps(numbers.clean(text), ensure_ascii=False)
+    return json.dumps(formatting.clean(text), ensure_ascii=False)
 
 
 def _model(audit: Record) -> str:
@@ -62,7 +62,7 @@ def _metadata(audit: Record) -> Iterator[str]:
     for probe, metric in metrics:
         yield f"    - type: {metric['name']}"
         yield f"      value: {json.dumps(metric['value'])}"
-        said = f"{numbers.name(metric)}{numbers.place(metric)} ({probe['id']})"
+        said = f"{formatting.name(metric)}{formatting.place(metric)} ({probe['id']})"
         yield f"      name: {_quoted(said)}"
         yield "      verified: false"
 
@@ -87,10 +87,10 @@ def _evaluation(audit: Record) -> Iterator[str]:
     yield "| Probe | Metric | Value, 95 % interval | n | Reads as | Status |"
     yield "| :--- | :--- | ---: | ---: | :--- | :--- |"
     for probe, metric in _headlines(audit):
-        name = f"{numbers.name(metric)}{numbers.place(metric)}"
+        name = f"{formatting.name(metric)}{formatting.place(metric)}"
         yield (
-            f"| `{probe['id']}` | {plain(name)} | {plain(numbers.measured(metric))} | {metric['n']} "
-            f"| {numbers.reading(metric)} | {probe['status']} |"
+            f"| `{probe['id']}` | {plain(name)} | {plain(formatting.measured(metric))} | {metric['n']} "
+            f"| {formatting.reading(metric)} | {probe['status']} |"
         )
     yield ""
 

@@ -19,7 +19,7 @@ from typing import Any
 from markupsafe import Markup
 from PIL import Image
 
-from auditor import numbers
+from auditor.findings import formatting
 
 Record = Mapping[str, Any]
 RGB = tuple[int, int, int]
@@ -173,11 +173,11 @@ def describe(chart: Record) -> str:
             words.append(f"{line['name']}: {len(known)} points.")
         else:
             first, last = (
-                f"{numbers.formatted(p['y'], y['format'])} at {numbers.formatted(p['x'], x['format'])}"
+                f"{formatting.formatted(p['y'], y['format'])} at {formatting.formatted(p['x'], x['format'])}"
                 for p in (known[0], known[-1])
             )
             words.append(f"{line['name']}: {first}" + (f" to {last}." if len(known) > 1 else "."))
-    return numbers.clean(" ".join(words))
+    return formatting.clean(" ".join(words))
 
 
 def _svg(width: float, height: float, title: str, parts: Sequence[Markup]) -> Markup:
@@ -208,7 +208,7 @@ def _text(x: float, y: float, text: str, anchor: str = "middle", colour: str = S
     extra = Markup("").join(Markup(' {}="{}"').format(key.replace("_", "-"), item) for key, item in attributes.items())
     kind = "ink" if colour == INK else "soft"
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" fill="{}" class="{}"{}>{}</text>').format(
-        x, y, anchor, colour, kind, extra, numbers.clean(text)
+        x, y, anchor, colour, kind, extra, formatting.clean(text)
     )
 
 
@@ -241,7 +241,7 @@ def _tick(axis: Record, value: float) -> str:
     """A tick's label: as short as the axis allows."""
     if axis["format"] == "percent" and abs(100 * value - round(100 * value)) < 1e-6:
         return f"{round(100 * value)} %"
-    return numbers.formatted(value, axis["format"])
+    return formatting.formatted(value, axis["format"])
 
 
 def _axis_title(axis: Record) -> str:
@@ -254,7 +254,7 @@ def _axis_title(axis: Record) -> str:
     )
     curved = {"log": " (log scale)", "symlog": " (symmetric log scale)"}.get(axis["scale"], "")
     label: str = axis["label"]
-    return label + ("" if obvious else f" ({numbers.norm_name(unit)})") + curved
+    return label + ("" if obvious else f" ({formatting.norm_name(unit)})") + curved
 
 
 def _break(x: float, y: float) -> Markup:
@@ -346,9 +346,9 @@ def _whisker(x: float, low: float, high: float, index: int) -> Markup:
 def _said(chart: Record, line: Record, point: Record) -> str:
     """A point in words."""
     content = {"value": point["y"], "low": point["low"], "high": point["high"]}
-    said = numbers.cell(content, chart["y"]["format"])
+    said = formatting.cell(content, chart["y"]["format"])
     many = f", n = {point['n']}" if point["n"] is not None else ""
-    return numbers.clean(f"{line['name']}: {said} at {numbers.formatted(point['x'], chart['x']['format'])}{many}")
+    return formatting.clean(f"{line['name']}: {said} at {formatting.formatted(point['x'], chart['x']['format'])}{many}")
 
 
 def _mark(x: float, y: float, index: int, size: float, opacity: float = 1.0) -> Markup:
@@ -388,7 +388,7 @@ def _legend(series: Sequence[Record], curve: bool, title: str) -> Markup:
             '<svg class="swatch" xmlns="http://www.w3.org/2000/svg" viewBox="0 0 30 12" width="30" height="12" '
             'aria-hidden="true"><title>Key {}</title>{}{}</svg>'
         ).format(index + 1, stroke if curve else "", _mark(15, 6, index, 3.4))
-        items.append(Markup('<li>{}<span dir="auto">{}</span></li>').format(swatch, numbers.clean(line["name"])))
+        items.append(Markup('<li>{}<span dir="auto">{}</span></li>').format(swatch, formatting.clean(line["name"])))
     return Markup('<ul class="legend">{}</ul>').format(Markup("").join(items))
 
 
@@ -459,7 +459,7 @@ def heat_map(chart: Record) -> Markup:
     parts = [*_titles(chart, matrix), *_cells(chart, matrix, colours)]
     parts += [*_row_names(rows, matrix), *_column_names(columns, matrix, upright), *_colour_bar(chart, matrix, colours)]
     ends = f"from {_shown(chart, min(known))} to {_shown(chart, max(known))}"
-    words = numbers.clean(f"{chart['title']}. {n_rows} rows, {n_columns} columns, {ends}.")
+    words = formatting.clean(f"{chart['title']}. {n_rows} rows, {n_columns} columns, {ends}.")
     svg = _svg(max(matrix.x(n_columns) + 80, 320), matrix.y(n_rows) + 12, words, parts)
     if row_key == column_key:
         return svg + _key(row_key, "Rows and columns")
@@ -476,7 +476,7 @@ def _titles(chart: Record, matrix: Matrix) -> Iterator[Markup]:
 
 def _labels(labels: Sequence[str], count: int) -> tuple[list[str], list[tuple[str, str]]]:
     """Short labels for the axis, and a key where the real ones are too long for it."""
-    cleaned = [numbers.clean(label) for label in labels[:count]]
+    cleaned = [formatting.clean(label) for label in labels[:count]]
     if not cleaned or max(len(label) for label in cleaned) <= 16:
         return cleaned, []
     key = [(str(index + 1), label) for index, label in enumerate(cleaned)]
@@ -525,7 +525,7 @@ def _cells(chart: Record, matrix: Matrix, colours: Colours) -> Iterator[Markup]:
         text = _shown(chart, value)
         inside = _inside(_short(chart, value), matrix, x, y, shade) if matrix.size >= 24 else Markup("")
         said = f"{_label(chart['row_labels'], row)}, {_label(chart['column_labels'], column)}: {text}"
-        yield _spot(row, numbers.clean(said), cell + inside)
+        yield _spot(row, formatting.clean(said), cell + inside)
 
 
 def _label(labels: Sequence[str], index: int) -> str:
@@ -542,16 +542,16 @@ def _inside(short: str, matrix: Matrix, x: float, y: float, shade: RGB) -> Marku
 
 
 def _shown(chart: Record, value: float | None) -> str:
-    return numbers.formatted(value, chart["format"])
+    return formatting.formatted(value, chart["format"])
 
 
 def _short(chart: Record, value: float | None) -> str:
     """A cell's number as short as it can be; pointing at the cell says it in full."""
     if value is None:
-        return numbers.NOTHING
+        return formatting.NOTHING
     if chart["format"] == "percent":
-        return numbers.number(round(100 * value, 0 if abs(value) >= 0.0995 else 1))
-    return numbers.number(float(f"{value:.2g}")) if chart["format"] == "number" else numbers.number(value)
+        return formatting.number(round(100 * value, 0 if abs(value) >= 0.0995 else 1))
+    return formatting.number(float(f"{value:.2g}")) if chart["format"] == "number" else formatting.number(value)
 
 
 def _step(matrix: Matrix) -> int:

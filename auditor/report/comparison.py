@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from auditor import numbers
-from auditor.finding import AREAS
+from auditor.findings import formatting
+from auditor.findings.finding import AREAS
 from auditor.report import html, pdf, summary
 
 Record = Mapping[str, Any]
@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 def page(comparison: Record, *, paper: bool) -> str:
     """The whole comparison as HTML text."""
     environment = html.environment(paper=paper)
-    environment.globals.update(difference=numbers.difference, probability=numbers.probability)
+    environment.globals.update(difference=formatting.difference, probability=formatting.probability)
     environment.filters["file"] = summary.file_name
     environment.filters["with_value"] = lambda metric, value: {**metric, **value}
     script = html.asset("report.js")

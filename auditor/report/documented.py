@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from auditor import numbers
-from auditor.finding import Axis, Curve, Point, Series, Table, plain
+from auditor.findings import formatting
+from auditor.findings.encoding import plain
+from auditor.findings.evidence import Axis, Curve, Point, Series, Table
 
 Record = Mapping[str, Any]
 _NO_INTERVAL = {"low": None, "high": None}
@@ -36,12 +37,12 @@ def lines(audit: Record) -> list[tuple[str, str, str, str]]:
     for entry in audit.get("documented", []):
         for row in entry["rows"] if entry["this_model"] else []:
             metric = {"name": entry["metric"], "unit": entry["unit"], "at": row["at"]}
-            documented = numbers.measured({**metric, "value": row["documented"], **_NO_INTERVAL})
-            measured = numbers.measured({**metric, **{key: row[key] for key in ("value", "low", "high")}})
-            whose, name = entry["series"] or entry["probe"], numbers.name(metric)
+            documented = formatting.measured({**metric, "value": row["documented"], **_NO_INTERVAL})
+            measured = formatting.measured({**metric, **{key: row[key] for key in ("value", "low", "high")}})
+            whose, name = entry["series"] or entry["probe"], formatting.name(metric)
             # of a sweep the name is the same in every line: where it was measured must not be cut off for it
-            swept = f"{whose}, {numbers.lower(name)}: {numbers.measured_at(row['at'])}"
-            what = swept if entry["over"] else f"{whose}: {name}{numbers.place(metric)}"
+            swept = f"{whose}, {formatting.lower(name)}: {formatting.measured_at(row['at'])}"
+            what = swept if entry["over"] else f"{whose}: {name}{formatting.place(metric)}"
             found.append((what, documented, measured, row["reading"]))
     return found
 
@@ -58,7 +59,7 @@ def _table(entry: Record) -> Table:
     over, style = entry["over"], _style(entry)
     rows = [
         [
-            row["at"].get(over) if over else numbers.name({"name": entry["metric"]}),
+            row["at"].get(over) if over else formatting.name({"name": entry["metric"]}),
             row["documented"],
             {key: row[key] for key in ("value", "low", "high")},
             row["n"],
@@ -96,7 +97,7 @@ def _curve(entries: Sequence[Record]) -> Curve:
     return Curve(
         title=_figure(entries[0]),
         x=Axis(label=over, scale=scale),
-        y=Axis(label=numbers.name({"name": entries[0]["metric"]}), format=style, low=0 if whole else None,
+        y=Axis(label=formatting.name({"name": entries[0]["metric"]}), format=style, low=0 if whole else None,
                high=1 if whole else None),
         series=series,
         caption="Documented numbers were measured on other images, often by other rules. The band is the 95 % interval"

@@ -1,6 +1,6 @@
 """Which parts of standards and laws the evidence of a probe speaks to, for the appendix and for SARIF.
 
-The table is ``auditor/frameworks.toml``. It says what evidence is about, never that something is complied with.
+The table is ``auditor/report/frameworks.toml``. It says what evidence is about, never that something is complied with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 @cache
 def table() -> dict[str, Any]:
     """The content of frameworks.toml."""
-    return tomllib.loads((files("auditor") / "frameworks.toml").read_text("utf-8"))
+    return tomllib.loads((files("auditor.report") / "frameworks.toml").read_text("utf-8"))
 
 
 def informs(probe: Record) -> dict[str, Sequence[str]]:

@@ -20,8 +20,8 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
-from auditor import numbers
-from auditor.finding import AREAS
+from auditor.findings import formatting
+from auditor.findings.finding import AREAS
 from auditor.report import charts, documented, frameworks, summary
 
 TEMPLATES = "auditor.report_templates"
@@ -127,7 +127,7 @@ def same(columns: Sequence[str], rows: Sequence[Sequence[Any]], formats: Sequenc
 def _words(rows: Sequence[Sequence[Any]], formats: Sequence[str], column: int) -> list[str]:
     """What stands in a column."""
     style = formats[column] if column < len(formats) else "text"
-    return [numbers.cell(row[column] if column < len(row) else None, style) for row in rows]
+    return [formatting.cell(row[column] if column < len(row) else None, style) for row in rows]
 
 
 def blocks(
@@ -174,7 +174,7 @@ def chunks(count: int, most: int) -> list[list[int]]:
 
 def _finalize(content: Any) -> Any:
     """Every foreign text on its way into the page: without control characters and direction overrides."""
-    return numbers.clean(content) if isinstance(content, str) and not isinstance(content, Markup) else content
+    return formatting.clean(content) if isinstance(content, str) and not isinstance(content, Markup) else content
 
 
 def environment(*, paper: bool) -> jinja2.Environment:
@@ -188,18 +188,18 @@ def environment(*, paper: bool) -> jinja2.Environment:
         lstrip_blocks=True,
     )
     for function in (
-        numbers.cell,
-        numbers.formatted,
-        numbers.interval,
-        numbers.measured,
-        numbers.measured_at,
-        numbers.norm_name,
-        numbers.number,
-        numbers.place,
-        numbers.reading,
-        numbers.seconds,
-        numbers.setting,
-        numbers.sort_key,
+        formatting.cell,
+        formatting.formatted,
+        formatting.interval,
+        formatting.measured,
+        formatting.measured_at,
+        formatting.norm_name,
+        formatting.number,
+        formatting.place,
+        formatting.reading,
+        formatting.seconds,
+        formatting.setting,
+        formatting.sort_key,
         summary.file_name,
         charts.overlay,
         blocks,
@@ -212,8 +212,8 @@ def environment(*, paper: bool) -> jinja2.Environment:
     result.globals["limits"] = PAPER if paper else SCREEN
     result.globals["brief"] = BRIEF if paper else SCREEN
     result.globals["figure"] = partial(_figure, paper=paper)
-    result.globals["metric_name"] = numbers.name
-    result.globals["metric_value"] = numbers.value
+    result.globals["metric_name"] = formatting.name
+    result.globals["metric_value"] = formatting.value
     return result
 
 
@@ -222,7 +222,7 @@ def _figure(evidence: Mapping[str, Any], *, paper: bool) -> Markup:
     drawn = charts.heat_map(evidence) if evidence["kind"] == "heat-map" else charts.plot(evidence)
     if paper:
         return charts.as_pictures(drawn)
-    return Markup('<div class="plot" data-title="{}">{}</div>').format(numbers.clean(evidence["title"]), drawn)
+    return Markup('<div class="plot" data-title="{}">{}</div>').format(formatting.clean(evidence["title"]), drawn)
 
 
 def asset(name: str) -> Markup:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from auditor import numbers
+from auditor.findings import formatting
 from auditor.report import summary
 
 Record = Mapping[str, Any]
@@ -38,7 +38,7 @@ def render_junit(audit: Record, run: Path) -> bytes:
     }
     root = ET.Element("testsuites", {"name": "auditor", **totals})
     name = f"auditor {audit['suite']} {summary.file_name(audit['model']['path'])}"
-    suite = ET.SubElement(root, "testsuite", {"name": numbers.clean(name), **totals, "timestamp": audit["created"]})
+    suite = ET.SubElement(root, "testsuite", {"name": formatting.clean(name), **totals, "timestamp": audit["created"]})
     _properties(suite, audit)
     for probe in probes:
         _case(suite, probe)
@@ -55,7 +55,7 @@ def _properties(suite: ET.Element, audit: Record) -> None:
         ("policy", audit["policy"]["name"]),
         ("seed", str(audit["seed"])),
     ):
-        ET.SubElement(holder, "property", {"name": name, "value": numbers.clean(value)})
+        ET.SubElement(holder, "property", {"name": name, "value": formatting.clean(value)})
 
 
 def _case(suite: ET.Element, probe: Record) -> None:
@@ -66,8 +66,8 @@ def _case(suite: ET.Element, probe: Record) -> None:
         return
     reason = probe["reason"] or "no reason recorded"
     message = reason if tag != "skipped" else f"{probe['status']}: {reason}"
-    outcome = ET.SubElement(case, tag, {"message": numbers.clean(message)})
+    outcome = ET.SubElement(case, tag, {"message": formatting.clean(message)})
     if tag == "failure":
         outcome.set("type", probe["severity"])
     statements = [f"[{finding['severity']}] {finding['statement']}" for finding in probe["findings"]]
-    outcome.text = numbers.clean("\n".join(statements)) or None
+    outcome.text = formatting.clean("\n".join(statements)) or None

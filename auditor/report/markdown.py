@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from auditor import numbers
+from auditor.findings import formatting
 from auditor.report import documented, summary
 
 Record = Mapping[str, Any]
@@ -25,7 +25,7 @@ MARKS = {
 
 def plain(text: object) -> str:
     """Foreign text with everything escaped that Markdown, or HTML inside it, would read as an instruction."""
-    line = " ".join(numbers.clean(str(text)).split())
+    line = " ".join(formatting.clean(str(text)).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     # a zero-width space keeps code-hosting services from mentioning people
     return re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", line).replace("@", "@\N{ZERO WIDTH SPACE}")
@@ -78,8 +78,8 @@ def _table(audit: Record) -> list[str]:
     rows = ["| Probe | Status | Severity | Headline | Reads as | n |", "| :--- | :--- | :--- | :--- | :--- | ---: |"]
     for probe in audit["probes"]:
         first = probe["metrics"][0] if probe["metrics"] else None
-        number = f"{summary.headline(probe)} {numbers.name(first)}{numbers.place(first)}" if first else "-"
-        reads = numbers.reading(first) if first else "-"
+        number = f"{summary.headline(probe)} {formatting.name(first)}{formatting.place(first)}" if first else "-"
+        reads = formatting.reading(first) if first else "-"
         rows.append(
             f"| {plain(probe['title'])} `{probe['id']}` | {MARKS[probe['status']]} | {probe['severity']} "
             f"| {plain(number)} | {reads} | {probe['n']} |"

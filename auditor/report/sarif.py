@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import quote
 
-from auditor import numbers
+from auditor.findings import formatting
 from auditor.report import frameworks, summary
 
 Record = Mapping[str, Any]
@@ -49,7 +49,7 @@ def render_sarif(audit: Record, run: Path) -> bytes:
         ],
     }
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    return (numbers.clean(text) + "\n").encode("utf-8")
+    return (formatting.clean(text) + "\n").encode("utf-8")
 
 
 def _uri(path: str) -> str:

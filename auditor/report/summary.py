@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PureWindowsPath
 from typing import Any, NamedTuple
 
-from auditor import numbers
-from auditor.finding import AREAS, SEVERITIES
+from auditor.findings import formatting
+from auditor.findings.finding import AREAS, SEVERITIES
 
 Record = Mapping[str, Any]
 """audit.json or a part of it."""
@@ -65,7 +65,7 @@ def file_name(path: str) -> str:
 
 def headline(probe: Record) -> str:
     """The first metric of a probe with its interval; a dash where there is none."""
-    return numbers.measured(probe["metrics"][0]) if probe["metrics"] else "-"
+    return formatting.measured(probe["metrics"][0]) if probe["metrics"] else "-"
 
 
 def counts(audit: Record) -> dict[str, dict[str, int]]:
@@ -164,7 +164,7 @@ def glance(audit: Record) -> list[Glance]:
 
 def _comparably(metric: Record) -> bool:
     """Whether a number is a proportion of which it is known which way is better."""
-    return bool(metric["unit"] == "fraction" and numbers.better_side(metric) and 0 <= (metric["value"] or 0) <= 1)
+    return bool(metric["unit"] == "fraction" and formatting.better_side(metric) and 0 <= (metric["value"] or 0) <= 1)
 
 
 _SPEAKS = ("fail", "pass", "inconclusive", "informative")
@@ -287,8 +287,8 @@ def _worst_first(pair: tuple[Record, Record]) -> tuple[float, float]:
 
 def _number(metric: Record) -> str:
     """A number in words: ``robust accuracy 3.1 % [1.7, 5.6] at L∞ 4/255 (n = 256)``."""
-    name = numbers.lower(numbers.name(metric))
-    return f"{name} {numbers.measured(metric)}{numbers.place(metric)} (n = {metric['n']})"
+    name = formatting.lower(formatting.name(metric))
+    return f"{name} {formatting.measured(metric)}{formatting.place(metric)} (n = {metric['n']})"
 
 
 def _under(pair: tuple[Record, Record]) -> str:
@@ -367,10 +367,10 @@ def _trust(audit: Record) -> str:
 def _parity(parity: Record | None) -> str:
     if parity is None or not parity["n"] or parity["label_agreement"] is None:
         return "no parity of copy and original was measured"
-    agreement = numbers.formatted(parity["label_agreement"], "percent")
+    agreement = formatting.formatted(parity["label_agreement"], "percent")
     return f"copy and original agree on {agreement} of {parity['n']} images"
 
 
 def _sentence(text: str) -> str:
     """One line that ends with a full stop."""
-    return numbers.clean(" ".join(text.split())).rstrip(". ") + "."
+    return formatting.clean(" ".join(text.split())).rstrip(". ") + "."

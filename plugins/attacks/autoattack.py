@@ -13,17 +13,22 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from auditor import Attack, Conclusion, Found, Level, Meta, Probe, Records, Table, Text, ThreatModel, hookimpl
-from auditor.attacks import Ball, Hits, apgd, fab, margin, soft_margin, sparse_apgd, square, targeted_dlr
+from auditor.algorithms.apgd import apgd, sparse_apgd
+from auditor.algorithms.balls import Ball
+from auditor.algorithms.best_points import Hits
+from auditor.algorithms.fab import fab
+from auditor.algorithms.losses import margin, soft_margin, targeted_dlr
+from auditor.algorithms.square import square
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-    from auditor.attacks import Draw
-    from auditor.classifier import Classifier
-    from auditor.finding import Cell, Evidence
-    from auditor.images import Batch
-    from auditor.probe import Randomness
+    from auditor.algorithms.balls import Draw
+    from auditor.data.dataset import Batch
+    from auditor.findings.evidence import Cell, Evidence
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
 _COMPONENTS = ("APGD-CE", "APGD-T", "FAB-T", "Square")
 _NORMS = {"linf": "L-inf", "l2": "L2", "l1": "L1"}

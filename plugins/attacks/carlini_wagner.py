@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Level, Meta, MinimumNorm, Probe, ThreatModel, hookimpl
-from auditor.attacks import margin, per_image
+from auditor.algorithms.losses import margin, per_image
 
 if TYPE_CHECKING:
     import torch
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Randomness
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
 _INSIDE = 0.999
 """Black and white are moved this far inside of tanh's range: at its ends the gradient is zero. (The published code has

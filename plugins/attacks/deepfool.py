@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Level, Meta, MinimumNorm, Probe, ThreatModel, hookimpl
-from auditor.attacks import DUAL, inwards, length, margin, per_image
+from auditor.algorithms.balls import inwards, length
+from auditor.algorithms.losses import DUAL, margin, per_image
 
 if TYPE_CHECKING:
     import torch
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Randomness
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
 _OVERSHOOT = 1.02
 """How far beyond the plane a step is taken, so that it is crossed (the paper's eta = 0.02)."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor import Attack, Level, Meta, Probe, ThreatModel, hookimpl
-from auditor.families import epsilon_levels
+from auditor.probes.attack import epsilon_levels
 
 if TYPE_CHECKING:
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Randomness
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Fgsm(Attack):
         del rng
         import numpy as np
 
-        from auditor.estimators import steepest
+        from auditor.algorithms.art import steepest
 
         step = steepest(classifier, batch.pixels, batch.labels, "l2" if level["norm"] == "l2" else "linf")
         images: Pixels = np.float32(level["epsilon"]) * step

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Randomness
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
     Wrong = Callable[[NDArray[np.int64], Pixels], NDArray[np.bool_]]
     """Whether the original gets images of these rows of the batch wrong."""

@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor import Meta, MinimumNorm, Probe, ThreatModel, hookimpl
-from auditor.attacks import DUAL, inwards, l1_in_box, length, margin, per_image, project, soft_margin
+from auditor.algorithms.balls import inwards, l1_in_box, length, project
+from auditor.algorithms.losses import DUAL, margin, per_image, soft_margin
 
 if TYPE_CHECKING:
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Randomness
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
 _STEP, _LAST_STEP = 1.0, 0.01
 """Size of the steps, in L2, from first to last (alpha_0 = 1 and a hundredth of it, as in the published code)."""

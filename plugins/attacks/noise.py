@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 from auditor import Corruption, Level, Meta, Probe, ThreatModel, hookimpl
 
 if TYPE_CHECKING:
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Randomness
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,17 +33,17 @@ from auditor import (
     ThreatModel,
     hookimpl,
 )
-from auditor.blocks import FILLS, Block, Fill, cover, sliding
-from auditor.families import spread_over_classes
-from auditor.finding import percent
+from auditor.algorithms.masking import FILLS, Block, Fill, cover, sliding
+from auditor.findings.metric import percent
+from auditor.probes.perturbation import spread_over_classes
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ class Occlusion(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """Accuracy that is left at the worst place and at the control's, by fill, place and class."""
-        from auditor import stats
+        from auditor import statistics
 
         every = records.frame.assign(
             correct=records.frame["prediction"] == records.frame["label"],
@@ -167,21 +167,23 @@ class Occlusion(Probe):
         frame = self._main(every)
         at: Level = {"block": self.block, "fill": "any"}
         images = frame.groupby("image_id", sort=False).agg(correct=("correct", "first"), broken=("broken", "any"))
-        overall = stats.proportion("robust_accuracy", images["correct"] & ~images["broken"], at=at)
-        success = stats.proportion("attack_success_rate", images["broken"][images["correct"]], at=at)
+        overall = statistics.proportion("robust_accuracy", images["correct"] & ~images["broken"], at=at)
+        success = statistics.proportion("attack_success_rate", images["broken"][images["correct"]], at=at)
         metrics: list[Metric] = [overall, success]
         rows: list[list[Any]] = []
         for fill in self.fills:
             some = frame[frame["fill"] == fill]
-            robust = stats.proportion("robust_accuracy", some["correct"] & ~some["broken"], at={**at, "fill": fill})
-            chance = stats.proportion("occluded_accuracy", ~some["control_broken"], at={**at, "fill": fill})
-            drop = stats.mean("confidence_drop", some["drop"], unit="fraction", at={**at, "fill": fill})
-            control = stats.mean(
+            robust = statistics.proportion(
+                "robust_accuracy", some["correct"] & ~some["broken"], at={**at, "fill": fill}
+            )
+            chance = statistics.proportion("occluded_accuracy", ~some["control_broken"], at={**at, "fill": fill})
+            drop = statistics.mean("confidence_drop", some["drop"], unit="fraction", at={**at, "fill": fill})
+            control = statistics.mean(
                 "confidence_drop_control", some["control_drop"], unit="fraction", at={**at, "fill": fill}
             )
             metrics += [robust, chance, drop, control]
             rows.append([fill, robust.cell(), chance.cell(), drop.cell(), control.cell(), robust.n])
-        clean = stats.proportion("accuracy", images["correct"])
+        clean = statistics.proportion("accuracy", images["correct"])
         verb = records.accuracy_name
         worst = min((m for m in metrics if m.name == "robust_accuracy" and m.at["fill"] != "any"),
                     key=lambda m: 1.0 if m.value is None else m.value)  # fmt: skip
@@ -211,12 +213,12 @@ class Occlusion(Probe):
 
     def _other_sizes(self, every: pd.DataFrame) -> list[Metric]:
         """Accuracy at the worst place and at the control's under the other blocks, by size and fill."""
-        from auditor import stats
+        from auditor import statistics
 
         metrics = []
         for at, some in self._of_other_sizes(every):
-            metrics.append(stats.proportion("robust_accuracy", some["correct"] & ~some["broken"], at=at))
-            metrics.append(stats.proportion("occluded_accuracy", ~some["control_broken"], at=at))
+            metrics.append(statistics.proportion("robust_accuracy", some["correct"] & ~some["broken"], at=at))
+            metrics.append(statistics.proportion("occluded_accuracy", ~some["control_broken"], at=at))
         return metrics
 
     def _of_other_sizes(self, every: pd.DataFrame) -> Iterator[tuple[Level, pd.DataFrame]]:
@@ -226,12 +228,12 @@ class Occlusion(Probe):
 
     def _by_size(self, every: pd.DataFrame, verb: str) -> list[Curve]:
         """Accuracy against the block's side, for each fill; and of the control, over all fills."""
-        from auditor import stats
+        from auditor import statistics
 
         def line(name: str, holds: Any) -> Series:
             points = []
             for side, some in every.groupby("block"):
-                share = stats.proportion(name, holds(some))
+                share = statistics.proportion(name, holds(some))
                 points.append(Point(x=float(side), y=share.value, low=share.low, high=share.high, n=share.n))
             return Series(name=name, points=points)
 
@@ -299,13 +301,13 @@ class Occlusion(Probe):
         )
 
     def _classes(self, records: Records, frame: pd.DataFrame) -> Table:
-        from auditor import stats
+        from auditor import statistics
 
         rows: list[list[Any]] = []
         for label, some in frame.groupby("label"):
             by_image = some.groupby("image_id")[["drop", "control_drop"]].mean()
-            drop = stats.mean("drop", by_image["drop"], unit="fraction").cell()
-            control = stats.mean("drop", by_image["control_drop"], unit="fraction").cell()
+            drop = statistics.mean("drop", by_image["drop"], unit="fraction").cell()
+            control = statistics.mean("drop", by_image["control_drop"], unit="fraction").cell()
             rows.append([records.class_name(float(label)), drop, control, len(by_image)])
         rows.sort(key=lambda row: -(row[1]["value"] or 0))
         return Table(

@@ -26,16 +26,16 @@ from auditor import (
     ThreatModel,
     hookimpl,
 )
-from auditor.families import spread_over_classes
-from auditor.finding import Scalar, percent
+from auditor.findings.metric import Scalar, percent
+from auditor.probes.perturbation import spread_over_classes
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Columns, Randomness, Run
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness, Run
 
 _FIRST_STEP, _LAST_STEP = 0.1, 0.01
 """How far a pixel of the patch moves in a step of training, at first and at last."""
@@ -80,7 +80,7 @@ class Patch(Probe):
 
     def prepare(self, run: Run) -> Probe:
         """Train the patches."""
-        from auditor.halves import training_images
+        from auditor.probes.splits import training_images
 
         batch = training_images(run, self.training)
         patches = {block: self._trained_on(run.classifier, batch, run.rng, block) for block in self.blocks}
@@ -91,7 +91,7 @@ class Patch(Probe):
         import numpy as np
         import torch
 
-        from auditor.attacks import margin
+        from auditor.algorithms.losses import margin
 
         side = _side(batch.pixels.shape, block)
         patch = np.full((batch.pixels.shape[1], side, side), 0.5, dtype=np.float32)
@@ -129,7 +129,7 @@ class Patch(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """By size: how often the patch changes the answer, how often random pixels do."""
-        from auditor import stats
+        from auditor import statistics
 
         if not len(records.frame) or not records.frame["held_out"].any():
             return Conclusion(inconclusive="no image was held out to judge the patch on")
@@ -140,13 +140,13 @@ class Patch(Probe):
             at: Mapping[str, Scalar] = {"block": block}
             here = unseen[unseen["block"] == block]
             right = (here["prediction"] == here["label"]).to_numpy()
-            robust = stats.proportion("robust_accuracy", right & (here["fooled"] == 0).to_numpy(), at=at)
-            success = stats.mean("attack_success_rate", here["fooled"][right], unit="fraction", at=at)
-            control = stats.mean("control_success_rate", here["control"][right], unit="fraction", at=at)
+            robust = statistics.proportion("robust_accuracy", right & (here["fooled"] == 0).to_numpy(), at=at)
+            success = statistics.mean("attack_success_rate", here["fooled"][right], unit="fraction", at=at)
+            control = statistics.mean("control_success_rate", here["control"][right], unit="fraction", at=at)
             metrics += [robust, success, control]
             rows.append([block, robust.cell(), success.cell(), control.cell(), robust.n])
         robust, success, control = metrics[:3]
-        clean = stats.proportion("accuracy", unseen.drop_duplicates("image_id").eval("prediction == label"))
+        clean = statistics.proportion("accuracy", unseen.drop_duplicates("image_id").eval("prediction == label"))
         finding = Finding(
             id=f"{self.meta.id}/square",
             title="What a patch does",
@@ -179,7 +179,7 @@ class _Trained(Patch):
         """One row per image and size: at which share of the places the answer is wrong."""
         import numpy as np
 
-        from auditor.halves import in_training_half
+        from auditor.probes.splits import in_training_half
 
         held_out = np.array([not in_training_half(rng, image_id) for image_id in batch.ids], dtype=bool)
         parts: list[dict[str, NDArray[Any]]] = []

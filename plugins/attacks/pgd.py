@@ -14,13 +14,15 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Attack, Conclusion, Found, Level, Meta, Probe, Records, ThreatModel, hookimpl
-from auditor.attacks import Ball, Hits, pgd, usual_step
-from auditor.families import breaking_epsilon, epsilon_levels
+from auditor.algorithms.balls import Ball
+from auditor.algorithms.best_points import Hits
+from auditor.algorithms.pgd import pgd, usual_step
+from auditor.probes.attack import breaking_epsilon, epsilon_levels
 
 if TYPE_CHECKING:
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
 
 @dataclass(frozen=True, kw_only=True)

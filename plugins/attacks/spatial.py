@@ -29,16 +29,16 @@ from auditor import (
     ThreatModel,
     hookimpl,
 )
-from auditor.families import spread_over_classes
-from auditor.finding import percent
+from auditor.findings.metric import percent
+from auditor.probes.perturbation import spread_over_classes
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 
 class Move(NamedTuple):
@@ -131,18 +131,18 @@ class Spatial(Probe):
         """Accuracy at the worst position by budget, and at a position drawn by chance."""
         import numpy as np
 
-        from auditor import stats
+        from auditor import statistics
 
         frame = records.frame
         if not len(frame):
             return Conclusion(inconclusive="no image was measured")
         wrong = np.stack(frame["wrong"].to_list()).astype(bool)
         right = (frame["prediction"] == frame["label"]).to_numpy()
-        clean = stats.proportion("accuracy", right)
+        clean = statistics.proportion("accuracy", right)
         robust = [self._within(right, wrong, angle, shift) for shift in self._shifts() for angle in self._angles()]
         overall = robust[-1]
-        success = stats.proportion("attack_success_rate", wrong[right].any(axis=1), at=overall.at)
-        chance = stats.mean("moved_accuracy", 1 - wrong.mean(axis=1), unit="fraction", at=overall.at)
+        success = statistics.proportion("attack_success_rate", wrong[right].any(axis=1), at=overall.at)
+        chance = statistics.mean("moved_accuracy", 1 - wrong.mean(axis=1), unit="fraction", at=overall.at)
         verb = records.accuracy_name
         finding = Finding(
             id=f"{self.meta.id}/grid",
@@ -178,14 +178,14 @@ class Spatial(Probe):
 
     def _within(self, right: NDArray[np.bool_], wrong: NDArray[np.bool_], angle: float, shift: float) -> Metric:
         """Accuracy at the worst position of a budget."""
-        from auditor import stats
+        from auditor import statistics
 
         inside = [
             abs(move.angle) <= angle + 1e-9 and max(abs(move.down), abs(move.right)) <= shift + 1e-9
             for move in self.grid()
         ]
         at = {"rotation": angle, "translation": shift}
-        return stats.proportion("robust_accuracy", right & ~wrong[:, inside].any(axis=1), at=at)
+        return statistics.proportion("robust_accuracy", right & ~wrong[:, inside].any(axis=1), at=at)
 
     def _line(self, robust: Sequence[Metric], shift: float) -> Series:
         return Series(

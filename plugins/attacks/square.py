@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor import Attack, Level, Meta, Probe, ThreatModel, hookimpl
-from auditor.attacks import Ball, margin, square
-from auditor.families import epsilon_levels
+from auditor.algorithms.balls import Ball
+from auditor.algorithms.losses import margin
+from auditor.algorithms.square import square
+from auditor.probes.attack import epsilon_levels
 
 if TYPE_CHECKING:
     import torch
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Randomness
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
 
 @dataclass(frozen=True, kw_only=True)

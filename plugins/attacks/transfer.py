@@ -27,15 +27,16 @@ from auditor import (
     ThreatModel,
     hookimpl,
 )
-from auditor.families import Found, epsilon_levels
-from auditor.finding import Table
+from auditor.findings.evidence import Table
+from auditor.probes.attack import epsilon_levels
+from auditor.probes.perturbation import Found
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Randomness, Run
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,8 @@ class Transfer(Attack):
     def _made_on(self, model: Classifier, batch: Batch, level: Level) -> Pixels:
         import torch
 
-        from auditor.attacks import cross_entropy, length, per_image
+        from auditor.algorithms.balls import length
+        from auditor.algorithms.losses import cross_entropy, per_image
 
         clean = model.tensor(batch.pixels)
         labels = torch.from_numpy(batch.labels).to(clean.device)
@@ -182,9 +184,9 @@ class Transfer(Attack):
         )
 
     def _table(self, here: Any, names: Sequence[str]) -> Table:
-        from auditor import stats
+        from auditor import statistics
 
-        shares = [stats.proportion("attack_success_rate", here[f"fooled_{i}_0"]) for i in range(1, len(names))]
+        shares = [statistics.proportion("attack_success_rate", here[f"fooled_{i}_0"]) for i in range(1, len(names))]
         return Table(
             title="On the audited model, by surrogate",
             columns=["made on", "attack success", "n"],
@@ -194,7 +196,7 @@ class Transfer(Attack):
 
 
 def _digest(path: str) -> str:
-    from auditor.store import file_sha256
+    from auditor.files import file_sha256
 
     try:
         return file_sha256(Path(path))
@@ -206,7 +208,7 @@ def _digest(path: str) -> str:
 def _surrogate(path: str, digest: str, device: str) -> Classifier:
     """The model, opened once in a process; another digest is another file."""
     del digest
-    from auditor.engine import open_model
+    from auditor.run.opening import open_model
 
     return open_model(Path(path), device)
 

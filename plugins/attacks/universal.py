@@ -12,12 +12,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from auditor import Attack, Conclusion, Level, Meta, Probe, Records, Table, ThreatModel, hookimpl
-from auditor.families import breaking_epsilon, epsilon_levels, number
+from auditor.probes.attack import breaking_epsilon, epsilon_levels
+from auditor.probes.levels import number
 
 if TYPE_CHECKING:
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Columns, Randomness, Run
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ class Universal(Attack):
 
     def prepare(self, run: Run) -> Probe:
         """Find the perturbations."""
-        from auditor.halves import training_images
+        from auditor.probes.splits import training_images
 
         batch = training_images(run, self.training)
         found = {number(level)[1]: self._found_on(run.classifier, batch, number(level)[1]) for level in self.levels()}
@@ -74,7 +75,8 @@ class Universal(Attack):
         """The perturbation (c, h, w) that breaks most of the batch."""
         import torch
 
-        from auditor.attacks import SURE, margin
+        from auditor.algorithms.best_points import SURE
+        from auditor.algorithms.losses import margin
 
         delta = best = classifier.tensor(batch.pixels[:1] * 0)
         most = (-1, 0.0)
@@ -105,7 +107,7 @@ class Universal(Attack):
         """As every attack; ``held_out`` says that the perturbation was not found on this half of the images."""
         import numpy as np
 
-        from auditor.halves import in_training_half
+        from auditor.probes.splits import in_training_half
 
         columns = dict(super().measure(classifier, batch, rng))
         held_out = np.array([not in_training_half(rng, image_id) for image_id in batch.ids], dtype=bool)
@@ -117,7 +119,7 @@ class Universal(Attack):
 
     def conclude(self, records: Records) -> Conclusion:
         """Judged on the half that it has not seen; the other half stands beside it."""
-        from auditor import stats
+        from auditor import statistics
 
         if not len(records.frame) or not records.frame["held_out"].any():
             return Conclusion(inconclusive="no image was held out to judge the perturbation on")
@@ -128,7 +130,7 @@ class Universal(Attack):
         for epsilon in sorted(self.epsilons):
             for name, frame in halves.items():
                 smallest = breaking_epsilon(frame)
-                share = stats.proportion("attack_success_rate", smallest[smallest > 0] <= epsilon)
+                share = statistics.proportion("attack_success_rate", smallest[smallest > 0] <= epsilon)
                 rows.append([epsilon, name, share.cell(), share.n])
         table = Table(
             title="Images that it was found on, and others",

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor import Conclusion, Finding, HeatMap, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.finding import percent
+from auditor.findings.metric import percent
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 _SHOWN = 40
 
@@ -49,7 +49,7 @@ class Classes(Probe):
         """Classes with their recall, share of answers and confidence; pairs that are confused one way."""
         import numpy as np
 
-        from auditor import stats
+        from auditor import statistics
 
         frame, k = records.frame, len(records.classes)
         labels, answers = frame["label"].to_numpy(), frame["prediction"].to_numpy()
@@ -58,7 +58,7 @@ class Classes(Probe):
         matrix = np.zeros((k, k), dtype=np.int64)
         np.add.at(matrix, (labels, answers), 1)
         present = [c for c in range(k) if matrix[c].sum()]
-        recall = {c: stats.proportion("recall", answers[labels == c] == c, at={"class": records.class_name(c)})
+        recall = {c: statistics.proportion("recall", answers[labels == c] == c, at={"class": records.class_name(c)})
                   for c in present}  # fmt: skip
         compared = [c for c in present if recall[c].n >= self.minimum]
         gap = _gap(recall, compared)
@@ -71,7 +71,7 @@ class Classes(Probe):
     ) -> Finding:
         import numpy as np
 
-        from auditor import stats
+        from auditor import statistics
 
         frame, n = records.frame, int(matrix.sum())
         confidence = frame["confidence"].to_numpy()
@@ -81,7 +81,7 @@ class Classes(Probe):
         for c in sorted(recall, key=lambda c: recall[c].value or 0.0):
             here = answers == c
             prior, asked = matrix[c].sum() / n, matrix[:, c].sum() / n
-            precision = stats.proportion("precision", correct[here]).cell() if here.any() else None
+            precision = statistics.proportion("precision", correct[here]).cell() if here.any() else None
             over = float(np.mean(confidence[here] - correct[here])) if here.any() else None
             rows.append([records.class_name(c), recall[c].cell(), precision, prior, asked, asked - prior,
                          float(confidence[here].mean()) if here.any() else None, over, recall[c].n])  # fmt: skip
@@ -111,7 +111,7 @@ class Classes(Probe):
 
 def _gap(recall: dict[int, Metric], compared: list[int]) -> Metric:
     """Highest less lowest recall, with Newcombe's interval at a level shared out over all pairs (Bonferroni)."""
-    from auditor import stats
+    from auditor import statistics
 
     n = sum(recall[c].n for c in compared)
     if len(compared) < 2:
@@ -120,7 +120,7 @@ def _gap(recall: dict[int, Metric], compared: list[int]) -> Metric:
     worst = min(compared, key=lambda c: recall[c].value or 0.0)
     hits = [round((recall[c].value or 0.0) * recall[c].n) for c in (best, worst)]
     pairs = len(compared) * (len(compared) - 1) / 2
-    value, low, high = stats.newcombe(
+    value, low, high = statistics.newcombe(
         (hits[0], hits[1]), (recall[best].n, recall[worst].n), confidence=1 - 0.05 / pairs
     )  # fmt: skip
     return Metric(name="recall_gap", value=value, low=None if low is None else max(0.0, low), high=high, n=n)
@@ -130,7 +130,7 @@ def _asymmetry(records: Records, matrix: NDArray[np.int64]) -> Finding:
     """Pairs of classes that are confused more in one direction than in the other."""
     from scipy.stats import binomtest
 
-    from auditor import stats
+    from auditor import statistics
 
     k = len(matrix)
     pairs = [(a, b) for a in range(k) for b in range(a + 1, k) if matrix[a, b] + matrix[b, a]]
@@ -138,7 +138,7 @@ def _asymmetry(records: Records, matrix: NDArray[np.int64]) -> Finding:
     found = [
         float(binomtest(int(matrix[a, b]), int(matrix[a, b] + matrix[b, a]), 0.5).pvalue) for a, b in pairs
     ]  # fmt: skip
-    adjusted = stats.holm(found)
+    adjusted = statistics.holm(found)
     rows: list[list[Any]] = []
     one_way = 0
     for (a, b), p in zip(pairs, adjusted, strict=True):

@@ -26,10 +26,13 @@ from auditor import (
     Table,
     hookimpl,
 )
-from auditor.attribution import blank, means, parts
-from auditor.blocks import Fill
-from auditor.finding import Evidence, HeatMap, percent, plain
-from auditor.numbers import measured
+from auditor.algorithms.masking import Fill
+from auditor.findings.encoding import plain
+from auditor.findings.evidence import Evidence, HeatMap
+from auditor.findings.formatting import measured
+from auditor.findings.metric import percent
+from auditor.probes.explanation import blank
+from auditor.probes.grading import means, parts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,9 +41,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Columns, Randomness, Run
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness, Run
 
 _MOST_CLASSES = 50
 _CROSSED = 6
@@ -159,8 +162,8 @@ class CounterfactualOcclusion(Probe):
         """Fall of the answer's score by region and control, over all images and by class and group; where it lies."""
         import numpy as np
 
-        from auditor import stats
-        from auditor.groups import groupings
+        from auditor import statistics
+        from auditor.probes.breakdown import groupings
 
         frame = records.frame
         if not len(frame):
@@ -170,9 +173,9 @@ class CounterfactualOcclusion(Probe):
         change = np.stack(frame["change"].to_list()).astype(np.float64)
         control = np.stack(frame["change_control"].to_list()).astype(np.float64)
         fall, fall_control = -change[rows_, answers], -control[rows_, answers]
-        named = stats.mean("score_drop", fall, unit="fraction", at={"region": "named"})
-        other = stats.mean("score_drop", fall_control, unit="fraction", at={"region": "control"})
-        more = stats.mean("score_drop_over_control", fall - fall_control, unit="fraction")
+        named = statistics.mean("score_drop", fall, unit="fraction", at={"region": "named"})
+        other = statistics.mean("score_drop", fall_control, unit="fraction", at={"region": "control"})
+        more = statistics.mean("score_drop_over_control", fall - fall_control, unit="fraction")
         cuts: dict[str, pd.Series] = {"answer": frame["prediction"].map(records.class_name)}
         if records.labelled:
             cuts["the answer is"] = (frame["prediction"] == frame["label"]).map({True: "right", False: "wrong"})
@@ -180,7 +183,7 @@ class CounterfactualOcclusion(Probe):
         table, comparisons = self._by_group(records, cuts, (named, other, more), (fall, fall_control))
         what = "features" if records.kind == "rows" else "image"
         changed = [
-            f"{stats.proportion('flipped', frame[name]).value or 0:.0%}".replace("%", " %")
+            f"{statistics.proportion('flipped', frame[name]).value or 0:.0%}".replace("%", " %")
             for name in ("flipped", "flipped_control")
         ]
         statement = (
@@ -208,7 +211,7 @@ class CounterfactualOcclusion(Probe):
         """The falls of every large class and group; and of each column its extremes with a test."""
         from scipy.stats import kruskal
 
-        from auditor import stats
+        from auditor import statistics
 
         fall, control = falls
         named, other, more = whole
@@ -221,7 +224,7 @@ class CounterfactualOcclusion(Probe):
                 here = (values == value).to_numpy()
                 if here.sum() < self.minimum:
                     continue
-                one, two, both = (stats.mean("score_drop", x[here], unit="fraction")
+                one, two, both = (statistics.mean("score_drop", x[here], unit="fraction")
                                   for x in (fall, control, fall - control))  # fmt: skip
                 rows.append([name, str(value), one.cell(), two.cell(), both.cell(), int(here.sum())])
                 over[str(value)] = both
@@ -231,7 +234,7 @@ class CounterfactualOcclusion(Probe):
                 order = sorted(over, key=lambda v: over[v].value or 0.0)
                 p_value = 1.0 if same else float(kruskal(*parts_).pvalue)
                 found.append(_Difference(name, order[-1], order[0], over, p_value))
-        adjusted = stats.holm([d.p_value for d in found])
+        adjusted = statistics.holm([d.p_value for d in found])
         table = Table(
             title="Fall of the answer's score",
             columns=["by", "value", "region", "control", "region over control", "n"],
@@ -324,7 +327,7 @@ class CounterfactualOcclusion(Probe):
 
     def _classes(self, records: Records, change: NDArray[Any], control: NDArray[Any]) -> list[Table]:
         """Mean change of every class's score by the model's answer: where the answer's share goes."""
-        from auditor import stats
+        from auditor import statistics
 
         k = len(records.classes)
         if k > _MOST_CLASSES:
@@ -337,8 +340,8 @@ class CounterfactualOcclusion(Probe):
                 continue
             said = "any" if answer is None else records.class_name(answer)
             rows += [
-                [said, name, stats.mean("change", change[here, c], unit="fraction").cell(),
-                 stats.mean("change", control[here, c], unit="fraction").cell(), int(here.sum())]
+                [said, name, statistics.mean("change", change[here, c], unit="fraction").cell(),
+                 statistics.mean("change", control[here, c], unit="fraction").cell(), int(here.sum())]
                 for c, name in enumerate(records.classes)
             ]  # fmt: skip
         table = Table(

@@ -27,18 +27,19 @@ from auditor import (
     Table,
     hookimpl,
 )
-from auditor.finding import Evidence, plain
-from auditor.groups import FAIRNESS, Comparison, compare, counts, fairness, groupings
-from auditor.numbers import measured
+from auditor.findings.encoding import plain
+from auditor.findings.evidence import Evidence
+from auditor.findings.formatting import measured
+from auditor.probes.breakdown import Comparison, compare, groupings
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 _ALPHA = 0.05
 _SHOWN = 50
@@ -78,13 +79,13 @@ class Groups(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """For each column of groups and each pair of columns accuracy and fairness; accuracy for the classes."""
-        from auditor import stats
+        from auditor import statistics
 
         frame = records.frame
         by_group = groupings(frame)
         every = _with_classes(records, by_group)
         compared = {name: compare(name, frame["correct"], values, self.minimum) for name, values in every.items()}
-        adjusted = dict(zip(compared, stats.holm([c.p_value for c in compared.values()]), strict=True))
+        adjusted = dict(zip(compared, statistics.holm([c.p_value for c in compared.values()]), strict=True))
         for name, p_value in adjusted.items():
             gap = compared[name].gap
             if p_value >= _ALPHA and gap.low:
@@ -118,6 +119,8 @@ class Groups(Probe):
 
     def _fairness(self, records: Records, name: str, values: pd.Series) -> dict[str, tuple[Metric, float]]:
         """Every fairness statistic with its p-value; none where there are too many classes."""
+        from auditor.statistics.fairness import FAIRNESS, counts, fairness
+
         k = len(records.classes)
         if k > _MOST_CLASSES:
             return {}
@@ -202,18 +205,19 @@ class Groups(Probe):
 
 def _corrected(fairness: Mapping[str, Mapping[str, tuple[Metric, float]]]) -> dict[tuple[str, str], float]:
     """P-values of all fairness statistics of all groupings, corrected together."""
-    from auditor import stats
+    from auditor import statistics
 
     keys = [(name, key) for name, found in fairness.items() for key in found]
-    return dict(zip(keys, stats.holm([fairness[name][key][1] for name, key in keys]), strict=True))
+    return dict(zip(keys, statistics.holm([fairness[name][key][1] for name, key in keys]), strict=True))
 
 
 def _profile(records: Records, name: str, values: pd.Series, minimum: int) -> Table:
     """Precision, recall, false positives, calibration and ROC AUC of every large group, by scikit-learn."""
     import numpy as np
 
-    from auditor.groups import false_positive_rates, selection_rates, true_positive_rates
-    from auditor.stats import calibration_error, roc_auc
+    from auditor.statistics.calibration import calibration_error
+    from auditor.statistics.fairness import counts, false_positive_rates, selection_rates, true_positive_rates
+    from auditor.statistics.roc import roc_auc
 
     k, frame = len(records.classes), records.frame
     names, table = counts(values, frame["label"].to_numpy(), frame["prediction"].to_numpy(), k, minimum)
@@ -265,7 +269,8 @@ def _by_class(records: Records, name: str, values: pd.Series, minimum: int) -> l
     (the class against the rest) a bootstrap."""
     import numpy as np
 
-    from auditor import stats
+    from auditor import statistics
+    from auditor.statistics.fairness import counts
 
     k, frame = len(records.classes), records.frame
     labels, answers = frame["label"].to_numpy(), frame["prediction"].to_numpy()
@@ -284,7 +289,7 @@ def _by_class(records: Records, name: str, values: pd.Series, minimum: int) -> l
             label, answer = labels[here] == c, answers[here] == c
             row: list[Any] = [group, records.class_name(c)]
             for part in (answer[label], answer[~label], label[answer], answer):
-                row.append(stats.proportion("rate", part).cell() if len(part) >= minimum else None)
+                row.append(statistics.proportion("rate", part).cell() if len(part) >= minimum else None)
             if probabilities is not None:
                 known = min(int(label.sum()), int((~label).sum())) >= minimum
                 row += _scores(label, probabilities[here, c]) if known else [None, None]
@@ -308,12 +313,12 @@ def _by_class(records: Records, name: str, values: pd.Series, minimum: int) -> l
 
 def _scores(label: NDArray[np.bool_], score: NDArray[np.float64]) -> list[Any]:
     """Calibration error and ROC AUC of a class's probability against the rest, as cells."""
-    from auditor import stats
+    from auditor import statistics
 
-    error = stats.calibration_interval(score, label, resamples=200)
+    error = statistics.calibration_interval(score, label, resamples=200)
     # roc_auc looks for class number 0 in the first column
-    area = stats.bootstrap_weighted(
-        len(label), lambda w: stats.roc_auc((~label).astype(int), score[:, None], w), resamples=200
+    area = statistics.bootstrap_weighted(
+        len(label), lambda w: statistics.roc_auc((~label).astype(int), score[:, None], w), resamples=200
     )
     return [error._asdict(), area._asdict()]
 

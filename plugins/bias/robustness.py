@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.families import size
-from auditor.finding import plain
-from auditor.groups import Comparison, compare, groupings
-from auditor.numbers import measured, norm_name
+from auditor.findings.encoding import plain
+from auditor.findings.formatting import measured, norm_name
+from auditor.probes.breakdown import Comparison, compare, groupings
+from auditor.probes.levels import size
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 _SHOWN = 60
 _SEED = 20260103
@@ -54,7 +54,7 @@ class RobustnessBias(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """For each attack and corruption and each grouping, classes included, the share that goes wrong by group."""
-        from auditor import stats
+        from auditor import statistics
 
         lost = self._lost(records)
         if not lost:
@@ -69,10 +69,10 @@ class RobustnessBias(Probe):
                     reach = _reach(frame["distance"].to_numpy(), values, comparison, frame["norm"].iloc[0])
                     reach = reach._replace(gap=replace(reach.gap, at={"probe": probe_id, "group": name}))
                 cuts.append(_Cut(probe_id, what, name, comparison, gap, reach))
-        adjusted = stats.holm([cut.comparison.p_value for cut in cuts])
+        adjusted = statistics.holm([cut.comparison.p_value for cut in cuts])
         p_values = {(cut.probe_id, cut.grouping): p for cut, p in zip(cuts, adjusted, strict=True)}
         reaching = [cut for cut in cuts if cut.reach is not None]
-        tests = stats.holm([cut.reach.p_value for cut in reaching if cut.reach is not None])
+        tests = statistics.holm([cut.reach.p_value for cut in reaching if cut.reach is not None])
         reach_p = {(cut.probe_id, cut.grouping): p for cut, p in zip(reaching, tests, strict=True)}
         # the largest gap that is demonstrably there comes first
         cuts.sort(key=lambda cut: (cut.gap.value is None, -(cut.gap.low or 0.0), -(cut.gap.value or 0.0)))
@@ -87,7 +87,7 @@ class RobustnessBias(Probe):
         """Per probe what "lost" means, and one row per image that was right: ``lost``, its groups, its distance."""
         import numpy as np
 
-        from auditor.families import breaking_epsilon
+        from auditor.probes.attack import breaking_epsilon
 
         lost: dict[str, tuple[str, pd.DataFrame]] = {}
         for probe_id, frame in records.others.items():
@@ -235,11 +235,11 @@ def _reach(distance: NDArray[np.float64], values: pd.Series, comparison: Compari
     import numpy as np
     from scipy.stats import kruskal
 
-    from auditor import stats
+    from auditor import statistics
 
     text = values.astype(str).to_numpy()
     parts = {v: distance[text == v] for v in comparison.groups if v not in comparison.small}
-    medians = {value: stats.median("distance_median", part, unit=norm) for value, part in parts.items()}
+    medians = {value: statistics.median("distance_median", part, unit=norm) for value, part in parts.items()}
     n = sum(len(part) for part in parts.values())
     nothing = Metric(name="distance_gap", value=None, n=n, unit=norm)
     if len(parts) < 2:
@@ -253,7 +253,7 @@ def _reach(distance: NDArray[np.float64], values: pd.Series, comparison: Compari
     if not np.isfinite(middle).all():
         return _Reach(medians, near, far, nothing, p_value)
     rng = np.random.default_rng(_SEED)
-    one, other = (np.median(parts[v][rng.integers(0, len(parts[v]), (stats.RESAMPLES, len(parts[v])))], axis=1)
+    one, other = (np.median(parts[v][rng.integers(0, len(parts[v]), (statistics.RESAMPLES, len(parts[v])))], axis=1)
                   for v in (near, far))  # fmt: skip
     level = 0.05 / (len(parts) * (len(parts) - 1) / 2)
     with np.errstate(invalid="ignore"):

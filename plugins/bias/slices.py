@@ -25,14 +25,15 @@ from auditor import (
     Table,
     hookimpl,
 )
-from auditor.finding import Evidence, percent
+from auditor.findings.evidence import Evidence
+from auditor.findings.metric import percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 _WIDTH = 64
 """Features are projected to at most this many numbers: distances survive (Johnson and Lindenstrauss)."""
@@ -151,7 +152,7 @@ class Slices(Probe):
         from scipy.stats import fisher_exact
         from sklearn.cluster import KMeans
 
-        from auditor import stats
+        from auditor import statistics
 
         frame = records.frame
         if len(frame) < 4 * self.minimum:
@@ -183,10 +184,10 @@ class Slices(Probe):
             rest = ~half & ~held
             table = [[wrong[held].sum(), (~wrong[held]).sum()], [wrong[rest].sum(), (~wrong[rest]).sum()]]
             tests.append(float(fisher_exact(table, alternative="greater").pvalue))
-        adjusted = stats.holm(tests)
+        adjusted = statistics.holm(tests)
         slices = [
             Slice(
-                number=number, errors=stats.proportion("slice_error_rate", wrong[held]),
+                number=number, errors=statistics.proportion("slice_error_rate", wrong[held]),
                 others=float(wrong[~half & ~held].mean()), p_value=p, answers=_mostly(records, held),
                 ids=[str(i) for i in frame["image_id"][held].to_numpy()[np.argsort(~wrong[held], kind="stable")]],
             )
@@ -227,7 +228,7 @@ def _last_layer(classifier: Classifier, batch: Batch) -> NDArray[Any] | None:
     """What the copy's last layer gets, (n, d), means over places; None where unseen."""
     import numpy as np
 
-    from auditor.activations import last_layer
+    from auditor.algorithms.layers import last_layer
 
     step = classifier.fixed_batch or len(batch)
     parts = []
@@ -243,7 +244,7 @@ def _descriptor(batch: Batch) -> NDArray[Any]:
     """A plain descriptor of the pixels: the image as an 8x8 thumbnail, with mean and spread of each channel, (n, d)."""
     import numpy as np
 
-    from auditor.blocks import cells
+    from auditor.algorithms.masking import cells
 
     height, width = batch.pixels.shape[2:]
     grid = cells(height, width, 8)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from auditor import Corruption, Level, Meta, Probe, hookimpl
 
 if TYPE_CHECKING:
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Randomness
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Camera(Corruption):
     def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
         """Nothing here is left to chance."""
         del classifier, rng
-        from auditor.corruptions import brightness, gaussian_blur, jpeg_compression
+        from auditor.algorithms.corruptions import brightness, gaussian_blur, jpeg_compression
 
         if "quality" in level:
             return jpeg_compression(batch.pixels, int(level["quality"]), ())

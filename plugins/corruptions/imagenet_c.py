@@ -35,14 +35,14 @@ from auditor import (
     Text,
     hookimpl,
 )
-from auditor.finding import percent
+from auditor.findings.metric import percent
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch, Pixels
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch, Pixels
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 FAMILIES: Mapping[str, Sequence[str]] = {
     "noise": ("gaussian-noise", "shot-noise", "impulse-noise"),
@@ -90,7 +90,7 @@ class ImageNetC(Corruption):
     def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
         """The same random draws at every severity."""
         del classifier
-        from auditor.corruptions import corrupt
+        from auditor.algorithms.corruptions import corrupt
 
         name = str(level["corruption"])
         return corrupt(name, batch.pixels, int(level["severity"]), [rng(image_id, name) for image_id in batch.ids])
@@ -99,7 +99,7 @@ class ImageNetC(Corruption):
         """One row per image and level, with the set of parameters that fits the image's size."""
         import numpy as np
 
-        from auditor.corruptions import parameter_set
+        from auditor.algorithms.corruptions import parameter_set
 
         columns = super().measure(classifier, batch, rng)
         return {**columns, "parameters": np.full(len(columns["row"]), parameter_set(batch.pixels.shape))}
@@ -123,19 +123,21 @@ class ImageNetC(Corruption):
 
     def conclude(self, records: Records) -> Conclusion:
         """Mean corruption error, absolute and relative to the clean error; by corruption, severity and family."""
-        from auditor import stats
+        from auditor import statistics
 
         frame = records.frame
         frame = frame.assign(correct=frame["perturbed_prediction"] == frame["label"])
         once = frame.drop_duplicates("image_id").set_index("image_id")
-        clean = stats.proportion("accuracy", once["prediction"] == once["label"])
+        clean = statistics.proportion("accuracy", once["prediction"] == once["label"])
         # every image has every level, so its mean over rows is its mean over corruptions of means over severities
         error = 1.0 - frame.groupby("image_id")["correct"].mean()
         clean_error = (once["prediction"] != once["label"]).astype(float)
-        mce = stats.mean("mce", error, unit="fraction")
-        relative = stats.mean("relative_mce", error - clean_error, unit="fraction")
+        mce = statistics.mean("mce", error, unit="fraction")
+        relative = statistics.mean("relative_mce", error - clean_error, unit="fraction")
         levels = [
-            stats.proportion("corruption_accuracy", rows["correct"], at={"corruption": name, "severity": int(severity)})
+            statistics.proportion(
+                "corruption_accuracy", rows["correct"], at={"corruption": name, "severity": int(severity)}
+            )
             for (name, severity), rows in frame.groupby(["corruption", "severity"], sort=False)
         ]
         means = {name: _mean_accuracy(frame, [name]) for name in self._names()}
@@ -306,10 +308,10 @@ class ImageNetC(Corruption):
 
 def _mean_accuracy(frame: pd.DataFrame, names: Sequence[str]) -> Metric:
     """Accuracy over these corruptions and all severities in the frame, with a bootstrap interval over images."""
-    from auditor import stats
+    from auditor import statistics
 
     rows: Any = frame[frame["corruption"].isin(list(names))]
-    return stats.mean("mean_corruption_accuracy", rows.groupby("image_id")["correct"].mean(), unit="fraction")
+    return statistics.mean("mean_corruption_accuracy", rows.groupby("image_id")["correct"].mean(), unit="fraction")
 
 
 @hookimpl

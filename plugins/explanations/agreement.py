@@ -12,15 +12,15 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Conclusion, Finding, HeatMap, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.attribution import rank_correlation
+from auditor.probes.grading import rank_correlation
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Agreement(Probe):
         """Each pair of methods over the images that both explained."""
         import numpy as np
 
-        from auditor import stats
+        from auditor import statistics
 
         methods = {n.removeprefix("explanations."): f for n, f in records.others.items() if "map" in f and len(f)}
         if len(methods) < 2:
@@ -71,8 +71,8 @@ class Agreement(Probe):
             correlation = rank_correlation(one, other)
             overlap = _overlap(one, other, self.top)
             at = {"pair": f"{a}, {b}"}
-            ranks = stats.mean("rank_correlation", correlation, unit="1", at=at)
-            shared = stats.mean("top_overlap", overlap, unit="fraction", at=at)
+            ranks = statistics.mean("rank_correlation", correlation, unit="1", at=at)
+            shared = statistics.mean("top_overlap", overlap, unit="fraction", at=at)
             metrics += [ranks, shared]
             rows.append([a, b, ranks.cell(), shared.cell(), ranks.n])
             correlations.append(correlation)
@@ -81,7 +81,7 @@ class Agreement(Probe):
         if not correlations:
             return Conclusion(inconclusive=f"no {records.kind[:-1]} was explained by two methods with maps of one size")
         whole = np.concatenate(correlations)
-        median = stats.median("rank_correlation", whole, unit="1")
+        median = statistics.median("rank_correlation", whole, unit="1")
         statement = (
             f"Over {len(rows)} pairs of methods the median rank correlation of two maps of one {records.kind[:-1]} is"
             f" {median.value:.2f} (n = {median.n} pairs of maps): {_reading(median.value)}."

@@ -15,9 +15,9 @@ from auditor import Explanation, Meta, NotApplicable, Probe, hookimpl
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class GradCam(Explanation):
     def _piece(self, classifier: Classifier, pixels: NDArray[Any], answers: NDArray[Any]) -> NDArray[Any]:
         import torch
 
-        from auditor.activations import last_convolution
+        from auditor.algorithms.layers import last_convolution
 
         found = last_convolution(classifier, pixels, answers)
         if found is None:

@@ -16,9 +16,9 @@ from auditor import Explanation, Meta, NotApplicable, Probe, hookimpl
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Randomness, Run
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +96,7 @@ class GradientShap(Explanation):
         return np.asarray(found).reshape(batch.pixels.shape[1:])
 
     def _others(self, classifier: Classifier) -> NDArray[Any]:
-        from auditor.attribution import background
+        from auditor.probes.explanation import background
 
         if classifier.takes == "images":
             raise NotApplicable("the probe was not prepared with images to compare with")

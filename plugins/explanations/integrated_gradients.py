@@ -12,9 +12,9 @@ from auditor import Explanation, Meta, Probe, hookimpl
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class IntegratedGradients(Explanation):
         import torch
         from captum.attr import IntegratedGradients as Captum
 
-        from auditor.attribution import blank
+        from auditor.probes.explanation import blank
 
         pixels = classifier.tensor(batch.pixels)
         covered = classifier.tensor(np.broadcast_to(blank(classifier, batch.pixels, self.fill), batch.pixels.shape))

@@ -16,9 +16,9 @@ from auditor import Explanation, Meta, Probe, hookimpl
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class Lime(Explanation):
         import numpy as np
         from lime.lime_tabular import LimeTabularExplainer
 
-        from auditor.attribution import background
+        from auditor.probes.explanation import background
 
         row, answer = batch.pixels[index].ravel(), int(batch.predictions[index])
 
@@ -124,7 +124,7 @@ class Lime(Explanation):
         """Numbers of the superpixels, (h, w) from 0: SLIC, or cells where the image is small."""
         import numpy as np
 
-        from auditor.blocks import cells
+        from auditor.algorithms.masking import cells
 
         height, width = pixels.shape[1:]
         if min(height, width) >= 32:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.attribution import SHUFFLED
+from auditor.probes.grading import SHUFFLED
 
 if TYPE_CHECKING:
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Randomisation(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """Each gradient method's maps against those of the shuffled copy."""
-        from auditor import stats
+        from auditor import statistics
 
         rows: list[list[Any]] = []
         metrics: list[Metric] = []
@@ -48,7 +48,7 @@ class Randomisation(Probe):
             if "shuffled" not in frame or not len(frame):
                 continue
             name = probe_id.removeprefix("explanations.")
-            same = stats.mean("shuffled_similarity", frame["shuffled"], unit="1", at={"method": name})
+            same = statistics.mean("shuffled_similarity", frame["shuffled"], unit="1", at={"method": name})
             if not same.n:
                 continue
             metrics.append(same)

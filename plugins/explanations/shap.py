@@ -20,9 +20,9 @@ from auditor import Explanation, Meta, Probe, hookimpl
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Randomness
 
 
 _EXACT = 10
@@ -74,7 +74,7 @@ class Shap(Explanation):
         """Shap values (h, w, c) of one image, and the probability of the answer for the covered image."""
         import numpy as np
 
-        from auditor.blocks import colours
+        from auditor.algorithms.masking import colours
 
         shap = _library()
 
@@ -98,7 +98,7 @@ class Shap(Explanation):
         """Shap values (features,) of one row, and the mean probability of the answer over the background."""
         import numpy as np
 
-        from auditor.attribution import background
+        from auditor.probes.explanation import background
 
         shap = _library()
         usual = background(classifier)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.attribution import SAME
+from auditor.probes.grading import SAME
 
 if TYPE_CHECKING:
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class Stability(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """Both kinds of stability of each method."""
-        from auditor import stats
+        from auditor import statistics
 
         frames = {
             n.removeprefix("explanations."): f for n, f in records.others.items() if "sensitivity" in f and len(f)
@@ -49,8 +49,8 @@ class Stability(Probe):
         metrics: list[Metric] = []
         unstable: list[str] = []
         for name, frame in frames.items():
-            seeds = stats.mean("seed_stability", frame["stability"], unit="1", at={"method": name})
-            noise = stats.mean("max_sensitivity", frame["sensitivity"], unit="1", at={"method": name})
+            seeds = statistics.mean("seed_stability", frame["stability"], unit="1", at={"method": name})
+            noise = statistics.mean("max_sensitivity", frame["sensitivity"], unit="1", at={"method": name})
             rows.append([name, seeds.cell() if seeds.n else "draws no random numbers", noise.cell(), len(frame)])
             metrics += [noise, *([seeds] if seeds.n else [])]
             if seeds.n and seeds.value is not None and seeds.value < SAME:

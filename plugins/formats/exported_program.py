@@ -11,7 +11,7 @@ from auditor import BadInput, hookimpl
 if TYPE_CHECKING:
     import torch
 
-    from auditor.classifier import Artefact
+    from auditor.model.artefact import Artefact
 
 
 @hookimpl
@@ -23,8 +23,8 @@ def auditor_open_model(path: Path, device: str, trust: bool = False, output: str
 def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
     import torch
 
-    from auditor.classifier import Artefact
-    from auditor.loading.module import module_scores, picking
+    from auditor.model.artefact import Artefact
+    from auditor.model.loading.module import module_scores, picking
 
     program = _load(path, trust)
     names = program.graph_signature.user_inputs
@@ -64,8 +64,8 @@ def _load(path: Path, trust: bool) -> torch.export.ExportedProgram:
     """The program; ``torch.export.load`` sees only what was looked through, and the very bytes of it."""
     import torch
 
-    from auditor.classifier import first_line
-    from auditor.loading.archive import EXPORT, check_exported, open_zip
+    from auditor.model.classifier import first_line
+    from auditor.model.loading.archive import EXPORT, check_exported, open_zip
 
     content = path.read_bytes()
     with open_zip(io.BytesIO(content), path, "an archive of torch.export") as archive:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from auditor import BadInput, hookimpl
 
 if TYPE_CHECKING:
-    from auditor.images import Source
+    from auditor.data.dataset import Source
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 
@@ -21,7 +21,7 @@ def auditor_open_images(path: Path) -> Source | None:
 
 
 def _open(path: Path) -> Source:
-    from auditor.images import Source
+    from auditor.data.dataset import Source
 
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     flat = _pictures(path.iterdir(), path)
@@ -58,6 +58,6 @@ def _pictures(entries: Iterable[Path], root: Path) -> list[Path]:
 
 
 def _reader(files: list[Path]) -> Any:
-    from auditor.images import read_file
+    from auditor.data.resizing import read_file
 
     return lambda index: read_file(files[index])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from PIL import Image
 
-    from auditor.images import Source
+    from auditor.data.dataset import Source
 
 _SUFFIXES = {".csv", ".parquet"}
 
@@ -26,7 +26,8 @@ def auditor_open_images(path: Path) -> Source | None:
 
 
 def _open(path: Path) -> Source:
-    from auditor.images import Source, read_file
+    from auditor.data.dataset import Source
+    from auditor.data.resizing import read_file
 
     table = _read(path)
     if "image" not in table.columns:
@@ -59,7 +60,7 @@ def _open(path: Path) -> Source:
 
 def _rows(path: Path, table: pd.DataFrame) -> Source:
     """A table without images: rows of features, if the model takes such."""
-    from auditor.images import Source
+    from auditor.data.dataset import Source
 
     def read(index: int) -> tuple[bytes, Image.Image]:
         raise ValueError(f"row {index + 1} is no image")

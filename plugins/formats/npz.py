@@ -11,7 +11,7 @@ from auditor import BadInput, hookimpl
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.images import Source
+    from auditor.data.dataset import Source
 
 
 @hookimpl
@@ -21,7 +21,7 @@ def auditor_open_images(path: Path) -> Source | None:
 
 
 def _open(path: Path) -> Source:
-    from auditor.images import Source
+    from auditor.data.dataset import Source
 
     arrays = _read(path)
     if "images" not in arrays:

@@ -1,4 +1,4 @@
-"""ONNX files: the original runs in ONNX Runtime, the copy is the graph rebuilt over torch.fx (``auditor.loading``)."""
+"""ONNX files: the original runs in ONNX Runtime, the copy is the graph rebuilt over torch.fx (``auditor.onnx``)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from auditor.classifier import Artefact, Precision
-    from auditor.outputs import Activation
+    from auditor.model.artefact import Artefact, Precision
+    from auditor.model.scores import Activation
 
 _QUANTISED = {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
               "DynamicQuantizeLinear", "QGemm"}  # fmt: skip
@@ -27,8 +27,8 @@ def auditor_open_model(path: Path, device: str, output: str = "") -> Artefact | 
 
 
 def _open(path: Path, device: str, output: str) -> Artefact:
-    from auditor.classifier import Artefact
-    from auditor.loading.sidecar import METADATA_KEY
+    from auditor.model.artefact import Artefact
+    from auditor.model.loading.sidecar import METADATA_KEY
 
     model = _read(path)
     initialisers = {tensor.name for tensor in model.graph.initializer}
@@ -87,7 +87,7 @@ def _read(path: Path) -> onnx.ModelProto:
     import onnx
     from google.protobuf.message import DecodeError
 
-    from auditor.loading.external import check_external_data
+    from auditor.model.loading.external_data import check_external_data
 
     size = path.stat().st_size
     try:
@@ -276,7 +276,8 @@ def _from_maps(rows: list[dict[Any, float]], keys: list[Any] | None) -> NDArray[
 def _copy(model: onnx.ModelProto, output: str) -> tuple[Any, str, bool]:
     """The differentiable copy, how it was made or why there is none, and whether a final activation was cut off."""
     try:
-        from auditor.loading.importer import cut_final_activation, import_onnx
+        from auditor.onnx.final_activation import cut_final_activation
+        from auditor.onnx.graph import import_onnx
 
         module, activation = cut_final_activation(import_onnx(model, [output]))
     except NoCopy as error:
@@ -321,6 +322,6 @@ def _version() -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    from auditor.classifier import first_line
+    from auditor.model.classifier import first_line
 
     return first_line(error)

@@ -11,7 +11,7 @@ from auditor import BadInput, hookimpl
 if TYPE_CHECKING:
     import torch
 
-    from auditor.classifier import Artefact
+    from auditor.model.artefact import Artefact
 
 _SUFFIXES = {".pt", ".pth", ".ts", ".torchscript"}
 
@@ -40,10 +40,11 @@ def auditor_open_model(path: Path, device: str, trust: bool = False, output: str
 def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
     import torch
 
-    from auditor.classifier import Artefact, first_line
-    from auditor.loading.archive import check_torchscript, on_device, traced_shape
-    from auditor.loading.module import module_scores, picking
-    from auditor.loading.sidecar import METADATA_KEY
+    from auditor.model.artefact import Artefact
+    from auditor.model.classifier import first_line
+    from auditor.model.loading.archive import check_torchscript, on_device, traced_shape
+    from auditor.model.loading.module import module_scores, picking
+    from auditor.model.loading.sidecar import METADATA_KEY
 
     check_torchscript(path, trust=trust)
     extra = {METADATA_KEY: ""}

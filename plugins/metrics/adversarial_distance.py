@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Conclusion, Finding, Level, Meta, Metric, PerImage, Probe, Records, Table, hookimpl
-from auditor.families import distance_curve, size
-from auditor.finding import Evidence, percent
-from auditor.numbers import norm_name
+from auditor.findings.evidence import Evidence
+from auditor.findings.formatting import norm_name
+from auditor.findings.metric import percent
+from auditor.probes.levels import size
+from auditor.probes.minimum_norm import distance_curve
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +49,7 @@ class AdversarialDistance(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """Per norm the median distance, the curve of the worst case, and which attack was best on how many images."""
-        from auditor.distances import attack_records, norms_of, smallest
+        from auditor.probes.distances import attack_records, norms_of, smallest
 
         attacks = attack_records(records.others)
         if not attacks:
@@ -63,7 +65,7 @@ class AdversarialDistance(Probe):
 
     def per_image(self, records: Records) -> list[PerImage]:
         """Whether each image stands at the epsilon that is judged; the L2 size is the model's own, so not compared."""
-        from auditor.distances import attack_records, norms_of, smallest
+        from auditor.probes.distances import attack_records, norms_of, smallest
 
         attacks = attack_records(records.others)
         if "linf" not in norms_of(attacks):
@@ -77,25 +79,29 @@ class AdversarialDistance(Probe):
     ) -> tuple[list[Metric], Finding]:
         import numpy as np
 
-        from auditor import stats
+        from auditor import statistics
 
         # a sweep knows a distance to its next epsilon only: where some images were searched, they speak for all
         known = smallest[smallest["searched"].astype(bool)] if smallest["searched"].any() else smallest
         distance = known["distance"].to_numpy()
-        median = stats.median("distance_median", distance, unit=norm, at={"norm": norm})
-        snr = stats.median("snr_median", known["snr_db"][np.isfinite(known["snr_db"])], unit="dB", at={"norm": norm})
+        median = statistics.median("distance_median", distance, unit=norm, at={"norm": norm})
+        snr = statistics.median(
+            "snr_median", known["snr_db"][np.isfinite(known["snr_db"])], unit="dB", at={"norm": norm}
+        )
         broken = distance[np.isfinite(distance) & (distance > 0)]
         chosen = self.epsilon if norm == "linf" else float(np.median(broken)) if len(broken) else 0.0
         judged = smallest["distance"].to_numpy() if norm == "linf" else distance
-        clean = stats.proportion("accuracy", judged > 0)
-        robust = stats.proportion("robust_accuracy", judged > chosen + 1e-6, at={"norm": norm, "epsilon": chosen})
+        clean = statistics.proportion("accuracy", judged > 0)
+        robust = statistics.proportion("robust_accuracy", judged > chosen + 1e-6, at={"norm": norm, "epsilon": chosen})
         best = known["attack"][known["attack"] != ""].value_counts()
         rows: list[list[Any]] = []
         noise: list[Metric] = []
         for attack, frame in alone.items():
             broke = frame[np.isfinite(frame["distance"]) & (frame["distance"] > 0)]
             if len(broke):
-                needed = stats.median("snr_median", broke["snr_db"], unit="dB", at={"norm": norm, "attack": attack})
+                needed = statistics.median(
+                    "snr_median", broke["snr_db"], unit="dB", at={"norm": norm, "attack": attack}
+                )
                 noise.append(needed)
                 middle = float(np.median(broke["distance"]))
                 rows.append([attack, int(best.get(attack, 0)), len(known), middle, needed.value, needed.n])

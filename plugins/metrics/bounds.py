@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
-from auditor.families import epsilon_axis
-from auditor.numbers import norm_name
+from auditor.findings.formatting import norm_name
+from auditor.probes.levels import epsilon_axis
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 _ROWS = 40
 """Images in the table; the records hold all of them."""
@@ -56,7 +56,7 @@ class Bounds(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """Per norm the accuracy bracket, the images one by one, and contradictions by name."""
-        from auditor.distances import attack_records, norms_of, smallest
+        from auditor.probes.distances import attack_records, norms_of, smallest
 
         attacks = attack_records(records.others)
         metrics: list[Metric] = []
@@ -80,7 +80,7 @@ class Bounds(Probe):
     def _conclude_norm(self, rows: pd.DataFrame, norm: str, verb: str) -> tuple[list[Metric], Finding]:
         import numpy as np
 
-        from auditor import stats
+        from auditor import statistics
 
         at = {"norm": norm}
         certified = rows[rows["certified"].notna()]
@@ -95,7 +95,7 @@ class Bounds(Probe):
         estimate = Metric(name="clever_contradicted", value=float(len(misled)) if len(scored) else None, n=len(scored),
                           unit="count", at=at)  # fmt: skip
         both = certified[(certified["certified"] > 0) & np.isfinite(certified["distance"])]
-        width = stats.median("bracket_ratio_median", both["distance"] / both["certified"], unit="1", at=at)
+        width = statistics.median("bracket_ratio_median", both["distance"] / both["certified"], unit="1", at=at)
         crossed = f"Contradictions, {norm_name(norm)}"
         finding = Finding(
             id=f"{self.meta.id}/{norm}",
@@ -130,7 +130,7 @@ def _column(records: Records, probe_id: str, name: str, norm: str) -> pd.Series[
 
 def _reason(row: pd.Series[float]) -> str:
     """Why the CLEVER score of an image may be too large by as much as it is, as its own signs say; "" for no sign."""
-    from auditor.extremes import SHAPES
+    from auditor.algorithms.extreme_values import SHAPES
 
     signs = []
     if row["ks"] <= _MISFIT:
@@ -190,13 +190,13 @@ def _bracket(rows: pd.DataFrame, norm: str, verb: str) -> Curve:
     """Accuracy against epsilon: at least what is certified, at most what the best attacks left."""
     import numpy as np
 
-    from auditor import stats
+    from auditor import statistics
 
     def line(name: str, holds: Any, ends: Any) -> Series:
         sizes: Any = np.unique(np.quantile(ends, np.linspace(0, 1, 30), method="nearest")) if len(ends) else []
         points = []
         for epsilon in [0.0, *sizes]:
-            value, low, high = stats.wilson(int(holds(epsilon).sum()), len(rows))
+            value, low, high = statistics.wilson(int(holds(epsilon).sum()), len(rows))
             points.append(Point(x=float(epsilon), y=value, low=low, high=high, n=len(rows)))
         return Series(name=name, points=points)
 

@@ -11,17 +11,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
-from auditor.families import epsilon_axis, size
-from auditor.finding import Evidence, percent
-from auditor.numbers import norm_name
+from auditor.findings.evidence import Evidence
+from auditor.findings.formatting import norm_name
+from auditor.findings.metric import percent
+from auditor.probes.levels import epsilon_axis, size
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 _SMALLEST, _LARGEST = -14, 2
 """Radii are looked for between 2^-14 and 2^2."""
@@ -78,7 +79,7 @@ class Certified(Probe):
         import numpy as np
         import torch
 
-        from auditor.bounding import Bounder
+        from auditor.algorithms.bound_propagation import Bounder
 
         bounder = Bounder(classifier, refine=self.refine)
         right = np.flatnonzero(batch.predictions == batch.labels)
@@ -115,22 +116,22 @@ class Certified(Probe):
     def _conclude_norm(self, radius: Any, norm: str, verb: str) -> tuple[list[Metric], Finding]:
         import numpy as np
 
-        from auditor import stats
+        from auditor import statistics
 
         epsilons = sorted(self.epsilons if norm == "linf" else self.l2_epsilons)
         accuracy = [
-            stats.proportion("certified_accuracy", radius >= e, at={"norm": norm, "epsilon": e}) for e in epsilons
+            statistics.proportion("certified_accuracy", radius >= e, at={"norm": norm, "epsilon": e}) for e in epsilons
         ]
-        median = stats.median("certified_radius_median", radius, unit=norm, at={"norm": norm})
+        median = statistics.median("certified_radius_median", radius, unit=norm, at={"norm": norm})
         first = (
             accuracy[0]
             if accuracy
-            else stats.proportion("certified_accuracy", radius > 0, at={"norm": norm, "epsilon": 0})
+            else statistics.proportion("certified_accuracy", radius > 0, at={"norm": norm, "epsilon": 0})
         )
         points = [
             Point(x=float(e), y=value, low=low, high=high, n=len(radius))
             for e in np.unique(np.quantile(radius, np.linspace(0, 1, 30)))
-            for value, low, high in [stats.wilson(int((radius >= e).sum()), len(radius))]
+            for value, low, high in [statistics.wilson(int((radius >= e).sum()), len(radius))]
         ]
         statement = (
             f"Of {len(radius)} images {percent(first)} are proven right at every perturbation up to"

@@ -28,9 +28,9 @@ from auditor import (
     Table,
     hookimpl,
 )
-from auditor.families import size
-from auditor.finding import percent
-from auditor.numbers import norm_name
+from auditor.findings.formatting import norm_name
+from auditor.findings.metric import percent
+from auditor.probes.levels import size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 _AIMS = ("runner_up", "random", "least_likely")
 """The targets of Weng et al. 2018, section 5.1: the likeliest other class, any, and the least likely."""
@@ -136,7 +136,7 @@ class Clever(Probe):
         """The scores of each image; the laws of all of them are fitted at once."""
         import numpy as np
 
-        from auditor.extremes import Fit, fit_end, fit_end_as_art
+        from auditor.algorithms.extreme_values import Fit, fit_end, fit_end_as_art
 
         fit_of = fit_end_as_art if self.pooled else fit_end
         seen = [self._see(classifier, images.take([i]), rng, norm) for i in range(len(images))]
@@ -255,7 +255,7 @@ class Clever(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """Per norm the median score, and on how many images it lies below the distance that an attack found."""
-        from auditor.distances import attack_records, smallest
+        from auditor.probes.distances import attack_records, smallest
 
         attacks = attack_records(records.others)
         metrics: list[Metric] = []
@@ -275,18 +275,18 @@ class Clever(Probe):
     def _conclude_norm(self, rows: pd.DataFrame, norm: str, classes: int) -> tuple[list[Metric], Finding]:
         import numpy as np
 
-        from auditor import stats
+        from auditor import statistics
 
         at = {"norm": norm}
         score, distance = rows["clever"].to_numpy(), rows["distance"].to_numpy()
         known = np.isfinite(distance) & (distance > 0)
         below = score < distance
-        median = stats.median("clever_median", score, unit=norm, at=at)
-        share = stats.proportion("clever_below_distance", below[known], at=at)
-        spread = stats.median("clever_spread", rows["spread"], unit="1", at=at)
+        median = statistics.median("clever_median", score, unit=norm, at=at)
+        share = statistics.proportion("clever_below_distance", below[known], at=at)
+        spread = statistics.median("clever_spread", rows["spread"], unit="1", at=at)
         tested = rows["ks"].notna()
-        fits = stats.proportion("clever_fits", rows["ks"][tested] > _FITS, at=at)
-        capped = stats.proportion("clever_at_radius", score >= self._radius(norm), at=at)
+        fits = statistics.proportion("clever_fits", rows["ks"][tested] > _FITS, at=at)
+        capped = statistics.proportion("clever_at_radius", score >= self._radius(norm), at=at)
         less = [(pair, *self._with_less(rows, norm, pair, known, distance)) for pair in self.smaller]
         over = "all other classes" if self.targets >= classes - 1 else f"the {self.targets} likeliest other classes"
         statement = (
@@ -313,13 +313,13 @@ class Clever(Probe):
         self, rows: pd.DataFrame, norm: str, pair: Sequence[int], known: Any, distance: Any
     ) -> tuple[Metric, Metric]:
         """Median score, and share below the distance, with fewer points."""
-        from auditor import stats
+        from auditor import statistics
 
         at: Level = {"norm": norm, "batches": pair[0], "batch_samples": pair[1]}
         score = rows[_column(pair)].to_numpy()
         return (
-            stats.median("clever_median", score, unit=norm, at=at),
-            stats.proportion("clever_below_distance", (score < distance)[known], at=at),
+            statistics.median("clever_median", score, unit=norm, at=at),
+            statistics.proportion("clever_below_distance", (score < distance)[known], at=at),
         )
 
 
@@ -389,12 +389,12 @@ def _by_number(norm: str, rows: Sequence[tuple[Sequence[int], Metric, Metric]]) 
 
 
 def _trust(norm: str, median: Metric, rows: pd.DataFrame, shares: Sequence[Metric]) -> Table:
-    from auditor import stats
-    from auditor.extremes import SHAPES
+    from auditor import statistics
+    from auditor.algorithms.extreme_values import SHAPES
 
     below, fits, capped, spread = shares
-    aims = [stats.median(f"clever_{aim}", rows[f"clever_{aim}"], unit=norm) for aim in _AIMS]
-    tells = stats.proportion("tells", rows["shape"][rows["shape"].notna()] < SHAPES[1] - 1e-6)
+    aims = [statistics.median(f"clever_{aim}", rows[f"clever_{aim}"], unit=norm) for aim in _AIMS]
+    tells = statistics.proportion("tells", rows["shape"][rows["shape"].notna()] < SHAPES[1] - 1e-6)
 
     def shown(metric: Metric) -> str:
         if metric.value is None:

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.finding import percent
-from auditor.numbers import norm_name
+from auditor.findings.formatting import norm_name
+from auditor.findings.metric import percent
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class EmpiricalRobustness(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """Per norm the mean relative distance of the images that broke, and the share of those."""
-        from auditor.distances import attack_records, norms_of, smallest
+        from auditor.probes.distances import attack_records, norms_of, smallest
 
         attacks = attack_records(records.others)
         metrics: list[Metric] = []
@@ -85,15 +85,15 @@ class EmpiricalRobustness(Probe):
     def _of_norm(self, distance: pd.Series[float], frame: pd.DataFrame, norm: str) -> tuple[Metric, Metric]:
         import numpy as np
 
-        from auditor import stats
+        from auditor import statistics
 
         length = frame.set_index("image_id")[norm] if len(frame) else frame.get(norm)
         if length is not None:
             distance = distance[distance.index.isin(length.index)]
-        success = stats.proportion("attack_success_rate", np.isfinite(distance), at={"norm": norm})
+        success = statistics.proportion("attack_success_rate", np.isfinite(distance), at={"norm": norm})
         broken = distance[np.isfinite(distance)]
         relative = [] if length is None else (broken / length.reindex(broken.index)).to_numpy()
-        mean = stats.mean("empirical_robustness", relative, unit="fraction", at={"norm": norm})
+        mean = statistics.mean("empirical_robustness", relative, unit="fraction", at={"norm": norm})
         return mean, success
 
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from auditor import Conclusion, Finding, Meta, Probe, Records, Table, hookimpl
 
 if TYPE_CHECKING:
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class LossSensitivity(Probe):
         """One row per image."""
         import numpy as np
 
-        from auditor.estimators import ArtClassifier
+        from auditor.algorithms.art import ArtClassifier
 
         del rng
         slopes = ArtClassifier(classifier).loss_gradient(batch.pixels, batch.labels).reshape(len(batch), -1)
@@ -45,17 +45,17 @@ class LossSensitivity(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """Median and mean over images, of the right ones and of the wrong ones apart."""
-        from auditor import stats
+        from auditor import statistics
 
         frame = records.frame
         right = frame["prediction"] == frame["label"]
-        median = stats.median("loss_sensitivity_median", frame["l2"], unit="1", at={"norm": "l2"})
-        mean = stats.mean("loss_sensitivity_mean", frame["l2"], unit="1", at={"norm": "l2"})
-        steepest = stats.median("loss_sensitivity_median", frame["l1"], unit="1", at={"norm": "l1"})
-        flat = stats.proportion("loss_flat", frame["l2"] < 1e-8)
+        median = statistics.median("loss_sensitivity_median", frame["l2"], unit="1", at={"norm": "l2"})
+        mean = statistics.mean("loss_sensitivity_mean", frame["l2"], unit="1", at={"norm": "l2"})
+        steepest = statistics.median("loss_sensitivity_median", frame["l1"], unit="1", at={"norm": "l1"})
+        flat = statistics.proportion("loss_flat", frame["l2"] < 1e-8)
         rows: list[list[Any]] = []
         for name, some in (("all", frame), ("answered right", frame[right]), ("answered wrong", frame[~right])):
-            lengths = [stats.median("m", some[norm], unit="1") for norm in ("l2", "l1")]
+            lengths = [statistics.median("m", some[norm], unit="1") for norm in ("l2", "l1")]
             rows.append([name, *(length.cell() for length in lengths), len(some)])
         value = "not measured" if median.value is None else f"{median.value:.3g}"
         finding = Finding(

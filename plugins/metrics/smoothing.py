@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
-from auditor.finding import percent
+from auditor.findings.metric import percent
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ class Smoothing(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """Certified accuracy of the smoothed model by radius, for each sigma."""
-        from auditor import stats
+        from auditor import statistics
 
         frame = records.frame
         metrics: list[Metric] = []
@@ -105,14 +105,14 @@ class Smoothing(Probe):
             some = frame[frame["sigma"] == sigma] if len(frame) else frame
             radius = self._right_radius(some)
             found = [
-                stats.proportion(
+                statistics.proportion(
                     "smoothed_certified_accuracy", radius >= e, at={"sigma": sigma, "norm": "l2", "epsilon": e}
                 )
                 for e in sorted(self.radii)
             ]
-            accuracy = stats.proportion("smoothed_accuracy", radius > 0, at={"sigma": sigma})
+            accuracy = statistics.proportion("smoothed_accuracy", radius > 0, at={"sigma": sigma})
             silent = some["smoothed_prediction"] < 0 if len(some) else []
-            abstained = stats.proportion("smoothed_abstentions", silent, at={"sigma": sigma})
+            abstained = statistics.proportion("smoothed_abstentions", silent, at={"sigma": sigma})
             metrics += [accuracy, *found, abstained]
             rows.append([f"{sigma:g}", accuracy.cell(), *(m.cell() for m in found), abstained.cell(), accuracy.n])
             lines.append(Series(name=f"sigma {sigma:g}", points=_points(radius)))
@@ -164,7 +164,7 @@ def _largest(probe: Smoothing) -> float:
 def _points(radius: Any) -> list[Point]:
     import numpy as np
 
-    from auditor import stats
+    from auditor import statistics
 
     points = []
     for end in (
@@ -172,7 +172,7 @@ def _points(radius: Any) -> list[Point]:
         if (radius > 0).any()
         else ()
     ):
-        value, low, high = stats.wilson(int((radius >= end).sum()), len(radius))
+        value, low, high = statistics.wilson(int((radius >= end).sum()), len(radius))
         points.append(Point(x=float(end), y=value, low=low, high=high, n=len(radius)))
     return points
 

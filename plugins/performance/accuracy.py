@@ -26,16 +26,16 @@ from auditor import (
     Table,
     hookimpl,
 )
-from auditor.finding import percent
+from auditor.findings.metric import percent
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 _MICRO = 40
 """Classes up to which the micro ROC-AUC is taken: with many, nearly all its pairs are of classes nobody thinks of."""
@@ -74,32 +74,32 @@ class Accuracy(Probe):
         import numpy as np
         from sklearn.metrics import confusion_matrix
 
-        from auditor import stats
+        from auditor import statistics
 
         frame = records.frame
         labels, predictions = frame["label"].to_numpy(), frame["prediction"].to_numpy()
         k = len(records.classes)
         matrix = confusion_matrix(labels, predictions, labels=np.arange(k))
-        accuracy = stats.proportion("accuracy", labels == predictions)
+        accuracy = statistics.proportion("accuracy", labels == predictions)
         metrics = [accuracy]
         for name, statistic in _OF_CONFUSION.items():
-            value, low, high = stats.bootstrap_confusion(matrix, statistic, resamples=1000 if k <= 100 else 200)
+            value, low, high = statistics.bootstrap_confusion(matrix, statistic, resamples=1000 if k <= 100 else 200)
             metrics.append(Metric(name=name, value=value, low=low, high=high, n=len(frame)))
         probabilities = np.stack(frame["probabilities"].to_list()).astype(np.float64)
-        value, low, high = stats.bootstrap_weighted(
+        value, low, high = statistics.bootstrap_weighted(
             len(frame),
-            lambda w: stats.roc_auc(labels, probabilities, w),
+            lambda w: statistics.roc_auc(labels, probabilities, w),
             resamples=1000 if len(frame) * k <= 20_000 else 200,
         )
         metrics.append(Metric(name="roc_auc", value=value, low=low, high=high, n=len(frame)))
         if k <= _MICRO:
-            value, low, high = stats.bootstrap_weighted(
+            value, low, high = statistics.bootstrap_weighted(
                 len(frame),
-                lambda w: stats.roc_auc_micro(labels, probabilities, w),
+                lambda w: statistics.roc_auc_micro(labels, probabilities, w),
                 resamples=1000 if len(frame) * k <= 20_000 else 200,
             )
             metrics.append(Metric(name="roc_auc_micro", value=value, low=low, high=high, n=len(frame)))
-        metrics.append(stats.mean("log_loss", _losses(frame), unit="nats"))
+        metrics.append(statistics.mean("log_loss", _losses(frame), unit="nats"))
         finding = Finding(
             id="performance.accuracy/accuracy",
             title="Accuracy",
@@ -180,14 +180,14 @@ _OF_CONFUSION = {
 
 
 def _by_class(records: Records, matrix: NDArray[Any]) -> Table:
-    from auditor import stats
+    from auditor import statistics
 
     rows: list[list[Any]] = []
     for k, name in enumerate(records.classes):
         n, answered, right = int(matrix[k].sum()), int(matrix[:, k].sum()), int(matrix[k, k])
         if not (n or answered):
             continue
-        recall, precision = stats.wilson(right, n)._asdict(), stats.wilson(right, answered)._asdict()
+        recall, precision = statistics.wilson(right, n)._asdict(), statistics.wilson(right, answered)._asdict()
         rows.append([name, recall, precision, n, answered])
     rows.sort(key=lambda row: (row[1]["value"] is None, row[1]["value"]))
     return Table(

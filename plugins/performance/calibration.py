@@ -28,15 +28,16 @@ from auditor import (
     Table,
     hookimpl,
 )
-from auditor.finding import Evidence, percent
+from auditor.findings.evidence import Evidence
+from auditor.findings.metric import percent
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 _GROUP_BINS = 5
 _LINES = 4
@@ -81,19 +82,19 @@ class Calibration(Probe):
         """ECE, Brier score, the reliability diagram, groups, and what a threshold on the confidence would stop."""
         import numpy as np
 
-        from auditor import stats
+        from auditor import statistics
 
         frame = records.frame
         if not len(frame):
             return Conclusion(inconclusive=f"no {records.kind[:-1]} was measured")
         confidence = frame["confidence"].to_numpy()
         correct = (frame["prediction"] == frame["label"]).to_numpy()
-        value, low, high = stats.calibration_interval(confidence, correct, self.bins)
+        value, low, high = statistics.calibration_interval(confidence, correct, self.bins)
         ece = Metric(name="ece", value=value, low=low, high=high, n=len(frame))
         draws = np.random.default_rng(0).random((200, len(frame))) < confidence
-        perfect = float(np.mean([stats.calibration_error(confidence, draw, self.bins) for draw in draws]))
-        debiased = stats.calibration_error_debiased(confidence, correct, self.bins)
-        brier = stats.mean("brier", frame["brier"], unit="1")
+        perfect = float(np.mean([statistics.calibration_error(confidence, draw, self.bins) for draw in draws]))
+        debiased = statistics.calibration_error_debiased(confidence, correct, self.bins)
+        brier = statistics.mean("brier", frame["brier"], unit="1")
         gap = float(confidence.mean() - correct.mean())
         statement = (
             f"Expected calibration error {percent(ece)} (n = {ece.n}; a perfectly calibrated model would show about"
@@ -117,8 +118,8 @@ class Calibration(Probe):
     def _by_group(self, records: Records) -> list[Evidence]:
         """Calibration error and overconfidence of every group that is large enough."""
 
-        from auditor import stats
-        from auditor.groups import groupings
+        from auditor import statistics
+        from auditor.probes.breakdown import groupings
 
         frame = records.frame
         rows: list[list[Any]] = []
@@ -130,10 +131,10 @@ class Calibration(Probe):
                     continue
                 confidence = part["confidence"].to_numpy()
                 correct = (part["prediction"] == part["label"]).to_numpy()
-                error = stats.calibration_interval(confidence, correct, self.bins, resamples=200)
-                means = [stats.mean("mean", part[key], unit="1").cell() for key in ("brier", "log_loss")]
-                over = stats.mean("overconfidence", confidence - correct, unit="fraction")
-                debiased = stats.calibration_error_debiased(confidence, correct, self.bins)
+                error = statistics.calibration_interval(confidence, correct, self.bins, resamples=200)
+                means = [statistics.mean("mean", part[key], unit="1").cell() for key in ("brier", "log_loss")]
+                over = statistics.mean("overconfidence", confidence - correct, unit="fraction")
+                debiased = statistics.calibration_error_debiased(confidence, correct, self.bins)
                 rows.append([name, str(value), error._asdict(), debiased, *means, over.cell(), len(part)])
                 series.append(Series(name=str(value), points=_points(confidence, correct, _GROUP_BINS)))
             if 2 <= len(series) <= _LINES:
@@ -164,17 +165,17 @@ def _threshold(records: Records, confidence: NDArray[np.float64], correct: NDArr
     """Who would be stopped by 'ask a human below this confidence': errors, right answers, adversarial images."""
     import numpy as np
 
-    from auditor import stats
+    from auditor import statistics
 
     adversarial = _adversarial(records)
     rows: list[list[Any]] = []
     for threshold in _THRESHOLDS:
         below = confidence < threshold
         cells: list[Any] = [
-            stats.proportion("stopped", part < threshold).cell() if len(part) else None
+            statistics.proportion("stopped", part < threshold).cell() if len(part) else None
             for part in (confidence[correct], confidence[~correct], *adversarial.values())
         ]
-        rows.append([threshold, stats.proportion("stopped", below).cell(), *cells])
+        rows.append([threshold, statistics.proportion("stopped", below).cell(), *cells])
     names = list(adversarial)
     means = [
         f"{text} {100 * float(np.mean(part)):.0f} %"
@@ -238,11 +239,11 @@ def _points(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: i
     """Accuracy against mean confidence in bins of equal size."""
     import numpy as np
 
-    from auditor import stats
+    from auditor import statistics
 
     points = []
     for part in np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence))):
-        value, low, high = stats.wilson(int(correct[part].sum()), len(part))
+        value, low, high = statistics.wilson(int(correct[part].sum()), len(part))
         points.append(Point(x=float(confidence[part].mean()), y=value, low=low, high=high, n=len(part)))
     return points
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.finding import percent
+from auditor.findings.metric import percent
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 _ROUNDING = 1e-6
 """Probabilities are float32; differences below this are the runtime's rounding and counted as none."""
@@ -63,18 +63,23 @@ class Determinism(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """Agreement over all ways, and the largest difference by way."""
-        from auditor import stats
+        from auditor import statistics
 
         frame = records.frame
         if not len(frame):
             return Conclusion(inconclusive=f"no {records.kind[:-1]} was measured")
-        agreement = stats.proportion("label_agreement", frame[[f"{way}_agrees" for way in _WAYS]].all(axis=1))
+        agreement = statistics.proportion("label_agreement", frame[[f"{way}_agrees" for way in _WAYS]].all(axis=1))
         largest = [
             Metric(name="max_abs_difference", value=float(frame[way].max()), n=len(frame), unit="1", at={"asked": said})
             for way, said in _WAYS.items()
         ]
         rows: Sequence[Sequence[Any]] = [
-            [said, stats.proportion("agreement", frame[f"{way}_agrees"]).cell(), float(frame[way].max()), len(frame)]
+            [
+                said,
+                statistics.proportion("agreement", frame[f"{way}_agrees"]).cell(),
+                float(frame[way].max()),
+                len(frame),
+            ]
             for way, said in _WAYS.items()
         ]
         worst = max(float(metric.value or 0) for metric in largest)

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.families import size
-from auditor.finding import Evidence, n_of_255, percent
-from auditor.numbers import norm_name
+from auditor.findings.evidence import Evidence
+from auditor.findings.formatting import norm_name
+from auditor.findings.metric import n_of_255, percent
+from auditor.probes.levels import size
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 _ENOUGH = 20
 """With fewer images no share says anything."""
@@ -145,7 +146,10 @@ class GradientMasking(Probe):
         import numpy as np
         import torch
 
-        from auditor.attacks import SURE, Ball, Hits, apgd, margin
+        from auditor.algorithms.apgd import apgd
+        from auditor.algorithms.balls import Ball
+        from auditor.algorithms.best_points import SURE, Hits
+        from auditor.algorithms.losses import margin
 
         clean = classifier.tensor(batch.pixels)
         labels = torch.from_numpy(batch.predictions).to(clean.device)
@@ -199,7 +203,10 @@ class GradientMasking(Probe):
         import numpy as np
         import torch
 
-        from auditor.attacks import SURE, Ball, margin, pgd, usual_step
+        from auditor.algorithms.balls import Ball
+        from auditor.algorithms.best_points import SURE
+        from auditor.algorithms.losses import margin
+        from auditor.algorithms.pgd import pgd, usual_step
 
         ball, usual = Ball("linf", self.epsilon), usual_step(self.epsilon, self.iterations)
         begin = classifier.tensor(start * np.float32(self.epsilon / 2))
@@ -229,7 +236,7 @@ class GradientMasking(Probe):
         """The checks of the gradient at the image itself."""
         import torch
 
-        from auditor.attacks import margin
+        from auditor.algorithms.losses import margin
 
         x = clean.clone().requires_grad_()
         logits = classifier.logits(x)
@@ -279,15 +286,15 @@ class GradientMasking(Probe):
         return Conclusion(metrics=[signs, *(check.share for check in seen)], findings=[finding])
 
     def _judge(self, check: _Check, flags: Any, attack: str = "") -> _Seen:
-        from auditor import stats
+        from auditor import statistics
 
         at = {"check": check.id} | ({"attack": attack} if attack else {})
-        share = stats.proportion("masking_share", flags, at=at)
+        share = statistics.proportion("masking_share", flags, at=at)
         return _Seen(check.id, check.text.format(attack=attack), share, check.limit)
 
     def _from_attacks(self, records: Records) -> list[_Seen]:
         """The checks that compare attacks with each other, where there are two to compare."""
-        from auditor.distances import attack_records
+        from auditor.probes.distances import attack_records
 
         attacks = attack_records(records.others)
         knows = {name: records.threats[name].knowledge for name in attacks if name in records.threats}
@@ -314,7 +321,7 @@ class GradientMasking(Probe):
     def _beaten(self, weak: Mapping[str, pd.DataFrame], strong: Mapping[str, pd.DataFrame]) -> Any:
         """Of the images that both attacked, which the weak attacks broke and the strong ones did not; None where the
         two have nothing in common."""
-        from auditor.distances import smallest
+        from auditor.probes.distances import smallest
 
         tried = [e for frame in strong.values() for e in frame.loc[frame["norm"] == "linf", "epsilon"].unique()]
         # a search for the smallest perturbation has no budget
@@ -332,8 +339,8 @@ class GradientMasking(Probe):
 
     def _baseline(self, records: Records) -> list[Evidence]:
         """Every attack against noise of equal size in its norms, on the same images."""
-        from auditor import stats
-        from auditor.distances import attack_records, norms_of, smallest
+        from auditor import statistics
+        from auditor.probes.distances import attack_records, norms_of, smallest
 
         noise = records.frame.set_index("image_id")
         rows: list[list[Any]] = []
@@ -345,8 +352,8 @@ class GradientMasking(Probe):
                 common = distance.index[distance > 0].intersection(noise.index)
                 if not len(common) or not (searched or tried["epsilon"].max() >= epsilon * 0.999):
                     continue
-                attack = stats.proportion("attack_success_rate", distance[common] <= epsilon + 1e-6)
-                chance = stats.proportion("attack_success_rate", noise.loc[common, f"noise_{norm}"])
+                attack = statistics.proportion("attack_success_rate", distance[common] <= epsilon + 1e-6)
+                chance = statistics.proportion("attack_success_rate", noise.loc[common, f"noise_{norm}"])
                 where = f"{norm_name(norm)} {size(norm, epsilon)}"
                 rows.append([name, where, attack.cell(), chance.cell(), len(common)])
         if not rows:

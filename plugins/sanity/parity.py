@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, PerImage, Point, Probe, Records, Series, hookimpl
 
 if TYPE_CHECKING:
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +38,10 @@ class Parity(Probe):
         """Agreement with interval, and the distribution of the differences."""
         import numpy as np
 
-        from auditor import stats
+        from auditor import statistics
 
         differences = np.sort(records.frame["difference"].to_numpy())
-        agreement = stats.proportion("label_agreement", records.frame["agree"])
+        agreement = statistics.proportion("label_agreement", records.frame["agree"])
         largest = Metric(name="max_abs_difference", value=float(differences[-1]), n=len(differences), unit="1")
         shares = (np.arange(len(differences)) + 1) / len(differences)
         # a hundred points draw the distribution; a hundred thousand would only make the file large

@@ -13,17 +13,19 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor import Conclusion, Finding, Level, Meta, Metric, NotApplicable, Probe, Records, Table, hookimpl
-from auditor.families import Attack, MinimumNorm, number, size
-from auditor.finding import percent
-from auditor.numbers import norm_name
+from auditor.findings.formatting import norm_name
+from auditor.findings.metric import percent
+from auditor.probes.attack import Attack
+from auditor.probes.levels import number, size
+from auditor.probes.minimum_norm import MinimumNorm
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness, Run
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness, Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +73,7 @@ class PositiveControl(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """By attack and level how often it finds the planted error, and how often noise of equal size does."""
-        from auditor import stats
+        from auditor import statistics
 
         frame = records.frame[records.frame["attack"] != ""] if len(records.frame) else records.frame
         if not len(frame):
@@ -80,8 +82,8 @@ class PositiveControl(Probe):
         rows: list[list[Any]] = []
         for (attack, norm, epsilon), some in frame.groupby(["attack", "norm", "epsilon"], sort=False):
             at: Level = {"attack": str(attack), "norm": str(norm), "epsilon": float(epsilon)}
-            success = stats.proportion("control_success", some["success"], at=at)
-            chance = stats.proportion("control_noise", some["noise"], at=at)
+            success = statistics.proportion("control_success", some["success"], at=at)
+            chance = statistics.proportion("control_noise", some["noise"], at=at)
             found += [success, chance]
             where = f"{norm_name(str(norm))} {size(str(norm), float(epsilon))}"
             rows.append([attack, where, success.cell(), chance.cell(), int(some["planted"].sum()), success.n])
@@ -161,8 +163,8 @@ class _WithAttacks(PositiveControl):
         self, classifier: Classifier, batch: Batch, rng: Randomness, norm: str, epsilon: float
     ) -> tuple[Any, NDArray[np.bool_], NDArray[np.bool_]]:
         """The model, for which images (n,) a point is planted, and for which noise of its size finds it."""
-        from auditor.attacks import Ball
-        from auditor.control import plant, random_point
+        from auditor.algorithms.balls import Ball
+        from auditor.algorithms.planted_control import plant, random_point
 
         model, planted = plant(classifier, batch, rng, norm=norm, epsilon=epsilon, candidates=self.candidates)
         noise = random_point(classifier, batch, rng, Ball(norm, epsilon), "noise").cpu().numpy()

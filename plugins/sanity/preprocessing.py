@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.finding import percent
+from auditor.findings.metric import percent
 
 if TYPE_CHECKING:
-    from auditor.classifier import Classifier
-    from auditor.images import Batch
-    from auditor.probe import Columns, Randomness
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+    from auditor.probes.base import Columns, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Preprocessing(Probe):
         del rng
         import numpy as np
 
-        from auditor import presets
+        from auditor.model import presets
 
         rights = {"": batch.predictions == batch.labels}
         for name, other in presets.others(classifier.preprocessing).items():
@@ -47,7 +47,7 @@ class Preprocessing(Probe):
 
     def conclude(self, records: Records) -> Conclusion:
         """What the best other one would gain, with an interval that allows for the picking."""
-        from auditor import stats
+        from auditor import statistics
 
         frame = records.frame
         by_name = {str(name): part.set_index("image_id")["correct"] for name, part in
@@ -61,12 +61,12 @@ class Preprocessing(Probe):
             )  # fmt: skip
             return Conclusion(metrics=[gain], findings=[nothing], inconclusive="no other preprocessing is usual here")
         compared = {name: _compare(used, other, len(by_name)) for name, other in by_name.items()}
-        adjusted = dict(zip(compared, stats.holm([c["p"] for c in compared.values()]), strict=True))
+        adjusted = dict(zip(compared, statistics.holm([c["p"] for c in compared.values()]), strict=True))
         best = max(compared, key=lambda name: (compared[name]["gain"].low or 0.0, compared[name]["gain"].value or 0.0))
         value, low, high = compared[best]["gain"]
         gain = Metric(name="preprocessing_gain", value=value, low=low, high=high, n=len(used), at={"preset": best})
         accuracies = {
-            name: stats.proportion("accuracy", right, at={"preset": name or "in use"})
+            name: statistics.proportion("accuracy", right, at={"preset": name or "in use"})
             for name, right in [("", used), *by_name.items()]
         }
         better = adjusted[best] < 0.05
@@ -97,12 +97,12 @@ class Preprocessing(Probe):
 
 def _compare(used: Any, other: Any, others: int) -> Mapping[str, Any]:
     """The images that only one of two gets right; the interval holds for all ``others`` at once (Bonferroni)."""
-    from auditor import stats
+    from auditor import statistics
 
     other = other.reindex(used.index)
     gained, lost = int((other & ~used).sum()), int((used & ~other).sum())
-    interval = stats.matched(gained, lost, len(used), confidence=1 - 0.05 / others)
-    return {"gained": gained, "lost": lost, "gain": interval, "p": stats.mcnemar(gained, lost)}
+    interval = statistics.matched(gained, lost, len(used), confidence=1 - 0.05 / others)
+    return {"gained": gained, "lost": lost, "gain": interval, "p": statistics.mcnemar(gained, lost)}
 
 
 @hookimpl

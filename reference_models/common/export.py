@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import torch
 
-from auditor.loading.sidecar import sidecar_path
+from auditor.model.loading.sidecar import sidecar_path
 
 
 def export(model: torch.nn.Module, example: torch.Tensor, stem: Path, sidecar: Mapping[str, Mapping[str, Any]]) -> Path:

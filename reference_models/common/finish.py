@@ -31,7 +31,7 @@ def finish(
 
     ``extra`` goes into the record of the training.
     """
-    from auditor.stats import wilson
+    from auditor.statistics.intervals import wilson
 
     mean = tuple(round(float(value), 6) for value in trained.model.mean.flatten())
     std = tuple(round(float(value), 6) for value in trained.model.std.flatten())

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from auditor import registry
+from auditor.data.resizing import Resizing, fit
 from auditor.errors import BadInput
-from auditor.images import Resizing, fit
+from auditor.plugin import registry
 from auditor.reference_models.common.settings import Settings
 
 _SPLITS = {"train": "train", "training": "train", "val": "validation", "valid": "validation",

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from auditor.errors import BadInput
-from auditor.registry import typed
+from auditor.toml import typed
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""Attack searches, corruptions, bounds and other numerical methods that probes build on."""

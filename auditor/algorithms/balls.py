@@ -1,0 +1,189 @@
+"""What attacks are made of: losses, lengths and balls of the norms, and the searches of AutoAttack.
+
+Tensors in, tensors out, on their own device, image by image: ``images`` and ``delta`` are (n, c, h, w), per-image
+numbers (n,). torch is imported inside, so that a plugin may import this module at its top.
+
+A search asks ``model``, from pixels (n, c, h, w) in [0, 1] to logits (n, k), under autograd where it needs gradients,
+and gives per image the visited point that is furthest on the wrong side. As soon as that is further than ``SURE``, the
+image leaves the batch. The searches differ from the published code in nothing that finds fewer adversarial images:
+they stop earlier where one is found, and ask for a margin instead of a tie.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Model = Callable[[torch.Tensor], torch.Tensor]
+    """Logits (n, k) of pixels (n, c, h, w)."""
+    Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """What is to rise, (n,), from logits (n, k) and the numbers (n,) of their images in the batch."""
+    Draw = Callable[[int, str], np.random.Generator]
+    """Random numbers of one image, from its number in the batch and a purpose."""
+from auditor.algorithms.losses import per_image
+
+_L1_SHARE = 0.01
+"""Share of the coordinates that one L1 step moves (Tramer and Boneh 2019, arXiv:1904.13000, section 4.1, q = 99 %)."""
+
+
+def length(delta: torch.Tensor, norm: str) -> torch.Tensor:
+    """Length of each image's perturbation in "linf", "l2" or "l1", (n,)."""
+    flat = delta.flatten(1)
+    if norm == "linf":
+        return flat.abs().amax(1)
+    return flat.norm(dim=1) if norm == "l2" else flat.abs().sum(1)
+
+
+def inwards(direction: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A direction without what points out of [0, 1] at ``x``: clipping would take it back, and until then it fills
+    the ball at the cost of the pixels that can move."""
+    # what rounding leaves of a step, 1e-9 of a pixel, must not decide: an image would depend on its batch
+    edge = 1e-5
+    return direction * ~((x <= edge) & (direction < 0) | (x >= 1 - edge) & (direction > 0))
+
+
+def project(delta: torch.Tensor, norm: str, radius: torch.Tensor) -> torch.Tensor:
+    """The nearest perturbation (in L2) within the ball of each image's ``radius`` (n,).
+
+    L1 by thresholding the sorted magnitudes (Duchi et al. 2008, Efficient projections onto the l1-ball, figure 1).
+    """
+    if norm == "linf":
+        size = per_image(radius)
+        return delta.clamp(-size, size)
+    if norm == "l2":
+        return delta * per_image((radius / length(delta, norm).clamp_min(1e-30)).clamp_max(1))
+    import torch
+
+    magnitude = delta.flatten(1).abs()
+    falling = magnitude.sort(dim=1, descending=True).values
+    counted = torch.arange(1, magnitude.shape[1] + 1, device=delta.device)
+    threshold = (falling.cumsum(1) - radius[:, None]) / counted
+    kept = (falling > threshold).sum(1, keepdim=True).clamp_min(1)
+    shrunk = (magnitude - threshold.gather(1, kept - 1).clamp_min(0)).clamp_min(0)
+    return delta.sign() * shrunk.view_as(delta)
+
+
+_NEWTON = 50
+_EXACT = 1e-6
+"""Newton's steps at most, and the relative error at which they end; they need about five."""
+
+
+class Ball:
+    """The epsilon ball of a norm ("linf", "l2", "l1") around clean images, cut with [0, 1]."""
+
+    def __init__(self, norm: str, epsilon: float) -> None:
+        """``epsilon`` is in pixels from 0 to 1."""
+        self.norm, self.epsilon = norm, epsilon
+
+    def length(self, delta: torch.Tensor) -> torch.Tensor:
+        """The norm of each image's perturbation, (n,)."""
+        return length(delta, self.norm)
+
+    def inside(self, noise: torch.Tensor) -> torch.Tensor:
+        """A random perturbation within the ball, from noise uniform in [-1, 1]."""
+        if self.norm == "linf":
+            return noise * self.epsilon
+        return self.surface(noise) * per_image(noise.flatten(1)[:, 0].abs())
+
+    def surface(self, noise: torch.Tensor) -> torch.Tensor:
+        """The noise scaled to the ball's surface."""
+        return noise * per_image(self.epsilon / self.length(noise).clamp_min(1e-30))
+
+    def direction(self, slope: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """The step of length 1 from ``x`` that raises a loss with this gradient most.
+
+        In L1 that is a step along the one largest slope. It is shared among the largest 1 % of those along which [0, 1]
+        leaves room, since one pixel at a time goes nowhere (Tramer and Boneh 2019, arXiv:1904.13000, section 4.1).
+        """
+        import torch
+
+        if self.norm == "linf":
+            return slope.sign()
+        if self.norm == "l2":
+            return slope / per_image(self.length(slope).clamp_min(1e-30))
+        room = torch.where(slope > 0, x < 1, x > 0)
+        size = (slope.abs() * room).flatten(1)
+        least = size.topk(max(1, math.ceil(_L1_SHARE * size.shape[1])), dim=1).values[:, -1:]
+        chosen = (size >= least) & (size > 0)
+        step = slope.flatten(1).sign() * chosen / chosen.sum(1, keepdim=True).clamp_min(1)
+        return step.view_as(slope)
+
+    def project(self, x: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        """Back into the ball and into [0, 1]: the nearest point (in L2) of their section in L-inf and in L1; in L2 the
+        nearest of the ball, then of the box."""
+        delta = x - clean
+        radius = delta.new_full((len(delta),), self.epsilon)
+        if self.norm == "l1":
+            return clean + l1_in_box(delta, clean, radius)
+        return (clean + project(delta, self.norm, radius)).clamp(0, 1)
+
+
+def l1_in_box(delta: torch.Tensor, clean: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
+    """The nearest perturbation (in L2) of length at most ``radius`` (n,) in L1 with which the images stay in [0, 1].
+
+    Each coordinate is shortened by one level, then cut to its room. The length falls piecewise linearly with the level,
+    so Newton's steps find it, kept between a level that is too low and one that is high enough; that takes fewer passes
+    over the pixels than sorting them. Projecting onto one set and then the other leaves a part of the budget unspent
+    (Croce and Hein 2021, arXiv:2103.01208, proposition 2.1).
+    """
+    import torch
+
+    flat, start, radius = delta.flatten(1), clean.flatten(1), radius[:, None]
+    size = flat.abs()
+    room = torch.where(flat > 0, 1 - start, start)
+    level = low = torch.zeros_like(size[:, :1])
+    # shortened by the largest coordinate nothing is left
+    high = largest = size.amax(1, keepdim=True)
+    for _ in range(_NEWTON):
+        rest = size - level
+        kept = torch.minimum(rest.clamp_min(0), room)
+        over = kept.sum(1, keepdim=True) - radius
+        low, high = torch.where(over > 0, level, low), torch.where(over > 0, high, level)
+        # a level is known no better than float32 knows the largest coordinate
+        open_still = (over > 0) | ((over < -_EXACT * radius) & (level > 0))
+        if not bool((open_still & (high - low > 1e-7 * largest)).any()):
+            break
+        moving = ((rest > 0) & (rest < room)).sum(1, keepdim=True)
+        # a little further than linear, so as to end on the side that is short enough
+        step = level + (over + 0.5 * _EXACT * radius) / moving.clamp_min(1)
+        level = torch.where((moving > 0) & (step > low) & (step < high), step, (low + high) / 2)
+        level = torch.where((over <= 0) & (over >= -_EXACT * radius) | (high == 0), high, level)
+    return (flat.sign() * torch.minimum((size - high).clamp_min(0), room)).view_as(delta)
+
+
+def step_to_plane(x: torch.Tensor, slope: torch.Tensor, rise: torch.Tensor, norm: str) -> torch.Tensor:
+    """The shortest step d in ``norm`` with <slope, d> = rise (n,) for which x + d stays in [0, 1]; (n, c, h, w).
+
+    Where the box does not let it get that far, it goes as far as the box lets it. This is the projection of FAB (Croce
+    and Hein 2020, arXiv:1907.02044, equation 4 and appendix A). In L-inf and L2 each coordinate moves by min(level *
+    pace, room), pace 1 or |slope|; the rise is concave and piecewise linear in the level, so Newton's steps from 0
+    never overshoot and end at the solution without sorting. In L1 the steepest coordinates go first, each to its end.
+    """
+    import torch
+
+    weight, start, need = slope.flatten(1).abs(), x.flatten(1), rise.abs()[:, None]
+    towards = slope.flatten(1).sign() * rise.sign()[:, None]
+    room = torch.where(towards > 0, 1 - start, start)
+    if norm == "l1":
+        weight, order = weight.sort(dim=1, descending=True)
+        room = room.gather(1, order)
+        gain = weight * room
+        lacking = (need - (gain.cumsum(1) - gain)).clamp_min(0)
+        size = torch.zeros_like(room).scatter(1, order, torch.minimum(lacking / weight.clamp_min(1e-30), room))
+    else:
+        pace = torch.ones_like(weight) if norm == "linf" else weight
+        level = torch.zeros_like(need)
+        for _ in range(_NEWTON):
+            size = torch.minimum(level * pace, room)
+            lacking = (need - (weight * size).sum(1, keepdim=True)).clamp_min(0)
+            rate = (weight * pace * (size < room)).sum(1, keepdim=True)
+            if not bool(((lacking > _EXACT * need) & (rate > 0)).any()):
+                break
+            level = level + torch.where(rate > 0, lacking / rate.clamp_min(1e-30), 0)
+        size = torch.minimum(level * pace, room)
+    return (towards * size).view_as(x)

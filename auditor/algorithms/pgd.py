@@ -1,0 +1,66 @@
+"""Projected gradient descent (Madry et al. 2018, arXiv:1706.06083)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    Model = Callable[[torch.Tensor], torch.Tensor]
+    """Logits (n, k) of pixels (n, c, h, w)."""
+    Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    """What is to rise, (n,), from logits (n, k) and the numbers (n,) of their images in the batch."""
+    Draw = Callable[[int, str], np.random.Generator]
+    """Random numbers of one image, from its number in the batch and a purpose."""
+from auditor.algorithms.balls import Ball, length
+from auditor.algorithms.best_points import Hits
+from auditor.algorithms.losses import margin, per_image, soft_margin
+
+
+def usual_step(epsilon: float, iterations: int) -> float:
+    """The step of PGD: 2.5 epsilon / iterations lets an iterate cross the ball (Madry et al. 2018, appendix)."""
+    return 2.5 * epsilon / iterations
+
+
+def pgd(
+    model: Model,
+    clean: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    ball: Ball,
+    start: torch.Tensor,
+    iterations: int,
+    step: float,
+    momentum: float = 0.0,
+) -> Hits:
+    """Projected gradient descent from the perturbation ``start`` (n, c, h, w), in steps of ``step`` in the ball's norm.
+
+    Madry et al. 2018, arXiv:1706.06083, section 2.1; with ``momentum`` Dong et al. 2018, arXiv:1710.06081, equation 6.
+    """
+    import torch
+
+    hits = Hits(clean)
+    rows = torch.arange(len(clean), device=clean.device)
+    x, centre, y = ball.project(clean + start, clean), clean, labels
+    memory = torch.zeros_like(x)
+    for iteration in range(iterations + 1):
+        x = x.detach().requires_grad_()
+        logits = model(x)
+        going = hits.see(rows, x.detach(), margin(logits.detach(), y))
+        if iteration == iterations or not bool(going.any()):
+            break
+        (slope,) = torch.autograd.grad(soft_margin(logits, y).sum(), x)
+        x = x.detach()
+        if momentum:
+            memory = momentum * memory + slope / per_image(length(slope, "l1").clamp_min(1e-30))
+            slope = memory
+        if not bool(going.all()):
+            # an image that is broken leaves the batch
+            rows, x, slope, memory, centre, y = (
+                state[going] for state in (rows, x, slope, memory, centre, y)
+            )  # fmt: skip
+        x = ball.project(x + step * ball.direction(slope, x), centre)
+    return hits

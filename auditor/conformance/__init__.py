@@ -1,0 +1,1 @@
+"""Check that probes and plugin packages keep the rules."""

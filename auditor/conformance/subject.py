@@ -1,0 +1,113 @@
+"""The model and images that probes are checked on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from auditor.plugin.registry import Registry
+from auditor.probes.base import Probe, Randomness
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from auditor.errors import AuditorError
+from auditor.probes.base import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+
+FEW = {"iterations", "queries", "resamples", "batches", "batch_samples", "draws"}
+"""Settings that say how long a probe works."""
+
+
+class Breach(AuditorError):
+    """A probe does not do what it owes; the message is for its author."""
+
+
+@dataclass(kw_only=True)
+class Subject:
+    """A model and images on which probes are tried."""
+
+    classifier: Classifier
+    images: Batch
+    plugins: Registry
+    _prepared: dict[str, Probe] = field(default_factory=dict)
+    _rows: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def batch(self) -> Batch:
+        """All images; a copy, so that a probe that changes its input spoils no other check."""
+        return self.images.take(range(len(self.images)))
+
+    def prepared(self, probe: Probe) -> Any:
+        """The probe that measures, as the engine asks for it. Raises NotApplicable."""
+        key = repr(probe)
+        if key not in self._prepared:
+            whole = self.images
+            run = Run(
+                classifier=self.classifier,
+                probes=[quick(kind) for kind in self.plugins.probes.values()],
+                ids=whole.ids,
+                batch=lambda ids: whole.take([whole.ids.index(image_id) for image_id in ids]),
+                rng=Randomness(0, probe.meta.id),
+            )
+            self._prepared[key] = probe.prepare(run)
+        return self._prepared[key]
+
+    def measure(self, probe: Probe, some: Batch) -> pd.DataFrame:
+        """Rows of a batch by image id, in the order in which the probe gave them."""
+        import numpy as np
+        import pandas as pd
+
+        given = self.prepared(probe).measure(self.classifier, some, Randomness(0, probe.meta.id))
+        if not isinstance(given, Mapping):
+            raise Breach(f"measure returned {type(given).__name__}; expected columns by name")
+        columns = dict(given)
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise Breach(f"measure returned columns of different lengths: {lengths}")
+        if "row" not in columns and set(lengths.values()) - {len(some)}:
+            raise Breach(f"measure returned {max(lengths.values())} rows for {len(some)} images and no column row")
+        rows = np.asarray(columns.pop("row", np.arange(len(some))))
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(some)):
+            raise Breach(f"column row goes from {rows.min()} to {rows.max()}; the batch has {len(some)} images")
+        for name, values in columns.items():
+            if isinstance(values, np.ndarray) and np.shares_memory(values, some.pixels):
+                raise Breach(f"column {name} shares memory with the batch; return a copy")
+        cells = {name: list(np.asarray(values)) for name, values in columns.items()}
+        frame = pd.DataFrame(cells, index=range(len(rows)))
+        frame.insert(0, "image_id", [some.ids[row] for row in rows])
+        return frame.sort_values("image_id", kind="stable", ignore_index=True)
+
+    def whole(self, probe: Probe) -> pd.DataFrame:
+        """Rows of all images, measured once for all checks."""
+        key = repr(probe)
+        if key not in self._rows:
+            self._rows[key] = self.measure(probe, self.batch)
+        return self._rows[key]
+
+
+def quick(kind: type[Probe], few: int = 3) -> Probe:
+    """A probe with as little to do as its settings allow: two of every list of numbers, few iterations."""
+    settings: dict[str, Any] = {}
+    for setting in dataclasses.fields(kind):
+        value = setting.default
+        if isinstance(value, tuple) and len(value) > 2:
+            settings[setting.name] = (value[0], value[-1])
+        elif setting.name in FEW and isinstance(value, int) and not isinstance(value, bool):
+            settings[setting.name] = min(value, few)
+    try:
+        return kind(**settings)
+    except ValueError:
+        # its own checks do not allow so little
+        return kind()

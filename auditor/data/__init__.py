@@ -1,0 +1,1 @@
+"""Labelled images and tables: reading, resizing, sampling, matching labels to classes."""

@@ -1,0 +1,1 @@
+"""What a reviewer reads: metrics, findings, evidence, and how numbers are written."""

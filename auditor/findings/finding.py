@@ -1,0 +1,61 @@
+"""What a reviewer reads: metrics, findings and their evidence.
+
+A finding is data. Evidence is a closed set of kinds (curve, table, image grid, heat map, scatter, text), so every
+renderer knows all of it and no plugin carries HTML. ``plain`` turns any of it into what audit.json holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from auditor.findings.evidence import Evidence
+from auditor.findings.metric import Metric
+
+Area = Literal["performance", "attacks", "corruptions", "metrics", "bias", "explanations", "sanity"]
+AREAS: tuple[Area, ...] = ("performance", "attacks", "corruptions", "metrics", "bias", "explanations", "sanity")
+
+Status = Literal["pass", "fail", "inconclusive", "informative", "not-applicable", "error"]
+"""How a probe ended. Only ``pass`` and ``fail`` judge; none of the others ever counts as passed."""
+
+Severity = Literal["none", "low", "medium", "high", "critical"]
+SEVERITIES: tuple[Severity, ...] = ("none", "low", "medium", "high", "critical")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One claim with its number and its evidence."""
+
+    id: str
+    """Unique within the audit and the same from run to run: ``<probe id>/<noun>``."""
+    title: str
+    statement: str
+    """One sentence with the number, its interval and n."""
+    severity: Severity = "none"
+    """Set by the policy, from the interval of ``metric``."""
+    metric: Metric | None = None
+    evidence: Sequence[Evidence] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatModel:
+    """Who attacks, knowing what, allowed what (Carlini et al. 2019, arXiv:1902.06705, section 2.2)."""
+
+    goal: str
+    """For example "untargeted misclassification"."""
+    knowledge: Literal["white-box", "black-box", "none"]
+    norm: str
+    """For example "linf", "l2", "none"."""
+    budget: str
+    """In words, in pixel units: "epsilon 0 to 32/255", "a block of 25 % of the side"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conclusion:
+    """What a probe concludes from its records: the first metric is its headline."""
+
+    metrics: Sequence[Metric] = ()
+    findings: Sequence[Finding] = ()
+    inconclusive: str = ""
+    """Why nothing may be concluded (an attack that did not work, too few images); empty when something may be."""

@@ -1,0 +1,44 @@
+"""A metric: one number with its interval, n and unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+Scalar = float | int | str | bool | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One number with what it needs to be believed: how many images, which interval, which unit, measured at what."""
+
+    name: str
+    value: float | None
+    """None when there was nothing to measure; never 0 for "no data"."""
+    low: float | None = None
+    high: float | None = None
+    """Ends of the 95 % interval."""
+    n: int
+    unit: str = "fraction"
+    """One of "fraction", "l2", "linf", "l1", "dB", "s", "count", "nats", "1"."""
+    at: Mapping[str, Scalar] = field(default_factory=dict)
+    """What it was measured at, for example ``{"norm": "linf", "epsilon": 0.0314}``."""
+
+    def cell(self) -> Mapping[str, float | None]:
+        """The number and its interval as one table cell."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def percent(metric: Metric) -> str:
+    """A proportion as text: ``61.0 % [54.1, 67.5]``, or ``not measured``."""
+    if metric.value is None:
+        return "not measured"
+    text = f"{100 * metric.value:.1f} %"
+    if metric.low is None or metric.high is None:
+        return text
+    return f"{text} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
+
+
+def n_of_255(epsilon: float) -> str:
+    """An L-infinity size as n/255: ``8/255``, ``0.5/255``."""
+    return f"{epsilon * 255:.3g}/255"

@@ -1,0 +1,1 @@
+"""The classifier: the deployed model, its differentiable copy and its preprocessing."""

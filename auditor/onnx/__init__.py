@@ -1,0 +1,1 @@
+"""Convert an ONNX graph to a torch.fx module."""

@@ -1,0 +1,1 @@
+"""Judge findings by thresholds."""

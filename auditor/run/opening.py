@@ -1,0 +1,150 @@
+"""Open the model and the data of an audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from auditor.data.dataset import Images, Source, sample
+from auditor.data.labels import match_labels
+from auditor.errors import BadInput
+from auditor.model.artefact import Artefact
+from auditor.model.classifier import Classifier
+from auditor.model.device import pick_device
+from auditor.model.loading import Sidecar, build, read_sidecar, resizing, wanted_output
+from auditor.model.tabular import of_table
+from auditor.plugin import registry, suite
+from auditor.plugin.registry import Registry
+from auditor.run.sandbox import rehearse
+
+if TYPE_CHECKING:
+    pass
+from auditor.run.request import Request
+
+
+def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: str) -> tuple[Classifier, Images]:
+    """The classifier and its images, labels matched to classes."""
+    artefact = _open_artefact(plugins, request.model, device, request.stated, trust=request.trust_model)
+    sidecar = _sidecar(request.model, artefact, request.stated)
+    source = _find_source(plugins, request, sidecar)
+    samples = request.samples or suite.samples
+    if source.columns is not None or len(artefact.input_shape) == 2:
+        return _open_rows(request, artefact, sidecar, source, device=device, samples=samples)
+    # photographs that stand in for data say nothing of the size that the model wants
+    first = [] if source.note else sample(source.ids, samples, request.seed)[:1]
+    classifier = build(
+        request.model, artefact, sidecar, device=device, data_size=_size_of(source, first[0]) if first else None
+    )
+    images = Images(source, shape=classifier.shape, resizing=resizing(sidecar, classifier.shape), samples=samples,
+                    seed=request.seed)  # fmt: skip
+    _match(classifier, images)
+    return classifier, images
+
+
+def _open_rows(
+    request: Request, artefact: Artefact, sidecar: Sidecar, source: Source, *, device: str, samples: int | None
+) -> tuple[Classifier, Images]:
+    """A classifier of rows and its table."""
+    declared = artefact.input_shape
+    if source.columns is None:
+        raise BadInput(
+            f"{request.model}: the model's input has {len(declared)} dimensions, so it takes rows of"
+            f" {declared[1] or 'any number of'} features, and {source.path} holds images; expected a .csv or .parquet"
+            " table with a column for each feature"
+        )
+    if len(declared) not in {0, 2}:
+        raise BadInput(
+            f"{source.path}: has the columns {', '.join(source.columns)}, but the model takes images; expected one"
+            " called image (paths relative to the table), and label and group columns if there are any"
+        )
+    rows, preprocessing = of_table(
+        source, declared[1] if declared else None, artefact.input_dtype, label=sidecar.label, groups=sidecar.groups,
+        features=sidecar.features,
+    )  # fmt: skip
+    classifier = build(request.model, artefact, sidecar, device=device, rows=preprocessing)
+    images = Images(rows, shape=classifier.shape, samples=samples, seed=request.seed)
+    _match(classifier, images)
+    return classifier, images
+
+
+def _match(classifier: Classifier, images: Images) -> None:
+    """Labels of the data as classes of the model."""
+    if images.label_names is None:
+        return
+    try:
+        labels, classes = match_labels(images.label_names, classifier.named_classes, classifier.n_classes)
+    except BadInput as error:
+        raise BadInput(f"{images.path}: {error}") from None
+    images.labels = np.asarray(labels, dtype=np.int64)
+    classifier.named_classes = classes
+
+
+def open_model(path: Path, wanted: str, stated: Mapping[str, Any] | None = None, *, trust: bool = False) -> Classifier:
+    """The classifier alone on the device ``wanted``, for ``auditor inspect``; ``stated``, ``trust``: as in Request."""
+    rehearsal = rehearse(path, stated, trust=trust)
+    plugins = registry.load()
+    device = pick_device(wanted)
+    rehearsal.finish()
+    artefact = _open_artefact(plugins, path, device, stated or {}, trust=trust)
+    return build(path, artefact, _sidecar(path, artefact, stated or {}), device=device)
+
+
+def _sidecar(path: Path, artefact: Artefact, stated: Mapping[str, Any]) -> Sidecar:
+    return read_sidecar(path, artefact.metadata, options=dict(stated), properties=artefact.properties)
+
+
+def _open_artefact(plugins: Registry, path: Path, device: str, stated: Mapping[str, Any], *, trust: bool) -> Artefact:
+    if not path.exists():
+        raise BadInput(f"{path}: no such file")
+    if path.is_dir():
+        raise BadInput(f"{path}: a folder; expected a model file, .onnx, TorchScript .pt or torch.export .pt2")
+    if path.stat().st_size == 0:
+        raise BadInput(f"{path}: an empty file; expected a model, .onnx, TorchScript .pt or torch.export .pt2")
+    output = wanted_output(path, dict(stated))
+    artefact: Artefact | None = plugins.first(
+        "auditor_open_model", path=path, device=device, trust=trust, output=output
+    )  # fmt: skip
+    if artefact is None:
+        for plugin in plugins.broken:
+            if (plugin.error or "").startswith("auditor_open_model"):
+                raise BadInput(f"{path}: plugin {plugin.name} could not open it: {plugin.error}")
+        raise BadInput(
+            f"{path}: no plugin opens {path.suffix or 'files without a suffix'}; expected an ONNX file (.onnx) or a"
+            " TorchScript (.pt) or torch.export (.pt2) archive"
+        )
+    return artefact
+
+
+def _find_source(plugins: Registry, request: Request, sidecar: Sidecar) -> Source:
+    """The data, in the order of the contract: --data, sidecar or the artefact's metadata, the packaged photographs."""
+    path = request.data or sidecar.data
+    if path is None:
+        from auditor.data.sample_photos import source
+
+        return source()
+    option = "--data" if request.data else f"{sidecar.where('data')}: [data] path"
+    if not path.exists():
+        raise BadInput(f"{option} {path}: no such file or folder")
+    found: Source | None = plugins.first("auditor_open_images", path=path)
+    if found is None:
+        raise BadInput(
+            f"{option} {path}: expected a folder of images (one per class, or flat), a .csv or .parquet manifest, or"
+            " an .npz archive"
+        )
+    return found
+
+
+def _size_of(source: Source, index: int) -> tuple[int, int] | None:
+    try:
+        picture = source.read(index)[1]
+    except Exception:
+        # an unreadable image is named when all are read
+        return None
+    if isinstance(picture, np.ndarray):
+        first = picture.ndim == 3 and picture.shape[-1] not in {1, 3} and picture.shape[0] in {1, 3}
+        height, width = picture.shape[1:] if first else picture.shape[:2]
+        return int(height), int(width)
+    return picture.height, picture.width

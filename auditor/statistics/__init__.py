@@ -1,0 +1,42 @@
+"""Intervals, tests, bootstrap, calibration and ROC; fairness metrics are in ``fairness.py``."""
+
+from auditor.statistics.bootstrap import (
+    BOOTSTRAP_SEED,
+    RESAMPLES,
+    bootstrap,
+    bootstrap_confusion,
+    bootstrap_weighted,
+    paired_means,
+)
+from auditor.statistics.calibration import calibration_error, calibration_error_debiased, calibration_interval
+from auditor.statistics.intervals import NOTHING, Interval, matched, newcombe, paired_proportions, wilson
+from auditor.statistics.metrics import mean, median, proportion
+from auditor.statistics.roc import roc_auc, roc_auc_micro
+from auditor.statistics.tests import from_intervals, holm, mcnemar, mcnemar_two_sided
+
+__all__ = [
+    "BOOTSTRAP_SEED",
+    "NOTHING",
+    "RESAMPLES",
+    "Interval",
+    "bootstrap",
+    "bootstrap_confusion",
+    "bootstrap_weighted",
+    "calibration_error",
+    "calibration_error_debiased",
+    "calibration_interval",
+    "from_intervals",
+    "holm",
+    "matched",
+    "mcnemar",
+    "mcnemar_two_sided",
+    "mean",
+    "median",
+    "newcombe",
+    "paired_means",
+    "paired_proportions",
+    "proportion",
+    "roc_auc",
+    "roc_auc_micro",
+    "wilson",
+]

@@ -1,0 +1,78 @@
+"""Intervals and tests. Every interval here is at 95 %.
+
+Proportions get Wilson's score interval, differences of proportions Newcombe's, everything else a percentile bootstrap
+over images with a fixed seed. "No data" is None, never 0.
+"""
+
+from __future__ import annotations
+
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Interval(NamedTuple):
+    """A value with the ends of its interval; all None when there is nothing to measure."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+NOTHING = Interval(None, None, None)
+
+
+def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval of a proportion (Wilson 1927; Brown, Cai and DasGupta 2001, section 3.1.1)."""
+    if n == 0:
+        return NOTHING
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    p = successes / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
+    # the formula gives 0 and 1 at the ends only up to rounding
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == n else min(1.0, centre + half)
+    return Interval(p, low, high)
+
+
+def newcombe(successes: tuple[int, int], n: tuple[int, int], *, confidence: float = 0.95) -> Interval:
+    """Interval of the difference p1 - p2 of two independent proportions (Newcombe 1998, method 10)."""
+    if not (n[0] and n[1]):
+        return NOTHING
+    a, b = (wilson(s, m, confidence=confidence) for s, m in zip(successes, n, strict=True))
+    p1, l1, u1 = (float(v) for v in a if v is not None)
+    p2, l2, u2 = (float(v) for v in b if v is not None)
+    difference = p1 - p2
+    low = difference - float(np.hypot(p1 - l1, u2 - p2))
+    high = difference + float(np.hypot(u1 - p1, p2 - l2))
+    return Interval(difference, max(-1.0, low), min(1.0, high))
+
+
+def matched(gained: int, lost: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Interval of the difference of two proportions on the same ``n`` images, of which ``gained`` are right only for
+    the first and ``lost`` only for the second (Agresti and Min 2005, Statistics in Medicine 24, 729-740: Wald's
+    interval after adding 1/2 to each cell)."""
+    if n == 0:
+        return NOTHING
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    value = (gained - lost) / n
+    centre = (gained - lost) / (n + 2)
+    half = z * float(np.sqrt(gained + lost + 1 - (gained - lost) ** 2 / (n + 2))) / (n + 2)
+    return Interval(value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
+
+
+def paired_proportions(only_first: int, only_second: int, n: int) -> Interval:
+    """Interval of the difference p_second - p_first of two proportions on the same ``n`` images.
+
+    Adjusted Wald (Bonett and Price 2012, J. Educ. Behav. Stat. 37, 479-488): does not shrink to a point where the two
+    disagree on no image, as the bootstrap does.
+    """
+    if n == 0:
+        return NOTHING
+    z = NormalDist().inv_cdf(0.975)
+    first, second = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
+    centre = second - first
+    half = z * float(np.sqrt((first + second - centre * centre) / (n + 2)))
+    return Interval((only_second - only_first) / n, max(-1.0, centre - half), min(1.0, centre + half))

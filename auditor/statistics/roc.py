@@ -1,0 +1,55 @@
+"""Area under the ROC curve."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def roc_auc(labels: NDArray[Any], scores: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """One-against-rest ROC-AUC, mean over classes with both sides, for each row of image weights (b, n).
+
+    The area is the chance that a positive image scores above a negative one, ties counting half (Mann-Whitney).
+    """
+    total = np.zeros(len(weights))
+    counted = np.zeros(len(weights))
+    for k in range(scores.shape[1]):
+        positive = labels == k
+        if not positive.any() or positive.all():
+            continue
+        area, pairs = _area(positive, scores[:, k], weights)
+        total += np.divide(area, pairs, out=np.zeros_like(area), where=pairs > 0)
+        counted += pairs > 0
+    return np.divide(total, counted, out=np.full_like(total, np.nan), where=counted > 0)
+
+
+def roc_auc_micro(
+    labels: NDArray[Any], scores: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """ROC-AUC over all pairs of an image and a class, positive where it is the label, for each row of image weights
+    (b, n)."""
+    k = scores.shape[1]
+    positive = (labels[:, None] == np.arange(k)).ravel()
+    found = np.full(len(weights), np.nan)
+    # a few rows at a time: a thousand draws of all pairs do not fit into memory
+    for rows in np.array_split(np.arange(len(weights)), max(1, weights.size * k // 4_000_000)):
+        area, pairs = _area(positive, scores.ravel(), np.repeat(weights[rows], k, axis=1))
+        np.divide(area, pairs, out=area, where=pairs > 0)
+        found[rows] = np.where(pairs > 0, area, np.nan)
+    return found
+
+
+def _area(
+    positive: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Weight of the pairs of a positive and a negative in which the positive scores higher, and of all pairs; (b,)."""
+    order = np.argsort(scores, kind="stable")
+    w, p = weights[:, order], positive[order]
+    # equal scores form one step of the curve
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) > 0])
+    positives = np.add.reduceat(w * p, starts, axis=1)
+    negatives = np.add.reduceat(w * ~p, starts, axis=1)
+    below = np.cumsum(negatives, axis=1) - negatives
+    return (positives * (below + negatives / 2)).sum(axis=1), positives.sum(axis=1) * negatives.sum(axis=1)
