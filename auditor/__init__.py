@@ -27,15 +27,15 @@ if TYPE_CHECKING:
         Text,
     )
     from auditor.findings.finding import Conclusion, Finding, ThreatModel
-    from auditor.findings.metric import Metric
+    from auditor.findings.metric import Metric, MetricSpec
     from auditor.plugin.hookspecs import hookimpl
     from auditor.probes.attack import Attack
-    from auditor.probes.base import Exhibit, Meta, PerImage, Probe, Records
+    from auditor.probes.base import Example, Meta, PerImage, Probe, Records
     from auditor.probes.corruption import Corruption
     from auditor.probes.explanation import Explanation
     from auditor.probes.levels import Level
     from auditor.probes.minimum_norm import MinimumNorm
-    from auditor.probes.perturbation import Found
+    from auditor.probes.perturbation import PerturbationResult
 
 __version__ = "0.1.0"
 
@@ -44,15 +44,15 @@ _NAMES = {
     "errors": "AuditorError BadInput NoCopy NotApplicable PluginBroken",
     "findings.evidence": "Axis Curve GridRow HeatMap ImageGrid Picture Point Scatter Series Table Text",
     "findings.finding": "Conclusion Finding ThreatModel",
-    "findings.metric": "Metric",
+    "findings.metric": "Metric MetricSpec",
     "plugin.hookspecs": "hookimpl",
     "probes.attack": "Attack",
-    "probes.base": "Exhibit Meta PerImage Probe Records",
+    "probes.base": "Example Meta PerImage Probe Records",
     "probes.corruption": "Corruption",
     "probes.explanation": "Explanation",
     "probes.levels": "Level",
     "probes.minimum_norm": "MinimumNorm",
-    "probes.perturbation": "Found",
+    "probes.perturbation": "PerturbationResult",
 }
 _HOME = {name: f"auditor.{module}" for module, names in _NAMES.items() for name in names.split()}
 
@@ -65,20 +65,21 @@ __all__ = [
     "Conclusion",
     "Corruption",
     "Curve",
-    "Exhibit",
+    "Example",
     "Explanation",
     "Finding",
-    "Found",
     "GridRow",
     "HeatMap",
     "ImageGrid",
     "Level",
     "Meta",
     "Metric",
+    "MetricSpec",
     "MinimumNorm",
     "NoCopy",
     "NotApplicable",
     "PerImage",
+    "PerturbationResult",
     "Picture",
     "PluginBroken",
     "Point",

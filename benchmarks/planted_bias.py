@@ -97,7 +97,7 @@ def scanner_of_slices(run: Path) -> float:
     from auditor.probes.base import Records
 
     frame = records(run, "bias.slices").sort_values("image_id", ignore_index=True)
-    whole = Records(frame=frame, exhibits=pd.DataFrame(), classes=["small", "large"], labelled=True)
+    whole = Records(frame=frame, examples=pd.DataFrame(), classes=["small", "large"], labelled=True)
     ids = [i for s in Slices()._search(whole)[0] if s.p_value < 0.05 for i in s.ids]
     chosen = frame[frame["image_id"].isin(ids) & (frame["label"] != frame["prediction"])]
     return float((chosen["group:scanner"] == "B").mean()) if len(chosen) else 0.0

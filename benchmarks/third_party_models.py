@@ -39,7 +39,7 @@ class File:
     source: str
     what: str
     data: str = ""
-    stated: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     accuracy: str = "-"
     """As its authors or the repository state it, or as measured elsewhere with the same preprocessing."""
 
@@ -84,7 +84,7 @@ FILES = {
     ),
     "winml_squeezenet_fp16_opset7": File(
         "microsoft/Windows-Machine-Learning @ 155b5eeb1f48", "Caffe2, opset 7, float16, batch of 1",
-        stated={"range": [0, 255], "mean": [104, 117, 123], "order": "bgr"},
+        overrides={"range": [0, 255], "mean": [104, 117, 123], "order": "bgr"},
     ),
 }  # fmt: skip
 
@@ -112,8 +112,8 @@ def make_data(source: Path, folder: Path) -> dict[str, Path]:
 def look(name: str, path: Path, data: Mapping[str, Path], out: Path, samples: int) -> document.Row:
     """Audit one file; its row of the table."""
     known = FILES[name]
-    stated = {"input": dict(known.stated)} if known.stated else {}
-    run = auditor.audit(path, data=data.get(known.data), suite="quick", out=out, samples=samples, stated=stated)
+    overrides = {"input": dict(known.overrides)} if known.overrides else {}
+    run = auditor.audit(path, data=data.get(known.data), suite="quick", out=out, samples=samples, overrides=overrides)
     model = run.record["model"]
     accuracy = "-"
     if run.record["data"]["labelled"]:

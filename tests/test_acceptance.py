@@ -152,7 +152,7 @@ def test_a_policy_extends_another(tmp_path: Path) -> None:
     assert found.fails_at == "high"
     assert len(found.rules) == len(base.rules)  # its one rule replaces the one on the same number
     assert next(r for r in found.rules if r.probe == "bias.groups").reason == "a gap"
-    assert found.voids == base.voids
+    assert found.invalidations == base.invalidations
     assert found.sha256 != base.sha256
 
 

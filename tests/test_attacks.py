@@ -82,7 +82,7 @@ def lost(probe: Any, classifier: Classifier, batch: Batch, level: dict[str, Any]
 
 def clear(margin: np.ndarray, reach: np.ndarray) -> np.ndarray:
     """Images that are not so near the edge that SURE and rounding decide."""
-    return np.asarray(np.abs(margin - reach) > 0.01 * reach + 2 * best_points.SURE)
+    return np.asarray(np.abs(margin - reach) > 0.01 * reach + 2 * best_points.MARGIN_TOLERANCE)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -116,7 +116,7 @@ def test_pgd_says_what_the_copy_had_broken_and_the_original_did_not_confirm() ->
     classifier, batch, *_ = two_classes(40, (1, 4, 4))
     found = Pgd(epsilons=(0.1,), l2_epsilons=(), l1_epsilons=())
     columns = found.measure(classifier, batch, RNG)
-    assert columns["copy_broken"].sum() == columns["success"].sum() > 10
+    assert columns["surrogate_misclassified"].sum() == columns["success"].sum() > 10
     honest = classifier.artefact.scores
     stubborn = np.float32([[100, 0]])
     classes = batch.probabilities.argmax(axis=1)
@@ -125,7 +125,7 @@ def test_pgd_says_what_the_copy_had_broken_and_the_original_did_not_confirm() ->
     columns = found.measure(classifier, batch, RNG)
     attacked = columns["epsilon"] > 0
     np.testing.assert_array_equal(columns["success"][attacked], classes == 1)
-    assert (columns["copy_broken"][attacked] & ~columns["success"][attacked]).sum() > 5
+    assert (columns["surrogate_misclassified"][attacked] & ~columns["success"][attacked]).sum() > 5
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -288,7 +288,7 @@ def test_fab_finds_the_distance_to_the_plane_of_its_target(
     weights = next(iter(classifier._copy.parameters())).detach()  # type: ignore[union-attr]
     slope = (weights[targets] - weights[labels]).numpy().astype(np.float64)
     ahead = (logits.gather(1, labels[:, None]) - logits.gather(1, targets[:, None]))[:, 0].detach().numpy()
-    distance = (ahead + 2 * best_points.SURE) / np.linalg.norm(slope, ord=DUAL[norm], axis=1)
+    distance = (ahead + 2 * best_points.MARGIN_TOLERANCE) / np.linalg.norm(slope, ord=DUAL[norm], axis=1)
     # one pixel carries an L1 perturbation; beyond 0.4 it could leave [0, 1]
     for image in np.flatnonzero(distance < 0.4)[:12].tolist():
         one = slice(image, image + 1)
@@ -302,7 +302,7 @@ def test_fab_finds_the_distance_to_the_plane_of_its_target(
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_square_finds_nearly_what_can_be_found_and_asks_the_original_alone(norm: str) -> None:
     classifier, batch, w, margin = two_classes(60, (3, 8, 8), seed=2)
-    classifier.distrust("to be black-box")
+    classifier.drop_copy("to be black-box")
     epsilon = float(np.median(margin) / np.linalg.norm(w, ord=DUAL[norm]))
     probe = Square(epsilons=(epsilon,), l2_epsilons=(epsilon,), queries=1500)
     reach = epsilon * np.linalg.norm(w, ord=DUAL[norm])
@@ -359,7 +359,7 @@ def records_of(batch: Batch, columns: Any, classes: int) -> Records:
         | {name: list(values) for name, values in columns.items() if name != "row"}
     )
     return Records(
-        frame=frame, exhibits=pd.DataFrame({"exhibit": []}), classes=[str(k) for k in range(classes)], labelled=True
+        frame=frame, examples=pd.DataFrame({"example": []}), classes=[str(k) for k in range(classes)], labelled=True
     )
 
 

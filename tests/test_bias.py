@@ -32,11 +32,11 @@ RNG = Randomness(0, "test")
 
 def records(frame: pd.DataFrame, k: int, **others: pd.DataFrame) -> Records:
     """Records of ``frame`` with class names, without pictures."""
-    blank = pd.DataFrame(columns=["exhibit", "image_id", "at", "picture", "file", "label", "prediction", "confidence",
+    blank = pd.DataFrame(columns=["example", "image_id", "at", "picture", "file", "label", "prediction", "confidence",
                                   "success"])  # fmt: skip
     names = [f"class {c}" for c in range(k)]
     given = {name.replace("_", "."): other for name, other in others.items()}
-    return Records(frame=frame, exhibits=blank, classes=names, labelled=True, others=given)
+    return Records(frame=frame, examples=blank, classes=names, labelled=True, others=given)
 
 
 def people(n: int, k: int, seed: int, bias: float = 0.0) -> pd.DataFrame:

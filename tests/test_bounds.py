@@ -27,7 +27,7 @@ from auditor.policy.verdict import judge
 from auditor.probes.base import Randomness
 
 RNG = Randomness(0, "test")
-EXHIBITS = pd.DataFrame({"exhibit": []})
+EXAMPLES = pd.DataFrame({"example": []})
 SHAPE = (1, 4, 4)
 
 
@@ -58,7 +58,7 @@ def attack(distances: dict[str, float], kind: str = "linf") -> pd.DataFrame:
 
 def records(frame: pd.DataFrame, **others: pd.DataFrame) -> Records:
     named = {name.replace("__", "."): value for name, value in others.items()}
-    return Records(frame=frame, exhibits=EXHIBITS, classes=["a", "b"], labelled=True, others=named)
+    return Records(frame=frame, examples=EXAMPLES, classes=["a", "b"], labelled=True, others=named)
 
 
 def numbers_of(conclusion: Any) -> dict[str, Any]:

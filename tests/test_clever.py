@@ -23,7 +23,7 @@ from auditor.probes.base import Randomness, Records
 
 RNG = Randomness(0, "metrics.clever")
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
-EXHIBITS = pd.DataFrame({"exhibit": []})
+EXAMPLES = pd.DataFrame({"example": []})
 
 
 def classifier_of(module: torch.nn.Module, shape: tuple[int, int, int], classes: int) -> Classifier:
@@ -47,7 +47,7 @@ def records_of(batch: Batch, columns: Any, attacks: dict[str, pd.DataFrame] | No
     frame = pd.DataFrame({name: list(values) for name, values in columns.items() if name != "row"})
     frame.insert(0, "image_id", [batch.ids[row] for row in columns["row"]])
     classes = [str(k) for k in range(batch.probabilities.shape[1])]
-    return Records(frame=frame, exhibits=EXHIBITS, classes=classes, labelled=True, others=attacks or {})
+    return Records(frame=frame, examples=EXAMPLES, classes=classes, labelled=True, others=attacks or {})
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def fragile_subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 @every_probe
 def test_every_probe_owes(digits_subject: Subject, probe_id: str, name: str) -> None:
     kind = LOADED.probes[probe_id]
-    if name not in ABOUT_ROWS and "images" not in kind.meta.takes:
+    if name not in ABOUT_ROWS and "images" not in kind.meta.input_kinds:
         pytest.skip("is about rows")
     try:
         CHECKS[name](digits_subject, kind)

@@ -39,12 +39,12 @@ def test_the_smallest_distance_is_that_of_the_best_attack_on_each_image() -> Non
     assert not len(smallest(attacks, "l1"))
 
 
-def probe(probe_id: str, *uses: str) -> Probe:
+def probe(probe_id: str, *depends_on: str) -> Probe:
     def nothing(*_: Any) -> Any:
         return Conclusion()
 
     meta = Meta(id=probe_id, title="x", area="metrics", why="x")
-    return type("P", (Probe,), {"meta": meta, "uses": uses, "measure": nothing, "conclude": nothing})()
+    return type("P", (Probe,), {"meta": meta, "depends_on": depends_on, "measure": nothing, "conclude": nothing})()
 
 
 def test_whoever_reads_records_comes_after_those_who_make_them() -> None:
@@ -65,8 +65,8 @@ def test_distances_are_stated_on_the_images_whose_least_distance_was_looked_for(
     found = smallest(others, "l2").sort_index()
     assert found["distance"].tolist() == [0.1, 0.2, 1.0, 1.0]
     assert found["searched"].tolist() == [True, True, True, False]
-    empty = pd.DataFrame({"exhibit": []})
-    records = Records(frame=sweep[:0], exhibits=empty, classes=["0", "1"], labelled=True, others=others)
+    empty = pd.DataFrame({"example": []})
+    records = Records(frame=sweep[:0], examples=empty, classes=["0", "1"], labelled=True, others=others)
     conclusion = AdversarialDistance().conclude(records)
     median = next(metric for metric in conclusion.metrics if metric.name == "distance_median")
     assert (median.value, median.n) == (0.2, 3)

@@ -139,5 +139,5 @@ def test_a_suite_with_documented_numbers(digits: Path, auditor_cli: Callable[...
 
 
 def test_audits_without_them_show_nothing() -> None:
-    assert documented.exhibits({}) == []
+    assert documented.examples({}) == []
     assert documented.lines({}) == []

@@ -18,7 +18,7 @@ from auditor import (
     Attack,
     Conclusion,
     Corruption,
-    Exhibit,
+    Example,
     Finding,
     Meta,
     Metric,
@@ -101,17 +101,17 @@ def leaves(*_: Any, **__: Any) -> Any:
     raise SystemExit(0)
 
 
-ONE = [Exhibit(image_id="000000")]
+ONE = [Example(image_id="000000")]
 BROKEN = {
     "measure raises": ({"measure": raises}, "ZeroDivisionError: one by none"),
     "measure exits": ({"measure": leaves}, "SystemExit"),
-    "exhibits raises": ({"exhibits": raises}, "ZeroDivisionError"),
+    "examples raises": ({"examples": raises}, "ZeroDivisionError"),
     "draw raises": (
-        {"exhibits": lambda self, records: [Exhibit(image_id=records.frame["image_id"][0])], "draw": raises},
+        {"examples": lambda self, records: [Example(image_id=records.frame["image_id"][0])], "draw_example": raises},
         "ZeroDivisionError",
     ),
     "conclude raises": ({"conclude": raises}, "ZeroDivisionError"),
-    "an exhibit of no image": ({"exhibits": lambda self, records: [Exhibit(image_id="nobody")]}, "nobody"),
+    "an example of no image": ({"examples": lambda self, records: [Example(image_id="nobody")]}, "nobody"),
     "columns of unequal length": ({"measure": lambda self, c, b, r: {"value": np.zeros(len(b) + 1)}}, "expected 8"),
     "rows that are no images": (
         {"measure": lambda self, c, b, r: {"row": np.array([len(b)]), "value": np.zeros(1)}},
@@ -442,7 +442,7 @@ def test_a_report_that_breaks_does_not_take_the_others_with_it(plug: Plug, digit
                 samples=20)
     )  # fmt: skip
     assert outcome.incomplete
-    assert outcome.troubles[0].startswith("gilt.txt was not written: ZeroDivisionError")
+    assert outcome.problems[0].startswith("gilt.txt was not written: ZeroDivisionError")
     assert {path.name for path in outcome.files} == {"audit.json", "summary.md"}
 
 
@@ -489,5 +489,5 @@ def test_what_another_process_draws_is_begun_first_and_asked_for_last(tmp_path: 
     assert done == ["begun", "screen", "drawn"]
     assert (tmp_path / "run" / "report.pdf").read_bytes() == b"paper"
     assert (tmp_path / "run" / "report.html").read_bytes() == b"screen"
-    (trouble,) = outcome.troubles
-    assert trouble.startswith("torn.pdf was not written: OSError: out of paper")
+    (problem,) = outcome.problems
+    assert problem.startswith("torn.pdf was not written: OSError: out of paper")

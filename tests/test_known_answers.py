@@ -30,11 +30,11 @@ from auditor.plugins.bias.groups import Groups
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.performance.accuracy import Accuracy
 from auditor.probes.attack import breaking_epsilon
-from auditor.probes.base import Exhibit, Randomness
+from auditor.probes.base import Example, Randomness
 from auditor.probes.perturbation import project
 
 RNG = Randomness(0, "test")
-EXHIBITS = pd.DataFrame({"exhibit": []})
+EXAMPLES = pd.DataFrame({"example": []})
 
 
 def linear(weights: np.ndarray, bias: np.ndarray, shape: tuple[int, int, int], **how: Any) -> Classifier:
@@ -66,7 +66,7 @@ def records_of(batch: Batch, columns: Any, classes: int, **more: Any) -> Records
         | more
         | {name: list(values) for name, values in columns.items() if name != "row"}
     )
-    return Records(frame=frame, exhibits=EXHIBITS, classes=[str(k) for k in range(classes)], labelled=True)
+    return Records(frame=frame, examples=EXAMPLES, classes=[str(k) for k in range(classes)], labelled=True)
 
 
 def metrics_of(conclusion: Any, name: str) -> dict[tuple[Any, ...], Any]:
@@ -585,6 +585,6 @@ def test_the_breaking_epsilon_is_the_smallest_that_succeeded() -> None:
 def test_pictures_of_an_attack_magnify_what_was_added() -> None:
     classifier = linear(np.eye(2, 4, dtype=np.float32), np.zeros(2, dtype=np.float32), (1, 2, 2))
     batch = batch_of(classifier, np.array([0.6, 0.4, 0.5, 0.5], dtype=np.float32).reshape(1, 1, 2, 2))
-    wish = Exhibit(image_id="000", at={"norm": "linf", "epsilon": 0.05})
-    drawn = Fgsm().draw(classifier, batch, RNG, wish)
+    wish = Example(image_id="000", at={"norm": "linf", "epsilon": 0.05})
+    drawn = Fgsm().draw_example(classifier, batch, RNG, wish)
     np.testing.assert_allclose(drawn["perturbation"].ravel(), [0, 1, 0.5, 0.5], atol=1e-5)

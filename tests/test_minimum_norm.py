@@ -70,8 +70,8 @@ def records_of(batch: Batch, columns: Any, classes: int) -> Records:
         {"image_id": np.array(batch.ids)[rows], "label": batch.labels[rows], "prediction": batch.predictions[rows]}
         | {name: list(values) for name, values in columns.items() if name != "row"}
     )
-    exhibits = pd.DataFrame({"exhibit": []})
-    return Records(frame=frame, exhibits=exhibits, classes=[str(k) for k in range(classes)], labelled=True)
+    examples = pd.DataFrame({"example": []})
+    return Records(frame=frame, examples=examples, classes=[str(k) for k in range(classes)], labelled=True)
 
 
 def distances(probe: MinimumNorm, classifier: Classifier, batch: Batch) -> dict[str, np.ndarray]:
@@ -322,7 +322,7 @@ def test_what_the_original_does_not_confirm_is_no_success_and_what_was_not_found
     records = records_of(batch, Brighter().measure(classifier, batch, RNG), 2)
     attacked = records.frame[records.frame["epsilon"] != 0]
     assert attacked["image_id"].tolist() == ["000", "001", "003"]
-    assert attacked["copy_broken"].tolist() == [True, True, False]
+    assert attacked["surrogate_misclassified"].tolist() == [True, True, False]
     assert not attacked["success"].any()
     assert attacked[["epsilon", "linf", "l2", "l1", "snr_db"]].isna().all(axis=None)
     conclusion = Brighter().conclude(records)

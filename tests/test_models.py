@@ -238,9 +238,9 @@ def test_torchscript_says_nothing_and_is_guessed_aloud(
     assert guessed.shape == (channels, 224, 224)
     assert any("does not say the image size" in warning for warning in guessed.warnings)
     assert opened(path, (9, 7)).shape == (channels, 9, 7), "the size of the images goes before the usual ones"
-    stated = opened(beside(path, f"[input]\nsize = [5, 4]\nchannels = {channels}\nrange = [0, 1]"))
-    assert stated.shape == (channels, 5, 4)
-    assert stated.warnings == []
+    overrides = opened(beside(path, f"[input]\nsize = [5, 4]\nchannels = {channels}\nrange = [0, 1]"))
+    assert overrides.shape == (channels, 5, 4)
+    assert overrides.warnings == []
 
 
 def test_photographs_say_nothing_of_the_size(tmp_path: Path, auditor_cli: Any) -> None:

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from auditor.errors import BadInput
 from auditor.model.classifier import Classifier
-from auditor.model.scores import Reading, class_scores, look_at_outputs, softmax
+from auditor.model.scores import OutputDecoder, class_scores, look_at_outputs, softmax
 from auditor.run.opening import open_model
 
 Cli = Callable[..., Result]
@@ -55,8 +55,8 @@ def model(path: Path, k: int, *after: Any, outputs: Any = None, opset: int = 17)
     return path
 
 
-def opened(path: Path, **stated: Any) -> Classifier:
-    return open_model(path, "cpu", {"output": stated} if stated else {}, trust=True)
+def opened(path: Path, **overrides: Any) -> Classifier:
+    return open_model(path, "cpu", {"output": overrides} if overrides else {}, trust=True)
 
 
 def agrees(classifier: Classifier, expected: NDArray[np.float32]) -> None:
@@ -89,7 +89,7 @@ def test_a_final_activation_is_recognised_and_left_out_of_the_copy(
     classifier = opened(model(tmp_path / "m.onnx", 4, *constants, *nodes, outputs=output))
     expected = sigmoid(logits(4)) if name == "sigmoid" else softmax(logits(4))
     agrees(classifier, expected / expected.sum(axis=1, keepdims=True))
-    assert classifier.reading.activation == name
+    assert classifier.decoder.activation == name
     assert name in classifier.access_reason
     # not squeezed flat by the activation: where the model is sure, the copy still has a gradient
     sure = classifier.gradient(PIXELS * 30)
@@ -128,7 +128,7 @@ def test_one_output_that_is_one_number_per_image(tmp_path: Path) -> None:
 
 def test_softmax_over_the_batch_is_no_final_softmax(tmp_path: Path) -> None:
     classifier = opened(model(tmp_path / "m.onnx", 4, helper.make_node("Softmax", ["z"], ["p"], axis=0)))
-    assert classifier.reading.activation == "none"
+    assert classifier.decoder.activation == "none"
 
 
 TWO = [helper.make_node("Neg", ["z"], ["aux"]), helper.make_node("Softmax", ["z"], ["main"], axis=1)]
@@ -179,10 +179,10 @@ def test_several_outputs_of_torchscript(named: bool, output: str, tmp_path: Path
         # torch deprecates its own format
         warnings.simplefilter("ignore")
         torch.jit.trace(Heads(named=named).eval(), torch.zeros(2, 1, 3, 3), strict=False).save(str(path))
-    stated = {"input": {"size": [3, 3], "channels": 1}}
+    overrides = {"input": {"size": [3, 3], "channels": 1}}
     with pytest.raises(BadInput, match=r"returns a (dict|tuple) of 2 outputs .*; say with --output NAME"):
-        open_model(path, "cpu", stated, trust=True)
-    agrees(open_model(path, "cpu", stated | {"output": {"name": output}}, trust=True), softmax(-logits(4)))
+        open_model(path, "cpu", overrides, trust=True)
+    agrees(open_model(path, "cpu", overrides | {"output": {"name": output}}, trust=True), softmax(-logits(4)))
 
 
 def test_label_and_probabilities_as_scikit_learn_writes_them(tmp_path: Path) -> None:
@@ -212,7 +212,7 @@ def test_label_and_probabilities_as_scikit_learn_writes_them(tmp_path: Path) -> 
 def test_one_quantised_probability(dtype: Any) -> None:
     limits = np.iinfo(dtype)
     raw = np.array([[limits.min], [limits.max]], dtype=dtype)
-    scores = Reading(outputs="probabilities", activation="sigmoid", single=True).scores(raw)
+    scores = OutputDecoder(outputs="probabilities", activation="sigmoid", single=True).scores(raw)
     np.testing.assert_allclose(scores, [[1, 0], [0, 1]])
 
 

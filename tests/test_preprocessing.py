@@ -64,28 +64,28 @@ def test_the_first_that_states_it_wins(tmp_path: Path) -> None:
     sidecar = path.with_name("m.onnx.audit.toml")
     sidecar.write_text("[input]\nmean = [0.2]\norder = 'bgr'")
 
-    def stated(**given: Any) -> Sidecar:
+    def overrides(**given: Any) -> Sidecar:
         return read_sidecar(path, given.pop("embedded", inside), properties=properties, **given)
 
-    first = stated(options={"input": {"mean": [0.1]}})
+    first = overrides(options={"input": {"mean": [0.1]}})
     assert (first.mean, first.where("mean"), first.order, first.layout) == ((0.1,), "command line", "bgr", "nchw")
     assert first.std is None, "a mean and a deviation of different sources do not belong together"
-    assert (stated().mean, stated().where("mean")) == ((0.2,), str(sidecar))
+    assert (overrides().mean, overrides().where("mean")) == ((0.2,), str(sidecar))
     sidecar.unlink()
-    assert (stated().mean, stated().where("mean")) == ((0.3,), f"{path} (its own metadata)")
-    assert stated(embedded="").range == (-1, 1)
+    assert (overrides().mean, overrides().where("mean")) == ((0.3,), f"{path} (its own metadata)")
+    assert overrides(embedded="").range == (-1, 1)
     properties.clear()
-    assert stated(embedded="").mean == (0.4,)
+    assert overrides(embedded="").mean == (0.4,)
     (tmp_path / "preprocessor_config.json").unlink()
-    assert stated(embedded="").mean == (0.5,)
+    assert overrides(embedded="").mean == (0.5,)
     (tmp_path / "config.json").unlink()
-    assert stated(embedded="") == Sidecar()
+    assert overrides(embedded="") == Sidecar()
 
 
 def test_a_preset_is_spelled_out_and_what_stands_beside_it_goes_before(tmp_path: Path) -> None:
     path = model_at(tmp_path / "m.onnx")
-    stated = read_sidecar(path, options={"input": {"preset": "caffe", "order": "rgb"}})
-    assert (stated.range, stated.mean, stated.order) == ((0, 255), (103.939, 116.779, 123.68), "rgb")
+    overrides = read_sidecar(path, options={"input": {"preset": "caffe", "order": "rgb"}})
+    assert (overrides.range, overrides.mean, overrides.order) == ((0, 255), (103.939, 116.779, 123.68), "rgb")
     with pytest.raises(BadInput, match=r"command line: preset is 'vgg'; expected imagenet or"):
         read_sidecar(path, options={"input": {"preset": "vgg"}})
 
@@ -195,14 +195,14 @@ def test_interval_and_test_of_matched_pairs() -> None:
     assert statistics.matched(0, 0, 0) == statistics.NOTHING
 
 
-def records_of(probe: Any, model: Path, data: Path, **stated: Any) -> Records:
+def records_of(probe: Any, model: Path, data: Path, **overrides: Any) -> Records:
     plugins = registry.load()
-    request = Request(model=model, data=data, stated={"input": stated} if stated else {})
+    request = Request(model=model, data=data, overrides={"input": overrides} if overrides else {})
     classifier, images = open_audit(plugins, request, find_suite("full", plugins), "cpu")
     from auditor.run.measuring import Measurer
 
     table = Measurer(classifier, images, 0).measure(probe, images.ids).table
-    return Records(frame=table.to_pandas(), exhibits=pd.DataFrame(), classes=classifier.classes, labelled=True)
+    return Records(frame=table.to_pandas(), examples=pd.DataFrame(), classes=classifier.classes, labelled=True)
 
 
 @pytest.fixture

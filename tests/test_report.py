@@ -60,13 +60,13 @@ def audit() -> dict[str, Any]:
 
 
 def pictures(audit: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for evidence in exhibits(audit):
+    for evidence in examples(audit):
         if evidence["kind"] == "image-grid":
             for row in evidence["rows"]:
                 yield from row["cells"]
 
 
-def exhibits(audit: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def examples(audit: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for probe in audit["probes"]:
         for finding in probe["findings"]:
             yield from finding["evidence"]
@@ -127,7 +127,7 @@ def test_golden_audit_is_valid_and_complete(audit: dict[str, Any]) -> None:
     jsonschema.validate(audit, schema())
     assert {probe["status"] for probe in audit["probes"]} == set(summary.STATUSES)
     assert {probe["area"] for probe in audit["probes"]} == set(summary.AREA_TITLES)
-    assert {e["kind"] for e in exhibits(audit)} == {"curve", "table", "image-grid", "heat-map", "scatter", "text"}
+    assert {e["kind"] for e in examples(audit)} == {"curve", "table", "image-grid", "heat-map", "scatter", "text"}
 
 
 # HTML
@@ -223,7 +223,7 @@ def hostile(audit: dict[str, Any]) -> dict[str, Any]:
         probe["settings"] = dict(zip(HOSTILE, HOSTILE, strict=True))
         for finding in probe["findings"]:
             finding["statement"] = HOSTILE[0] + HOSTILE[4]
-    for evidence in exhibits(audit):
+    for evidence in examples(audit):
         evidence["title"] = HOSTILE[0]
         if evidence["kind"] == "heat-map":
             count = len(evidence["values"])

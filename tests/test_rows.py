@@ -81,9 +81,11 @@ def linear(path: Path) -> Path:
     return save(path, nodes, [helper.make_tensor_value_info("z", FLOAT, ["n", 2])], constants)
 
 
-def audited(model: Path, table: Path, **stated: Any) -> tuple[Any, Any]:
+def audited(model: Path, table: Path, **overrides: Any) -> tuple[Any, Any]:
     plugins = registry.load()
-    return open_audit(plugins, Request(model=model, data=table, stated=stated), find_suite("full", plugins), "cpu")
+    return open_audit(
+        plugins, Request(model=model, data=table, overrides=overrides), find_suite("full", plugins), "cpu"
+    )
 
 
 @pytest.fixture
@@ -105,7 +107,7 @@ def test_a_tree_gets_the_very_rows_of_the_table(zipmap: bool, table: Path) -> No
     assert (classifier.predict(pixels).argmax(1) == images.labels).all()
     assert images.groups == {"clinic": patients()["clinic"].tolist()}
     assert classifier.access == "black-box"
-    assert classifier.takes == "rows"
+    assert classifier.input_kind == "rows"
 
 
 def test_whole_numbers_stay_whole(table: Path) -> None:
@@ -150,14 +152,14 @@ def test_columns_are_told_apart() -> None:
     rows, how = of_table(source(**columns), 2, "float32", **NOTHING)
     assert [feature.name for feature in how.features] == ["a", "b"]
     assert (rows.groups, rows.labels) == ({"sex": ["f", "m"]}, ["0", "1"])
-    stated = NOTHING | {"label": "b", "groups": ["a", "sex"], "features": ["label", "a"]}
-    rows, how = of_table(source(**columns), 2, "float32", **stated)
+    overrides = NOTHING | {"label": "b", "groups": ["a", "sex"], "features": ["label", "a"]}
+    rows, how = of_table(source(**columns), 2, "float32", **overrides)
     assert [feature.name for feature in how.features] == ["label", "a"]
     assert (rows.groups, rows.labels) == ({"a": ["1", "2"], "sex": ["f", "m"]}, ["0.5", "1.5"])
 
 
 @pytest.mark.parametrize(
-    ("columns", "stated", "says"),
+    ("columns", "overrides", "says"),
     [
         ({"a": [1], "b": [2]}, {}, r"has 2 columns of features \(a, b\), but the model takes 1; name label, groups"),
         ({"a": [1]}, {"label": "y"}, "has no column 'y'; it has a"),
@@ -166,9 +168,9 @@ def test_columns_are_told_apart() -> None:
         ({"a": [1, 2], "label": ["x", None]}, {}, "1 of 2 rows have no label"),
     ],
 )
-def test_tables_that_do_not_fit(columns: dict[str, Any], stated: dict[str, Any], says: str) -> None:
+def test_tables_that_do_not_fit(columns: dict[str, Any], overrides: dict[str, Any], says: str) -> None:
     with pytest.raises(BadInput, match=says):
-        of_table(source(**columns), 1, "float32", **(NOTHING | stated))
+        of_table(source(**columns), 1, "float32", **(NOTHING | overrides))
 
 
 def test_a_feature_that_never_changes() -> None:

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from auditor.errors import BadInput
 from auditor.model.loading.archive import check_torchscript
 from auditor.model.loading.external_data import check_external_data
-from auditor.run.sandbox import NoRehearsal, Rehearsal, rehearse
+from auditor.run.sandbox import NoRehearsal, Sandbox, load_in_sandbox
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 SHAPE = ["batch", 3, 8, 8]
@@ -296,7 +296,7 @@ def bomb(path: Path, operator: str) -> Path:
 
 def test_an_endless_loop_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"m\.onnx: opening it took longer than 2 s; .*--trust-model"):
-        Rehearsal(endless(tmp_path / "m.onnx"), seconds=2).finish()
+        Sandbox(endless(tmp_path / "m.onnx"), seconds=2).finish()
 
 
 @pytest.mark.parametrize("operator", ["Expand", "ConstantOfShape", "Tile"])
@@ -365,14 +365,14 @@ def test_a_child_that_cannot_be_started_is_said(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(sandbox, "_running", [])
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(BadInput, match="child process in which model files are opened first"):
-        Rehearsal(endless(tmp_path / "m.onnx")).finish()
+        Sandbox(endless(tmp_path / "m.onnx")).finish()
     assert sandbox._running == []
 
 
 def test_what_is_no_file_or_trusted_is_not_rehearsed(tmp_path: Path) -> None:
-    assert isinstance(rehearse(tmp_path / "none.onnx"), NoRehearsal)
-    assert isinstance(rehearse(tmp_path), NoRehearsal)
-    assert isinstance(rehearse(endless(tmp_path / "m.onnx"), trust=True), NoRehearsal)
+    assert isinstance(load_in_sandbox(tmp_path / "none.onnx"), NoRehearsal)
+    assert isinstance(load_in_sandbox(tmp_path), NoRehearsal)
+    assert isinstance(load_in_sandbox(endless(tmp_path / "m.onnx"), trust=True), NoRehearsal)
 
 
 # --- damaged files, as benchmarks/mutated_models.py makes them --------------------------------------------------------

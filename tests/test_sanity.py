@@ -69,7 +69,7 @@ def records_of(batch: Batch, columns: Any, **more: Any) -> Records:
         {"image_id": np.array(batch.ids)[rows], "label": batch.labels[rows], "prediction": batch.predictions[rows]}
         | {name: list(values) for name, values in columns.items() if name != "row"}
     )
-    given: dict[str, Any] = {"exhibits": pd.DataFrame({"exhibit": []}), "classes": ["a", "b", "c"], "labelled": True}
+    given: dict[str, Any] = {"examples": pd.DataFrame({"example": []}), "classes": ["a", "b", "c"], "labelled": True}
     return Records(frame=frame, **given | more)
 
 
@@ -116,7 +116,7 @@ def test_chance_and_the_rest_of_the_batch_are_seen(scores: Any, steady: bool) ->
 
 
 def test_without_images_nothing_is_concluded() -> None:
-    empty = Records(frame=pd.DataFrame({"image_id": []}), exhibits=pd.DataFrame(), classes=["a"], labelled=True)
+    empty = Records(frame=pd.DataFrame({"image_id": []}), examples=pd.DataFrame(), classes=["a"], labelled=True)
     assert Determinism().conclude(empty).inconclusive
 
 
@@ -238,7 +238,7 @@ def test_a_probe_is_prepared_once_and_not_when_nothing_is_left(
     monkeypatch.setattr(Accuracy, "prepare", prepare)
     PREPARED.clear()
     told: list[str] = []
-    monkeypatch.setattr(Accuracy, "depends_on", lambda self, probes: list(told))
+    monkeypatch.setattr(Accuracy, "fingerprint", lambda self, probes: list(told))
     request = Request(
         model=digits / "digits-cnn.onnx", probes=["performance.accuracy", "sanity.parity"], samples=20, batch_size=8,
         out=tmp_path / "run", formats=(),

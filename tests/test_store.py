@@ -29,7 +29,7 @@ def test_rows_come_back_under_their_digest_only(folder: RunFolder) -> None:
     folder.write_shard("a.b", "today", rows("x", "y"), Cost(1.5, 10, 2))
     folder.write_shard("a.b", "today", rows("z"), Cost(0.5, 5, 1))
     folder.write_shard("a.b", "yesterday", rows("old"), Cost(9, 9, 9))
-    folder.write_shard("a.b", "today", rows("picture"), Cost(1, 1, 1), kind="exhibits")
+    folder.write_shard("a.b", "today", rows("picture"), Cost(1, 1, 1), kind="examples")
     folder.write_shard("c.d", "today", rows("other"), Cost(9, 9, 9))
     tables, cost = folder.read_shards("a.b", "today")
     assert sorted(i for table in tables for i in table["image_id"].to_pylist()) == ["x", "y", "z"]
@@ -43,10 +43,10 @@ def test_stale_rows_go_once_the_probe_is_measured_afresh(folder: RunFolder) -> N
     folder.write_shard("a.b", "yesterday", rows("x"), Cost())
     folder.write_shard("c.d", "yesterday", rows("x"), Cost())
     folder.write_shard("a.b", "today", rows("x"), Cost())
-    folder.write_shard("a.b", "pictures of today", rows("x"), Cost(), kind="exhibits")
+    folder.write_shard("a.b", "pictures of today", rows("x"), Cost(), kind="examples")
     folder.drop_stale("a.b", "today")
     assert folder.measured("a.b", "yesterday") == set()
-    assert len(folder.read_shards("a.b", "pictures of today", kind="exhibits")[0]) == 1
+    assert len(folder.read_shards("a.b", "pictures of today", kind="examples")[0]) == 1
     assert folder.measured("a.b", "today") == {"x"}
     assert folder.measured("c.d", "yesterday") == {"x"}
 

@@ -246,7 +246,7 @@ def test_a_patch_on_a_model_that_counts_light_is_white(models: Path, linear_mode
     )  # fmt: skip
     (record,) = run(request).audit["probes"]
     found = {m["name"]: m for m in record["metrics"]}
-    rng, fooled = Randomness(0, "attacks.patch"), []
+    rng, misclassified = Randomness(0, "attacks.patch"), []
     kept = images[keep]
     for i, image in enumerate(kept):
         image_id = f"{i:06d}"
@@ -256,9 +256,9 @@ def test_a_patch_on_a_model_that_counts_light_is_white(models: Path, linear_mode
             top, left = rng(image_id, f"place {place}").integers(0, [3, 3])
             covered = image.copy()
             covered[top : top + 2, left : left + 2] = 1
-            fooled.append(covered.sum() > limit)
-    assert 0.1 < np.mean(fooled) < 0.9
-    assert found["attack_success_rate"]["value"] == pytest.approx(np.mean(fooled), abs=1e-5)
+            misclassified.append(covered.sum() > limit)
+    assert 0.1 < np.mean(misclassified) < 0.9
+    assert found["attack_success_rate"]["value"] == pytest.approx(np.mean(misclassified), abs=1e-5)
     assert found["control_success_rate"]["value"] < found["attack_success_rate"]["value"]
 
 
@@ -271,6 +271,6 @@ def test_what_is_no_patch_is_refused(how: Any) -> None:
 def test_without_unseen_images_nothing_is_concluded() -> None:
     import pandas as pd
 
-    empty = Records(frame=pd.DataFrame({"image_id": []}), exhibits=pd.DataFrame(), classes=["a"], labelled=True)
+    empty = Records(frame=pd.DataFrame({"image_id": []}), examples=pd.DataFrame(), classes=["a"], labelled=True)
     for probe in (Universal(), Patch(), Spatial()):
         assert probe.conclude(empty).inconclusive

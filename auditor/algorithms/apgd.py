@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Draw = Callable[[int, str], np.random.Generator]
     """Random numbers of one image, from its number in the batch and a purpose."""
 from auditor.algorithms.balls import Ball
-from auditor.algorithms.best_points import Hits
+from auditor.algorithms.best_points import BestPoints
 from auditor.algorithms.losses import margin, per_image
 from auditor.algorithms.square import choose
 
@@ -32,7 +32,7 @@ def apgd(
     iterations: int,
     objective: Objective,
     attempts: int = 1,
-) -> Hits:
+) -> BestPoints:
     """Auto-PGD: momentum, and a step that starts at 2 epsilon and is halved where the objective stops rising.
 
     Croce and Hein 2020, arXiv:2003.01690, algorithm 1 and section 3.2: momentum 0.75; checkpoints after 22 % of the
@@ -42,7 +42,7 @@ def apgd(
     """
     import torch
 
-    hits = Hits(clean, attempts)
+    hits = BestPoints(clean, attempts)
     rows = torch.arange(len(clean), device=clean.device)
     window, seen = max(int(0.22 * iterations), 1), 0
     x = before = best = ball.project(clean + start, clean)
@@ -99,7 +99,7 @@ def sparse_apgd(
     iterations: int,
     objective: Objective,
     attempts: int = 1,
-) -> Hits:
+) -> BestPoints:
     """Auto-PGD in L1: steps of equal size along as many of the steepest coordinates as the best point has changed.
 
     Croce and Hein 2021, arXiv:2103.01208, section 3 and algorithm 1, with its search in balls of three, two and one
@@ -109,7 +109,7 @@ def sparse_apgd(
     """
     import torch
 
-    hits = Hits(clean, attempts)
+    hits = BestPoints(clean, attempts)
     rows = torch.arange(len(clean), device=clean.device)
     dims = clean[0].numel()
     # where the last stage ended, for every row

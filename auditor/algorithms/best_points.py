@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     """Random numbers of one image, from its number in the batch and a purpose."""
 
 
-SURE = 1e-3
+MARGIN_TOLERANCE = 1e-3
 """A search goes on until the margin is this wide: a tie on the copy need not be an error of the original."""
 
 
-class Hits:
+class BestPoints:
     """Per image the visited point with the largest margin.
 
     With several ``attempts`` at each of n images the rows are those of the first attempt, then those of the second, and
@@ -51,9 +51,9 @@ class Hits:
     @property
     def broken(self) -> torch.Tensor:
         """Which rows are broken, (attempts * n,)."""
-        return self.margin > SURE
+        return self.margin > MARGIN_TOLERANCE
 
-    def first(self) -> Hits:
+    def first(self) -> BestPoints:
         """Of each image the first attempt that broke it, else the one that came nearest."""
         import torch
 
@@ -62,6 +62,6 @@ class Hits:
         broken, margins = (values.view(self._attempts, -1) for values in (self.broken, self.margin))
         chosen = torch.where(broken.any(0), broken.int().argmax(0), margins.argmax(0))
         rows = chosen * len(chosen) + torch.arange(len(chosen), device=chosen.device)
-        result = Hits(self.images[rows])
+        result = BestPoints(self.images[rows])
         result.margin = self.margin[rows]
         return result

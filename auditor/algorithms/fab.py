@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     Draw = Callable[[int, str], np.random.Generator]
     """Random numbers of one image, from its number in the batch and a purpose."""
 from auditor.algorithms.balls import Ball, step_to_plane
-from auditor.algorithms.best_points import SURE, Hits
+from auditor.algorithms.best_points import MARGIN_TOLERANCE, BestPoints
 from auditor.algorithms.losses import margin, per_image
 
 
@@ -30,7 +30,7 @@ def fab(
     ball: Ball,
     iterations: int,
     attempts: int = 1,
-) -> Hits:
+) -> BestPoints:
     """Targeted fast adaptive boundary attack: the least perturbation that swaps label and target, to first order.
 
     Croce and Hein 2020, arXiv:1907.02044, algorithm 1: from x and from the clean image to the plane on which the
@@ -40,7 +40,7 @@ def fab(
     """
     import torch
 
-    hits = Hits(clean, attempts)
+    hits = BestPoints(clean, attempts)
     rows = torch.arange(len(clean), device=clean.device)
     x = clean
 
@@ -54,7 +54,7 @@ def fab(
         margins = margin(logits.detach(), labels[rows])
         inside = ball.length(x.detach() - clean[rows]) <= ball.epsilon
         going = hits.see(rows, x.detach(), margins.where(inside, -math.inf))
-        return SURE - lead.detach(), slope, margins > SURE, going
+        return MARGIN_TOLERANCE - lead.detach(), slope, margins > MARGIN_TOLERANCE, going
 
     for iteration in range(iterations + 1):
         lacking, slope, wrong, going = look(x, rows)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Draw = Callable[[int, str], np.random.Generator]
     """Random numbers of one image, from its number in the batch and a purpose."""
 from auditor.algorithms.balls import Ball, length
-from auditor.algorithms.best_points import Hits
+from auditor.algorithms.best_points import BestPoints
 from auditor.algorithms.losses import margin, per_image, soft_margin
 
 
@@ -35,14 +35,14 @@ def pgd(
     iterations: int,
     step: float,
     momentum: float = 0.0,
-) -> Hits:
+) -> BestPoints:
     """Projected gradient descent from the perturbation ``start`` (n, c, h, w), in steps of ``step`` in the ball's norm.
 
     Madry et al. 2018, arXiv:1706.06083, section 2.1; with ``momentum`` Dong et al. 2018, arXiv:1710.06081, equation 6.
     """
     import torch
 
-    hits = Hits(clean)
+    hits = BestPoints(clean)
     rows = torch.arange(len(clean), device=clean.device)
     x, centre, y = ball.project(clean + start, clean), clean, labels
     memory = torch.zeros_like(x)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from auditor.algorithms.balls import Ball
 from auditor.model.classifier import Classifier
-from auditor.model.scores import Reading, softmax
+from auditor.model.scores import OutputDecoder, softmax
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +38,7 @@ class Controlled(Classifier):
         (0 where no point could be planted)."""
         # device, batch size, preprocessing and the counter of passes are the classifier's own
         self.__dict__.update(classifier.__dict__)
-        self.named_classes, self.n_classes, self.reading = ("as it is", "planted"), 2, Reading(outputs="logits")
+        self.named_classes, self.n_classes, self.decoder = ("as it is", "planted"), 2, OutputDecoder(outputs="logits")
         self._whole = classifier
         self._clean, self._origin = clean.flatten(1), origin
         self._weights = way / (way * way).sum(1, keepdim=True).clamp_min(1e-30)
@@ -58,7 +58,7 @@ class Controlled(Classifier):
         reached = (moved * self._weights[owner]).sum(1)
         return torch.stack([torch.full_like(reached, _EDGE), reached], dim=1)
 
-    def fooled(self, images: Pixels) -> NDArray[np.bool_]:
+    def misclassified(self, images: Pixels) -> NDArray[np.bool_]:
         """Whether each image, in the order of the clean ones, is class 1 under its own clean image's readout."""
         import torch
 

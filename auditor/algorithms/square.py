@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     Draw = Callable[[int, str], np.random.Generator]
     """Random numbers of one image, from its number in the batch and a purpose."""
 from auditor.algorithms.balls import Ball
-from auditor.algorithms.best_points import Hits
+from auditor.algorithms.best_points import BestPoints
 from auditor.algorithms.losses import per_image
 
 
@@ -30,7 +30,7 @@ def square(
     queries: int,
     draw: Draw,
     ahead: int = 1,
-) -> Hits:
+) -> BestPoints:
     """Square attack: random squares at the ball's edge, kept where they raise the margin; asks for nothing but scores.
 
     Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 to 3, in L-inf and L2, and in L1 as in Croce and Hein
@@ -47,7 +47,7 @@ def square(
     if ball.norm not in _SQUARES:
         raise ValueError(f"the square attack knows the norms {', '.join(_SQUARES)}; got {ball.norm!r}")
     first, propose = _SQUARES[ball.norm]
-    hits = Hits(clean)
+    hits = BestPoints(clean)
     rows = torch.arange(len(clean), device=clean.device)
     channels, height, width = clean.shape[1:]
     x = first(clean, ball, draw)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     pass
 
 
-def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = None, *, trust: bool = False) -> str:
+def describe_model(path: Path, device: str, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> str:
     """What ``auditor inspect`` says of a model file; ``stated`` is what the command line says about it."""
     import numpy as np
 
@@ -23,8 +23,8 @@ def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = N
     from auditor.model.classifier import first_line
     from auditor.run import opening
 
-    classifier = opening.open_model(path, device, stated, trust=trust)
-    if classifier.takes == "rows":
+    classifier = opening.open_model(path, device, overrides, trust=trust)
+    if classifier.input_kind == "rows":
         # features have their own units, of which the file says nothing
         looked_at = np.random.default_rng(0).uniform(size=(16, *classifier.shape)).astype(np.float32)
     else:
@@ -37,7 +37,7 @@ def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = N
         raise BadInput(f"{path}: {first_line(error)}, asked about photographs; expected finite scores") from None
     a, p = classifier.artefact, classifier.preprocessing
     channels, height, width = p.shape
-    tabular = classifier.takes == "rows"
+    tabular = classifier.input_kind == "rows"
     size = f"a row of {width} features" if tabular else f"{channels} x {height} x {width}"
     parity = classifier.parity
     rows = {
@@ -70,7 +70,7 @@ def describe_model(path: Path, device: str, stated: Mapping[str, Any] | None = N
 
 def _describe_output(classifier: Classifier) -> str:
     """Classes, logits or probabilities, where they come from, and the outputs that are not read."""
-    a, reading = classifier.artefact, classifier.reading
+    a, reading = classifier.artefact, classifier.decoder
     parts = [f"{a.output}: " if a.output else "", f"{classifier.n_classes} classes, {reading.outputs}"]
     parts += [", one score for both"] if reading.single else []
     parts += [f", from a final {reading.activation}"] if reading.activation != "none" else []
@@ -79,7 +79,7 @@ def _describe_output(classifier: Classifier) -> str:
 
 
 def try_preprocessings(
-    path: Path, data: Path, samples: int, device: str, stated: Mapping[str, Any], *, trust: bool = False
+    path: Path, data: Path, samples: int, device: str, overrides: Mapping[str, Any], *, trust: bool = False
 ) -> str:
     """The usual preprocessings on labelled images, the best first, each with its accuracy and interval.
 
@@ -97,7 +97,7 @@ def try_preprocessings(
     from auditor.run.request import Request
 
     plugins = registry.load()
-    request = Request(model=path, data=data, stated=stated, trust_model=trust)
+    request = Request(model=path, data=data, overrides=overrides, trust_model=trust)
     suite = Suite("inspect", "", ["*"], samples=samples)
     classifier, images = open_audit(plugins, request, suite, pick_device(device))
     if images.labels is None:

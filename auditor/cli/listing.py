@@ -36,7 +36,7 @@ def one_probe(registry: Registry, probe_id: str) -> str:
     lines += [
         "",
         f"Needs: {needs}",
-        f"Takes: {' and '.join(sorted(meta.takes))}",
+        f"Takes: {' and '.join(sorted(meta.input_kinds))}",
         f"Plugin: {registry.origin[probe_id]}",
     ]
     threat = _default(kind).threat_model()

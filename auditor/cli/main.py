@@ -126,7 +126,7 @@ def demo(models: Path, **options: Any) -> None:
 @TRUST
 @input_options
 def inspect(
-    model: Path, data: Path | None, *, samples: int, device: str, stated: dict[str, Any], trust_model: bool
+    model: Path, data: Path | None, *, samples: int, device: str, overrides: dict[str, Any], trust_model: bool
 ) -> None:
     """Say what MODEL is: input, output, operators, white-box or not and why, preprocessing found or guessed.
 
@@ -134,9 +134,9 @@ def inspect(
     """
     from auditor.cli.inspect import describe_model, try_preprocessings
 
-    click.echo(describe_model(model, device, stated, trust=trust_model))
+    click.echo(describe_model(model, device, overrides, trust=trust_model))
     if data is not None:
-        click.echo("\n" + try_preprocessings(model, data, samples, device, stated, trust=trust_model))
+        click.echo("\n" + try_preprocessings(model, data, samples, device, overrides, trust=trust_model))
 
 
 @main.command()
@@ -185,9 +185,9 @@ def report(folder: Path, formats: Sequence[str], paper: str) -> None:
     outcome = replay.draw_again(folder, formats, paper)
     for file in outcome.files[1:]:
         click.echo(str(file))
-    for trouble in outcome.troubles:
-        click.echo(f"auditor: {trouble}", err=True)
-    if outcome.troubles:
+    for problem in outcome.problems:
+        click.echo(f"auditor: {problem}", err=True)
+    if outcome.problems:
         sys.exit(INCOMPLETE)
 
 
@@ -336,7 +336,7 @@ def _audit(
     from auditor.cli.progress import progress
     from auditor.model.device import keep_memory
     from auditor.run.request import Interrupted, Request
-    from auditor.run.session import run as carry_out
+    from auditor.run.session import run as execute
 
     if workers is not None and engine != "ray":
         raise BadInput("--workers: goes with --engine ray only; leave the option out")
@@ -360,7 +360,7 @@ def _audit(
     keep_memory()
     with progress(verbose=verbose, quiet=quiet) as shown:
         try:
-            outcome = carry_out(request, shown)
+            outcome = execute(request, shown)
         except Interrupted as stopped:
             # with --fresh it would begin anew
             again = request.command.replace(" --fresh", "") if request.fresh else request.command
@@ -391,10 +391,10 @@ def _show_comparison(told: dict[str, Any], out: Path, formats: Sequence[str], *,
     from auditor.cli import tables
     from auditor.compare import comparison
 
-    files, troubles = comparison.write(told, out, formats)
+    files, problems = comparison.write(told, out, formats)
     click.echo(f"Comparison: {told['verdict']}" if quiet else tables.comparison(told, files))
-    for trouble in troubles:
-        click.echo(f"auditor: {trouble}", err=True)
+    for problem in problems:
+        click.echo(f"auditor: {problem}", err=True)
 
 
 def _finish(outcome: Outcome, fail_on: str, *, quiet: bool, failed: bool = False) -> None:
@@ -402,8 +402,8 @@ def _finish(outcome: Outcome, fail_on: str, *, quiet: bool, failed: bool = False
     from auditor.policy.verdict import at_or_above
 
     click.echo(f"Verdict: {outcome.audit['verdict']}" if quiet else summary(outcome))
-    for trouble in outcome.troubles:
-        click.echo(f"auditor: {trouble}", err=True)
+    for problem in outcome.problems:
+        click.echo(f"auditor: {problem}", err=True)
     if outcome.incomplete:
         sys.exit(INCOMPLETE)
     if failed or at_or_above(outcome.audit["probes"], fail_on):

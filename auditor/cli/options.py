@@ -154,8 +154,8 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
         if crop is not None:
             given |= {"resize": "stretch"} if crop == "none" else {"resize": "crop", "crop": crop}
         entries = {name: value for name, value in given.items() if value is not None}
-        stated = {"input": entries} if entries else {}
-        return command(stated=stated | ({"output": {"name": output}} if output else {}), **options)
+        overrides = {"input": entries} if entries else {}
+        return command(overrides=overrides | ({"output": {"name": output}} if output else {}), **options)
 
     for option in reversed(_INPUT_OPTIONS):
         collected = option(collected)

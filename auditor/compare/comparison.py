@@ -89,17 +89,17 @@ def write(comparison: Mapping[str, Any], out: Path, formats: Sequence[str]) -> t
     try:
         text = json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         files = [write_whole(out / "comparison.json", text.encode())]
-        troubles = []
+        problems = []
         for name in dict.fromkeys(formats):
             if name == "json":
                 continue
             try:
                 files.append(write_whole(out / f"comparison.{name}", renderers[name](comparison)))
             except AuditorError as error:
-                troubles.append(f"comparison.{name} was not written: {error}")
+                problems.append(f"comparison.{name} was not written: {error}")
     except OSError as error:
         raise BadInput(f"{out}: cannot be written ({error.strerror}); name another folder with --out") from None
-    return files, troubles
+    return files, problems
 
 
 def check_formats(formats: Sequence[str]) -> None:

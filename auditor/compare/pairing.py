@@ -15,7 +15,7 @@ from auditor.compare.runs import Part
 from auditor.errors import AuditorError
 from auditor.findings.encoding import plain
 from auditor.plugin.registry import Registry
-from auditor.probes.base import Probe, Records, no_exhibits
+from auditor.probes.base import Probe, Records, no_examples
 from auditor.run.folder import read_rows
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def compare_probe(
     try:
         _refuse_other_settings(runs, probe_id)
         probe = _probe(plugins, probe_id, about)
-        if probe is not None and probe.uses:
+        if probe is not None and probe.depends_on:
             _refuse_other_base(runs, probe)
         parts = _parts(runs, probe, probe_id, common)
     except CannotCompare as why:
@@ -112,7 +112,7 @@ def _bases(run: Run, probe: Probe) -> dict[str, dict[str, Any]]:
     return {
         probe_id: record
         for probe_id, record in run.probes.items()
-        if record["status"] not in _NOT_MEASURED and any(fnmatch.fnmatch(probe_id, glob) for glob in probe.uses)
+        if record["status"] not in _NOT_MEASURED and any(fnmatch.fnmatch(probe_id, glob) for glob in probe.depends_on)
     }
 
 
@@ -169,7 +169,7 @@ def _records(run: Run, probe: Probe, common: set[str] | None) -> Records | None:
     if frame is None or any(other is None for other in others.values()):
         return None
     records = Records(
-        frame=frame, exhibits=no_exhibits(), classes=run.audit["model"]["classes"],
+        frame=frame, examples=no_examples(), classes=run.audit["model"]["classes"],
         labelled=run.audit["data"]["labelled"], others={i: other for i, other in others.items() if other is not None},
     )  # fmt: skip
     return records if common is None else _restrict(records, common)

@@ -58,8 +58,8 @@ def _says_what_it_is(subject: Subject, kind: type[Probe]) -> None:
     meta = kind.meta
     if not meta.why.strip().endswith((".", "?")):
         raise Breach(f"meta.why must be whole sentences; {meta.why!r} ends without a full stop")
-    if not meta.takes or set(meta.takes) - {"images", "rows"}:
-        raise Breach(f"meta.takes is {sorted(meta.takes)}; expected images, rows or both")
+    if not meta.input_kinds or set(meta.input_kinds) - {"images", "rows"}:
+        raise Breach(f"meta.input_kinds is {sorted(meta.input_kinds)}; expected images, rows or both")
     unknown = set(meta.needs) - {"labels", "gradients", "groups"}
     if unknown:
         raise Breach(f"meta.needs names {sorted(unknown)}; expected some of labels, gradients, groups")

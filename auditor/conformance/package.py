@@ -102,7 +102,7 @@ def _check_probes(
         say(probe_id)
         kind = plugins.probes[probe_id]
         for name, check in CHECKS.items():
-            if "images" not in kind.meta.takes and name not in {"says what it is", "is configurable"}:
+            if "images" not in kind.meta.input_kinds and name not in {"says what it is", "is configurable"}:
                 continue
             yield _outcome(probe_id, name, lambda check=check, kind=kind: check(subject, kind))  # type: ignore[misc]
         yield _outcome(probe_id, "concludes", lambda probe_id=probe_id: check_record(records[probe_id]))  # type: ignore[misc]
@@ -145,7 +145,7 @@ def audit(
     from auditor.run.request import Request
     from auditor.run.session import run
 
-    used = [pattern for probe_id in probes for pattern in plugins.probes[probe_id].uses]
+    used = [pattern for probe_id in probes for pattern in plugins.probes[probe_id].depends_on]
     chosen = dict.fromkeys([*probes, *(i for pattern in used for i in fnmatch.filter(plugins.probes, pattern))])
     suite = write_suite(plugins, list(chosen), folder / "conformance.toml")
     request = Request(

@@ -4,8 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 Scalar = float | int | str | bool | None
+
+Unit = Literal["fraction", "l2", "linf", "l1", "dB", "s", "count", "nats", "1"]
+Better = Literal["higher", "lower", "neither"]
+Bound = Literal["upper", "lower", "estimate", "exact", "measured"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricSpec:
+    """What a metric means, declared by the probe that measures it.
+
+    Reports, comparisons and policies read only this; nothing is inferred from the name.
+    """
+
+    name: str
+    """The name in audit.json: lower-case words joined by underscores."""
+    label: str
+    """The name for people: "Robust accuracy"."""
+    better: Better
+    """Which direction is good news for the model; "neither" if a value is neither good nor bad."""
+    unit: Unit | Literal["norm"] = "fraction"
+    """Unit of the value; "norm" if the unit is the norm that ``Metric.at`` names."""
+    bound: Bound = "measured"
+    """How the value relates to the true one: "upper" (an attack can only lower it), "lower" (a certificate), "estimate"
+    (an approximation without a guarantee), "exact" (computed in closed form), "measured" (a sample statistic)."""
+    difference: bool = False
+    """True for a difference of two fractions, written in percentage points."""
 
 
 @dataclass(frozen=True, kw_only=True)

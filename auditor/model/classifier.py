@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.errors import NoCopy
-from auditor.model.scores import Activation, Outputs, Reading
+from auditor.model.scores import Activation, OutputDecoder, Outputs
 
 if TYPE_CHECKING:
     import torch
@@ -77,9 +77,9 @@ class Classifier:
         self.sha256 = sha256
         self.n_classes = n_classes
         # where the scores are said to be logits, the file's end is not what it looks like
-        stated = outputs == "logits" and artefact.activation in {"softmax", "sigmoid"}
-        activation: Activation = "none" if stated else artefact.activation
-        self.reading = Reading(outputs=outputs, activation=activation, cut=artefact.cut, single=single)
+        overrides = outputs == "logits" and artefact.activation in {"softmax", "sigmoid"}
+        activation: Activation = "none" if overrides else artefact.activation
+        self.decoder = OutputDecoder(outputs=outputs, activation=activation, cut=artefact.cut, single=single)
         self.named_classes = classes
         self.device = device
         self.fixed_batch = fixed_batch
@@ -98,7 +98,7 @@ class Classifier:
     @property
     def outputs(self) -> Outputs:
         """What the scores of the original are."""
-        return self.reading.outputs
+        return self.decoder.outputs
 
     @property
     def access(self) -> Literal["white-box", "black-box"]:
@@ -111,7 +111,7 @@ class Classifier:
         return self._copy
 
     @property
-    def takes(self) -> Literal["images", "rows"]:
+    def input_kind(self) -> Literal["images", "rows"]:
         """What the model is asked about."""
         return "rows" if self.preprocessing.layout == "rows" else "images"
 
@@ -131,7 +131,7 @@ class Classifier:
 
         Works in pieces of ``batch_size``, which it halves for good when the memory does not suffice.
         """
-        return self.reading.probabilities(self._scores(np.asarray(images, dtype=np.float32)))
+        return self.decoder.probabilities(self._scores(np.asarray(images, dtype=np.float32)))
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (n, k) of pixels (n, c, h, w) in [0, 1], from the copy, under autograd.
@@ -169,23 +169,23 @@ class Classifier:
             raise
         except Exception as error:
             # whatever a rebuilt graph raises, an audit without gradients is still an audit
-            self.distrust(f"the differentiable copy does not run: {first_line(error)}")
+            self.drop_copy(f"the differentiable copy does not run: {first_line(error)}")
             return
         self.parity = Parity(len(images), float(difference.max()), float(agree.mean()))
         precision = self.artefact.precision
         tolerance = _TOLERANCE[precision] * max(1.0, float(self._largest_score))
         if self.parity.max_abs_difference is None or not self.parity.max_abs_difference <= tolerance:
-            self.distrust(
+            self.drop_copy(
                 f"the differentiable copy is not the model: scores differ by up to {float(difference.max()):.3g}"
                 f" on {len(images)} images; expected at most {tolerance:.3g} ({precision})"
             )
         elif agree.mean() < _AGREEMENT[precision]:
-            self.distrust(
+            self.drop_copy(
                 f"the differentiable copy is not the model: it gives the same label to {100 * agree.mean():.1f} % of"
                 f" {len(images)} images; expected at least {100 * _AGREEMENT[precision]:.0f} % ({precision})"
             )
         elif zero_share > 0.999:
-            self.distrust(
+            self.drop_copy(
                 f"the copy's gradient is zero at {100 * zero_share:.1f} % of the inputs, so gradient attacks would"
                 " see nothing and call the model robust"
             )
@@ -201,7 +201,7 @@ class Classifier:
         with torch.no_grad():
             pieces = [self.logits(self.tensor(images[i : i + self.batch_size])).double().cpu()
                       for i in range(0, len(images), self.batch_size)]  # fmt: skip
-        copy = self.reading.comparable(torch.cat(pieces))
+        copy = self.decoder.comparable(torch.cat(pieces))
         self._largest_score = np.abs(original).max()
         answer = copy.numpy()
         # a quantised output has ties; whichever of the tied labels the copy gives, it agrees
@@ -219,7 +219,7 @@ class Classifier:
         gradient = torch.autograd.grad(margin, x, allow_unused=True)[0] if margin.requires_grad else None
         return torch.zeros_like(x) if gradient is None else gradient
 
-    def distrust(self, reason: str) -> None:
+    def drop_copy(self, reason: str) -> None:
         """Give up the copy: from here on the audit is black-box and says why."""
         self._copy = None
         self.access_reason = reason.rstrip(".")
@@ -234,7 +234,7 @@ class Classifier:
             inputs = _cat([inputs, inputs[:1].expand(self.fixed_batch - n, *inputs.shape[1:])])
         answer = self._copy(inputs)
         output: torch.Tensor = answer[0] if isinstance(answer, tuple | list) else answer
-        return self.reading.logits(output.reshape(len(output), -1)[:n])
+        return self.decoder.logits(output.reshape(len(output), -1)[:n])
 
     def _scores(self, images: Pixels) -> NDArray[np.float32]:
         """Raw scores (n, k) from the original."""
@@ -257,11 +257,11 @@ class Classifier:
         n = len(images)
         if self.fixed_batch and n < self.fixed_batch:
             images = np.concatenate([images, np.repeat(images[:1], self.fixed_batch - n, axis=0)])
-        if self.artefact.device_scores is not None and self.takes == "images":
+        if self.artefact.device_scores is not None and self.input_kind == "images":
             scores = self.artefact.device_scores(self.preprocessing.on_device(self.tensor(images)))
         else:
             scores = self.artefact.scores(self.preprocessing.apply(images))
-        scores = self.reading.scores(scores[:n])
+        scores = self.decoder.scores(scores[:n])
         if not np.isfinite(scores).all():
             raise ArithmeticError("the model answered NaN or infinity")
         return scores

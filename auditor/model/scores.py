@@ -18,7 +18,7 @@ Activation = Literal["none", "softmax", "log-softmax", "sigmoid"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class OutputDecoder:
     """From what a model gives to one score per class, on the original and, under autograd, on its copy.
 
     One score z for two classes is the logits (0, z), or the probabilities (1 - z, z). A sigmoid per class gives numbers

@@ -78,8 +78,8 @@ class RowPreprocessing(Preprocessing):
 
     def describe(self) -> dict[str, Any]:
         """As audit.json shows it."""
-        stated = super().describe() | {"range": [float(self._low.min()), float((self._low + self._range).max())]}
-        return stated | {"features": [feature._asdict() for feature in self.features]}
+        overrides = super().describe() | {"range": [float(self._low.min()), float((self._low + self._range).max())]}
+        return overrides | {"features": [feature._asdict() for feature in self.features]}
 
     @property
     def _low(self) -> NDArray[np.float64]:

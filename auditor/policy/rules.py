@@ -47,7 +47,7 @@ class Rule:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Void:
+class Invalidation:
     """When a check of the measurement fails, passes that rest on the measurement become inconclusive."""
 
     when: str
@@ -68,7 +68,7 @@ class Policy:
 
     name: str
     rules: Sequence[Rule]
-    voids: Sequence[Void] = ()
+    invalidations: Sequence[Invalidation] = ()
     required: Sequence[str] = ()
     """Probes without whose pass the verdict cannot be pass."""
     fails_at: Severity = "low"
@@ -109,16 +109,20 @@ def read_policy(name: str, probes: Collection[str] | None = None, today: dt.date
     if not (isinstance(required, list) and all(isinstance(name, str) for name in required)):
         raise BadInput(f"{path}: required is {required!r}; expected a list of probe ids")
     rules = [_rule(entry, f"{path}: rule {i + 1}") for i, entry in enumerate(content["rule"])]
-    voids = [_void(entry, f"{path}: void {i + 1}") for i, entry in enumerate(content["void"])]
+    invalidations = [_void(entry, f"{path}: void {i + 1}") for i, entry in enumerate(content["void"])]
     accepted = [read_acceptance(entry, f"{path}: accepted {i + 1}") for i, entry in enumerate(content["accepted"])]
-    named = [*(rule.probe for rule in rules), *(void.when for void in voids), *(each.probe for each in accepted)]
+    named = [
+        *(rule.probe for rule in rules),
+        *(void.when for void in invalidations),
+        *(each.probe for each in accepted),
+    ]
     for probe_id in [*required, *named]:
         if probes is not None and probe_id not in probes:
             raise BadInput(f"{path}: names the probe {probe_id!r}, but there is none (see `auditor probes`)")
     return Policy(
         name=path.stem,
         rules=rules,
-        voids=voids,
+        invalidations=invalidations,
         accepted=accepted,
         required=required,
         fails_at=cast(Severity, fails_at),
@@ -187,7 +191,7 @@ def _rule(entry: Mapping[str, Any], where: str) -> Rule:
     )  # fmt: skip
 
 
-def _void(entry: Mapping[str, Any], where: str) -> Void:
+def _void(entry: Mapping[str, Any], where: str) -> Invalidation:
     refuse_unknown(entry, _VOID_KEYS, where)
     for key in ("when", "reason", "source"):
         if not isinstance(entry.get(key), str):
@@ -200,7 +204,7 @@ def _void(entry: Mapping[str, Any], where: str) -> Void:
             raise BadInput(f'{where}: {key} is {names!r}; expected a list of ids or globs such as ["attacks.*"]')
     if not isinstance(entry.get("named_by", ""), str):
         raise BadInput(f"{where}: named_by is {entry['named_by']!r}; expected a key of a metric's at")
-    return Void(
+    return Invalidation(
         when=entry["when"], probes=probes or (), but=but, named_by=entry.get("named_by", ""), reason=entry["reason"],
         source=entry["source"],
     )  # fmt: skip

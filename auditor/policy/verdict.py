@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from auditor.findings import formatting
 from auditor.findings.finding import SEVERITIES, Severity
 from auditor.policy.acceptance import at_matches
-from auditor.policy.rules import GRADES, NAMED, Policy, Rule, Void
+from auditor.policy.rules import GRADES, NAMED, Invalidation, Policy, Rule
 
 
 def judge(probe: dict[str, Any], policy: Policy) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def judge_all(probes: Sequence[dict[str, Any]], policy: Policy) -> list[dict[str
     """The records of an audit judged each by itself, then the passes taken back that a failed check voids."""
     judged = [judge(probe, policy) for probe in probes]
     failed = {probe["id"]: probe for probe in judged if probe["status"] == "fail"}
-    for void in policy.voids:
+    for void in policy.invalidations:
         if void.when in failed:
             check = failed[void.when]
             named = _named(check, policy, void.named_by) if void.named_by else None
@@ -140,7 +140,7 @@ def _compare(rule: Rule, metric: Mapping[str, Any]) -> _Verdict:
     return _Verdict("pass", "none", f"{words}; {_wanted(rule, mildest, metric)}", metric)
 
 
-def _voided(probe: dict[str, Any], void: Void, check: Mapping[str, Any]) -> dict[str, Any]:
+def _voided(probe: dict[str, Any], void: Invalidation, check: Mapping[str, Any]) -> dict[str, Any]:
     """The record, inconclusive where it had passed and the void speaks of it."""
 
     def among(patterns: Sequence[str]) -> bool:

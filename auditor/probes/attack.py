@@ -10,7 +10,7 @@ from auditor.findings.evidence import Axis, Curve, Evidence, Point, Series, Tabl
 from auditor.findings.finding import Conclusion, Finding
 from auditor.findings.formatting import norm_name
 from auditor.findings.metric import Metric, percent
-from auditor.probes.base import Columns, Exhibit, PerImage, Randomness, Records
+from auditor.probes.base import Columns, Example, PerImage, Randomness, Records
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,13 +79,13 @@ class Attack(Perturbation):
             parts.append({**columns, **found.columns, "row": attacked, "success": success})
         return join_columns(parts)
 
-    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+    def examples(self, records: Records) -> Sequence[Example]:
         """The images that broke at the smallest epsilon of the headline's norm, from as many classes as possible."""
         frame = records.frame
         broken = frame[(frame["norm"] == self._shown(frame)) & frame["success"]]
         first = broken.sort_values(["epsilon", "confidence"], ascending=[True, False], kind="stable")
         return [
-            Exhibit(image_id=row.image_id, at={"norm": row.norm, "epsilon": row.epsilon})
+            Example(image_id=row.image_id, at={"norm": row.norm, "epsilon": row.epsilon})
             for row in spread_over_classes(first).itertuples()
         ]
 
@@ -273,8 +273,8 @@ def _unconfirmed(frame: pd.DataFrame, at: Level) -> list[Metric]:
     """The share of the copy's wrong answers at a level that the original does not give; of attacks that record them."""
     from auditor import statistics
 
-    if "copy_broken" not in frame.columns:
+    if "surrogate_misclassified" not in frame.columns:
         return []
     # a batch in which nothing was attacked has no such column, and blanks where others have
-    claimed = frame[frame["copy_broken"].eq(True) & (frame["epsilon"] == at["epsilon"])]
+    claimed = frame[frame["surrogate_misclassified"].eq(True) & (frame["epsilon"] == at["epsilon"])]
     return [statistics.proportion("unconfirmed", ~claimed["success"].astype(bool), at=at)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from auditor.findings.finding import Area, Conclusion, ThreatModel
-from auditor.findings.metric import Scalar
+from auditor.findings.metric import MetricSpec, Scalar
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,14 +43,14 @@ class Meta:
     references: Sequence[str] = ()
     needs: frozenset[Need] = frozenset()
     """Without these the probe is not-applicable, and the report says which is missing."""
-    takes: frozenset[Literal["images", "rows"]] = frozenset({"images"})
+    input_kinds: frozenset[Literal["images", "rows"]] = frozenset({"images"})
     """What it can be asked about: images, and rows of features (``rows.py``) where its author says so."""
     version: int = 1
     """Raise it when ``measure`` changes, so that old records are not reused."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exhibit:
+class Example:
     """A wish for pictures in the report: of this image, perturbed at this level."""
 
     image_id: str
@@ -84,8 +84,8 @@ class Records:
     frame: pd.DataFrame
     """One row per image (and level); sorted by image id. ``sampled`` is False for images that are there only because
     the probe prefers them: what went wrong must colour no mean."""
-    exhibits: pd.DataFrame
-    """One row per picture: ``exhibit`` (its number), ``image_id``, ``at`` (JSON), ``picture`` (its name), ``file``,
+    examples: pd.DataFrame
+    """One row per picture: ``example`` (its number), ``image_id``, ``at`` (JSON), ``picture`` (its name), ``file``,
     ``label``, ``prediction``, ``confidence`` (of the prediction) and ``success``: the original, asked again, gives
     another class than ``label`` to the stored 8-bit file."""
     classes: Sequence[str]
@@ -110,7 +110,7 @@ class Records:
         return self.classes[int(index)]
 
     def said(self, picture: Any) -> str:
-        """What the deployed model says to a row of ``exhibits``: class and confidence."""
+        """What the deployed model says to a row of ``examples``: class and confidence."""
         return f"{self.class_name(picture.prediction)} ({picture.confidence:.2f})"
 
 
@@ -147,7 +147,9 @@ class Probe(ABC):
     """Base of all probes; subclasses are frozen dataclasses whose fields are the settings, JSON values all."""
 
     meta: ClassVar[Meta]
-    uses: ClassVar[Sequence[str]] = ()
+    metrics: ClassVar[Sequence[MetricSpec]] = ()
+    """A spec for every metric that ``conclude`` may return; a metric without one is an error of the probe."""
+    depends_on: ClassVar[Sequence[str]] = ()
     """Ids or globs of other probes whose records ``conclude`` reads."""
 
     samples: int = 0
@@ -167,7 +169,7 @@ class Probe(ABC):
         del run
         return self
 
-    def depends_on(self, probes: Sequence[Probe]) -> Any:
+    def fingerprint(self, probes: Sequence[Probe]) -> Any:
         """What rows depend on besides settings, model, images and seed, as a JSON value: for example the digest of a
         second model, or the settings of other probes of the run. Rows measured under another value are not reused."""
         del probes
@@ -180,19 +182,21 @@ class Probe(ABC):
         Raises NotApplicable with the reason where this model has not got what the probe is about.
         """
 
-    def prefers(self, others: Mapping[str, pd.DataFrame]) -> Sequence[str]:
+    def extra_images(self, others: Mapping[str, pd.DataFrame]) -> Sequence[str]:
         """Images to be measured besides the random sample, from the records of the probes that ``uses`` names."""
         del others
         return ()
 
-    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+    def examples(self, records: Records) -> Sequence[Example]:
         """Which pictures the report should show; by default none."""
         del records
         return ()
 
-    def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
-        """Pictures by name, each (n, c, h, w) in [0, 1]; ``batch`` holds all images wished for at ``exhibit.at``."""
-        del classifier, rng, exhibit
+    def draw_example(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
+    ) -> Mapping[str, Pixels]:
+        """Pictures by name, each (n, c, h, w) in [0, 1]; ``batch`` holds all images wished for at ``example.at``."""
+        del classifier, rng, example
         return {"clean": batch.pixels}
 
     @abstractmethod
@@ -208,10 +212,10 @@ class Probe(ABC):
         return ()
 
 
-def no_exhibits() -> pd.DataFrame:
-    """The exhibits of a probe that shows none."""
+def no_examples() -> pd.DataFrame:
+    """The examples of a probe that shows none."""
     import pandas as pd
 
-    names = ["exhibit", "image_id", "at", "picture", "file", "label", "prediction", "confidence", "confidence_label",
+    names = ["example", "image_id", "at", "picture", "file", "label", "prediction", "confidence", "confidence_label",
              "success"]  # fmt: skip
     return pd.DataFrame({name: [] for name in names})

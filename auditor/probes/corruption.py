@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from auditor.findings.evidence import Axis, Curve, Series, Table
 from auditor.findings.finding import Conclusion, Finding
 from auditor.findings.metric import Metric, percent
-from auditor.probes.base import Columns, Exhibit, PerImage, Randomness, Records
+from auditor.probes.base import Columns, Example, PerImage, Randomness, Records
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,13 +41,13 @@ class Corruption(Perturbation):
             parts.append({**columns, "row": np.arange(len(batch))})
         return join_columns(parts)
 
-    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+    def examples(self, records: Records) -> Sequence[Example]:
         """One image, the first that the clean model gets right, at the middle level of every line."""
         frame = records.frame
         right = frame[frame["prediction"] == frame["label"]]
         image = (right if len(right) else frame)["image_id"].iloc[0]
         return [
-            Exhibit(image_id=image, at=levels[len(levels) // 2])
+            Example(image_id=image, at=levels[len(levels) // 2])
             for levels in list(self._lines().values())[:SHOWN]
         ]  # fmt: skip
 

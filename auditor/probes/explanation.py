@@ -19,7 +19,7 @@ from auditor.findings.evidence import Axis, Curve, GridRow, ImageGrid, Picture, 
 from auditor.findings.finding import Conclusion, Finding
 from auditor.findings.metric import Metric, percent
 from auditor.probes import attribution_summary
-from auditor.probes.base import Columns, Exhibit, Probe, Randomness, Records
+from auditor.probes.base import Columns, Example, Probe, Randomness, Records
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ class Explanation(Probe):
     """Whether ``attribute`` draws random numbers, so that two runs may differ."""
     by_gradient: ClassVar[bool] = False
     """Whether ``attribute`` asks ``classifier.logits``: only then can it be asked about a model of shuffled weights."""
-    uses: ClassVar[Sequence[str]] = ("performance.accuracy", "attacks.*")
+    depends_on: ClassVar[Sequence[str]] = ("performance.accuracy", "attacks.*")
 
     samples: int = 64
     grid: int = 8
@@ -76,7 +76,7 @@ class Explanation(Probe):
         del classifier
         return self.randomness
 
-    def prefers(self, others: Mapping[str, pd.DataFrame]) -> Sequence[str]:
+    def extra_images(self, others: Mapping[str, pd.DataFrame]) -> Sequence[str]:
         """Images to be explained whatever the sample: the most confident errors, and what attacks broke most easily."""
         return [*_worst_errors(others, self.shown // 4), *_easily_broken(others, self.shown // 4)]
 
@@ -88,7 +88,7 @@ class Explanation(Probe):
         pixels = self._pixels(classifier, batch, rng)
         maps = means(pixels, grid)
         columns: dict[str, Any] = {"answer": batch.predictions, "map": maps.astype(np.float32)}
-        if classifier.takes == "rows":
+        if classifier.input_kind == "rows":
             columns["values"] = classifier.preprocessing.apply(batch.pixels).astype(np.float64)
         if batch.masks is not None:
             columns["mask_share"], columns["mask_area"] = _inside(pixels, batch.masks)
@@ -184,16 +184,17 @@ class Explanation(Probe):
             worst = np.maximum(worst, np.divide(change, length, out=np.zeros_like(change), where=length > 0))
         return worst
 
-    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+    def examples(self, records: Records) -> Sequence[Example]:
         """What is preferred, then errors, then one image of each class."""
         frame = records.frame
         wrong = frame["prediction"] != frame["label"]
         known = set(frame["image_id"])
         chosen = dict.fromkeys([
-            *(i for i in self.prefers(records.others) if i in known), *frame[wrong]["image_id"].head(self.shown // 4),
+            *(i for i in self.extra_images(records.others) if i in known),
+            *frame[wrong]["image_id"].head(self.shown // 4),
             *frame[~wrong].drop_duplicates("label")["image_id"], *frame[~wrong]["image_id"],
         ])  # fmt: skip
-        return [Exhibit(image_id=image_id) for image_id in list(chosen)[: self.shown]]
+        return [Example(image_id=image_id) for image_id in list(chosen)[: self.shown]]
 
     def conclude(self, records: Records) -> Conclusion:
         """The grades with their verdict, where attribution lies, the maps."""
@@ -282,7 +283,7 @@ class Explanation(Probe):
             metric=first,
             evidence=[
                 *tables,
-                *attribution_summary.row_table(records, records.frame, self.prefers(records.others), self.shown),
+                *attribution_summary.row_table(records, records.frame, self.extra_images(records.others), self.shown),
             ],
         )  # fmt: skip
         return metrics, finding
@@ -291,9 +292,9 @@ class Explanation(Probe):
         import numpy as np
 
         maps = dict(zip(records.frame["image_id"], records.frame["map"], strict=True))
-        preferred = set(self.prefers(records.others))
+        preferred = set(self.extra_images(records.others))
         rows = []
-        for row in records.exhibits.itertuples():
+        for row in records.examples.itertuples():
             heat = np.asarray(maps[row.image_id], dtype=np.float64)
             side = round(len(heat) ** 0.5)
             if side * side != len(heat):
@@ -322,7 +323,7 @@ def blank(classifier: Classifier, images: Pixels, fill: Fill) -> NDArray[np.floa
     """What covered parts of images (n, c, h, w) show, to be broadcast: a colour, or a row's mean over the table."""
     import numpy as np
 
-    if classifier.takes == "images":
+    if classifier.input_kind == "images":
         return colours(images, fill)
     mean: NDArray[np.float32] = background(classifier).mean(axis=0, dtype=np.float64).astype(np.float32)
     return np.broadcast_to(mean, (len(images), 1, 1, len(mean)))

@@ -109,7 +109,7 @@ def grade(frame: pd.DataFrame) -> Grades:
 def parts(classifier: Classifier, grid: int) -> list[Block]:
     """What a map speaks of: a grid of at most ``grid`` x ``grid`` cells, or every feature of a row."""
     _, height, width = classifier.shape
-    return cells(height, width, width if classifier.takes == "rows" else grid)
+    return cells(height, width, width if classifier.input_kind == "rows" else grid)
 
 
 def means(pixels: NDArray[np.float64], grid: Sequence[Block]) -> NDArray[np.float64]:
@@ -185,7 +185,7 @@ def shuffled(classifier: Classifier, rng: Randomness) -> Classifier | None:
     return Made(
         replace(classifier.artefact, copy=module, scores=scores), classifier.preprocessing, path=classifier.path,
         sha256=classifier.sha256, n_classes=classifier.n_classes, outputs=outputs,
-        single=classifier.reading.single,
+        single=classifier.decoder.single,
         classes=classifier.named_classes, device=classifier.device, fixed_batch=classifier.fixed_batch,
     )  # fmt: skip
 

@@ -11,7 +11,7 @@ from auditor.findings.evidence import Axis, Curve, Evidence, Point, Series, Tabl
 from auditor.findings.finding import Conclusion, Finding
 from auditor.findings.formatting import norm_name
 from auditor.findings.metric import Metric, percent
-from auditor.probes.base import Columns, Exhibit, Probe, Randomness, Records
+from auditor.probes.base import Columns, Example, Probe, Randomness, Records
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,7 +141,8 @@ class MinimumNorm(Probe):
         """For each norm one row per image at epsilon 0, and one per attacked image at the distance that was found.
 
         The columns are those of ``Attack``; ``epsilon`` is the distance, NaN where the original confirmed nothing.
-        ``copy_broken`` says that the search itself had found something, ``exact`` that a distance is one and no budget.
+        ``surrogate_misclassified`` marks images for which the search itself found something; ``exact`` marks
+        distances, as opposed to budgets.
         """
         import numpy as np
 
@@ -150,7 +151,7 @@ class MinimumNorm(Probe):
         parts: list[dict[str, NDArray[Any]]] = []
         for norm in self.norms:
             nothing, exact = np.zeros(len(batch), dtype=bool), np.ones(len(batch), dtype=bool)
-            parts.append(clean_rows(batch, norm) | {"copy_broken": nothing, "exact": exact})
+            parts.append(clean_rows(batch, norm) | {"surrogate_misclassified": nothing, "exact": exact})
             if not len(victims):
                 continue
             images, answers, found = self.nearest(classifier, victims, rng, norm)
@@ -160,24 +161,26 @@ class MinimumNorm(Probe):
             columns |= {name: np.where(success, values, np.nan) for name, values in sizes.items()}
             parts.append(
                 columns
-                | {"norm": np.full(len(victims), norm), "epsilon": columns[norm], "copy_broken": found}
+                | {"norm": np.full(len(victims), norm), "epsilon": columns[norm], "surrogate_misclassified": found}
                 | {"row": attacked, "success": success, "exact": exact[attacked]}
             )
         return join_columns(parts)
 
-    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+    def examples(self, records: Records) -> Sequence[Example]:
         """The images that are nearest to an error in the headline's norm, from as many classes as possible."""
         frame = records.frame
         norm = self._shown()
         broken = frame[(frame["norm"] == norm) & frame["success"]]
         nearest = spread_over_classes(broken.sort_values("epsilon", kind="stable"))
-        return [Exhibit(image_id=image, at={"norm": norm}) for image in nearest["image_id"]]
+        return [Example(image_id=image, at={"norm": norm}) for image in nearest["image_id"]]
 
-    def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
+    def draw_example(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
+    ) -> Mapping[str, Pixels]:
         """The images, what was added, and the results: so far beyond the border that 8 bits keep the error."""
         import numpy as np
 
-        images, _, _ = self.nearest(classifier, batch, rng, str(exhibit.at["norm"]))
+        images, _, _ = self.nearest(classifier, batch, rng, str(example.at["norm"]))
         delta = images - batch.pixels
         left = np.arange(len(batch))
         for scale in _DRAWN:
@@ -218,7 +221,7 @@ class MinimumNorm(Probe):
 
         frame, at = records.frame[records.frame["norm"] == norm], {"norm": norm}
         searched = frame[frame["epsilon"] != 0]
-        broken, found = searched[searched["success"]], searched[searched["copy_broken"]]
+        broken, found = searched[searched["success"]], searched[searched["surrogate_misclassified"]]
         missed = len(searched) - len(found)
         distance = breaking_epsilon(frame)
         robust = [

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from auditor.findings.evidence import Evidence, GridRow, ImageGrid, Picture
-from auditor.probes.base import Exhibit, Probe, Randomness, Records
+from auditor.probes.base import Example, Probe, Randomness, Records
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,14 +32,15 @@ SHOWN = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class PerturbationResult:
     """What ``perturb`` gives when there is more to record about an image than the family records of every one."""
 
     images: Pixels
     """(n, c, h, w)"""
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     """One value per image: texts, flags or floats; rows without an attack have "", False and NaN. The flag
-    ``copy_broken`` says that the copy gives a wrong answer: the report counts what the original did not confirm."""
+    ``surrogate_misclassified`` marks images that the differentiable copy misclassifies; the report counts those
+    that the deployed model does not confirm."""
 
 
 class Perturbation(Probe):
@@ -50,21 +51,23 @@ class Perturbation(Probe):
         """Every level, weakest first within a line."""
 
     @abstractmethod
-    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels | Found:
+    def perturb(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level
+    ) -> Pixels | PerturbationResult:
         """The batch at one level, (n, c, h, w); clipping to [0, 1] and to the budget is the family's."""
 
     def perturbed(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
         """What ``perturb`` gave, made to obey: shape, [0, 1], and the epsilon ball where the level names one."""
         return self._found(classifier, batch, rng, level).images
 
-    def _found(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Found:
+    def _found(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> PerturbationResult:
         given = self.perturb(classifier, batch, rng, level)
-        found = given if isinstance(given, Found) else Found(images=given)
+        found = given if isinstance(given, PerturbationResult) else PerturbationResult(images=given)
         images = check_images(f"{self.meta.id}: perturb", found.images, batch, level)
         norm = level.get("norm")
         if norm is not None:
             images = project(images, batch.pixels, str(norm), number(level)[1])
-        return Found(images=images, columns=found.columns)
+        return PerturbationResult(images=images, columns=found.columns)
 
     def _columns(
         self, classifier: Classifier, batch: Batch, images: Pixels, level: Level, signal: NDArray[np.float64]
@@ -75,9 +78,11 @@ class Perturbation(Probe):
         columns = answer_columns(classifier.predict(images), batch.labels) | size_columns(images, batch.pixels, signal)
         return columns | {key: np.full(len(batch), value) for key, value in level.items()}
 
-    def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
+    def draw_example(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
+    ) -> Mapping[str, Pixels]:
         """The images, what was added (magnified, grey is nothing), and the results."""
-        return example_pictures(batch.pixels, self.perturbed(classifier, batch, rng, exhibit.at))
+        return example_pictures(batch.pixels, self.perturbed(classifier, batch, rng, example.at))
 
 
 def join_columns(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
@@ -202,13 +207,13 @@ def spread_over_classes(frame: pd.DataFrame) -> pd.DataFrame:
 def picture_rows(
     records: Records, title: str, distances: Mapping[str, float] | None = None, note: str = ""
 ) -> list[Evidence]:
-    """The exhibits of a perturbation as a grid; only what still succeeds from the stored 8-bit file is called so.
+    """The examples of a perturbation as a grid; only what still succeeds from the stored 8-bit file is called so.
 
-    ``distances`` by image id stand for the epsilon where the level of the exhibit has none.
+    ``distances`` by image id stand for the epsilon where the level of the example has none.
     """
     rows: list[GridRow] = []
     dropped = 0
-    for _, pictures in records.exhibits.groupby("exhibit", sort=True):
+    for _, pictures in records.examples.groupby("example", sort=True):
         by_name = {row.picture: row for row in pictures.itertuples()}
         clean, changed = by_name["clean"], by_name["perturbed"]
         level: Level = json.loads(changed.at)

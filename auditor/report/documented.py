@@ -13,7 +13,7 @@ Record = Mapping[str, Any]
 _NO_INTERVAL = {"low": None, "high": None}
 
 
-def exhibits(audit: Record) -> list[tuple[Record, list[Any]]]:
+def examples(audit: Record) -> list[tuple[Record, list[Any]]]:
     """Each documented claim of this model with its table; the first of a figure also with its curve. Audits of older
     versions have none."""
     entries: Sequence[Record] = audit.get("documented", [])

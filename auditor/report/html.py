@@ -34,7 +34,7 @@ THUMBNAIL = 224
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of an exhibit stands in the page, which says how much more there is in audit.json."""
+    """How much of an example stands in the page, which says how much more there is in audit.json."""
 
     rows: int
     """Rows of a table."""
@@ -254,7 +254,7 @@ def page(audit: Mapping[str, Any], run: Path, *, paper: bool, size: str = "a4") 
             gaps=summary.gaps(audit),
             accepted=summary.accepted(audit),
             frameworks=frameworks.appendix(audit["probes"]),
-            documented=documented.exhibits(audit),
+            documented=documented.examples(audit),
             picture=Pictures(run, paper),
         )
     )

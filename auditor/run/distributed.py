@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Worker:
     """One process with its own model and images."""
 
-    def __init__(self, request: Request, device: str, batch_size: int, distrust: str) -> None:
-        """``distrust`` is why the copy was given up, or empty: whether to trust it was decided once, for all."""
+    def __init__(self, request: Request, device: str, batch_size: int, drop_copy: str) -> None:
+        """``drop_copy`` is why the copy was given up, or empty: whether to trust it was decided once, for all."""
         from auditor.model.device import make_repeatable
         from auditor.plugin import registry
         from auditor.run.opening import open_audit
@@ -31,8 +31,8 @@ class Worker:
         plugins = registry.load()
         classifier, images = open_audit(plugins, request, find_suite(request.suite, plugins), device)
         classifier.batch_size = batch_size
-        if distrust:
-            classifier.distrust(distrust)
+        if drop_copy:
+            classifier.drop_copy(drop_copy)
         self._measurer = Measurer(classifier, images, request.seed)
 
     def measure(self, probe: Probe, ids: Sequence[str]) -> Measured:
@@ -58,11 +58,11 @@ class Workers:
         on_gpu = classifier.device.startswith("cuda")
         share = {"num_gpus": resources.get("GPU", 0) / number} if on_gpu else {}
         remote = ray.remote(num_cpus=1, **share)(Worker)
-        distrust = "" if classifier.access == "white-box" else classifier.access_reason
+        drop_copy = "" if classifier.access == "white-box" else classifier.access_reason
         # a worker sees its own share of the GPUs, numbered from 0
         device = "cuda:0" if on_gpu else classifier.device
         self._idle: list[Any] = [
-            remote.remote(request, device, classifier.batch_size, distrust) for _ in range(number)
+            remote.remote(request, device, classifier.batch_size, drop_copy) for _ in range(number)
         ]  # fmt: skip
 
     def measure(self, probe: Probe, pieces: Iterator[Sequence[str]]) -> Iterator[Measured]:

@@ -123,7 +123,7 @@ class RunFolder:
         for path in self._shards(probe_id):
             label = _label(path)
             # pictures have a digest of their own; the engine removes them when it draws others
-            if label.get("key") != key and label.get("kind") != "exhibits":
+            if label.get("key") != key and label.get("kind") != "examples":
                 path.unlink(missing_ok=True)
 
     def forget(self) -> None:

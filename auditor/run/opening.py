@@ -18,7 +18,7 @@ from auditor.model.loading import Sidecar, build, read_sidecar, resizing, wanted
 from auditor.model.tabular import of_table
 from auditor.plugin import registry, suite
 from auditor.plugin.registry import Registry
-from auditor.run.sandbox import rehearse
+from auditor.run.sandbox import load_in_sandbox
 
 if TYPE_CHECKING:
     pass
@@ -27,8 +27,8 @@ from auditor.run.request import Request
 
 def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: str) -> tuple[Classifier, Images]:
     """The classifier and its images, labels matched to classes."""
-    artefact = _open_artefact(plugins, request.model, device, request.stated, trust=request.trust_model)
-    sidecar = _sidecar(request.model, artefact, request.stated)
+    artefact = _open_artefact(plugins, request.model, device, request.overrides, trust=request.trust_model)
+    sidecar = _sidecar(request.model, artefact, request.overrides)
     source = _find_source(plugins, request, sidecar)
     samples = request.samples or suite.samples
     if source.columns is not None or len(artefact.input_shape) == 2:
@@ -82,28 +82,32 @@ def _match(classifier: Classifier, images: Images) -> None:
     classifier.named_classes = classes
 
 
-def open_model(path: Path, wanted: str, stated: Mapping[str, Any] | None = None, *, trust: bool = False) -> Classifier:
+def open_model(
+    path: Path, wanted: str, overrides: Mapping[str, Any] | None = None, *, trust: bool = False
+) -> Classifier:
     """The classifier alone on the device ``wanted``, for ``auditor inspect``; ``stated``, ``trust``: as in Request."""
-    rehearsal = rehearse(path, stated, trust=trust)
+    sandbox = load_in_sandbox(path, overrides, trust=trust)
     plugins = registry.load()
     device = pick_device(wanted)
-    rehearsal.finish()
-    artefact = _open_artefact(plugins, path, device, stated or {}, trust=trust)
-    return build(path, artefact, _sidecar(path, artefact, stated or {}), device=device)
+    sandbox.finish()
+    artefact = _open_artefact(plugins, path, device, overrides or {}, trust=trust)
+    return build(path, artefact, _sidecar(path, artefact, overrides or {}), device=device)
 
 
-def _sidecar(path: Path, artefact: Artefact, stated: Mapping[str, Any]) -> Sidecar:
-    return read_sidecar(path, artefact.metadata, options=dict(stated), properties=artefact.properties)
+def _sidecar(path: Path, artefact: Artefact, overrides: Mapping[str, Any]) -> Sidecar:
+    return read_sidecar(path, artefact.metadata, options=dict(overrides), properties=artefact.properties)
 
 
-def _open_artefact(plugins: Registry, path: Path, device: str, stated: Mapping[str, Any], *, trust: bool) -> Artefact:
+def _open_artefact(
+    plugins: Registry, path: Path, device: str, overrides: Mapping[str, Any], *, trust: bool
+) -> Artefact:
     if not path.exists():
         raise BadInput(f"{path}: no such file")
     if path.is_dir():
         raise BadInput(f"{path}: a folder; expected a model file, .onnx, TorchScript .pt or torch.export .pt2")
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: an empty file; expected a model, .onnx, TorchScript .pt or torch.export .pt2")
-    output = wanted_output(path, dict(stated))
+    output = wanted_output(path, dict(overrides))
     artefact: Artefact | None = plugins.first(
         "auditor_open_model", path=path, device=device, trust=trust, output=output
     )  # fmt: skip

@@ -95,7 +95,7 @@ def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False
     classifier = open_model(path, device, _stated(audit["model"], named=model is None), trust=trust)
     if model is None and file_sha256(path) != audit["model"]["sha256"]:
         raise BadInput(f"{path}: not the file that was audited (its SHA-256 differs); name it with --model")
-    rows = _exhibits(folder)
+    rows = _examples(folder)
     if not rows:
         raise BadInput(f"{folder}: this run stored no pictures, so there is nothing to replay")
     # what 8-bit rounding repaired is recorded, too, but no report shows it and its file is not kept
@@ -121,11 +121,11 @@ def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False
     ]
 
 
-def _exhibits(folder: Path) -> list[dict[str, Any]]:
+def _examples(folder: Path) -> list[dict[str, Any]]:
     """What the original answered to every stored picture, with the probe that stored it."""
     import pyarrow.parquet as pq
 
-    shards = sorted((folder / "records").glob("*/exhibits-*.parquet"))
+    shards = sorted((folder / "records").glob("*/examples-*.parquet"))
     return [{"probe": shard.parent.name} | row for shard in shards for row in pq.read_table(shard).to_pylist()]
 
 

@@ -36,7 +36,7 @@ class Request:
     surrogates: Sequence[Path] = ()
     """Other models for the same classes: the setting ``surrogates`` of every probe that has one."""
     fresh: bool = False
-    stated: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, Any] = field(default_factory=dict)
     """What the command line says about the model, in the tables and keys of the sidecar."""
     trust_model: bool = False
     """Open the model file without trying it in a child process first, whatever is in it."""
@@ -92,4 +92,4 @@ class Outcome:
     files: list[Path]
     incomplete: bool
     """A probe, a plugin or a report format broke: exit status 3."""
-    troubles: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)

@@ -44,22 +44,24 @@ class NoRehearsal:
         """Nothing to wait for."""
 
 
-def rehearse(path: Path, stated: Mapping[str, Any] | None = None, *, trust: bool = False) -> Rehearsal | NoRehearsal:
+def load_in_sandbox(
+    path: Path, overrides: Mapping[str, Any] | None = None, *, trust: bool = False
+) -> Sandbox | NoRehearsal:
     """Begin to try a model file in a child process; call ``finish`` before opening it here.
 
     ``stated`` is what the command line says about the model, in the tables of the sidecar.
     """
     possible = hasattr(os, "fork") and path.is_file() and path.stat().st_size > 0
-    return Rehearsal(path, stated) if possible and not trust else NoRehearsal()
+    return Sandbox(path, overrides) if possible and not trust else NoRehearsal()
 
 
-class Rehearsal:
+class Sandbox:
     """One file on its way through the child; ``finish`` waits for the outcome."""
 
     def __init__(
         self,
         path: Path,
-        stated: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
         *,
         seconds: float = SECONDS,
         memory: int = MEMORY,
@@ -70,7 +72,7 @@ class Rehearsal:
         self._seconds = seconds * (1 + size // 2**30)
         self._memory = memory + MEMORY_FACTOR * size
         self._answer = _server().send(
-            {"path": str(path.absolute()), "as": str(path), "stated": dict(stated or {}), "seconds": self._seconds,
+            {"path": str(path.absolute()), "as": str(path), "stated": dict(overrides or {}), "seconds": self._seconds,
              "memory": self._memory}
         )  # fmt: skip
 
@@ -204,7 +206,7 @@ def _try(plugins: Any, job: dict[str, Any]) -> dict[str, Any]:
         try:
             os.close(reads)
             _limit(job["memory"])
-            os.write(writes, json.dumps(_rehearse(plugins, job)).encode())
+            os.write(writes, json.dumps(_load(plugins, job)).encode())
             status = 0
         finally:
             os._exit(status)
@@ -241,7 +243,7 @@ def _limit(memory: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
-def _rehearse(plugins: Any, job: dict[str, Any]) -> dict[str, str]:
+def _load(plugins: Any, job: dict[str, Any]) -> dict[str, str]:
     """Open the file and use it as an audit does; what refuses it in so many words is passed on."""
     import numpy as np
 
@@ -249,7 +251,7 @@ def _rehearse(plugins: Any, job: dict[str, Any]) -> dict[str, str]:
     from auditor.model.loading import build, read_sidecar, wanted_output
 
     path, shown = Path(job["path"]), job["as"]
-    refused, trouble = "", ""
+    refused, problem = "", ""
     try:
         output = wanted_output(path, job["stated"])
         artefact = plugins.first("auditor_open_model", path=path, device="cpu", trust=False, output=output)
@@ -257,19 +259,19 @@ def _rehearse(plugins: Any, job: dict[str, Any]) -> dict[str, str]:
         refused = _LATER
         if artefact is None:
             # nobody's; or a plugin's that only the asking process knows; or its plugin broke, which is said there, too
-            trouble = " ".join(plugin.error or "" for plugin in plugins.broken)
+            problem = " ".join(plugin.error or "" for plugin in plugins.broken)
         else:
             sidecar = read_sidecar(path, artefact.metadata, options=job["stated"], properties=artefact.properties)
             classifier = build(path, artefact, sidecar)
             images = np.linspace(0, 1, 2 * int(np.prod(classifier.shape)), dtype=np.float32)
             classifier.verify(images.reshape(2, *classifier.shape))
-            trouble = classifier.access_reason
+            problem = classifier.access_reason
     except (AuditorError, ArithmeticError) as error:
-        refused, trouble = refused or str(error), str(error)
+        refused, problem = refused or str(error), str(error)
     except Exception as error:
-        trouble = f"{type(error).__name__}: {error}"
+        problem = f"{type(error).__name__}: {error}"
         refused = f"{shown}: not a sound model file: opening it raised {type(error).__name__}: {first_line(error)}"
-    if is_out_of_memory(RuntimeError(trouble)) or "MemoryError" in trouble:
+    if is_out_of_memory(RuntimeError(problem)) or "MemoryError" in problem:
         return {"refused": "", "ended": "memory"}
     return {"refused": "" if refused == _LATER else refused.replace(str(path), shown)[:2000], "ended": ""}
 

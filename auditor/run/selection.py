@@ -40,7 +40,7 @@ def choose_probes(plugins: Registry, suite: Suite, request: Request) -> list[Pro
 
 def _readers_last(probes: Sequence[Probe]) -> list[Probe]:
     """The same order, but whoever reads other probes' records comes after them."""
-    left = sorted(probes, key=lambda probe: bool(probe.uses))
+    left = sorted(probes, key=lambda probe: bool(probe.depends_on))
     ordered: list[Probe] = []
     while left:
         # where two read each other, the first goes first
@@ -54,4 +54,4 @@ def is_used(probe_id: str, probe: Probe) -> bool:
     """Whether ``probe`` reads the records of ``probe_id``."""
     import fnmatch
 
-    return any(fnmatch.fnmatch(probe_id, pattern) for pattern in probe.uses)
+    return any(fnmatch.fnmatch(probe_id, pattern) for pattern in probe.depends_on)

@@ -33,16 +33,16 @@ from auditor.plugin.suite import find_suite
 from auditor.policy import published
 from auditor.policy.rules import Policy, read_policy
 from auditor.policy.verdict import judge, judge_all, verdict
-from auditor.probes.base import Exhibit, Probe, Randomness, Records, Run
+from auditor.probes.base import Example, Probe, Randomness, Records, Run
 from auditor.run.budget import GROWTH, PILOT, Budget
 from auditor.run.distributed import Workers
 from auditor.run.folder import FORMAT, Cost, RunFolder
 from auditor.run.measuring import Measured, Measurer, Shards, tune
-from auditor.run.sandbox import rehearse
+from auditor.run.sandbox import load_in_sandbox
 
 if TYPE_CHECKING:
     import pandas as pd
-from auditor.probes.base import no_exhibits
+from auditor.probes.base import no_examples
 from auditor.run.opening import open_audit
 from auditor.run.record import check_record, evidence_files, manifest_changes, n_examined, value_counts
 from auditor.run.request import Interrupted, Outcome, Progress, Request, Silent
@@ -59,7 +59,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
     Raises BadInput for what cannot be used, Interrupted when stopped.
     """
     progress = progress or Silent()
-    rehearsal = rehearse(request.model, request.stated, trust=request.trust_model)
+    sandbox = load_in_sandbox(request.model, request.overrides, trust=request.trust_model)
     plugins = registry.load()
     suite = find_suite(request.suite, plugins)
     policy = read_policy(request.policy, plugins.probes)
@@ -67,7 +67,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
     chosen = choose_probes(plugins, suite, request)
     device = pick_device(request.device)
     make_repeatable()
-    rehearsal.finish()
+    sandbox.finish()
     classifier, images = open_audit(plugins, request, suite, device)
     out = request.out or Path("audits") / f"{request.model.stem}-{classifier.sha256[:8]}"
     folder = RunFolder(out)
@@ -76,7 +76,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
             folder.forget()
         session = _Session(plugins, request, classifier=classifier, images=images, folder=folder, progress=progress)
         with threads_for(classifier.shape):
-            return session.carry_out(chosen, policy, formats, suite)
+            return session.execute(chosen, policy, formats, suite)
     except KeyboardInterrupt:
         raise Interrupted(out) from None
     finally:
@@ -108,7 +108,7 @@ class _Session:
         self._preparing: dict[str, Cost] = {}
         self.warnings: list[str] = []
 
-    def carry_out(self, probes: Sequence[Probe], policy: Policy, formats: Sequence[Any], suite: suite.Suite) -> Outcome:
+    def execute(self, probes: Sequence[Probe], policy: Policy, formats: Sequence[Any], suite: suite.Suite) -> Outcome:
         """Measure, conclude, judge, write."""
         self._probes = probes
         try:
@@ -183,7 +183,7 @@ class _Session:
         if len(sample) == len(self.order):
             return sample
         known = set(self.order)
-        preferred = [image_id for image_id in probe.prefers(self._others(probe)) if image_id in known]
+        preferred = [image_id for image_id in probe.extra_images(self._others(probe)) if image_id in known]
         return list(dict.fromkeys([*sample, *preferred]))
 
     def _others(self, probe: Probe) -> dict[str, pd.DataFrame]:
@@ -191,9 +191,11 @@ class _Session:
 
     def _missing(self, probe: Probe) -> str:
         needs = probe.meta.needs
-        if self.classifier.takes not in probe.meta.takes:
-            what = {"images": "images", "rows": f"rows of {self.classifier.shape[2]} features"}[self.classifier.takes]
-            return f"is about {' or '.join(sorted(probe.meta.takes))}, and this model takes {what}"
+        if self.classifier.input_kind not in probe.meta.input_kinds:
+            what = {"images": "images", "rows": f"rows of {self.classifier.shape[2]} features"}[
+                self.classifier.input_kind
+            ]
+            return f"is about {' or '.join(sorted(probe.meta.input_kinds))}, and this model takes {what}"
         if "labels" in needs and self.images.labels is None:
             return "the data has no labels, so there is nothing to compare the answers with"
         if "gradients" in needs and self.classifier.access == "black-box":
@@ -208,7 +210,7 @@ class _Session:
         Not here: probes that prefer images by what others found, which are measured when these are done; their part of
         the time is left to them. What breaks here breaks again where it is told.
         """
-        steady = {p.meta.id: p for p in probes if type(p).prefers is Probe.prefers and not self._missing(p)}
+        steady = {p.meta.id: p for p in probes if type(p).extra_images is Probe.extra_images and not self._missing(p)}
         wanted = {probe_id: len(self._ids(probe)) for probe_id, probe in steady.items()}
         done = dict.fromkeys(wanted, 0)
         others = sum(not self._missing(probe) for probe in probes) - len(steady)
@@ -265,7 +267,9 @@ class _Session:
         stop = None
         if self.budget is not None and only is None:
             # those that were planned have had their time
-            share = self.budget.left / (probes - position) if type(probe).prefers is not Probe.prefers else 0.0
+            share = (
+                self.budget.left / (probes - position) if type(probe).extra_images is not Probe.extra_images else 0.0
+            )
             stop = time.monotonic() + max(share, 0.0)
             if done and share <= 0:
                 todo = []
@@ -318,10 +322,10 @@ class _Session:
     def _read(self, probe: Probe, key: str) -> Records:
         return Records(
             frame=self._frame(probe.meta.id, key),
-            exhibits=no_exhibits(),
+            examples=no_examples(),
             classes=self.classifier.classes,
             labelled=self.images.labels is not None,
-            kind=self.classifier.takes,
+            kind=self.classifier.input_kind,
             features=[feature.name for feature in getattr(self.classifier.preprocessing, "features", ())],
             others=self._others(probe),
             threats={
@@ -351,38 +355,38 @@ class _Session:
         import pyarrow as pa
 
         # a row of features is no picture
-        wishes = list(probe.exhibits(records)) if self.classifier.takes == "images" else []
-        if not wishes:
+        requested = list(probe.examples(records)) if self.classifier.input_kind == "images" else []
+        if not requested:
             return records
-        wanted = digest([key, [asdict(wish) for wish in wishes]])
-        tables, cost = self.folder.read_shards(probe.meta.id, wanted, kind="exhibits")
+        wanted = digest([key, [asdict(wish) for wish in requested]])
+        tables, cost = self.folder.read_shards(probe.meta.id, wanted, kind="examples")
         if tables and all((self.folder.path / file).is_file() for file in tables[0]["file"].to_pylist()):
             table = tables[0]
         else:
             before = time.monotonic(), self.classifier.calls.forward, self.classifier.calls.backward
-            table = pa.Table.from_pylist(list(self._draw(probe, wishes)))
+            table = pa.Table.from_pylist(list(self._draw(probe, requested)))
             calls = self.classifier.calls
             cost = Cost(time.monotonic() - before[0], calls.forward - before[1], calls.backward - before[2])
-            for stale in (self.folder.path / "records" / probe.meta.id).glob("exhibits-*.parquet"):
+            for stale in (self.folder.path / "records" / probe.meta.id).glob("examples-*.parquet"):
                 stale.unlink()
-            self.folder.write_shard(probe.meta.id, wanted, table, cost, kind="exhibits")
+            self.folder.write_shard(probe.meta.id, wanted, table, cost, kind="examples")
         self._costs[probe.meta.id] += cost
-        return Records(**{**vars(records), "exhibits": table.to_pandas()})
+        return Records(**{**vars(records), "examples": table.to_pandas()})
 
-    def _draw(self, probe: Probe, wishes: Sequence[Exhibit]) -> Iterator[dict[str, Any]]:
+    def _draw(self, probe: Probe, requested: Sequence[Example]) -> Iterator[dict[str, Any]]:
         """Rows of all pictures; the original is asked about the stored files in one go."""
         rng = Randomness(self.request.seed, probe.meta.id)
         drawn: list[tuple[dict[str, Any], NDArray[np.float32]]] = []
         alike: dict[str, list[int]] = {}
         probe = self._prepare(probe, self._ids(probe))
-        for number, wish in enumerate(wishes):
+        for number, wish in enumerate(requested):
             alike.setdefault(json.dumps(plain(wish.at)), []).append(number)
         for at, numbers in alike.items():
-            batch = self.measurer.batch([wishes[number].image_id for number in numbers])
-            for name, pictures in probe.draw(self.classifier, batch, rng, wishes[numbers[0]]).items():
+            batch = self.measurer.batch([requested[number].image_id for number in numbers])
+            for name, pictures in probe.draw_example(self.classifier, batch, rng, requested[numbers[0]]).items():
                 for number, label, pixels in zip(numbers, batch.labels, pictures, strict=True):
                     file, stored = self._store_picture(probe.meta.id, pixels)
-                    row = {"exhibit": number, "image_id": wishes[number].image_id, "at": at, "picture": name}
+                    row = {"example": number, "image_id": requested[number].image_id, "at": at, "picture": name}
                     drawn.append(({**row, "file": file, "label": int(label)}, stored))
         answers = self.classifier.predict(np.stack([stored for _, stored in drawn]))
         for (row, _), probabilities in zip(drawn, answers, strict=True):
@@ -434,19 +438,20 @@ class _Session:
             "model_calls": {"forward": cost.forward, "backward": cost.backward},
             "settings": plain(asdict(probe)),
             "references": list(meta.references),
+            "metric_specs": plain(probe.metrics),
             "metrics": plain(conclusion.metrics),
             "findings": plain(conclusion.findings),
         }
 
     def _key(self, probe: Probe, ids: Sequence[str]) -> str:
         """Digest of all that a probe's rows depend on; not of the batch size, the budget or the number of workers."""
-        what = [FORMAT, probe.meta.id, probe.meta.version, plain(asdict(probe)), probe.depends_on(self._probes)]
+        what = [FORMAT, probe.meta.id, probe.meta.version, plain(asdict(probe)), probe.fingerprint(self._probes)]
         whom = [self._model_identity(), self.images.sha256, sorted(ids)]
         return digest([*what, *whom, self.request.seed, self.classifier.device.partition(":")[0]])
 
     def _model_identity(self) -> list[Any]:
         c = self.classifier
-        reading = [plain(c.reading), c.artefact.output]
+        reading = [plain(c.decoder), c.artefact.output]
         return [c.sha256, c.shape, plain(c.preprocessing.describe()), reading, c.access, list(c.classes)]
 
     def _tune(self) -> None:
@@ -536,15 +541,15 @@ class _Session:
                 "input": {"shape": [c.fixed_batch, *axes], **plain(c.preprocessing.describe()),
                           "source": c.preprocessing_source},
                 "outputs": c.outputs,
-                "output": {"name": c.artefact.output or None, "ends_in": c.reading.activation,
-                           "single": c.reading.single},
+                "output": {"name": c.artefact.output or None, "ends_in": c.decoder.activation,
+                           "single": c.decoder.single},
                 "classes": list(c.classes),
                 "parity": None if c.parity is None else plain(c.parity._asdict()),
             },
             "data": {
                 "path": images.path,
                 "sha256": images.sha256,
-                "kind": c.takes,
+                "kind": c.input_kind,
                 "n": len(images),
                 "n_available": images.n_available,
                 "n_unreadable": len(images.unreadable),

@@ -42,7 +42,7 @@ def _on_paper(form: Any, paper: str) -> Any:
 def finish(audit: dict[str, Any], folder: RunFolder, formats: Sequence[Any]) -> Outcome:
     """Write audit.json, then every report; a report that breaks is named and does not take the others with it."""
     files = [folder.write_json("audit.json", audit)]
-    troubles: list[str] = []
+    problems: list[str] = []
     # what another process draws is begun first and asked for last: the others are written while it works
     first = sorted(formats, key=lambda fmt: not getattr(fmt, "paged", False))
     drawings = deque((fmt.file, drawn(fmt, audit, folder.path)) for fmt in first)
@@ -55,10 +55,10 @@ def finish(audit: dict[str, Any], folder: RunFolder, formats: Sequence[Any]) -> 
             else:
                 files.append(folder.write(file, content))
         except Exception as error:
-            troubles.append(f"{file} was not written: {one_line(error)}")
+            problems.append(f"{file} was not written: {one_line(error)}")
     broken = any(p["status"] == "error" for p in audit["probes"]) or any(p["error"] for p in audit["plugins"])
     return Outcome(
-        audit=audit, out=folder.path, files=files, incomplete=broken or bool(troubles), troubles=troubles
+        audit=audit, out=folder.path, files=files, incomplete=broken or bool(problems), problems=problems
     )  # fmt: skip
 
 

@@ -12,10 +12,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from auditor import Attack, Conclusion, Found, Level, Meta, Probe, Records, Table, Text, ThreatModel, hookimpl
+from auditor import (
+    Attack,
+    Conclusion,
+    Level,
+    Meta,
+    PerturbationResult,
+    Probe,
+    Records,
+    Table,
+    Text,
+    ThreatModel,
+    hookimpl,
+)
 from auditor.algorithms.apgd import apgd, sparse_apgd
 from auditor.algorithms.balls import Ball
-from auditor.algorithms.best_points import Hits
+from auditor.algorithms.best_points import BestPoints
 from auditor.algorithms.fab import fab
 from auditor.algorithms.losses import margin, soft_margin, targeted_dlr
 from auditor.algorithms.square import square
@@ -90,7 +102,7 @@ class Autoattack(Attack):
         """The one epsilon."""
         return [{"norm": self.norm, "epsilon": self.epsilon}]
 
-    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Found:
+    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> PerturbationResult:
         """Per image the point that is furthest on the wrong side, and which component found it."""
         import numpy as np
         import torch
@@ -98,10 +110,15 @@ class Autoattack(Attack):
         clean = classifier.tensor(batch.pixels)
         labels = torch.from_numpy(batch.labels).to(clean.device)
         ball = Ball(str(level["norm"]), float(level["epsilon"]))
-        hits = Hits(clean)
+        hits = BestPoints(clean)
         component = np.full(len(batch), "", dtype=f"U{max(map(len, _COMPONENTS))}")
         search = _Search(
-            self, classifier, clean=clean, labels=labels, ball=ball, draw=lambda row, name: rng(batch.ids[row], name)
+            self,
+            classifier,
+            clean=clean,
+            labels=labels,
+            ball=ball,
+            draw=lambda row, name: rng(batch.ids[row], name),
         )
         for name, find in (
             ("APGD-CE", search.on_cross_entropy),
@@ -119,9 +136,9 @@ class Autoattack(Attack):
                 hits.see(rows, found.images, found.margin)
                 component[rows[found.broken].cpu().numpy()] = name
                 done += attempts
-        return Found(
+        return PerturbationResult(
             images=hits.images.cpu().numpy(),
-            columns={"component": component, "copy_broken": hits.broken.cpu().numpy()},
+            columns={"component": component, "surrogate_misclassified": hits.broken.cpu().numpy()},
         )
 
     def conclude(self, records: Records) -> Conclusion:
@@ -160,7 +177,7 @@ class _Search:
         """How many of the classes that are left to aim at fit into one pass."""
         return min(self.ranked.shape[1] - done, max(1, self.classifier.batch_size // rows))
 
-    def on_cross_entropy(self, rows: torch.Tensor, done: int, attempts: int) -> Hits:
+    def on_cross_entropy(self, rows: torch.Tensor, done: int, attempts: int) -> BestPoints:
         """APGD on the cross-entropy."""
         y = self.labels[rows]
         return self.apgd(
@@ -168,7 +185,7 @@ class _Search:
             iterations=self.probe.iterations, objective=lambda z, some: soft_margin(z, y[some]),
         )  # fmt: skip
 
-    def on_ratio(self, rows: torch.Tensor, done: int, attempts: int) -> Hits:
+    def on_ratio(self, rows: torch.Tensor, done: int, attempts: int) -> BestPoints:
         """APGD on the ratio, for ``attempts`` targets from number ``done`` on."""
         import torch
 
@@ -180,7 +197,7 @@ class _Search:
             attempts=attempts,
         ).first()  # fmt: skip
 
-    def on_distance(self, rows: torch.Tensor, done: int, attempts: int) -> Hits:
+    def on_distance(self, rows: torch.Tensor, done: int, attempts: int) -> BestPoints:
         """FAB, for ``attempts`` targets from number ``done`` on."""
         y, t = self._aims(rows, done, attempts)
         return fab(
@@ -188,7 +205,7 @@ class _Search:
             iterations=self.probe.iterations, attempts=attempts,
         ).first()  # fmt: skip
 
-    def on_scores(self, rows: torch.Tensor, done: int, attempts: int) -> Hits:
+    def on_scores(self, rows: torch.Tensor, done: int, attempts: int) -> BestPoints:
         """Square."""
         import torch
 

@@ -32,7 +32,7 @@ class Fgsm(Attack):
         " it shows nothing.",
         references=("https://arxiv.org/abs/1412.6572",),
         needs=frozenset({"gradients"}),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
     epsilons: Sequence[float] = tuple(n / 255 for n in (0.5, 1, 2, 4, 8, 16, 32))
     """L-infinity sizes, as fractions of the pixel range."""

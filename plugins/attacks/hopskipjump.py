@@ -52,7 +52,7 @@ class HopSkipJump(MinimumNorm):
         why="What anyone can do who may ask the deployed model for labels. A model that withstands gradients and not"
         " this attack hides its gradients and is not robust.",
         references=("https://arxiv.org/abs/1904.02144",),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
     headline: ClassVar[Level] = {"norm": "l2", "epsilon": 0.5}
     nothing_found: ClassVar[str] = "no random image got a wrong answer to start from"

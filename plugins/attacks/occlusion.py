@@ -15,7 +15,7 @@ from auditor import (
     Axis,
     Conclusion,
     Curve,
-    Exhibit,
+    Example,
     Finding,
     GridRow,
     HeatMap,
@@ -131,27 +131,29 @@ class Occlusion(Probe):
         others = apart or [i for i in range(len(blocks)) if i != worst]
         return int(rng(image_id, "control").choice(others))
 
-    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+    def examples(self, records: Records) -> Sequence[Example]:
         """The images that lost most, from as many classes as possible."""
         frame = self._main(records.frame)
         broken = frame[frame["broken_at_worst"] & (frame["prediction"] == frame["label"])]
         worst_first = broken.sort_values("drop", ascending=False, kind="stable")
         return [
-            Exhibit(
+            Example(
                 image_id=row.image_id,
                 at={"fill": row.fill, "place": int(row.place), "control": int(row.control_place)},
             )
             for row in spread_over_classes(worst_first).itertuples()
         ]
 
-    def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
+    def draw_example(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
+    ) -> Mapping[str, Pixels]:
         """The images, covered at the worst place, covered at the control's."""
         del rng
         blocks = sliding(*classifier.shape[1:], self.block, self.steps)
-        fill: Any = exhibit.at["fill"]
+        fill: Any = example.at["fill"]
 
         def covered(key: str) -> Pixels:
-            place = exhibit.at[key]
+            place = example.at[key]
             assert isinstance(place, int)
             return cover(batch.pixels, [blocks[place]], fill)
 
@@ -320,7 +322,7 @@ class Occlusion(Probe):
 
     def _pictures(self, records: Records) -> list[ImageGrid]:
         rows = []
-        for _, pictures in records.exhibits.groupby("exhibit"):
+        for _, pictures in records.examples.groupby("example"):
             by_name = {row.picture: row for row in pictures.itertuples()}
             label = records.class_name(by_name["clean"].label)
             # what 8-bit rounding of the stored file repaired is no evidence

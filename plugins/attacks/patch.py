@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor import (
     Conclusion,
-    Exhibit,
+    Example,
     Finding,
     GridRow,
     ImageGrid,
@@ -115,7 +115,7 @@ class Patch(Probe):
         """Nothing without a patch; ``prepare`` trains it."""
         raise NotImplementedError("only the probe that prepare returns measures")
 
-    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+    def examples(self, records: Records) -> Sequence[Example]:
         """Unseen images that the largest patch broke."""
         frame = records.frame
         broken = frame[
@@ -123,7 +123,7 @@ class Patch(Probe):
             & (frame["prediction"] == frame["label"])
         ]  # fmt: skip
         return [
-            Exhibit(image_id=row.image_id, at={"block": float(row.block), "place": int(row.place)})
+            Example(image_id=row.image_id, at={"block": float(row.block), "place": int(row.place)})
             for row in spread_over_classes(broken).itertuples()
         ]
 
@@ -189,23 +189,25 @@ class _Trained(Patch):
                 answers = [classifier.predict(self._laid(batch, rng, block, k)[name]) for k in range(self.places)]
                 return np.stack([answer.argmax(axis=1) != batch.labels for answer in answers], axis=1)
 
-            fooled = wrong("patch")
+            misclassified = wrong("patch")
             parts.append(
                 {
                     "row": np.arange(len(batch)),
                     "block": np.full(len(batch), block),
-                    "fooled": fooled.mean(axis=1),
-                    "place": fooled.argmax(axis=1),
+                    "fooled": misclassified.mean(axis=1),
+                    "place": misclassified.argmax(axis=1),
                     "control": wrong("random pixels").mean(axis=1),
                     "held_out": held_out,
                 }
             )
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
+    def draw_example(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
+    ) -> Mapping[str, Pixels]:
         """The images, with random pixels, with the patch."""
         del classifier
-        block, place = exhibit.at["block"], exhibit.at["place"]
+        block, place = example.at["block"], example.at["place"]
         assert isinstance(block, float)
         assert isinstance(place, int)
         laid = self._laid(batch, rng, block, place)
@@ -245,7 +247,7 @@ def _corner(rng: Randomness, image_id: str, purpose: str, shape: Sequence[int], 
 
 def _pictures(records: Records) -> list[ImageGrid]:
     rows = []
-    for _, pictures in records.exhibits.groupby("exhibit"):
+    for _, pictures in records.examples.groupby("example"):
         by_name = {row.picture: row for row in pictures.itertuples()}
         label = records.class_name(by_name["clean"].label)
         # what 8-bit rounding of the stored file repaired is no evidence

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Attack, Conclusion, Found, Level, Meta, Probe, Records, ThreatModel, hookimpl
+from auditor import Attack, Conclusion, Level, Meta, PerturbationResult, Probe, Records, ThreatModel, hookimpl
 from auditor.algorithms.balls import Ball
-from auditor.algorithms.best_points import Hits
+from auditor.algorithms.best_points import BestPoints
 from auditor.algorithms.pgd import pgd, usual_step
 from auditor.probes.attack import breaking_epsilon, epsilon_levels
 
@@ -42,9 +42,9 @@ class Pgd(Attack):
         ),
         needs=frozenset({"gradients"}),
         version=3,
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
-    uses: ClassVar[Sequence[str]] = ("attacks.fgsm",)
+    depends_on: ClassVar[Sequence[str]] = ("attacks.fgsm",)
     epsilons: Sequence[float] = tuple(n / 255 for n in (1, 2, 4, 8, 16))
     """L-infinity sizes, as fractions of the pixel range."""
     l2_epsilons: Sequence[float] = (0.25, 0.5, 1.0)
@@ -80,7 +80,7 @@ class Pgd(Attack):
         """Every epsilon of the three norms."""
         return epsilon_levels(self.epsilons, self.l2_epsilons, self.l1_epsilons)
 
-    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Found:
+    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> PerturbationResult:
         """Per image the iterate that is furthest on the wrong side, over all restarts."""
         import numpy as np
         import torch
@@ -88,7 +88,7 @@ class Pgd(Attack):
         clean = classifier.tensor(batch.pixels)
         labels = torch.from_numpy(batch.labels).to(clean.device)
         ball = Ball(str(level["norm"]), float(level["epsilon"]))
-        hits = Hits(clean)
+        hits = BestPoints(clean)
         for restart in range(self.restarts):
             left = (~hits.broken).nonzero()[:, 0]
             if not len(left):
@@ -102,7 +102,9 @@ class Pgd(Attack):
                 iterations=self.iterations, step=usual_step(ball.epsilon, self.iterations), momentum=self.momentum,
             )  # fmt: skip
             hits.see(left, found.images, found.margin)
-        return Found(images=hits.images.cpu().numpy(), columns={"copy_broken": hits.broken.cpu().numpy()})
+        return PerturbationResult(
+            images=hits.images.cpu().numpy(), columns={"surrogate_misclassified": hits.broken.cpu().numpy()}
+        )
 
     def conclude(self, records: Records) -> Conclusion:
         """As every attack; and inconclusive where one step does what many cannot (Athalye et al. 2018, section 3.1)."""

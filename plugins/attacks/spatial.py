@@ -14,7 +14,7 @@ from auditor import (
     Axis,
     Conclusion,
     Curve,
-    Exhibit,
+    Example,
     Finding,
     GridRow,
     ImageGrid,
@@ -110,20 +110,22 @@ class Spatial(Probe):
         worst = np.where(wrong | ~wrong.any(axis=1, keepdims=True), label, np.inf).argmin(axis=1)
         return {"wrong": wrong.astype(np.uint8), "worst": worst, "confidence_label": label[rows, worst]}
 
-    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+    def examples(self, records: Records) -> Sequence[Example]:
         """The images that lost most, from as many classes as possible."""
         frame = records.frame
         broken = frame[(frame["prediction"] == frame["label"]) & frame["wrong"].map(max).astype(bool)]
         first = broken.sort_values("confidence_label", kind="stable")
         return [
-            Exhibit(image_id=row.image_id, at={"position": int(row.worst)})
+            Example(image_id=row.image_id, at={"position": int(row.worst)})
             for row in spread_over_classes(first).itertuples()
         ]
 
-    def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
+    def draw_example(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
+    ) -> Mapping[str, Pixels]:
         """The images as they are, and as they are moved."""
         del classifier, rng
-        position = exhibit.at["position"]
+        position = example.at["position"]
         assert isinstance(position, int)
         return {"clean": batch.pixels, "moved": moved(batch.pixels, self.grid()[position])}
 
@@ -224,7 +226,7 @@ def _pictures(records: Records, grid: Sequence[Move]) -> list[ImageGrid]:
     import json
 
     rows = []
-    for _, pictures in records.exhibits.groupby("exhibit"):
+    for _, pictures in records.examples.groupby("example"):
         by_name = {row.picture: row for row in pictures.itertuples()}
         clean, changed = by_name["clean"], by_name["moved"]
         # what 8-bit rounding of the stored file repaired is no evidence

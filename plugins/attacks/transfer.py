@@ -29,7 +29,7 @@ from auditor import (
 )
 from auditor.findings.evidence import Table
 from auditor.probes.attack import epsilon_levels
-from auditor.probes.perturbation import Found
+from auditor.probes.perturbation import PerturbationResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -86,7 +86,7 @@ class Transfer(Attack):
             _check(path, _surrogate(path, _digest(path), run.classifier.device), run)
         return self
 
-    def depends_on(self, probes: Sequence[Probe]) -> Any:
+    def fingerprint(self, probes: Sequence[Probe]) -> Any:
         """The surrogates' bytes."""
         del probes
         return [_digest(path) for path in self.surrogates]
@@ -95,7 +95,7 @@ class Transfer(Attack):
         """Every epsilon, every SNR."""
         return epsilon_levels(self.epsilons, (), snrs=self.snrs)
 
-    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Found:
+    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> PerturbationResult:
         """Per image the first surrogate's that the audited model gets wrong, else the last one's.
 
         Records besides, for the matrix: ``right_j``, whether model j gets the clean image right, and ``fooled_i_j``,
@@ -122,7 +122,7 @@ class Transfer(Attack):
             if i:
                 best = np.where(broken[:, None, None, None], best, images)
                 broken = broken | columns[f"fooled_{i}_0"]
-        return Found(images=best, columns=columns)
+        return PerturbationResult(images=best, columns=columns)
 
     def _made_on(self, model: Classifier, batch: Batch, level: Level) -> Pixels:
         import torch

@@ -69,13 +69,13 @@ class Universal(Attack):
 
         batch = training_images(run, self.training)
         found = {number(level)[1]: self._found_on(run.classifier, batch, number(level)[1]) for level in self.levels()}
-        return _Found(**vars(self), perturbations=found)
+        return _WithPerturbations(**vars(self), perturbations=found)
 
     def _found_on(self, classifier: Classifier, batch: Batch, epsilon: float) -> Pixels:
         """The perturbation (c, h, w) that breaks most of the batch."""
         import torch
 
-        from auditor.algorithms.best_points import SURE
+        from auditor.algorithms.best_points import MARGIN_TOLERANCE
         from auditor.algorithms.losses import margin
 
         delta = best = classifier.tensor(batch.pixels[:1] * 0)
@@ -83,14 +83,14 @@ class Universal(Attack):
         for iteration in range(self.iterations + 1):
             slope, broken, total = torch.zeros_like(delta), 0, 0.0
             # what has broken all of them can still be made to break others
-            ceiling = SURE if most[0] < len(batch) else float("inf")
+            ceiling = MARGIN_TOLERANCE if most[0] < len(batch) else float("inf")
             for start in range(0, len(batch), classifier.batch_size):
                 rows = slice(start, start + classifier.batch_size)
                 x = (classifier.tensor(batch.pixels[rows]) + delta).clamp(0, 1).requires_grad_()
                 margins = margin(classifier.logits(x), torch.from_numpy(batch.labels[rows]).to(x.device))
                 (part,) = torch.autograd.grad(margins.clamp_max(ceiling).sum(), x)
                 slope += part.sum(0, keepdim=True)
-                broken, total = broken + int((margins > SURE).sum()), total + float(margins.detach().sum())
+                broken, total = broken + int((margins > MARGIN_TOLERANCE).sum()), total + float(margins.detach().sum())
             if (broken, total) > most:
                 best, most = delta, (broken, total)
             # from large steps to small ones
@@ -113,9 +113,9 @@ class Universal(Attack):
         held_out = np.array([not in_training_half(rng, image_id) for image_id in batch.ids], dtype=bool)
         return columns | {"held_out": held_out[np.asarray(columns["row"], dtype=int)]}
 
-    def exhibits(self, records: Records) -> Sequence[Any]:
+    def examples(self, records: Records) -> Sequence[Any]:
         """Of the images that it has not seen."""
-        return super().exhibits(_unseen(records))
+        return super().examples(_unseen(records))
 
     def conclude(self, records: Records) -> Conclusion:
         """Judged on the half that it has not seen; the other half stands beside it."""
@@ -145,7 +145,7 @@ class Universal(Attack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found(Universal):
+class _WithPerturbations(Universal):
     """The probe that measures."""
 
     perturbations: Mapping[float, Pixels]

@@ -35,7 +35,7 @@ class Classes(Probe):
         why="A model can be right on average by preferring the common answer: the rare class pays.",
         references=("https://arxiv.org/abs/1706.04599", "https://doi.org/10.1007/BF02295996"),
         needs=frozenset({"labels"}),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
     minimum: int = 10
     """Classes with fewer images are listed but not compared."""

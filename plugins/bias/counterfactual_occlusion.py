@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from auditor import (
     Conclusion,
-    Exhibit,
+    Example,
     Explanation,
     Finding,
     GridRow,
@@ -61,10 +61,10 @@ class CounterfactualOcclusion(Probe):
         why="Seeing where a model looks does not show that it decides there. Covering the place does, if covering as"
         " much elsewhere does not.",
         references=("https://arxiv.org/abs/1806.07421", "https://arxiv.org/abs/1311.2901"),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
         version=2,
     )
-    uses: ClassVar[Sequence[str]] = ("explanations.*",)
+    depends_on: ClassVar[Sequence[str]] = ("explanations.*",)
     samples: int = 100
     explanation: str = "explanations.occlusion"
     """The probe whose maps name the region; it must be in the suite."""
@@ -90,7 +90,7 @@ class CounterfactualOcclusion(Probe):
         assert isinstance(ready, Explanation)
         return _Prepared(**vars(self), method=ready)
 
-    def depends_on(self, probes: Sequence[Probe]) -> Any:
+    def fingerprint(self, probes: Sequence[Probe]) -> Any:
         """The settings of the explanation."""
         from dataclasses import asdict
 
@@ -142,15 +142,17 @@ class CounterfactualOcclusion(Probe):
                 images[part] = colour[part]
         return images
 
-    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+    def examples(self, records: Records) -> Sequence[Example]:
         """Images whose answer changes under the region and not under the control."""
         frame = records.frame
         telling = frame[frame["flipped"] & ~frame["flipped_control"]].drop_duplicates("image_id")
-        return [Exhibit(image_id=image_id) for image_id in telling["image_id"].head(self.shown)]
+        return [Example(image_id=image_id) for image_id in telling["image_id"].head(self.shown)]
 
-    def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
+    def draw_example(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
+    ) -> Mapping[str, Pixels]:
         """The images, covered where the map says, covered elsewhere."""
-        del exhibit
+        del example
         named, control = self._regions(classifier, batch, rng)
         return {
             "clean": batch.pixels,
@@ -354,7 +356,7 @@ class CounterfactualOcclusion(Probe):
     def _pictures(self, records: Records) -> list[ImageGrid]:
         rows = []
         columns = ("clean", "region covered", "control covered")
-        for _, pictures in records.exhibits.groupby("exhibit", sort=True):
+        for _, pictures in records.examples.groupby("example", sort=True):
             by_name = {row.picture: row for row in pictures.itertuples()}
             label = records.class_name(by_name["clean"].label)
             cells_ = [

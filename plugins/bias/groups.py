@@ -66,9 +66,9 @@ class Groups(Probe):
         references=("https://fairlearn.org/main/user_guide/assessment/index.html", "https://arxiv.org/abs/1802.04697",
                     "https://arxiv.org/abs/1610.02413"),
         needs=frozenset({"labels"}),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )  # fmt: skip
-    uses: ClassVar[Sequence[str]] = ("performance.accuracy",)
+    depends_on: ClassVar[Sequence[str]] = ("performance.accuracy",)
     minimum: int = 20
     """Groups with fewer images are listed but not compared."""
 

@@ -39,9 +39,9 @@ class RobustnessBias(Probe):
         why="Equal accuracy on clean images can hide that one group's images are far easier to turn into errors.",
         references=("https://arxiv.org/abs/2006.12621",),
         needs=frozenset({"labels"}),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
-    uses: ClassVar[Sequence[str]] = ("attacks.*", "corruptions.*")
+    depends_on: ClassVar[Sequence[str]] = ("attacks.*", "corruptions.*")
     minimum: int = 20
     """Groups with fewer images are listed but not compared."""
     epsilon: float = 8 / 255

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditor import (
     Conclusion,
-    Exhibit,
+    Example,
     Finding,
     GridRow,
     ImageGrid,
@@ -93,11 +93,11 @@ class Slices(Probe):
             "source": np.full(len(batch), "pixels" if found is None else "last layer"),
         }
 
-    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+    def examples(self, records: Records) -> Sequence[Example]:
         """Held-out images of the slices that were confirmed, errors first."""
         slices, _ = self._search(records)
         wished = [i for s in slices if s.p_value < 0.05 for i in s.ids[: self.shown]]
-        return [Exhibit(image_id=image_id) for image_id in dict.fromkeys(wished)]
+        return [Example(image_id=image_id) for image_id in dict.fromkeys(wished)]
 
     def conclude(self, records: Records) -> Conclusion:
         """The candidates with their held-out error rates, and pictures of what was confirmed."""
@@ -197,7 +197,7 @@ class Slices(Probe):
         return slices, int((~half).sum())
 
     def _pictures(self, records: Records, confirmed: Sequence[Slice]) -> list[ImageGrid]:
-        shown = {row.image_id: row for row in records.exhibits.itertuples() if row.picture == "clean"}
+        shown = {row.image_id: row for row in records.examples.itertuples() if row.picture == "clean"}
         rows = []
         for found in confirmed:
             pictures = [shown[i] for i in found.ids[: self.shown] if i in shown]

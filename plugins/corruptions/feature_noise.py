@@ -29,7 +29,7 @@ class FeatureNoise(Corruption):
         why="Features are measured, typed in and rounded by somebody. A model whose answer hangs on a tenth of a"
         " standard deviation gives another one next time.",
         references=("https://arxiv.org/abs/1903.12261",),
-        takes=frozenset({"rows"}),
+        input_kinds=frozenset({"rows"}),
     )
     headline: ClassVar[Level | None] = {"noise": "Gaussian", "standard_deviations": 0.1}
     deviations: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)

@@ -17,7 +17,7 @@ from auditor import (
     Conclusion,
     Corruption,
     Curve,
-    Exhibit,
+    Example,
     Finding,
     GridRow,
     HeatMap,
@@ -104,19 +104,21 @@ class ImageNetC(Corruption):
         columns = super().measure(classifier, batch, rng)
         return {**columns, "parameters": np.full(len(columns["row"]), parameter_set(batch.pixels.shape))}
 
-    def exhibits(self, records: Records) -> Sequence[Exhibit]:
+    def examples(self, records: Records) -> Sequence[Example]:
         """One image, the first that the clean model gets right, in every family's corruptions at a middle severity."""
         frame = records.frame
         right = frame[frame["prediction"] == frame["label"]]
         image = (right if len(right) else frame)["image_id"].iloc[0]
         severities = self._severities()
         severity = severities[len(severities) // 2]
-        return [Exhibit(image_id=image, at={"family": name, "severity": severity}) for name in self._families()]
+        return [Example(image_id=image, at={"family": name, "severity": severity}) for name in self._families()]
 
-    def draw(self, classifier: Classifier, batch: Batch, rng: Randomness, exhibit: Exhibit) -> Mapping[str, Pixels]:
+    def draw_example(
+        self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
+    ) -> Mapping[str, Pixels]:
         """The clean images and their corruptions of one family."""
-        severity = exhibit.at["severity"]
-        names = self._families()[str(exhibit.at["family"])]
+        severity = example.at["severity"]
+        names = self._families()[str(example.at["family"])]
         levels: list[Level] = [{"corruption": name, "severity": severity} for name in names]
         pictures = {str(at["corruption"]): self.perturbed(classifier, batch, rng, at) for at in levels}
         return {"clean": batch.pixels, **pictures}
@@ -284,7 +286,7 @@ class ImageNetC(Corruption):
 
     def _pictures(self, records: Records) -> list[ImageGrid]:
         rows: list[GridRow] = []
-        for _, pictures in records.exhibits.groupby("exhibit", sort=True):
+        for _, pictures in records.examples.groupby("example", sort=True):
             at = json.loads(pictures["at"].iloc[0])
             label = records.class_name(pictures["label"].iloc[0])
             cells = [

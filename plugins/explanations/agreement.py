@@ -34,9 +34,9 @@ class Agreement(Probe):
         why="If two methods give different maps of one answer, at least one of them does not show what the model looks"
         " at, and a reviewer must not pick the one that looks right.",
         references=("https://arxiv.org/abs/2202.01602",),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
-    uses: ClassVar[Sequence[str]] = ("explanations.*",)
+    depends_on: ClassVar[Sequence[str]] = ("explanations.*",)
     top: float = 0.1
     """Share of the cells whose overlap is counted."""
 

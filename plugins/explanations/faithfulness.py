@@ -30,9 +30,9 @@ class Faithfulness(Probe):
         why="A saliency map is a claim about the model. One that fails its checks is decoration, however plausible it"
         " looks.",
         references=("https://arxiv.org/abs/1806.07421", "https://arxiv.org/abs/1901.09392"),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
-    uses: ClassVar[Sequence[str]] = ("explanations.*",)
+    depends_on: ClassVar[Sequence[str]] = ("explanations.*",)
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """Nothing: all is in the explanations' records."""

@@ -33,7 +33,7 @@ class GradientShap(Explanation):
         " read its stability with it.",
         references=("https://arxiv.org/abs/1906.10670", "https://shap.readthedocs.io/"),
         needs=frozenset({"gradients"}),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
     by_gradient: ClassVar[bool] = True
     randomness: ClassVar[bool] = True
@@ -50,7 +50,7 @@ class GradientShap(Explanation):
 
     def prepare(self, run: Run) -> Probe:
         """Draw the images to compare with."""
-        if run.classifier.takes == "rows":
+        if run.classifier.input_kind == "rows":
             return self
         drawn = sorted(run.ids, key=lambda image_id: run.rng(image_id, "other").random())[: self.others]
         return _Prepared(**vars(self), drawn=run.batch(drawn).pixels)
@@ -98,7 +98,7 @@ class GradientShap(Explanation):
     def _others(self, classifier: Classifier) -> NDArray[Any]:
         from auditor.probes.explanation import background
 
-        if classifier.takes == "images":
+        if classifier.input_kind == "images":
             raise NotApplicable("the probe was not prepared with images to compare with")
         usual = background(classifier)
         return usual.reshape(len(usual), *classifier.shape)

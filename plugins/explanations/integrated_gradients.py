@@ -29,7 +29,7 @@ class IntegratedGradients(Explanation):
         " image. It sees single pixels, not regions.",
         references=("https://arxiv.org/abs/1703.01365", "https://captum.ai/"),
         needs=frozenset({"gradients"}),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
     by_gradient: ClassVar[bool] = True
     samples: int = 32

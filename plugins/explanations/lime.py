@@ -32,7 +32,7 @@ class Lime(Explanation):
         why="The explanation that most reviewers know. It draws random samples: where another draw gives another map,"
         " neither may be read.",
         references=("https://arxiv.org/abs/1602.04938",),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
     randomness: ClassVar[bool] = True
     samples: int = 16
@@ -52,7 +52,7 @@ class Lime(Explanation):
         """The coefficient of each pixel's superpixel, (n, h, w)."""
         import numpy as np
 
-        if classifier.takes == "rows":
+        if classifier.input_kind == "rows":
             seeds = [int(rng(image_id, "samples").integers(2**31)) for image_id in batch.ids]
             return np.stack([self.features(classifier, batch, i, seed)[None] for i, seed in enumerate(seeds)])
         maps = []

@@ -30,7 +30,7 @@ class OcclusionMap(Explanation):
         why="If the answer hangs on the background or on the border, accuracy here says little about other data.",
         references=("https://arxiv.org/abs/1311.2901", "https://arxiv.org/abs/1806.07421"),
         version=2,
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
 
     def attribute(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[Any]:

@@ -28,9 +28,9 @@ class Randomisation(Probe):
         why="A map that looks the same for a model that has learnt nothing says nothing about this one.",
         references=("https://arxiv.org/abs/1810.03292",),
         needs=frozenset({"gradients"}),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
-    uses: ClassVar[Sequence[str]] = ("explanations.*",)
+    depends_on: ClassVar[Sequence[str]] = ("explanations.*",)
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """Nothing: all is in the explanations' records."""

@@ -43,7 +43,7 @@ class Shap(Explanation):
         why="Shapley values share the answer's probability out among the regions; their sum is what the image adds to a"
         " covered one, so nothing is left unexplained.",
         references=("https://arxiv.org/abs/1705.07874", "https://shap.readthedocs.io/"),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
     samples: int = 16
     evaluations: int = 500
@@ -61,14 +61,14 @@ class Shap(Explanation):
         """Sum over the channels of each pixel's share, (n, h, w); the map adds up to the answer's probability."""
         import numpy as np
 
-        if classifier.takes == "images":
+        if classifier.input_kind == "images":
             return np.stack([self.values(classifier, batch, i)[0].sum(axis=2) for i in range(len(batch))])
         seeds = [int(rng(image_id, "orders").integers(2**31)) for image_id in batch.ids]
         return np.stack([self.features(classifier, batch, i, seed)[0][None] for i, seed in enumerate(seeds)])
 
     def draws(self, classifier: Classifier) -> bool:
         """Only the orders of many features are random."""
-        return classifier.takes == "rows" and classifier.shape[2] > _EXACT
+        return classifier.input_kind == "rows" and classifier.shape[2] > _EXACT
 
     def values(self, classifier: Classifier, batch: Batch, index: int) -> tuple[NDArray[Any], float]:
         """Shap values (h, w, c) of one image, and the probability of the answer for the covered image."""

@@ -27,9 +27,9 @@ class Stability(Probe):
         area="explanations",
         why="A map that changes with the random numbers or with noise that nobody sees cannot carry a decision.",
         references=("https://arxiv.org/abs/1806.08049", "https://arxiv.org/abs/1901.09392"),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
-    uses: ClassVar[Sequence[str]] = ("explanations.*",)
+    depends_on: ClassVar[Sequence[str]] = ("explanations.*",)
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """Nothing: all is in the explanations' records."""

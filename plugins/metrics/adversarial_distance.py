@@ -38,7 +38,7 @@ class AdversarialDistance(Probe):
         references=("https://arxiv.org/abs/2010.09670", "https://arxiv.org/abs/1902.06705"),
         needs=frozenset({"gradients"}),
     )
-    uses: ClassVar[Sequence[str]] = ("attacks.*",)
+    depends_on: ClassVar[Sequence[str]] = ("attacks.*",)
     epsilon: float = 8 / 255
     """The L-infinity size whose robust accuracy stands for the probe."""
 

@@ -47,7 +47,7 @@ class Bounds(Probe):
         " wrong.",
         references=("https://arxiv.org/abs/1811.00866", "https://arxiv.org/abs/1801.10578"),
     )
-    uses: ClassVar[Sequence[str]] = ("attacks.*", "metrics.certified", "metrics.clever")
+    depends_on: ClassVar[Sequence[str]] = ("attacks.*", "metrics.certified", "metrics.clever")
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """Nothing: all is in the records of other probes."""

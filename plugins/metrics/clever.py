@@ -77,7 +77,7 @@ class Clever(Probe):
         needs=frozenset({"gradients"}),
         version=2,
     )
-    uses: ClassVar[Sequence[str]] = ("attacks.*",)
+    depends_on: ClassVar[Sequence[str]] = ("attacks.*",)
     norms: tuple[str, ...] = ("linf", "l2")
     """Some of "linf", "l2", "l1"."""
     batches: int = 50

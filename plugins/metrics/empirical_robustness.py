@@ -35,7 +35,7 @@ class EmpiricalRobustness(Probe):
         " anything about the model.",
         references=("https://arxiv.org/abs/1511.04599",),
     )
-    uses: ClassVar[Sequence[str]] = ("attacks.*",)
+    depends_on: ClassVar[Sequence[str]] = ("attacks.*",)
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """Lengths of the images, by which distances are divided."""

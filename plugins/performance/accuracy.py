@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor import (
     Conclusion,
-    Exhibit,
+    Example,
     Finding,
     GridRow,
     HeatMap,
@@ -53,7 +53,7 @@ class Accuracy(Probe):
         " preprocessing, not a wrong model.",
         references=("https://scikit-learn.org/stable/modules/model_evaluation.html",),
         needs=frozenset({"labels"}),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
     shown_errors: int = 6
     """How many of the most confident errors to show."""
@@ -63,11 +63,11 @@ class Accuracy(Probe):
         del classifier, rng
         return {"confidence": batch.probabilities.max(axis=1), "probabilities": batch.probabilities}
 
-    def exhibits(self, records: Records) -> list[Exhibit]:
+    def examples(self, records: Records) -> list[Example]:
         """The most confident errors."""
         frame = records.frame
         wrong = frame[frame["prediction"] != frame["label"]].sort_values("confidence", ascending=False, kind="stable")
-        return [Exhibit(image_id=image_id) for image_id in wrong["image_id"].head(self.shown_errors)]
+        return [Example(image_id=image_id) for image_id in wrong["image_id"].head(self.shown_errors)]
 
     def conclude(self, records: Records) -> Conclusion:
         """Metrics, the table by class, the confusion matrix, the worst errors."""
@@ -217,7 +217,7 @@ def _confusion(records: Records, matrix: NDArray[Any]) -> list[HeatMap]:
 
 
 def _errors(records: Records) -> list[ImageGrid]:
-    shown = list(records.exhibits.itertuples())
+    shown = list(records.examples.itertuples())
     if not shown:
         return []
     cells = [

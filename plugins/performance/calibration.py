@@ -58,10 +58,10 @@ class Calibration(Probe):
         references=("https://arxiv.org/abs/1706.04599", "https://arxiv.org/abs/1904.01685",
                     "https://arxiv.org/abs/1909.10155"),
         needs=frozenset({"labels"}),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
         version=2,
     )  # fmt: skip
-    uses: ClassVar[Sequence[str]] = ("attacks.*",)
+    depends_on: ClassVar[Sequence[str]] = ("attacks.*",)
     bins: int = 15
     minimum: int = 50
     """Groups with fewer images get no calibration error of their own."""

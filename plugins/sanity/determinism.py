@@ -38,7 +38,7 @@ class Determinism(Probe):
         why="A model whose answers depend on chance or on the other images of the batch has no accuracy of its own:"
         " every figure of this audit would be another one tomorrow.",
         references=("https://arxiv.org/abs/1902.06705",),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
     samples: int = 200
 

@@ -127,7 +127,7 @@ class GradientMasking(Probe):
         needs=frozenset({"gradients"}),
         version=2,
     )
-    uses: ClassVar[Sequence[str]] = ("attacks.*",)
+    depends_on: ClassVar[Sequence[str]] = ("attacks.*",)
     samples: int = 64
     epsilon: float = 8 / 255
     """L-infinity size at which the checks are made."""
@@ -148,7 +148,7 @@ class GradientMasking(Probe):
 
         from auditor.algorithms.apgd import apgd
         from auditor.algorithms.balls import Ball
-        from auditor.algorithms.best_points import SURE, Hits
+        from auditor.algorithms.best_points import MARGIN_TOLERANCE, BestPoints
         from auditor.algorithms.losses import margin
 
         clean = classifier.tensor(batch.pixels)
@@ -156,7 +156,7 @@ class GradientMasking(Probe):
         first, second, step = (_signs(rng, batch, name) for name in ("start", "other start", "step"))
         seen = self._slopes(classifier, clean, labels, classifier.tensor(step))
 
-        def search(noise: NDArray[np.float32], epsilon: float, iterations: int = self.iterations) -> Hits:
+        def search(noise: NDArray[np.float32], epsilon: float, iterations: int = self.iterations) -> BestPoints:
             start = classifier.tensor(noise * np.float32(epsilon))
             return apgd(
                 classifier.logits, clean, labels, ball=Ball("linf", epsilon), start=start, iterations=iterations,
@@ -170,11 +170,11 @@ class GradientMasking(Probe):
         # from half-way to the corners: what is flat at the image itself is seen by other checks
         anything = search(0.5 * first, 1.0, 2 * self.iterations)
         seen |= self._descents(classifier, clean, labels, first, step)
-        capped = [margins.clamp_max(SURE) for margins in (below, at, above)]
-        tolerance = 0.01 * (capped[1].abs() + SURE)
+        capped = [margins.clamp_max(MARGIN_TOLERANCE) for margins in (below, at, above)]
+        tolerance = 0.01 * (capped[1].abs() + MARGIN_TOLERANCE)
         seen["rising-loss"] = (capped[1] < capped[0] - tolerance) | (capped[2] < capped[1] - tolerance)
-        seen["random-start"] = (at > SURE) != (other > SURE)
-        seen["convergence"] = (longer > SURE) & ~(at > SURE)
+        seen["random-start"] = (at > MARGIN_TOLERANCE) != (other > MARGIN_TOLERANCE)
+        seen["convergence"] = (longer > MARGIN_TOLERANCE) & ~(at > MARGIN_TOLERANCE)
         columns = {name: flags.cpu().numpy() for name, flags in seen.items()}
 
         def broken(images: Any) -> NDArray[np.bool_]:
@@ -204,7 +204,7 @@ class GradientMasking(Probe):
         import torch
 
         from auditor.algorithms.balls import Ball
-        from auditor.algorithms.best_points import SURE
+        from auditor.algorithms.best_points import MARGIN_TOLERANCE
         from auditor.algorithms.losses import margin
         from auditor.algorithms.pgd import pgd, usual_step
 
@@ -226,8 +226,8 @@ class GradientMasking(Probe):
         rise = (found.margin - before).clamp_min(0)
         return {
             "step-size": (others[0] | others[1]) & ~found.broken,
-            "unfinished": ~found.broken & (found.margin - early.margin > _RISING * rise.clamp_min(SURE)),
-            "unstable": torch.stack(changes).mean(0) > _CHANCE * rise.clamp_min(SURE),
+            "unfinished": ~found.broken & (found.margin - early.margin > _RISING * rise.clamp_min(MARGIN_TOLERANCE)),
+            "unstable": torch.stack(changes).mean(0) > _CHANCE * rise.clamp_min(MARGIN_TOLERANCE),
         }
 
     def _slopes(

@@ -25,7 +25,7 @@ class Parity(Probe):
         " nothing about the deployed one.",
         references=("https://arxiv.org/abs/1902.06705",),
         needs=frozenset({"gradients"}),
-        takes=frozenset({"images", "rows"}),
+        input_kinds=frozenset({"images", "rows"}),
     )
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:

@@ -63,7 +63,7 @@ class PositiveControl(Probe):
         asked = sorted(run.ids, key=lambda image_id: run.rng(image_id, "asked").random())[: self.query_samples]
         return _WithAttacks(**vars(self), attacks=attacks, asked=frozenset(asked))
 
-    def depends_on(self, probes: Sequence[Probe]) -> Any:
+    def fingerprint(self, probes: Sequence[Probe]) -> Any:
         """The attacks and their settings."""
         return [[attack.meta.id, attack.meta.version, asdict(attack)] for attack in _controlled(probes)]
 
@@ -168,7 +168,7 @@ class _WithAttacks(PositiveControl):
 
         model, planted = plant(classifier, batch, rng, norm=norm, epsilon=epsilon, candidates=self.candidates)
         noise = random_point(classifier, batch, rng, Ball(norm, epsilon), "noise").cpu().numpy()
-        return model, planted, model.fooled(noise)
+        return model, planted, model.misclassified(noise)
 
 
 def _tried(attack: Attack | MinimumNorm, level: Level, batch: Batch, rng: Randomness, planted: Any) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _tried(attack: Attack | MinimumNorm, level: Level, batch: Batch, rng: Random
         "epsilon": np.full(len(batch), number(level)[1]),
         "planted": there,
         "noise": by_chance,
-        "success": model.fooled(images),
+        "success": model.misclassified(images),
     }
 
 

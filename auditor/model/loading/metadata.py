@@ -44,22 +44,22 @@ def beside(model: Path) -> list[tuple[str, Tables]]:
 
 def hugging_face(content: Mapping[str, Any]) -> Tables:
     """``preprocessor_config.json`` of an image processor (transformers, BaseImageProcessor)."""
-    stated: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     rescale = content.get("do_rescale", True)
     factor = float(content.get("rescale_factor", 1 / 255)) if rescale else 1.0
     low = -1.0 if rescale and (content.get("rescale_offset") or content.get("offset")) else 0.0
     # 1/255 is often written with few digits
     high = low + factor * 255
-    stated["range"] = [low, round(high) if abs(high - round(high)) < 1e-3 else high]
+    overrides["range"] = [low, round(high) if abs(high - round(high)) < 1e-3 else high]
     if content.get("do_normalize", "image_mean" in content):
-        stated |= {key: _numbers(content[f"image_{key}"]) for key in ("mean", "std") if f"image_{key}" in content}
+        overrides |= {key: _numbers(content[f"image_{key}"]) for key in ("mean", "std") if f"image_{key}" in content}
     if content.get("do_flip_channel_order"):
-        stated["order"] = "bgr"
+        overrides["order"] = "bgr"
     if content.get("do_resize", True):
-        stated |= _resizing(content)
+        overrides |= _resizing(content)
     if isinstance(content.get("resample"), int):
-        stated["interpolation"] = _RESAMPLE[content["resample"]]
-    return {"input": stated} if content.keys() & {"image_mean", "image_processor_type", "feature_extractor_type",
+        overrides["interpolation"] = _RESAMPLE[content["resample"]]
+    return {"input": overrides} if content.keys() & {"image_mean", "image_processor_type", "feature_extractor_type",
                                                   "do_rescale", "do_normalize"} else {}  # fmt: skip
 
 
@@ -88,13 +88,13 @@ def timm(content: Mapping[str, Any]) -> Tables:
     tables: Tables = {}
     if isinstance(known, dict) and {"input_size", "mean", "std"} <= known.keys():
         channels, height, width = known["input_size"]
-        stated: dict[str, Any] = {"size": [height, width], "channels": channels, "range": [0, 1]}
-        stated |= {"mean": _numbers(known["mean"]), "std": _numbers(known["std"])}
+        overrides: dict[str, Any] = {"size": [height, width], "channels": channels, "range": [0, 1]}
+        overrides |= {"mean": _numbers(known["mean"]), "std": _numbers(known["std"])}
         mode, kept = known.get("crop_mode", "center"), known.get("crop_pct")
-        stated |= {"resize": "stretch"} if mode == "squash" else {"resize": "crop", "crop": kept or 0.875}
+        overrides |= {"resize": "stretch"} if mode == "squash" else {"resize": "crop", "crop": kept or 0.875}
         if known.get("interpolation") in _RESAMPLE:
-            stated["interpolation"] = known["interpolation"]
-        tables["input"] = stated
+            overrides["interpolation"] = known["interpolation"]
+        tables["input"] = overrides
     names = content.get("label_names") or _names(content.get("id2label"))
     if isinstance(names, list) and len(set(names)) == len(names) > 1:
         tables["output"] = {"classes": [str(name) for name in names]}
@@ -103,17 +103,17 @@ def timm(content: Mapping[str, Any]) -> Tables:
 
 def onnx_image(properties: Mapping[str, str]) -> Tables:
     """The standard image metadata of ONNX files (onnx, docs/MetadataProps.md): order of channels, range of values."""
-    stated: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     # keys and values are case insensitive
     known = {key.lower(): value.lower() for key, value in properties.items()}
     pixels = known.get("image.bitmappixelformat", "")
     if pixels.startswith(("bgr", "rgb")):
-        stated["order"] = pixels[:3]
+        overrides["order"] = pixels[:3]
     ranges = {"nominalrange_0_255": [0, 255], "normalized_0_1": [0, 1], "normalized_1_1": [-1, 1],
               "nominalrange_16_235": [16, 235]}  # fmt: skip
     if known.get("image.nominalpixelrange") in ranges:
-        stated["range"] = ranges[known["image.nominalpixelrange"]]
-    return {"input": stated} if stated else {}
+        overrides["range"] = ranges[known["image.nominalpixelrange"]]
+    return {"input": overrides} if overrides else {}
 
 
 def _names(by_number: Any) -> list[str] | None:
