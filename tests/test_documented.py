@@ -12,7 +12,9 @@ from click.testing import Result
 
 from auditor.errors import BadInput
 from auditor.policy import published
+from auditor.policy.published import PublishedNumber
 from auditor.report import documented
+from auditor.toml import decode
 
 ENTRY = {"claim": "Half are right", "source": "a paper", "probe": "performance.accuracy", "metric": "accuracy"}
 PROBES: dict[str, Any] = {"performance.accuracy": None, "attacks.fgsm": None}
@@ -61,10 +63,9 @@ def metric(value: float | None, **at: Any) -> dict[str, Any]:
 
 
 def rows(value: float | None, metrics: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
-    entries = published.check(
-        [{**ENTRY, "value": value, **more} if value is not None else {**ENTRY, **more}], PROBES, "s"
-    )
-    (entry,) = published.beside(entries, [{"id": "performance.accuracy", "metrics": metrics}], "m/net.onnx")
+    given = {**ENTRY, **more} if value is None else {**ENTRY, "value": value, **more}
+    records = [{"id": "performance.accuracy", "metrics": metrics}]
+    (entry,) = published.compare_published([decode(PublishedNumber, given, "s")], records, "m/net.onnx")
     found: list[dict[str, Any]] = entry["rows"]
     return found
 
@@ -95,20 +96,24 @@ def test_the_metric_that_says_least_besides_is_taken() -> None:
     [
         ({**ENTRY, "nonsense": 1}, "unknown key 'nonsense'"),
         ({key: value for key, value in ENTRY.items() if key != "source"}, "has no source"),
-        ({**ENTRY, "probe": "attacks.none"}, "no such probe"),
-        ({**ENTRY, "value": "much"}, "expected value to be a number"),
+        ({**ENTRY, "value": "much"}, "value is 'much'; expected a number"),
         ({**ENTRY, "over": "epsilon", "steps": [1], "values": [1, 2]}, "steps and as many values"),
-        ({**ENTRY, "over": "epsilon", "steps": [1], "values": [None]}, "steps and as many values"),
+        ({**ENTRY, "over": "epsilon", "steps": [1], "values": ["x"]}, "expected a number"),
+        ({**ENTRY, "steps": [1], "values": [1]}, "expected over, steps"),
         ({**ENTRY, "unit": "miles"}, "unit is 'miles'"),
         ({**ENTRY, "at": 3}, "expected a table"),
         ({**ENTRY, "claim": 3}, "expected a text"),
     ],
 )
-def test_bad_entries_are_refused(entry: dict[str, Any], problem: str) -> None:
+def test_invalid_entry_is_refused(entry: dict[str, Any], problem: str) -> None:
     with pytest.raises(BadInput, match=problem):
-        published.check([entry], PROBES, "suite.toml")
-    with pytest.raises(BadInput, match="must be tables"):
-        published.check({"claim": "x"}, PROBES, "suite.toml")
+        decode(PublishedNumber, entry, "suite.toml: documented 1")
+
+
+def test_entry_about_an_unknown_probe_is_refused() -> None:
+    entry = decode(PublishedNumber, {**ENTRY, "probe": "attacks.fgms"}, "suite.toml")
+    with pytest.raises(BadInput, match=r"no such probe \(did you mean 'attacks\.fgsm'\?\)"):
+        published.check_probes([entry], PROBES, "suite.toml")
 
 
 def test_a_suite_with_documented_numbers(digits: Path, auditor_cli: Callable[..., Result], tmp_path: Path) -> None:

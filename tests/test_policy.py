@@ -16,10 +16,15 @@ GRADES = {"low": 0.9, "medium": 0.75, "high": 0.5, "critical": 0.2}
 
 def rule(**changes: Any) -> Rule:
     given: dict[str, Any] = {
-        "probe": "performance.accuracy", "metric": "accuracy", "at": {}, "side": "at_least", "thresholds": GRADES,
-        "reason": "too low", "source": "test",
-    }  # fmt: skip
-    return Rule(**given | changes)
+        "probe": "performance.accuracy",
+        "metric": "accuracy",
+        "side": "at_least",
+        "thresholds": GRADES,
+        "reason": "too low",
+        "source": "test",
+    } | changes
+    given[given.pop("side")] = given.pop("thresholds")
+    return Rule(**given)
 
 
 def policy(*rules: Rule, **options: Any) -> Policy:
@@ -212,9 +217,12 @@ WHOLE = 'probe = "a.b"\nmetric = "m"\nreason = "r"\nsource = "s"\n'
         ('[[rule]]\nprobe = "a.b"', "has no metric"),
         (f"[[rule]]\n{WHOLE}", "exactly one of at_least and at_most"),
         (f"[[rule]]\n{WHOLE}at_least = {{ low = 1 }}\nat_most = {{ low = 1 }}", "exactly one of at_least and at_most"),
-        (f"[[rule]]\n{WHOLE}at_least = 0.5", "must map"),
-        (f"[[rule]]\n{WHOLE}at_least = {{ dire = 0.5 }}", "must map"),
-        (f'[[rule]]\n{WHOLE}at_least = {{ low = "x" }}', "to numbers"),
+        (f"[[rule]]\n{WHOLE}at_least = 0.5", "at_least is 0.5; expected a table"),
+        (
+            f"[[rule]]\n{WHOLE}at_least = {{ dire = 0.5 }}",
+            "unknown key 'dire'; expected one of low, medium, high, critical",
+        ),
+        (f'[[rule]]\n{WHOLE}at_least = {{ low = "x" }}', "at_least.low is 'x'; expected a number"),
         (f"[[rule]]\n{WHOLE}at_least = {{ low = 0.1, high = 0.5 }}", "further from the goal"),
         (f"[[rule]]\n{WHOLE}at_most = {{ low = 0.5, high = 0.1 }}", "further from the goal"),
         (f"[[rule]]\n{WHOLE}at_least = {{ low = 0.5 }}\nwhen = 1", "unknown key 'when'"),

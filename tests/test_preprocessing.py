@@ -86,7 +86,7 @@ def test_a_preset_is_spelled_out_and_what_stands_beside_it_goes_before(tmp_path:
     path = model_at(tmp_path / "m.onnx")
     overrides = read_sidecar(path, options={"input": {"preset": "caffe", "order": "rgb"}})
     assert (overrides.range, overrides.mean, overrides.order) == ((0, 255), (103.939, 116.779, 123.68), "rgb")
-    with pytest.raises(BadInput, match=r"command line: preset is 'vgg'; expected imagenet or"):
+    with pytest.raises(BadInput, match=r"command line \[input\]: preset is 'vgg'; expected one of imagenet,"):
         read_sidecar(path, options={"input": {"preset": "vgg"}})
 
 
@@ -291,13 +291,13 @@ def test_command_line_to_report_and_back(colours: Path, auditor_cli: Cli, tmp_pa
     [
         (["--mean", "a"], "'--mean': 'a'; expected a number, or three"),
         (["--mean", "0.1,0.2"], "command line: mean has 2 values for 3 channels"),
-        (["--std", "0"], "command line: std is [0.0]; expected"),
+        (["--std", "0"], "command line [input]: std is [0.0]; expected"),
         (["--range", "7"], "expected what black and white become"),
-        (["--range", "7-7"], "range is [7.0, 7.0]; expected two different numbers"),
+        (["--range", "7-7"], "range is [7.0, 7.0]; expected a list of 2 different numbers"),
         (["--input-size", "big"], "expected a side in pixels"),
         (["--input-size", "5"], "command line: size is [5, 5], but m.onnx takes [4, 4]"),
         (["--crop", "much"], "expected a share such as 0.875"),
-        (["--crop", "-1"], "command line: crop is -1.0; expected the share"),
+        (["--crop", "-1"], "command line [input]: crop is -1.0; expected the fraction"),
         (["--crop", "2"], "crop is 2.0, so the shorter side is scaled to 2 pixels, but the model takes 4 x 4"),
         (["--preset", "vgg"], "'vgg' is not one of 'imagenet'"),
     ],

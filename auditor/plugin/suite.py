@@ -1,4 +1,4 @@
-"""A suite: which probes run, with which settings."""
+"""A suite: which probes run, with which settings, on how many images."""
 
 from __future__ import annotations
 
@@ -9,13 +9,34 @@ from typing import Any
 
 from auditor.errors import BadInput
 from auditor.plugin.registry import Registry
-from auditor.policy import published
-from auditor.toml import read_toml, refuse_unknown
+from auditor.policy.published import PublishedNumber, check_probes
+from auditor.toml import Count, decode, nearest, read_toml
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteFile:
+    """What a suite file may contain."""
+
+    probes: tuple[str, ...]
+    """Ids or globs of the probes to run, for example ["attacks.*"]."""
+    title: str = ""
+    """One line about the suite."""
+    samples: Count | None = None
+    """Number of images to audit; all by default."""
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings by probe: one table ``[settings."attacks.fgsm"]`` per probe."""
+    documented: tuple[PublishedNumber, ...] = ()
+    """Published numbers to show next to the measured ones."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if no probe is named."""
+        if not self.probes:
+            raise ValueError('probes is empty; expected ids or globs, for example ["attacks.*"]')
 
 
 @dataclass(frozen=True)
 class Suite:
-    """What to run, how strongly, on how many images."""
+    """A suite that has been read and checked."""
 
     name: str
     title: str
@@ -23,42 +44,37 @@ class Suite:
     """Ids or globs."""
     samples: int | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    documented: Sequence[Mapping[str, Any]] = ()
-    """Numbers of others to show beside the measured ones (``documented.py``)."""
-
-
-def read_suite(path: Path, registry: Registry) -> Suite:
-    """Read a suite file; unknown keys, probes and settings are refused."""
-    content = read_toml(path)
-    where = str(path)
-    refuse_unknown(content, {"title", "probes", "samples", "settings", "documented"}, where)
-    probes = content.get("probes")
-    if not (isinstance(probes, list) and probes and all(isinstance(item, str) for item in probes)):
-        raise BadInput(f'{where}: probes must be a list of ids or globs, for example ["attacks.*"]')
-    registry.select(probes, option=f"{where}: probes:")
-    samples = content.get("samples")
-    if samples is not None and (not isinstance(samples, int) or isinstance(samples, bool) or samples < 1):
-        raise BadInput(f"{where}: samples is {samples!r}; expected a whole number of at least 1")
-    title = content.get("title", path.stem)
-    if not isinstance(title, str):
-        raise BadInput(f"{where}: title is {title!r}; expected a text")
-    settings = content.get("settings", {})
-    if not isinstance(settings, dict):
-        raise BadInput(f'{where}: settings is {settings!r}; expected tables such as [settings."attacks.fgsm"]')
-    for probe_id, values in settings.items():
-        if probe_id not in registry.probes:
-            raise BadInput(f"{where}: settings for {probe_id!r}, but there is no such probe (see `auditor probes`)")
-        if not isinstance(values, dict):
-            raise BadInput(f'{where}: settings of {probe_id} are {values!r}; expected a table [settings."{probe_id}"]')
-        registry.configure(probe_id, values, where=where)
-    found = published.check(content.get("documented", []), registry.probes, where)
-    return Suite(path.stem, title, probes, samples, settings, found)
+    documented: Sequence[PublishedNumber] = ()
 
 
 def find_suite(name: str, registry: Registry) -> Suite:
-    """The suite called ``name``, or the one in the file ``name``."""
+    """Read the suite called ``name``, or the file ``name``.
+
+    Raises:
+        BadInput: for an unknown suite or a file that is not one.
+    """
     suites = registry.suites()
     path = suites.get(name) or Path(name)
     if path.suffix != ".toml" or not path.is_file():
-        raise BadInput(f"--suite {name}: no such suite; expected one of {', '.join(suites)} or a TOML file")
+        hint = nearest(name, suites)
+        raise BadInput(f"--suite {name}: no such suite{hint}; expected one of {', '.join(suites)} or a TOML file")
     return read_suite(path, registry)
+
+
+def read_suite(path: Path, registry: Registry) -> Suite:
+    """Read a suite file.
+
+    Raises:
+        BadInput: for unknown keys, probes and settings.
+    """
+    where = str(path)
+    content = decode(SuiteFile, read_toml(path), where)
+    registry.select(content.probes, option=f"{where}: probes:")
+    for probe_id, values in content.settings.items():
+        if probe_id not in registry.probes:
+            hint = nearest(probe_id, registry.probes)
+            raise BadInput(f"{where}: settings of {probe_id!r}; no such probe{hint} (see `auditor probes`)")
+        registry.configure(probe_id, values, where=where)
+    check_probes(content.documented, registry.probes, where)
+    title = content.title or path.stem
+    return Suite(path.stem, title, content.probes, content.samples, content.settings, content.documented)

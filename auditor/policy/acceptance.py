@@ -1,7 +1,7 @@
-"""Accepted findings: failures that somebody answers for, with a reason and until a day.
+"""Accepted findings: failures that a named person accepts, with a justification and an expiry date.
 
-An acceptance changes no number and no status. The failure stays in the report, named as accepted; it only does not
-count towards the verdict, as long as it is not worse than what was accepted, and until the day is over.
+An acceptance changes no number and no status. The failure remains in the report, marked as accepted. It does not count
+towards the verdict until it expires, unless it becomes more severe than what was accepted.
 """
 
 from __future__ import annotations
@@ -10,34 +10,32 @@ import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any, Literal
 
-from auditor.errors import BadInput
 from auditor.findings.finding import SEVERITIES, Severity
-from auditor.toml import refuse_unknown
-
-_TEXTS = ("probe", "severity", "justification", "author")
-_KEYS = {*_TEXTS, "metric", "at", "expires"}
+from auditor.findings.metric import Scalar
+from auditor.toml import Text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Acceptance:
     """One accepted failure."""
 
-    probe: str
-    severity: Severity
-    """The worst outcome that is accepted; a worse one counts."""
-    justification: str
-    author: str
+    probe: Text
+    """Id of the probe."""
+    severity: Literal["low", "medium", "high", "critical"]
+    """The worst severity that is accepted; a worse one counts."""
+    justification: Text
+    author: Text
     expires: dt.date
-    """The last day on which it holds."""
+    """The last day on which the acceptance holds."""
     metric: str = ""
-    """Only failures of this metric; empty for all of the probe."""
-    at: Mapping[str, Any] = field(default_factory=dict)
-    """Only where it was measured at this, for example ``{"group": "sex"}``."""
+    """Only failures of this metric; all metrics of the probe by default."""
+    at: Mapping[str, Scalar] = field(default_factory=dict)
+    """Only metrics measured at this, for example ``{"group": "sex"}``."""
 
     def covers(self, metric: Mapping[str, Any], severity: Severity, today: dt.date) -> bool:
-        """Whether a failure of this severity in a number of the probe is accepted today."""
+        """Whether a failure of ``metric`` at this severity is accepted on the day ``today``."""
         return (
             today <= self.expires
             and self.metric in ("", metric["name"])
@@ -46,35 +44,14 @@ class Acceptance:
         )
 
     def plain(self) -> dict[str, Any]:
-        """As it stands in audit.json."""
+        """The acceptance as recorded in audit.json."""
         return {**asdict(self), "at": dict(self.at), "expires": self.expires.isoformat()}
-
-
-def read_acceptance(entry: Mapping[str, Any], where: str) -> Acceptance:
-    """One ``[[accepted]]`` table of a policy. Raises BadInput: it must say what, why, by whom and until when."""
-    refuse_unknown(entry, _KEYS, where)
-    for key in _TEXTS:
-        if not (isinstance(entry.get(key), str) and entry[key].strip()):
-            raise BadInput(
-                f"{where}: has no {key}; an accepted finding says probe, severity, justification, author and expires"
-            )
-    if entry["severity"] not in SEVERITIES[1:]:
-        raise BadInput(f"{where}: severity is {entry['severity']!r}; expected one of {', '.join(SEVERITIES[1:])}")
-    expires = entry.get("expires")
-    if type(expires) is not dt.date:
-        raise BadInput(f"{where}: expires is {expires!r}; expected a date such as 2030-01-31, without quotes")
-    if not isinstance(entry.get("metric", ""), str) or not isinstance(entry.get("at", {}), dict):
-        raise BadInput(f"{where}: metric must be a name and at a table such as {{ group = 'sex' }}")
-    return Acceptance(
-        probe=entry["probe"], severity=cast(Severity, entry["severity"]), justification=entry["justification"],
-        author=entry["author"], expires=expires, metric=entry.get("metric", ""), at=entry.get("at", {}),
-    )  # fmt: skip
 
 
 def states(
     acceptances: Sequence[Acceptance], probes: Sequence[Mapping[str, Any]], today: dt.date
 ) -> list[dict[str, Any]]:
-    """Every acceptance with what became of it: it holds, it has expired, or nothing failed that it speaks of."""
+    """Every acceptance with its state: "holds", "expired", or "unused" if nothing failed that it covers."""
     used = [entry for probe in probes for entry in probe.get("accepted", ())]
     found = []
     for acceptance in acceptances:
@@ -86,7 +63,7 @@ def states(
 
 
 def at_matches(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> bool:
-    """Whether a number was measured at what is wanted, up to the rounding of audit.json."""
+    """Whether a metric's ``at`` contains all of ``wanted``, up to the rounding of audit.json."""
 
     def equal(a: Any, b: Any) -> bool:
         numbers = isinstance(a, int | float) and isinstance(b, int | float)

@@ -1,104 +1,124 @@
-"""What is documented of a model, beside what was measured: the entries ``[[documented]]`` of a suite.
+"""Published numbers shown next to the measured ones: the entries ``[[documented]]`` of a suite.
 
     [[documented]]
     claim = "FGSM takes ResNet-18 from 98.8 % to 3.9 % at epsilon 0.01"
     source = "FGSM_Faces, final notebook"
-    model = "faces-resnet18*"     # whose number this is: a pattern of the model file's name; without it, any
+    model = "faces-resnet18*"     # pattern of the model files that the number is about; any model by default
     probe = "attacks.fgsm"
     metric = "robust_accuracy"
     at = { norm = "linf" }
-    over = "epsilon"              # with one of these for each value; without it ``value``, or no number at all
+    over = "epsilon"              # a sweep: one of ``values`` for each of ``steps``; otherwise ``value``, or no number
     steps = [0.001, 0.01]
     values = [0.943, 0.039]
-    series = "ResNet-18"          # its name in the figure
-    figure = "FGSM sweep"         # entries with the same one are drawn over each other
+    series = "ResNet-18"          # name in the figure
+    figure = "FGSM sweep"         # entries of the same figure share one chart
     note = "80 % of these test images had been trained on"
 
-Numbers of others are not judged: they were measured on other images, often by other rules. The report shows where they
-lie with respect to the measured interval, and the note why that may be.
+Published numbers are not judged: they were measured on other images, often by other rules. The report shows whether
+they lie within the measured interval, and the note explains why they may differ.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
 from typing import Any
 
 from auditor.errors import BadInput
+from auditor.findings.metric import Scalar, Unit
+from auditor.toml import Text, nearest
 
-_TEXTS = ("claim", "source", "model", "probe", "metric", "over", "series", "figure", "note")
-_UNITS = ("fraction", "l2", "linf", "l1", "dB", "s", "count", "nats", "1")
-_KEYS = frozenset({*_TEXTS, "at", "steps", "values", "value", "unit"})
-
-
-def check(entries: Any, probes: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], ...]:
-    """The entries of a suite file, whole and of the right kinds. Raises BadInput for anything else."""
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise BadInput(f"{where}: documented must be tables, [[documented]]")
-    return tuple(_checked(entry, probes, f"{where}: documented, entry {i + 1}") for i, entry in enumerate(entries))
+_TEXTS = ("claim", "source", "probe", "metric", "over", "series", "figure", "note")
 
 
-def _checked(entry: Mapping[str, Any], probes: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    for key in entry:
-        if key not in _KEYS:
-            raise BadInput(f"{where}: unknown key {key!r}; expected some of {', '.join(sorted(_KEYS))}")
-    for key in ("claim", "source", "probe", "metric"):
-        if not entry.get(key):
-            raise BadInput(f"{where}: has no {key}")
-    for key in _TEXTS:
-        if not isinstance(entry.get(key, ""), str):
-            raise BadInput(f"{where}: {key} is {entry[key]!r}; expected a text")
-    if entry["probe"] not in probes:
-        raise BadInput(f"{where}: probe {entry['probe']!r}: no such probe (see `auditor probes`)")
-    at = entry.get("at", {})
-    if not isinstance(at, dict):
-        raise BadInput(f'{where}: at is {at!r}; expected a table such as {{ norm = "linf" }}')
-    swept = "over" in entry
-    values = entry.get("values") if swept else [entry.get("value")]
-    steps = entry.get("steps") if swept else [None]
-    fine = isinstance(values, list) and isinstance(steps, list) and len(values) == len(steps) > 0
-    if not fine or not all(_is_number(value) or (value is None and not swept) for value in values or []):
-        wanted = "steps and as many values, all numbers" if swept else "value to be a number"
-        raise BadInput(f"{where}: expected {wanted}")
-    unit = entry.get("unit", "fraction")
-    if unit not in _UNITS:
-        raise BadInput(f"{where}: unit is {unit!r}; expected one of {', '.join(_UNITS)}")
-    rows = [({**at, entry["over"]: step} if swept else dict(at), None if value is None else float(value))
-            for step, value in zip(steps or [], values or [], strict=True)]  # fmt: skip
-    texts = {key: entry.get(key, "") for key in _TEXTS}
-    return {**texts, "model": texts["model"] or "*", "unit": unit, "rows": rows}
+@dataclass(frozen=True, kw_only=True)
+class PublishedNumber:
+    """A published claim with its number, or with a sweep of numbers."""
+
+    claim: Text
+    source: Text
+    probe: Text
+    """Id of the probe that measures the same."""
+    metric: Text
+    model: Text = "*"
+    """Pattern of the names of model files that the number is about."""
+    at: Mapping[str, Scalar] = field(default_factory=dict)
+    """What the metric was measured at."""
+    over: str = ""
+    """The key of ``at`` that a sweep varies."""
+    steps: tuple[float, ...] = ()
+    """The values of ``over``."""
+    values: tuple[float, ...] = ()
+    """The published number at each step."""
+    value: float | None = None
+    """The published number without a sweep; omitted if the claim has none."""
+    unit: Unit = "fraction"
+    series: str = ""
+    """Name of the line in the figure."""
+    figure: str = ""
+    """Entries of the same figure share one chart."""
+    note: str = ""
+    """Why the published number may differ."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless a sweep has as many values as steps."""
+        if bool(self.over) != bool(self.steps) or len(self.steps) != len(self.values):
+            raise ValueError("expected over, steps and as many values, or value alone")
+
+    def rows(self) -> list[tuple[dict[str, Scalar], float | None]]:
+        """What each number was measured at, with the number."""
+        if not self.over:
+            return [(dict(self.at), self.value)]
+        sweep = zip(self.steps, self.values, strict=True)
+        return [({**self.at, self.over: step}, value) for step, value in sweep]
+
+    def is_about(self, model: str) -> bool:
+        """Whether the number is about the model file called ``model``."""
+        return any(fnmatch.fnmatch(name, self.model) for name in (model, model.rpartition(".")[0]))
 
 
-def beside(
-    entries: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]], model: str
+def check_probes(entries: Sequence[PublishedNumber], probes: Collection[str], where: str) -> None:
+    """Raise BadInput for an entry about a probe that does not exist."""
+    for i, entry in enumerate(entries):
+        if entry.probe not in probes:
+            hint = nearest(entry.probe, probes)
+            raise BadInput(
+                f"{where}: documented {i + 1}: probe is {entry.probe!r}; no such probe{hint} (see `auditor probes`)"
+            )
+
+
+def compare_published(
+    entries: Sequence[PublishedNumber], records: Sequence[Mapping[str, Any]], model: str
 ) -> list[dict[str, Any]]:
-    """Every entry as it stands in audit.json: what is documented, and what these records measured at the same place.
+    """Every entry as recorded in audit.json: the published number and what ``records`` measured at the same place.
 
-    Entries of other models keep their numbers, for the figure, and get none of this model's.
+    Entries about other models keep their published numbers, for the figure, without a measured one.
     """
     name = PureWindowsPath(model).name
     found = []
     for entry in entries:
-        own = fnmatch.fnmatch(name, entry["model"]) or fnmatch.fnmatch(name.rpartition(".")[0], entry["model"])
-        record = next((record for record in records if record["id"] == entry["probe"]), None)
+        own = entry.is_about(name)
+        record = next((record for record in records if record["id"] == entry.probe), None)
         rows = []
-        for at, value in entry["rows"]:
-            metric = _metric(record["metrics"], entry["metric"], at) if record is not None and own else None
+        for at, value in entry.rows():
+            metric = _metric(record["metrics"], entry.metric, at) if record is not None and own else None
             measured = {key: None if metric is None else metric[key] for key in ("value", "low", "high", "n")}
-            rows.append({"at": at, "documented": value, **measured, "reading": _reading(value, measured)})
-        texts = {key: entry[key] for key in _TEXTS if key != "model"}
-        found.append({**texts, "unit": entry["unit"], "this_model": own, "rows": rows})
+            rows.append({"at": at, "documented": value, **measured, "reading": _agreement(value, measured)})
+        texts = {key: getattr(entry, key) for key in _TEXTS}
+        found.append({**texts, "unit": entry.unit, "this_model": own, "rows": rows})
     return found
 
 
 def _metric(metrics: Sequence[Mapping[str, Any]], name: str, at: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The metric of this name that was measured at ``at``; of several the one that says least besides."""
+    """The metric ``name`` measured at ``at``; of several, the one with the fewest further conditions."""
     fitting = [
-        metric for metric in metrics
+        metric
+        for metric in metrics
         if metric["name"] == name and all(_same(metric["at"].get(key), value) for key, value in at.items())
-    ]  # fmt: skip
+    ]
     return min(fitting, key=lambda metric: len(metric["at"]), default=None)
 
 
@@ -109,7 +129,7 @@ def _same(found: Any, wanted: Any) -> bool:
     return bool(found == wanted)
 
 
-def _reading(documented: float | None, measured: Mapping[str, Any]) -> str:
+def _agreement(documented: float | None, measured: Mapping[str, Any]) -> str:
     value, low, high = measured["value"], measured["low"], measured["high"]
     if value is None:
         return "not measured"

@@ -1,65 +1,131 @@
-"""Judging: thresholds on the ends of intervals, apart from measuring, so that it can be done again without the model.
+"""A policy: thresholds on metrics, which checks invalidate which passes, and which failures are accepted.
 
-A rule names a metric and up to four thresholds. The number fails at a severity when its whole interval lies on the
-wrong side of that threshold; it passes when its whole interval lies on the right side of the mildest one; in between
-nothing can be said, and that is what the report says.
+A rule names a metric and up to four thresholds. The metric fails at a severity if its whole interval lies on the wrong
+side of that threshold; it passes if its whole interval lies on the right side of the mildest one; otherwise it is
+inconclusive. Judging needs no model, so it can be repeated with other thresholds.
 
-An accepted failure (``acceptance.py``) stays a failure; its severity is "none", so that it does not count.
-A void says which passes a failed check of the measurement takes back: what a broken attack did not find is no pass.
+An accepted failure (``acceptance.py``) remains a failure; its severity is "none", so it does not count.
+An invalidation makes passes inconclusive when a check fails: an attack that does not work proves nothing by failing.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from auditor.errors import BadInput
 from auditor.files import digest
+from auditor.findings.encoding import plain
 from auditor.findings.finding import Severity
-from auditor.policy.acceptance import Acceptance, read_acceptance, states
-from auditor.toml import read_toml, refuse_unknown
+from auditor.findings.metric import Scalar
+from auditor.policy.acceptance import Acceptance, states
+from auditor.toml import Text, decode, nearest, read_toml
 
-GRADES: tuple[Severity, ...] = ("low", "medium", "high", "critical")
+Grade = Literal["low", "medium", "high", "critical"]
+GRADES: tuple[Grade, ...] = ("low", "medium", "high", "critical")
 NAMED = 6
-"""So many failed probes are named in the verdict's reason; the table of probes has them all."""
-_RULE_KEYS = {"probe", "metric", "at", "at_least", "at_most", "only_fails", "reason", "source"}
-_POLICY_KEYS = {"title", "extends", "required", "fails_at", "rule", "void", "accepted"}
-_VOID_KEYS = {"when", "probes", "except", "named_by", "reason", "source"}
+"""Number of failed probes named in the reason of the verdict; the table of probes lists all."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One threshold, or up to four of them, on one metric."""
+    """Up to four thresholds on one metric: ``at_least`` or ``at_most``, by severity."""
 
-    probe: str
-    metric: str
-    at: Mapping[str, Any]
-    side: Literal["at_least", "at_most"]
-    thresholds: Mapping[Severity, float]
-    reason: str
-    source: str
+    probe: Text
+    """Id of the probe."""
+    metric: Text
+    """Name of the metric, as in audit.json."""
+    reason: Text
+    """What a failure means; completes the sentence about the metric in the report."""
+    source: Text
+    """Where the thresholds come from."""
+    at: Mapping[str, Scalar] = field(default_factory=dict)
+    """Only metrics measured at this, for example ``{ norm = "linf", epsilon = 0.031372549 }``."""
+    at_least: Mapping[Grade, float] = field(default_factory=dict)
+    """The metric fails at a severity if its interval lies below this number."""
+    at_most: Mapping[Grade, float] = field(default_factory=dict)
+    """The metric fails at a severity if its interval lies above this number."""
     only_fails: str = ""
-    """Why meeting this rule shows nothing (surviving a weak attack); empty when it does."""
+    """Why meeting the rule proves nothing (surviving a weak attack); then a met rule is inconclusive, not a pass."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless there is one side, with thresholds in order of severity."""
+        sides = [name for name in ("at_least", "at_most") if getattr(self, name)]
+        if len(sides) != 1:
+            raise ValueError(f"expected exactly one of at_least and at_most, found {len(sides)}")
+        ordered = [self.thresholds[grade] for grade in GRADES if grade in self.thresholds]
+        if ordered != sorted(ordered, reverse=self.side == "at_least"):
+            raise ValueError("a more severe threshold must be further from the goal than a milder one")
+
+    @property
+    def side(self) -> Literal["at_least", "at_most"]:
+        """Which side of the thresholds is good."""
+        return "at_least" if self.at_least else "at_most"
+
+    @property
+    def thresholds(self) -> Mapping[Grade, float]:
+        """The thresholds by severity."""
+        return self.at_least or self.at_most
+
+    def number(self) -> tuple[Any, ...]:
+        """Identify the number that the rule is about: a rule replaces an inherited one about the same number."""
+        return self.probe, self.metric, dict(self.at)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Invalidation:
-    """When a check of the measurement fails, passes that rest on the measurement become inconclusive."""
+    """When a check of the measurement fails, passes that depend on it become inconclusive."""
 
-    when: str
-    """The probe whose failure it is."""
-    probes: Sequence[str]
-    """Ids or globs of the probes whose passes are taken back."""
-    but: Sequence[str]
-    """Ids or globs of those among them that do not rest on the check: ``except`` in the file."""
-    reason: str
-    source: str
+    when: Text
+    """Id of the check."""
+    probes: tuple[Text, ...]
+    """Ids or globs of the probes whose passes become inconclusive."""
+    reason: Text
+    source: Text
+    but: tuple[Text, ...] = field(default=(), metadata={"key": "except"})
+    """Ids or globs of probes among them that do not depend on the check."""
     named_by: str = ""
-    """A key of ``at``: only those probes are voided that a failed number of ``when`` names there."""
+    """A key of ``at``: only probes that a failed metric of the check names there become inconclusive."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if no probe is named."""
+        if not self.probes:
+            raise ValueError('probes is empty; expected ids or globs such as ["attacks.*"]')
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyFile:
+    """What a policy file may contain."""
+
+    title: str = ""
+    """One line about the policy."""
+    extends: str = ""
+    """A built-in policy or a file, relative to this one. Rules about the same number are replaced."""
+    required: tuple[Text, ...] | None = None
+    """Probes without whose pass or failure the verdict is incomplete."""
+    fails_at: Grade | None = None
+    """The least severity of a failed probe that makes the verdict "fail"; "low" by default."""
+    rule: tuple[Rule, ...] = ()
+    """Thresholds, one table ``[[rule]]`` per metric."""
+    void: tuple[Invalidation, ...] = ()
+    """Invalidations, one table ``[[void]]`` per check."""
+    accepted: tuple[Acceptance, ...] = ()
+    """Accepted failures, one table ``[[accepted]]`` each."""
+
+    def on_top_of(self, base: PolicyFile) -> PolicyFile:
+        """Merge with the policy that this one extends."""
+        replaced = [rule.number() for rule in self.rule]
+        return PolicyFile(
+            title=self.title or base.title,
+            required=base.required if self.required is None else self.required,
+            fails_at=self.fails_at or base.fails_at,
+            rule=(*(rule for rule in base.rule if rule.number() not in replaced), *self.rule),
+            void=(*base.void, *self.void),
+            accepted=(*base.accepted, *self.accepted),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,21 +136,21 @@ class Policy:
     rules: Sequence[Rule]
     invalidations: Sequence[Invalidation] = ()
     required: Sequence[str] = ()
-    """Probes without whose pass the verdict cannot be pass."""
-    fails_at: Severity = "low"
-    """The least severity of a failed probe at which the verdict is fail."""
+    """Probes without whose pass or failure the verdict is incomplete."""
+    fails_at: Grade = "low"
+    """The least severity of a failed probe that makes the verdict "fail"."""
     accepted: Sequence[Acceptance] = ()
     today: dt.date = field(default_factory=dt.date.today)
-    """The day on which is judged: accepted findings expire."""
-    sha256: str = field(default="")
+    """The day of judging: acceptances expire."""
+    sha256: str = ""
 
     def accepts(self, probe_id: str, metric: Mapping[str, Any], severity: Severity) -> Acceptance | None:
-        """The acceptance that covers this failure, if there is one."""
+        """Return the acceptance that covers this failure, or None."""
         about = (each for each in self.accepted if each.probe == probe_id)
         return next((each for each in about if each.covers(metric, severity, self.today)), None)
 
     def described(self, probes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The policy as it stands in audit.json beside the probes that it has judged."""
+        """The policy as recorded in audit.json, with the state of every acceptance after judging ``probes``."""
         accepted = states(self.accepted, probes, self.today)
         return {"name": self.name, "sha256": self.sha256, "judged": self.today.isoformat(), "accepted": accepted}
 
@@ -95,116 +161,53 @@ def builtin() -> dict[str, Path]:
 
 
 def read_policy(name: str, probes: Collection[str] | None = None, today: dt.date | None = None) -> Policy:
-    """The built-in policy called ``name``, or the one in the file ``name``, for judging ``today``.
+    """Read the built-in policy called ``name``, or the file ``name``.
 
-    Raises BadInput, also for a rule on a probe that is not among ``probes``: a misspelt rule must not look like one
-    that is met.
+    Args:
+        name: a built-in policy or a path.
+        probes: the known probe ids; a rule about any other is refused, so that a misspelt rule is not taken as met.
+        today: the day of judging; the current one by default.
+
+    Raises:
+        BadInput: for an unknown policy or a file that is not one.
     """
     path = _path(name)
     content = _content(path)
-    fails_at = content.get("fails_at", "low")
-    if fails_at not in GRADES:
-        raise BadInput(f"{path}: fails_at is {fails_at!r}; expected one of {', '.join(GRADES)}")
-    required = content.get("required", [])
-    if not (isinstance(required, list) and all(isinstance(name, str) for name in required)):
-        raise BadInput(f"{path}: required is {required!r}; expected a list of probe ids")
-    rules = [_rule(entry, f"{path}: rule {i + 1}") for i, entry in enumerate(content["rule"])]
-    invalidations = [_void(entry, f"{path}: void {i + 1}") for i, entry in enumerate(content["void"])]
-    accepted = [read_acceptance(entry, f"{path}: accepted {i + 1}") for i, entry in enumerate(content["accepted"])]
     named = [
-        *(rule.probe for rule in rules),
-        *(void.when for void in invalidations),
-        *(each.probe for each in accepted),
+        *(content.required or ()),
+        *(rule.probe for rule in content.rule),
+        *(void.when for void in content.void),
+        *(each.probe for each in content.accepted),
     ]
-    for probe_id in [*required, *named]:
+    for probe_id in named:
         if probes is not None and probe_id not in probes:
-            raise BadInput(f"{path}: names the probe {probe_id!r}, but there is none (see `auditor probes`)")
+            hint = nearest(probe_id, probes)
+            raise BadInput(f"{path}: names the probe {probe_id!r}, which does not exist{hint} (see `auditor probes`)")
     return Policy(
         name=path.stem,
-        rules=rules,
-        invalidations=invalidations,
-        accepted=accepted,
-        required=required,
-        fails_at=cast(Severity, fails_at),
+        rules=content.rule,
+        invalidations=content.void,
+        accepted=content.accepted,
+        required=content.required or (),
+        fails_at=content.fails_at or "low",
         today=today or dt.date.today(),
-        sha256=digest({**content, "accepted": [each.plain() for each in accepted]}),
+        sha256=digest(plain(replace(content, accepted=())) | {"accepted": [each.plain() for each in content.accepted]}),
     )
 
 
-def _path(name: str, beside: Path = Path()) -> Path:
-    path = builtin().get(name) or beside / name
+def _path(name: str, folder: Path = Path()) -> Path:
+    path = builtin().get(name) or folder / name
     if path.suffix != ".toml" or not path.is_file():
-        raise BadInput(f"--policy {name}: no such policy; expected one of {', '.join(builtin())} or a TOML file")
+        hint = nearest(name, builtin())
+        raise BadInput(f"--policy {name}: no such policy{hint}; expected one of {', '.join(builtin())} or a TOML file")
     return path
 
 
-def _content(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
-    """What a policy file says, on top of what it extends: a rule on the same number replaces the one below it."""
-    content = read_toml(path)
-    refuse_unknown(content, _POLICY_KEYS, str(path))
-    for key in ("rule", "void", "accepted"):
-        entries = content.setdefault(key, [])
-        if not (isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)):
-            raise BadInput(f"{path}: {key} is {entries!r}; expected one table [[{key}]] per {key}")
-    if "extends" not in content:
+def _content(path: Path, extending: Sequence[Path] = ()) -> PolicyFile:
+    """Read a policy file and the files that it extends."""
+    content = decode(PolicyFile, read_toml(path), str(path))
+    if not content.extends:
         return content
-    below = content.pop("extends")
-    if not isinstance(below, str) or path in above:
-        raise BadInput(f"{path}: extends is {below!r}; expected a built-in policy or another file, in no circle")
-    base = _content(_path(below, path.parent), [*above, path])
-    replaced = [_about(entry) for entry in content["rule"]]
-    content["rule"] = [entry for entry in base["rule"] if _about(entry) not in replaced] + content["rule"]
-    content["void"] = base["void"] + content["void"]
-    content["accepted"] = base["accepted"] + content["accepted"]
-    return {**base, **content}
-
-
-def _about(rule: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Which number a rule speaks of."""
-    return rule.get("probe"), rule.get("metric"), rule.get("at", {})
-
-
-def _rule(entry: Mapping[str, Any], where: str) -> Rule:
-    refuse_unknown(entry, _RULE_KEYS, where)
-    for key in ("probe", "metric", "reason", "source"):
-        if not isinstance(entry.get(key), str):
-            raise BadInput(f"{where}: has no {key}; a rule says probe, metric, at_least or at_most, reason and source")
-    sides = [side for side in ("at_least", "at_most") if side in entry]
-    if len(sides) != 1:
-        raise BadInput(f"{where}: expected exactly one of at_least and at_most, found {len(sides)}")
-    thresholds = entry[sides[0]]
-    if not isinstance(thresholds, dict) or not thresholds or set(thresholds) - set(GRADES):
-        raise BadInput(f"{where}: {sides[0]} must map some of {', '.join(GRADES)} to numbers")
-    if not isinstance(entry.get("at", {}), dict):
-        raise BadInput(f"{where}: at is {entry['at']!r}; expected a table such as {{ norm = 'linf' }}")
-    if not isinstance(entry.get("only_fails", ""), str):
-        raise BadInput(f"{where}: only_fails is {entry['only_fails']!r}; expected a text, the reason")
-    ordered = [thresholds[grade] for grade in GRADES if grade in thresholds]
-    if not all(isinstance(value, int | float) and math.isfinite(value) for value in ordered):
-        raise BadInput(f"{where}: {sides[0]} must map severities to numbers")
-    if ordered != sorted(ordered, reverse=sides[0] == "at_least"):
-        raise BadInput(f"{where}: a more severe threshold must be further from the goal than a milder one")
-    return Rule(
-        probe=entry["probe"], metric=entry["metric"], at=entry.get("at", {}),
-        side=cast(Literal["at_least", "at_most"], sides[0]), thresholds=thresholds,
-        reason=entry["reason"], source=entry["source"], only_fails=entry.get("only_fails", ""),
-    )  # fmt: skip
-
-
-def _void(entry: Mapping[str, Any], where: str) -> Invalidation:
-    refuse_unknown(entry, _VOID_KEYS, where)
-    for key in ("when", "reason", "source"):
-        if not isinstance(entry.get(key), str):
-            raise BadInput(f"{where}: has no {key}; a void says when, probes, reason and source")
-    probes, but = entry.get("probes"), entry.get("except", [])
-    for key, names in (("probes", probes), ("except", but)):
-        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)) or not (
-            names or key != "probes"
-        ):
-            raise BadInput(f'{where}: {key} is {names!r}; expected a list of ids or globs such as ["attacks.*"]')
-    if not isinstance(entry.get("named_by", ""), str):
-        raise BadInput(f"{where}: named_by is {entry['named_by']!r}; expected a key of a metric's at")
-    return Invalidation(
-        when=entry["when"], probes=probes or (), but=but, named_by=entry.get("named_by", ""), reason=entry["reason"],
-        source=entry["source"],
-    )  # fmt: skip
+    if path in extending:
+        raise BadInput(f"{path}: extends {content.extends!r}, which extends this file; expected no circle")
+    return content.on_top_of(_content(_path(content.extends, path.parent), [*extending, path]))

@@ -563,6 +563,6 @@ class _Session:
             "warnings": self.warnings,
             "verdict": outcome,
             "verdict_reason": why,
-            "documented": plain(published.beside(suite.documented, records, c.path)),
+            "documented": plain(published.compare_published(suite.documented, records, c.path)),
             "probes": records,
         }  # fmt: skip

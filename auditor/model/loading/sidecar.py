@@ -1,67 +1,152 @@
-"""The sidecar ``MODEL.audit.toml``: what the model file does not say about itself.
+"""The sidecar file ``MODEL.audit.toml``: everything that the model file does not specify itself.
 
     [input]
     size = [32, 32]            # height, width
     channels = 3
     layout = "nchw"            # or "nhwc"
-    preset = "imagenet"        # of auditor/presets.py; or, one by one:
-    range = [0, 1]             # what the model wants for black and for white
+    preset = "imagenet"        # a preset of auditor/model/presets.py; or state the following one by one:
+    range = [0, 1]             # what the model expects for black and for white
     mean = [0.5, 0.5, 0.5]     # subtracted after scaling to the range
     std = [0.5, 0.5, 0.5]
     order = "rgb"              # or "bgr"
     resize = "crop"            # or "stretch"
-    crop = 0.875               # share of the shorter side that is kept; or, above 1, its length before the cut
+    crop = 0.875               # fraction of the shorter side to keep; above 1: its length in pixels before cropping
     interpolation = "bilinear" # or nearest, bicubic, lanczos, box, hamming
     [output]
-    name = "probabilities"     # which output, where there are several
+    name = "probabilities"     # which output to read, if there are several
     classes = ["cat", "dog"]
     kind = "logits"            # or "probabilities"
     [data]
     path = "images"            # relative to this file
-    label = "income"           # of a table of features: its columns (see auditor/rows.py); without these,
-    groups = ["sex"]           # the column called label, the columns that hold text,
-    features = ["age", "sex"]  # and all the others, in the table's order
+    label = "income"           # tabular data: the label column; by default the column called label,
+    groups = ["sex"]           # the group columns; by default the columns that hold text,
+    features = ["age", "sex"]  # the feature columns; by default all others, in the order of the table
 
-The same text may be carried inside the artefact (ONNX metadata or TorchScript extra file ``auditor.toml``). A key is
-taken from the first that states it, in this order: command line, sidecar, metadata in the artefact,
-``preprocessor_config.json`` and ``config.json`` beside the model, a guess. What belongs together is taken together,
-from the first that states any of it: range, mean and std; resize, crop and interpolation.
+The same text may be stored inside the model file (ONNX metadata, or a TorchScript extra file ``auditor.toml``).
+Precedence: command line, sidecar, metadata in the model file, ``preprocessor_config.json`` and ``config.json`` next to
+the model, a guess. Keys that belong together are taken from one source: range, mean and std; resize, crop and
+interpolation.
 """
 
 from __future__ import annotations
 
-import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal
 
 from auditor.data.resizing import Interpolation, Resize
 from auditor.errors import BadInput
 from auditor.model.loading import metadata
 from auditor.model.presets import PRESETS
-from auditor.toml import refuse_unknown
+from auditor.toml import Check, decode, parse_toml
 
 METADATA_KEY = "auditor.toml"
 
-KEYS: Mapping[str, frozenset[str]] = {
-    "input": frozenset({"size", "channels", "layout", "preset", "range", "mean", "std", "order", "resize", "crop",
-                        "interpolation"}),
-    "output": frozenset({"name", "classes", "kind"}),
-    "data": frozenset({"path", "label", "groups", "features"}),
-}  # fmt: skip
-
 _TOGETHER = (("range", "mean", "std"), ("resize", "crop", "interpolation"))
-"""A mean is in the units of its range, and a crop part of its way to resize: no mixing of sources."""
+"""A mean is in the units of its range, and a crop is one step of resizing: these keys are not mixed between sources."""
+
+Size = Annotated[
+    tuple[int, int],
+    Check(
+        "a list of 2 positive whole numbers", lambda pair: min(pair) > 0, {"items": {"type": "integer", "minimum": 1}}
+    ),
+]
+Range = Annotated[
+    tuple[float, float], Check("a list of 2 different numbers", lambda pair: pair[0] != pair[1], {"uniqueItems": True})
+]
+Means = Annotated[
+    tuple[float, ...], Check("a list of 1 or 3 numbers", lambda numbers: len(numbers) > 0, {"minItems": 1})
+]
+Deviations = Annotated[
+    tuple[float, ...],
+    Check("a list of 1 or 3 positive numbers", lambda numbers: bool(numbers) and min(numbers) > 0, {"minItems": 1}),
+]
+Crop = Annotated[
+    float,
+    Check(
+        "the fraction of the shorter side to keep, 0 to 1, or its length in pixels before cropping",
+        lambda crop: 0 < crop < 1e5,
+        {"exclusiveMinimum": 0},
+    ),
+]
+
+
+def _names(least: int) -> Check:
+    """Expect a list of at least ``least`` different texts."""
+    return Check(
+        f"a list of at least {least} different texts",
+        lambda names: len(names) >= least and len(set(names)) == len(names),
+        {"minItems": least, "uniqueItems": True},
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputTable:
+    """The table ``[input]``."""
+
+    size: Size | None = None
+    """Height and width in pixels; only if the model file leaves them open."""
+    channels: Literal[1, 3] | None = None
+    layout: Literal["nchw", "nhwc"] | None = None
+    preset: Literal[tuple(PRESETS)] | None = None  # type: ignore[valid-type]
+    """Preprocessing by name; keys stated next to it replace its values."""
+    range: Range | None = None
+    """What the model expects for black and for white."""
+    mean: Means | None = None
+    """Subtracted after scaling to the range; one number, or one per channel."""
+    std: Deviations | None = None
+    """Divided by after subtracting the mean; one number, or one per channel."""
+    order: Literal["rgb", "bgr"] | None = None
+    resize: Resize | None = None
+    crop: Crop | None = None
+    """Fraction of the shorter side to keep; above 1: its length in pixels before cropping."""
+    interpolation: Interpolation | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputTable:
+    """The table ``[output]``."""
+
+    name: str | None = None
+    """Which output to read, if there are several."""
+    classes: Annotated[tuple[str, ...], _names(2)] | None = None
+    """Class names in the order of the scores."""
+    kind: Literal["logits", "probabilities"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataTable:
+    """The table ``[data]``."""
+
+    path: str | None = None
+    """Images or table, relative to this file."""
+    label: str | None = None
+    """Tabular data: the label column."""
+    groups: Annotated[tuple[str, ...], _names(0)] | None = None
+    """Tabular data: the group columns."""
+    features: Annotated[tuple[str, ...], _names(1)] | None = None
+    """Tabular data: the feature columns, in the order of the model's input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SidecarFile:
+    """What a sidecar may contain."""
+
+    input: InputTable = field(default_factory=InputTable)
+    """How images are prepared for the model."""
+    output: OutputTable = field(default_factory=OutputTable)
+    """How the model's output is read."""
+    data: DataTable = field(default_factory=DataTable)
+    """What to audit the model on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
-    """What a sidecar says; None where it is silent."""
+    """What is stated about a model; None for what is not."""
 
     origin: str = ""
-    """Where this was read, for messages; empty when there was none."""
+    """Where it was read, for messages; empty if nowhere."""
     origins: Mapping[str, str] = field(default_factory=dict)
     """Where each key was read, after merging."""
     size: tuple[int, int] | None = None
@@ -88,7 +173,7 @@ class Sidecar:
 
 
 def sidecar_path(model: Path) -> Path:
-    """Where the sidecar of ``model`` would be."""
+    """The path of the sidecar of ``model``, whether or not it exists."""
     return model.with_name(model.name + ".audit.toml")
 
 
@@ -99,12 +184,18 @@ def read_sidecar(
     options: metadata.Tables | None = None,
     properties: Mapping[str, str] | None = None,
 ) -> Sidecar:
-    """All that is stated about ``model``, best source first; ``options`` is the command line, in the sidecar's tables,
-    ``embedded`` and ``properties`` are the artefact's own metadata.
+    """Read everything that is stated about ``model``, best source first.
 
-    Raises BadInput for what cannot be used.
+    Args:
+        model: the model file.
+        embedded: a sidecar stored inside the model file.
+        options: the command line, in the tables of the sidecar.
+        properties: the model file's own metadata.
+
+    Raises:
+        BadInput: for unknown keys and unusable values.
     """
-    layers = [_stated(options, "command line", Path())] if options else []
+    layers = [from_tables(options, "command line", Path())] if options else []
     path = sidecar_path(model)
     if path.is_file():
         try:
@@ -115,19 +206,21 @@ def read_sidecar(
     if embedded:
         layers.append(parse(embedded, inside, model.parent))
     if found := metadata.onnx_image(properties or {}):
-        layers.append(_stated(found, inside, model.parent))
-    layers += [_stated(tables, origin, model.parent) for origin, tables in metadata.beside(model)]
+        layers.append(from_tables(found, inside, model.parent))
+    layers += [from_tables(tables, origin, model.parent) for origin, tables in metadata.beside(model)]
     return merge(layers)
 
 
 def wanted_output(model: Path, options: metadata.Tables) -> str:
-    """Which output is to be read, by command line or sidecar, or an empty text. It must be known before the file is
-    opened, so what stands in the file itself would come too late."""
+    """The output to read, by command line or sidecar; empty if not stated.
+
+    It must be known before the model file is opened, so the metadata inside the file cannot state it.
+    """
     return read_sidecar(model, options=options).output or ""
 
 
 def merge(layers: Sequence[Sidecar]) -> Sidecar:
-    """One sidecar of several, best first: each key, or group of keys, from the first that states it."""
+    """Merge sidecars, best first: each key, or group of keys, comes from the first that states it."""
     together = {name for names in _TOGETHER for name in names}
     keys = {f.name for f in fields(Sidecar)} - {"origin", "origins"}
     values: dict[str, Any] = {}
@@ -142,99 +235,36 @@ def merge(layers: Sequence[Sidecar]) -> Sidecar:
 
 
 def parse(text: str, origin: str, folder: Path) -> Sidecar:
-    """A sidecar from its text; every key is known, every value of the right kind."""
-    try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{origin}: not readable as TOML: {error}") from None
-    return _stated(content, origin, folder)
+    """Read a sidecar from its text; ``folder`` is what its data path is relative to.
+
+    Raises:
+        BadInput: for text that is not TOML, and for unknown keys and unusable values.
+    """
+    return from_tables(parse_toml(text, origin), origin, folder)
 
 
-def _stated(content: Mapping[str, Any], origin: str, folder: Path) -> Sidecar:
-    refuse_unknown(content, set(KEYS), origin)
-    given: dict[str, Any] = {}
-    for section, known in KEYS.items():
-        entries = content.get(section, {})
-        if not isinstance(entries, dict):
-            raise BadInput(f"{origin}: [{section}] must be a table")
-        refuse_unknown(entries, set(known), f"{origin} [{section}]")
-        given |= entries
-    where = f"{origin}:"
-    preset = _choice(given, "preset", tuple(PRESETS), where)
-    if preset is not None:
-        usual = PRESETS[preset]
-        spelled = {"range": usual.range, "mean": usual.mean, "std": usual.std}
-        given = {name: list(value) for name, value in spelled.items()} | {"order": usual.order} | given
-    scale = _numbers(given, "range", where, count=2)
-    if scale is not None and scale[0] == scale[1]:
-        raise BadInput(f"{where} range is {given['range']!r}; expected two different numbers")
-    for key in ("path", "name", "label"):
-        if given.get(key) is not None and not isinstance(given[key], str):
-            raise BadInput(f"{where} {key} is {given[key]!r}; expected a text")
-    crop = given.get("crop")
-    if crop is not None and not (isinstance(crop, int | float) and type(crop) is not bool and 0 < crop < 1e5):
-        raise BadInput(
-            f"{where} crop is {crop!r}; expected the share of the shorter side that is kept, 0 to 1, or its length in"
-            " pixels before the cut"
-        )
-    path = given.get("path")
+def from_tables(content: Mapping[str, Any], origin: str, folder: Path) -> Sidecar:
+    """Make a sidecar from tables already read, for example from the command line."""
+    file = decode(SidecarFile, content, origin)
+    given, output, data = file.input, file.output, file.data
+    preset = PRESETS[given.preset] if given.preset else None
     return Sidecar(
         origin=origin,
-        size=cast("tuple[int, int] | None", _numbers(given, "size", where, count=2, whole=True)),
-        channels=_choice(given, "channels", (1, 3), where),
-        layout=_choice(given, "layout", ("nchw", "nhwc"), where),
-        range=cast("tuple[float, float] | None", scale),
-        mean=_numbers(given, "mean", where),
-        std=_numbers(given, "std", where, positive=True),
-        order=_choice(given, "order", ("rgb", "bgr"), where),
-        resize=_choice(given, "resize", get_args(Resize), where),
-        crop=crop,
-        interpolation=_choice(given, "interpolation", get_args(Interpolation), where),
-        output=given.get("name"),
-        classes=_names(given, "classes", where),
-        kind=_choice(given, "kind", ("logits", "probabilities"), where),
-        data=None if path is None else folder / path,
-        label=given.get("label"),
-        groups=_names(given, "groups", where, least=0),
-        features=_names(given, "features", where, least=1),
+        size=given.size,
+        channels=given.channels,
+        layout=given.layout,
+        range=given.range or (preset.range if preset else None),
+        mean=given.mean or (preset.mean if preset else None),
+        std=given.std or (preset.std if preset else None),
+        order=given.order or (preset.order if preset else None),
+        resize=given.resize,
+        crop=given.crop,
+        interpolation=given.interpolation,
+        output=output.name,
+        classes=output.classes,
+        kind=output.kind,
+        data=None if data.path is None else folder / data.path,
+        label=data.label,
+        groups=data.groups,
+        features=data.features,
     )
-
-
-def _choice(given: dict[str, Any], key: str, allowed: tuple[Any, ...], where: str) -> Any:
-    value = given.get(key)
-    if value is not None and not any(value == choice and type(value) is type(choice) for choice in allowed):
-        raise BadInput(f"{where} {key} is {value!r}; expected {' or '.join(map(str, allowed))}")
-    return value
-
-
-def _numbers(
-    given: dict[str, Any],
-    key: str,
-    where: str,
-    *,
-    count: int | None = None,
-    whole: bool = False,
-    positive: bool = False,
-) -> tuple[float, ...] | None:
-    value = given.get(key)
-    if value is None:
-        return None
-    kinds = (int,) if whole else (int, float)
-    fine = isinstance(value, list) and value and all(isinstance(v, kinds) and not isinstance(v, bool) for v in value)
-    fine = fine and all(map(math.isfinite, value))
-    if not fine or (count and len(value) != count) or ((whole or positive) and min(value) <= 0):
-        sign = "positive " if whole or positive else ""
-        wanted = f"a list of {count or '1 or 3'} {sign}{'whole ' if whole else ''}numbers"
-        raise BadInput(f"{where} {key} is {value!r}; expected {wanted}")
-    return tuple(value) if whole else tuple(float(v) for v in value)
-
-
-def _names(given: dict[str, Any], key: str, where: str, least: int = 2) -> tuple[str, ...] | None:
-    value = given.get(key)
-    if value is None:
-        return None
-    if not (isinstance(value, list) and len(value) >= least and all(isinstance(v, str) for v in value)):
-        raise BadInput(f"{where} {key} must be a list of at least {least} texts")
-    if len(set(value)) != len(value):
-        raise BadInput(f"{where} {key} names one twice")
-    return tuple(value)
