@@ -1,6 +1,6 @@
 """Audits from Python and notebooks: ``auditor.audit(...)`` measures, ``auditor.load(...)`` opens what was measured.
 
-The same engine, run folder and audit.json as the command line's; docs/python.md shows it.
+The same engine, run folder and audit.json as the command line's; docs/how-to/python.md shows it.
 """
 
 from __future__ import annotations

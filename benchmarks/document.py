@@ -1,4 +1,4 @@
-"""The parts of docs/models.md that scripts write: text between ``<!-- name -->`` and ``<!-- /name -->``."""
+"""The parts of docs/reference/models.md that scripts write: text between ``<!-- name -->`` and ``<!-- /name -->``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "models.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "models.md"
 
 Row = tuple[str, ...]
 

@@ -2,7 +2,7 @@
 
     python benchmarks/onnx_node_tests.py [--verbose] [OPERATOR ...]
 
-Prints passed/total per operator as a Markdown table and writes it into docs/models.md. Operators that occur in
+Prints passed/total per operator as a Markdown table and writes it to docs/reference/models.md. Operators that occur in
 classifiers are those in the files that torchvision_models.py and third_party_models.py opened: their list stands in the
 document. "Refused" is an error at import or when the module runs (fine: the
 audit goes on black-box). "Wrong without an error" must be 0, and the exit status is 1 if it is not. Integer outputs

@@ -5,7 +5,7 @@
 Networks of torchvision with random weights, as torchvision_models.py makes them, exported at opset 17; then static
 quantisation (QDQ and QOperator, per tensor), dynamic quantisation, or float16 with some operators left in float32; then
 saved after ONNX Runtime's optimiser at its highest level, which is what setting `optimized_model_filepath` alone does.
-Writes a table into docs/models.md.
+Writes a table into docs/reference/models.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Classifiers that others trained and exported, through `auditor run --suite quick`: a table in docs/models.md.
+"""Third-party classifiers through `auditor run --suite quick`: a table in docs/reference/models.md.
 
     uv run python benchmarks/third_party_models.py MODELS DATA [--only NAME] [--samples 300]
 

@@ -1,4 +1,4 @@
-"""Every classification family of torchvision, exported in three ways, opened as an audit opens it: docs/models.md.
+"""Every classification family of torchvision, exported in three ways, opened as by an audit: docs/reference/models.md.
 
     uv run python benchmarks/torchvision_models.py [NETWORK ...]
 

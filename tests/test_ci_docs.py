@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -15,7 +17,8 @@ from auditor.cli.main import main
 from auditor.plugin import registry
 from auditor.policy.rules import read_policy
 
-PAGE = (Path(__file__).parent.parent / "docs" / "ci.md").read_text("utf-8")
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "how-to" / "ci.md").read_text("utf-8")
 SNIPPETS = re.findall(r"```(\w+)\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.findall(r"(?:run: |- |^    )(auditor .+)$", PAGE, re.MULTILINE)
 
@@ -35,6 +38,26 @@ def test_the_snippets_are_valid(place: int, options: list[str], tmp_path: Path) 
     command = [sys.executable, "-m", "check_jsonschema", *options, str(tmp_path / "ci.yml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_workflow_of_the_project_is_valid_and_runs_the_checks() -> None:
+    workflow = ROOT / ".github" / "workflows" / "ci.yml"
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(workflow)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (script,) = re.findall(r"- run: (.+)", workflow.read_text("utf-8"))
+    assert os.access(ROOT / script, os.X_OK)
+
+
+def test_the_workflow_tests_every_supported_python_and_the_lowest_versions() -> None:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    versions = re.search(r"python: \[(.+)\]", text)
+    assert versions is not None
+    tested = versions[1].replace('"', "").split(", ")
+    below = f"3.{int(tested[-1].split('.')[1]) + 1}"
+    assert project["requires-python"] == f">={tested[0]},<{below}"
+    assert "resolution: lowest-direct" in text
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -16,12 +16,13 @@ from pathlib import Path
 
 import pytest
 
+import auditor as auditor_package
 from auditor.plugin import hookspecs, registry
 from auditor.plugin.suite import find_suite
 
 ROOT = Path(__file__).parents[1]
 THIRD_PARTY = ROOT / "tests" / "third_party"
-PLUGINS_MD = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+PLUGINS_MD = (ROOT / "docs" / "how-to" / "plugins.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", PLUGINS_MD, re.DOTALL)
 TOML_BLOCKS = re.findall(r"```toml\n(.*?)```", PLUGINS_MD, re.DOTALL)
@@ -110,7 +111,7 @@ def test_every_example_is_a_plugin_that_loads(block: str, monkeypatch: pytest.Mo
     module = types.ModuleType("example")
     module.__file__ = str(tmp_path / "example.py")
     monkeypatch.setitem(sys.modules, "example", module)
-    exec(compile(block, "docs/plugins.md", "exec"), module.__dict__)
+    exec(compile(block, "docs/how-to/plugins.md", "exec"), module.__dict__)
     own = importlib.metadata.entry_points(group=registry.GROUP)
     dist = types.SimpleNamespace(name="example", version="1")
     entry = types.SimpleNamespace(name="example", dist=dist, load=lambda: module)
@@ -159,9 +160,27 @@ def test_the_readme_shows_every_command_and_exit_status() -> None:
         assert re.search(rf"\b{status}\b", README)
 
 
-@pytest.mark.parametrize("file", ["README.md", "ARCHITECTURE.md", "docs/plugins.md"])
-def test_links_and_paths_lead_somewhere(file: str) -> None:
-    text = (ROOT / file).read_text(encoding="utf-8")
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_and_paths_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
-    missing = [link for link in links if not (ROOT / file).parent.joinpath(link).exists()]
-    assert not missing
+    assert not [link for link in links if not page.parent.joinpath(link).exists()]
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    listed = set(re.findall(r"[-:] (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+    assert listed == {page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")}
+
+
+def test_the_reference_documents_every_public_name_once() -> None:
+    pages = [page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "reference").glob("*.md")]
+    documented = [name for text in pages for name in re.findall(r"^::: auditor\.(\w+)$", text, re.MULTILINE)]
+    assert sorted(documented) == auditor_package.__all__
+
+
+def test_the_architecture_links_every_decision() -> None:
+    records = {f"docs/decisions/{page.name}" for page in (ROOT / "docs" / "decisions").glob("0*.md")}
+    assert records == set(re.findall(r"\((docs/decisions/0[^)]+)\)", (ROOT / "ARCHITECTURE.md").read_text("utf-8")))

@@ -1,4 +1,4 @@
-"""docs/models.md says what is so: some of its rows are measured again, and its claims are read from its tables."""
+"""docs/reference/models.md is up to date: some rows are measured again, and its claims are compared with its tables."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The PDF as an archive and a screen reader meet it: tags, bookmarks, heads, alternatives, fonts, attachments.
 
 No validator of PDF/UA or PDF/A comes from PyPI, npm or Debian, so this file is the stated checker: what a machine can
-check on the structure of the file is checked here, clause by clause (docs/report.md lists them); whether a text says
-what its figure shows, and whether the order is a good one to read, are for people.
+check on the structure of the file is checked here, clause by clause (list: docs/reference/report.md); whether a text
+says what its figure shows, and whether the order is a good one to read, are for people.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def tagged(document: pypdf.PdfReader, kind: str) -> list[Any]:
     return [element for element in elements(root(document)["/StructTreeRoot"]) if element["/S"] == kind]
 
 
-# The stated checker: docs/report.md lists these clauses. Each gives what is wrong, in words.
+# The stated checker: docs/reference/report.md lists these clauses. Each gives what is wrong, in words.
 
 Check = Callable[[pypdf.PdfReader], Iterator[str]]
 SHOWING = {
@@ -402,7 +402,7 @@ def test_pdf_a_3a(documents: dict[str, pypdf.PdfReader], clause: str) -> None:
 
 
 def test_the_documentation_names_every_clause_that_is_checked() -> None:
-    said = (Path(__file__).parents[1] / "docs" / "report.md").read_text("utf-8")
+    said = (Path(__file__).parents[1] / "docs" / "reference" / "report.md").read_text("utf-8")
     assert [clause for clause in [*UA, *A] if f"| {clause} |" not in said] == []
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import auditor
 
-DOCS = Path(__file__).parents[1] / "docs" / "python.md"
+DOCS = Path(__file__).parents[1] / "docs" / "how-to" / "python.md"
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def example(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     names: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        exec(compile(block, "docs/python.md", "exec"), names)
+        exec(compile(block, "docs/how-to/python.md", "exec"), names)
         names["run"] = auditor.load(folder / "run")
     return folder, names
 

@@ -435,3 +435,18 @@ def test_images_that_cannot_be_split_are_refused(tmp_path: Path) -> None:
     one = pictures(tmp_path / "one", classes=["only"])
     with pytest.raises(BadInput, match="of 1 classes"):
         build("eye-state-fc", tmp_path, one)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 30])
+def test_the_learning_curve_shows_both_series_and_the_kept_epoch(epochs: int, tmp_path: Path) -> None:
+    from auditor.reference_models.common.finish import learning_curve
+
+    names = ("accuracy", "loss", "validation_accuracy", "validation_loss")
+    history = [{"epoch": n, **{name: (k + 1) / (4 * n) for k, name in enumerate(names)}} for n in range(1, epochs + 1)]
+    learning_curve(tmp_path / "curve.png", history, best_epoch=epochs)
+    image = np.asarray(Image.open(tmp_path / "curve.png").convert("RGB")).astype(int)
+    assert image.shape == (330, 770, 3)
+    red, green, blue = np.moveaxis(image, -1, 0)
+    assert ((red > green + 60) & (red > blue + 60)).any()
+    if epochs > 1:
+        assert ((blue > red + 60) & (blue > green + 30)).any()

@@ -443,7 +443,7 @@ class Reversed(torch.nn.Module):
         return 2 * z.detach() - z
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
 def test_a_masked_model_is_never_robust(digits: Path, tmp_path: Path) -> None:
     """Its figures are splendid, and inconclusive; so is the verdict."""
     whole = torch.jit.load(str(digits / "digits-cnn.pt"))

@@ -68,7 +68,9 @@ def check_package(package: str, say: Callable[[str], None] = lambda _: None) -> 
         distribution = _distribution(name)
         entries = [entry for entry in distribution.entry_points if entry.group == registry.GROUP]
         if not entries:
-            raise BadInput(f'{package}: has no entry point in the group "{registry.GROUP}" (see docs/plugins.md)')
+            raise BadInput(
+                f'{package}: has no entry point in the group "{registry.GROUP}" (see docs/how-to/plugins.md)'
+            )
         plugins = registry.load()
         own = [plugin for plugin in plugins.plugins if _normal(plugin.package) == _normal(name)]
         names = {plugin.name for plugin in own}
@@ -286,7 +288,7 @@ def _project(folder: Path) -> dict[str, Any]:
     if not (isinstance(entries, dict) and entries and isinstance(project.get("name"), str)):
         raise BadInput(
             f'{path}: has no name with [project.entry-points."{registry.GROUP}"]; expected a plugin of the auditor'
-            " (see docs/plugins.md); if its entry points are written elsewhere, install it and give its name"
+            " (see docs/how-to/plugins.md); if its entry points are written elsewhere, install it and give its name"
         )
     return project
 

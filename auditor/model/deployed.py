@@ -205,8 +205,8 @@ class DeployedModel:
             )
         elif zero_share > 0.999:
             self.drop_copy(
-                f"the copy's gradient is zero for {100 * zero_share:.1f} % of the inputs, so gradient attacks would fail"
-                " and the model would appear robust"
+                f"the copy's gradient is zero for {100 * zero_share:.1f} % of the inputs, so gradient attacks would"
+                " fail and the model would appear robust"
             )
 
     def compare(self, images: Pixels) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -184,7 +184,9 @@ class MinimumNorm(Probe):
         delta = images - batch.pixels
         left = np.arange(len(batch))
         for scale in _DRAWN:
-            tried = np.rint((batch.pixels[left] + np.float32(scale) * delta[left]).clip(0, 1) * 255) / np.float32(255)
+            inside = (batch.pixels[left] + np.float32(scale) * delta[left]).clip(0, 1)
+            # float32 already; the stubs of NumPy 2.5 do not know it
+            tried = (np.rint(inside * 255) / np.float32(255)).astype(np.float32, copy=False)
             wrong = classifier.predict(tried).argmax(axis=1) != batch.labels[left]
             images[left[wrong]] = tried[wrong]
             left = left[~wrong]

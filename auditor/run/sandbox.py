@@ -2,7 +2,7 @@
 
 The child opens the file as the audit will, asks original and copy about two images and takes one gradient. Whatever a
 malformed or hostile file does to it (a crash of a library, an endless loop, gigabytes from a few bytes, a file that
-it would write) happens there, and ends here as one sentence. docs/security.md says what this does not catch.
+it would write) happens there, and ends here as one sentence. What this does not catch: docs/explanation/security.md.
 
 Started as a program this module is the server: it imports the libraries once, forks for every file that it is told on
 stdin, and answers on stdout, one line of JSON each. It starts before the audit imports the same libraries, so that the

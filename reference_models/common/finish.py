@@ -4,6 +4,7 @@ training, the learning curve."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,23 +79,64 @@ def write_images(path: Path, part: Part, classes: tuple[str, ...]) -> None:
 
 
 def learning_curve(path: Path, history: list[dict[str, float]], best_epoch: int) -> None:
-    """Accuracy and loss over the epochs."""
-    from matplotlib.figure import Figure
+    """Draw accuracy and loss over the epochs as a PNG of 770 x 330 pixels."""
+    from PIL import Image, ImageDraw, ImageFont
 
+    # Pillow draws without anti-aliasing: three times the size, scaled down at the end
+    fine, width, height = 3, 770, 330
+    image = Image.new("RGB", (width * fine, height * fine), "white")
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(12 * fine)
     epochs = [row["epoch"] for row in history]
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for axes, name in ((left, "accuracy"), (right, "loss")):
-        axes.plot(epochs, [row[name] for row in history], color="#767676", label="as trained on")
-        axes.plot(epochs, [row[f"validation_{name}"] for row in history], color="#0b5cad", label="validation")
-        axes.axvline(best_epoch, color="#b3261e", linewidth=0.8, linestyle=":")
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(name)
-        axes.spines[["top", "right"]].set_visible(False)
-    left.set_ylim(0, 1.02)
-    left.legend(frameon=False, fontsize="small", loc="lower right")
-    right.set_title(f"kept: epoch {best_epoch}", fontsize="small", loc="right", color="#b3261e")
-    figure.savefig(path, dpi=110)
+    first, last = min(epochs), max(*epochs, min(epochs) + 1)
+
+    def line(points: list[tuple[float, float]], colour: str, thick: float) -> None:
+        draw.line([(x * fine, y * fine) for x, y in points], colour, round(thick * fine), joint="curve")
+
+    def text(x: float, y: float, words: str, anchor: str, colour: str = "#333333") -> None:
+        draw.text((x * fine, y * fine), words, colour, font, anchor)
+
+    for left, name in ((45, "accuracy"), (435, "loss")):
+        right, top, bottom = left + 320, 35, 280
+        lines = [
+            ("as trained on", "#767676", [row[name] for row in history]),
+            ("validation", "#0b5cad", [row[f"validation_{name}"] for row in history]),
+        ]
+        largest = 1.02 if name == "accuracy" else 1.05 * max([*lines[0][2], *lines[1][2], 1e-6])
+
+        def x(epoch: float, left: int = left, right: int = right) -> float:
+            return left + (epoch - first) / (last - first) * (right - left)
+
+        def y(value: float, largest: float = largest, top: int = top, bottom: int = bottom) -> float:
+            return bottom - value / largest * (bottom - top)
+
+        text(left, top - 8, name, "ls")
+        text(right, bottom + 42, "epoch", "rs")
+        line([(left, top), (left, bottom), (right, bottom)], "#333333", 0.8)
+        for value in _ticks(0, largest):
+            line([(left - 4, y(value)), (left, y(value))], "#333333", 0.8)
+            text(left - 6, y(value), f"{value:g}", "rm")
+        for epoch in _ticks(first, last, whole=True):
+            line([(x(epoch), bottom), (x(epoch), bottom + 4)], "#333333", 0.8)
+            text(x(epoch), bottom + 8, f"{epoch:g}", "mt")
+        line([(x(best_epoch), top), (x(best_epoch), bottom)], "#b3261e", 0.8)
+        for place, (label, colour, values) in enumerate(lines):
+            line([(x(epoch), y(value)) for epoch, value in zip(epochs, values, strict=True)], colour, 1.5)
+            if name == "accuracy":
+                line([(right - 120, bottom - 40 + 20 * place), (right - 100, bottom - 40 + 20 * place)], colour, 1.5)
+                text(right - 94, bottom - 40 + 20 * place, label, "lm")
+            elif place:
+                text(right, top - 8, f"kept: epoch {best_epoch}", "rs", "#b3261e")
+    image.resize((width, height), Image.Resampling.LANCZOS).save(path)
+
+
+def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
+    """Up to six round values within [low, high]: multiples of 1, 2 or 5 times a power of ten, or whole numbers."""
+    rough = max((high - low) / 5, 1e-9)
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+    step = max(round(step), 1) if whole else step
+    return [round(n * step, 10) for n in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
 
 
 def load_weights(network: torch.nn.Module, file: str) -> None:
