@@ -6,6 +6,8 @@ import numpy as np
 
 from auditor import Corruption, Meta, hookimpl
 
+AUDITOR_API = "1.0"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Shift(Corruption):
