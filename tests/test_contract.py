@@ -20,7 +20,7 @@ from auditor.run.request import Request
 from auditor.run.session import run
 
 LOADED = registry.load()
-ABOUT_ROWS = {"says what it is", "is configurable"}
+ABOUT_ROWS = {"has a description", "is configurable"}
 """Checks that need no images."""
 every_probe = pytest.mark.parametrize("probe_id", LOADED.probes)
 

@@ -21,21 +21,21 @@ Cli = Callable[..., Result]
 
 FAULTS = {
     "": {
-        "imports nothing heavy": "imports pandas, pyarrow at the top",
+        "imports nothing heavy": "imports pandas, pyarrow at module level",
         "states the interface version": "AUDITOR_API",
     },
     "corruptions.restless": {"same seed, same rows": "measured twice with one seed, column"},
     "corruptions.sociable": {"same rows in any batch": "in batches of 1, 2 and 21 images, column"},
-    "corruptions.rude": {"leaves the batch alone": "measure changed batch.pixels"},
+    "corruptions.rude": {"batch unchanged": "measure changed batch.pixels"},
     "corruptions.wordless": {
-        "says what it is": "ends without a full stop",
+        "has a description": "end with a full stop",
         "concludes": "finding corruptions.wordless/x does not say n: 'Fine.'",
     },
     "corruptions.unbound": {"within range and budget": "expected 0 to 1"},
-    "corruptions.unset": {"is configurable": "comes back changed from JSON"},
-    "attacks.timid": {"beats random noise": "random noise of the same size broke"},
-    "attacks.idle": {"beats random noise": "broke 0 of 12 images"},
-    "metrics.clumsy": {"leaves the batch alone": "25 rows for 24 images", "concludes": "ended as an error"},
+    "corruptions.unset": {"is configurable": "is changed by a round trip through JSON"},
+    "attacks.timid": {"beats random noise": "random noise of the same size on"},
+    "attacks.idle": {"beats random noise": "succeeded on 0 of 12 images"},
+    "metrics.clumsy": {"batch unchanged": "25 rows for 24 images", "concludes": "ended as an error"},
 }
 """Of the probes of auditor-careless: at least these checks fail, and say this."""
 
@@ -54,7 +54,7 @@ def test_the_package_and_its_probes_are_found(careless: package.Report) -> None:
 
 @pytest.mark.parametrize(("probe", "name"), [(probe, name) for probe, names in FAULTS.items() for name in names])
 def test_every_broken_rule_is_named(careless: package.Report, probe: str, name: str) -> None:
-    said = {check.name: check.said for check in careless.failed if check.probe == probe}
+    said = {check.name: check.message for check in careless.failed if check.probe == probe}
     assert FAULTS[probe][name] in said.get(name, f"{name} did not fail; what failed: {said}")
 
 
@@ -132,7 +132,7 @@ def test_a_name_that_cannot_be_is_refused(auditor_cli: Cli, name: str, said: str
 @pytest.mark.parametrize(
     ("package", "said"),
     [
-        ("no-such-package", "no such folder, and no installed package is called so"),
+        ("no-such-package", "no such folder and no installed package of this name"),
         ("numpy", "has no entry point in the group"),
         ("empty", "has no pyproject.toml"),
         ("plain", "has no name with [project.entry-points"),

@@ -211,7 +211,7 @@ def conformity(report: Report, *, quiet: bool = False, width: int | None = None)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for check in checks:
-            table.add_row(f"  [{_CHECKED[check.outcome]}]{check.outcome}[/]", check.name, _escape(check.said))
+            table.add_row(f"  [{_CHECKED[check.outcome]}]{check.outcome}[/]", check.name, _escape(check.message))
         console.print(table)
     failed, probes = len(report.failed), len(report.probes)
     done = len([check for check in report.checks if check.outcome != "n/a"])

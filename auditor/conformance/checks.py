@@ -1,9 +1,7 @@
-"""What every probe owes the engine, checked: for ``auditor plugin check`` and for the contract tests.
+"""The rules for probes as checks, for ``auditor plugin check`` and the contract tests.
 
-``CHECKS`` are asked of one probe at a time, on a ``Subject`` (a model and some images in memory); ``check_record`` is
-asked of the probe's part of a finished audit. Both raise ``Breach`` with one sentence for the plugin's author.
-``check_package`` does all of it for an installed package or a folder that could be one, on ``write_subject``'s small
-model that every attack must break.
+``CHECKS`` test one probe at a time on a ``Subject`` (a model and images in memory). ``check_record`` tests the probe's
+part of a finished audit. Both raise ``Breach`` with one sentence for the author of the plugin.
 """
 
 from __future__ import annotations
@@ -51,18 +49,18 @@ HEAVY = (
     "cv2",
     "skimage",
 )
-"""What no plugin may import at the top of its module."""
+"""Packages that no plugin may import at the top of its module."""
 
 _SAYS_N = re.compile(r"n = \d|\d+ of \d+|\d+ images|Cannot tell")
 _ROUNDING = 2e-6
 _ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 _VICTIMS = 12
 _CHANCES = 4
-"""Draws of noise of an attack's size for each image that the attack is compared with."""
+"""Random perturbations of equal size per image that an attack is compared with."""
 
 
-def _says_what_it_is(subject: Subject, kind: type[Probe]) -> None:
-    """Meta, settings and threat model, as the registry wants them, and as a reviewer reads them."""
+def _has_a_description(subject: Subject, kind: type[Probe]) -> None:
+    """Check metadata, settings and threat model."""
     del subject
     try:
         registry.check_probe(kind)
@@ -70,7 +68,7 @@ def _says_what_it_is(subject: Subject, kind: type[Probe]) -> None:
         raise Breach(str(error)) from None
     meta = kind.meta
     if not meta.why.strip().endswith((".", "?")):
-        raise Breach(f"meta.why must be whole sentences; {meta.why!r} ends without a full stop")
+        raise Breach(f"meta.why is {meta.why!r}; expected whole sentences that end with a full stop")
     if not meta.input_kinds or set(meta.input_kinds) - {"images", "rows"}:
         raise Breach(f"meta.input_kinds is {sorted(meta.input_kinds)}; expected images, rows or both")
     unknown = set(meta.needs) - {"labels", "gradients", "groups"}
@@ -78,11 +76,11 @@ def _says_what_it_is(subject: Subject, kind: type[Probe]) -> None:
         raise Breach(f"meta.needs names {sorted(unknown)}; expected some of labels, gradients, groups")
     strange = [reference for reference in meta.references if not reference.startswith("https://")]
     if strange:
-        raise Breach(f"meta.references must be https:// addresses; {strange[0]!r} is none")
+        raise Breach(f"meta.references contains {strange[0]!r}; expected addresses that begin with https://")
     threat = kind().threat_model()
     if threat is None:
         if meta.area == "attacks":
-            raise Breach("threat_model() is None; an attack says who attacks, knowing what, allowed what")
+            raise Breach("threat_model() is None; expected goal, knowledge and budget of the attacker")
         return
     empty = [name for name, value in plain(threat).items() if not value]
     if empty:
@@ -92,55 +90,57 @@ def _says_what_it_is(subject: Subject, kind: type[Probe]) -> None:
 
 
 def _is_configurable(subject: Subject, kind: type[Probe]) -> None:
-    """Settings come back from a suite file as they went in, and an unknown one is refused."""
+    """Check that the settings survive a round trip through a suite file."""
     probe = kind()
     try:
-        told = json.loads(json.dumps(dataclasses.asdict(probe)))
-        again = _configured(subject.plugins, kind, told)
+        settings = json.loads(json.dumps(dataclasses.asdict(probe)))
+        again = _configured(subject.plugins, kind, settings)
     except (BadInput, TypeError, ValueError) as error:
         raise Breach(f"the settings do not survive JSON: {error}") from None
     if again != probe:
-        lost = [f.name for f in dataclasses.fields(kind) if getattr(again, f.name) != getattr(probe, f.name)]
-        raise Breach(f"{', '.join(lost) or 'a setting'} comes back changed from JSON; use numbers, texts, tuples")
+        changed = [f.name for f in dataclasses.fields(kind) if getattr(again, f.name) != getattr(probe, f.name)]
+        raise Breach(
+            f"{', '.join(changed) or 'a setting'} is changed by a round trip through JSON; use numbers, texts, tuples"
+        )
 
 
 def _configured(plugins: Registry, kind: type[Probe], settings: Mapping[str, Any]) -> Probe:
-    """As a suite file configures it; the registry may not know the class under its id."""
+    """Configure the class as a suite file does; the registry need not contain it."""
     known = Registry(plugins.manager, probes={kind.meta.id: kind})
     return known.configure(kind.meta.id, settings, where="settings")
 
 
-def _leaves_the_batch_alone(subject: Subject, kind: type[Probe]) -> None:
-    """Pixels, labels and clean answers are the same after measuring, and nothing returned is a view of them."""
+def _does_not_change_the_batch(subject: Subject, kind: type[Probe]) -> None:
+    """Check that measuring changes no array of the batch and returns no view of it."""
     import numpy as np
 
     probe, batch, was = quick(kind), subject.batch, subject.images
     rows = subject.measure(probe, batch)
-    strangers = set(rows["image_id"]) - set(batch.ids)
-    if strangers:
-        raise Breach(f"measure gave rows of images that were not in the batch: {sorted(strangers)[:3]}")
+    unknown_ids = set(rows["image_id"]) - set(batch.ids)
+    if unknown_ids:
+        raise Breach(f"measure returned rows of images that are not in the batch: {sorted(unknown_ids)[:3]}")
     measuring = subject.prepared(probe)
     if hasattr(measuring, "perturbed"):
         for level in _levels(measuring):
-            given = measuring.perturbed(subject.classifier, batch, Randomness(0, kind.meta.id), level)
-            if np.shares_memory(given, batch.pixels):
+            images = measuring.perturbed(subject.classifier, batch, Randomness(0, kind.meta.id), level)
+            if np.shares_memory(images, batch.pixels):
                 raise Breach(f"perturbed returned a view of the batch at {dict(level)}; return a new array")
     for name in ("pixels", "labels", "probabilities"):
         if not np.array_equal(getattr(was, name), getattr(batch, name)):
             raise Breach(f"measure changed batch.{name}; work on a copy")
 
 
-def _says_the_same_again(subject: Subject, kind: type[Probe]) -> None:
-    """Same seed, same rows, to the last bit."""
+def _is_reproducible(subject: Subject, kind: type[Probe]) -> None:
+    """Check that the same seed gives bit-identical rows."""
     probe = quick(kind)
     again = subject.measure(probe, subject.batch)
-    told = _difference(subject.whole(probe), again, exactly=True)
-    if told:
-        raise Breach(f"measured twice with one seed, {told}; draw random numbers from rng(image_id) alone")
+    difference = _difference(subject.whole(probe), again, exactly=True)
+    if difference:
+        raise Breach(f"measured twice with one seed, {difference}; draw random numbers only from rng(image_id)")
 
 
-def _needs_no_company(subject: Subject, kind: type[Probe]) -> None:
-    """An image gives the same rows in any batch, up to what float32 rounds."""
+def _is_independent_of_the_batch(subject: Subject, kind: type[Probe]) -> None:
+    """Check that an image gives the same rows in any batch, up to float32 rounding."""
     import pandas as pd
 
     probe = quick(kind)
@@ -148,13 +148,13 @@ def _needs_no_company(subject: Subject, kind: type[Probe]) -> None:
     order = [n - 2, *range(0, n - 2), n - 1][::-1]
     parts = [subject.measure(probe, subject.images.take(part)) for part in (order[:1], order[1:3], order[3:])]
     pieces = pd.concat(parts).sort_values("image_id", kind="stable", ignore_index=True)
-    told = _difference(subject.whole(probe), pieces, exactly=False)
-    if told:
-        raise Breach(f"in batches of 1, 2 and {n - 3} images, {told}; let no image see its neighbours")
+    difference = _difference(subject.whole(probe), pieces, exactly=False)
+    if difference:
+        raise Breach(f"in batches of 1, 2 and {n - 3} images, {difference}; use no statistics over the batch")
 
 
 def _difference(one: pd.DataFrame, other: pd.DataFrame, *, exactly: bool) -> str:
-    """Where two sets of rows differ, in words; "" where they do not."""
+    """Describe the first difference between two sets of rows; empty if they are equal."""
     import numpy as np
 
     if list(one.columns) != list(other.columns):
@@ -166,7 +166,7 @@ def _difference(one: pd.DataFrame, other: pd.DataFrame, *, exactly: bool) -> str
         if a.shape != b.shape:
             return f"column {name} had shapes {a.shape} and {b.shape}"
         if a.dtype.kind == "f" and b.dtype.kind == "f":
-            # where a copy is compared with its original, rounding itself is measured
+            # parity probes measure rounding itself
             same = np.isclose(a, b, rtol=0 if exactly else 1e-4, atol=0 if exactly else 2e-5, equal_nan=True)
         else:
             same = np.asarray(a == b)
@@ -186,12 +186,12 @@ def _short(value: Any) -> str:
 
 
 def _stays_in_bounds(subject: Subject, kind: type[Probe]) -> None:
-    """Perturbed images are float32 in [0, 1], of the same shape, and within the level's budget."""
+    """Check that perturbed images are float32 in [0, 1], of the same shape and within the budget."""
     import numpy as np
 
     probe = subject.prepared(quick(kind))
     if not hasattr(probe, "perturbed"):
-        raise NotApplicable("perturbs no images")
+        raise NotApplicable("does not perturb images")
     batch, n = subject.batch, len(subject.images)
     for level in _levels(probe):
         images = probe.perturbed(subject.classifier, batch, Randomness(0, kind.meta.id), level)
@@ -208,18 +208,18 @@ def _stays_in_bounds(subject: Subject, kind: type[Probe]) -> None:
 
 
 def _levels(probe: Any) -> Sequence[Mapping[str, Any]]:
-    """What a probe that perturbs can be asked for."""
+    """The levels of a probe that perturbs images."""
     if hasattr(probe, "levels"):
         return list(probe.levels())
     return list(probe.control_levels()) if hasattr(probe, "control_levels") else []
 
 
-def _finds_real_errors(subject: Subject, kind: type[Probe]) -> None:
-    """What a minimum-norm search calls broken is broken, and nothing else has moved."""
+def _reports_real_errors(subject: Subject, kind: type[Probe]) -> None:
+    """Check that every image that a minimum-norm search moved is misclassified, and no other."""
     import numpy as np
 
     if not issubclass(kind, MinimumNorm):
-        raise NotApplicable("searches no nearest error")
+        raise NotApplicable("is not a minimum-norm search")
     probe, batch = subject.prepared(quick(kind)), subject.batch
     for norm in probe.norms:
         images, answers, found = probe.nearest(subject.classifier, batch, Randomness(0, kind.meta.id), norm)
@@ -230,28 +230,28 @@ def _finds_real_errors(subject: Subject, kind: type[Probe]) -> None:
         changed = (images != batch.pixels).any(axis=(1, 2, 3))
         right = batch.predictions == batch.labels
         if ((answers.argmax(axis=1) != batch.labels) != changed)[right].any() or not found[changed].all():
-            raise Breach(f"in {norm} an image was moved and is not broken, or broken and was not moved")
+            raise Breach(f"in {norm} an image was moved and is not misclassified, or misclassified and was not moved")
 
 
-def _breaks_what_is_fragile(subject: Subject, kind: type[Probe]) -> None:
-    """An attack breaks more images than random noise of equal size; one without a size, any at all."""
+def _beats_random_noise(subject: Subject, kind: type[Probe]) -> None:
+    """Check that an attack succeeds more often than random noise of equal size; without a size, at least once."""
     import numpy as np
 
     if kind.meta.area != "attacks":
-        raise NotApplicable("is no attack")
+        raise NotApplicable("is not an attack")
     threat = kind().threat_model()
     if threat is not None and threat.knowledge == "none":
-        raise NotApplicable("attacks by chance")
-    # harder than the other checks: who is given no time is no better than chance
+        raise NotApplicable("is a random attack")
+    # more iterations than in the other checks: too few are no better than chance
     probe = quick(kind, few=20)
     if not issubclass(kind, Attack | MinimumNorm):
         rows = subject.whole(probe)
         if "success" not in rows and "perturbed_prediction" not in rows:
-            raise NotApplicable("has neither a column success nor perturbed_prediction")
+            raise NotApplicable("has no column success or perturbed_prediction")
         labels = dict(zip(subject.batch.ids, subject.batch.labels, strict=True))
         wrong = rows["success"] if "success" in rows else rows["perturbed_prediction"] != rows["image_id"].map(labels)
         if not wrong.astype(bool).any():
-            raise Breach(f"broke none of {len(subject.images)} images of a model that breaks easily")
+            raise Breach(f"succeeded on none of {len(subject.images)} images of a fragile model")
         return
     attacking, batch, classifier = subject.prepared(probe), subject.batch, subject.classifier
     right = np.flatnonzero(batch.predictions == batch.labels)[:_VICTIMS]
@@ -267,13 +267,13 @@ def _breaks_what_is_fragile(subject: Subject, kind: type[Probe]) -> None:
             by_chance += (classifier.predict(noisy).argmax(axis=1) != victims.labels).sum() / _CHANCES
     if broken <= by_chance:
         raise Breach(
-            f"broke {broken:.0f} of {tried:.0f} images (over its levels) of a model that breaks easily; random noise of"
-            f" the same size broke {by_chance:.4g}"
+            f"succeeded on {broken:.0f} of {tried:.0f} images (over all levels) of a fragile model; random noise of the"
+            f" same size on {by_chance:.4g}"
         )
 
 
 def _attacked(probe: Any, classifier: Classifier, victims: Batch) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Norm and attacked images at every level, or at the distance that a search found."""
+    """Yield norm and attacked images at every level, or at the distance that a search found."""
     rng = Randomness(0, probe.meta.id)
     if isinstance(probe, MinimumNorm):
         for norm in probe.norms:
@@ -286,7 +286,7 @@ def _attacked(probe: Any, classifier: Classifier, victims: Batch) -> Iterator[tu
 def _noise(
     clean: NDArray[np.float32], size: NDArray[np.float64], norm: str, rng: np.random.Generator
 ) -> NDArray[np.float32]:
-    """Clean images with random noise of these lengths: corners of the box for L-inf, else any direction."""
+    """Add random noise of these lengths to clean images: corners of the box for L-inf, else any direction."""
     import numpy as np
 
     noise = rng.standard_normal(clean.shape)
@@ -298,28 +298,32 @@ def _noise(
 
 
 CHECKS: Mapping[str, Callable[[Subject, type[Probe]], None]] = {
-    "says what it is": _says_what_it_is,
+    "has a description": _has_a_description,
     "is configurable": _is_configurable,
-    "leaves the batch alone": _leaves_the_batch_alone,
-    "same seed, same rows": _says_the_same_again,
-    "same rows in any batch": _needs_no_company,
+    "batch unchanged": _does_not_change_the_batch,
+    "same seed, same rows": _is_reproducible,
+    "same rows in any batch": _is_independent_of_the_batch,
     "within range and budget": _stays_in_bounds,
-    "finds real errors": _finds_real_errors,
-    "beats random noise": _breaks_what_is_fragile,
+    "reports real errors": _reports_real_errors,
+    "beats random noise": _beats_random_noise,
 }
-"""By name; each raises Breach where the probe fails it and NotApplicable where it is not about that probe."""
+"""By name; each raises Breach if the probe fails it, and NotApplicable if it does not concern the probe."""
 
 
 def check_record(record: Mapping[str, Any]) -> None:
-    """A probe's part of audit.json: it ran, every finding has an id of its own and says n, numbers are in their
-    intervals. Raises Breach; NotApplicable where the probe was not applicable."""
+    """Check a probe's part of audit.json: it ran, findings have unique ids and n, values lie in their intervals.
+
+    Raises:
+        Breach: if it fails.
+        NotApplicable: if the probe was not applicable.
+    """
     if record["status"] == "not-applicable":
         raise NotApplicable(record["reason"])
     if record["status"] == "error":
         raise Breach(f"ended as an error: {record['reason']}")
     ids = [finding["id"] for finding in record["findings"]]
     if not ids:
-        raise Breach("conclude gave no finding; give one at least, also when there is nothing to complain about")
+        raise Breach("conclude returned no finding; return at least one, even if nothing failed")
     if len(set(ids)) < len(ids):
         raise Breach(f"two findings have the id {next(i for i in ids if ids.count(i) > 1)}")
     for finding in record["findings"]:
@@ -335,16 +339,19 @@ def check_record(record: Mapping[str, Any]) -> None:
         low, value, high = metric["low"], metric["value"], metric["high"]
         if None not in {low, value, high} and not low - 1e-6 <= value <= high + 1e-6:
             raise Breach(f"metric {metric['name']}: {value:g} is not within its interval [{low:g}, {high:g}]")
-        if metric["unit"] == "fraction" and metric["name"] != "accuracy_gap" and value is not None and abs(value) > 1:
+        if metric["unit"] == "fraction" and value is not None and abs(value) > 1:
             raise Breach(f"metric {metric['name']} is {value:g}, but its unit is fraction")
 
 
 def heavy_imports(code: str, *, paths: Sequence[Path] = (), heavy: Sequence[str] = HEAVY) -> list[str]:
-    """Which of the heavy modules are there after this code ran in a fresh process; ``paths`` go before sys.path."""
-    ask = f"\nimport sys; print(*[name for name in {tuple(heavy)!r} if name in sys.modules])"
+    """Return the heavy modules that are loaded after running ``code`` in a fresh process.
+
+    ``paths`` are searched before ``sys.path``.
+    """
+    report = f"\nimport sys; print(*[name for name in {tuple(heavy)!r} if name in sys.modules])"
     known = [str(path) for path in paths] + [path for path in sys.path if path]
     done = subprocess.run(
-        [sys.executable, "-c", code + ask],
+        [sys.executable, "-c", code + report],
         check=False,
         capture_output=True,
         text=True,

@@ -34,19 +34,19 @@ Outcome = Literal["ok", "FAILED", "n/a"]
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """How one probe, or the package itself, did in one check."""
+    """The outcome of one check for one probe, or for the package itself."""
 
     probe: str
-    """Its id; "" for the package."""
+    """Id of the probe; empty for the package."""
     name: str
     outcome: Outcome
-    said: str = ""
-    """What is wrong, or why the check is not about this probe."""
+    message: str = ""
+    """What is wrong, or why the check does not apply."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A package and its checks."""
+    """A package and the outcomes of its checks."""
 
     package: str
     version: str
@@ -55,14 +55,15 @@ class Report:
 
     @property
     def failed(self) -> Sequence[Check]:
-        """The checks that did not hold."""
+        """The checks that failed."""
         return [check for check in self.checks if check.outcome == "FAILED"]
 
 
 def check_package(package: str, say: Callable[[str], None] = lambda _: None) -> Report:
-    """Everything about an installed package, by its name, or about a folder with a pyproject.toml.
+    """Check an installed package, given by its name, or a folder with a pyproject.toml.
 
-    Raises BadInput for what is neither, or is no plugin of the auditor.
+    Raises:
+        BadInput: if it is neither, or not a plugin of auditor.
     """
     with _findable(package) as (name, paths):
         distribution = _distribution(name)
@@ -76,7 +77,7 @@ def check_package(package: str, say: Callable[[str], None] = lambda _: None) -> 
         names = {plugin.name for plugin in own}
         probes = [probe_id for probe_id, origin in plugins.origin.items() if origin in names]
         checks = [
-            Check(probe="", name="loads", outcome="FAILED" if plugin.error else "ok", said=plugin.error or "")
+            Check(probe="", name="loads", outcome="FAILED" if plugin.error else "ok", message=plugin.error or "")
             for plugin in own
         ]
         for entry in entries if not any(plugin.error for plugin in own) else ():
@@ -99,7 +100,7 @@ def _states_version(entry: importlib.metadata.EntryPoint) -> None:
 def _light(code: str, paths: Sequence[Path]) -> None:
     found = heavy_imports(code, paths=paths)
     if found:
-        raise Breach(f"imports {', '.join(found)} at the top; import it inside the method that needs it")
+        raise Breach(f"imports {', '.join(found)} at module level; import it inside the method that needs it")
 
 
 def _check_probes(
@@ -112,7 +113,7 @@ def _check_probes(
         say(probe_id)
         kind = plugins.probes[probe_id]
         for name, check in CHECKS.items():
-            if "images" not in kind.meta.input_kinds and name not in {"says what it is", "is configurable"}:
+            if "images" not in kind.meta.input_kinds and name not in {"has a description", "is configurable"}:
                 continue
             yield _outcome(probe_id, name, lambda check=check, kind=kind: check(subject, kind))  # type: ignore[misc]
         yield _outcome(probe_id, "concludes", lambda probe_id=probe_id: check_record(records[probe_id]))  # type: ignore[misc]
@@ -122,16 +123,16 @@ def _outcome(probe: str, name: str, check: Callable[[], None]) -> Check:
     try:
         check()
     except NotApplicable as reason:
-        return Check(probe=probe, name=name, outcome="n/a", said=str(reason))
+        return Check(probe=probe, name=name, outcome="n/a", message=str(reason))
     except Breach as breach:
-        return Check(probe=probe, name=name, outcome="FAILED", said=str(breach))
+        return Check(probe=probe, name=name, outcome="FAILED", message=str(breach))
     except (Exception, SystemExit) as error:
-        return Check(probe=probe, name=name, outcome="FAILED", said=one_line(error))
+        return Check(probe=probe, name=name, outcome="FAILED", message=one_line(error))
     return Check(probe=probe, name=name, outcome="ok")
 
 
 def open_subject(plugins: Registry, model: Path, data: Path | None, samples: int | None = None) -> Subject:
-    """A model file and its images, in memory, in two groups."""
+    """Open a model file and its images, in two groups."""
     from auditor.data.dataset import Batch
     from auditor.run.opening import open_audit
     from auditor.run.request import Request
@@ -154,7 +155,7 @@ def open_subject(plugins: Registry, model: Path, data: Path | None, samples: int
 def audit(
     plugins: Registry, probes: Sequence[str], *, model: Path, data: Path, folder: Path
 ) -> Mapping[str, Mapping[str, Any]]:
-    """A real audit by these probes and those whose records they read; their parts of audit.json by id."""
+    """Run an audit with these probes and those they depend on; return their parts of audit.json by id."""
     from auditor.run.request import Request
     from auditor.run.session import run
 
@@ -168,7 +169,7 @@ def audit(
 
 
 def write_suite(plugins: Registry, probes: Sequence[str], path: Path) -> Path:
-    """A suite file with these probes, as little to do as their settings allow; its path."""
+    """Write a suite file with these probes and reduced settings; return its path."""
     lines = [f"probes = {json.dumps(probes)}"]
     for probe_id in probes:
         probe = quick(plugins.probes[probe_id])
@@ -183,11 +184,11 @@ def write_suite(plugins: Registry, probes: Sequence[str], path: Path) -> Path:
 
 
 def write_subject(folder: Path) -> tuple[Path, Path]:
-    """A small convolutional network that breaks easily, as ONNX, and 24 images that it gets right; both paths.
+    """Write a small, fragile network as ONNX and 24 images that it classifies correctly; return both paths.
 
-    Random weights over 768 pixels: the gradient's many small components add up along its sign and cancel in noise,
-    which is the linear explanation of adversarial examples (Goodfellow, Shlens and Szegedy 2015, arXiv:1412.6572,
-    section 3). The labels are the network's own answers.
+    The weights over 768 pixels are random: many small components of the gradient add up along its sign and cancel in
+    noise, which is the linear explanation of adversarial examples (Goodfellow, Shlens and Szegedy 2015,
+    arXiv:1412.6572, section 3). The labels are the predictions of the network.
     """
     import numpy as np
     import onnx
@@ -195,7 +196,7 @@ def write_subject(folder: Path) -> tuple[Path, Path]:
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(20)
-    # what photographs have most of, slow changes, and some detail
+    # like photographs: mostly slow changes, with some detail
     slow = np.kron(rng.uniform(0.2, 0.8, (24, 3, 4, 4)), np.ones((1, 1, 4, 4)))
     images = (slow + rng.normal(0, 0.05, (24, 3, 16, 16))).clip(0, 1).astype(np.float32)
     weights = {
@@ -230,7 +231,7 @@ def write_subject(folder: Path) -> tuple[Path, Path]:
         session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
         return np.asarray(session.run(None, {"image": images})[0], dtype=np.float64)
 
-    # every class its share of the images, and a margin of about 3 nats
+    # balanced classes, and a margin of about 3 nats
     logits = answers(network(weights))
     factor = 3 / logits.std(axis=0).mean()
     weights |= {"readout": weights["readout"] * factor, "bias": -logits.mean(axis=0) * factor}
@@ -245,9 +246,9 @@ def write_subject(folder: Path) -> tuple[Path, Path]:
 
 @contextmanager
 def _findable(package: str) -> Iterator[tuple[str, Sequence[Path]]]:
-    """The name under which a package is found while the context lasts, and what it takes on sys.path for that.
+    """Make a package importable while the context lasts; yield its name and the entries added to ``sys.path``.
 
-    A folder is found as if it were installed: beside it goes what an installer would write about it.
+    A folder is found as if it were installed, by writing the metadata that an installer would write.
     """
     folder = Path(package)
     if not folder.is_dir() or (not (folder / "pyproject.toml").is_file() and _is_installed(package)):
@@ -276,10 +277,12 @@ def _findable(package: str) -> Iterator[tuple[str, Sequence[Path]]]:
 
 
 def _project(folder: Path) -> dict[str, Any]:
-    """The table [project] of a folder's pyproject.toml, with the auditor's entry points."""
+    """Read the table [project] of a folder's pyproject.toml and check its entry points."""
     path = folder / "pyproject.toml"
     if not path.is_file():
-        raise BadInput(f"{folder}: has no pyproject.toml; expected a package's folder or an installed package's name")
+        raise BadInput(
+            f"{folder}: has no pyproject.toml; expected the folder of a package or the name of an installed one"
+        )
     try:
         project: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -287,8 +290,8 @@ def _project(folder: Path) -> dict[str, Any]:
     entries = project.get("entry-points", {}).get(registry.GROUP) if isinstance(project, dict) else None
     if not (isinstance(entries, dict) and entries and isinstance(project.get("name"), str)):
         raise BadInput(
-            f'{path}: has no name with [project.entry-points."{registry.GROUP}"]; expected a plugin of the auditor'
-            " (see docs/how-to/plugins.md); if its entry points are written elsewhere, install it and give its name"
+            f'{path}: has no name with [project.entry-points."{registry.GROUP}"]; expected a plugin of auditor'
+            " (see docs/how-to/plugins.md); if its entry points are defined elsewhere, install it and give its name"
         )
     return project
 
@@ -306,11 +309,10 @@ def _distribution(name: str) -> importlib.metadata.Distribution:
         return importlib.metadata.distribution(name)
     except (importlib.metadata.PackageNotFoundError, ValueError):
         raise BadInput(
-            f"{name}: no such folder, and no installed package is called so; expected one of them (what is installed"
-            " is in `auditor probes`)"
+            f"{name}: no such folder and no installed package of this name (`auditor probes` lists what is installed)"
         ) from None
 
 
 def _normal(name: str) -> str:
-    """A package's name as installers compare it."""
+    """Normalise a package name as installers do."""
     return re.sub(r"[-_.]+", "-", name).lower()

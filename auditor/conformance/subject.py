@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from auditor.errors import AuditorError
-from auditor.probes.base import Run
+from auditor.probes.base import RunContext
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from auditor.model.classifier import Classifier
 
 FEW = {"iterations", "queries", "resamples", "batches", "batch_samples", "draws"}
-"""Settings that say how long a probe works."""
+"""Settings that determine how long a probe takes."""
 
 
 class Breach(AuditorError):
-    """A probe does not do what it owes; the message is for its author."""
+    """A probe breaks a rule; the message is for its author."""
 
 
 @dataclass(kw_only=True)
 class Subject:
-    """A model and images on which probes are tried."""
+    """A model and images on which probes are checked."""
 
     classifier: Classifier
     images: Batch
@@ -46,15 +46,15 @@ class Subject:
 
     @property
     def batch(self) -> Batch:
-        """All images; a copy, so that a probe that changes its input spoils no other check."""
+        """A copy of all images, so that a probe that changes its input does not affect other checks."""
         return self.images.take(range(len(self.images)))
 
     def prepared(self, probe: Probe) -> Any:
-        """The probe that measures, as the engine asks for it. Raises NotApplicable."""
+        """Return the probe that measures, as a run prepares it; may raise NotApplicable."""
         key = repr(probe)
         if key not in self._prepared:
             whole = self.images
-            run = Run(
+            run = RunContext(
                 classifier=self.classifier,
                 probes=[quick(kind) for kind in self.plugins.probes.values()],
                 ids=whole.ids,
@@ -64,33 +64,33 @@ class Subject:
             self._prepared[key] = probe.prepare(run)
         return self._prepared[key]
 
-    def measure(self, probe: Probe, some: Batch) -> pd.DataFrame:
-        """Rows of a batch by image id, in the order in which the probe gave them."""
+    def measure(self, probe: Probe, batch: Batch) -> pd.DataFrame:
+        """Measure a batch and return its rows, sorted by image id."""
         import numpy as np
         import pandas as pd
 
-        given = self.prepared(probe).measure(self.classifier, some, Randomness(0, probe.meta.id))
-        if not isinstance(given, Mapping):
-            raise Breach(f"measure returned {type(given).__name__}; expected columns by name")
-        columns = dict(given)
+        result = self.prepared(probe).measure(self.classifier, batch, Randomness(0, probe.meta.id))
+        if not isinstance(result, Mapping):
+            raise Breach(f"measure returned {type(result).__name__}; expected columns by name")
+        columns = dict(result)
         lengths = {name: len(values) for name, values in columns.items()}
         if len(set(lengths.values())) > 1:
             raise Breach(f"measure returned columns of different lengths: {lengths}")
-        if "row" not in columns and set(lengths.values()) - {len(some)}:
-            raise Breach(f"measure returned {max(lengths.values())} rows for {len(some)} images and no column row")
-        rows = np.asarray(columns.pop("row", np.arange(len(some))))
-        if len(rows) and not (rows.min() >= 0 and rows.max() < len(some)):
-            raise Breach(f"column row goes from {rows.min()} to {rows.max()}; the batch has {len(some)} images")
+        if "row" not in columns and set(lengths.values()) - {len(batch)}:
+            raise Breach(f"measure returned {max(lengths.values())} rows for {len(batch)} images and no column row")
+        rows = np.asarray(columns.pop("row", np.arange(len(batch))))
+        if len(rows) and not (rows.min() >= 0 and rows.max() < len(batch)):
+            raise Breach(f"column row goes from {rows.min()} to {rows.max()}; the batch has {len(batch)} images")
         for name, values in columns.items():
-            if isinstance(values, np.ndarray) and np.shares_memory(values, some.pixels):
+            if isinstance(values, np.ndarray) and np.shares_memory(values, batch.pixels):
                 raise Breach(f"column {name} shares memory with the batch; return a copy")
         cells = {name: list(np.asarray(values)) for name, values in columns.items()}
         frame = pd.DataFrame(cells, index=range(len(rows)))
-        frame.insert(0, "image_id", [some.ids[row] for row in rows])
+        frame.insert(0, "image_id", [batch.ids[row] for row in rows])
         return frame.sort_values("image_id", kind="stable", ignore_index=True)
 
     def whole(self, probe: Probe) -> pd.DataFrame:
-        """Rows of all images, measured once for all checks."""
+        """Return the rows of all images, measured once for all checks."""
         key = repr(probe)
         if key not in self._rows:
             self._rows[key] = self.measure(probe, self.batch)
@@ -98,7 +98,7 @@ class Subject:
 
 
 def quick(kind: type[Probe], few: int = 3) -> Probe:
-    """A probe with as little to do as its settings allow: two of every list of numbers, few iterations."""
+    """Return a probe with reduced settings: two of every list of numbers, few iterations."""
     settings: dict[str, Any] = {}
     for setting in dataclasses.fields(kind):
         value = setting.default
@@ -109,5 +109,5 @@ def quick(kind: type[Probe], few: int = 3) -> Probe:
     try:
         return kind(**settings)
     except ValueError:
-        # its own checks do not allow so little
+        # the probe refuses the reduced settings
         return kind()
