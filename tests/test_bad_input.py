@@ -206,8 +206,8 @@ MODELS: dict[str, tuple[Make, Sequence[str]]] = {
     ),
     "zeros named .onnx": (lambda h: [text(h.at / "m.onnx", "\0" * 99)], ["m.onnx", "not an ONNX model"]),
     "text named .pt": (lambda h: [text(h.at / "m.pt")], ["m.pt", "not a TorchScript archive", "torch.jit.trace"]),
-    "a truncated .onnx": (lambda h: [half(h.at / "m.onnx", h.digits)], ["m.onnx", "not all of it"]),
-    "a truncated .pt": (lambda h: [half(h.at / "m.pt", h.script)], ["m.pt", "not all of it", "torch.jit.trace"]),
+    "a truncated .onnx": (lambda h: [half(h.at / "m.onnx", h.digits)], ["m.onnx", "not an ONNX model"]),
+    "a truncated .pt": (lambda h: [half(h.at / "m.pt", h.script)], ["m.pt", "incomplete", "torch.jit.trace"]),
     "a state_dict": (lambda h: [state_dict(h.at / "m.pt")], ["m.pt", "state_dict", "torch.jit.trace"]),
     "a plain pickle named .pt": (
         lambda h: [(h.at / "m.pt", (h.at / "m.pt").write_bytes(pickle.dumps({"a": 1})))[0]],

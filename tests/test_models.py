@@ -344,7 +344,7 @@ def test_weights_in_a_separate_file(tmp_path: Path, opened: Open) -> None:
     onnx.save(model, str(tmp_path / "m.onnx"), save_as_external_data=True, location="m.data", size_threshold=0)
     agrees(opened(tmp_path / "m.onnx"))
     (tmp_path / "m.data").unlink()
-    with pytest.raises(BadInput, match=r"m\.onnx: its weights 'm\.data' are not beside it"):
+    with pytest.raises(BadInput, match=r"m\.onnx: its weights 'm\.data' are not next to it"):
         opened(tmp_path / "m.onnx")
 
 

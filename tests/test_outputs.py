@@ -137,7 +137,7 @@ BOTH = [helper.make_tensor_value_info(name, FLOAT, ["n", 4]) for name in ("aux",
 
 def test_several_outputs_want_a_name(tmp_path: Path, auditor_cli: Cli) -> None:
     path = model(tmp_path / "m.onnx", 4, *TWO, outputs=BOTH)
-    with pytest.raises(BadInput, match=r"has 2 outputs \(aux \[n, 4\], main \[n, 4\]\); say with --output NAME"):
+    with pytest.raises(BadInput, match=r"has 2 outputs \(aux \[n, 4\], main \[n, 4\]\); state with --output NAME"):
         opened(path)
     agrees(opened(path, name="main"), softmax(logits(4)))
     agrees(opened(path, name="aux"), softmax(-logits(4)))
@@ -180,7 +180,7 @@ def test_several_outputs_of_torchscript(named: bool, output: str, tmp_path: Path
         warnings.simplefilter("ignore")
         torch.jit.trace(Heads(named=named).eval(), torch.zeros(2, 1, 3, 3), strict=False).save(str(path))
     overrides = {"input": {"size": [3, 3], "channels": 1}}
-    with pytest.raises(BadInput, match=r"returns a (dict|tuple) of 2 outputs .*; say with --output NAME"):
+    with pytest.raises(BadInput, match=r"returns a (dict|tuple) of 2 outputs .*; state with --output NAME"):
         open_model(path, "cpu", overrides, trust=True)
     agrees(open_model(path, "cpu", overrides | {"output": {"name": output}}, trust=True), softmax(-logits(4)))
 

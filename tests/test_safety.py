@@ -154,14 +154,14 @@ def test_archives_that_two_programs_read_differently_are_refused(tmp_path: Path)
     path = script(tmp_path / "m.pt", Net())
     content = path.read_bytes()
     path.write_bytes(b"PTMF" + content)
-    with pytest.raises(BadInput, match="reads differently"):
+    with pytest.raises(BadInput, match="read differently"):
         check_torchscript(path, trust=False)
     path.write_bytes(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with zipfile.ZipFile(path, "a") as archive:
             archive.writestr(archive.namelist()[0], b"twice")
-    with pytest.raises(BadInput, match="reads differently"):
+    with pytest.raises(BadInput, match="read differently"):
         check_torchscript(path, trust=False)
 
 
@@ -209,7 +209,7 @@ def test_weights_outside_of_the_models_folder_are_refused(how: str, secret: Path
         (path.parent / "w.data").symlink_to(secret)
     elif how == "linked folder":
         (path.parent / "in").symlink_to(secret.parent)
-    named = {"hard link": "hard link", "missing": "not beside it", "parent": "outside", "absolute": "outside"}
+    named = {"hard link": "hard link", "missing": "not next to it", "parent": "outside", "absolute": "outside"}
     with pytest.raises(BadInput, match=named.get(how, "symbolic link")):
         check_external_data(model, path)
 

@@ -24,36 +24,36 @@ class Artefact:
 
     format: Format
     runtime: str
-    """What runs the original, as the report says it: "ONNX Runtime 1.31.1, CPUExecutionProvider"."""
+    """What runs the deployed model, for the report: "ONNX Runtime 1.31.1, CPUExecutionProvider"."""
     input_shape: tuple[int | None, ...]
-    """As declared, batch first; None where the file leaves it open."""
+    """As declared, batch first; None for a free dimension."""
     input_dtype: str
-    """numpy name of the input's type: "float32", "float16", "uint8"."""
+    """numpy name of the input type: "float32", "float16", "uint8"."""
     scores: Callable[[NDArray[Any]], NDArray[Any]]
-    """From the model's own input to its raw output, on the original."""
+    """From the model's own input to its raw output, on the deployed model."""
     device_scores: Callable[[torch.Tensor], NDArray[Any]] | None = None
-    """The same from a tensor on the device, without a trip through the host, where the runtime can do that."""
+    """The same for a tensor on the device, without a copy to the host; None if the runtime cannot do that."""
     outputs: Outputs | None = None
-    """None: not to be seen in the file, so found by looking at the numbers."""
+    """None if the file does not tell; then decided by the values."""
     output: str = ""
-    """The name of the output that is read, where it has one."""
+    """Name of the output that is read; empty if it has none."""
     activation: Activation = "none"
-    """What the output passed last, as far as it was recognised."""
+    """The final activation, if recognised."""
     cut: bool = False
-    """That activation is left out of the copy, which gives logits."""
+    """Whether the copy omits that activation and so returns logits."""
     classes: Sequence[str] | None = None
-    """Names of the classes, where the file itself says them."""
+    """Class names, if the file contains them."""
     example_shape: tuple[int, ...] = ()
-    """Of the input that the file was traced with, where it holds one: surely taken, though perhaps not alone."""
+    """Shape of the input that the file was traced with, if stored; it is accepted, possibly among others."""
     copy: torch.nn.Module | None = None
-    """From the model's own input tensor to logits (or to the raw output, where no final softmax was found)."""
+    """From the model's own input tensor to logits (or to the raw output, if no final softmax was found)."""
     copy_reason: str = ""
-    """How the copy was made, or why there is none."""
+    """How the copy was made, or why it could not be."""
     precision: Precision = "float32"
     metadata: str = ""
-    """A sidecar (TOML) carried inside the file."""
+    """A sidecar (TOML) stored inside the file."""
     properties: Mapping[str, str] = field(default_factory=dict)
-    """The file's own metadata by key, where the format has such; ``loading/metadata.py`` knows some keys."""
+    """The file's own metadata by key; ``loading/metadata.py`` reads some keys."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """What ``auditor inspect`` shows besides: opset, operators, producer."""
+    """Further facts for ``auditor inspect``: opset, operators, producer."""
     warnings: Sequence[str] = ()

@@ -1,4 +1,4 @@
-"""The machine: which device, which versions, what is missing and how to get it."""
+"""The machine: device, threads, memory and versions."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ _PACKAGES = {
 
 
 _SMALL = 1024
-"""Numbers of an input up to which a network is too small to share its work out among threads."""
+"""Number of input values up to which a network is too small to gain from several threads."""
 
 
 @contextmanager
 def threads_for(shape: tuple[int, ...]) -> Iterator[None]:
-    """While it lasts, one torch thread for small inputs, as many as ever for others.
+    """Use one torch thread for small inputs while the context lasts; do not change the number for others.
 
-    On 8x8 digits with two threads AutoAttack takes many times as long when anything else wants a core: the threads wait
-    for each other at every layer. The rule looks at nothing but the input, so the same audit has the same threads.
+    On 8x8 digits with two threads, AutoAttack takes many times as long when another process needs a core, because the
+    threads wait for each other at every layer. The rule depends only on the input, so an audit always has the same
+    number of threads.
     """
     import math
 
@@ -46,11 +47,11 @@ def threads_for(shape: tuple[int, ...]) -> Iterator[None]:
 
 
 def keep_memory() -> None:
-    """Have the C library keep freed memory for this process's next pass.
+    """Let the C library keep freed memory for the next pass.
 
-    By default glibc gives what a pass frees back to the system and gets it again for the next, page by page and zeroed,
-    which attacks on small networks notice. It is the whole process's setting, hence not for ``auditor.audit`` in a
-    process of others. Other C libraries have no such call, and nothing changes.
+    By default glibc returns freed memory to the system and requests it again for the next pass, page by page and
+    zeroed, which slows down attacks on small networks. The setting affects the whole process, so ``auditor.audit`` does
+    not use it. Other C libraries lack the call; nothing changes there.
     """
     import ctypes
 
@@ -60,13 +61,13 @@ def keep_memory() -> None:
     except (AttributeError, OSError, TypeError):
         return
     mallopt(trim_threshold, -1)
-    # older versions take no more than 32 MB
+    # older versions accept at most 32 MB
     if not mallopt(mmap_threshold, 1 << 30):
         mallopt(mmap_threshold, 1 << 25)
 
 
 def version(package: str) -> str | None:
-    """The installed version of a distribution, without importing it."""
+    """Return the installed version of a distribution without importing it; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -74,7 +75,7 @@ def version(package: str) -> str | None:
 
 
 def describe(device: str) -> dict[str, Any]:
-    """Versions and device, as audit.json holds them."""
+    """Describe versions and device for audit.json."""
     import torch
 
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else platform.processor() or "CPU"
@@ -91,7 +92,7 @@ def describe(device: str) -> dict[str, Any]:
 
 
 def pick_device(wanted: str) -> str:
-    """The device to run on; "auto" takes CUDA where there is one. Raises BadInput for one that is not there."""
+    """Return the device to run on; "auto" prefers CUDA. Raise BadInput for a device that does not exist."""
     import torch
 
     if wanted == "auto":
@@ -101,16 +102,16 @@ def pick_device(wanted: str) -> str:
         index = int(wanted.partition(":")[2] or 0)
         if index >= count:
             raise BadInput(
-                f"--device {wanted}: PyTorch sees {count} CUDA devices here; take --device cpu (see `auditor doctor`)"
+                f"--device {wanted}: PyTorch finds {count} CUDA devices; use --device cpu (see `auditor doctor`)"
             )
         return f"cuda:{index}"
     if wanted == "mps" and not torch.backends.mps.is_available():
-        raise BadInput("--device mps: PyTorch sees no Apple GPU here; take --device cpu")
+        raise BadInput("--device mps: PyTorch finds no Apple GPU; use --device cpu")
     return wanted
 
 
 def make_repeatable() -> None:
-    """Full precision and the same algorithm every time; robustness is measured in the last bits."""
+    """Use full precision and deterministic algorithms, because robustness depends on small differences."""
     import torch
 
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,4 +1,4 @@
-"""Preprocessing: from pixels in [0, 1] to what the model takes."""
+"""Preprocessing: from pixels in [0, 1] to the input of the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Layout = Literal["nchw", "nhwc", "rows"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """From pixels in [0, 1] to what the model wants: ``((low + x (high - low)) - mean) / std``, order, layout, type."""
+    """From pixels in [0, 1] to the model's input: ``((low + x (high - low)) - mean) / std``, order, layout, type."""
 
     shape: tuple[int, int, int]
     """(channels, height, width)"""
@@ -31,7 +31,7 @@ class Preprocessing:
     order: Literal["rgb", "bgr"] = "rgb"
 
     def describe(self) -> dict[str, Any]:
-        """As audit.json shows it, but for the shape."""
+        """Describe the preprocessing for audit.json, without the shape."""
         return {
             "layout": self.layout,
             "dtype": self.dtype,
@@ -42,7 +42,7 @@ class Preprocessing:
         }
 
     def apply(self, pixels: Pixels) -> NDArray[Any]:
-        """Pixels (n, c, h, w) as the artefact's input."""
+        """Convert pixels (n, c, h, w) to the input of the deployed model."""
         low, high = self.range
         x: NDArray[Any] = pixels if self.order == "rgb" else pixels[:, ::-1]
         if (low, high) != (0.0, 1.0):
@@ -57,7 +57,7 @@ class Preprocessing:
         return np.ascontiguousarray(x, dtype=self.dtype)
 
     def on_device(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The same as ``apply`` for a tensor, on its device, in the type that the artefact takes."""
+        """Like ``apply`` for a tensor, on its device, in the input type of the deployed model."""
         import torch
 
         x = self.differentiable(pixels)
@@ -65,7 +65,7 @@ class Preprocessing:
         return x.to(getattr(torch, self.dtype))
 
     def differentiable(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The same under autograd, in the tensor's own float type; integer inputs are not rounded, only scaled."""
+        """Like ``apply`` under autograd, in the float type of the tensor; integer inputs are scaled but not rounded."""
         import torch
 
         low, high = self.range

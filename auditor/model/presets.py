@@ -1,6 +1,6 @@
-"""The usual preprocessings, by name: what ``--preset`` takes, and what is tried when the right one is not known.
+"""Common preprocessings by name: for ``--preset``, and to try when the right one is unknown.
 
-Each is ``(range(x) - mean) / std`` in an order of channels; how pictures are resized is another matter.
+Each is ``(range(x) - mean) / std`` with a channel order; resizing is not part of it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A usual way to normalise pixels."""
+    """A common way to normalise pixels."""
 
     what: str
-    """For whom, and the source of the numbers."""
+    """Which models use it, and the source of the numbers."""
     range: tuple[float, float] = (0.0, 1.0)
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -32,7 +32,7 @@ class Preset:
 
 PRESETS: Mapping[str, Preset] = {
     "imagenet": Preset(
-        what="torchvision and most of timm: ImageNet's mean and deviation (pytorch.org/vision, models)",
+        what="torchvision and most of timm: mean and deviation of ImageNet (pytorch.org/vision, models)",
         mean=(0.485, 0.456, 0.406),
         std=(0.229, 0.224, 0.225),
     ),
@@ -47,12 +47,12 @@ PRESETS: Mapping[str, Preset] = {
         std=(0.26862954, 0.26130258, 0.27577711),
     ),
     "cifar10": Preset(
-        what="CIFAR-10's mean and deviation, as measured on its training images",
+        what="mean and deviation of the CIFAR-10 training images",
         mean=(0.4914, 0.4822, 0.4465),
         std=(0.247, 0.2435, 0.2616),
     ),
     "mnist": Preset(
-        what="MNIST's mean and deviation, as in PyTorch's example; one channel", mean=(0.1307,), std=(0.3081,)
+        what="mean and deviation of MNIST, as in PyTorch's example; one channel", mean=(0.1307,), std=(0.3081,)
     ),
     "caffe": Preset(
         what="blue first, 0 to 255 less ImageNet's mean: Caffe, keras.applications VGG and ResNet",
@@ -60,13 +60,13 @@ PRESETS: Mapping[str, Preset] = {
         mean=(103.939, 116.779, 123.68),
         order="bgr",
     ),
-    "raw": Preset(what="0 to 255: the model normalises by itself, as EfficientNet of Keras does", range=(0.0, 255.0)),
-    "unit": Preset(what="0 to 1, and nothing else"),
+    "raw": Preset(what="0 to 255: the model normalises its input, as EfficientNet of Keras does", range=(0.0, 255.0)),
+    "unit": Preset(what="0 to 1 without normalisation"),
 }
 
 
 def name_of(preprocessing: Preprocessing) -> str:
-    """The preset that does the same to every pixel, or an empty text."""
+    """Return the preset with the same effect on every pixel, or an empty text."""
     channels = preprocessing.shape[0]
     if preprocessing.layout == "rows":
         return ""
@@ -76,9 +76,9 @@ def name_of(preprocessing: Preprocessing) -> str:
 
 
 def others(preprocessing: Preprocessing) -> dict[str, Preprocessing]:
-    """The presets that do something else than ``preprocessing``, and it with its channels the other way round.
+    """Return the presets that differ from ``preprocessing``, and ``preprocessing`` with reversed channels.
 
-    Empty for rows and for inputs of whole numbers, which can hold nothing but the 8-bit value.
+    Empty for tabular data and for integer inputs, which can only hold 8-bit values.
     """
     import numpy as np
 
@@ -92,7 +92,7 @@ def others(preprocessing: Preprocessing) -> dict[str, Preprocessing]:
 
 
 def answers(classifier: Classifier, pixels: Pixels) -> NDArray[np.int64]:
-    """The classes (n,) that the model gives; -1 for an image that it answers with NaN, as wrong ranges may make it."""
+    """Return the predicted classes (n,); -1 for images with NaN scores, which a wrong range can cause."""
     import numpy as np
 
     try:
@@ -101,12 +101,12 @@ def answers(classifier: Classifier, pixels: Pixels) -> NDArray[np.int64]:
     except ArithmeticError:
         if len(pixels) == 1:
             return np.full(1, -1, dtype=np.int64)
-        # one by one, so that an image's answer does not depend on its neighbours
+        # one by one, so that a prediction does not depend on the batch
         return np.concatenate([answers(classifier, pixels[i : i + 1]) for i in range(len(pixels))])
 
 
 def apply(name: str, preprocessing: Preprocessing) -> Preprocessing:
-    """``preprocessing`` with the preset's range, mean, deviation and order; size, layout and type stay."""
+    """Return ``preprocessing`` with range, mean, deviation and channel order of the preset."""
     preset = PRESETS[name]
     return replace(preprocessing, range=preset.range, mean=preset.mean, std=preset.std, order=preset.order)
 
@@ -118,7 +118,7 @@ def _fits(name: str, channels: int) -> bool:
 
 
 def _same(one: Preprocessing, other: Preprocessing) -> bool:
-    """Whether both make the same of black, white and each colour: they are affine, so of everything."""
+    """Test whether both have the same effect on black and on each pure colour; they are affine, so on every pixel."""
     import numpy as np
 
     channels = one.shape[0]

@@ -1,6 +1,6 @@
-"""From a model file to a Classifier: the sidecar, the shape of the input, what the output means.
+"""From an opened model file to a classifier: the sidecar, the shape of the input, the meaning of the output.
 
-Which file format it is, the plugins in ``auditor.plugins.formats`` know; what follows is the same for all.
+The plugins in ``auditor.plugins.formats`` open the file; these steps are the same for all formats.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What is in a PyTorch archive, read without running or unpickling anything of it.
+"""Check a PyTorch archive without running or unpickling its content.
 
-A TorchScript archive holds source code, some of which (``__setstate__``) runs while the file is loaded; an archive of
-``torch.export`` holds JSON in which names are looked up in ``torch`` and formulas are evaluated, and pickles. So
-both are read as text first, and what is not on a list of harmless things is refused.
+A TorchScript archive contains source code, some of which (``__setstate__``) runs while the file is loaded. An archive
+of ``torch.export`` contains pickles, and JSON whose names are looked up in ``torch`` and whose formulas are evaluated.
+So both are read as text first, and everything that is not on an allow list is refused.
 """
 
 from __future__ import annotations
@@ -19,72 +19,71 @@ from typing import IO, Any
 from auditor.errors import BadInput
 
 EXPORT = "export it with torch.jit.trace(model.eval(), example).save('model.pt') or torch.onnx.export"
-"""How to make a file that can be audited."""
-_TRUST = "--trust-model opens it all the same"
+"""How to export a file that can be audited."""
+_TRUST = "--trust-model opens it anyway"
 
 _OUTSIDE = re.compile(rb"\b(save|from_file|rpc_async|rpc_sync|rpc_remote)\b")
-"""Operators of the namespaces below that read or write files or call other machines. The bare word is enough: in
-TorchScript a name can be given another one, and a scanner that wanted to follow that would be the next hole."""
+"""Operators of the namespaces below that read or write files or call other machines.
+
+The bare word is enough to refuse a file, because TorchScript code can rename an operator before calling it."""
 _NAMESPACE = re.compile(rb"(?<![\w.])ops\b(?:\s*\.\s*(\w+)\s*\.)?")
 _NAMESPACES = {b"aten", b"prim", b"quantized", b"torchvision"}
 _CLASS = re.compile(rb"\btorch\s*\.\s*classes\b(?:\s*[.\n]\s*(\w+))?|\btorch\nclasses\b")
 _CLASSES = {b"quantized"}
-"""Classes in C++ that code and pickles may name; others open libraries and connections."""
+"""C++ classes that code and pickles may name; others can open libraries and connections."""
 
 
 def open_zip(file: Path | IO[bytes], path: Path, what: str) -> zipfile.ZipFile:
-    """The archive, when PyTorch's reader and ours must see the same files in it. Raises BadInput."""
+    """Open an archive in which PyTorch's reader and ours see the same files; raise BadInput otherwise."""
     try:
         archive = zipfile.ZipFile(file)
     except (zipfile.BadZipFile, OSError, ValueError, EOFError):
-        raise BadInput(f"{path}: not {what}, or not all of it; {EXPORT}") from None
+        raise BadInput(f"{path}: not {what}, or incomplete; {EXPORT}") from None
     names = [entry.filename for entry in archive.infolist()]
     assert archive.fp is not None
     archive.fp.seek(0)
-    # a reader that looks at the beginning must find a ZIP archive, too; and one file by every name
+    # readers that start at the beginning must also find a ZIP archive, and names must be unique
     if archive.fp.read(4) != b"PK\x03\x04" or len({name.casefold() for name in names}) < len(names):
-        raise BadInput(f"{path}: an archive that reads differently to different programs; {EXPORT}")
+        raise BadInput(f"{path}: an archive that different programs read differently; {EXPORT}")
     return archive
 
 
 def read_entry(archive: zipfile.ZipFile, name: str | zipfile.ZipInfo, path: Path) -> bytes:
-    """One file of the archive. Raises BadInput when it is damaged."""
+    """Read one file of the archive; raise BadInput if it is damaged."""
     try:
         return archive.read(name)
     except (zipfile.BadZipFile, KeyError, OSError, EOFError, ValueError, RuntimeError, NotImplementedError) as error:
         raise BadInput(f"{path}: a damaged archive: {error}; save or download it again") from None
     except Exception as error:
-        # zlib.error and its like share no base class
+        # zlib.error and others share no base class
         raise BadInput(f"{path}: a damaged archive: {type(error).__name__}: {error}") from None
 
 
 def check_torchscript(path: Path, *, trust: bool) -> None:
-    """Raise BadInput for a file that is no TorchScript archive, or whose code may touch more than tensors."""
+    """Raise BadInput for a file that is not a TorchScript archive, or whose code may access more than tensors."""
     with open_zip(path, path, "a TorchScript archive") as archive:
         names = archive.namelist()
         root = names[0].partition("/")[0] + "/" if names else ""
         if root + "archive_format" in names:
-            raise BadInput(f"{path}: an archive of torch.export; call it {path.stem}.pt2")
+            raise BadInput(f"{path}: a torch.export archive; rename it to {path.stem}.pt2")
         if not any("/code/" in name or name.endswith("constants.pkl") for name in names):
             raise BadInput(f"{path}: a pickled module or a state_dict, not TorchScript; {EXPORT}")
         if trust:
             return
         for entry in archive.infolist():
             if entry.filename.endswith("model.json"):
-                raise BadInput(
-                    f"{path}: TorchScript of before 2019, which cannot be looked through; {EXPORT}; {_TRUST}"
-                )
+                raise BadInput(f"{path}: TorchScript from before 2019, which cannot be checked; {EXPORT}; {_TRUST}")
             if entry.filename.endswith((".py", ".pkl")):
                 found = _outside(read_entry(archive, entry, path), code=entry.filename.endswith(".py"))
                 if found:
                     raise BadInput(
-                        f"{path}: its code ({entry.filename}) names {found}, which can reach files, other machines or"
+                        f"{path}: its code ({entry.filename}) names {found}, which can access files, other machines or"
                         f" the process itself; expected tensor operators only ({_TRUST})"
                     )
 
 
 def _outside(content: bytes, *, code: bool) -> str:
-    """The first thing in TorchScript source (or a pickle) that is not a tensor operator or class; else nothing."""
+    """Return the first name in TorchScript source (or a pickle) that is not a tensor operator or class."""
     for match in _CLASS.finditer(content):
         if match[1] not in _CLASSES:
             return f"the class torch.classes.{(match[1] or b'?').decode()}"
@@ -99,7 +98,7 @@ def _outside(content: bytes, *, code: bool) -> str:
 
 
 def traced_shape(path: Path) -> tuple[int, ...]:
-    """Shape of the first input that a TorchScript file was traced with; () where it holds none."""
+    """Return the shape of the first input that a TorchScript file was traced with; () if it is not stored."""
     with open_zip(path, path, "a TorchScript archive") as archive:
         for name in archive.namelist():
             if name.endswith("traced_inputs.pkl"):
@@ -111,7 +110,7 @@ def traced_shape(path: Path) -> tuple[int, ...]:
 
 
 def _first_shape(content: bytes) -> tuple[int, ...]:
-    """The sizes of the first tensor in a pickle, read from its instructions: a storage, an offset, the sizes."""
+    """Read the sizes of the first tensor in a pickle from its instructions: a storage, an offset, the sizes."""
     numbers: list[int] | None = None
     for code, value, _ in pickletools.genops(content):
         if code.name == "BINPERSID":
@@ -124,9 +123,9 @@ def _first_shape(content: bytes) -> tuple[int, ...]:
 
 
 def on_device(path: Path, device: str) -> IO[bytes] | Path:
-    """A TorchScript file whose code names a GPU, with that device in its place; any other file as it is.
+    """Return a TorchScript file with the GPU in its code replaced by ``device``; any other file unchanged.
 
-    ``map_location`` moves the weights only. Code that was traced on a GPU names it wherever it makes a tensor.
+    ``map_location`` moves only the weights. Code traced on a GPU names it wherever it creates a tensor.
     """
     with open_zip(path, path, "a TorchScript archive") as archive:
         files = {name: read_entry(archive, name, path) for name in archive.namelist() if name.endswith(".py")}
@@ -200,7 +199,7 @@ _FUNCTIONS = {
 
 
 def check_exported(archive: zipfile.ZipFile, path: Path) -> bytes:
-    """Raise BadInput for a torch.export archive that would need unpickling or runs anything but ATen operators.
+    """Raise BadInput for a torch.export archive that requires unpickling or runs anything but ATen operators.
 
     Returns the sample inputs, a pickle that must load under ``weights_only``.
     """
@@ -208,7 +207,7 @@ def check_exported(archive: zipfile.ZipFile, path: Path) -> bytes:
     root = names[0].partition("/")[0] + "/" if names else ""
     for name in names:
         if not name.startswith(root) or not _ENTRIES.fullmatch(name.removeprefix(root)):
-            raise BadInput(f"{path}: holds {name!r}, which is not of a plain torch.export.save; {EXPORT} ({_TRUST})")
+            raise BadInput(f"{path}: contains {name!r}, which torch.export.save does not write; {EXPORT} ({_TRUST})")
     for kind in ("weights", "constants"):
         for fqn, entry in _config(archive, f"{root}data/{kind}/model_{kind}_config.json", path).items():
             if entry.get("use_pickle") or not re.fullmatch(r"(weight|tensor)_\d+", str(entry.get("path_name"))):
@@ -233,15 +232,15 @@ def _config(archive: zipfile.ZipFile, name: str, path: Path) -> dict[str, Any]:
     content = _json(read_entry(archive, name, path), path)
     found = content.get("config") if isinstance(content, dict) else None
     if not isinstance(found, dict) or not all(isinstance(entry, dict) for entry in found.values()):
-        raise BadInput(f"{path}: a damaged archive: {name} is no table of tensors")
+        raise BadInput(f"{path}: a damaged archive: {name} is not a table of tensors")
     return found
 
 
 def _unsafe(item: Any, key: str) -> Iterator[str]:
-    """What in the JSON of a program is looked up, evaluated or written into code, and is not on the lists above."""
+    """Yield what the JSON of a program looks up, evaluates or writes into code and is not on the lists above."""
     if isinstance(item, dict):
         for name, value in item.items():
-            # stack traces and the like; names in them are looked up but never called
+            # stack traces: names in them are looked up but never called
             if name != "metadata":
                 yield from _unsafe(value, name)
     elif isinstance(item, list):

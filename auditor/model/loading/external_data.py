@@ -1,6 +1,6 @@
-"""ONNX weights in separate files: only those that lie beside the model and are nobody else's.
+"""Check ONNX weights in separate files: only regular files next to the model are accepted.
 
-ONNX and ONNX Runtime follow hard links, so that a model could take a file from anywhere for its weights.
+ONNX and ONNX Runtime follow links, so a model could otherwise read any file as its weights.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from auditor.errors import BadInput
 
 
 def check_external_data(model: onnx.ModelProto, path: Path) -> None:
-    """Raise BadInput unless every separate file of the model at ``path`` is a file of its own in the same folder."""
+    """Raise BadInput unless every separate file of the model at ``path`` is a regular file in its folder."""
     for location in sorted(set(_locations(model))):
         parts = PurePosixPath(location).parts
         if not location or PurePosixPath(location).is_absolute() or PureWindowsPath(location).drive or ".." in parts:
-            raise _refusal(path, location, "lies outside of the model's folder")
+            raise _refusal(path, location, "lies outside the folder of the model")
         place = path.parent
         for part in parts:
             place = place / part
             if place.is_symlink():
                 raise _refusal(path, location, "is a symbolic link")
         if not place.is_file():
-            raise BadInput(f"{path}: its weights {location!r} are not beside it; copy that file into the same folder")
+            raise BadInput(f"{path}: its weights {location!r} are not next to it; copy that file into the same folder")
         if place.stat().st_nlink > 1:
-            raise _refusal(path, location, "is a hard link, so may belong to somebody else")
+            raise _refusal(path, location, "is a hard link to a file that may belong to someone else")
 
 
 def _refusal(path: Path, location: str, why: str) -> BadInput:
     return BadInput(
-        f"{path}: its weights are in {location[:100]!r}, which {why}; copy the file itself beside the model"
+        f"{path}: its weights are in {location[:100]!r}, which {why}; copy the file itself next to the model"
     )
 
 
 def _locations(model: onnx.ModelProto) -> Iterator[str]:
-    """Where the tensors of a model, its functions and all graphs within graphs keep their data."""
+    """Yield the files of all tensors of a model, its functions and its subgraphs."""
     graphs = [model.graph]
     nodes = [node for function in model.functions for node in function.node]
     while graphs or nodes:

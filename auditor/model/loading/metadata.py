@@ -1,6 +1,6 @@
-"""What others' files say of a model's input: Hugging Face, timm, and the image metadata of the ONNX specification.
+"""Read what other tools store about a model: Hugging Face, timm, and the image metadata of the ONNX specification.
 
-Each function gives the tables of a sidecar, ``{"input": {...}, "output": {...}}``; what it does not know it leaves out.
+Each function returns the tables of a sidecar, ``{"input": {...}, "output": {...}}``, without what is not stated.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from auditor.errors import BadInput
 Tables = dict[str, dict[str, Any]]
 
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""PIL's numbers of its filters."""
+"""The filters by PIL's numbers."""
 
 
 def beside(model: Path) -> list[tuple[str, Tables]]:
-    """What stands in ``preprocessor_config.json`` and ``config.json`` in the model's folder, with the file's path.
+    """Read ``preprocessor_config.json`` and ``config.json`` in the folder of the model; return path and tables.
 
-    Raises BadInput for a ``preprocessor_config.json`` that is none; a ``config.json`` may be anybody's.
+    Raises:
+        BadInput: for an unreadable ``preprocessor_config.json``. A ``config.json`` may belong to another program.
     """
     found = []
     for name in ("preprocessor_config.json", "config.json"):
@@ -36,19 +37,19 @@ def beside(model: Path) -> list[tuple[str, Tables]]:
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             if name.startswith("pre"):
                 raise BadInput(
-                    f"{path}: not readable as Hugging Face preprocessing ({type(error).__name__}: {error}); mend it,"
-                    " or take it away and state the preprocessing in the sidecar"
+                    f"{path}: not readable as Hugging Face preprocessing ({type(error).__name__}: {error}); fix it,"
+                    " or remove it and state the preprocessing in the sidecar"
                 ) from None
     return [(path, tables) for path, tables in found if tables]
 
 
 def hugging_face(content: Mapping[str, Any]) -> Tables:
-    """``preprocessor_config.json`` of an image processor (transformers, BaseImageProcessor)."""
+    """Read ``preprocessor_config.json`` of an image processor (transformers, BaseImageProcessor)."""
     overrides: dict[str, Any] = {}
     rescale = content.get("do_rescale", True)
     factor = float(content.get("rescale_factor", 1 / 255)) if rescale else 1.0
     low = -1.0 if rescale and (content.get("rescale_offset") or content.get("offset")) else 0.0
-    # 1/255 is often written with few digits
+    # 1/255 is often rounded
     high = low + factor * 255
     overrides["range"] = [low, round(high) if abs(high - round(high)) < 1e-3 else high]
     if content.get("do_normalize", "image_mean" in content):
@@ -76,18 +77,18 @@ def _resizing(content: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(size, dict) and "height" in size:
         return {"size": _sides(size), "resize": "stretch"}
     if shortest and "crop_pct" in content and shortest >= 384:
-        # ConvNeXt's processor cuts nothing off large inputs
+        # the processor of ConvNeXt does not crop large inputs
         return {"size": [shortest, shortest], "resize": "stretch"}
     edge = shortest or (size if isinstance(size, int) else None)
     if edge is None:
         return {}
     crop = {"crop": float(content["crop_pct"])} if content.get("crop_pct") else {}
-    # a single number without a cut meant both sides before there was "shortest_edge"
+    # a single number without a crop meant both sides before "shortest_edge" existed
     return {"size": [edge, edge], "resize": "crop" if shortest else "stretch"} | (crop if shortest else {})
 
 
 def timm(content: Mapping[str, Any]) -> Tables:
-    """timm's ``config.json`` (``pretrained_cfg``, or the older form without), and the class names in Hugging Face's."""
+    """Read timm's ``config.json`` (with or without ``pretrained_cfg``), and the class names of Hugging Face's."""
     known = content.get("pretrained_cfg", content)
     tables: Tables = {}
     if isinstance(known, dict) and {"input_size", "mean", "std"} <= known.keys():
@@ -106,9 +107,9 @@ def timm(content: Mapping[str, Any]) -> Tables:
 
 
 def onnx_image(properties: Mapping[str, str]) -> Tables:
-    """The standard image metadata of ONNX files (onnx, docs/MetadataProps.md): order of channels, range of values."""
+    """Read the standard image metadata of ONNX files (onnx, docs/MetadataProps.md): channel order and value range."""
     overrides: dict[str, Any] = {}
-    # keys and values are case insensitive
+    # keys and values are case-insensitive
     known = {key.lower(): value.lower() for key, value in properties.items()}
     pixels = known.get("image.bitmappixelformat", "")
     if pixels.startswith(("bgr", "rgb")):
@@ -125,7 +126,7 @@ def onnx_image(properties: Mapping[str, str]) -> Tables:
 
 
 def _names(by_number: Any) -> list[str] | None:
-    """Class names of ``id2label``; LABEL_0 is a placeholder, no name."""
+    """Class names of ``id2label``; LABEL_0 is a placeholder, not a name."""
     if not isinstance(by_number, dict):
         return None
     names = [str(by_number[key]) for key in sorted(by_number, key=int)]

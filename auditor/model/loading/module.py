@@ -1,4 +1,4 @@
-"""What TorchScript archives and torch.export archives share: the original is a torch module."""
+"""Run a torch module as the deployed model, for TorchScript and torch.export archives."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def module_scores(module: torch.nn.Module, device: str, output: str) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """``Artefact.scores`` of a module that takes one tensor; ``output`` as in ``pick``."""
+    """Return ``Artefact.scores`` for a module that takes one tensor; ``output`` as in ``pick``."""
     import torch
 
     def scores(inputs: NDArray[Any]) -> NDArray[Any]:
@@ -26,7 +26,7 @@ def module_scores(module: torch.nn.Module, device: str, output: str) -> Callable
 
 
 def pick(answer: Any, output: str) -> torch.Tensor:
-    """The class scores in what a module returns: the only tensor, or the one called or numbered ``output``."""
+    """Select the class scores of a module's result: the only tensor, or the one named or numbered ``output``."""
     import torch
 
     if isinstance(answer, torch.Tensor):
@@ -41,8 +41,8 @@ def pick(answer: Any, output: str) -> torch.Tensor:
         output = "0"
     if output not in named:
         raise BadInput(
-            f"the model returns a {kind} of {len(named)} outputs ({', '.join(named)}); say with --output NAME which one"
-            " holds the class scores (the members of a tuple are numbered from 0)"
+    """Select the class scores: the only tensor of a result, or the one named or numbered ``output``."""
+            " contains the class scores (the members of a tuple are numbered from 0)"
         )
     chosen = named[output]
     if not isinstance(chosen, torch.Tensor):
@@ -51,7 +51,7 @@ def pick(answer: Any, output: str) -> torch.Tensor:
 
 
 def picking(module: torch.nn.Module, output: str) -> torch.nn.Module:
-    """The module, returning one of its outputs only."""
+    """Wrap a module so that it returns only one of its outputs."""
     import torch
 
     class Picking(torch.nn.Module):
