@@ -135,7 +135,7 @@ def test_timm_and_class_names() -> None:
     }  # fmt: skip
     assert timm(known)["input"] == expected, "the older form"
     assert timm({"pretrained_cfg": known | {"crop_mode": "squash"}})["input"]["resize"] == "stretch"
-    assert timm({"id2label": {"10": "k", "9": "j"}}) == {"output": {"classes": ["j", "k"]}}
+    assert timm({"id2label": {"1": "k", "0": "j"}}) == {"output": {"classes": ["j", "k"]}}
     assert timm({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "hidden_size": 768}) == {}
 
 

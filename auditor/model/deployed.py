@@ -66,6 +66,7 @@ class DeployedModel:
         device: str = "cpu",
         fixed_batch: int | None = None,
         preprocessing_source: str = "",
+        classes_source: str = "",
         warnings: Sequence[str] = (),
     ) -> None:
         """Combine what the format plugin found with what is stated about the model.
@@ -82,11 +83,13 @@ class DeployedModel:
             device: device of the copy and of the deployed model.
             fixed_batch: the only batch size that the file accepts.
             preprocessing_source: where the preprocessing was stated, for the report.
+            classes_source: where the class names and their order were stated, for the report.
             warnings: warnings for the report.
         """
         self.artefact = artefact
         self.preprocessing = preprocessing
         self.preprocessing_source = preprocessing_source
+        self.classes_source = classes_source or "class indices: nothing states the names"
         self.path = path
         self.sha256 = sha256
         self.n_classes = n_classes

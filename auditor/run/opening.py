@@ -75,11 +75,14 @@ def _match(classifier: DeployedModel, images: Images) -> None:
     if images.label_names is None:
         return
     try:
-        labels, classes = match_labels(images.label_names, classifier.named_classes, classifier.n_classes)
+        matched = match_labels(images.label_names, classifier.named_classes, classifier.n_classes)
     except BadInput as error:
         raise BadInput(f"{images.path}: {error}") from None
-    images.labels = np.asarray(labels, dtype=np.int64)
-    classifier.named_classes = classes
+    images.labels = np.asarray(matched.indices, dtype=np.int64)
+    classifier.named_classes = matched.classes
+    if matched.source:
+        classifier.classes_source = matched.source
+        classifier.warnings.append(matched.warning)
 
 
 def open_model(

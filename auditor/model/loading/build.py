@@ -58,12 +58,7 @@ def build(
             " no label."
         )
     n_classes = max(2, outputs.shape[1])
-    classes = sidecar.classes or (tuple(artefact.classes) if artefact.classes else None)
-    if sidecar.classes is not None and len(sidecar.classes) != n_classes:
-        raise BadInput(
-            f"{sidecar.where('classes')}: names {len(sidecar.classes)} classes, but the model {path.name} has"
-            f" {n_classes} outputs"
-        )
+    classes, classes_source = _class_names(path, artefact, sidecar, n_classes, warnings)
     source = sidecar.where("mean") if sidecar.mean or sidecar.range or sidecar.std else ""
     if rows is not None:
         source = "the table: every feature from its smallest to its largest value"
@@ -90,8 +85,32 @@ def build(
         device=device,
         fixed_batch=fixed,
         preprocessing_source=source,
+        classes_source=classes_source,
         warnings=warnings,
     )
+
+
+def _class_names(
+    path: Path, artefact: Artefact, sidecar: Sidecar, n_classes: int, warnings: list[str]
+) -> tuple[tuple[str, ...] | None, str]:
+    """Return class names with their source, or None; names that a nearby file states for other classes are ignored.
+
+    Raises:
+        BadInput: if command line, sidecar or the model file state another number of names than the model has classes.
+    """
+    origin = sidecar.where("classes")
+    nearby = sidecar.classes is not None and Path(origin).suffix in {".json", ".txt"}
+    if artefact.classes and (sidecar.classes is None or nearby):
+        return tuple(artefact.classes), f"{path} (operator attribute)"
+    if sidecar.classes is None:
+        return None, ""
+    if len(sidecar.classes) == n_classes:
+        return sidecar.classes, origin
+    stated = f"{origin}: names {len(sidecar.classes)} classes, but the model {path.name} has {n_classes} outputs"
+    if not nearby:
+        raise BadInput(f"{stated}; state as many names as outputs, in their order")
+    warnings.append(f"{stated}, so its class names were ignored; state the names with --classes.")
+    return None, ""
 
 
 def resizing(sidecar: Sidecar, shape: tuple[int, int, int]) -> Resizing:

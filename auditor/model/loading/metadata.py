@@ -5,7 +5,10 @@ Each function returns the tables of a sidecar, ``{"input": {...}, "output": {...
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,19 +17,30 @@ from auditor.errors import BadInput
 
 Tables = dict[str, dict[str, Any]]
 
+NAME_KEYS = ("names", "classes", "class_names", "labels", "id2label")
+"""Keys of metadata under which tools store class names."""
+
+NAME_FILES = ("labels.txt", "classes.txt")
+"""Files next to a model with one class name per line."""
+
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """The filters by PIL's numbers."""
 
 
 def beside(model: Path) -> list[tuple[str, Tables]]:
-    """Read ``preprocessor_config.json`` and ``config.json`` in the folder of the model; return path and tables.
+    """Read the configuration files and lists of class names near the model; return path and tables, best source first.
+
+    ``preprocessor_config.json`` and ``config.json`` are read in the folder of the model and in the one above (Hugging
+    Face stores ``onnx/model.onnx``), ``labels.txt`` and ``classes.txt`` in the folder of the model.
 
     Raises:
         BadInput: for an unreadable ``preprocessor_config.json``. A ``config.json`` may belong to another program.
     """
     found = []
-    for name in ("preprocessor_config.json", "config.json"):
-        path = model.with_name(name)
+    here, above = model.parent, model.absolute().parent.parent
+    names = ("preprocessor_config.json", "config.json")
+    for path in [*(here / name for name in names), *(above / name for name in names)]:
+        name = path.name
         if not path.is_file():
             continue
         try:
@@ -40,7 +54,72 @@ def beside(model: Path) -> list[tuple[str, Tables]]:
                     f"{path}: not readable as Hugging Face preprocessing ({type(error).__name__}: {error}); fix it,"
                     " or remove it and state the preprocessing in the sidecar"
                 ) from None
+    for name in NAME_FILES:
+        if classes := class_lines(here / name):
+            found.append((str(here / name), {"output": {"classes": classes}}))
     return [(path, tables) for path, tables in found if tables]
+
+
+def class_lines(path: Path) -> list[str]:
+    """Read class names from a text file, one per line, with or without their index in front; empty if it is none."""
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError):
+        return []
+    numbered = [re.fullmatch(r"(\d+)\s*[:,;\t ]\s*(.+)", line) for line in lines]
+    if lines and all(match is not None and int(match[1]) == i for i, match in enumerate(numbered)):
+        lines = [match[2] for match in numbered if match is not None]
+    return unique_names(lines) if len(lines) > 1 else []
+
+
+def unique_names(names: list[str]) -> list[str]:
+    """Make class names unique: ImageNet has two classes "crane", so the second becomes "crane (517)"."""
+    count = Counter(names)
+    first: set[str] = set()
+    found = []
+    for i, name in enumerate(names):
+        found.append(f"{name} ({i})" if count[name] > 1 and name in first else name)
+        first.add(name)
+    return found
+
+
+def class_names(properties: Mapping[str, str]) -> Tables:
+    """Read class names from the metadata of a model file: a list or a map from index to name.
+
+    The value is JSON, or a Python literal as Ultralytics writes it: ``{0: 'cat', 1: 'dog'}``.
+    """
+    for key in NAME_KEYS:
+        names = _listed_names(_literal(properties.get(key, "")))
+        if names:
+            return {"output": {"classes": names}}
+    return {}
+
+
+def _literal(text: str) -> Any:
+    """Parse JSON or a Python literal; None for anything else."""
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+            continue
+    return None
+
+
+def _listed_names(value: Any) -> list[str]:
+    """Class names from a list or a map from index to name; empty if the value is neither or holds placeholders."""
+    if isinstance(value, dict):
+        try:
+            ordered = sorted((int(key), str(name)) for key, name in value.items())
+        except (TypeError, ValueError):
+            return []
+        if [key for key, _ in ordered] != list(range(len(ordered))):
+            return []
+        value = [name for _, name in ordered]
+    if not isinstance(value, list | tuple) or len(value) < 2 or not all(isinstance(v, str | int) for v in value):
+        return []
+    names = [str(name) for name in value]
+    placeholder = all(name in {f"LABEL_{i}", str(i)} for i, name in enumerate(names))
+    return [] if placeholder else unique_names(names)
 
 
 def hugging_face(content: Mapping[str, Any]) -> Tables:
@@ -100,9 +179,9 @@ def timm(content: Mapping[str, Any]) -> Tables:
         if known.get("interpolation") in _RESAMPLE:
             overrides["interpolation"] = known["interpolation"]
         tables["input"] = overrides
-    names = content.get("label_names") or _names(content.get("id2label"))
-    if isinstance(names, list) and len(set(names)) == len(names) > 1:
-        tables["output"] = {"classes": [str(name) for name in names]}
+    names = _listed_names(content.get("label_names")) or _listed_names(content.get("id2label"))
+    if names:
+        tables["output"] = {"classes": names}
     return tables
 
 
@@ -123,14 +202,6 @@ def onnx_image(properties: Mapping[str, str]) -> Tables:
     if known.get("image.nominalpixelrange") in ranges:
         overrides["range"] = ranges[known["image.nominalpixelrange"]]
     return {"input": overrides} if overrides else {}
-
-
-def _names(by_number: Any) -> list[str] | None:
-    """Class names of ``id2label``; LABEL_0 is a placeholder, not a name."""
-    if not isinstance(by_number, dict):
-        return None
-    names = [str(by_number[key]) for key in sorted(by_number, key=int)]
-    return None if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names
 
 
 def _numbers(value: Any) -> list[float]:

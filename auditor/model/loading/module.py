@@ -41,7 +41,7 @@ def pick(answer: Any, output: str) -> torch.Tensor:
         output = "0"
     if output not in named:
         raise BadInput(
-    """Select the class scores: the only tensor of a result, or the one named or numbered ``output``."""
+            """Select the class scores: the only tensor of a result, or the one named or numbered ``output``."""
             " contains the class scores (the members of a tuple are numbered from 0)"
         )
     chosen = named[output]

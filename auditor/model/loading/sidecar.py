@@ -205,8 +205,9 @@ def read_sidecar(
     inside = f"{model} (its own metadata)"
     if embedded:
         layers.append(parse(embedded, inside, model.parent))
-    if found := metadata.onnx_image(properties or {}):
-        layers.append(from_tables(found, inside, model.parent))
+    for found in (metadata.onnx_image(properties or {}), metadata.class_names(properties or {})):
+        if found:
+            layers.append(from_tables(found, inside, model.parent))
     layers += [from_tables(tables, origin, model.parent) for origin, tables in metadata.beside(model)]
     return merge(layers)
 

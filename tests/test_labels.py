@@ -1,0 +1,146 @@
+"""Labels of the data and classes of the model: numbers, names, Unicode, and what is said about an unknown order."""
+
+from __future__ import annotations
+
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from auditor.data.labels import ALPHABETICAL, INDICES, match_labels, number_of
+from auditor.errors import BadInput
+from auditor.model.loading.metadata import NAME_KEYS, beside, class_lines, class_names
+from auditor.model.loading.sidecar import read_sidecar
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [("1", 1), ("01", 1), ("1.0", 1), ("1.", 1), (" 7 ", 7), ("+3", 3), ("0", 0), ("000", 0), ("0.0", 0),
+     ("1.5", None), ("-1", None), ("²", None), ("٣", None), ("", None), ("9" * 19, None), ("1e3", None)],
+)  # fmt: skip
+def test_numeric_label_is_a_whole_number(name: str, number: int | None) -> None:
+    assert number_of(name) == number
+
+
+@pytest.mark.parametrize("labels", [["1", "0", "2"], ["1.0", "0.0", "2.0"], ["01", "00", "02"], ["1", "0.0", "02"]])
+def test_numeric_labels_in_any_notation_are_indices(labels: list[str]) -> None:
+    matched = match_labels(labels, None, 3)
+    assert matched.indices == [1, 0, 2]
+    assert matched.source == INDICES
+    assert "0 to 2" in matched.warning
+
+
+def test_digits_that_are_class_names_are_never_indices() -> None:
+    classes = [str(i) for i in range(1, 11)]
+    assert match_labels(["1", "10", "3.0"], classes, 10).indices == [0, 9, 2]
+    with pytest.raises(BadInput, match="label '0': the model has no class for it"):
+        match_labels(["0", "1"], classes, 10)
+    # sorted as text, as a folder per class is read by most training code
+    assert match_labels(["2", "10"], ["0", "1", "10", "11", "2"], 5).indices == [4, 2]
+
+
+def test_names_are_compared_in_normal_form_c() -> None:
+    composed, decomposed = (unicodedata.normalize(form, "Käfer") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    assert match_labels([decomposed, "Ant"], [composed, "Ant"], 2).indices == [0, 1]
+    assert match_labels([composed, "Ant"], [decomposed, "Ant"], 2).indices == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("label", "hint"), [("CAT", "did you mean 'Cat'"), ("dgo", "did you mean 'dog'"), ("zebra", "its 2 classes are")]
+)
+def test_unknown_name_gets_the_most_similar_class(label: str, hint: str) -> None:
+    with pytest.raises(BadInput) as caught:
+        match_labels([label], ["Cat", "dog"], 2)
+    assert hint in str(caught.value)
+    assert ("did you mean" in str(caught.value)) is (label != "zebra")
+
+
+def test_alphabetical_order_is_stated_as_an_assumption() -> None:
+    matched = match_labels(["zebra", "ant"], None, 2)
+    assert (matched.indices, matched.classes, matched.source) == ([1, 0], ["ant", "zebra"], ALPHABETICAL)
+    assert "Nothing states the order of the classes" in matched.warning
+    assert "--classes" in matched.warning
+
+
+def test_known_classes_need_no_assumption() -> None:
+    matched = match_labels(["b"], ["a", "b"], 2)
+    assert (matched.source, matched.warning) == ("", "")
+
+
+def test_labels_that_start_at_one_are_recognised() -> None:
+    with pytest.raises(BadInput, match=r"indices 0 to 9; if label 1 is the first class, give --classes 1,2,3,\.\.\."):
+        match_labels([str(i) for i in range(1, 11)], None, 10)
+
+
+@pytest.mark.parametrize(("names", "n"), [(["a", "b", "c"], 2), (["a"], 2)])
+def test_number_of_names_must_be_the_number_of_classes(names: list[str], n: int) -> None:
+    with pytest.raises(BadInput, match="cannot be matched; give the names"):
+        match_labels(names, None, n)
+
+
+def test_a_name_is_preferred_to_an_index() -> None:
+    assert match_labels(["0", "1"], ("1", "0"), 2).indices == [1, 0]
+    mixed: Any = match_labels(["1", "cat"], ("dog", "cat"), 2).indices
+    assert mixed == [1, 1]
+
+
+# where class names come from
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{0: 'zebra', 1: 'ant', 2: 'bee'}", '{"0": "zebra", "1": "ant", "2": "bee"}', '["zebra", "ant", "bee"]',
+     "('zebra', 'ant', 'bee')", '{"2": "bee", "1": "ant", "0": "zebra"}'],
+)  # fmt: skip
+@pytest.mark.parametrize("key", NAME_KEYS)
+def test_class_names_in_metadata(key: str, text: str) -> None:
+    assert class_names({key: text}) == {"output": {"classes": ["zebra", "ant", "bee"]}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "classify", "[1.5, 2.5]", "['only one']", "{1: 'a', 2: 'b'}", "{0: 'LABEL_0', 1: 'LABEL_1'}", "['0', '1']",
+     "__import__('os')", "{'a': 'b', 'c': 'd'}", "[" * 5000, "null", "[[1], [2]]"],
+)  # fmt: skip
+def test_metadata_without_names_is_ignored(text: str) -> None:
+    assert class_names({"names": text}) == {}
+
+
+def test_equal_class_names_are_told_apart() -> None:
+    assert class_names({"names": "['crane', 'tench', 'crane']"})["output"]["classes"] == ["crane", "tench", "crane (2)"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("cat\ndog\n", ["cat", "dog"]),
+        ("\ufeffcat\r\n\r\ndog", ["cat", "dog"]),
+        ("0 cat\n1 dog", ["cat", "dog"]),
+        ("0: tench, Tinca\n1: shark", ["tench, Tinca", "shark"]),
+        ("1 cat\n2 dog", ["1 cat", "2 dog"]),
+        ("cat", []),
+        ("", []),
+    ],
+)
+def test_class_names_in_a_text_file(content: str, expected: list[str], tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text(content, encoding="utf-8")
+    assert class_lines(tmp_path / "labels.txt") == expected
+    found = dict(beside(tmp_path / "model.onnx"))
+    assert found == ({str(tmp_path / "labels.txt"): {"output": {"classes": expected}}} if expected else {})
+
+
+def test_configuration_one_folder_up_is_read_after_the_one_next_to_the_model(tmp_path: Path) -> None:
+    model = tmp_path / "onnx" / "model.onnx"
+    model.parent.mkdir()
+    (tmp_path / "config.json").write_text('{"id2label": {"0": "up", "1": "there"}}')
+    assert read_sidecar(model).classes == ("up", "there")
+    assert read_sidecar(model).where("classes") == str(tmp_path / "config.json")
+    (model.parent / "config.json").write_text('{"id2label": {"0": "next", "1": "to it"}}')
+    assert read_sidecar(model).classes == ("next", "to it")
+    assert read_sidecar(model, properties={"names": "['in', 'the file']"}).classes == ("in", "the file")
+    (model.parent / "model.onnx.audit.toml").write_text('[output]\nclasses = ["in", "the sidecar"]')
+    assert read_sidecar(model, properties={"names": "['in', 'the file']"}).classes == ("in", "the sidecar")
+    stated = {"output": {"classes": ["on", "the command line"]}}
+    assert read_sidecar(model, options=stated).classes == ("on", "the command line")
