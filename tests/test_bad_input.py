@@ -213,7 +213,7 @@ MODELS: dict[str, tuple[Make, Sequence[str]]] = {
         lambda h: [(h.at / "m.pt", (h.at / "m.pt").write_bytes(pickle.dumps({"a": 1})))[0]],
         ["m.pt", "not a TorchScript archive"],
     ),
-    "no image-shaped input": (lambda h: [flat(h)], ["m.onnx", "[?, 7, 2]", "expected an image"]),
+    "no image-shaped input": (lambda h: [flat(h)], ["m.onnx", "[3, 7, 2]", "expected [3, classes]"]),
     "two inputs": (lambda h: [two_inputs(h)], ["m.onnx", "2 inputs (left, right)", "expected exactly one"]),
     "five channels": (lambda h: [mean_of_channels(h.at / "m.onnx", 5)], ["m.onnx", "5 channels", "1 or 3"]),
     "several outputs": (lambda h: [detector(h)], ["m.onnx", "2 outputs", "boxes", "--output NAME"]),
@@ -223,7 +223,7 @@ MODELS: dict[str, tuple[Make, Sequence[str]]] = {
     "TorchScript that returns a dict": (lambda h: [scripted(h, Dictionary())], ["m.pt", "dict", "class scores"]),
     "TorchScript of features": (
         lambda h: [scripted(h, Rank2())],
-        ["m.pt", "no image", "shapes cannot be multiplied"],
+        ["m.pt", "none of the image sizes tried", "shapes cannot be multiplied"],
     ),
 }
 

@@ -236,7 +236,7 @@ def test_torchscript_says_nothing_and_is_guessed_aloud(
     path = script(tmp_path / "m.pt", module.eval())
     guessed = opened(path)
     assert guessed.shape == (channels, 224, 224)
-    assert any("does not say the image size" in warning for warning in guessed.warnings)
+    assert any("does not state the image size" in warning for warning in guessed.warnings)
     assert opened(path, (9, 7)).shape == (channels, 9, 7), "the size of the images goes before the usual ones"
     overrides = opened(beside(path, f"[input]\nsize = [5, 4]\nchannels = {channels}\nrange = [0, 1]"))
     assert overrides.shape == (channels, 5, 4)
@@ -253,7 +253,7 @@ def test_photographs_say_nothing_of_the_size(tmp_path: Path, auditor_cli: Any) -
 
 def test_sizes_left_open_in_onnx(tmp_path: Path, opened: Open) -> None:
     path = linear(tmp_path / "m.onnx", open_size=True)
-    with pytest.raises(BadInput, match=r"m\.onnx: the model takes no image of any size tried"):
+    with pytest.raises(BadInput, match=r"m\.onnx: the model accepted none of the image sizes tried"):
         opened(path)
     classifier = opened(path, (SIDE, SIDE))
     assert any(f"{SIDE}x{SIDE} pixels" in warning for warning in classifier.warnings)

@@ -263,7 +263,7 @@ def test_inspect_says_which_fits_best(colours: Path, auditor_cli: Cli) -> None:
     model = model_at(colours.with_name("m.onnx"))
     result = auditor_cli("inspect", model, "--channels", "bgr", "--data", colours)
     assert result.exit_code == 0, result.output
-    assert "order of channels from command line" in result.output
+    assert "channel order from command line" in result.output
     assert "as used, but rgb         100.0 % [94.0, 100.0]" in result.output
     assert "as used (no preset)       33.3 %" in result.output
     assert "Fits best: as used, but rgb." in result.output

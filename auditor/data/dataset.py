@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.data.resizing import Resizing, fit
+from auditor.data.resizing import WHITE, Resizing, deep_maximum, fit
 from auditor.errors import BadInput
 
 if TYPE_CHECKING:
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.float32]
 
 _CACHE_BYTES = 1 << 30
+
+_SLIVER = 0.26
+"""Images of 16 bits that use at most this fraction of the range were probably taken with 14 bits or fewer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +115,8 @@ class Images:
         self.shape = shape
         self.n_available = len(source.ids)
         self.unreadable: list[str] = []
+        self.warnings: list[str] = []
+        """Warnings for the report about how images were read."""
         self._source = source
         self._resizing = resizing or Resizing()
         self._cache: dict[int, Pixels | NDArray[np.uint8]] = {}
@@ -188,6 +193,9 @@ class Images:
             self._cached_bytes += pixels.nbytes
 
     def _scan(self, chosen: Sequence[int]) -> None:
+        """Read the chosen images once: digests, unreadable ones, cache."""
+        deep: list[float] = []
+
         def look(index: int) -> tuple[int, str, Pixels | NDArray[np.uint8]] | str:
             try:
                 raw, picture = self._source.read(index)
@@ -199,6 +207,8 @@ class Images:
                     digest.update(hashlib.sha256(mask).digest())
                     if self._cached_bytes + (0 if bits is None else bits.nbytes) <= _CACHE_BYTES:
                         self._masks[index] = bits
+                if (largest := deep_maximum(picture)) is not None:
+                    deep.append(largest)
                 return index, digest.hexdigest(), fit(picture, self.shape, self._resizing)
             except Exception as error:
                 # decoders raise anything for broken files: SyntaxError, struct.error, IndexError, ...
@@ -212,8 +222,19 @@ class Images:
                     self._index.append(found[0])
                     self._digests.append(found[1])
                     self._remember(found[0], found[2])
+        if deep and self._resizing.white is None and max(deep) <= _SLIVER * WHITE:
+            self.warnings.append(
+                f"{len(deep)} images have 16 bits, and their largest value is {max(deep):g}, which is"
+                f" {100 * max(deep) / WHITE:.1f} % of the range, so the model sees them almost black. If white is"
+                f" another value, state it in the sidecar: [input] white = {_usual_white(max(deep))}."
+            )
         if not self._index:
             raise BadInput(f"{self.path}: none of {len(chosen)} images could be read; the first: {self.unreadable[0]}")
+
+
+def _usual_white(largest: float) -> int:
+    """Return the white level of the smallest usual bit depth that holds a value: 255, 1023, 4095, 16383."""
+    return next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if largest <= 2**bits - 1)
 
 
 def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[int], Any], items: Sequence[int]) -> Iterator[Any]:

@@ -18,6 +18,10 @@ Resize = Literal["crop", "stretch"]
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]
 
 
+WHITE = 65535.0
+"""White of 16-bit images."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Resizing:
     """How pictures are brought to the input size of the model; a picture of that size is not changed."""
@@ -29,6 +33,8 @@ class Resizing:
     shorter side before the centre is cropped (resize_size of torchvision, shortest_edge of Hugging Face)."""
     interpolation: Interpolation = "bilinear"
     """As PIL names it; always with antialiasing."""
+    white: float | None = None
+    """Value of white in images of more than 8 bits; by default the largest value of 16 bits, 65535."""
 
 
 def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, int, int], resizing: Resizing) -> NDArray[Any]:
@@ -37,7 +43,7 @@ def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, int, int], resizi
 
     channels, height, width = shape
     if isinstance(picture, np.ndarray):
-        array = _channels_last(picture, channels)
+        array = _channels_last(_deep(picture, resizing) if picture.dtype == np.uint16 else picture, channels)
         if array.shape[:2] == (height, width):
             return np.ascontiguousarray(array.transpose(2, 0, 1))
         planes = [
@@ -49,8 +55,7 @@ def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, int, int], resizi
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I"):
         # 16-bit greyscale: PIL's conversion to "L" would clip it to white
-        deep = np.asarray(upright, dtype=np.float32) / np.float32(65535)
-        return fit(np.clip(deep, 0, 1), shape, resizing)
+        return fit(_deep(np.asarray(upright), resizing), shape, resizing)
     if upright.mode == "F":
         return fit(np.asarray(upright), shape, resizing)
     if upright.mode in {"RGBA", "LA", "PA"} or "transparency" in upright.info:
@@ -60,6 +65,19 @@ def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, int, int], resizi
     flat = _scale(upright.convert("L" if channels == 1 else "RGB"), height, width, resizing)
     array = np.asarray(flat)
     return np.ascontiguousarray(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+
+
+def deep_maximum(picture: Image.Image | NDArray[Any]) -> float | None:
+    """Return the largest value of an image of 16 bits or more, in its own units; None for other images."""
+    if isinstance(picture, np.ndarray):
+        return float(picture.max()) if picture.dtype == np.uint16 and picture.size else None
+    return float(np.asarray(picture).max()) if picture.mode.startswith("I") else None
+
+
+def _deep(array: NDArray[Any], resizing: Resizing) -> NDArray[np.float32]:
+    """Scale an image of more than 8 bits to [0, 1] by the value of white."""
+    scaled: NDArray[np.float32] = np.clip(array.astype(np.float32) / np.float32(resizing.white or WHITE), 0, 1)
+    return scaled
 
 
 def _scale(picture: Image.Image, height: int, width: int, resizing: Resizing) -> Image.Image:

@@ -29,6 +29,8 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     order: Literal["rgb", "bgr"] = "rgb"
+    flat: tuple[int, ...] | None = None
+    """Shape of one input of a model that takes pixels without an image shape, for example (784,) or (28, 28)."""
 
     def describe(self) -> dict[str, Any]:
         """Describe the preprocessing for audit.json, without the shape."""
@@ -52,9 +54,26 @@ class Preprocessing:
             x /= _per_channel(self.std)
         if self.layout == "nhwc":
             x = x.transpose(0, 2, 3, 1)
+        if self.flat is not None:
+            x = x.reshape(len(x), *self.flat)
         if np.issubdtype(np.dtype(self.dtype), np.integer):
-            x = np.rint(x)
+            # a cast of values beyond the type would wrap around
+            limits = np.iinfo(self.dtype)
+            # the largest int64 is no float64: the next one below it is
+            most = limits.max if int(float(limits.max)) == limits.max else np.nextafter(float(limits.max), 0)
+            x = np.clip(np.rint(x.astype(np.float64)), limits.min, most)
         return np.ascontiguousarray(x, dtype=self.dtype)
+
+    def span(self) -> tuple[float, float]:
+        """Smallest and largest value that pixels in [0, 1] are mapped to, over all channels."""
+        low, high = self.range
+        ends = [(end - mean) / std for end in (low, high) for mean, std in self._channel_constants()]
+        return min(ends), max(ends)
+
+    def _channel_constants(self) -> list[tuple[float, float]]:
+        count = max(len(self.mean), len(self.std))
+        means, stds = (values if len(values) > 1 else values * count for values in (self.mean, self.std))
+        return list(zip(means, stds, strict=True))
 
     def on_device(self, pixels: torch.Tensor) -> torch.Tensor:
         """Like ``apply`` for a tensor, on its device, in the input type of the deployed model."""
@@ -76,6 +95,8 @@ class Preprocessing:
             x = (x - pixels.new_tensor(self.mean).view(1, -1, 1, 1)) / pixels.new_tensor(self.std).view(1, -1, 1, 1)
         if self.layout == "nhwc":
             x = x.permute(0, 2, 3, 1)
+        if self.flat is not None:
+            x = x.reshape(len(x), *self.flat)
         return x.to(torch.float16) if self.dtype == "float16" else x
 
 

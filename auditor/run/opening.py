@@ -40,6 +40,7 @@ def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: 
     )
     images = Images(source, shape=classifier.shape, resizing=resizing(sidecar, classifier.shape), samples=samples,
                     seed=request.seed)  # fmt: skip
+    classifier.warnings += images.warnings
     _match(classifier, images)
     return classifier, images
 

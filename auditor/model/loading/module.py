@@ -41,8 +41,8 @@ def pick(answer: Any, output: str) -> torch.Tensor:
         output = "0"
     if output not in named:
         raise BadInput(
-            """Select the class scores: the only tensor of a result, or the one named or numbered ``output``."""
-            " contains the class scores (the members of a tuple are numbered from 0)"
+            f"the model returns a {kind} of {len(named)} outputs ({', '.join(named)}); state with --output NAME which"
+            " one contains the class scores (the members of a tuple are numbered from 0)"
         )
     chosen = named[output]
     if not isinstance(chosen, torch.Tensor):

@@ -11,6 +11,7 @@
     order = "rgb"              # or "bgr"
     resize = "crop"            # or "stretch"
     crop = 0.875               # fraction of the shorter side to keep; above 1: its length in pixels before cropping
+    white = 4095               # value of white in images of more than 8 bits; 65535 by default
     interpolation = "bilinear" # or nearest, bicubic, lanczos, box, hamming
     [output]
     name = "probabilities"     # which output to read, if there are several
@@ -102,6 +103,8 @@ class InputTable:
     crop: Crop | None = None
     """Fraction of the shorter side to keep; above 1: its length in pixels before cropping."""
     interpolation: Interpolation | None = None
+    white: Annotated[float, Check("a number above 0", lambda white: white > 0, {"exclusiveMinimum": 0})] | None = None
+    """Value of white in images of more than 8 bits, for example 4095 for a 12-bit sensor; 65535 by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +162,7 @@ class Sidecar:
     resize: Resize | None = None
     crop: float | None = None
     interpolation: Interpolation | None = None
+    white: float | None = None
     output: str | None = None
     classes: tuple[str, ...] | None = None
     kind: Literal["logits", "probabilities"] | None = None
@@ -261,6 +265,7 @@ def from_tables(content: Mapping[str, Any], origin: str, folder: Path) -> Sideca
         resize=given.resize,
         crop=given.crop,
         interpolation=given.interpolation,
+        white=given.white,
         output=output.name,
         classes=output.classes,
         kind=output.kind,
