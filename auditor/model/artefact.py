@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
@@ -56,4 +57,6 @@ class Artefact:
     """The file's own metadata by key; ``loading/metadata.py`` reads some keys."""
     details: Mapping[str, Any] = field(default_factory=dict)
     """Further facts for ``auditor inspect``: opset, operators, producer."""
+    files: Sequence[Path] = ()
+    """Further files in the model's folder that its predictions depend on, such as external data of an ONNX file."""
     warnings: Sequence[str] = ()

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from auditor.data.resizing import Resizing
 from auditor.errors import BadInput, first_line
-from auditor.files import file_sha256
 from auditor.model.artefact import Artefact
 from auditor.model.deployed import DeployedModel
+from auditor.model.identity import model_digest
 from auditor.model.loading.input_shape import Candidate, candidates, is_integer
 from auditor.model.loading.sidecar import Sidecar, sidecar_path
 from auditor.model.preprocessing import Preprocessing
@@ -71,7 +71,7 @@ def build(
         artefact,
         answer.preprocessing,
         path=str(path),
-        sha256=file_sha256(path),
+        sha256=model_digest(path, artefact.files),
         n_classes=n_classes,
         outputs=kind,
         single=single,

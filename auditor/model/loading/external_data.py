@@ -31,6 +31,11 @@ def check_external_data(model: onnx.ModelProto, path: Path) -> None:
             raise _refusal(path, location, "is a hard link to a file that may belong to someone else")
 
 
+def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
+    """Return the separate files of the model at ``path``, sorted."""
+    return [path.parent / location for location in sorted(set(_locations(model)))]
+
+
 def _refusal(path: Path, location: str, why: str) -> BadInput:
     return BadInput(
         f"{path}: its weights are in {location[:100]!r}, which {why}; copy the file itself next to the model"
