@@ -1,13 +1,13 @@
-"""FGSM, PGD-50 and AutoAttack against stock ART with the same settings.
+"""Compare FGSM, PGD-50 and AutoAttack with stock ART at the same settings.
 
     uv run python benchmarks/attacks_vs_art.py [--images 128] [--autoattack-images 48] [--art-starts 1]
 
-Trains digits-cnn, opens its ONNX file, and attacks the same images once by the audit's attacks (on the copy, judged on
-the original) and once by ART on the copy as a ``PyTorchClassifier`` with ART's own defaults (batches of 32). FGSM is a
-sweep over ten epsilons. AutoAttack: the standard version against ART's components with the paper's budgets (100
-iterations, 5,000 queries, 1 start; ART's own default is 5), one after the other on what is left, as ART's class does.
-Robust accuracy of both is printed, on the original. Times are the process's CPU seconds on one torch thread, so that
-other work on the machine weighs little. Goals: FGSM and PGD at least 1.5 times as fast, AutoAttack 3 times.
+Trains digits-cnn, opens its ONNX file, and attacks the same images with the audit's attacks (on the copy, judged on the
+deployed model) and with ART on the copy as a ``PyTorchClassifier`` with ART's defaults (batches of 32). FGSM is a sweep
+over ten epsilons. AutoAttack: the standard version compared with ART's components with the paper's budgets (100
+iterations, 5,000 queries, 1 start; ART's default is 5), in sequence on the remaining images, as in ART's class. Prints
+the robust accuracy of both on the deployed model. Times are the process's CPU seconds on one torch thread, so that
+other work on the machine has little effect. Goals: FGSM and PGD at least 1.5 times as fast, AutoAttack 3 times.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import nn
 from auditor.plugin.suite import find_suite
 
 EPSILON = 32 / 255
-"""Where digits-cnn loses about half of its images."""
+"""Epsilon at which digits-cnn loses about half of its images."""
 
 
 def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -37,7 +37,7 @@ def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def report(name: str, ours: tuple[float, Any], art: tuple[float, Any], robust: Callable[[Any], int]) -> None:
-    mine, theirs = (f"{spent:7.2f} s, robust {robust(found):4d}" for spent, found in (ours, art))
+    mine, theirs = (f"{spent:7.2f} s, robust {robust(points):4d}" for spent, points in (ours, art))
     print(f"{name:12} ours {mine};  ART {theirs};  ART / ours {art[0] / ours[0]:.2f}", flush=True)
 
 
@@ -74,7 +74,7 @@ def against_art(images: int, few: int, starts: int) -> None:
     rng = Randomness(0, "benchmark")
 
     def robust_of(subject: Batch) -> Callable[[Any], int]:
-        return lambda found: int((classifier.predict(found).argmax(axis=1) == subject.labels).sum())
+        return lambda points: int((classifier.predict(points).argmax(axis=1) == subject.labels).sum())
 
     def stock() -> Any:
         return PyTorchClassifier(
@@ -85,10 +85,10 @@ def against_art(images: int, few: int, starts: int) -> None:
             clip_values=(0, 1),
         )
 
-    def judged(subject: Batch, found: Any) -> Any:
-        # an attack counts for nothing until the original was asked, by whomever it was made
-        classifier.predict(found)
-        return found
+    def judged(subject: Batch, points: Any) -> Any:
+        # verify each attack on the deployed model, as the audit does
+        classifier.predict(points)
+        return points
 
     estimator = stock()
     print(f"digits-cnn, {len(batch)} images of 8x8, epsilon 32/255, {torch.get_num_threads()} threads", flush=True)
@@ -116,28 +116,28 @@ def against_art(images: int, few: int, starts: int) -> None:
     art = seconds(lambda: judged(batch, pgd.generate(batch.pixels, batch.labels)))
     report("PGD-50", ours, art, robust_of(batch))
 
-    some = batch.take(np.arange(min(few, len(batch))))
-    ours = seconds(lambda: Autoattack(epsilon=EPSILON).perturbed(classifier, some, rng, level))
+    subset = batch.take(np.arange(min(few, len(batch))))
+    ours = seconds(lambda: Autoattack(epsilon=EPSILON).perturbed(classifier, subset, rng, level))
 
     def art_ensemble() -> Any:
         budget: dict[str, Any] = {"eps": EPSILON, "norm": np.inf}
         gradient: dict[str, Any] = {"eps_step": 2 * EPSILON, "max_iter": 100, "nb_random_init": starts}
         gradient |= {"verbose": False}
-        found = some.pixels.copy()
+        points = subset.pixels.copy()
         for part in (
             AutoProjectedGradientDescent(estimator, **budget, **gradient, loss_type="cross_entropy"),
             AutoProjectedGradientDescent(stock(), **budget, **gradient, loss_type="difference_logits_ratio"),
             DeepFool(estimator, max_iter=100, epsilon=1e-3, nb_grads=10, verbose=False),
             SquareAttack(estimator, **budget, max_iter=5000, p_init=0.8, nb_restarts=starts, verbose=False),
         ):
-            left = np.flatnonzero(classifier.predict(found).argmax(axis=1) == some.labels)
-            tried = part.generate(some.pixels[left], some.labels[left])
-            near = np.abs(tried - some.pixels[left]).max(axis=(1, 2, 3)) <= EPSILON + 1e-6
-            found[left[near]] = tried[near]
-        return found
+            left = np.flatnonzero(classifier.predict(points).argmax(axis=1) == subset.labels)
+            attempt = part.generate(subset.pixels[left], subset.labels[left])
+            near = np.abs(attempt - subset.pixels[left]).max(axis=(1, 2, 3)) <= EPSILON + 1e-6
+            points[left[near]] = attempt[near]
+        return points
 
-    report("AutoAttack", ours, seconds(art_ensemble), robust_of(some))
-    print(f"             on {len(some)} of them; ours has FAB-T where ART has DeepFool, and nine targets")
+    report("AutoAttack", ours, seconds(art_ensemble), robust_of(subset))
+    print(f"             on {len(subset)} of them; ours has FAB-T where ART has DeepFool, and nine targets")
 
 
 def main() -> None:

@@ -1,18 +1,17 @@
-"""CLEVER by the probe against CLEVER by ART, untargeted over ten classes: same settings, same result, time ratio.
+"""Compare CLEVER by the probe with CLEVER by ART, untargeted over ten classes: same settings, same result, time ratio.
 
     uv run python benchmarks/clever.py [--images 4] [--batches 50] [--samples 100] [--rounds 3] [--large]
     uv run python benchmarks/clever.py --settings [--images 4]
     uv run python benchmarks/clever.py --reference [--images 24]
 
-A small CNN with random weights on random 1x16x16 images (``--large``: 3x32x32). ART draws its batches again and again
-from one pool of points; the probe does the same with ``pooled``, and that is what is compared. In every round both run
-one after the other; the ratio is taken round by round. The last line is the probe's default, fresh points for every
-batch, which are five times as many gradients at (50, 100). Seconds are those of the clock, with as many threads for
-both as torch takes; the size of our batches is found as in every audit, and the C library keeps freed memory as in
-every audit, for ART too. ``OMP_NUM_THREADS=1`` before the command shows one thread. Goal: ten times as fast as ART.
+A small CNN with random weights on random 1x16x16 images (``--large``: 3x32x32). ART draws all batches from one pool of
+points, as the probe does with ``pooled``; these two are compared. Each round runs both in sequence, and gives one
+ratio. The last line is the probe's default, new points for every batch, which needs five times as many gradients at
+(50, 100). Seconds are wall time, with torch's default number of threads for both; batch size and memory settings are
+those of an audit, for ART as well. Set ``OMP_NUM_THREADS=1`` for one thread. Goal: ten times as fast as ART.
 
-``--settings``: from (5, 5) to (500, 1024), fresh and pooled: the median score, and how far three seeds lie apart.
-``--reference``: the default against a reference in double precision, which draws its own points; goal within 3 %.
+``--settings``: from (5, 5) to (500, 1024), new and pooled points: the median score, and the spread of three seeds.
+``--reference``: the default compared with a reference in double precision and with its own points; goal within 3 %.
 """
 
 from __future__ import annotations
@@ -51,31 +50,33 @@ SETTINGS = ((5, 5), (10, 32), (50, 100), (200, 256), (500, 1024))
 
 
 def settings(ours: Any, batch: Any) -> None:
-    """Scores by setting: fresh points tell more the more there are, points from one pool do not."""
+    """Print scores by setting: more new points are more informative, more points from one pool are not."""
     from auditor.plugins.metrics.clever import Clever
     from auditor.probes.base import Randomness
 
     print(f"CLEVER of the likeliest other class, L2, {len(batch)} images, three seeds (one at the largest setting)")
-    print("batches x samples   kind     median score   seeds apart   law fits   seconds for an image")
+    print("batches x samples   points   median score   spread        law fits   seconds for an image")
     for batches, samples in SETTINGS:
         seeds = 3 if batches * samples < 100_000 else 1
-        for kind, pooled in (("fresh", False), ("pooled", True)):
+        for points, pooled in (("fresh", False), ("pooled", True)):
             probe = Clever(
                 norms=("l2",), batches=batches, batch_samples=samples, radius_l2=RADIUS, targets=1, pooled=pooled
             )
             began = time.perf_counter()
-            found = [probe.measure(ours, batch, Randomness(seed, "metrics.clever")) for seed in range(seeds)]
+            results = [probe.measure(ours, batch, Randomness(seed, "metrics.clever")) for seed in range(seeds)]
             spent = (time.perf_counter() - began) / seeds / len(batch)
-            scores = np.stack([columns["clever_runner_up"] for columns in found])
-            apart = f"{100 * np.median(np.ptp(scores, axis=0) / scores.mean(axis=0)):9.1f} %" if seeds > 1 else " " * 11
-            fits = 100 * np.mean([np.mean(columns["ks"] > 0.05) for columns in found])
-            said = f"{fits:6.0f} %" if not pooled else " " * 8
-            score = f"{batches:5d} x {samples:<5d}       {kind:7} {np.median(scores):12.4f}"
-            print(f"{score}   {apart}   {said}   {spent:10.2f}", flush=True)
+            scores = np.stack([columns["clever_runner_up"] for columns in results])
+            spread = (
+                f"{100 * np.median(np.ptp(scores, axis=0) / scores.mean(axis=0)):9.1f} %" if seeds > 1 else " " * 11
+            )
+            fits = 100 * np.mean([np.mean(columns["ks"] > 0.05) for columns in results])
+            fit_text = f"{fits:6.0f} %" if not pooled else " " * 8
+            score = f"{batches:5d} x {samples:<5d}       {points:7} {np.median(scores):12.4f}"
+            print(f"{score}   {spread}   {fit_text}   {spent:10.2f}", flush=True)
 
 
 def reference(ours: Any, batch: Any, module: nn.Module) -> None:
-    """The default setting against double precision and other points."""
+    """Compare the default setting with double precision and other points."""
     from auditor.algorithms.extreme_values import fit_end
     from auditor.plugins.metrics.clever import Clever
     from auditor.probes.base import Randomness
@@ -135,7 +136,7 @@ def main() -> None:
     keep_memory()
     shape = LARGE if arguments.large else SMALL
     module = network(shape)
-    # ART has the network as torch makes it; the classifier lays its copy out as it likes
+    # ART uses the network in torch's layout; the classifier chooses its own
     plain = copy.deepcopy(module).requires_grad_(requires_grad=False)
 
     def scores(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -179,30 +180,30 @@ def main() -> None:
     pooled, fresh = Clever(**how, pooled=True), Clever(**how)
     np.random.seed(0)
     seconds: dict[str, list[float]] = {"ART": [], "pooled": [], "fresh": []}
-    found: dict[str, list[float]] = {"ART": [], "pooled": [], "fresh": []}
+    results: dict[str, list[float]] = {"ART": [], "pooled": [], "fresh": []}
     for number in range(arguments.rounds):
         began = time.perf_counter()
         with np.errstate(all="ignore"):
-            found["ART"] += [
+            results["ART"] += [
                 clever_u(theirs, image, arguments.batches, arguments.samples, RADIUS, 2, verbose=False)
                 for image in pixels
             ]
         seconds["ART"].append(time.perf_counter() - began)
         for name, probe in (("pooled", pooled), ("fresh", fresh)):
             began = time.perf_counter()
-            found[name] += list(probe.measure(ours, batch, Randomness(number, "metrics.clever"))["clever"])
+            results[name] += list(probe.measure(ours, batch, Randomness(number, "metrics.clever"))["clever"])
             seconds[name].append(time.perf_counter() - began)
-    settings_said = f"({arguments.batches}, {arguments.samples})"
+    setting = f"({arguments.batches}, {arguments.samples})"
     print(
-        f"CLEVER {settings_said}, 10 classes, L2, {arguments.images} images, {arguments.rounds} rounds,"
+        f"CLEVER {setting}, 10 classes, L2, {arguments.images} images, {arguments.rounds} rounds,"
         f" {torch.get_num_threads()} threads, our batch {ours.batch_size}"
     )
     for name, times in seconds.items():
         ratios = [theirs / own for theirs, own in zip(seconds["ART"], times, strict=True)]
-        scores_said = np.median(np.reshape(found[name], (-1, len(pixels))), axis=0).round(4).tolist()
+        scores_text = np.median(np.reshape(results[name], (-1, len(pixels))), axis=0).round(4).tolist()
         print(
             f"{name:7} {statistics.median(times):7.2f} s  ART takes {statistics.median(ratios):5.1f} times as long"
-            f" ({min(ratios):.1f} to {max(ratios):.1f})  median score of each image {scores_said}"
+            f" ({min(ratios):.1f} to {max(ratios):.1f})  median score of each image {scores_text}"
         )
 
 

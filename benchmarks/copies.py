@@ -1,4 +1,4 @@
-"""The differentiable copy as other libraries want a network: a module that answers logits."""
+"""Wrap the differentiable copy for other libraries: a module that returns logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 
 class Copy(nn.Module):
-    """A classifier's copy with its preprocessing, (n, c, h, w) in [0, 1] to (n, k), in torch's own layout."""
+    """A classifier's copy with its preprocessing, (n, c, h, w) in [0, 1] to (n, k), in torch's default layout."""
 
     def __init__(self, classifier: Any) -> None:
         super().__init__()

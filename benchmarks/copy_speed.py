@@ -1,11 +1,11 @@
-"""Time of the differentiable copy over that of the torch module it was exported from, forward and with backward.
+"""Compare the time of the differentiable copy with that of its torch module, forward and with backward.
 
     uv run python benchmarks/copy_speed.py [--network resnet18] [--side 224] [--batch 32] [--rounds 7] [--only forward]
 
-The module is in evaluation mode and frozen, as a careful user would attack it; the copy is what `auditor run` takes its
-gradients from: the ONNX file of the default exporter, opened. Both run one after the other in every round, on all
-cores, and ratios are taken round by round, because machines drift. Backward is the gradient of the top logits for the
-input. Goal: at most 1.05.
+The module is in evaluation mode and frozen, the fair setting for an attack; the copy is the one that `auditor run` uses
+for gradients: the ONNX file of the default exporter, opened. Each round runs both in sequence on all cores and gives
+one ratio, because machine speed drifts. Backward is the gradient of the top logits with respect to the input. Goal: at
+most 1.05.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def main() -> None:
             continue
         seconds: dict[str, list[float]] = {"module": [], "copy": []}
         for round_ in range(arguments.rounds + 1):
-            # whoever comes second finds warm caches, so they take turns
+            # the second one finds warm caches, so the order alternates
             for who in sorted(networks, reverse=bool(round_ % 2)):
                 seconds[who].append(measure(networks[who], x))
-        # the first round is for the libraries to choose their algorithms
+        # in the first round the libraries choose their algorithms
         ratios = [c / m for c, m in zip(seconds["copy"][1:], seconds["module"][1:], strict=True)]
         medians = {who: statistics.median(times[1:]) for who, times in seconds.items()}
         print(

@@ -1,13 +1,13 @@
-"""SHAP and LIME as the auditor asks for them, against their model passes alone and against the libraries' plain use.
+"""Compare the time of SHAP and LIME in the auditor with that of their model passes, and with the libraries' plain use.
 
     uv run --with opencv-python-headless python benchmarks/explanations.py [--images 20] [--rounds 3] [--plain 1]
 
-ResNet-18 of random weights at 224x224 as an ONNX file in ONNX Runtime; SHAP Partition with 500 evaluations, LIME with
-1,000 samples, both of the packaged photographs. Per round and method: our call, the same number of images through
-``Classifier.predict`` at the batch size that ``auditor run`` finds, and, for ``--plain`` images, the library as its
-documentation uses it (SHAP: the masker that blurs, batches of 10; LIME: quickshift, batches of 10). Ratios are of
-seconds per explained image, within a round, on the clock and of the processor; medians over rounds come at the end.
-What is done once a process is told apart.
+ResNet-18 with random weights at 224x224 as an ONNX file in ONNX Runtime; SHAP Partition with 500 evaluations, LIME with
+1,000 samples, on the packaged photographs. Each round times, per method: the auditor's call; the same number of images
+through ``Classifier.predict`` at the batch size that ``auditor run`` selects; and, for ``--plain`` images, the library
+as in its documentation (SHAP: the blurring masker, batches of 10; LIME: quickshift, batches of 10). Ratios are of
+seconds per explained image within a round, in wall time and CPU time, with medians over rounds at the end. Work that is
+done once per process is reported separately.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def subject(folder: Path, count: int, device: str) -> tuple[Any, Any]:
-    """The opened model and its images in memory."""
+    """Return the opened model and its images in memory."""
     import torch
     import torchvision
 
@@ -74,7 +74,7 @@ def subject(folder: Path, count: int, device: str) -> tuple[Any, Any]:
 
 
 def report(method: str, classifier: Any, batch: Any, rounds: int, plain: int) -> None:
-    """Rounds of one method, side by side, and their medians."""
+    """Time rounds of one method and print their medians."""
     ours, goal, theirs = METHODS[method]
     over: list[Cost] = []
     gain: list[Cost] = []
@@ -84,9 +84,9 @@ def report(method: str, classifier: Any, batch: Any, rounds: int, plain: int) ->
     for number in range(rounds):
         before = classifier.calls.forward
         mine = timed(lambda: ours(classifier, batch)) / len(batch)
-        asked = classifier.calls.forward - before
-        print(f"{method} {number + 1}: {asked // len(batch)} passes an image; ours {mine}", end="", flush=True)
-        bare = timed(lambda n=asked: alone(classifier, batch, n)) / len(batch)
+        passes = classifier.calls.forward - before
+        print(f"{method} {number + 1}: {passes // len(batch)} passes an image; ours {mine}", end="", flush=True)
+        bare = timed(lambda n=passes: alone(classifier, batch, n)) / len(batch)
         over.append(mine.over(bare))
         print(f"; passes {bare}; ratio {over[-1]}", end="", flush=True)
         if plain:
@@ -100,7 +100,7 @@ def report(method: str, classifier: Any, batch: Any, rounds: int, plain: int) ->
 
 
 class Cost(NamedTuple):
-    """Seconds on the clock and of the processor, or ratios of both; the latter hardly knows of other work beside it."""
+    """Seconds of wall time and CPU time, or ratios of both; other work hardly affects CPU time."""
 
     clock: float
     processor: float
@@ -112,7 +112,7 @@ class Cost(NamedTuple):
         return Cost(self.clock / count, self.processor / count)
 
     def over(self, other: Cost) -> Cost:
-        """Ratio to another cost."""
+        """Return the ratio to another cost."""
         return Cost(self.clock / other.clock, self.processor / other.processor)
 
 
@@ -127,7 +127,7 @@ def timed(call: Callable[[], Any]) -> Cost:
 
 
 def alone(classifier: Any, batch: Any, count: int) -> None:
-    """``count`` images through the model, as many at a time as it likes."""
+    """Pass ``count`` images through the model at its batch size."""
     step = classifier.batch_size
     piece = np.resize(batch.pixels, (step, *batch.pixels.shape[1:]))
     for start in range(0, count, step):

@@ -1,11 +1,11 @@
-"""Wall time of the FGSM probe over the wall time of its model passes alone.
+"""Compare the wall time of the FGSM probe with that of its model passes.
 
     uv run python benchmarks/fgsm_overhead.py [--images 512] [--rounds 5]
 
-A small ResNet with random weights (the cost of a pass does not depend on them) on random 32x32 images. In every round
-the probe (measure, records written and all) and its bare passes (the same number of forward passes of the original and
-forward and backward passes of the copy, the model's own preprocessing included, at the batch size that an audit finds)
-run one after the other; the ratio is taken round by round, because machines drift. Goal: at most 1.25.
+A small ResNet with random weights (which do not affect the cost of a pass) on random 32x32 images. Each round runs the
+probe (measuring and writing records) and its bare passes (the same number of forward passes of the deployed model and
+forward and backward passes of the copy, with the model's preprocessing, at an audit's batch size) in sequence and gives
+one ratio, because machine speed drifts. Goal: at most 1.25.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 def small_resnet() -> nn.Module:
-    """ResNet-8: 16, 32, 64 channels, ten classes."""
+    """Create a ResNet-8: 16, 32, 64 channels, ten classes."""
     return nn.Sequential(
         nn.Conv2d(3, 16, 3, 1, 1, bias=False),
         nn.BatchNorm2d(16),
@@ -84,12 +84,12 @@ def main() -> None:
         ratios = []
         # the first round also imports and allocates; it is not counted
         for round_ in range(arguments.rounds + 1):
-            asked = Request(
+            request = Request(
                 model=model, suite="full", probes=["attacks.fgsm"], out=folder / f"run{round_}", formats=["json"]
             )
-            outcome = run(asked)
+            outcome = run(request)
             probe = outcome.audit["probes"][0]
-            bare = passes_alone(registry.load(), model, asked, probe["model_calls"])
+            bare = passes_alone(registry.load(), model, request, probe["model_calls"])
             ratio = probe["seconds"] / bare
             note = " (warm-up)" if round_ == 0 else ""
             print(f"probe {probe['seconds']:.3f} s, passes alone {bare:.3f} s, ratio {ratio:.3f}{note}")
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def passes_alone(plugins, model, request, calls) -> float:  # type: ignore[no-untyped-def]
-    """Seconds for as many bare passes as the probe made."""
+    """Return the seconds for as many bare passes as the probe made."""
     from auditor.run.measuring import tune
     from auditor.run.opening import open_audit
 

@@ -1,12 +1,12 @@
-"""One minimum-norm search against ART's way to the same curve, and Carlini-Wagner against ART's.
+"""Compare one minimum-norm search with ART's PGD sweep for the same curve, and Carlini-Wagner with ART's.
 
     uv run python benchmarks/minimum_norm.py [--images 100] [--iterations 50]
 
-On the reference model digits-cnn. Accuracy at ten L-inf epsilons: by one search of FMN (bisection on the deployed model
-included), and by ART's PGD at each epsilon with as many steps, judged on the deployed model, too; the ratio of their
-times and the ten accuracies. Then the median L2 distance and the time of Carlini-Wagner, ours and ART's, with the same
-steps, rate and number of constants. Times are the process's CPU seconds on one torch thread, so that
-other work on the machine weighs little. Goals: the curve at least 5 times as fast, no accuracy a point above ART's.
+On the reference model digits-cnn. Accuracy at ten L-inf epsilons: by one search of FMN (including the bisection on the
+deployed model), and by ART's PGD at each epsilon with as many steps, also judged on the deployed model; prints the
+ratio of their times and the ten accuracies. Then the median L2 distance and the time of Carlini-Wagner, of both, with
+the same steps, rate and number of constants. Times are the process's CPU seconds on one torch thread, so that other
+work on the machine has little effect. Goals: the curve at least 5 times as fast, no accuracy a point above ART's.
 """
 
 from __future__ import annotations
@@ -69,14 +69,14 @@ def main() -> None:
 
         def ours(probe: Any, norm: str) -> tuple[float, np.ndarray]:
             start = time.process_time()
-            found, answers, _ = probe.nearest(classifier, batch, Randomness(0, probe.meta.id), norm)
+            points, probabilities, _ = probe.nearest(classifier, batch, Randomness(0, probe.meta.id), norm)
             seconds = time.process_time() - start
-            return seconds, sizes(found, answers, norm)
+            return seconds, sizes(points, probabilities, norm)
 
-        def sizes(found: np.ndarray, answers: np.ndarray, norm: str) -> np.ndarray:
-            delta = (found - batch.pixels).reshape(len(batch), -1).astype(np.float64)
+        def sizes(points: np.ndarray, probabilities: np.ndarray, norm: str) -> np.ndarray:
+            delta = (points - batch.pixels).reshape(len(batch), -1).astype(np.float64)
             size = np.linalg.norm(delta, ord=np.inf if norm == "linf" else 2, axis=1)
-            return np.where(answers.argmax(axis=1) != batch.labels, size, np.inf)
+            return np.where(probabilities.argmax(axis=1) != batch.labels, size, np.inf)
 
         # the first search also allocates
         ours(FastMinimumNorm(iterations=2), "linf")
@@ -93,8 +93,8 @@ def main() -> None:
                 batch_size=len(batch),
                 verbose=False,
             )
-            found = attack.generate(batch.pixels, batch.labels)
-            lost |= classifier.predict(found).argmax(axis=1) != batch.labels
+            points = attack.generate(batch.pixels, batch.labels)
+            lost |= classifier.predict(points).argmax(axis=1) != batch.labels
             theirs.append(1 - lost.mean())
         art = time.process_time() - start
         robust = [(distance > epsilon).mean() for epsilon in EPSILONS]
@@ -119,9 +119,9 @@ def main() -> None:
             batch_size=len(batch),
             verbose=False,
         )
-        found = attack.generate(batch.pixels, batch.labels)
+        points = attack.generate(batch.pixels, batch.labels)
         art = time.process_time() - start
-        size = np.median(sizes(found, classifier.predict(found), "l2"))
+        size = np.median(sizes(points, classifier.predict(points), "l2"))
         print(
             f"Carlini-Wagner: median {np.median(distance):.3f} in {seconds:.2f} s, ART {size:.3f} in {art:.2f} s,"
             f" ratio {art / seconds:.1f}"

@@ -1,13 +1,13 @@
-"""Damaged model files: each must end in an answer or in exit status 2, never in a crash, a hang or a traceback.
+"""Audit damaged model files: each must be opened or refused (exit status 2), without a crash, a hang or a traceback.
 
     python benchmarks/mutated_models.py [--count 2000] [--seed 0] [--keep DIR]
 
 Small real models (a convolutional network, one with probabilities, a quantised one, and attention, as ONNX; the first
-also as TorchScript, traced and scripted, and as a torch.export archive) are damaged: bits flipped, pieces cut off, left
-out, repeated or overwritten, fields of the protobuf changed, entries of the archives changed and packed again. Every
-file goes through
-``auditor inspect``, which opens it, asks original and copy about photographs and takes a gradient; every eighth of
-those that survive goes through ``auditor run`` as well. Prints how they ended; exit status 1 if any ended otherwise.
+also as TorchScript, traced and scripted, and as a torch.export archive) are damaged: bits flipped; pieces cut off,
+removed, repeated or overwritten; fields of the protobuf changed; entries of the archives changed and repacked. Every
+file goes through ``auditor inspect``, which opens it, runs deployed model and copy on photographs and computes a
+gradient; every eighth of those that open also goes through ``auditor run``. Prints the outcomes; exit status 1 if any
+is unexpected.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ SIDE = 12
 
 
 class Attention(nn.Module):
-    """Patches, one block of attention, a mean."""
+    """Patches, one attention block, a mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class Calibration(quantization.CalibrationDataReader):
 
 
 def models(folder: Path) -> list[Path]:
-    """The files to damage."""
+    """Write the files to damage."""
     torch.manual_seed(0)
     example = torch.rand(2, 3, SIDE, SIDE)
     made = []
@@ -99,7 +99,7 @@ def models(folder: Path) -> list[Path]:
 
 
 def exported(folder: Path) -> Path:
-    """One more, which takes longest."""
+    """Write one more file, which takes longest."""
     torch.manual_seed(0)
     example, n = torch.rand(2, 3, SIDE, SIDE), torch.export.Dim("n")
     torch.export.save(torch.export.export(network(), (example,), dynamic_shapes=({0: n},)), folder / "exported.pt2")
@@ -110,32 +110,32 @@ def exported(folder: Path) -> Path:
 
 
 def flip(content: bytes, pick: Pick) -> bytes:
-    """One to sixteen bits are the other way round."""
+    """Flip one to sixteen bits."""
     damaged = bytearray(content)
-    for place in pick.integers(0, len(damaged), int(pick.integers(1, 17))):
-        damaged[place] ^= 1 << int(pick.integers(8))
+    for index in pick.integers(0, len(damaged), int(pick.integers(1, 17))):
+        damaged[index] ^= 1 << int(pick.integers(8))
     return bytes(damaged)
 
 
 def cut(content: bytes, pick: Pick) -> bytes:
-    """The end is missing."""
+    """Cut off the end."""
     return content[: int(pick.integers(1, len(content)))]
 
 
 def leave_out(content: bytes, pick: Pick) -> bytes:
-    """A piece in the middle is missing."""
+    """Remove a piece in the middle."""
     start, length = int(pick.integers(0, len(content))), int(pick.integers(1, 64))
     return content[:start] + content[start + length :]
 
 
 def repeat(content: bytes, pick: Pick) -> bytes:
-    """A piece comes twice."""
+    """Repeat a piece."""
     start, length = int(pick.integers(0, len(content))), int(pick.integers(1, 256))
     return content[: start + length] + content[start:]
 
 
 def overwrite(content: bytes, pick: Pick) -> bytes:
-    """A piece is noise, zeros or ones."""
+    """Overwrite a piece with noise, zeros or ones."""
     start, length = int(pick.integers(0, len(content))), int(pick.integers(1, 32))
     filling = [pick.bytes(length), b"\0" * length, b"\xff" * length][int(pick.integers(3))]
     return content[:start] + filling + content[start + length :]
@@ -145,25 +145,27 @@ _NUMBERS = [0, 1, -1, 2, 3, 7, 255, -128, 2**31 - 1, -(2**31), 2**40, 2**63 - 1,
 
 
 def fields(content: bytes, pick: Pick) -> bytes:
-    """One to three fields of the protobuf have another value, are gone, or come twice."""
+    """Change, remove or duplicate one to three fields of the protobuf."""
     model = onnx.load_from_string(content)
     for _ in range(int(pick.integers(1, 4))):
         message: Any = model
         while True:
-            found = [entry for entry in message.ListFields() if entry[0].name not in {"doc_string", "metadata_props"}]
-            if not found:
+            populated = [
+                entry for entry in message.ListFields() if entry[0].name not in {"doc_string", "metadata_props"}
+            ]
+            if not populated:
                 break
-            field, value = found[int(pick.integers(len(found)))]
+            field, value = populated[int(pick.integers(len(populated)))]
             inner = field.cpp_type == field.CPPTYPE_MESSAGE
             many = field.is_repeated
             if many and len(value) and pick.random() < 0.15:
-                place = int(pick.integers(len(value)))
+                index = int(pick.integers(len(value)))
                 if pick.random() < 0.5:
-                    del value[place]
+                    del value[index]
                 elif inner:
-                    value.add().CopyFrom(value[place])
+                    value.add().CopyFrom(value[index])
                 else:
-                    value.append(value[place])
+                    value.append(value[index])
                 break
             if inner:
                 message = value[int(pick.integers(len(value)))] if many else value
@@ -181,7 +183,7 @@ def fields(content: bytes, pick: Pick) -> bytes:
 
 
 def _other(field: Any, value: Any, message: Any, pick: Pick) -> Any:
-    """Another value for a field."""
+    """Return another value for a field."""
     if field.cpp_type == field.CPPTYPE_STRING and field.type == field.TYPE_BYTES:
         return flip(value, pick) if value else b"x"
     if field.cpp_type == field.CPPTYPE_STRING:
@@ -206,7 +208,7 @@ def _other(field: Any, value: Any, message: Any, pick: Pick) -> Any:
 
 
 def entries(content: bytes, pick: Pick) -> bytes:
-    """One file of an archive is damaged, and the archive packed so that it is sound again."""
+    """Damage one file of an archive, and repack the archive with valid checksums."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     names = [name for name in files if files[name]]
@@ -221,14 +223,14 @@ def entries(content: bytes, pick: Pick) -> bytes:
 
 
 def damaged(originals: list[tuple[str, bytes]], count: int, seed: int) -> Iterator[tuple[str, str, bytes]]:
-    """(damage, file name, content), the same for the same seed."""
+    """Yield (damage, file name, content), the same for the same seed."""
     raw: list[Callable[[bytes, Pick], bytes]] = [flip, cut, leave_out, repeat, overwrite]
     for number in range(count):
         pick = np.random.default_rng([seed, number])
         # loading a torch.export archive takes seconds: every 36th
         *others, last = originals
         name, content = last if number % 36 == 35 else others[number % len(others)]
-        # what keeps the outer form gets further in than what does not
+        # damage that keeps the outer format gets further than other damage
         inner = fields if name.endswith(".onnx") else entries
         damage = inner if pick.random() < 0.6 else raw[int(pick.integers(len(raw)))]
         yield damage.__name__, f"{number:05d}-{name}", damage(content, pick)
@@ -238,12 +240,12 @@ def damaged(originals: list[tuple[str, bytes]], count: int, seed: int) -> Iterat
 
 
 def state_the_size(name: str) -> None:
-    """The sidecar."""
+    """Write the sidecar."""
     Path(name + ".audit.toml").write_text(f"[input]\nsize = [{SIDE}, {SIDE}]\nchannels = 3\n", encoding="utf-8")
 
 
 def ended(result: Result) -> str:
-    """How a command ended: "opened", "refused", or what should not be."""
+    """Classify the end of a command: "opened", "refused", or a description of an unexpected one."""
     if result.exit_code == 0:
         return "opened"
     if result.exit_code == 2 and result.stderr.startswith("auditor: ") and "Traceback" not in result.output:
@@ -255,23 +257,23 @@ def ended(result: Result) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--first", type=int, default=0, help="number of the first file, to do it in parts")
+    parser.add_argument("--first", type=int, default=0, help="index of the first file, to run in parts")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", type=Path, help="where to leave the files that ended otherwise")
+    parser.add_argument("--keep", type=Path, help="folder for the files with an unexpected outcome")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     faulthandler.enable()
     outcomes: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     slowest = (0.0, "")
-    with tempfile.TemporaryDirectory() as place:
-        originals = [(path.name, path.read_bytes()) for path in [*models(Path(place)), exported(Path(place))]]
-        os.chdir(place)
+    with tempfile.TemporaryDirectory() as folder:
+        originals = [(path.name, path.read_bytes()) for path in [*models(Path(folder)), exported(Path(folder))]]
+        os.chdir(folder)
         logging.disable(logging.CRITICAL)
         for name, _ in originals:
             state_the_size(name)
-            found = ended(CliRunner().invoke(command_line, ["inspect", name, "--device", "cpu"]))
-            if found != "opened":
-                raise SystemExit(f"{name}, undamaged, ended with {found}")
+            outcome = ended(CliRunner().invoke(command_line, ["inspect", name, "--device", "cpu"]))
+            if outcome != "opened":
+                raise SystemExit(f"{name}, undamaged, ended with {outcome}")
         survived = 0
         for number, (damage, name, content) in enumerate(damaged(originals, arguments.count, arguments.seed)):
             if number < arguments.first:
@@ -280,11 +282,11 @@ def main() -> int:
             path.write_bytes(content)
             state_the_size(name)
             begun = time.monotonic()
-            found = ended(CliRunner().invoke(command_line, ["inspect", name, "--device", "cpu"]))
-            if found == "opened":
+            outcome = ended(CliRunner().invoke(command_line, ["inspect", name, "--device", "cpu"]))
+            if outcome == "opened":
                 survived += 1
-            if found == "opened" and survived % 8 == 0:
-                found = ended(
+            if outcome == "opened" and survived % 8 == 0:
+                outcome = ended(
                     CliRunner().invoke(
                         command_line,
                         [
@@ -306,9 +308,9 @@ def main() -> int:
                     )
                 )
             slowest = max(slowest, (time.monotonic() - begun, name))
-            outcomes[damage][found if found in {"opened", "refused"} else "otherwise"] += 1
-            if found not in {"opened", "refused"}:
-                print(f"{name} ({damage}): {found}", flush=True)
+            outcomes[damage][outcome if outcome in {"opened", "refused"} else "otherwise"] += 1
+            if outcome not in {"opened", "refused"}:
+                print(f"{name} ({damage}): {outcome}", flush=True)
                 if arguments.keep:
                     arguments.keep.mkdir(parents=True, exist_ok=True)
                     (arguments.keep / name).write_bytes(content)

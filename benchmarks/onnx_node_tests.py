@@ -1,12 +1,12 @@
-"""The ONNX project's own node tests over the importer: which operators it knows, and whether it is ever silently wrong.
+"""Run the ONNX project's node tests on the importer: which operators it supports, and whether it is silently wrong.
 
     python benchmarks/onnx_node_tests.py [--verbose] [OPERATOR ...]
 
 Prints passed/total per operator as a Markdown table and writes it to docs/reference/models.md. Operators that occur in
-classifiers are those in the files that torchvision_models.py and third_party_models.py opened: their list stands in the
-document. "Refused" is an error at import or when the module runs (fine: the
-audit goes on black-box). "Wrong without an error" must be 0, and the exit status is 1 if it is not. Integer outputs
-that the importer carries as floating tensors are compared by value.
+classifiers are those in the files that torchvision_models.py and third_party_models.py opened, listed in the document.
+"Refused" is an error at import or when the module runs (acceptable: the audit continues as black-box). "Wrong without
+an error" must be 0; otherwise the exit status is 1. Integer outputs that the importer carries as floating-point tensors
+are compared by value.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ def to_tensor(value: Any) -> torch.Tensor:
     value = to_array(value)
     if not isinstance(value, (np.ndarray, np.generic)):
         raise NoCopy(f"test data of type {type(value).__name__}")
-    kind = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
-    return element_types.from_numpy(np.asarray(value), element_types.torch_type(kind))
+    element_type = onnx.helper.np_dtype_to_tensor_dtype(value.dtype)
+    return element_types.from_numpy(np.asarray(value), element_types.torch_type(element_type))
 
 
 def is_close(result: Any, expected: Any, case: Any) -> bool:
@@ -57,20 +57,20 @@ def is_close(result: Any, expected: Any, case: Any) -> bool:
         return bool(
             np.allclose(result.detach().float(), expected.astype(np.float32), rtol=2e-2, atol=1e-2, equal_nan=True)
         )
-    found, expected = result.detach().numpy(), np.asarray(expected)
-    if found.shape != expected.shape:
+    actual, expected = result.detach().numpy(), np.asarray(expected)
+    if actual.shape != expected.shape:
         return False
     if expected.dtype.kind in "iub":
-        return bool(np.array_equal(found.astype(np.float64), expected.astype(np.float64)))
-    if found.dtype != expected.dtype:
+        return bool(np.array_equal(actual.astype(np.float64), expected.astype(np.float64)))
+    if actual.dtype != expected.dtype:
         return False
-    if expected.dtype == np.float16:  # neither side promises more than the rounding of a few operations
-        return bool(np.allclose(found, expected, rtol=5e-3, atol=2e-3, equal_nan=True))
-    return bool(np.allclose(found, expected, rtol=max(case.rtol, 1e-3), atol=max(case.atol, 1e-6), equal_nan=True))
+    if expected.dtype == np.float16:  # both sides are only accurate to the rounding of a few operations
+        return bool(np.allclose(actual, expected, rtol=5e-3, atol=2e-3, equal_nan=True))
+    return bool(np.allclose(actual, expected, rtol=max(case.rtol, 1e-3), atol=max(case.atol, 1e-6), equal_nan=True))
 
 
 def judge(case: Any) -> tuple[str, str]:
-    """Passed, refused or wrong, and why."""
+    """Return passed, refused or wrong, and the reason."""
     try:
         module = import_onnx(case.model)
     except NoCopy as error:
@@ -79,23 +79,23 @@ def judge(case: Any) -> tuple[str, str]:
         try:
             results = module(*[to_tensor(value) for value in inputs])
         except Exception as error:
-            return REFUSED, f"when it ran: {type(error).__name__}: {error}"
+            return REFUSED, f"at run time: {type(error).__name__}: {error}"
         if len(results) != len(outputs):
             return WRONG, f"{len(results)} outputs, expected {len(outputs)}"
-        for place, (result, expected) in enumerate(zip(results, outputs, strict=True)):
+        for index, (result, expected) in enumerate(zip(results, outputs, strict=True)):
             if not is_close(result, expected, case):
-                return WRONG, f"output {place}: {result} expected {expected}"
+                return WRONG, f"output {index}: {result} expected {expected}"
     return PASSED, ""
 
 
 def is_float(case: Any) -> bool:
-    """Whether one of its outputs holds floating numbers of 16 bits or more."""
-    kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
-    return any(output.type.tensor_type.elem_type in kinds for output in case.model.graph.output)
+    """Return True if an output has floating-point numbers of 16 bits or more."""
+    types = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16}
+    return any(output.type.tensor_type.elem_type in types for output in case.model.graph.output)
 
 
 def operator_of(case: Any) -> str:
-    """The operator that a case is about; the cases with a function's body in its place are about that function."""
+    """Return the operator that a case tests; a case with an expanded function body tests that function."""
     if "_expanded" not in case.name:
         return str(case.model.graph.node[0].op_type)
     # the values in the body are named after the function and the case
@@ -106,7 +106,7 @@ def operator_of(case: Any) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("operators", nargs="*", help="only the rows of these operators")
-    parser.add_argument("--verbose", action="store_true", help="say why a case does not pass")
+    parser.add_argument("--verbose", action="store_true", help="print why a case does not pass")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.ERROR)
@@ -134,9 +134,9 @@ def main() -> int:
 
 
 def page(rows: dict[str, document.Row]) -> str:
-    """The table, and above it what its rows add up to. Other scripts may have added to the files' operators since."""
-    known = document.operators()
-    rows = {name: (name, "yes" if name in known else "", *row[2:]) for name, row in rows.items()}
+    """Format the table and the sums of its rows. Other scripts may have changed the list of operators meanwhile."""
+    surveyed = document.operators()
+    rows = {name: (name, "yes" if name in surveyed else "", *row[2:]) for name, row in rows.items()}
     passed, total = _sums(row[3] for row in rows.values())
     wrong = sum(int(row[4]) for row in rows.values())
     float_passed, float_total = _sums(row[2] for row in rows.values())
@@ -157,7 +157,7 @@ def page(rows: dict[str, document.Row]) -> str:
 
 
 def _sums(shares: Iterable[str]) -> tuple[int, int]:
-    """Of shares such as 3/4."""
+    """Add up fractions such as 3/4."""
     pairs = [share.split("/") for share in shares if share]
     return sum(int(passed) for passed, _ in pairs), sum(int(total) for _, total in pairs)
 

@@ -1,11 +1,11 @@
-"""Files that ONNX Runtime wrote itself, optimised, quantised or converted to float16, opened as an audit opens them.
+"""Open files that ONNX Runtime wrote: optimised, quantised or converted to float16.
 
     uv run python benchmarks/optimised_models.py [NETWORK ...]
 
-Networks of torchvision with random weights, as torchvision_models.py makes them, exported at opset 17; then static
-quantisation (QDQ and QOperator, per tensor), dynamic quantisation, or float16 with some operators left in float32; then
-saved after ONNX Runtime's optimiser at its highest level, which is what setting `optimized_model_filepath` alone does.
-Writes a table into docs/reference/models.md.
+Networks of torchvision with random weights, as in torchvision_models.py, exported at opset 17; then static quantisation
+(QDQ and QOperator, per tensor), dynamic quantisation, or float16 with some operators left in float32; then saved after
+ONNX Runtime's highest optimisation level, the effect of setting `optimized_model_filepath` alone. Writes a table to
+docs/reference/models.md.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Calibration(quantization.CalibrationDataReader):
         return next(self._batches, None)
 
 
-def static(kind: str) -> Callable[[str, Path, Path], None]:
+def static(quantisation_format: str) -> Callable[[str, Path, Path], None]:
     def convert(name: str, source: Path, target: Path) -> None:
-        options = {"quant_format": quantization.QuantFormat[kind]}
+        options = {"quant_format": quantization.QuantFormat[quantisation_format]}
         quantization.quantize_static(source, target, Calibration(name), **options)
 
     return convert
@@ -61,13 +61,13 @@ def mixed(name: str, source: Path, target: Path) -> None:
     onnx.save(model, target)
 
 
-def as_it_is(name: str, source: Path, target: Path) -> None:
+def unchanged(name: str, source: Path, target: Path) -> None:
     del name
     target.write_bytes(source.read_bytes())
 
 
 CONVERSIONS: dict[str, Callable[[str, Path, Path], None]] = {
-    "none": as_it_is,
+    "none": unchanged,
     "float16 and float32": mixed,
     "int8, QDQ": static("QDQ"),
     "int8, QOperator": static("QOperator"),
@@ -85,7 +85,7 @@ onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvi
 
 
 def optimise(source: Path, target: Path) -> int:
-    """In a process of its own, which some models crash; returns its exit status."""
+    """Optimise in a separate process, because some models crash it; return its exit status."""
     return subprocess.run([sys.executable, "-c", OPTIMISE, str(source), str(target)], check=False).returncode
 
 
@@ -97,23 +97,23 @@ def look(name: str, conversion: str, source: Path, folder: Path) -> document.Row
     operators = sorted(n for n in survey.written_operators(onnx.load(optimised)) if n.startswith("com.microsoft"))
     classifier = survey.open_file(optimised)
     classifier.verify(survey.pictures(name, 32, 9).numpy())
-    shown = [f"{operator.removeprefix('com.microsoft.')}" for operator in operators]
+    names = [f"{operator.removeprefix('com.microsoft.')}" for operator in operators]
     parity = classifier.parity
     access = classifier.access + (f": {classifier.access_reason}" if classifier.access == "black-box" else "")
     if parity is None or parity.max_abs_difference is None or parity.label_agreement is None:
-        return (f"{name}, {conversion}", ", ".join(shown), access, "-", "-")
+        return (f"{name}, {conversion}", ", ".join(names), access, "-", "-")
     numbers = (f"{round(32 * parity.label_agreement)} of 32", f"{parity.max_abs_difference:.1g}")
-    return (f"{name}, {conversion}", ", ".join(shown), access, *numbers)
+    return (f"{name}, {conversion}", ", ".join(names), access, *numbers)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", choices=[[], *survey.NETWORKS])
-    wanted = parser.parse_args().networks or NETWORKS
+    networks = parser.parse_args().networks or NETWORKS
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     torch.backends.mha.set_fastpath_enabled(False)
-    for name in wanted:
+    for name in networks:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "exported.onnx"
             survey.export(survey.make(name), survey.pictures(name, 2, 7), "script-17", source)

@@ -1,12 +1,12 @@
-"""Every iterative attack against its model passes alone, on a ResNet-18 at 64x64.
+"""Compare the time of every iterative attack with that of its model passes, on a ResNet-18 at 64x64.
 
     uv run python benchmarks/overhead.py [--images 16] [--rounds 3] [--only NAME]
 
-The network has random weights. It is so sure of one class that nothing breaks and every image stays to the end; for
-HopSkipJump, which needs a wrong answer to start from, it is torn between two. While an attack runs, every pass is
-written down: how many images, with how many gradients, of copy or original. Then exactly these passes are done alone.
-Times are the process's CPU seconds on one torch thread, so that
-other work on the machine weighs little. The ratio of the two times is taken round by round. Goal: at most 1.15.
+The network has random weights. It is so confident of one class that no attack succeeds and every image is used to the
+end; for HopSkipJump, which must start from a misclassified image, it is undecided between two. During an attack every
+pass is logged: number of images, number of gradients, copy or deployed model. Then exactly these passes are repeated
+alone. Times are the process's CPU seconds on one torch thread, so that other work on the machine has little effect.
+Each round gives one ratio of the two times. Goal: at most 1.15.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Residual(nn.Module):
 
 
 def resnet18() -> nn.Module:
-    """ResNet-18 of He et al. 2016, ten classes."""
+    """Create the ResNet-18 of He et al. 2016, ten classes."""
     blocks = [Residual(64, 64, 1), Residual(64, 64, 1)]
     for width in (128, 256, 512):
         blocks += [Residual(width // 2, width, 2), Residual(width, width, 1)]
@@ -59,7 +59,7 @@ def resnet18() -> nn.Module:
 
 
 class Passes:
-    """The passes of a classifier, in their order."""
+    """Log of the passes of a classifier, in order."""
 
     def __init__(self, classifier: Any) -> None:
         self.classifier = classifier
@@ -69,19 +69,19 @@ class Passes:
         self.log = []
         logits, predict = self.classifier.logits, self.classifier.predict
 
-        def counted(images: torch.Tensor) -> torch.Tensor:
-            entry = {"n": len(images), "gradients": 0, "original": False}
+        def logged_logits(images: torch.Tensor) -> torch.Tensor:
+            entry = {"n": len(images), "gradients": 0, "deployed": False}
             self.log.append(entry)
-            answer: torch.Tensor = logits(images)
-            if answer.requires_grad:
-                answer.register_hook(lambda _: entry.update(gradients=entry["gradients"] + 1))
-            return answer
+            result: torch.Tensor = logits(images)
+            if result.requires_grad:
+                result.register_hook(lambda _: entry.update(gradients=entry["gradients"] + 1))
+            return result
 
-        def asked(images: Any) -> Any:
-            self.log.append({"n": len(images), "gradients": 0, "original": True})
+        def logged_predict(images: Any) -> Any:
+            self.log.append({"n": len(images), "gradients": 0, "deployed": True})
             return predict(images)
 
-        self.classifier.logits, self.classifier.predict = counted, asked
+        self.classifier.logits, self.classifier.predict = logged_logits, logged_predict
         return self.log
 
     def __exit__(self, *_: object) -> None:
@@ -89,12 +89,12 @@ class Passes:
 
 
 def alone(classifier: Any, log: list[dict[str, Any]], pixels: torch.Tensor) -> float:
-    """Seconds of these passes."""
+    """Return the seconds of these passes."""
     pool = pixels.repeat(-(-max(entry["n"] for entry in log) // len(pixels)), 1, 1, 1)
     plain = pool.numpy()
     start = time.process_time()
     for entry in log:
-        if entry["original"]:
+        if entry["deployed"]:
             classifier.predict(plain[: entry["n"]])
             continue
         with torch.set_grad_enabled(entry["gradients"] > 0):
@@ -106,7 +106,7 @@ def alone(classifier: Any, log: list[dict[str, Any]], pixels: torch.Tensor) -> f
 
 
 def attacks_on(classifier: Any, batch: Any) -> dict[str, Callable[[], Any]]:
-    """Every iterative attack, with so few steps that it takes seconds."""
+    """Return every iterative attack, with so few steps that it takes seconds."""
     from auditor.plugins.attacks.autoattack import Autoattack
     from auditor.plugins.attacks.carlini_wagner import CarliniWagner
     from auditor.plugins.attacks.deepfool import DeepFool
@@ -141,7 +141,7 @@ def attacks_on(classifier: Any, batch: Any) -> dict[str, Callable[[], Any]]:
 
 
 def subject(pixels: np.ndarray[Any, Any], *, sure: bool) -> tuple[Any, Any]:
-    """A classifier that is sure of class 0, or torn between 0 and 1; and the images with its answers as labels."""
+    """Return a classifier that is confident of class 0, or undecided between 0 and 1; and images with its labels."""
     from auditor.data.dataset import Batch
     from auditor.model.artefact import Artefact
     from auditor.model.deployed import DeployedModel

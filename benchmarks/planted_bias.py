@@ -1,17 +1,17 @@
-"""A planted bias, ten times, and its twin without one, ten times: what does the audit find, and what does it make up?
+"""Audit a planted bias ten times, and a control without it ten times: detections and false alarms.
 
     uv run python benchmarks/planted_bias.py [--seeds 10]
 
-Models of the recipes digits-cue and digits-no-cue are trained with different seeds and audited. Found means:
+Models of the recipes digits-cue and digits-no-cue are trained with different seeds and audited. A detection means:
 
 - gap: the accuracy gap by scanner has an interval above zero (``bias.groups``);
-- slice: at least one slice is confirmed on held-out images (``bias.slices``, which is not told of scanners);
+- slice: at least one slice is confirmed on held-out images (``bias.slices``, which does not use the scanner column);
 - slice holds the cue: at least 80 % of the held-out errors of the confirmed slices come from scanner B (which has half
-  of the images; a slice of hard digits in the twin is real, but not the planted one);
+  of the images; a slice of hard digits in the control is real, but not the planted one);
 - region: on the images of scanner B the corner of the patch has at least three times its share of the attribution
   (``explanations.integrated-gradients``, and ``explanations.occlusion``);
-- covering: covering the corner of the patch changes the scores of scanner B's images more than covering the same corner
-  does for scanner A's, as an interval over images (asked of the model directly).
+- covering: covering the corner of the patch changes the scores of scanner B's images more than those of scanner A's, as
+  an interval over images (measured on the model directly).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ AREA = 4 / 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--model", choices=["digits-cue", "digits-no-cue"], help="only this one")
+    parser.add_argument("--model", choices=["digits-cue", "digits-no-cue"], help="run only this recipe")
     arguments = parser.parse_args()
     from auditor.reference_models.digits_cue import CUE
 
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def audited(name: str, seed: int, cue: float) -> dict[str, Any]:
-    """What the audit of one model found."""
+    """Audit one model and return the detections."""
     from auditor.reference_models.digits_cue import build
     from auditor.run.request import Request
     from auditor.run.session import run
@@ -73,7 +73,7 @@ def audited(name: str, seed: int, cue: float) -> dict[str, Any]:
             m for m in probes["bias.groups"]["metrics"] if m["name"] == "accuracy_gap" and m["at"]["group"] == "scanner"
         )
         slices = probes["bias.slices"]["metrics"][0]["value"]
-        found: dict[str, Any] = {
+        result: dict[str, Any] = {
             "accuracy": round(probes["performance.accuracy"]["metrics"][0]["value"], 3),
             "gap": round(gap["value"], 3),
             "gap found": gap["low"] is not None and gap["low"] > 0,
@@ -81,31 +81,31 @@ def audited(name: str, seed: int, cue: float) -> dict[str, Any]:
             "slice holds the cue": bool(slices) and scanner_of_slices(home / "run") > 0.8,
         }
         for method in ("integrated-gradients", "occlusion"):
-            found[f"region found by {method}"] = corner_share(home / "run", method) > 3 * AREA
-        found["covering tells"] = covering(home, name, model)
-        return found
+            result[f"region found by {method}"] = corner_share(home / "run", method) > 3 * AREA
+        result["covering found"] = covering(home, name, model)
+        return result
 
 
 def records(run: Path, probe_id: str) -> pd.DataFrame:
-    """A probe's rows."""
+    """Return a probe's rows."""
     files = sorted((run / "records" / probe_id).glob("*.parquet"))
     return pd.concat([pd.read_parquet(f) for f in files if not f.name.startswith("exhibits")], ignore_index=True)
 
 
 def scanner_of_slices(run: Path) -> float:
-    """Share of scanner B among the errors of the confirmed slices' held-out images."""
+    """Return the share of scanner B among the errors of the confirmed slices' held-out images."""
     from auditor.plugins.bias.slices import Slices
     from auditor.probes.base import Records
 
     frame = records(run, "bias.slices").sort_values("image_id", ignore_index=True)
-    whole = Records(frame=frame, examples=pd.DataFrame(), classes=["small", "large"], labelled=True)
-    ids = [i for s in Slices()._search(whole)[0] if s.p_value < 0.05 for i in s.ids]
+    all_records = Records(frame=frame, examples=pd.DataFrame(), classes=["small", "large"], labelled=True)
+    ids = [i for s in Slices()._search(all_records)[0] if s.p_value < 0.05 for i in s.ids]
     chosen = frame[frame["image_id"].isin(ids) & (frame["label"] != frame["prediction"])]
     return float((chosen["group:scanner"] == "B").mean()) if len(chosen) else 0.0
 
 
 def corner_share(run: Path, method: str) -> float:
-    """Mean share of the absolute attribution that lies in the patch's corner, on scanner B's images."""
+    """Return the mean share of absolute attribution in the patch's corner, on scanner B's images."""
     frame = records(run, f"explanations.{method}")
     maps = np.abs(np.stack(frame["map"][frame["group:scanner"] == "B"].to_list())).reshape(-1, 8, 8)
     total = maps.sum(axis=(1, 2))
@@ -113,7 +113,7 @@ def corner_share(run: Path, method: str) -> float:
 
 
 def covering(home: Path, name: str, model: Path) -> bool:
-    """Whether covering the corner moves the scores of scanner B's images by more than scanner A's."""
+    """Return True if covering the corner changes the scores of scanner B's images more than those of scanner A's."""
     from auditor import statistics
     from auditor.plugin import registry
     from auditor.run.opening import open_audit

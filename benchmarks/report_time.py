@@ -1,13 +1,13 @@
-"""How long ``auditor report`` takes on a run, and how much memory: HTML, PDF and both, each in a process of its own.
+"""Measure time and memory of ``auditor report`` on a run: HTML, PDF and both, each in its own process.
 
-Two times: that of the whole command from the start of its imports, and that of drawing alone, which is what ``auditor
-run`` does at its end; reading and checking audit.json, finding the plugins, importing and starting the PDF's process
-are only in the first.
+Two times: the whole command from the start of its imports, and rendering alone, which is what ``auditor run`` does at
+its end. Only the first includes reading and checking audit.json, loading plugins, importing, and starting the PDF
+process.
 
     uv run python benchmarks/report_time.py RUN [--rounds N]
 
-RUN is the folder of a finished audit, for example what ``auditor demo`` (the full suite) wrote. Goal: HTML and PDF
-together in at most 10 s and 1 GB.
+RUN is the folder of a finished audit, for example of ``auditor demo`` (the full suite). Goal: HTML and PDF together in
+at most 10 s and 1 GB.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ ONE = """
 import json, resource, sys, time
 from pathlib import Path
 start = time.perf_counter()
-from auditor import rerun
-def timed(*arguments, finish=rerun.finish):
+from auditor.run import replay
+def timed(*arguments, finish=replay.finish):
     global drawing
     begun = time.perf_counter()
     done = finish(*arguments)
     drawing = time.perf_counter() - begun
     return done
-rerun.finish = timed
-outcome = rerun.draw_again(Path(sys.argv[1]), sys.argv[2].split(","), "a4")
+replay.finish = timed
+outcome = replay.draw_again(Path(sys.argv[1]), sys.argv[2].split(","), "a4")
 seconds = time.perf_counter() - start
-assert not outcome.troubles, outcome.troubles
+assert not outcome.problems, outcome.problems
 sizes = {file.name: file.stat().st_size for file in outcome.files[1:]}
 used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 busy = sum(each.ru_utime + each.ru_stime for each in used)
@@ -59,7 +59,7 @@ def main() -> None:
             command = [sys.executable, "-c", ONE, str(folder), names]
             rounds.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
         seconds, drawing = ([each[what] for each in rounds] for what in ("seconds", "drawing"))
-        # the page's own process and its child, which draws the PDF, live at the same time
+        # the page's process and its child, which renders the PDF, run at the same time
         peak = max(sum(each["MB"]) if "pdf" in names else each["MB"][0] for each in rounds)
         sizes = ", ".join(f"{name} {size / 1e6:.2f} MB" for name, size in rounds[0]["bytes"].items())
         print(

@@ -1,11 +1,11 @@
-"""Third-party classifiers through `auditor run --suite quick`: a table in docs/reference/models.md.
+"""Run classifiers that others trained and exported through `auditor run`: a table in docs/reference/models.md.
 
     uv run python benchmarks/third_party_models.py MODELS DATA [--only NAME] [--samples 300]
 
-MODELS is a folder with the files named below (each is in the public repository that the table names, at the commit
-given there); DATA has CIFAR-10's test images with their original pixels (cifar10_exact_subset.npz: x, y), and MNIST's
-test set (t10k-*-ubyte.gz). A file without data here is audited on the packaged photographs. Rows are replaced one by
-one; the operators of the files are added to the document's list.
+MODELS is a folder with the files named below (each is in the public repository that the table names, at the given
+commit); DATA has CIFAR-10's test images with their original pixels (cifar10_exact_subset.npz: x, y), and MNIST's test
+set (t10k-*-ubyte.gz). A file without data is audited on the packaged photographs. Rows are replaced one by one; the
+operators of the files are added to the document's list.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 @dataclass(frozen=True)
 class File:
-    """A model file: where it comes from, and how it wants its images."""
+    """A model file: its source, and its input."""
 
     source: str
     what: str
     data: str = ""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     accuracy: str = "-"
-    """As its authors or the repository state it, or as measured elsewhere with the same preprocessing."""
+    """Accuracy stated by its authors or repository, or measured elsewhere with the same preprocessing."""
 
 
 FILES = {
@@ -103,15 +103,15 @@ FILES = {
 
 
 def make_data(source: Path, folder: Path) -> dict[str, Path]:
-    """The data sets as the auditor reads them."""
+    """Write the data sets in the auditor's format."""
     made = {}
-    for place in source.rglob("cifar10_exact_subset.npz"):
-        arrays = np.load(place)
+    for path in source.rglob("cifar10_exact_subset.npz"):
+        arrays = np.load(path)
         made["cifar10"] = folder / "cifar10.npz"
         np.savez(made["cifar10"], images=arrays["x"], labels=arrays["y"])
-    for place in source.rglob("t10k-images-idx3-ubyte.gz"):
-        pixels = np.frombuffer(gzip.decompress(place.read_bytes()), dtype=np.uint8, offset=16).reshape(-1, 28, 28)
-        labels = gzip.decompress((place.parent / "t10k-labels-idx1-ubyte.gz").read_bytes())
+    for path in source.rglob("t10k-images-idx3-ubyte.gz"):
+        pixels = np.frombuffer(gzip.decompress(path.read_bytes()), dtype=np.uint8, offset=16).reshape(-1, 28, 28)
+        labels = gzip.decompress((path.parent / "t10k-labels-idx1-ubyte.gz").read_bytes())
         made["mnist"] = folder / "mnist.npz"
         numbers = np.frombuffer(labels, dtype=np.uint8, offset=8)
         np.savez(made["mnist"], images=pixels[:2000], labels=numbers[:2000].astype(np.int64))
@@ -123,10 +123,10 @@ def make_data(source: Path, folder: Path) -> dict[str, Path]:
 
 
 def look(name: str, path: Path, data: Mapping[str, Path], out: Path, samples: int) -> document.Row:
-    """Audit one file; its row of the table."""
-    known = FILES[name]
-    overrides = {"input": dict(known.overrides)} if known.overrides else {}
-    run = auditor.audit(path, data=data.get(known.data), suite="quick", out=out, samples=samples, overrides=overrides)
+    """Audit one file and return its table row."""
+    file = FILES[name]
+    overrides = {"input": dict(file.overrides)} if file.overrides else {}
+    run = auditor.audit(path, data=data.get(file.data), suite="quick", out=out, samples=samples, overrides=overrides)
     model = run.record["model"]
     accuracy = "-"
     if run.record["data"]["labelled"]:
@@ -135,12 +135,12 @@ def look(name: str, path: Path, data: Mapping[str, Path], out: Path, samples: in
     parity = model["parity"] or {}
     difference = parity.get("max_abs_difference")
     statuses = Counter(probe["status"] for probe in run.record["probes"])
-    said = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
+    summary = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
     if broken := [probe["id"] for probe in run.record["probes"] if probe["status"] == "error"]:
-        said += f" ({', '.join(broken)})"
+        summary += f" ({', '.join(broken)})"
     access = model["access"] + (f": {model['access_reason']}" if model["access"] == "black-box" else "")
-    shown = "-" if difference is None else f"{difference:.0e}"
-    return (path.name, known.source, known.what, access, shown, accuracy, known.accuracy, said)
+    difference_text = "-" if difference is None else f"{difference:.0e}"
+    return (path.name, file.source, file.what, access, difference_text, accuracy, file.accuracy, summary)
 
 
 def main() -> None:

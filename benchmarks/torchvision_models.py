@@ -1,13 +1,13 @@
-"""Every classification family of torchvision, exported in three ways, opened as by an audit: docs/reference/models.md.
+"""Open every classification family of torchvision, exported in three formats: docs/reference/models.md.
 
     uv run python benchmarks/torchvision_models.py [NETWORK ...]
 
-One network of each family, with random weights and batch-norm statistics taken over random images, so that outputs
-depend on the image. Each is written by torch's default exporter and by the TorchScript exporter at opset 13 and 17,
-with a dynamic batch, and opened as `auditor run` opens it. White-box means that copy and original agree within the
-tolerance of an audit; the largest difference of scores is relative to the largest score. The gradient of the copy's
-margin is compared with that of the torch module in float64: Euclidean norm of the difference over that of the gradient.
-Rows of the networks named are replaced in the document, and the operators of all files are added to its list.
+One network of each family, with random weights and batch-norm statistics of random images, so that outputs depend on
+the image. Each is written by torch's default exporter and by the TorchScript exporter at opset 13 and 17, with a
+dynamic batch, and opened as `auditor run` opens it. White-box means that copy and deployed model agree within an
+audit's tolerance; the largest difference of scores is relative to the largest score. The gradient of the copy's margin
+is compared with that of the torch module in float64: Euclidean norm of the difference over that of the gradient. Rows
+of the named networks are replaced in the document, and the operators of all files are added to its list.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ HEADER = ("network", "input", "default exporter", "TorchScript exporter, opset 1
 
 @dataclass(frozen=True)
 class Network:
-    """A network of torchvision at the smallest input that its family takes with ease."""
+    """A network of torchvision at the smallest convenient input of its family."""
 
     side: int = 64
     options: dict[str, Any] = field(default_factory=dict)
@@ -76,13 +76,13 @@ NETWORKS = {
 
 
 def make(name: str) -> nn.Module:
-    """The network, frozen, with outputs that depend on the input."""
+    """Create the network, frozen, with outputs that depend on the input."""
     network = NETWORKS[name]
     torch.manual_seed(0)
     module = torchvision.models.get_model(name, weights=None, num_classes=N_CLASSES, **network.options)
     with torch.no_grad():
         for part_name, parameter in module.named_parameters():
-            # weights that start at zero, and layer scales that start near it, would hide what is behind them
+            # weights initialised to zero, and layer scales near zero, would hide the layers behind them
             if "layer_scale" in part_name:
                 parameter.fill_(0.3)
             elif parameter.dim() > 1 and not parameter.any():
@@ -103,7 +103,7 @@ def make(name: str) -> nn.Module:
 
 
 def scale_layers(module: nn.Module, x: torch.Tensor) -> None:
-    """Every layer's weights so that its outputs have mean 0 and variance 1: what images share would hide the rest."""
+    """Scale every layer to outputs with mean 0 and variance 1: a large common part would hide differences of images."""
 
     def scale(part: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
         del inputs
@@ -123,7 +123,7 @@ def scale_layers(module: nn.Module, x: torch.Tensor) -> None:
 
 
 def pictures(name: str, n: int, seed: int) -> torch.Tensor:
-    """Images in [0, 1] with coarse and fine structure."""
+    """Return images in [0, 1] with coarse and fine structure."""
     generator = torch.Generator().manual_seed(seed)
     side = NETWORKS[name].side
     coarse = torch.rand((n, 3, 4, 4), generator=generator)
@@ -131,11 +131,11 @@ def pictures(name: str, n: int, seed: int) -> torch.Tensor:
     return 0.7 * nn.functional.interpolate(coarse, (side, side), mode="bilinear") + 0.3 * fine
 
 
-def export(module: nn.Module, x: torch.Tensor, kind: str, path: Path) -> None:
+def export(module: nn.Module, x: torch.Tensor, exporter: str, path: Path) -> None:
     """Write the ONNX file, with a dynamic batch."""
     logging.disable(logging.ERROR)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        if kind == "default":
+        if exporter == "default":
             program = torch.onnx.export(
                 module, (x,), dynamo=True, verbose=False, dynamic_shapes=({0: torch.export.Dim("n", min=1, max=64)},)
             )
@@ -148,7 +148,7 @@ def export(module: nn.Module, x: torch.Tensor, kind: str, path: Path) -> None:
                 (x,),
                 buffer,
                 dynamo=False,
-                opset_version=int(kind.removeprefix("script-")),
+                opset_version=int(exporter.removeprefix("script-")),
                 input_names=["x"],
                 output_names=["y"],
                 dynamic_axes={"x": {0: "n"}, "y": {0: "n"}},
@@ -158,7 +158,7 @@ def export(module: nn.Module, x: torch.Tensor, kind: str, path: Path) -> None:
 
 
 def open_file(path: Path) -> Classifier:
-    """The classifier as an audit opens it, pixels from 0 to 1 as they are."""
+    """Open the classifier as an audit does, with pixels from 0 to 1 unchanged."""
     artefact = registry.load().first("auditor_open_model", path=path, device="cpu", trust=False, output="")
     return build(
         path,
@@ -172,13 +172,13 @@ def open_file(path: Path) -> Classifier:
 
 
 def gradient_error(classifier: Classifier, module: nn.Module, x: torch.Tensor) -> float:
-    """Of the margin's gradient, relative, in float64."""
+    """Return the relative error of the margin's gradient, in float64."""
     gradients = []
     assert classifier.copy is not None
     for network in (copy.deepcopy(classifier.copy), copy.deepcopy(module)):
         v = x.double().requires_grad_()
-        answer = network.double()(v)
-        top = (answer[0] if isinstance(answer, tuple) else answer).topk(2, dim=1).values
+        result = network.double()(v)
+        top = (result[0] if isinstance(result, tuple) else result).topk(2, dim=1).values
         gradients.append(torch.autograd.grad((top[:, 0] - top[:, 1]).sum(), v)[0])
     assert gradients[1].norm() > 0
     return float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
@@ -186,7 +186,7 @@ def gradient_error(classifier: Classifier, module: nn.Module, x: torch.Tensor) -
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one file."""
+    """Result for one file."""
 
     text: str
     white_box: bool = False
@@ -195,11 +195,11 @@ class Outcome:
     operators: frozenset[str] = frozenset()
 
 
-def judge(name: str, module: nn.Module, kind: str, folder: Path) -> Outcome:
-    """Export, open, compare."""
-    path = folder / f"{name}-{kind}.onnx"
+def judge(name: str, module: nn.Module, exporter: str, folder: Path) -> Outcome:
+    """Export, open and compare."""
+    path = folder / f"{name}-{exporter}.onnx"
     try:
-        export(module, pictures(name, 2, 7), kind, path)
+        export(module, pictures(name, 2, 7), exporter, path)
     except Exception as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return Outcome(f"the exporter refuses: {lines[0][:90]}")
@@ -210,46 +210,48 @@ def judge(name: str, module: nn.Module, kind: str, folder: Path) -> Outcome:
     x = pictures(name, 4 if NETWORKS[name].side < 100 else 2, 8)
     scores = classifier.predict(x.numpy())
     if np.ptp(scores, axis=0).max() < 1e-4:
-        raise SystemExit(f"{name}: its answers do not depend on the image, so nothing can be compared")
+        raise SystemExit(f"{name}: its outputs do not depend on the image, so the comparison is meaningless")
     raw = module(x)
     classifier.verify(x.numpy())
     if classifier.access == "black-box" or classifier.parity is None or classifier.parity.max_abs_difference is None:
         return Outcome(f"black-box: {classifier.access_reason}", operators=operators)
     difference = classifier.parity.max_abs_difference / float(raw.abs().max())
     gradient = gradient_error(classifier, module, x[:2])
-    said = f"white-box, {difference:.0e}, gradient {gradient:.0e}" + (f" (opset {opset})" if kind == "default" else "")
-    return Outcome(said, True, difference, gradient, operators)
+    text = f"white-box, {difference:.0e}, gradient {gradient:.0e}" + (
+        f" (opset {opset})" if exporter == "default" else ""
+    )
+    return Outcome(text, True, difference, gradient, operators)
 
 
 def written_operators(model: onnx.ModelProto) -> frozenset[str]:
-    """Operators of all nodes, also within functions and subgraphs; with their domain unless it is ONNX's own."""
+    """Return the operators of all nodes, including functions and subgraphs; with their domain unless it is ONNX's."""
     own = {(function.domain, function.name) for function in model.functions}
     waiting = [*model.graph.node, *(node for function in model.functions for node in function.node)]
-    found = set()
+    operators = set()
     while waiting:
         node = waiting.pop()
         if (node.domain, node.op_type) not in own:
-            found.add(f"{node.domain}.{node.op_type}" if node.domain not in {"", "ai.onnx"} else node.op_type)
+            operators.add(f"{node.domain}.{node.op_type}" if node.domain not in {"", "ai.onnx"} else node.op_type)
         for attribute in node.attribute:
             waiting += [*attribute.g.node, *(inner for graph in attribute.graphs for inner in graph.node)]
-    return frozenset(found)
+    return frozenset(operators)
 
 
 def size(name: str) -> str:
-    """Of the input, as the table says it."""
+    """Return the size of the input for the table."""
     return f"{NETWORKS[name].side} x {NETWORKS[name].side}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", metavar="NETWORK", choices=[[], *NETWORKS], help="all by default")
-    wanted = parser.parse_args().networks or list(NETWORKS)
+    names = parser.parse_args().networks or list(NETWORKS)
     warnings.simplefilter("ignore")
     # a fused operator of frozen modules that the TorchScript exporter cannot write
     torch.backends.mha.set_fastpath_enabled(False)
     for name in set(NETWORKS) - set(document.rows("torchvision")):
         document.add_row("torchvision", HEADER, (name, size(name), *["not measured"] * len(EXPORTS)))
-    for name in wanted:
+    for name in names:
         module = make(name)
         with tempfile.TemporaryDirectory() as folder:
             outcomes = [judge(name, module, kind, Path(folder)) for kind in EXPORTS]

@@ -622,7 +622,7 @@ def test_integer_pixels_may_be_given_as_floats() -> None:
         ([helper.make_node("Dropout", ["x", "half", "true"], ["y"])], ["Dropout", "training_mode"]),
         ([helper.make_node("Expand", ["half", "large"], ["y"])], ["Expand", "elements"]),
         ([helper.make_node("ConstantOfShape", ["large"], ["y"])], ["ConstantOfShape", "elements"]),
-        ([helper.make_node("Identity", ["y"], ["y"])], ["circle"]),
+        ([helper.make_node("Identity", ["y"], ["y"])], ["cycle"]),
         ([helper.make_node("Relu", ["x"], ["y"]), helper.make_node("Neg", ["x"], ["y"])], ["Two nodes", "y"]),
         ([helper.make_node("Relu", ["x"], ["z"])], ["output 'y'"]),
         ([helper.make_node("Reshape", ["half", "wrong"], ["y"])], ["Reshape", "shape"]),

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     Model = Callable[[torch.Tensor], torch.Tensor]
     """Logits (n, k) of pixels (n, c, h, w)."""
     Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """What is to rise, (n,), from logits (n, k) and the numbers (n,) of their images in the batch."""
+    """Quantity to maximise, (n,), from logits (n, k) and the batch indices (n,) of their images."""
     Draw = Callable[[int, str], np.random.Generator]
-    """Random numbers of one image, from its number in the batch and a purpose."""
+    """Random generator of one image, from its batch index and a purpose."""
 from auditor.algorithms.balls import Ball
 from auditor.algorithms.best_points import BestPoints
 from auditor.algorithms.losses import margin, per_image
@@ -33,18 +33,19 @@ def apgd(
     objective: Objective,
     attempts: int = 1,
 ) -> BestPoints:
-    """Auto-PGD: momentum, and a step that starts at 2 epsilon and is halved where the objective stops rising.
+    """Run Auto-PGD: momentum, and a step that starts at 2 epsilon and is halved when the objective stops rising.
 
     Croce and Hein 2020, arXiv:2003.01690, algorithm 1 and section 3.2: momentum 0.75; checkpoints after 22 % of the
-    iterations, then after windows that shorten by 3 % down to 6 %; halved, and set back to the best point so far, where
-    the objective rose in at most 75 % of the window's steps, or neither it nor the step changed since the last one.
-    ``start`` (n, c, h, w) is a perturbation; ``attempts`` as in ``Hits``. L1 is ``sparse_apgd``'s.
+    iterations, then after windows that shorten by 3 % down to 6 %. The step is halved, and the search restarts from the
+    best point, if the objective rose in at most 75 % of the window's steps, or if neither it nor the step changed since
+    the last checkpoint. ``start`` (n, c, h, w) is a perturbation; ``attempts`` as in ``BestPoints``. For L1 use
+    ``sparse_apgd``.
     """
     import torch
 
-    hits = BestPoints(clean, attempts)
+    points = BestPoints(clean, attempts)
     rows = torch.arange(len(clean), device=clean.device)
-    window, seen = max(int(0.22 * iterations), 1), 0
+    window, steps = max(int(0.22 * iterations), 1), 0
     x = before = best = ball.project(clean + start, clean)
     best_slope = torch.zeros_like(x)
     best_loss = previous = checked = torch.full((len(x),), -math.inf, device=x.device)
@@ -54,8 +55,8 @@ def apgd(
         x = x.detach().requires_grad_()
         logits = model(x)
         loss = objective(logits, rows)
-        going = hits.see(rows, x.detach(), margin(logits.detach(), labels[rows]))
-        if iteration == iterations or not bool(going.any()):
+        active = points.see(rows, x.detach(), margin(logits.detach(), labels[rows]))
+        if iteration == iterations or not bool(active.any()):
             break
         (slope,) = torch.autograd.grad(loss.sum(), x)
         x, loss = x.detach(), loss.detach()
@@ -63,17 +64,17 @@ def apgd(
         best_loss = torch.where(higher, loss, best_loss)
         best, best_slope = choose(higher, x, best), choose(higher, slope, best_slope)
         if iteration:
-            rises, seen = rises + (loss > previous), seen + 1
+            rises, steps = rises + (loss > previous), steps + 1
         previous = loss
-        if seen == window:
+        if steps == window:
             halved = (rises <= 0.75 * window) | (~halved & (checked >= best_loss))
             step = torch.where(halved, step / 2, step)
             x, slope = choose(halved, best, x), choose(halved, best_slope, slope)
-            checked, rises, seen = best_loss, torch.zeros_like(rises), 0
+            checked, rises, steps = best_loss, torch.zeros_like(rises), 0
             window = max(window - max(int(0.03 * iterations), 1), int(0.06 * iterations), 1)
-        if not bool(going.all()):
+        if not bool(active.all()):
             rows, x, before, best, slope, best_slope, best_loss, previous, checked, step, rises, halved = (
-                state[going]
+                state[active]
                 for state in (
                     rows,
                     x,
@@ -93,11 +94,11 @@ def apgd(
         ahead = ball.project(x + per_image(step) * ball.direction(slope, x), centre)
         pull = 0.75 if iteration else 1.0
         x, before = ball.project(x + pull * (ahead - x) + (1 - pull) * (x - before), centre), x
-    return hits
+    return points
 
 
 _STAGES = ((3, 0.3), (2, 0.3), (1, 0.4))
-"""The balls of L1 that are searched one after the other, in epsilons, and their shares of the iterations."""
+"""L1 balls searched in sequence: radius in epsilons, and share of the iterations."""
 
 
 def sparse_apgd(
@@ -111,19 +112,19 @@ def sparse_apgd(
     objective: Objective,
     attempts: int = 1,
 ) -> BestPoints:
-    """Auto-PGD in L1: steps of equal size along as many of the steepest coordinates as the best point has changed.
+    """Run Auto-PGD in L1: equal steps along the steepest coordinates, in proportion to those the best point changed.
 
-    Croce and Hein 2021, arXiv:2103.01208, section 3 and algorithm 1, with its search in balls of three, two and one
-    epsilon, each from where the last one ended. Every 4 % of the iterations the share of coordinates becomes that of
-    the best point so far over 1.5; where that fell by more than 5 % the step is set back to epsilon and the search to
-    the best point, elsewhere the step shrinks by 1.5 down to a tenth of epsilon. Arguments are those of ``apgd``.
+    Croce and Hein 2021, arXiv:2103.01208, section 3 and algorithm 1, searching balls of three, two and one epsilon,
+    each from the end point of the last. Every 4 % of the iterations the share of coordinates is set to that of the best
+    point divided by 1.5. If that share fell by more than 5 %, the step is reset to epsilon and the search to the best
+    point; otherwise the step shrinks by 1.5, down to a tenth of epsilon. Arguments are those of ``apgd``.
     """
     import torch
 
-    hits = BestPoints(clean, attempts)
+    points = BestPoints(clean, attempts)
     rows = torch.arange(len(clean), device=clean.device)
     dims = clean[0].numel()
-    # where the last stage ended, for every row
+    # end point of the last stage, per row
     last = clean + start
     for factor, share in _STAGES:
         stage = Ball("l1", factor * ball.epsilon)
@@ -138,13 +139,13 @@ def sparse_apgd(
             x = x.detach().requires_grad_()
             logits = model(x)
             loss, margins = objective(logits, rows), margin(logits.detach(), labels[rows])
-            # in the larger balls nothing counts but where the search goes
+            # in the larger balls only points within epsilon count
             inside = ball.length(x.detach() - clean[rows]) <= ball.epsilon * (1 + 1e-6)
-            going = hits.see(rows, x.detach(), margins.where(inside, -math.inf))
-            if iteration == steps or not bool(going.any()):
+            active = points.see(rows, x.detach(), margins.where(inside, -math.inf))
+            if iteration == steps or not bool(active.any()):
                 higher = loss.detach() > best_loss
                 last[rows] = choose(higher, x.detach(), best)
-                rows = rows[going]
+                rows = rows[active]
                 break
             (slope,) = torch.autograd.grad(loss.sum(), x)
             x, loss = x.detach(), loss.detach()
@@ -157,9 +158,9 @@ def sparse_apgd(
                 part, changed = now / dims / 1.5, now
                 step = torch.where(sparser, stage.epsilon, (step / 1.5).clamp_min(stage.epsilon / 10))
                 x, slope = choose(sparser, best, x), choose(sparser, best_slope, slope)
-            if not bool(going.all()):
+            if not bool(active.all()):
                 rows, x, best, slope, best_slope, best_loss, step, part, changed = (
-                    state[going] for state in (rows, x, best, slope, best_slope, best_loss, step, part, changed)
+                    state[active] for state in (rows, x, best, slope, best_slope, best_loss, step, part, changed)
                 )
             size = slope.flatten(1).abs()
             least = ((1 - part) * dims).long().clamp(0, dims - 1)
@@ -171,9 +172,9 @@ def sparse_apgd(
             x = stage.project(x + per_image(step) * direction.view_as(x), clean[rows])
         if not len(rows):
             break
-    return hits
+    return points
 
 
 def _changed(delta: torch.Tensor) -> torch.Tensor:
-    """How many coordinates each perturbation changes, (n,)."""
+    """Count the coordinates that each perturbation changes, (n,)."""
     return (delta.flatten(1) != 0).float().sum(1)

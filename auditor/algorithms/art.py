@@ -1,6 +1,7 @@
-"""The classifier as an ART estimator, so that any ART attack or metric runs on it.
+"""Adapt a classifier to an ART estimator, so that any ART attack or metric runs on it.
 
-The one core module that imports ART; plugins import it inside methods. Pixels stay in [0, 1]: ART's ``eps`` is ours.
+This is the only core module that imports ART; plugins import it inside methods. Pixels stay in [0, 1], so ART's ``eps``
+is in pixel units.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 with warnings.catch_warnings():
-    # ART warns at import about frameworks that are not installed
+    # at import ART warns about frameworks that are not installed
     warnings.simplefilter("ignore")
     from art.attacks.evasion import FastGradientMethod
     from art.estimators.classification.classifier import ClassifierClassLossGradients
@@ -25,17 +26,17 @@ if TYPE_CHECKING:
 
 
 class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
-    """``predict`` asks the original, gradients come from the copy.
+    """ART estimator: ``predict`` queries the deployed model, gradients come from the differentiable copy.
 
-    The last loss gradient is remembered: steps in several norms ask for the same one.
+    The last loss gradient is cached, because steps in several norms use the same one.
     """
 
     def __init__(self, classifier: Classifier, clip_values: tuple[float, float] | None = (0.0, 1.0)) -> None:
-        """Wrap ``classifier``; its probabilities are what ART sees as predictions."""
+        """Wrap ``classifier``; ART receives its probabilities as predictions."""
         super().__init__(model=classifier, clip_values=clip_values)
         self._classifier = classifier
         self._nb_classes = classifier.n_classes
-        self._remembered: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None = None
+        self._cached: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -43,20 +44,20 @@ class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
         return self._classifier.shape
 
     def predict(self, x: NDArray[Any], batch_size: int = 0, **_: Any) -> NDArray[np.float32]:
-        """Probabilities (n, k) from the original; the batch size is the classifier's own."""
+        """Return probabilities (n, k) of the deployed model; the batch size is the classifier's."""
         del batch_size
         return self._classifier.predict(np.asarray(x, dtype=np.float32))
 
     def fit(self, x: Any, y: Any, **_: Any) -> None:
-        """An audited model is never trained."""
+        """Raise NotImplementedError: an audited model is never trained."""
         raise NotImplementedError("an audited model is never trained")
 
     def loss_gradient(self, x: NDArray[Any], y: NDArray[Any], **_: Any) -> NDArray[np.float32]:
-        """Gradient of each image's cross-entropy on the copy's logits, (n, c, h, w)."""
+        """Return the gradient of each image's cross-entropy on the copy's logits, (n, c, h, w)."""
         labels = _indices(y)
-        if self._remembered is not None:
-            seen, seen_labels, gradient = self._remembered
-            if np.array_equal(seen, x) and np.array_equal(seen_labels, labels):
+        if self._cached is not None:
+            cached, cached_labels, gradient = self._cached
+            if np.array_equal(cached, x) and np.array_equal(cached_labels, labels):
                 return gradient.copy()
         import torch
 
@@ -66,11 +67,11 @@ class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
         loss = cross_entropy(self._classifier.logits(pixels), targets).sum()
         (slope,) = torch.autograd.grad(loss, pixels)
         result: NDArray[np.float32] = slope.cpu().numpy()
-        self._remembered = (np.array(x), labels, result)
+        self._cached = (np.array(x), labels, result)
         return result.copy()
 
     def class_gradient(self, x: NDArray[Any], label: Any = None, **_: Any) -> NDArray[np.float32]:
-        """Gradient of logits: of one class per image where ``label`` says which, (n, 1, c, h, w), else of all."""
+        """Return gradients of logits: of one class per image, (n, 1, c, h, w), or of all if ``label`` is None."""
         import torch
 
         pixels = self._classifier.tensor(x).requires_grad_()
@@ -89,7 +90,7 @@ class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
 
 
 def _indices(y: NDArray[Any]) -> NDArray[np.int64]:
-    """Class numbers from one-hot rows or from numbers."""
+    """Convert one-hot rows or class indices to class indices."""
     array = np.asarray(y)
     return (array.argmax(axis=1) if array.ndim == 2 and array.shape[1] > 1 else array.reshape(-1)).astype(np.int64)
 
@@ -97,25 +98,25 @@ def _indices(y: NDArray[Any]) -> NDArray[np.int64]:
 def steepest(
     classifier: Classifier, pixels: Pixels, labels: NDArray[np.int64], norm: Literal["linf", "l2"]
 ) -> NDArray[np.float32]:
-    """The step of length 1 in ``norm`` that raises the loss most to first order, (n, c, h, w), by ART's FGSM.
+    """Return the unit step in ``norm`` that raises the loss most to first order, (n, c, h, w), by ART's FGSM.
 
-    ART takes one unclipped step of length 1; the step, not the image, is what every epsilon of a sweep shares, so it is
-    remembered for the images that were asked about last.
+    ART takes one unclipped step of length 1. All epsilons of a sweep share that step, so it is cached for the last
+    batch.
     """
-    for seen_classifier, seen_pixels, seen_norm, step in _STEPS:
-        if seen_classifier is classifier and seen_pixels is pixels and seen_norm == norm:
+    for cached_classifier, cached_pixels, cached_norm, step in _STEPS:
+        if cached_classifier is classifier and cached_pixels is pixels and cached_norm == norm:
             return step
     estimator = next((e for e in _ESTIMATORS if e.model is classifier), None)
     if estimator is None:
-        # unclipped, so that the step can be read off the result
+        # unclipped, so that the result minus the image is the step
         estimator = ArtClassifier(classifier, clip_values=None)
         _ESTIMATORS[:] = [estimator]
     attack = FastGradientMethod(
         estimator, norm="inf" if norm == "linf" else 2, eps=1.0, eps_step=1.0, batch_size=len(pixels)
     )
-    found: NDArray[np.float32] = attack.generate(pixels, labels) - pixels
-    # adding and subtracting the image leaves float32's rounding on the signs -1, 0 and 1
-    result = np.rint(found) if norm == "linf" else found
+    difference: NDArray[np.float32] = attack.generate(pixels, labels) - pixels
+    # adding and subtracting the image leaves float32 rounding errors on the signs -1, 0 and 1
+    result = np.rint(difference) if norm == "linf" else difference
     _STEPS[:] = [entry for entry in _STEPS if entry[1] is pixels] + [(classifier, pixels, norm, result)]
     return result
 

@@ -1,12 +1,12 @@
-"""What attacks are made of: losses, lengths and balls of the norms, and the searches of AutoAttack.
+"""Lengths, balls and projections of the norms, for attacks and the searches of AutoAttack.
 
-Tensors in, tensors out, on their own device, image by image: ``images`` and ``delta`` are (n, c, h, w), per-image
-numbers (n,). torch is imported inside, so that a plugin may import this module at its top.
+Functions map tensors to tensors on the same device, image by image: ``images`` and ``delta`` are (n, c, h, w),
+per-image numbers (n,). torch is imported inside, so that a plugin can import this module at its top.
 
-A search asks ``model``, from pixels (n, c, h, w) in [0, 1] to logits (n, k), under autograd where it needs gradients,
-and gives per image the visited point that is furthest on the wrong side. As soon as that is further than ``SURE``, the
-image leaves the batch. The searches differ from the published code in nothing that finds fewer adversarial images:
-they stop earlier where one is found, and ask for a margin instead of a tie.
+A search queries ``model``, which maps pixels (n, c, h, w) in [0, 1] to logits (n, k), under autograd if it needs
+gradients. It returns per image the visited point with the largest margin. Once the margin exceeds ``MARGIN_TOLERANCE``,
+the image leaves the batch. The searches deviate from the published code only where that loses no adversarial image:
+they stop at the first one, and require a margin instead of a tie.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     Model = Callable[[torch.Tensor], torch.Tensor]
     """Logits (n, k) of pixels (n, c, h, w)."""
     Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """What is to rise, (n,), from logits (n, k) and the numbers (n,) of their images in the batch."""
+    """Quantity to maximise, (n,), from logits (n, k) and the batch indices (n,) of their images."""
     Draw = Callable[[int, str], np.random.Generator]
-    """Random numbers of one image, from its number in the batch and a purpose."""
+    """Random generator of one image, from its batch index and a purpose."""
 from auditor.algorithms.losses import per_image
 
 _L1_SHARE = 0.01
-"""Share of the coordinates that one L1 step moves (Tramer and Boneh 2019, arXiv:1904.13000, section 4.1, q = 99 %)."""
+"""Share of coordinates moved by one L1 step (Tramer and Boneh 2019, arXiv:1904.13000, section 4.1, q = 99 %)."""
 
 
 def length(delta: torch.Tensor, norm: str) -> torch.Tensor:
-    """Length of each image's perturbation in "linf", "l2" or "l1", (n,)."""
+    """Return the length of each image's perturbation in "linf", "l2" or "l1", (n,)."""
     flat = delta.flatten(1)
     if norm == "linf":
         return flat.abs().amax(1)
@@ -40,15 +40,17 @@ def length(delta: torch.Tensor, norm: str) -> torch.Tensor:
 
 
 def inwards(direction: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """A direction without what points out of [0, 1] at ``x``: clipping would take it back, and until then it fills
-    the ball at the cost of the pixels that can move."""
-    # what rounding leaves of a step, 1e-9 of a pixel, must not decide: an image would depend on its batch
+    """Remove the components of a direction that point out of [0, 1] at ``x``.
+
+    Clipping would undo them, and until then they use up the ball at the cost of pixels that can move.
+    """
+    # rounding errors of a step, 1e-9 of a pixel, must not decide: the result would depend on the batch
     edge = 1e-5
     return direction * ~((x <= edge) & (direction < 0) | (x >= 1 - edge) & (direction > 0))
 
 
 def project(delta: torch.Tensor, norm: str, radius: torch.Tensor) -> torch.Tensor:
-    """The nearest perturbation (in L2) within the ball of each image's ``radius`` (n,).
+    """Project a perturbation (in L2) onto the ball with each image's ``radius`` (n,).
 
     L1 by thresholding the sorted magnitudes (Duchi et al. 2008, Efficient projections onto the l1-ball, figure 1).
     """
@@ -70,35 +72,36 @@ def project(delta: torch.Tensor, norm: str, radius: torch.Tensor) -> torch.Tenso
 
 _NEWTON = 50
 _EXACT = 1e-6
-"""Newton's steps at most, and the relative error at which they end; they need about five."""
+"""Maximum number of Newton steps (about five are needed), and the relative error at which they stop."""
 
 
 class Ball:
-    """The epsilon ball of a norm ("linf", "l2", "l1") around clean images, cut with [0, 1]."""
+    """Epsilon ball of a norm ("linf", "l2", "l1") around clean images, intersected with [0, 1]."""
 
     def __init__(self, norm: str, epsilon: float) -> None:
-        """``epsilon`` is in pixels from 0 to 1."""
+        """Create a ball; ``epsilon`` is in pixel units from 0 to 1."""
         self.norm, self.epsilon = norm, epsilon
 
     def length(self, delta: torch.Tensor) -> torch.Tensor:
-        """The norm of each image's perturbation, (n,)."""
+        """Return the norm of each image's perturbation, (n,)."""
         return length(delta, self.norm)
 
     def inside(self, noise: torch.Tensor) -> torch.Tensor:
-        """A random perturbation within the ball, from noise uniform in [-1, 1]."""
+        """Return a random perturbation within the ball, from noise uniform in [-1, 1]."""
         if self.norm == "linf":
             return noise * self.epsilon
         return self.surface(noise) * per_image(noise.flatten(1)[:, 0].abs())
 
     def surface(self, noise: torch.Tensor) -> torch.Tensor:
-        """The noise scaled to the ball's surface."""
+        """Scale the noise to the surface of the ball."""
         return noise * per_image(self.epsilon / self.length(noise).clamp_min(1e-30))
 
     def direction(self, slope: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """The step of length 1 from ``x`` that raises a loss with this gradient most.
+        """Return the unit step from ``x`` that raises a loss with this gradient most.
 
-        In L1 that is a step along the one largest slope. It is shared among the largest 1 % of those along which [0, 1]
-        leaves room, since one pixel at a time goes nowhere (Tramer and Boneh 2019, arXiv:1904.13000, section 4.1).
+        In L1 that step changes only the coordinate with the largest slope. It is shared among the largest 1 % of those
+        with room in [0, 1], since one pixel at a time makes no progress (Tramer and Boneh 2019, arXiv:1904.13000,
+        section 4.1).
         """
         import torch
 
@@ -114,8 +117,10 @@ class Ball:
         return step.view_as(slope)
 
     def project(self, x: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-        """Back into the ball and into [0, 1]: the nearest point (in L2) of their section in L-inf and in L1; in L2 the
-        nearest of the ball, then of the box."""
+        """Project onto the ball and [0, 1].
+
+        L-inf and L1: the nearest point (in L2) of their intersection. L2: first the ball, then the box.
+        """
         delta = x - clean
         radius = delta.new_full((len(delta),), self.epsilon)
         if self.norm == "l1":
@@ -124,12 +129,12 @@ class Ball:
 
 
 def l1_in_box(delta: torch.Tensor, clean: torch.Tensor, radius: torch.Tensor) -> torch.Tensor:
-    """The nearest perturbation (in L2) of length at most ``radius`` (n,) in L1 with which the images stay in [0, 1].
+    """Project (in L2) onto the perturbations of L1 length at most ``radius`` (n,) that keep the images in [0, 1].
 
-    Each coordinate is shortened by one level, then cut to its room. The length falls piecewise linearly with the level,
-    so Newton's steps find it, kept between a level that is too low and one that is high enough; that takes fewer passes
-    over the pixels than sorting them. Projecting onto one set and then the other leaves a part of the budget unspent
-    (Croce and Hein 2021, arXiv:2103.01208, proposition 2.1).
+    Each coordinate is shrunk by one level, then clipped to its room. The length is piecewise linear in the level, so
+    Newton steps find it, bracketed between a level that is too low and one that is high enough; this needs fewer passes
+    over the pixels than sorting. Projecting onto one set after the other leaves part of the budget unused (Croce and
+    Hein 2021, arXiv:2103.01208, proposition 2.1).
     """
     import torch
 
@@ -137,19 +142,19 @@ def l1_in_box(delta: torch.Tensor, clean: torch.Tensor, radius: torch.Tensor) ->
     size = flat.abs()
     room = torch.where(flat > 0, 1 - start, start)
     level = low = torch.zeros_like(size[:, :1])
-    # shortened by the largest coordinate nothing is left
+    # shrinking by the largest coordinate leaves nothing
     high = largest = size.amax(1, keepdim=True)
     for _ in range(_NEWTON):
-        rest = size - level
-        kept = torch.minimum(rest.clamp_min(0), room)
+        shrunk = size - level
+        kept = torch.minimum(shrunk.clamp_min(0), room)
         over = kept.sum(1, keepdim=True) - radius
         low, high = torch.where(over > 0, level, low), torch.where(over > 0, high, level)
-        # a level is known no better than float32 knows the largest coordinate
-        open_still = (over > 0) | ((over < -_EXACT * radius) & (level > 0))
-        if not bool((open_still & (high - low > 1e-7 * largest)).any()):
+        # the level is only as accurate as float32 represents the largest coordinate
+        unfinished = (over > 0) | ((over < -_EXACT * radius) & (level > 0))
+        if not bool((unfinished & (high - low > 1e-7 * largest)).any()):
             break
-        moving = ((rest > 0) & (rest < room)).sum(1, keepdim=True)
-        # a little further than linear, so as to end on the side that is short enough
+        moving = ((shrunk > 0) & (shrunk < room)).sum(1, keepdim=True)
+        # slightly beyond the linear step, to end on the feasible side
         step = level + (over + 0.5 * _EXACT * radius) / moving.clamp_min(1)
         level = torch.where((moving > 0) & (step > low) & (step < high), step, (low + high) / 2)
         level = torch.where((over <= 0) & (over >= -_EXACT * radius) | (high == 0), high, level)
@@ -157,12 +162,12 @@ def l1_in_box(delta: torch.Tensor, clean: torch.Tensor, radius: torch.Tensor) ->
 
 
 def step_to_plane(x: torch.Tensor, slope: torch.Tensor, rise: torch.Tensor, norm: str) -> torch.Tensor:
-    """The shortest step d in ``norm`` with <slope, d> = rise (n,) for which x + d stays in [0, 1]; (n, c, h, w).
+    """Return the shortest step d in ``norm`` with <slope, d> = rise (n,) and x + d in [0, 1]; (n, c, h, w).
 
-    Where the box does not let it get that far, it goes as far as the box lets it. This is the projection of FAB (Croce
-    and Hein 2020, arXiv:1907.02044, equation 4 and appendix A). In L-inf and L2 each coordinate moves by min(level *
-    pace, room), pace 1 or |slope|; the rise is concave and piecewise linear in the level, so Newton's steps from 0
-    never overshoot and end at the solution without sorting. In L1 the steepest coordinates go first, each to its end.
+    If the box is too small, the step goes as far as it allows. This is the projection of FAB (Croce and Hein 2020,
+    arXiv:1907.02044, equation 4 and appendix A). In L-inf and L2 each coordinate moves by min(level * pace, room), pace
+    1 or |slope|; the rise is concave and piecewise linear in the level, so Newton steps from 0 never overshoot and
+    reach the solution without sorting. In L1 the steepest coordinates move first, each as far as it can.
     """
     import torch
 

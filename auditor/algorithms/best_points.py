@@ -13,25 +13,25 @@ if TYPE_CHECKING:
     Model = Callable[[torch.Tensor], torch.Tensor]
     """Logits (n, k) of pixels (n, c, h, w)."""
     Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """What is to rise, (n,), from logits (n, k) and the numbers (n,) of their images in the batch."""
+    """Quantity to maximise, (n,), from logits (n, k) and the batch indices (n,) of their images."""
     Draw = Callable[[int, str], np.random.Generator]
-    """Random numbers of one image, from its number in the batch and a purpose."""
+    """Random generator of one image, from its batch index and a purpose."""
 
 
 MARGIN_TOLERANCE = 1e-3
-"""A search goes on until the margin is this wide: a tie on the copy need not be an error of the original."""
+"""Margin at which a search stops: a tie on the copy need not be an error of the deployed model."""
 
 
 class BestPoints:
-    """Per image the visited point with the largest margin.
+    """The visited point with the largest margin, per image.
 
-    With several ``attempts`` at each of n images the rows are those of the first attempt, then those of the second, and
-    so on. An attempt that succeeds ends itself and all later ones at its image, and none before it: whatever is tried
-    side by side, ``first`` is what one attempt after the other would have found.
+    With several ``attempts`` at each of n images, rows are grouped by attempt. A successful attempt ends itself and all
+    later ones at its image, but no earlier one. So ``first`` returns what attempts in sequence would have found,
+    although they run in parallel.
     """
 
     def __init__(self, clean: torch.Tensor, attempts: int = 1) -> None:
-        """Nothing visited yet: the clean images, (attempts * n, c, h, w), at margin minus infinity."""
+        """Start from the clean images, (attempts * n, c, h, w), with margin minus infinity."""
         import torch
 
         self.images = clean.clone()
@@ -39,7 +39,7 @@ class BestPoints:
         self._attempts = attempts
 
     def see(self, rows: torch.Tensor, images: torch.Tensor, margins: torch.Tensor) -> torch.Tensor:
-        """Take note of points of the rows; which of these are still to be broken, (n,)."""
+        """Record points of the rows; return True for rows whose search continues, (n,)."""
         better = margins > self.margin[rows]
         at = rows[better]
         self.images[at] = images[better]
@@ -50,18 +50,18 @@ class BestPoints:
 
     @property
     def broken(self) -> torch.Tensor:
-        """Which rows are broken, (attempts * n,)."""
+        """Return True for misclassified rows, (attempts * n,)."""
         return self.margin > MARGIN_TOLERANCE
 
     def first(self) -> BestPoints:
-        """Of each image the first attempt that broke it, else the one that came nearest."""
+        """Return, per image, the first successful attempt, else the one with the largest margin."""
         import torch
 
         if self._attempts == 1:
             return self
         broken, margins = (values.view(self._attempts, -1) for values in (self.broken, self.margin))
-        chosen = torch.where(broken.any(0), broken.int().argmax(0), margins.argmax(0))
-        rows = chosen * len(chosen) + torch.arange(len(chosen), device=chosen.device)
+        attempt = torch.where(broken.any(0), broken.int().argmax(0), margins.argmax(0))
+        rows = attempt * len(attempt) + torch.arange(len(attempt), device=attempt.device)
         result = BestPoints(self.images[rows])
         result.margin = self.margin[rows]
         return result

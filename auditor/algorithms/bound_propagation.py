@@ -1,13 +1,13 @@
 """Certified lower bounds of a classifier's margins, by linear bound propagation through the graph of its copy.
 
-Every operator is enclosed between two affine functions of its operands, valid wherever the operands can be; these are
-carried backwards from the margins to the pixels, where the smallest value over the ball is known in closed form (CROWN,
-Zhang et al. 2018, arXiv:1811.00866; on general graphs Xu et al. 2020, arXiv:2002.12920). Where the operands of an
-activation can be comes from interval arithmetic (Gowal et al. 2018, arXiv:1810.12715) and, for those that may be on
-either side of a kink, from the same backward pass.
+Every operator is enclosed between two affine functions of its operands, valid on their range. These are propagated
+backwards from the margins to the pixels, where their minimum over the ball has a closed form (CROWN, Zhang et al. 2018,
+arXiv:1811.00866; on general graphs Xu et al. 2020, arXiv:2002.12920). The range of the operands of an activation comes
+from interval arithmetic (Gowal et al. 2018, arXiv:1810.12715) and, for operands that may lie on both sides of a kink,
+from the same backward pass.
 
-All is done in double precision. Operators are known by name: affine ones are differentiated by autograd, so none needs
-an adjoint of its own. A graph with any other operator raises NotApplicable with its name.
+All computation is in double precision. Operators are identified by name: affine ones are differentiated by autograd, so
+none needs its own adjoint. A graph with any other operator raises NotApplicable with its name.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from auditor.model.classifier import Classifier
 
 _SHAPES = {"Shape", "Size"}
-"""What reads the shape of its operand and nothing else."""
+"""Operators that read only the shape of their operand."""
 
 _WEIGHTS = {
     "Conv": ("W",),
@@ -40,7 +40,7 @@ _WEIGHTS = {
     "Div": ("A", "B"),
     "BatchNormalization": ("scale",),
 }
-"""Affine operators and what their operand is multiplied by; at most one of these may depend on the image."""
+"""Affine operators and the parameters that multiply their operand; at most one of these may depend on the image."""
 
 _PLAIN = {
     "Add",
@@ -65,7 +65,7 @@ _PLAIN = {
     "Transpose",
     "Unsqueeze",
 }
-"""Affine operators that only move, add up and average their operands."""
+"""Affine operators that only move, add and average their operands."""
 
 _KEEPS = {
     "BatchNormalization",
@@ -80,7 +80,7 @@ _KEEPS = {
     "Transpose",
     "Unsqueeze",
 }
-"""Of the affine operators, those with one operand that add nothing up."""
+"""Affine operators with one operand that add nothing."""
 
 _PARAMETERS = {
     "Gather": ("indices",),
@@ -88,21 +88,21 @@ _PARAMETERS = {
     "Conv": ("W", "B"),
     "Div": ("B",),
 }
-"""Parameters that may not depend on the image."""
+"""Parameters that must not depend on the image."""
 
 _ELEMENTS = 1 << 24
-"""Coefficients that are carried backwards at once."""
+"""Number of coefficients propagated backwards at once."""
 
 
 class Interval(NamedTuple):
-    """Where the values of a node can be, (n, ...) each."""
+    """Range of the values of a node, (n, ...) each."""
 
     lower: Tensor
     upper: Tensor
 
 
 class Between(NamedTuple):
-    """An enclosure of an elementwise function: slope and offset of the line below it and of the line above it."""
+    """Enclosure of an elementwise function: slope and offset of the line below it and of the line above it."""
 
     low_slope: Tensor
     low_offset: Tensor
@@ -112,31 +112,31 @@ class Between(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Step:
-    """A node on the way back: what it is made from, and the affine functions that enclose it."""
+    """A node in the backward pass: its operands, and the affine functions that enclose it."""
 
     node: fx.Node
     operands: tuple[fx.Node, ...]
     shapes: tuple[torch.Size, ...]
     below: Callable[..., Tensor]
     above: Callable[..., Tensor] | None = None
-    """None where the node is affine itself."""
+    """None if the node itself is affine."""
     between: Between | None = None
-    """In place of both, for elementwise functions."""
+    """Used instead of both for elementwise functions."""
 
 
-class _Rows(NamedTuple):
-    """What is known of a value that depends on the pixels in an affine way: before any activation."""
+class _AffineValue(NamedTuple):
+    """A value that is affine in the pixels, because no activation precedes it."""
 
     centre: Tensor
-    """Its value at the image itself, (n, ...)."""
+    """Value at the image, (n, ...)."""
     length: Tensor
-    """At least the L2 length of its slope in pixels, (n, ...)."""
+    """Upper bound of the L2 length of its slope in pixels, (n, ...)."""
     single: bool
-    """It depends on one pixel alone."""
+    """True if it depends on one pixel only."""
 
 
 class _Ball(NamedTuple):
-    """Pixels that the image may become: at most ``epsilon`` away in ``norm``, and in [0, 1]."""
+    """Reachable pixels: at most ``epsilon`` away in ``norm``, and in [0, 1]."""
 
     centre: Tensor
     epsilon: Tensor
@@ -144,12 +144,12 @@ class _Ball(NamedTuple):
 
     @property
     def box(self) -> Interval:
-        """The smallest box around the ball; an L2 ball fits into the L-infinity ball of its radius."""
+        """Smallest box around the ball; an L2 ball is contained in the L-infinity ball of its radius."""
         size = self.epsilon.reshape(-1, *[1] * (self.centre.dim() - 1))
         return Interval((self.centre - size).clamp(0, 1), (self.centre + size).clamp(0, 1))
 
     def smallest(self, slope: Tensor) -> Tensor:
-        """The smallest value of linear functions (r, n, c, h, w) over the ball, or somewhat less, (r, n)."""
+        """Return a lower bound of linear functions (r, n, c, h, w) over the ball, (r, n); exact in L-infinity."""
         low, high = self.box
         in_box = (slope.clamp(min=0) * low + slope.clamp(max=0) * high).flatten(2).sum(2)
         if self.norm == "linf":
@@ -160,21 +160,19 @@ class _Ball(NamedTuple):
 
 
 class Bounder:
-    """The copy of a classifier, ready to be bounded. Raises NotApplicable where there is no graph to follow."""
+    """A classifier's differentiable copy, prepared for bounding. Raises NotApplicable if it has no graph."""
 
     def __init__(self, classifier: Classifier, *, refine: int) -> None:
-        """``refine``: activations with more neurons than this are bounded by interval arithmetic alone."""
+        """Prepare the copy; activations with more than ``refine`` neurons are bounded by interval arithmetic only."""
         module = classifier.copy
         if not isinstance(module, fx.GraphModule):
-            raise NotApplicable(
-                "the copy is a TorchScript module, whose operators are not laid open; audit the ONNX file"
-            )
+            raise NotApplicable("the copy is a TorchScript module, which has no operator graph; audit the ONNX file")
         if classifier.artefact.precision != "float32" or classifier.preprocessing.dtype != "float32":
             raise NotApplicable(
-                f"the model computes in {classifier.artefact.precision} from {classifier.preprocessing.dtype}, and what"
-                " its rounding does is not bounded"
+                f"the model computes in {classifier.artefact.precision} from {classifier.preprocessing.dtype}, whose"
+                " rounding errors are not bounded"
             )
-        # Apple's GPUs have no double precision
+        # MPS has no double precision
         self._device = "cpu" if classifier.device.startswith("mps") else classifier.device
         self._module = copy.deepcopy(module).to(self._device).double()
         self._calls = classifier.calls
@@ -183,22 +181,22 @@ class Bounder:
         self._refine = refine
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """Scores (n, k) of pixels (n, c, h, w), in double precision."""
+        """Return scores (n, k) of pixels (n, c, h, w), in double precision."""
         with torch.no_grad():
             answer = self._module(self._preprocess(pixels.to(self._device).double()))
         scores: Tensor = (answer[0] if isinstance(answer, tuple) else answer).flatten(1)
         return scores
 
     def margins(self, pixels: Tensor, labels: Tensor, epsilon: Tensor, norm: str) -> Tensor:
-        """Lower bounds (n,) of the score of the label less the largest other score, anywhere in the ball.
+        """Return lower bounds (n,) of the label's score minus the largest other score, over the ball.
 
         pixels (n, c, h, w) in [0, 1]; labels (n,); epsilon (n,), the radius of each image's ball; norm "linf" or "l2".
         """
         n = self._fixed_batch or len(pixels)
         pieces = []
         for start in range(0, len(pixels), n):
-            some = (part[start : start + n].to(self._device) for part in (pixels.double(), labels, epsilon.double()))
-            x, y, e = (_filled(part, n) for part in some)
+            parts = (part[start : start + n].to(self._device) for part in (pixels.double(), labels, epsilon.double()))
+            x, y, e = (_filled(part, n) for part in parts)
             pieces.append(_Pass(self._module, self._preprocess, _Ball(x, e, norm), self._refine).margins(y))
             self._calls.forward += len(x)
             self._calls.backward += len(x)
@@ -206,12 +204,12 @@ class Bounder:
 
 
 def _filled(part: Tensor, n: int) -> Tensor:
-    """A last piece, filled up to the batch size that the graph insists on."""
+    """Pad the last piece to the fixed batch size of the graph."""
     return torch.cat([part, part[:1].expand(n - len(part), *part.shape[1:])]) if len(part) < n else part
 
 
 class _Pass:
-    """One way through the graph, for one ball around each image."""
+    """One pass through the graph, with one ball around each image."""
 
     def __init__(
         self, module: fx.GraphModule, preprocess: Callable[[Tensor], Tensor], ball: _Ball, refine: int
@@ -225,38 +223,40 @@ class _Pass:
         self._values: dict[fx.Node, Any] = {}
         self._alias: dict[fx.Node, fx.Node] = {}
         self._widest = ball.centre[0].numel()
-        self._rows: dict[fx.Node, _Rows] = {}
+        self._affine: dict[fx.Node, _AffineValue] = {}
 
     def margins(self, labels: Tensor) -> Tensor:
-        """Lower bounds of the margins, (n,)."""
+        """Return lower bounds of the margins, (n,)."""
         final = self._forward()
         n, k = len(labels), self._intervals[final].lower[0].numel()
         shape = self._intervals[final].lower.shape
         rows = torch.eye(k, dtype=torch.float64, device=labels.device)
         bounds = torch.full((n,), torch.inf, dtype=torch.float64, device=labels.device)
-        for some in torch.arange(k, device=labels.device).split(self._rows_at_once()):
-            # the label's own score less that of class j; of the label itself nothing is asked
-            slope = rows[labels][None] - rows[some][:, None]
-            found = self._backward(final, slope.reshape(len(some), *shape))
-            found[some[:, None] == labels[None]] = torch.inf
-            bounds = torch.minimum(bounds, found.amin(0))
+        for classes in torch.arange(k, device=labels.device).split(self._rows_at_once()):
+            # the label's score minus that of each class; the label itself is excluded
+            slope = rows[labels][None] - rows[classes][:, None]
+            lower = self._backward(final, slope.reshape(len(classes), *shape))
+            lower[classes[:, None] == labels[None]] = torch.inf
+            bounds = torch.minimum(bounds, lower.amin(0))
         return bounds
 
     def _rows_at_once(self) -> int:
         return max(1, _ELEMENTS // (self._widest * len(self._ball.centre)))
 
     def _forward(self) -> fx.Node:
-        """Enclose every node, from the image on; the node of the scores."""
+        """Enclose every node, starting from the input; return the node of the scores."""
         for node in self._module.graph.nodes:
             if node.op == "placeholder":
                 self._intervals[node] = self._input()
                 centre = self._preprocess(self._ball.centre)
-                self._rows[node] = _Rows(centre, (self._preprocess(self._ball.centre + 1) - centre).abs(), single=True)
+                self._affine[node] = _AffineValue(
+                    centre, (self._preprocess(self._ball.centre + 1) - centre).abs(), single=True
+                )
             elif node.op == "get_attr":
                 self._values[node] = operator.attrgetter(str(node.target))(self._module)
             elif node.op == "output":
-                answer: Any = node.args[0]
-                final: fx.Node = answer[0] if isinstance(answer, tuple | list) else answer
+                result: Any = node.args[0]
+                final: fx.Node = result[0] if isinstance(result, tuple | list) else result
                 return self._alias.get(final, final)
             elif node.op == "call_function":
                 self._call(node)
@@ -265,7 +265,7 @@ class _Pass:
         raise NotApplicable("the copy's graph has no output")
 
     def _input(self) -> Interval:
-        """The model's own input: preprocessing scales, shifts and moves pixels, so its ends are those of the pixels."""
+        """Enclose the model's input: preprocessing only scales, shifts and moves pixels, so ends map to ends."""
         one, other = (self._preprocess(end) for end in self._ball.box)
         return Interval(torch.minimum(one, other), torch.maximum(one, other))
 
@@ -279,8 +279,8 @@ class _Pass:
                 raise NotApplicable("linear bounds cannot follow an operator with several outputs")
             self._alias[node] = moving[0]
         elif name in _SHAPES or not moving:
-            stand_in = {source: self._intervals[source].lower for source in moving}
-            arguments, named = self._arguments(node, stand_in)
+            placeholders = {source: self._intervals[source].lower for source in moving}
+            arguments, named = self._arguments(node, placeholders)
             self._values[node] = target(*arguments, **named)
         elif name in _WEIGHTS or name in _PLAIN:
             self._add_affine(node, name, moving)
@@ -292,7 +292,7 @@ class _Pass:
             raise NotApplicable(f"linear bounds cannot follow the operator {name}")
 
     def _arguments(self, node: fx.Node, moving: Mapping[fx.Node, Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments of a node with tensors in place of nodes."""
+        """Return the arguments of a node with tensors in place of nodes."""
 
         def value(source: fx.Node) -> Any:
             source = self._alias.get(source, source)
@@ -303,20 +303,20 @@ class _Pass:
     def _function(
         self, node: fx.Node, moving: Sequence[fx.Node], weights: Sequence[str] = (), power: int = 1
     ) -> Callable[..., Tensor]:
-        """The node as a function of its operands; the constants called ``weights`` by powers of their magnitude."""
+        """Return the node as a function of its operands; constants in ``weights`` become powers of their magnitude."""
         target: Any = node.target
         signature = inspect.signature(target)
 
         def function(*operands: Tensor) -> Tensor:
-            given = dict(zip(moving, operands, strict=True))
-            arguments, named = self._arguments(node, given)
+            tensors = dict(zip(moving, operands, strict=True))
+            arguments, named = self._arguments(node, tensors)
             bound = signature.bind(*arguments, **named)
             for name in weights:
                 constant = bound.arguments.get(name)
                 if constant is not None and not any(constant is operand for operand in operands):
                     bound.arguments[name] = abs(constant) ** power
-            answer = target(*bound.args, **bound.kwargs)
-            value: Tensor = answer[0] if isinstance(answer, tuple) else answer
+            result = target(*bound.args, **bound.kwargs)
+            value: Tensor = result[0] if isinstance(result, tuple) else result
             return value
 
         return function
@@ -332,24 +332,24 @@ class _Pass:
             raise NotApplicable(f"linear bounds cannot follow {name} of two values that both depend on the image")
         ends = [self._intervals[source] for source in moving]
         middle = [(low + high) / 2 for low, high in ends]
-        nothing = [torch.zeros_like(low) for low, _ in ends]
+        zeros = [torch.zeros_like(low) for low, _ in ends]
         centre = function(*middle)
         if len(centre) != len(self._ball.centre):
             raise NotApplicable(f"linear bounds cannot follow {name} over the batch")
-        origin = steep(*nothing)
-        reach = torch.zeros_like(centre)
-        for place, (low, high) in enumerate(ends):
-            one = [*nothing[:place], (high - low) / 2, *nothing[place + 1 :]]
-            reach = reach + (steep(*one) - origin).abs()
-        self._intervals[node] = Interval(centre - reach, centre + reach)
+        origin = steep(*zeros)
+        radius = torch.zeros_like(centre)
+        for index, (low, high) in enumerate(ends):
+            half_width = [*zeros[:index], (high - low) / 2, *zeros[index + 1 :]]
+            radius = radius + (steep(*half_width) - origin).abs()
+        self._intervals[node] = Interval(centre - radius, centre + radius)
         self._widest = max(self._widest, centre[0].numel())
         self._steps.append(
             _Step(node=node, operands=tuple(moving), shapes=tuple(low.shape for low, _ in ends), below=function)
         )
-        if all(source in self._rows for source in moving):
-            self._add_rows(node, name, moving, function, steep)
+        if all(source in self._affine for source in moving):
+            self._add_affine_value(node, name, moving, function, steep)
 
-    def _add_rows(
+    def _add_affine_value(
         self,
         node: fx.Node,
         name: str,
@@ -357,52 +357,52 @@ class _Pass:
         function: Callable[..., Tensor],
         steep: Callable[..., Tensor],
     ) -> None:
-        """Before any activation a value leaves its centre by at most epsilon times the length of its slope (L2)."""
-        rows = [self._rows[source] for source in moving]
-        nothing = [torch.zeros_like(row.length) for row in rows]
-        if name in {"Conv", "Gemm", "MatMul", "matmul_add"} and rows[0].single:
-            # no two operands share a pixel, so squares of lengths add up
+        """Bound a value affine in the pixels: its distance from the centre is at most epsilon times its L2 slope."""
+        values = [self._affine[source] for source in moving]
+        zeros = [torch.zeros_like(value.length) for value in values]
+        if name in {"Conv", "Gemm", "MatMul", "matmul_add"} and values[0].single:
+            # no two operands share a pixel, so the squared lengths add up
             squares = self._function(node, moving, _WEIGHTS[name], power=2)
-            length = (squares(rows[0].length ** 2) - squares(*nothing)).clamp_min(0).sqrt()
+            length = (squares(values[0].length ** 2) - squares(*zeros)).clamp_min(0).sqrt()
             single = False
         else:
-            origin = steep(*nothing)
+            origin = steep(*zeros)
             length = torch.zeros_like(origin)
-            for place, row in enumerate(rows):
-                length = length + (steep(*nothing[:place], row.length, *nothing[place + 1 :]) - origin).abs()
-            single = rows[0].single and name in _KEEPS and length.numel() <= rows[0].length.numel()
-        self._rows[node] = _Rows(function(*(row.centre for row in rows)), length, single)
+            for index, value in enumerate(values):
+                length = length + (steep(*zeros[:index], value.length, *zeros[index + 1 :]) - origin).abs()
+            single = values[0].single and name in _KEEPS and length.numel() <= values[0].length.numel()
+        self._affine[node] = _AffineValue(function(*(value.centre for value in values)), length, single)
         if self._ball.norm == "l2":
             low, high = self._intervals[node]
             size = self._ball.epsilon.reshape(-1, *[1] * (low.dim() - 1)) * length
-            centre = self._rows[node].centre
+            centre = self._affine[node].centre
             self._intervals[node] = Interval(torch.maximum(low, centre - size), torch.minimum(high, centre + size))
 
     def _add_activation(self, node: fx.Node, name: str, source: fx.Node) -> None:
         arguments, named = self._arguments(node, {source: self._intervals[source].lower})
         settings = inspect.signature(node.target).bind(*arguments, **named)  # type: ignore[arg-type]
         settings.apply_defaults()
-        rest = list(settings.arguments.values())[1:]
+        parameters = list(settings.arguments.values())[1:]
         function = self._function(node, [source])
         low, high = self._intervals[source]
-        undecided = _UNDECIDED[name](low, high, *rest) if name in _UNDECIDED else low < high
-        if source not in self._rows:
+        undecided = _UNDECIDED[name](low, high, *parameters) if name in _UNDECIDED else low < high
+        if source not in self._affine:
             self._tighten(source, undecided)
         low, high = self._intervals[source]
         self._intervals[node] = Interval(function(low), function(high))
-        between = _ACTIVATIONS[name](function, low, high, *rest)
+        between = _ACTIVATIONS[name](function, low, high, *parameters)
         self._steps.append(_Step(node=node, operands=(source,), shapes=(low.shape,), below=function, between=between))
 
     def _add_max_pool(self, node: fx.Node, source: fx.Node) -> None:
-        """The largest of a window lies above each of its values, and below gamma + sum of relu(value - gamma).
+        """Enclose max-pooling: above each value of a window, and below gamma + sum of relu(value - gamma).
 
-        Above: every relu is replaced by the chord over its interval, with gamma such that the chords' slopes sum to 1
-        where that is possible (Boopathy et al. 2018, arXiv:1811.12395, section 3).
+        Each relu is replaced by the chord over its interval, with gamma such that the slopes of the chords sum to 1 if
+        possible (Boopathy et al. 2018, arXiv:1811.12395, section 3).
         """
         function = self._function(node, [source])
         low, high = self._intervals[source]
         windows = _Windows(node, low)
-        if source not in self._rows:
+        if source not in self._affine:
             self._tighten(source, windows.contested(low, high))
         low, high = self._intervals[source]
         below, above = windows.lines(low, high)
@@ -410,51 +410,51 @@ class _Pass:
         self._steps.append(_Step(node=node, operands=(source,), shapes=(low.shape,), below=below, above=above))
 
     def _tighten(self, node: fx.Node, which: Tensor) -> None:
-        """Bound some values of a node by the backward pass; ``which`` is (n, ...), true for those."""
+        """Tighten those values of a node where ``which`` (n, ...) is True, by the backward pass."""
         low, high = self._intervals[node]
         n, size = len(low), low[0].numel()
         flags = which.flatten(1)
         most = int(flags.sum(1).max())
         if not most or size > self._refine:
             return
-        # each image has its own list, filled up with what comes first
-        chosen = flags.double().argsort(dim=1, descending=True, stable=True)[:, :most]
+        # each image has its own list, padded with its first other values
+        selected = flags.double().argsort(dim=1, descending=True, stable=True)[:, :most]
         new_low, new_high = low.flatten(1).clone(), high.flatten(1).clone()
-        for some in chosen.split(max(1, self._rows_at_once() // 2), dim=1):
-            rows = torch.zeros(some.shape[1], n, size, dtype=torch.float64, device=low.device)
-            rows.scatter_(2, some.T[:, :, None], 1.0)
-            slopes = torch.cat([rows, -rows]).reshape(-1, *low.shape)
-            found = self._backward(node, slopes)
-            least, most_ = found[: some.shape[1]].T, -found[some.shape[1] :].T
-            new_low.scatter_(1, some, torch.maximum(new_low.gather(1, some), least))
-            new_high.scatter_(1, some, torch.minimum(new_high.gather(1, some), most_))
-        # two sound bounds may cross by their rounding
+        for piece in selected.split(max(1, self._rows_at_once() // 2), dim=1):
+            units = torch.zeros(piece.shape[1], n, size, dtype=torch.float64, device=low.device)
+            units.scatter_(2, piece.T[:, :, None], 1.0)
+            slopes = torch.cat([units, -units]).reshape(-1, *low.shape)
+            bounds = self._backward(node, slopes)
+            lower, upper = bounds[: piece.shape[1]].T, -bounds[piece.shape[1] :].T
+            new_low.scatter_(1, piece, torch.maximum(new_low.gather(1, piece), lower))
+            new_high.scatter_(1, piece, torch.minimum(new_high.gather(1, piece), upper))
+        # rounding may let two valid bounds cross
         middle = (new_low + new_high) / 2
         new_low, new_high = torch.minimum(new_low, middle), torch.maximum(new_high, middle)
         self._intervals[node] = Interval(new_low.view_as(low), new_high.view_as(high))
 
     def _backward(self, start: fx.Node, slope: Tensor) -> Tensor:
-        """Lower bounds (r, n) over the ball of linear functions (r, n, ...) of a node."""
+        """Return lower bounds (r, n) over the ball of linear functions (r, n, ...) of a node."""
         slopes = {start: slope}
         constant = torch.zeros(slope.shape[:2], dtype=torch.float64, device=slope.device)
         for step in reversed(self._steps):
-            found = slopes.pop(step.node, None)
-            if found is None:
+            slope_at_node = slopes.pop(step.node, None)
+            if slope_at_node is None:
                 continue
             if step.between is not None:
                 low_slope, low_offset, high_slope, high_offset = step.between
-                up, down = found.clamp(min=0), found.clamp(max=0)
+                up, down = slope_at_node.clamp(min=0), slope_at_node.clamp(max=0)
                 constant = constant + (up * low_offset + down * high_offset).flatten(2).sum(2)
                 back = [up * low_slope + down * high_slope]
             elif step.above is None:
-                constant, back = _through(step.below, step.shapes, found, constant)
+                constant, back = _through(step.below, step.shapes, slope_at_node, constant)
             else:
-                constant, back = _through(step.below, step.shapes, found.clamp(min=0), constant)
-                constant, more = _through(step.above, step.shapes, found.clamp(max=0), constant)
+                constant, back = _through(step.below, step.shapes, slope_at_node.clamp(min=0), constant)
+                constant, more = _through(step.above, step.shapes, slope_at_node.clamp(max=0), constant)
                 back = [a + b for a, b in zip(back, more, strict=True)]
             for source, part in zip(step.operands, back, strict=True):
                 slopes[source] = slopes[source] + part if source in slopes else part
-        # what is left belongs to the model's own input
+        # the remaining slope belongs to the model's input
         [at_input] = slopes.values()
         shape = self._ball.centre.shape
         constant, [at_pixels] = _through(self._preprocess, (shape,), at_input, constant)
@@ -464,7 +464,7 @@ class _Pass:
 def _through(
     function: Callable[..., Tensor], shapes: Sequence[torch.Size], slope: Tensor, constant: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """Linear functions (r, n, ...) of an affine function's value, as linear functions of its operands."""
+    """Rewrite linear functions (r, n, ...) of an affine function's value as linear functions of its operands."""
     with torch.enable_grad():
         origin = [torch.zeros(shape, dtype=torch.float64, device=slope.device, requires_grad=True) for shape in shapes]
         value = function(*origin)
@@ -473,21 +473,23 @@ def _through(
 
 
 class _Windows:
-    """The windows of a max-pooling, laid out by an affine function: (n, c, values of a window, windows)."""
+    """Windows of a max-pooling, extracted by an affine function: (n, c, values of a window, windows)."""
 
     def __init__(self, node: fx.Node, example: Tensor) -> None:
         from auditor.onnx.operators.linear import window_pads
 
-        given = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
-        given.apply_defaults()
-        how = given.arguments
-        if example.dim() != 4 or how["ceil_mode"]:
-            raise NotApplicable("linear bounds cannot follow MaxPool in other than two dimensions or with ceil_mode")
-        self.kernel = list(how["kernel_shape"])
-        self.strides = list(how["strides"] or [1, 1])
-        self.dilations = list(how["dilations"] or [1, 1])
+        settings = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+        settings.apply_defaults()
+        options = settings.arguments
+        if example.dim() != 4 or options["ceil_mode"]:
+            raise NotApplicable("linear bounds support MaxPool only in two dimensions and without ceil_mode")
+        self.kernel = list(options["kernel_shape"])
+        self.strides = list(options["strides"] or [1, 1])
+        self.dilations = list(options["dilations"] or [1, 1])
         sizes = list(example.shape[2:])
-        before, after = window_pads(sizes, self.kernel, self.strides, self.dilations, how["auto_pad"], how["pads"])
+        before, after = window_pads(
+            sizes, self.kernel, self.strides, self.dilations, options["auto_pad"], options["pads"]
+        )
         self.pads = [before[1], after[1], before[0], after[0]]
         span = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
         self.sizes = [
@@ -496,18 +498,18 @@ class _Windows:
         ]
 
     def of(self, x: Tensor, padding: float = 0.0) -> Tensor:
-        """The windows of x (n, c, h, w)."""
+        """Return the windows of x (n, c, h, w)."""
         padded = torch.nn.functional.pad(x, self.pads, value=padding)
-        found = torch.nn.functional.unfold(
+        windows = torch.nn.functional.unfold(
             padded, tuple(self.kernel), dilation=tuple(self.dilations), stride=tuple(self.strides)
         )
-        return found.reshape(len(x), x.shape[1], -1, found.shape[2])
+        return windows.reshape(len(x), x.shape[1], -1, windows.shape[2])
 
     def contested(self, low: Tensor, high: Tensor) -> Tensor:
-        """(n, c, h, w): values that may be the largest of a window in which others may be so, too."""
+        """Return True (n, c, h, w) for values that may be a window's largest, if another value may be so as well."""
         lows, highs = self.of(low, _FAR), self.of(high, _FAR)
         may = highs > lows.amax(2, keepdim=True)
-        # the value with the largest lower end may be it in any case
+        # the value with the largest lower bound may always be the largest
         may.scatter_(2, lows.argmax(2, keepdim=True), value=True)
         open_windows = (may & (may.sum(2, keepdim=True) > 1)).double()
         padded = low.new_zeros(low.shape).requires_grad_()
@@ -517,10 +519,10 @@ class _Windows:
         return count > 0
 
     def lines(self, low: Tensor, high: Tensor) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
-        """The affine functions below and above the pooling."""
+        """Return the affine functions below and above the pooling."""
         lows, highs = self.of(low, _FAR), self.of(high, _FAR)
         floor, first = lows.max(2, keepdim=True)
-        chosen = torch.zeros_like(lows).scatter_(2, first, 1.0)
+        selected = torch.zeros_like(lows).scatter_(2, first, 1.0)
         width = (highs - lows).clamp_min(1e-300)
         counted = (highs > floor).double()
         weight = counted / width
@@ -528,7 +530,7 @@ class _Windows:
         gamma = (slack / weight.sum(2, keepdim=True).clamp_min(1e-300)).clamp(max=highs.amax(2, keepdim=True))
         gamma = torch.maximum(gamma, floor)
         chord = ((highs - gamma).clamp_min(0) / width).clamp(max=1)
-        # the chord of relu(x - gamma), or, where the interval is a point, the relu itself
+        # the chord of relu(x - gamma), or the relu itself if the interval is a point
         offset = torch.where(highs - lows > 1e-300, -chord * lows, (highs - gamma).clamp_min(0))
         chord = torch.where(highs - lows > 1e-300, chord, torch.zeros_like(chord))
         offset = torch.where(lows <= _FAR / 2, torch.zeros_like(offset), offset)
@@ -536,7 +538,7 @@ class _Windows:
         shape = (*low.shape[:2], *self.sizes)
 
         def below(x: Tensor) -> Tensor:
-            return (self.of(x) * chosen).sum(2).reshape(shape)
+            return (self.of(x) * selected).sum(2).reshape(shape)
 
         def above(x: Tensor) -> Tensor:
             return ((self.of(x) * chord).sum(2) + constant).reshape(shape)
@@ -545,7 +547,7 @@ class _Windows:
 
 
 _FAR = -1e100
-"""Stands for what is outside the image in a max-pooling: never the largest."""
+"""Padding value of a max-pooling: never the largest."""
 
 
 def _relu(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Between:
@@ -559,7 +561,7 @@ def _leaky_relu(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor,
 
 
 def _kinked(low: Tensor, high: Tensor, alpha: float) -> Between:
-    """x above 0 and alpha x below: the chord above it; below it the one of its two lines that leaves less between."""
+    """Enclose max(x, alpha x): above by the chord, below by the one of its two lines with the smaller gap."""
     chord = (high - alpha * low) / (high - low).clamp_min(1e-300)
     crossing = (low < 0) & (high > 0)
     line = torch.where(low >= 0, 1.0, alpha).to(low.dtype)
@@ -572,7 +574,7 @@ def _kinked(low: Tensor, high: Tensor, alpha: float) -> Between:
 def _clip(
     function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, least: Any = None, most: Any = None
 ) -> Between:
-    """max(least, .) and then min(most, .): of the two enclosures in turn; where both kinks are inside, the ends."""
+    """Enclose max(least, .), then min(most, .), by composition; if both kinks are inside, by the ends."""
     floor = float("-inf") if least is None else float(least)
     ceiling = float("inf") if most is None else float(most)
     at_floor, at_ceiling = low < floor, high > ceiling
@@ -588,7 +590,7 @@ def _clip(
         )
         result = _where(at_floor & ~at_ceiling, shifted, result)
     if ceiling < float("inf"):
-        # min(x, c) = c - relu(c - x): what was below is above
+        # min(x, c) = c - relu(c - x): below and above swap
         turned = Between(
             other.high_slope,
             ceiling - other.high_offset - other.high_slope * ceiling,
@@ -604,8 +606,10 @@ def _where(which: Tensor, one: Between, other: Between) -> Between:
 
 
 def _bell(function: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Between:
-    """Sigmoid and tanh: their slope rises to 0 and falls after it, so within an interval it is nowhere smaller than at
-    both ends; lines of that slope through the ends enclose them."""
+    """Enclose sigmoid or tanh, whose slope rises up to 0 and falls after it.
+
+    Within an interval the slope is at least that at one of its ends; lines of that slope through the ends enclose them.
+    """
     ends = []
     for end in (low, high):
         with torch.enable_grad():
@@ -636,4 +640,4 @@ def _clipped(low: Tensor, high: Tensor, least: Any = None, most: Any = None) -> 
 
 
 _UNDECIDED: Mapping[str, Callable[..., Tensor]] = {"Relu": _crossing, "LeakyRelu": _crossing, "Clip": _clipped}
-"""Values whose activation is not one straight line over their interval."""
+"""Functions that return True for values whose activation is not linear over their interval."""

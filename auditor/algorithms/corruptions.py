@@ -1,17 +1,17 @@
 """The 15 corruptions of ImageNet-C (Hendrycks and Dietterich 2019, arXiv:1903.12261), 5 severities each.
 
-``corrupt`` takes and gives images ``(n, c, h, w)`` float32 in [0, 1], with one channel or three, and draws random
-numbers only from the generators that it is handed, one per image: what becomes of an image depends on no other image.
+``corrupt`` maps images ``(n, c, h, w)`` float32 in [0, 1], with one channel or three, to the same shape and range. It
+draws random numbers only from the given generators, one per image: no image affects another.
 
-Parameters are the published ones (``PARAMETERS``): those of ImageNet-C, made for 224x224, or those of CIFAR-10-C, made
-for 32x32, whichever side is nearer on a logarithmic scale (``parameter_set``). They are taken as they stand, in pixels:
-nothing is scaled in between, so the same severity is harsher on a small image than on a large one of the same set, and
-harshest below 32x32. Only elastic-transform is published in shares of the side and follows it.
+Parameters are the published ones (``PARAMETERS``): those of ImageNet-C, for 224x224, or those of CIFAR-10-C, for 32x32,
+whichever side is nearer on a logarithmic scale (``parameter_set``). They are used unchanged, in pixels: the same
+severity is harsher on a small image than on a large one of the same set, and harshest below 32x32. Only
+elastic-transform is published in shares of the side and scales with it.
 
-What differs from the published files: images are not rounded to 8 bit between steps nor stored as JPEG; the frost
-photographs are replaced by procedural ice (``_ice``); random draws are repeated at every severity, so that the
-severities of one image differ in strength alone. Where an image is smaller than a kernel, borders are reflected or
-repeated as often as needed; where it is smaller than glass-blur's swap distance, nothing is shuffled.
+Differences from the published files: images are not rounded to 8 bit between steps or stored as JPEG; the frost
+photographs are replaced by procedural ice (``_ice``); random draws are the same at every severity, so that the
+severities of one image differ only in strength. If an image is smaller than a kernel, borders are reflected or
+repeated as often as needed; if it is smaller than glass-blur's swap distance, nothing is shuffled.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from scipy import fft, ndimage
 
 Pixels = NDArray[np.float32]
 Values = NDArray[Any]
-"""Images before ``corrupt`` clips them and makes them float32."""
+"""Images before ``corrupt`` clips them and converts them to float32."""
 Generators = Sequence[np.random.Generator]
 ParameterSet = Literal["imagenet", "cifar"]
 
 SIDES: Mapping[ParameterSet, int] = {"cifar": 32, "imagenet": 224}
-"""The image side that each set of parameters was published for."""
+"""Image side that each parameter set was published for."""
 
 PARAMETERS: Mapping[ParameterSet, Mapping[str, Sequence[Any]]] = {
     "imagenet": {
@@ -56,7 +56,7 @@ PARAMETERS: Mapping[ParameterSet, Mapping[str, Sequence[Any]]] = {
         "fog": ((1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)),
         "brightness": (0.1, 0.2, 0.3, 0.4, 0.5),
         "contrast": (0.4, 0.3, 0.2, 0.1, 0.05),
-        # shares of 244 pixels, the published slip for 224
+        # shares of 244 pixels: a published slip for 224
         "elastic-transform": (
             (2, 0.7, 0.1),
             (2, 0.08, 0.2),
@@ -97,19 +97,19 @@ PARAMETERS: Mapping[ParameterSet, Mapping[str, Sequence[Any]]] = {
         "jpeg-compression": (80, 65, 58, 50, 40),
     },
 }
-"""Parameters by set, corruption and severity (from 1). What they mean is said at each function below."""
+"""Parameters by set, corruption and severity (from 1); their meaning is in the docstrings of the functions."""
 
 _NEGLIGIBLE = 1e-5
-"""Taps of a motion blur below this share of the largest change no 8-bit value and are left out."""
+"""Taps of a motion blur below this share of the largest are omitted: they change no 8-bit value."""
 
 
 def parameter_set(shape: Sequence[int]) -> ParameterSet:
-    """The set for images of this shape ``(..., h, w)``: CIFAR's up to 84 pixels, the geometric mean of 32 and 224."""
+    """Return the set for images of shape ``(..., h, w)``: CIFAR up to 84 pixels, the geometric mean of 32 and 224."""
     return "cifar" if min(shape[-2:]) <= math.sqrt(SIDES["cifar"] * SIDES["imagenet"]) else "imagenet"
 
 
 def corrupt(name: str, images: Pixels, severity: int, generators: Generators) -> Pixels:
-    """Images (n, c, h, w) at a severity from 1 to 5, same shape, float32 in [0, 1]; one fresh generator per image."""
+    """Corrupt images (n, c, h, w) at a severity from 1 to 5; one new generator per image. Same shape, in [0, 1]."""
     chosen = parameter_set(images.shape)
     parameters = PARAMETERS[chosen][name][severity - 1]
     if name == "elastic-transform":
@@ -123,19 +123,19 @@ def corrupt(name: str, images: Pixels, severity: int, generators: Generators) ->
 
 
 def gaussian_noise(images: Pixels, sigma: float, generators: Generators) -> Values:
-    """Independent normal noise of this standard deviation on every value."""
+    """Add independent normal noise with standard deviation ``sigma``."""
     noise = np.stack([g.standard_normal(images.shape[1:], dtype=np.float32) for g in generators])
     return images + np.float32(sigma) * noise
 
 
 def shot_noise(images: Pixels, photons: float, generators: Generators) -> Values:
-    """Poisson noise as if the value 1 were this many photons."""
+    """Apply Poisson noise, with ``photons`` for the value 1."""
     counts = [g.poisson(image.astype(np.float64) * photons) for image, g in zip(images, generators, strict=True)]
     return (np.stack(counts) / photons).astype(np.float32)
 
 
 def impulse_noise(images: Pixels, amount: float, generators: Generators) -> Values:
-    """Salt and pepper in equal parts: this share of all values becomes 1 or 0."""
+    """Set a share ``amount`` of all values to 0 or 1, in equal parts (salt and pepper)."""
     draws = np.stack([g.random(images.shape[1:], dtype=np.float32) for g in generators])
     return np.where(draws < amount / 2, np.float32(1), np.where(draws > 1 - amount / 2, np.float32(0), images))
 
@@ -144,7 +144,7 @@ def impulse_noise(images: Pixels, amount: float, generators: Generators) -> Valu
 
 
 def defocus_blur(images: Pixels, parameters: tuple[float, float], generators: Generators) -> Values:
-    """Convolution with a disk of a radius, its edge softened by a Gaussian of a sigma."""
+    """Convolve with a disk of a radius whose edge is softened by a Gaussian of a sigma."""
     del generators
     kernel = _disk(*parameters)
     margin = len(kernel) // 2
@@ -152,18 +152,18 @@ def defocus_blur(images: Pixels, parameters: tuple[float, float], generators: Ge
     padded = np.pad(images, ((0, 0), (0, 0), (margin, margin), (margin, margin)), mode="reflect")
     size = [fft.next_fast_len(length, real=True) for length in padded.shape[-2:]]
     spectrum = fft.rfft2(kernel, size)
-    # one image at a time, so that no rounding depends on the batch
+    # one image at a time, so that rounding does not depend on the batch
     blurred = [fft.irfft2(fft.rfft2(image, size) * spectrum, size) for image in padded]
     return np.stack(blurred)[:, :, 2 * margin : 2 * margin + height, 2 * margin : 2 * margin + width]
 
 
 def glass_blur(images: Pixels, parameters: tuple[float, int, int], generators: Generators) -> Values:
-    """Gaussian blur of a sigma, pixels taken from up to so many pixels away, so many times, and the same blur again.
+    """Blur by a Gaussian of a sigma, shuffle pixels up to a distance for a number of iterations, and blur again.
 
-    The published loop visits pixels from the lower right to the upper left and gives each the colour that its random
-    neighbour has by then (it is written as a swap, but on colour images both ends of the swap are views of one array,
-    so the neighbour keeps its own). Every pixel's colour thus comes from the end of a chain of visited
-    neighbours, and all chains are followed at once by doubling.
+    The published loop visits pixels from the lower right to the upper left and assigns each the current colour of its
+    random neighbour. (It is written as a swap, but on colour images both sides are views of one array, so the neighbour
+    keeps its colour.) Each pixel's colour thus comes from the end of a chain of visited neighbours; all chains are
+    followed at once by doubling.
     """
     sigma, reach, rounds = parameters
     height, width = images.shape[-2:]
@@ -176,13 +176,13 @@ def glass_blur(images: Pixels, parameters: tuple[float, int, int], generators: G
 
 
 def motion_blur(images: Pixels, parameters: tuple[float, float], generators: Generators) -> Values:
-    """A one-sided Gaussian trail of a radius and a sigma, at an angle between -45 and 45 degrees."""
+    """Blur along a one-sided Gaussian trail of a radius and a sigma, at an angle between -45 and 45 degrees."""
     angles = [g.uniform(-45, 45) for g in generators]
     return np.stack([_trail(image, *parameters, angle) for image, angle in zip(images, angles, strict=True)])
 
 
 def zoom_blur(images: Pixels, parameters: tuple[float, float], generators: Generators) -> Values:
-    """The mean of the image and its enlargements by 1, 1 + step, ... up to a factor."""
+    """Average the image and its enlargements by 1, 1 + step, ... up to a factor."""
     del generators
     factors = np.arange(1, *parameters)
     total = images.copy()
@@ -195,7 +195,7 @@ def zoom_blur(images: Pixels, parameters: tuple[float, float], generators: Gener
 
 
 def snow(images: Pixels, parameters: tuple[float, ...], generators: Generators) -> Values:
-    """Flakes and a whitened image.
+    """Add flakes and whiten the image.
 
     Flakes are normal noise of a mean and a deviation, enlarged by a factor, cut off below a threshold and blurred along
     a trail of a radius and a sigma; the last parameter is the share of the image that is not whitened.
@@ -214,7 +214,7 @@ def snow(images: Pixels, parameters: tuple[float, ...], generators: Generators) 
 
 
 def frost(images: Pixels, parameters: tuple[float, float], generators: Generators) -> Values:
-    """So much of the image plus so much of a layer of ice; the ice is a stand-in, see ``_ice``."""
+    """Mix the image with a layer of ice by two weights; the ice is procedural, see ``_ice``."""
     keep, add = np.float32(parameters[0]), np.float32(parameters[1])
     height, width = images.shape[-2:]
     layers = np.stack([_ice(height, width, g) for g in generators])
@@ -222,7 +222,7 @@ def frost(images: Pixels, parameters: tuple[float, float], generators: Generator
 
 
 def fog(images: Pixels, parameters: tuple[float, float], generators: Generators) -> Values:
-    """A plasma fractal of a thickness and a decay per level laid over the image, brought back to the image's range."""
+    """Overlay a plasma fractal of a thickness and a decay per level, and rescale to the image's range."""
     thickness, decay = parameters
     height, width = images.shape[-2:]
     side = 1 << (max(height, width) - 1).bit_length()
@@ -232,8 +232,7 @@ def fog(images: Pixels, parameters: tuple[float, float], generators: Generators)
 
 
 def brightness(images: Pixels, amount: float, generators: Generators) -> Values:
-    """The V of HSV raised by an amount (lowered by a negative one), hue and saturation as they are: every channel
-    changes by the same factor."""
+    """Raise the V of HSV by an amount (or lower it), with hue and saturation unchanged: all channels scale equally."""
     del generators
     value: Values = images.max(axis=1, keepdims=True)
     raised = np.clip(value + np.float32(amount), 0, 1)
@@ -244,14 +243,14 @@ def brightness(images: Pixels, amount: float, generators: Generators) -> Values:
 
 
 def contrast(images: Pixels, share: float, generators: Generators) -> Values:
-    """The difference from each channel's mean, shrunk to a share."""
+    """Shrink the difference from each channel's mean to a share."""
     del generators
     mean: Values = images.mean(axis=(2, 3), keepdims=True, dtype=np.float64).astype(np.float32)
     return (images - mean) * np.float32(share) + mean
 
 
 def elastic_transform(images: Pixels, parameters: tuple[float, float, float], generators: Generators) -> Values:
-    """A random affine map, three points moved by up to the third parameter, then a smooth random displacement.
+    """Apply a random affine map that moves three points by up to the third parameter, then a smooth displacement.
 
     The displacement is uniform noise blurred with the second parameter as sigma and multiplied by the first; all in
     pixels.
@@ -265,7 +264,7 @@ def elastic_transform(images: Pixels, parameters: tuple[float, float, float], ge
     warped = np.empty_like(images)
     for image, result, generator in zip(images, warped, generators, strict=True):
         moved = corners + generator.uniform(-1, 1, corners.shape) * jitter
-        # where a pixel of the result comes from: the affine map that takes the moved corners back
+        # source position of each output pixel: the affine map that moves the corners back
         matrix = np.linalg.solve(np.column_stack([moved, np.ones(3)]), corners)
         source = np.tensordot(matrix[:2].T, grid, 1) + matrix[2][:, None, None]
         straight = [ndimage.map_coordinates(channel, source, order=1, mode="mirror") for channel in image]
@@ -276,7 +275,7 @@ def elastic_transform(images: Pixels, parameters: tuple[float, float, float], ge
 
 
 def pixelate(images: Pixels, share: float, generators: Generators) -> Values:
-    """Shrunk to a share of the side and enlarged again, both with a box filter."""
+    """Shrink to a share of the side and enlarge again, both with a box filter."""
     del generators
     height, width = images.shape[-2:]
     small = max(1, int(width * share)), max(1, int(height * share))
@@ -288,7 +287,7 @@ def pixelate(images: Pixels, share: float, generators: Generators) -> Values:
 
 
 def jpeg_compression(images: Pixels, quality: int, generators: Generators) -> Values:
-    """Written as JPEG of a quality, with subsampled colour, and read again; this one rounds to 8 bit."""
+    """Encode as JPEG of a quality, with subsampled colour, and decode; this corruption rounds to 8 bit."""
     del generators
     result = np.empty_like(images)
     for image, decoded in zip(np.rint(images * 255).astype(np.uint8), result, strict=True):
@@ -301,17 +300,17 @@ def jpeg_compression(images: Pixels, quality: int, generators: Generators) -> Va
     return result
 
 
-# What they share
+# Helpers
 
 
 def gaussian_blur(images: Pixels, sigma: float) -> Values:
-    """Blurred by a Gaussian of so many pixels, cut off at 3 sigma, borders reflected."""
+    """Blur by a Gaussian of ``sigma`` pixels, cut off at 3 sigma, borders reflected."""
     flat = images.reshape(-1, *images.shape[2:]).astype(np.float64)
     return _smooth(flat, sigma).reshape(images.shape).astype(np.float32)
 
 
 def _grey(images: Pixels) -> Values:
-    """Luma (n, 1, h, w), ITU-R BT.601."""
+    """Return luma (n, 1, h, w), ITU-R BT.601."""
     if images.shape[1] == 1:
         return images
     shares = np.array([0.299, 0.587, 0.114], dtype=np.float32).reshape(3, 1, 1)
@@ -321,7 +320,7 @@ def _grey(images: Pixels) -> Values:
 
 @lru_cache(maxsize=32)
 def _disk(radius: float, sigma: float) -> Pixels:
-    """A disk (k, k) that sums to 1, blurred by a Gaussian of 3 taps, or of 5 beyond radius 8; empty borders cut off."""
+    """Return a disk (k, k) that sums to 1, blurred by a Gaussian of 3 taps (5 beyond radius 8), cropped."""
     extent, taps = (8, 1) if radius <= 8 else (math.ceil(radius), 2)
     y, x = np.mgrid[-extent : extent + 1, -extent : extent + 1]
     disk = (x * x + y * y <= radius * radius).astype(np.float64)
@@ -334,14 +333,14 @@ def _disk(radius: float, sigma: float) -> Pixels:
 
 
 def _shuffled(height: int, width: int, reach: int, generator: np.random.Generator) -> NDArray[np.intp]:
-    """For every pixel, in reading order, the pixel whose colour it ends up with."""
+    """Return, for every pixel in reading order, the pixel whose colour it receives."""
     pixels = np.arange(height * width).reshape(height, width)
     inner = pixels[reach + 1 : height - reach + 1, reach + 1 : width - reach + 1]
     down, right = generator.integers(-reach, reach, size=(2, *inner.shape))
     neighbour = inner + down * width + right
     visited = np.zeros(height * width, dtype=bool)
     visited[inner] = True
-    # numbers from height * width on stand for a pixel as it was before the round; there a chain ends
+    # numbers from height * width on denote a pixel before the round, where a chain ends
     follow = np.concatenate([pixels.ravel(), pixels.ravel()]) + height * width
     earlier = visited[neighbour] & (neighbour > inner)
     follow[inner] = np.where(earlier, neighbour, neighbour + height * width)
@@ -353,7 +352,7 @@ def _shuffled(height: int, width: int, reach: int, generator: np.random.Generato
 
 
 def _trail(image: Pixels, radius: float, sigma: float, degrees: float) -> Pixels:
-    """(c, h, w) blurred along a line that begins at each pixel, ImageMagick's motion blur; edges are repeated."""
+    """Blur (c, h, w) along a line that begins at each pixel, like ImageMagick's motion blur; edges are repeated."""
     steps = np.arange(2 * math.ceil(radius) + 1)
     weights = np.exp(-0.5 * (steps / sigma) ** 2)
     steps, weights = steps[weights > _NEGLIGIBLE], weights[weights > _NEGLIGIBLE]
@@ -371,7 +370,7 @@ def _trail(image: Pixels, radius: float, sigma: float, degrees: float) -> Pixels
 
 
 def _enlarged(images: Pixels, factor: float) -> Pixels:
-    """(..., h, w) enlarged about its centre by bilinear interpolation and cut to its size."""
+    """Enlarge (..., h, w) about its centre by bilinear interpolation and crop to its size."""
     if factor == 1:
         return images
     for axis in (-2, -1):
@@ -379,9 +378,9 @@ def _enlarged(images: Pixels, factor: float) -> Pixels:
         crop = math.ceil(side / factor)
         full = round(crop * factor)
         # the centre crop spans the enlargement from its first pixel to its last
-        place = ((full - side) // 2 + np.arange(side)) * ((crop - 1) / max(full - 1, 1))
-        low = np.minimum(place.astype(int), max(crop - 2, 0))
-        share = (place - low).astype(np.float32)
+        position = ((full - side) // 2 + np.arange(side)) * ((crop - 1) / max(full - 1, 1))
+        low = np.minimum(position.astype(int), max(crop - 2, 0))
+        share = (position - low).astype(np.float32)
         first = (side - crop) // 2 + low
         second = np.minimum(first + 1, side - 1)
         if axis == -2:
@@ -391,8 +390,11 @@ def _enlarged(images: Pixels, factor: float) -> Pixels:
 
 
 def _plasma(side: int, decay: float, generator: np.random.Generator) -> Pixels:
-    """A fractal (side, side) in [0, 1] on a torus, side a power of two (diamond-square; Fournier, Fussell and Carpenter
-    1982); noise shrinks by the square of ``decay`` from level to level, as published."""
+    """Return a fractal (side, side) in [0, 1] on a torus, for a side that is a power of two.
+
+    Diamond-square (Fournier, Fussell and Carpenter 1982); noise shrinks by the square of ``decay`` per level, as
+    published.
+    """
     field = np.zeros((side, side))
     noise, step = 1.0, side
     while step >= 2:
@@ -409,7 +411,7 @@ def _plasma(side: int, decay: float, generator: np.random.Generator) -> Pixels:
 
 
 def _ice(height: int, width: int, generator: np.random.Generator) -> Pixels:
-    """A stand-in for the published photographs of frost: (3, h, w) in [0, 1], bluish white.
+    """Return procedural ice in place of the published photographs of frost: (3, h, w) in [0, 1], bluish white.
 
     Needles are the ridges of fine random clouds (spectrum 1/f^1.5), grown where coarse clouds (1/f^2) are thick.
     """
@@ -426,15 +428,15 @@ def _ice(height: int, width: int, generator: np.random.Generator) -> Pixels:
 
 
 def _stretched(field: NDArray[np.float64]) -> Pixels:
-    """Brought to [0, 1]; zeros where the field is flat."""
+    """Rescale to [0, 1]; zeros if the field is constant."""
     span = field.max() - field.min()
     return np.asarray((field - field.min()) / (span or 1.0), dtype=np.float32)
 
 
 def _smooth(fields: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
-    """(n, h, w) blurred by a Gaussian cut off at 3 sigma, borders reflected.
+    """Blur (n, h, w) by a Gaussian cut off at 3 sigma, borders reflected.
 
-    In the cosine basis such a blur is a multiplication, which stays cheap when sigma is as large as the image.
+    In the cosine basis the blur is a multiplication, which stays cheap for a sigma as large as the image.
     """
     gains = _gains(fields.shape[1], sigma)[:, None] * _gains(fields.shape[2], sigma)[None]
     smoothed: NDArray[np.float64] = fft.idctn(fft.dctn(fields, axes=(1, 2)) * gains, axes=(1, 2))
@@ -443,7 +445,7 @@ def _smooth(fields: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
 
 @lru_cache(maxsize=32)
 def _gains(length: int, sigma: float) -> NDArray[np.float64]:
-    """What the blur does to each cosine of a signal of this length."""
+    """Return the factor by which the blur scales each cosine of a signal of this length."""
     taps = np.arange(1, int(3 * sigma + 0.5) + 1)
     weights = np.exp(-0.5 * (taps / (sigma or 1.0)) ** 2)
     waves = np.cos(np.pi / length * np.outer(np.arange(length), taps))

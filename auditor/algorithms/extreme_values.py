@@ -1,14 +1,14 @@
-"""Where a distribution ends, seen from the largest values of many samples (reverse Weibull, extreme value theory).
+"""Estimate the upper endpoint of a distribution from maxima of many samples (reverse Weibull, extreme value theory).
 
-Largest values of samples from a distribution with a finite end follow, for large samples, the reverse Weibull law
+Maxima of large samples from a distribution with a finite endpoint follow the reverse Weibull law
 F(x) = exp(-((end - x) / scale) ** shape) for x < end (Fisher and Tippett 1928; used for Lipschitz constants by Weng et
-al. 2018, arXiv:1801.10578, section 4). The fit here is by maximum likelihood, for many samples at once: for a given
-end it is that of the ordinary Weibull law, which has one maximum, and the end is found by searching.
+al. 2018, arXiv:1801.10578, section 4). The fit is by maximum likelihood, for many samples at once: given the endpoint,
+the likelihood is that of the ordinary Weibull law, which has one maximum; the endpoint is found by a search.
 
-The shape stays within [1, 5]. Below 1 the likelihood grows without bound as the end approaches the largest value. Above
-5 the law looks the same for ends near and far: a fit without this limit lands anywhere, up to a million times the
-largest value on gradients of an ordinary CNN, and SciPy's depends on where it starts. A shape at the limit therefore
-says that the values do not tell where they end.
+The shape is limited to [1, 5]. Below 1 the likelihood is unbounded as the endpoint approaches the largest value. Above
+5 the law is nearly the same for any endpoint: an unlimited fit returns up to a million times the largest value on
+gradients of an ordinary CNN, and SciPy's depends on its starting point. A shape at the limit therefore means that the
+values do not determine the endpoint.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ from numpy.typing import NDArray
 
 SHAPES = 1.0, 5.0
 _GAPS = 1e-4, 1e2
-"""Where the end is looked for: beyond the largest value, in ranges of the values."""
+"""Search range of the endpoint: distance above the largest value, in ranges of the values."""
 _GRID = 25
 _REFINEMENTS = 4
 
 
 class Fit(NamedTuple):
-    """Reverse Weibull laws, one for each row of values; all (n,)."""
+    """Reverse Weibull laws, one per row of values; all (n,)."""
 
     end: NDArray[np.float64]
     shape: NDArray[np.float64]
     scale: NDArray[np.float64]
     ks: NDArray[np.float64]
-    """P-value of the Kolmogorov-Smirnov test that the values follow the law. The law was fitted to the same values, so
-    it is too large; a small one still says that the law does not fit."""
+    """P-value of the Kolmogorov-Smirnov test of the fit. The law was fitted to the same values, so the p-value is too
+    large; a small one still shows that the law does not fit."""
 
 
 def fit_end(values: NDArray[np.floating]) -> Fit:
-    """Fit the law to each row of largest values (n, b).
+    """Fit the law to each row of maxima (n, b).
 
-    Rows whose values are all the same end there: the quantity is constant.
+    The endpoint of a row of equal values is that value: the quantity is constant.
     """
     x = np.asarray(values, dtype=np.float64)
     top = x.max(axis=1)
@@ -69,35 +69,37 @@ def fit_end(values: NDArray[np.floating]) -> Fit:
 
 
 def fit_end_as_art(values: NDArray[np.floating]) -> Fit:
-    """The same by SciPy's ``weibull_min.fit`` from shape 1, as ART does it: for comparison with ART only.
+    """Fit by SciPy's ``weibull_min.fit`` from shape 1, as ART does; only for comparison with ART.
 
-    SciPy's start and its simplex search are kept, and with them its result. All rows take their steps together, and the
-    likelihood, which in SciPy passes through code that is made for every law there is, is written out here.
+    SciPy's starting point and simplex search are kept, and with them its result. All rows step together, and the
+    likelihood, which SciPy evaluates by generic code for all distributions, is written out.
     """
     rows = np.asarray(values, dtype=np.float64)
-    # few batches from one small pool share their largest value
+    # few batches from one small pool share their maximum
     constant = np.ptp(rows, axis=1) <= 1e-6 * np.abs(rows).max(axis=1)
     shape, end, scale = np.full(len(rows), np.nan), rows[:, 0].copy(), np.zeros(len(rows))
     x = -rows[~constant]
     with np.errstate(all="ignore"):
         start = np.stack([np.ones(len(x)), x.mean(axis=1) - x.std(axis=1), x.std(axis=1)], axis=1)
-        found = _simplex_search(lambda some, free: _weibull_unlikely(x[some], free), start)
-    shape[~constant], end[~constant], scale[~constant] = found[:, 0], -found[:, 1], found[:, 2]
+        solution = _simplex_search(lambda subset, free: _negative_log_likelihood(x[subset], free), start)
+    shape[~constant], end[~constant], scale[~constant] = solution[:, 0], -solution[:, 1], solution[:, 2]
     return Fit(end=end, shape=shape, scale=scale, ks=np.full(len(shape), np.nan))
 
 
-def _weibull_unlikely(x: NDArray[np.float64], free: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Minus the log-likelihood of Weibull laws with shape, location and scale ``free`` (n, 3) for values x (n, b), as
-    ``scipy.stats.weibull_min.fit`` counts it; (n,)."""
+def _negative_log_likelihood(x: NDArray[np.float64], free: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return minus the log-likelihood of Weibull laws with parameters ``free`` (n, 3): shape, location, scale.
+
+    Values x (n, b); the result (n,) is computed as in ``scipy.stats.weibull_min.fit``.
+    """
     shape, location, scale = free.T[:, :, None]
     z = (x - location) / scale
-    # negative values have no logarithm, and what is outside of the law has SciPy's price
+    # logarithms of negative values are undefined; values outside the support get SciPy's penalty
     logs = np.log(shape) + (shape - 1) * np.log(z) - z**shape
     inside = np.isfinite(logs)
     outside = x.shape[1] - inside.sum(axis=1)
-    price = outside * 100 * np.log(np.finfo(np.float64).max)
-    unlikely = price - np.where(inside, logs, 0).sum(axis=1) + x.shape[1] * np.log(scale[:, 0])
-    return np.where((free[:, 0] <= 0) | (free[:, 2] <= 0), np.inf, unlikely)
+    penalty = outside * 100 * np.log(np.finfo(np.float64).max)
+    negative_log_likelihood = penalty - np.where(inside, logs, 0).sum(axis=1) + x.shape[1] * np.log(scale[:, 0])
+    return np.where((free[:, 0] <= 0) | (free[:, 2] <= 0), np.inf, negative_log_likelihood)
 
 
 _Corner = tuple[float, list[float]]
@@ -106,28 +108,30 @@ _Corner = tuple[float, list[float]]
 def _simplex_search(
     f: Callable[[list[int], NDArray[np.float64]], NDArray[np.float64]], start: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Where ``scipy.optimize.fmin`` ends with f from each row of ``start`` (n, d), with its defaults; (n, d).
+    """Minimise f from each row of ``start`` (n, d) like ``scipy.optimize.fmin`` with its defaults; return (n, d).
 
-    ``f`` is asked for many rows at once: their numbers (m), and one point for each (m, d); its values are (m,).
+    ``f`` is evaluated for many rows at once: their indices (m), and one point for each (m, d); its values are (m,).
     """
     simplexes: list[list[_Corner]] = [[] for _ in start]
     searches = [_search(point, simplex) for point, simplex in zip(start.tolist(), simplexes, strict=True)]
-    asked = {row: next(search) for row, search in enumerate(searches)}
+    pending = {row: next(search) for row, search in enumerate(searches)}
     for _ in range(200 * start.shape[1]):
-        if not asked:
+        if not pending:
             break
-        values = f(list(asked), np.array(list(asked.values())))
-        for row, value in zip(list(asked), values.tolist(), strict=True):
+        values = f(list(pending), np.array(list(pending.values())))
+        for row, value in zip(list(pending), values.tolist(), strict=True):
             try:
-                asked[row] = searches[row].send(value)
+                pending[row] = searches[row].send(value)
             except StopIteration:
-                del asked[row]
+                del pending[row]
     return np.array([min(simplex, key=itemgetter(0))[1] for simplex in simplexes]).reshape(start.shape)
 
 
 def _search(start: list[float], simplex: list[_Corner]) -> Generator[list[float], float]:
-    """The search of Nelder and Mead (1965), step by step as ``scipy.optimize.fmin`` takes it: yields the points that it
-    wants the value of, and keeps ``simplex`` up to date, its best corner first."""
+    """Run the Nelder-Mead search (1965) with the steps of ``scipy.optimize.fmin``.
+
+    Yields the points whose values it needs, and keeps ``simplex`` up to date, best corner first.
+    """
     simplex.append(((yield start), start))
     for k, value in enumerate(start):
         point = [*start[:k], 1.05 * value if value else 0.00025, *start[k + 1 :]]
@@ -139,18 +143,18 @@ def _search(start: list[float], simplex: list[_Corner]) -> Generator[list[float]
             abs(a - b) <= 1e-4 for _, point in simplex[1:] for a, b in zip(point, best, strict=True)
         ):
             return
-        # not sum, which since Python 3.12 is more exact than the sums of NumPy, and so of SciPy
+        # not sum: since Python 3.12 it is more exact than NumPy's and SciPy's sums
         centre = [reduce(add, each) / len(start) for each in zip(*(point for _, point in simplex[:-1]), strict=True)]
-        reflected = _beyond(centre, worst, 1)
+        reflected = _reflect(centre, worst, 1)
         value = yield reflected
         if value < least:
-            expanded = _beyond(centre, worst, 2)
+            expanded = _reflect(centre, worst, 2)
             further = yield expanded
             simplex[-1] = (further, expanded) if further < value else (value, reflected)
         elif value < simplex[-2][0]:
             simplex[-1] = value, reflected
         else:
-            contracted = _beyond(centre, worst, 0.5 if value < most else -0.5)
+            contracted = _reflect(centre, worst, 0.5 if value < most else -0.5)
             closer = yield contracted
             if closer <= value if value < most else closer < most:
                 simplex[-1] = closer, contracted
@@ -160,13 +164,13 @@ def _search(start: list[float], simplex: list[_Corner]) -> Generator[list[float]
                 simplex[j] = (yield point), point
 
 
-def _beyond(centre: list[float], worst: list[float], step: float) -> list[float]:
-    """The point that lies so many times as far from the centre as the worst one, on the other side."""
+def _reflect(centre: list[float], worst: list[float], step: float) -> list[float]:
+    """Reflect the worst point through the centre, at ``step`` times its distance."""
     return [(1 + step) * a - step * b for a, b in zip(centre, worst, strict=True)]
 
 
 def _weibull(z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Log-likelihood, shape and scale of the two-parameter Weibull law that fits z (..., b) > 0 best; each (...)."""
+    """Return log-likelihood, shape and scale (...) of the two-parameter Weibull law that best fits z (..., b) > 0."""
     logs = np.log(z)
     centre = logs.mean(axis=-1)
     logs = logs - centre[..., None]
@@ -185,7 +189,7 @@ def _weibull(z: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.fl
 
 
 def _kolmogorov_smirnov(law: NDArray[np.float64]) -> NDArray[np.float64]:
-    """P-values of the test that rows of sorted probabilities (n, b) are uniform."""
+    """Return p-values of the test that rows of sorted probabilities (n, b) are uniform."""
     from scipy.stats import kstwo
 
     b = law.shape[1]

@@ -1,8 +1,8 @@
-"""What the layers of a differentiable copy see, whatever the copy is: a rebuilt graph, or a TorchScript module, into
-which no Python hook reaches.
+"""Record what the layers of a differentiable copy compute, for imported graphs and for TorchScript modules, which have
+no Python hooks.
 
-The operators are watched below autograd, where every copy comes past (``torch.utils._python_dispatch``); the gradient
-at a convolution's output is what the backward pass hands to that convolution. One batch at a time.
+Operators are intercepted below autograd, where every copy passes (``torch.utils._python_dispatch``). The gradient at a
+convolution's output is the one that the backward pass hands to that convolution. One batch at a time.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 
 class Convolution(NamedTuple):
-    """The last convolution whose output still has a place (more than one pixel)."""
+    """The last convolution whose output has more than one pixel."""
 
     output: NDArray[Any]
     """(n, channels, h, w)"""
     slope: NDArray[Any] | None
-    """Gradient of the answer's logit at the output, of its shape; None where the answer does not depend on it."""
+    """Gradient of the predicted logit at the output, same shape; None if the prediction does not depend on it."""
 
 
 def last_convolution(classifier: Classifier, pixels: Pixels, answers: NDArray[Any]) -> Convolution | None:
-    """Run forward and backward and keep the last two-dimensional convolution; None where there is none.
+    """Return the last two-dimensional convolution of a forward and backward pass; None if there is none.
 
-    ``pixels`` (n, c, h, w), ``answers`` (n,) the classes asked about. Raises NoCopy.
+    ``pixels`` (n, c, h, w); ``answers`` (n,), the classes to explain. Raises NoCopy.
     """
     import torch
     from torch.jit._fuser import optimized_execution
@@ -40,11 +40,11 @@ def last_convolution(classifier: Classifier, pixels: Pixels, answers: NDArray[An
     slopes: dict[int, torch.Tensor] = {}
 
     class Watch(TorchDispatchMode):
-        """Keeps the last convolution's output, and on the way back what arrives at each convolution."""
+        """Keep the last convolution's output, and in the backward pass the gradient at each convolution."""
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function is aten.convolution_backward.default:
-                # in order of the way back: a layer used twice comes first where it was used last
+                # in backward order: of a layer used twice the last use comes first
                 slopes.setdefault(args[2].data_ptr(), args[0])
             result = function(*args, **(kwargs or {}))
             name = function.overloadpacket
@@ -53,7 +53,7 @@ def last_convolution(classifier: Classifier, pixels: Pixels, answers: NDArray[An
             return result
 
     x = classifier.tensor(pixels).requires_grad_()
-    # TorchScript's own executor fuses operators, after which they no longer come past
+    # TorchScript's executor fuses operators, which then bypass the dispatcher
     with optimized_execution(False), Watch():  # type: ignore[no-untyped-call]
         logits = classifier.logits(x)
         targets = torch.from_numpy(answers).to(logits.device)
@@ -70,7 +70,7 @@ def last_convolution(classifier: Classifier, pixels: Pixels, answers: NDArray[An
 
 
 def last_layer(classifier: Classifier, pixels: Pixels) -> NDArray[Any] | None:
-    """What the copy's last linear layer or convolution gets, (n, d), means over places; None where none comes past.
+    """Return the input of the copy's last linear layer or convolution, (n, d), averaged over positions; None if none.
 
     ``pixels`` (n, c, h, w). Raises NoCopy.
     """
@@ -81,23 +81,23 @@ def last_layer(classifier: Classifier, pixels: Pixels) -> NDArray[Any] | None:
     aten = torch.ops.aten
     layers = {aten.addmm, aten.mm, aten.bmm, aten.linear, aten.matmul, aten.convolution, aten._convolution}
     expected = classifier.fixed_batch or len(pixels)
-    seen: list[torch.Tensor] = []
+    inputs_of_last: list[torch.Tensor] = []
 
     class Watch(TorchDispatchMode):
-        """Keeps the input of the last layer whose rows are images."""
+        """Keep the input of the last layer whose rows are images."""
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if function.overloadpacket in layers:
                 inputs = [a for a in args[:3] if isinstance(a, torch.Tensor) and a.ndim >= 2]
                 rows = [a for a in inputs if len(a) == expected]
                 if rows:
-                    seen[:] = [rows[0]]
+                    inputs_of_last[:] = [rows[0]]
             return function(*args, **(kwargs or {}))
 
     with torch.no_grad(), optimized_execution(False), Watch():  # type: ignore[no-untyped-call]
         classifier.logits(classifier.tensor(pixels))
-    if not seen:
+    if not inputs_of_last:
         return None
-    features = seen[0][: len(pixels)].float()
-    found: NDArray[Any] = (features.flatten(2).mean(dim=2) if features.ndim > 2 else features).cpu().numpy()
-    return found
+    features = inputs_of_last[0][: len(pixels)].float()
+    result: NDArray[Any] = (features.flatten(2).mean(dim=2) if features.ndim > 2 else features).cpu().numpy()
+    return result

@@ -12,27 +12,27 @@ if TYPE_CHECKING:
     Model = Callable[[torch.Tensor], torch.Tensor]
     """Logits (n, k) of pixels (n, c, h, w)."""
     Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """What is to rise, (n,), from logits (n, k) and the numbers (n,) of their images in the batch."""
+    """Quantity to maximise, (n,), from logits (n, k) and the batch indices (n,) of their images."""
     Draw = Callable[[int, str], np.random.Generator]
-    """Random numbers of one image, from its number in the batch and a purpose."""
+    """Random generator of one image, from its batch index and a purpose."""
 
 
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
-"""The norm in which a gradient is measured: to first order a step of length 1 changes the loss by its dual length."""
+"""Dual norm by norm: to first order a step of length 1 changes the loss by the gradient's length in the dual norm."""
 
 
 def margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Largest other logit less that of the label, (n,); positive where the answer is wrong."""
+    """Return the largest other logit minus the label's, (n,); positive for a misclassified image."""
     own: torch.Tensor = logits.gather(1, labels[:, None])[:, 0]
     others = logits.scatter(1, labels[:, None], float("-inf"))
     return others.amax(1) - own
 
 
 def soft_margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """log(sum over the other classes of exp(z)) less the label's logit, (n,): the logarithm of the odds of an error.
+    """Return log(sum over the other classes of exp(z)) minus the label's logit, (n,): the log-odds of an error.
 
-    It rises where cross-entropy rises, and its gradient has the same direction, but that does not vanish where the
-    softmax saturates.
+    It increases with cross-entropy, and its gradient has the same direction but does not vanish where the softmax
+    saturates.
     """
     import torch
 
@@ -42,10 +42,10 @@ def soft_margin(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of each image, (n,), as log(1 + exp(soft margin)).
+    """Return the cross-entropy of each image, (n,), as log(1 + exp(soft margin)).
 
-    The same number as torch's, but its gradient has no ``p - 1``, which in float32 loses the label's part as soon as
-    the model is sure (margins from 16): an attack would then step in a wrong direction and call the model robust.
+    Same value as torch's, but its gradient has no ``p - 1``, which in float32 loses the label's part for confident
+    predictions (margins from 16): an attack would step in a wrong direction and overestimate robustness.
     """
     import torch
 
@@ -53,10 +53,10 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def targeted_dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Targeted difference of logits ratio, (n,): (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2), z_(i) the i-th largest.
+    """Return the targeted difference of logits ratio, (n,): (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2).
 
-    Croce and Hein 2020, arXiv:2003.01690, equation 7. With three classes there is no fourth logit and the denominator
-    is that of the untargeted ratio, z_(1) - z_(3) (equation 6); with two there is none and the difference stands alone.
+    z_(i) is the i-th largest logit. Croce and Hein 2020, arXiv:2003.01690, equation 7. For three classes the
+    denominator is that of the untargeted ratio, z_(1) - z_(3) (equation 6); for two classes it is 1.
     """
     gain = (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
     classes = logits.shape[1]
@@ -67,5 +67,5 @@ def targeted_dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tens
 
 
 def per_image(values: torch.Tensor) -> torch.Tensor:
-    """Numbers of images (n,) in the shape in which they multiply images, (n, 1, 1, 1)."""
+    """Reshape per-image numbers (n,) to (n, 1, 1, 1), to multiply images."""
     return values.view(-1, 1, 1, 1)

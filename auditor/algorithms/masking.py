@@ -1,4 +1,4 @@
-"""Blocks laid over images: where they go and what they are filled with. Shared by the occlusion probes."""
+"""Blocks that cover parts of images: positions and fill colours. Shared by the occlusion probes."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ class Block(NamedTuple):
     right: int
 
     def overlaps(self, other: Block) -> bool:
-        """Whether the two share a pixel."""
+        """Return True if the two share a pixel."""
         return (
             self.top < other.bottom and other.top < self.bottom and self.left < other.right and other.left < self.right
         )
 
 
 def sliding(height: int, width: int, share: float, steps: int) -> list[Block]:
-    """Blocks with sides of ``share`` of the image's, at ``steps`` x ``steps`` places from edge to edge, row by row."""
+    """Return blocks with ``share`` of each side, at ``steps`` x ``steps`` positions from edge to edge, row by row."""
     tall, wide = max(1, round(height * share)), max(1, round(width * share))
     return [
         Block(top, top + tall, left, left + wide)
-        for top in _places(height - tall, steps)
-        for left in _places(width - wide, steps)
+        for top in _positions(height - tall, steps)
+        for left in _positions(width - wide, steps)
     ]
 
 
 def cells(height: int, width: int, count: int) -> list[Block]:
-    """A grid of at most ``count`` x ``count`` cells that covers the image without overlap, row by row."""
+    """Return a grid of at most ``count`` x ``count`` cells that covers the image without overlap, row by row."""
     rows, columns = _cuts(height, count), _cuts(width, count)
     return [Block(top, bottom, left, right) for top, bottom in pairwise(rows) for left, right in pairwise(columns)]
 
 
 def cover(images: Pixels, blocks: Sequence[Block], fill: Fill) -> Pixels:
-    """A copy of ``images`` (n, c, h, w) with the same blocks covered in each."""
+    """Return a copy of ``images`` (n, c, h, w) with the same blocks covered in each."""
     covered = images.copy()
     colour = colours(images, fill)
     for block in blocks:
@@ -57,7 +57,7 @@ def cover(images: Pixels, blocks: Sequence[Block], fill: Fill) -> Pixels:
 
 
 def colours(images: Pixels, fill: Fill) -> NDArray[np.float32]:
-    """What a block is filled with, (n, c, 1, 1): "mean" is each image's own mean colour."""
+    """Return the fill colour of blocks, (n, c, 1, 1): "mean" is each image's own mean colour."""
     import numpy as np
 
     if fill == "mean":
@@ -67,7 +67,7 @@ def colours(images: Pixels, fill: Fill) -> NDArray[np.float32]:
     return np.full((*images.shape[:2], 1, 1), value, dtype=np.float32)
 
 
-def _places(room: int, steps: int) -> list[int]:
+def _positions(room: int, steps: int) -> list[int]:
     return sorted({round(room * i / max(1, steps - 1)) for i in range(steps)})
 
 

@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     Model = Callable[[torch.Tensor], torch.Tensor]
     """Logits (n, k) of pixels (n, c, h, w)."""
     Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """What is to rise, (n,), from logits (n, k) and the numbers (n,) of their images in the batch."""
+    """Quantity to maximise, (n,), from logits (n, k) and the batch indices (n,) of their images."""
     Draw = Callable[[int, str], np.random.Generator]
-    """Random numbers of one image, from its number in the batch and a purpose."""
+    """Random generator of one image, from its batch index and a purpose."""
 from auditor.algorithms.balls import Ball, length
 from auditor.algorithms.best_points import BestPoints
 from auditor.algorithms.losses import margin, per_image, soft_margin
 
 
 def usual_step(epsilon: float, iterations: int) -> float:
-    """The step of PGD: 2.5 epsilon / iterations lets an iterate cross the ball (Madry et al. 2018, appendix)."""
+    """Return PGD's step: with 2.5 epsilon / iterations an iterate can cross the ball (Madry et al. 2018, appendix)."""
     return 2.5 * epsilon / iterations
 
 
@@ -36,29 +36,29 @@ def pgd(
     step: float,
     momentum: float = 0.0,
 ) -> BestPoints:
-    """Projected gradient descent from the perturbation ``start`` (n, c, h, w), in steps of ``step`` in the ball's norm.
+    """Run projected gradient descent from the perturbation ``start`` (n, c, h, w), with steps of length ``step``.
 
     Madry et al. 2018, arXiv:1706.06083, section 2.1; with ``momentum`` Dong et al. 2018, arXiv:1710.06081, equation 6.
     """
     import torch
 
-    hits = BestPoints(clean)
+    points = BestPoints(clean)
     rows = torch.arange(len(clean), device=clean.device)
     x, centre, y = ball.project(clean + start, clean), clean, labels
     memory = torch.zeros_like(x)
     for iteration in range(iterations + 1):
         x = x.detach().requires_grad_()
         logits = model(x)
-        going = hits.see(rows, x.detach(), margin(logits.detach(), y))
-        if iteration == iterations or not bool(going.any()):
+        active = points.see(rows, x.detach(), margin(logits.detach(), y))
+        if iteration == iterations or not bool(active.any()):
             break
         (slope,) = torch.autograd.grad(soft_margin(logits, y).sum(), x)
         x = x.detach()
         if momentum:
             memory = momentum * memory + slope / per_image(length(slope, "l1").clamp_min(1e-30))
             slope = memory
-        if not bool(going.all()):
-            # an image that is broken leaves the batch
-            rows, x, slope, memory, centre, y = (state[going] for state in (rows, x, slope, memory, centre, y))
+        if not bool(active.all()):
+            # misclassified images leave the batch
+            rows, x, slope, memory, centre, y = (state[active] for state in (rows, x, slope, memory, centre, y))
         x = ball.project(x + step * ball.direction(slope, x), centre)
-    return hits
+    return points

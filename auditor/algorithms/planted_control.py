@@ -1,9 +1,10 @@
-"""A model in which an adversarial example must exist: what an attack is tried on before its failures are believed.
+"""Build a positive control for attacks: a model for which an adversarial example is known to exist.
 
-After the binarization test of Zimmermann, Brendel, Tramer and Carlini 2022, arXiv:2206.13991: the model gets a new
-readout of two classes, for each image one that calls the clean image 0 and a known point at distance epsilon 1. An
-attack that does not find class 1 within epsilon has missed what is there. Here the readout is laid on the copy's logits
-instead of the features before them: any copy has logits, and whatever the model does to them is tried, too.
+After the binarization test of Zimmermann, Brendel, Tramer and Carlini 2022, arXiv:2206.13991: for each image the model
+gets a new two-class readout, with class 0 for the clean image and class 1 for a known point at distance epsilon. An
+attack that does not find class 1 within epsilon missed an existing example. Unlike the paper's, this readout reads the
+copy's logits, not the features before them: every copy has logits, and the model's own transformation of them is tested
+as well.
 """
 
 from __future__ import annotations
@@ -25,32 +26,36 @@ if TYPE_CHECKING:
     from auditor.probes.base import Randomness
 
 _EDGE = 0.95
-"""Class 1 begins this far on the way from the clean image's logits to those of the planted point."""
+"""Class 1 begins at this share of the distance from the clean image's logits to those of the planted point."""
 
 
 class PlantedModel(Wrapper):
-    """The differentiable copy of a classifier with a readout of two classes per clean image.
+    """The classifier's copy with a two-class readout for each clean image.
 
-    The deployed model has no such readout, so ``predict`` evaluates the copy as well.
+    The deployed model has no such readout, so ``predict`` also queries the copy.
     """
 
     n_classes = 2
-    named_classes = ("unchanged", "planted")
+    named_classes = ("clean", "planted")
     decoder = OutputDecoder(outputs="logits")
 
-    def __init__(self, classifier: Classifier, clean: torch.Tensor, origin: torch.Tensor, way: torch.Tensor) -> None:
-        """``clean`` (n, c, h, w); ``origin`` (n, k) are its logits, ``way`` (n, k) leads to the planted points' logits
-        (0 where no point could be planted)."""
+    def __init__(
+        self, classifier: Classifier, clean: torch.Tensor, origin: torch.Tensor, direction: torch.Tensor
+    ) -> None:
+        """Build the readout of ``clean`` (n, c, h, w) with logits ``origin`` (n, k).
+
+        ``direction`` (n, k) points to the logits of the planted points (0 if no point could be planted).
+        """
         super().__init__(classifier)
         self._clean, self._origin = clean.flatten(1), origin
-        self._weights = way / (way * way).sum(1, keepdim=True).clamp_min(1e-30)
+        self._weights = direction / (direction * direction).sum(1, keepdim=True).clamp_min(1e-30)
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
-        """(n, 2): where class 1 begins, and how far on the way to the planted point the image's logits are."""
+        """Return (n, 2): the threshold of class 1, and the image's share of the distance to the planted point."""
         import torch
 
-        # a perturbed image belongs to the clean image that is nearest to it: attacks drop and reorder images. Where
-        # images are nearer to each other than the perturbation is long, an attack may so be judged too weak
+        # attacks drop and reorder images, so a perturbed image belongs to its nearest clean image; if clean images are
+        # closer together than the perturbation is long, an attack may be underestimated
         return self._readout(images, torch.cdist(images.detach().flatten(1), self._clean).argmin(1))
 
     def _readout(self, images: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
@@ -61,19 +66,19 @@ class PlantedModel(Wrapper):
         return torch.stack([torch.full_like(reached, _EDGE), reached], dim=1)
 
     def misclassified(self, images: Pixels) -> NDArray[np.bool_]:
-        """Whether each image, in the order of the clean ones, is class 1 under its own clean image's readout."""
+        """Return True for each image, in the order of the clean ones, that its own readout assigns to class 1."""
         import torch
 
-        found: list[NDArray[np.bool_]] = []
+        pieces: list[NDArray[np.bool_]] = []
         with torch.no_grad():
             for start in range(0, len(images), self.batch_size):
                 piece = self.tensor(images[start : start + self.batch_size])
                 owner = torch.arange(start, start + len(piece), device=piece.device)
-                found.append((self._readout(piece, owner).argmax(1) == 1).cpu().numpy())
-        return np.concatenate(found) if found else np.zeros(0, dtype=bool)
+                pieces.append((self._readout(piece, owner).argmax(1) == 1).cpu().numpy())
+        return np.concatenate(pieces) if pieces else np.zeros(0, dtype=bool)
 
     def predict(self, images: Pixels) -> NDArray[np.float32]:
-        """Probabilities (n, 2)."""
+        """Return probabilities (n, 2)."""
         import torch
 
         with torch.no_grad():
@@ -85,17 +90,17 @@ class PlantedModel(Wrapper):
 
 
 def centred(logits: torch.Tensor) -> torch.Tensor:
-    """Logits less their mean: what the softmax makes of them depends on nothing else."""
+    """Subtract the mean of the logits, to which the softmax is invariant."""
     return logits - logits.mean(1, keepdim=True)
 
 
 def plant(
     classifier: Classifier, batch: Batch, rng: Randomness, *, norm: str, epsilon: float, candidates: int
 ) -> tuple[PlantedModel, NDArray[np.bool_]]:
-    """The controlled model for a batch, and for which images a point could be planted (n,).
+    """Return the controlled model for a batch, and True for images with a planted point (n,).
 
-    Planted is, of ``candidates`` random points at distance ``epsilon``, the one that moves the logits most. Where none
-    moves them at all there is no readout, and nothing for an attack to find.
+    The planted point is that of ``candidates`` random points at distance ``epsilon`` that moves the logits most. If
+    none moves them, there is no readout, and no example to find.
     """
     import torch
 
@@ -103,22 +108,22 @@ def plant(
     clean = classifier.tensor(batch.pixels)
     with torch.no_grad():
         origin = centred(classifier.logits(clean))
-        way, furthest = torch.zeros_like(origin), torch.zeros(len(clean), device=clean.device)
+        direction, furthest = torch.zeros_like(origin), torch.zeros(len(clean), device=clean.device)
         for number in range(candidates):
             moved = centred(classifier.logits(random_point(classifier, batch, rng, ball, f"point {number}"))) - origin
             far = moved.norm(dim=1)
-            way = torch.where((far > furthest)[:, None], moved, way)
+            direction = torch.where((far > furthest)[:, None], moved, direction)
             furthest = torch.maximum(far, furthest)
     planted: NDArray[np.bool_] = (furthest > 0).cpu().numpy()
-    return PlantedModel(classifier, clean, origin, way), planted
+    return PlantedModel(classifier, clean, origin, direction), planted
 
 
 def random_point(classifier: Classifier, batch: Batch, rng: Randomness, ball: Ball, purpose: str) -> torch.Tensor:
-    """A random corner on the surface of each image's ball, cut with [0, 1]; (n, c, h, w)."""
+    """Return a random corner on the surface of each image's ball, clipped to [0, 1]; (n, c, h, w)."""
     from hashlib import blake2b
 
-    # by the pixels, not the name: an image that is there twice has one readout
-    names = [blake2b(image.tobytes(), digest_size=16).hexdigest() for image in batch.pixels]
-    signs = [2 * rng(name, purpose).integers(0, 2, batch.pixels.shape[1:]) - 1 for name in names]
+    # keyed by the pixels, not the name: duplicate images share one readout
+    digests = [blake2b(image.tobytes(), digest_size=16).hexdigest() for image in batch.pixels]
+    signs = [2 * rng(digest, purpose).integers(0, 2, batch.pixels.shape[1:]) - 1 for digest in digests]
     noise = classifier.tensor(np.stack(signs).astype(np.float32))
     return (classifier.tensor(batch.pixels) + ball.surface(noise)).clamp(0, 1)

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     Model = Callable[[torch.Tensor], torch.Tensor]
     """Logits (n, k) of pixels (n, c, h, w)."""
     Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """What is to rise, (n,), from logits (n, k) and the numbers (n,) of their images in the batch."""
+    """Quantity to maximise, (n,), from logits (n, k) and the batch indices (n,) of their images."""
     Draw = Callable[[int, str], np.random.Generator]
-    """Random numbers of one image, from its number in the batch and a purpose."""
+    """Random generator of one image, from its batch index and a purpose."""
 from auditor.algorithms.balls import Ball
 from auditor.algorithms.best_points import BestPoints
 from auditor.algorithms.losses import per_image
@@ -31,77 +31,83 @@ def square(
     draw: Draw,
     ahead: int = 1,
 ) -> BestPoints:
-    """Square attack: random squares at the ball's edge, kept where they raise the margin; asks for nothing but scores.
+    """Run the Square Attack: random squares at the ball's edge, kept if they raise the margin; needs only scores.
 
     Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 to 3, in L-inf and L2, and in L1 as in Croce and Hein
     2021, arXiv:2103.01208, appendix; with AutoAttack's p = 0.8 and the schedule of the published code, scaled to
-    ``queries``. ``margins(images, rows)`` gives the margins (n,) of the images number ``rows``. Squares may touch the
-    last row and column, which those of the published code never do.
+    ``queries``. ``margins(images, rows)`` returns the margins (n,) of the images with indices ``rows``. Squares may
+    touch the last row and column, which those of the published code never do.
 
-    Most squares are rejected, and then the next one is laid on the same image. So where a pass over few images costs
-    hardly less than one over ``ahead`` images, that many squares are asked about together, as if each of them had been
-    rejected; what comes after one that was kept is thrown away. The result is the same, only sooner.
+    Most squares are rejected, and the next one is applied to the same image. If a pass over few images costs hardly
+    less than one over ``ahead`` images, several squares are therefore evaluated together, as if each had been rejected;
+    results after the first accepted one are discarded. The result is the same, only faster.
     """
     import torch
 
     if ball.norm not in _SQUARES:
-        raise ValueError(f"the square attack knows the norms {', '.join(_SQUARES)}; got {ball.norm!r}")
+        raise ValueError(f"the Square Attack supports the norms {', '.join(_SQUARES)}; got {ball.norm!r}")
     first, propose = _SQUARES[ball.norm]
-    hits = BestPoints(clean)
+    points = BestPoints(clean)
     rows = torch.arange(len(clean), device=clean.device)
     channels, height, width = clean.shape[1:]
     x = first(clean, ball, draw)
-    rows = rows[hits.see(rows, x, margins(x, rows))]
+    rows = rows[points.see(rows, x, margins(x, rows))]
     if not len(rows) or queries == 1:
-        return hits
+        return points
     sides = torch.tensor(
         [max(1, round(math.sqrt(_share(query, queries) * height * width))) for query in range(queries - 1)],
         device=clean.device,
     ).clamp_max(min(height, width))
-    # of the images that the first guess did not break, one set for each query
+    # random numbers of images that the first guess leaves correct, one set per query
     numbers = _uniform(clean, rows, draw, "squares", (queries - 1, 5 + channels))
-    place = torch.full((len(clean),), -1, device=clean.device)
-    place[rows] = torch.arange(len(rows), device=clean.device)
+    number_row = torch.full((len(clean),), -1, device=clean.device)
+    number_row[rows] = torch.arange(len(rows), device=clean.device)
     query = torch.zeros_like(rows)
-    kept, asked = 1.0, 4.0
+    accepted, evaluated = 1.0, 4.0
     while len(rows):
-        # as far ahead as about every second square is still of use
-        together = max(1, min(ahead // len(rows), round(asked / kept)))
+        # as far ahead as about every second square is still useful
+        together = max(1, min(ahead // len(rows), round(evaluated / accepted)))
         later = query[:, None] + torch.arange(together, device=clean.device)
         image, turn = (later < queries - 1).nonzero(as_tuple=True)
-        which = later[image, turn]
+        proposal = later[image, turn]
         owner = rows[image]
         x = torch.empty((len(image), *clean.shape[1:]), device=clean.device)
-        side_of = sides[which]
+        side_of = sides[proposal]
         for side in side_of.unique().tolist():
-            some = side_of == side
-            of = owner[some]
-            x[some] = propose(hits.images[of], clean[of], ball, side, numbers[place[of], which[some]])
-        found = torch.full(later.shape, -math.inf, device=clean.device)
-        found[image, turn] = margins(x, owner)
-        better = found > hits.margin[rows, None]
+            same_side = side_of == side
+            image_rows = owner[same_side]
+            x[same_side] = propose(
+                points.images[image_rows],
+                clean[image_rows],
+                ball,
+                side,
+                numbers[number_row[image_rows], proposal[same_side]],
+            )
+        proposed_margins = torch.full(later.shape, -math.inf, device=clean.device)
+        proposed_margins[image, turn] = margins(x, owner)
+        better = proposed_margins > points.margin[rows, None]
         any_better = better.any(1)
         step = torch.where(any_better, better.int().argmax(1), together - 1)
-        at = torch.full(later.shape, -1, device=clean.device)
-        at[image, turn] = torch.arange(len(image), device=clean.device)
-        chosen = at.gather(1, step[:, None])[any_better, 0]
-        hits.see(rows[any_better], x[chosen], found.gather(1, step[:, None])[any_better, 0])
+        flat_index = torch.full(later.shape, -1, device=clean.device)
+        flat_index[image, turn] = torch.arange(len(image), device=clean.device)
+        improved = flat_index.gather(1, step[:, None])[any_better, 0]
+        points.see(rows[any_better], x[improved], proposed_margins.gather(1, step[:, None])[any_better, 0])
         query = query + step + 1
-        kept, asked = 0.9 * kept + float(any_better.sum()), 0.9 * asked + float((step + 1).sum())
-        going = ~hits.broken[rows] & (query < queries - 1)
-        rows, query = rows[going], query[going]
-    return hits
+        accepted, evaluated = 0.9 * accepted + float(any_better.sum()), 0.9 * evaluated + float((step + 1).sum())
+        active = ~points.broken[rows] & (query < queries - 1)
+        rows, query = rows[active], query[active]
+    return points
 
 
 def _share(query: int, queries: int) -> float:
-    """Share of the image that a square covers, by the share of queries spent: 0.8, halved nine times."""
+    """Return the share of the image that a square covers: 0.8, halved nine times over the queries."""
     spent = int(query / queries * 10_000)
     halvings = sum(spent > limit for limit in (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000))
     return math.ldexp(0.8, -halvings)
 
 
 def _uniform(clean: torch.Tensor, rows: torch.Tensor, draw: Draw, purpose: str, shape: tuple[int, ...]) -> torch.Tensor:
-    """Numbers uniform in [0, 1) of the images number ``rows``, (n, *shape)."""
+    """Draw numbers uniform in [0, 1) for the images with indices ``rows``, (n, *shape)."""
     import numpy as np
     import torch
 
@@ -114,7 +120,7 @@ def _signs(uniform: torch.Tensor) -> torch.Tensor:
 
 
 def _stripes(clean: torch.Tensor, ball: Ball, draw: Draw) -> torch.Tensor:
-    """The first guess in L-inf: vertical stripes of one pixel, each at plus or minus epsilon."""
+    """Return the first guess in L-inf: vertical stripes of one pixel, each at plus or minus epsilon."""
     import torch
 
     _, channels, _, width = clean.shape
@@ -126,7 +132,7 @@ def _stripes(clean: torch.Tensor, ball: Ball, draw: Draw) -> torch.Tensor:
 def _linf_squares(
     best: torch.Tensor, clean: torch.Tensor, ball: Ball, side: int, numbers: torch.Tensor
 ) -> torch.Tensor:
-    """A square in each image set to plus or minus epsilon, one sign per channel."""
+    """Set a square in each image to plus or minus epsilon, one sign per channel."""
     import torch
 
     height, width = clean.shape[2:]
@@ -140,12 +146,12 @@ def _linf_squares(
 
 
 def _corner(uniform: torch.Tensor, largest: int) -> torch.Tensor:
-    """Whole numbers from 0 to ``largest``, (n, 1)."""
+    """Return whole numbers from 0 to ``largest``, (n, 1)."""
     return (uniform * (largest + 1)).long().clamp_max(largest)[:, None]
 
 
 def _tiles(clean: torch.Tensor, ball: Ball, draw: Draw) -> torch.Tensor:
-    """The first guess in L2 and L1: a grid of five by five bumps, each with a sign of its own per channel."""
+    """Return the first guess in L2 and L1: a grid of five by five bumps, each with its own sign per channel."""
     import torch
 
     _, channels, height, width = clean.shape
@@ -161,7 +167,7 @@ def _tiles(clean: torch.Tensor, ball: Ball, draw: Draw) -> torch.Tensor:
 
 @cache
 def _bump(side: int, device: torch.device) -> torch.Tensor:
-    """Two opposite bumps side by side, (side, side), of length 1.
+    """Return two opposite bumps side by side, (side, side), of length 1.
 
     At distance r from a bump's centre, in the maximum norm, its height is the sum of 1 / m^2 for m from r + 1 on
     (Andriushchenko et al. 2020, arXiv:1912.00049, section 3.3).
@@ -183,11 +189,11 @@ def _bump(side: int, device: torch.device) -> torch.Tensor:
 
 
 def _moved_bumps(best: torch.Tensor, clean: torch.Tensor, ball: Ball, side: int, numbers: torch.Tensor) -> torch.Tensor:
-    """In each image the perturbation of one window is emptied, and its length put into a bump in another window."""
+    """Clear the perturbation of one window per image, and move its length to a bump in another window."""
     import torch
 
     height, width = clean.shape[2:]
-    # what adds up over pixels: squares in L2, sizes in L1
+    # the quantity that is additive over pixels: squares in L2, magnitudes in L1
     power = 2 if ball.norm == "l2" else 1
     side = min(max(side, 3) | 1, height, width)
     delta = best - clean
@@ -204,19 +210,19 @@ def _moved_bumps(best: torch.Tensor, clean: torch.Tensor, ball: Ball, side: int,
         unit: torch.Tensor = bumps / bumps.flatten(2).norm(p=power, dim=2).clamp_min(1e-12)[:, :, None, None]
         return unit
 
-    # as (n, h, w, c), so that a window can be taken from every image at a place of its own
+    # as (n, h, w, c), so that each image can have its own window
     delta = delta.permute(0, 2, 3, 1).contiguous()
-    here, there = window(0), window(2)
-    old = scaled(delta[image, here[0], here[1]].permute(0, 3, 1, 2))
+    target, source = window(0), window(2)
+    old = scaled(delta[image, target[0], target[1]].permute(0, 3, 1, 2))
     before = delta.abs().pow(power).sum((1, 2))
-    delta[image, there[0], there[1]] = 0
-    delta[image, here[0], here[1]] = 0
+    delta[image, source[0], source[1]] = 0
+    delta[image, target[0], target[1]] = 0
     freed = (before - delta.abs().pow(power).sum((1, 2)))[:, :, None, None]
     bump = _bump(side, clean.device)[None, None]
     turned = (numbers[:, 4] < 0.5)[:, None, None, None]
     new = scaled(torch.where(turned, bump.mT, bump)) * _signs(numbers[:, 5:])[:, :, None, None] + old
     new = scaled(new) * (spare + freed).clamp_min(0).pow(1 / power)
-    delta[image, here[0], here[1]] = new.permute(0, 2, 3, 1)
+    delta[image, target[0], target[1]] = new.permute(0, 2, 3, 1)
     return ball.project(clean + ball.surface(delta.permute(0, 3, 1, 2)), clean)
 
 
@@ -224,7 +230,7 @@ _SQUARES = {"linf": (_stripes, _linf_squares), "l2": (_tiles, _moved_bumps), "l1
 
 
 def choose(rows: torch.Tensor, yes: torch.Tensor, no: torch.Tensor) -> torch.Tensor:
-    """Images of ``yes`` where ``rows``, else of ``no``."""
+    """Select images of ``yes`` where ``rows`` is True, else of ``no``."""
     import torch
 
     return torch.where(per_image(rows), yes, no)

@@ -22,13 +22,13 @@ _ACTIVATIONS: dict[Any, str] = {
 
 
 def cut_final_activation(module: fx.GraphModule, output: int = 0) -> tuple[fx.GraphModule, str]:
-    """The module with one output, and without the activation that it ends in: logits instead of probabilities.
+    """Keep one output of the module and remove its final activation, so that it returns logits.
 
-    The activation is found through nodes that only change the shape (they are kept) and through casts and
-    quantisation of the probabilities (they are left out with it).
+    The search passes through nodes that only change the shape (these are kept) and through casts and quantisation of
+    the probabilities (these are removed with the activation).
 
     Returns:
-        The module (it shares its parameters with the old one), and "softmax", "log-softmax", "sigmoid" or "none".
+        The module (shares parameters with the argument), and "softmax", "log-softmax", "sigmoid" or "none".
     """
     graph = fx.Graph()
     outputs = graph.graph_copy(module.graph, {})
@@ -46,7 +46,7 @@ def cut_final_activation(module: fx.GraphModule, output: int = 0) -> tuple[fx.Gr
 
 
 def _activation_chain(final: fx.Node) -> list[fx.Node]:
-    """The nodes from the output back to the final activation; empty if there is none."""
+    """Return the nodes from the output back to the final activation; empty if there is none."""
     chain = [final]
     while chain[-1].target in SHAPES | ROUNDINGS:
         source = chain[-1].args[0] if chain[-1].args else next(iter(chain[-1].kwargs.values()))
@@ -54,12 +54,12 @@ def _activation_chain(final: fx.Node) -> list[fx.Node]:
             return []
         chain.append(source)
     activation = chain[-1]
-    # a softmax over the batch is not the end of a classifier
+    # a softmax over the batch axis is not a classifier's final activation
     return chain if activation.target in _ACTIVATIONS and activation.kwargs.get("axis", -1) != 0 else []
 
 
 def _without_activation(graph: fx.Graph, chain: list[fx.Node]) -> fx.Node:
-    """The operand of the activation, through those nodes of the chain that change the shape."""
+    """Rebuild the shape-changing nodes of the chain on the operand of the activation."""
     *after, activation = chain
     operands = dict(activation.kwargs)
     with graph.inserting_after(activation):

@@ -1,13 +1,13 @@
-"""From an ONNX graph to a ``torch.fx.GraphModule`` that runs under autograd.
+"""Convert an ONNX graph to a ``torch.fx.GraphModule`` that runs under autograd.
 
-What happens here, in order: the nodes are sorted, each operator is looked up in ``operators`` (or expanded into the
-function body that the model or the ONNX standard gives for it), its operands are bound to the parameters of the
-function, everything that is constant is computed at once, and what remains becomes a call in the graph. Nothing is
-guessed: what is not known raises ``NoCopy`` with operator, domain, opset and node.
+Steps: sort the nodes; look up each operator in ``operators`` (or expand the function body that the model or the ONNX
+standard defines for it); bind its operands to the parameters of the function; fold constants; add every remaining
+operation to the graph as a call. Nothing is guessed: an unsupported node raises ``NoCopy`` with operator, domain,
+opset and node.
 
-Values live in three places. *Constants* are known at import. *Host* values are made of shapes and constants only: small
-tensors on the CPU wherever the module is, read as Python numbers without waiting for a device. All others are on the
-device. The batch size is never baked in: ``Shape`` is evaluated when the module runs.
+Values are of three kinds. *Constants* are known at import. *Host* values derive from shapes and constants only: small
+tensors that stay on the CPU and are read as Python numbers without a device synchronisation. All other values are on
+the device. The batch size is never fixed at import: ``Shape`` is evaluated when the module runs.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from auditor.onnx.node import NO_TYPES, Conversion, Scope, Types, Value, domain_
 from auditor.onnx.operators import element_types, fusion
 
 OLDEST_OPSET = 7
-"""Before it broadcasting and batch normalisation had other rules."""
+"""Earlier opsets have different rules for broadcasting and batch normalisation."""
 MAX_NODES = 100_000
-"""Nodes after all functions are expanded; the largest vision transformers have about 6,000."""
+"""Limit after function expansion; the largest vision transformers have about 6,000 nodes."""
 MAX_DEPTH = 32
-"""Functions within functions, and graphs within graphs."""
+"""Limit for nested functions and subgraphs."""
 
 
 def import_onnx(model: onnx.ModelProto, outputs: Sequence[str] | None = None) -> fx.GraphModule:
-    """The model as a differentiable module: ``forward(*inputs)`` returns the tuple of its outputs, or of ``outputs``.
+    """Convert the model to a module: ``forward(*inputs)`` returns all outputs, or ``outputs``, as a tuple.
 
-    What these outputs do not depend on is left out, and need not be known. External data must have been loaded.
-    Floating constants are frozen Parameters (single numbers: buffers), integer constants are buffers. Integer inputs
-    may be given as floating tensors, so that gradients reach them; integer outputs that come from rounding are floating
-    tensors of whole numbers for the same reason.
+    Nodes that these outputs do not depend on are left out and may be unsupported. External data must be loaded already.
+    Floating-point constants become frozen Parameters (scalars: buffers), integer constants become buffers. Integer
+    inputs may be passed as floating-point tensors, so that gradients reach them. For the same reason integer outputs
+    that come from rounding are floating-point tensors of whole numbers.
 
     Attributes of the result: ``input_names``, ``output_names``, ``fixed_batch`` (the batch size that the first input
     declares, or None).
 
     Raises:
-        NoCopy: naming operator, domain, opset and node for what cannot be imported.
+        NoCopy: with operator, domain, opset and node, if something cannot be imported.
     """
     opsets = {domain_of(entry.domain): entry.version for entry in model.opset_import}
     newest = onnx.defs.onnx_opset_version()
@@ -60,63 +60,63 @@ def import_onnx(model: onnx.ModelProto, outputs: Sequence[str] | None = None) ->
 
 
 def _needed(nodes: Sequence[NodeProto], outputs: Iterable[str]) -> list[NodeProto]:
-    """The nodes, which are sorted, that the outputs depend on."""
-    wanted = set(outputs)
+    """Return those of the sorted nodes that the outputs depend on."""
+    required = set(outputs)
     kept = []
     for node in reversed(nodes):
-        if wanted.intersection(node.output):
+        if required.intersection(node.output):
             kept.append(node)
-            wanted.update(names_used(node))
+            required.update(names_used(node))
     return kept[::-1]
 
 
 def sort_nodes(nodes: Iterable[NodeProto]) -> list[NodeProto]:
-    """The nodes with each after those whose outputs it reads (some converters write them unordered)."""
+    """Sort the nodes topologically (some converters write them unordered)."""
     nodes = list(nodes)
     producer: dict[str, int] = {}
-    for place, node in enumerate(nodes):
+    for index, node in enumerate(nodes):
         for name in filter(None, node.output):
             if name in producer:
                 raise NoCopy(f"Two nodes of the ONNX graph write the value {name!r}.")
-            producer[name] = place
+            producer[name] = index
     followers: list[list[int]] = [[] for _ in nodes]
     waiting = [0] * len(nodes)
-    for place, node in enumerate(nodes):
+    for index, node in enumerate(nodes):
         for source in {producer[name] for name in names_used(node) if name in producer}:
-            followers[source].append(place)
-            waiting[place] += 1
-    ready = [place for place, count in enumerate(waiting) if count == 0]
+            followers[source].append(index)
+            waiting[index] += 1
+    ready = [index for index, count in enumerate(waiting) if count == 0]
     result = []
     while ready:
-        place = heapq.heappop(ready)
-        result.append(nodes[place])
-        for follower in followers[place]:
+        index = heapq.heappop(ready)
+        result.append(nodes[index])
+        for follower in followers[index]:
             waiting[follower] -= 1
             if waiting[follower] == 0:
                 heapq.heappush(ready, follower)
     if len(result) < len(nodes):
-        raise NoCopy("The nodes of the ONNX graph form a circle.")
+        raise NoCopy("The ONNX graph contains a cycle.")
     return result
 
 
 @dataclass
 class Importer:
-    """Builds one fx graph."""
+    """Builder of one fx graph."""
 
     functions: dict[tuple[str, str, str], FunctionProto]
     graph: fx.Graph = field(default_factory=fx.Graph)
     attributes: dict[str, Tensor | fx.GraphModule] = field(default_factory=dict)
-    """Constants that the device part of the graph uses, and branches."""
+    """Constants used by the device part of the graph, and branches."""
     made: dict[tuple[int, str], fx.Node] = field(default_factory=dict)
-    """Nodes that exist already for a value and a purpose, so that nothing is converted twice."""
+    """Nodes by id of the value and purpose, so that nothing is converted twice."""
     kept: list[Value] = field(default_factory=list)
-    """Values whose ids are keys of ``made``: alive, so that no other value takes over the id."""
+    """Values whose ids are keys of ``made``, kept alive so that no id is reused."""
     count: int = 0
 
     def import_graph(
         self, graph: GraphProto, opsets: dict[str, int], names: tuple[str, ...], types: Types
     ) -> fx.GraphModule:
-        """The part of the graph that the outputs called ``names`` depend on, as a module."""
+        """Convert the part of the graph that the outputs ``names`` depend on to a module."""
         scope: Scope = {}
         constants = {tensor.name for tensor in graph.initializer}
         inputs = [value for value in graph.input if value.name not in constants]
@@ -135,23 +135,23 @@ class Importer:
         return module
 
     def output_value(self, scope: Scope, name: str) -> Value:
-        """The value of a graph's output."""
+        """Return the value of a graph output."""
         value = scope.get(name)
         if value is None:
             raise NoCopy(f"No node of the ONNX graph writes its output {name!r}.")
         return value
 
-    def read_initialisers(self, graph: GraphProto, scope: Scope, wanted: set[str] | None = None) -> None:
-        """Put the constants of a graph into the scope: all of them, or those that are wanted."""
+    def read_initialisers(self, graph: GraphProto, scope: Scope, required: set[str] | None = None) -> None:
+        """Add the constants of a graph to the scope: all of them, or only those in ``required``."""
         if graph.sparse_initializer:
             raise NoCopy("The model has sparse initialisers, which cannot be imported.")
         for proto in graph.initializer:
-            if wanted is None or proto.name in wanted:
+            if required is None or proto.name in required:
                 narrow = proto.data_type in element_types.READ_ONLY
                 scope[proto.name] = Value(constant=to_tensor(proto), name=proto.name, narrow=narrow)
 
     def placeholder(self, value: onnx.ValueInfoProto, *, formal: bool = False) -> Value:
-        """An input of the graph; the ``formal`` ones of a subgraph need not state a type."""
+        """Add an input of the graph; ``formal`` inputs of a subgraph may lack a type."""
         node = self.graph.create_node("placeholder", identifier_of(value.name), name=identifier_of(value.name))
         if formal and not value.type.tensor_type.elem_type:
             return Value(node=node, name=value.name)
@@ -166,15 +166,15 @@ class Importer:
         return Value(node=node, integer=integer, name=value.name, narrow=narrow)
 
     def module(self) -> fx.GraphModule:
-        """The graph, which is complete, with its constants."""
-        root: dict[str, Any] = {**self.attributes, "here": torch.empty(0)}
+        """Return the completed graph with its constants as a module."""
+        root: dict[str, Any] = {**self.attributes, "reference": torch.empty(0)}
         used = {node.target for node in self.graph.nodes if node.op == "get_attr"}
         return fx.GraphModule({name: root[name] for name in root if name in used}, self.graph, "OnnxGraph")
 
     def branch(
         self, graph: GraphProto, captured: dict[str, Value], opsets: dict[str, int], depth: int
     ) -> fx.GraphModule:
-        """A subgraph as a module of its own; its inputs are the graph's, then the captured values but for constants."""
+        """Convert a subgraph to a module; its inputs: the subgraph inputs, then the non-constant captured values."""
         inner = Importer(self.functions, count=self.count)
         formal: Scope = {value.name: inner.placeholder(value, formal=True) for value in graph.input}
         scope: Scope = {}
@@ -183,7 +183,7 @@ class Importer:
                 scope[name] = value
                 continue
             node = inner.graph.create_node("placeholder", identifier_of(name), name=identifier_of(name))
-            # what comes from the host was brought to the device for the branch
+            # host values are moved to the device for the branch
             scope[name] = Value(node=node, integer=value.integer, name=name, narrow=value.narrow)
         scope.update(formal)
         inner.read_initialisers(graph, scope)
@@ -194,7 +194,7 @@ class Importer:
         return inner.module()
 
     def keep_module(self, module: fx.GraphModule) -> fx.Node:
-        """The node that reads a module which is part of this one."""
+        """Return the node that reads a submodule."""
         name = f"branch_{len(self.attributes)}"
         self.attributes[name] = module
         return self.graph.create_node("get_attr", name, name=name)
@@ -219,18 +219,18 @@ class Importer:
                 conversion.run()
             except (NoCopy, MemoryError):
                 raise
-            except Exception as error:  # a node that is not as the standard says: any error may follow
+            except Exception as error:  # a node that violates the standard can raise anything
                 raise conversion.refusal(f"{type(error).__name__}: {error}") from error
 
     def attribute_node(self, value: Value, as_float: bool) -> fx.Node:
-        """The node that reads a constant from the module."""
+        """Return the node that reads a constant from the module."""
         key = (id(value), "float" if as_float else "attribute")
         if key not in self.made:
             assert value.constant is not None
             constant = value.constant.to(torch.float32) if as_float else value.constant
             name = base = identifier_of(value.name)
             number = 1
-            while name in self.attributes or name == "here" or hasattr(torch.nn.Module, name):
+            while name in self.attributes or name == "reference" or hasattr(torch.nn.Module, name):
                 name = f"{base}_{number}"
                 number += 1
             constant = constant.contiguous()
@@ -240,31 +240,31 @@ class Importer:
             self._keep(key, value, self.graph.create_node("get_attr", name, name=name))
         return self.made[key]
 
-    def here(self) -> fx.Node:
-        """The node of the empty tensor that knows the device and the floating type of the module."""
-        if (0, "here") not in self.made:
-            self.made[0, "here"] = self.graph.create_node("get_attr", "here", name="here")
-        return self.made[0, "here"]
+    def reference(self) -> fx.Node:
+        """Return the node of the empty tensor that has the device and floating-point type of the module."""
+        if (0, "reference") not in self.made:
+            self.made[0, "reference"] = self.graph.create_node("get_attr", "reference", name="reference")
+        return self.made[0, "reference"]
 
     def _keep(self, key: tuple[int, str], value: Value, node: fx.Node) -> None:
         self.made[key] = node
         self.kept.append(value)
 
     def once(self, value: Value, purpose: str, function: Any, *arguments: Any) -> fx.Node:
-        """The call of a function for this value and purpose, made when it is first needed."""
+        """Return the call of a function for this value and purpose; it is created once."""
         key = (id(value), purpose)
         if key not in self.made:
             self._keep(key, value, self.graph.call_function(function, arguments))
         return self.made[key]
 
     def operand(self, value: Value, *, host: bool = False, carried: bool = False, as_float: bool = False) -> fx.Node:
-        """The node that gives a value to a tensor parameter.
+        """Return the node that passes a value to a tensor parameter.
 
         Args:
             value: the value.
-            host: whether the operation runs on the host.
-            carried: whether a carried integer may stay what it is.
-            as_float: whether an integer constant is to be held as float.
+            host: True if the operation runs on the host.
+            carried: True if a carried integer may stay carried.
+            as_float: True if an integer constant is stored as float.
         """
         constant = value.constant
         if constant is not None and host:
@@ -280,13 +280,13 @@ class Importer:
             return self.attribute_node(value, as_float and element_types.is_integer(constant.dtype))
         assert value.node is not None
         if value.host and not host:
-            return self.once(value, "device", element_types.to_device, value.node, self.here())
+            return self.once(value, "device", element_types.to_device, value.node, self.reference())
         if value.integer is not None and not carried:
             return self.once(value, "integer", element_types.true_integer, value.node, value.integer)
         return value.node
 
     def numbers(self, value: Value, many: bool) -> Any:
-        """A value as Python numbers: known at once, or read when the module runs."""
+        """Return a value as Python numbers: known at import, or read when the module runs."""
         if value.constant is not None:
             return value.constant.reshape(-1).tolist() if many else value.constant.reshape(()).item()
         source = value.node if value.host else self.operand(value)
@@ -298,7 +298,7 @@ class Importer:
 def describe_node(
     module: fx.GraphModule, input_names: tuple[str, ...], output_names: tuple[str, ...], fixed_batch: int | None
 ) -> None:
-    """Set the attributes that callers read, in a way that survives ``copy.deepcopy``."""
+    """Set the attributes that callers read so that they survive ``copy.deepcopy``."""
     attributes = {"input_names": input_names, "output_names": output_names, "fixed_batch": fixed_batch}
     for name, value in attributes.items():
         setattr(module, name, value)

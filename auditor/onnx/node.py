@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from auditor.onnx.graph import Importer
 
 MAX_HOST_CONSTANT = 4096
-"""A constant with more elements is not written into the code of the module but kept on the device."""
+"""Constants with more elements are stored on the device, not written into the code of the module."""
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """What is known of one ONNX value while the graph is built: it is a constant or a node."""
+    """One ONNX value during import: a constant or a node."""
 
     constant: Tensor | None = None
     node: fx.Node | None = None
@@ -37,40 +37,40 @@ class Value:
     integer: torch.dtype | None = None
     name: str = ""
     narrow: bool = False
-    """Of 4 bits, or an 8-bit float: it is held in a wider type, and can only be read into an ordinary one."""
+    """True for 4-bit types and 8-bit floats: held in a wider type, readable only through a Cast."""
 
 
 Scope = MutableMapping[str, Value | None]
-"""Values by name; None stands for an optional input that was left out."""
+"""Values by name; None for an omitted optional input."""
 
 
 @dataclass(frozen=True)
 class Bound:
-    """The operands of one node, bound to the parameters of an operator function."""
+    """Operands of one node, bound to the parameters of an operator function."""
 
     named: dict[str, Any]
     extra: list[Value]
 
     def values(self) -> Iterator[Value]:
-        """All operands that are ONNX values."""
+        """Yield all operands that are ONNX values."""
         yield from (value for value in self.named.values() if isinstance(value, Value))
         yield from self.extra
 
 
 def domain_of(name: str) -> str:
-    """The operator domain, with "ai.onnx" as the empty string."""
+    """Return the operator domain, with "ai.onnx" as the empty string."""
     return "" if name == "ai.onnx" else name
 
 
 def identifier_of(name: str) -> str:
-    """A Python name that still looks like the ONNX name."""
+    """Convert an ONNX name to a similar Python identifier."""
     return "v" + cleaned if (cleaned := re.sub(r"\W+", "_", name).strip("_"))[:1].isdigit() else cleaned or "v"
 
 
 def to_tensor(proto: TensorProto) -> Tensor:
-    """A constant tensor of its own."""
+    """Convert a constant to a tensor with its own memory; raise NoCopy if it cannot be read."""
     if proto.data_location == TensorProto.EXTERNAL:
-        raise NoCopy(f"The tensor {proto.name!r} keeps its data in a file that was not loaded.")
+        raise NoCopy(f"The tensor {proto.name!r} refers to external data that was not loaded.")
     elements = 1
     for size in proto.dims:
         elements *= size
@@ -84,7 +84,7 @@ def to_tensor(proto: TensorProto) -> Tensor:
 
 
 def _attribute(attribute: AttributeProto) -> Any:
-    """The Python value of an attribute; a tensor becomes a Value."""
+    """Return the Python value of an attribute; a tensor becomes a Value."""
     value = onnx.helper.get_attribute_value(attribute)
     if attribute.type == AttributeProto.TENSOR:
         return Value(constant=to_tensor(value), name=attribute.name, narrow=value.data_type in element_types.READ_ONLY)
@@ -98,31 +98,31 @@ def _attribute(attribute: AttributeProto) -> Any:
 
 
 class Types:
-    """Types of the values of a graph, inferred when they are first asked for.
+    """Types of the values of a graph, inferred on first use.
 
-    Only the functions that the standard writes for the types of a node's inputs need them.
+    Needed only for functions that the standard defines depending on the input types of a node.
     """
 
     def __init__(self, model: Callable[[], onnx.ModelProto]) -> None:
         self._model = model
 
     @functools.cached_property
-    def _found(self) -> dict[str, TypeProto]:
+    def _by_name(self) -> dict[str, TypeProto]:
         graph = self._model().graph
         try:
             inferred = onnx.shape_inference.infer_shapes(self._model(), data_prop=True).graph
-        except Exception:  # larger than protobuf's 2 GiB, or not as the standard says
+        except Exception:  # larger than protobuf's 2 GiB, or invalid
             inferred = graph
-        found = {tensor.name: _tensor_type(tensor) for tensor in graph.initializer}
-        return found | {value.name: value.type for value in [*inferred.value_info, *graph.input, *inferred.output]}
+        types = {tensor.name: _tensor_type(tensor) for tensor in graph.initializer}
+        return types | {value.name: value.type for value in [*inferred.value_info, *graph.input, *inferred.output]}
 
     def of(self, name: str, value: Value | None) -> TypeProto | None:
-        """The type of a value, None where it is not known."""
+        """Return the type of a value, None if unknown."""
         if value is not None and value.constant is not None:
             array = element_types.to_numpy(value.constant)
             return onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-        found = self._found.get(name)
-        return found if found is not None and found.tensor_type.elem_type else None
+        known = self._by_name.get(name)
+        return known if known is not None and known.tensor_type.elem_type else None
 
 
 NO_TYPES = Types(onnx.ModelProto)
@@ -134,7 +134,7 @@ def _tensor_type(tensor: TensorProto) -> TypeProto:
 
 @dataclass
 class Conversion:
-    """One ONNX node on its way into the graph."""
+    """Conversion of one ONNX node."""
 
     importer: Importer
     node: NodeProto
@@ -164,16 +164,16 @@ class Conversion:
 
     @property
     def version(self) -> int:
-        """The opset of the node's domain."""
+        """Opset of the node's domain."""
         return self.opsets.get(domain_of(self.node.domain), 1)
 
-    def refusal(self, why: object) -> NoCopy:
-        """The error that names this node."""
+    def refusal(self, reason: object) -> NoCopy:
+        """Return the error that names this node."""
         node = self.node
-        name = node.name or f"that writes {node.output[0] if node.output else 'nothing'}"
+        name = node.name or f"writing {node.output[0] if node.output else 'nothing'}"
         return NoCopy(
             f"ONNX operator {node.op_type} (domain {node.domain or 'ai.onnx'}, opset {self.version}, node {name}) "
-            f"cannot be imported: {why}."
+            f"cannot be imported: {reason}."
         )
 
     def _schema(self, domain: str) -> Any:
@@ -185,24 +185,22 @@ class Conversion:
     def _operator(self, domain: str) -> None:
         schema = self._schema(domain)
         if self.node.op_type not in {"Cast", "DequantizeLinear"}:
-            # of CastLike the second input says what the first becomes
+            # the second input of CastLike only specifies the target type
             for name in self.node.input[self.node.op_type == "CastLike" :]:
                 if (value := self._look_up(name)) is not None and value.narrow:
-                    raise self.refusal(
-                        f"its input {name!r} has 4 bits or is an 8-bit float, and not the result of a Cast"
-                    )
+                    raise self.refusal(f"its input {name!r} is a 4-bit type or 8-bit float that no Cast converts")
         for attribute in self.node.attribute:
             if schema is not None and attribute.name not in schema.attributes:
                 raise self.refusal(f"its attribute {attribute.name!r} does not exist in this opset")
         version = schema.since_version if schema else self.version
-        found = find_operator(domain, self.node.op_type, version)
-        refusal = self.refusal("there is no function for it")
-        if found is not None:
+        operator = find_operator(domain, self.node.op_type, version)
+        refusal = self.refusal("the operator is not implemented")
+        if operator is not None:
             try:
-                self._apply(found, self._bind(found, schema))
+                self._apply(operator, self._bind(operator, schema))
                 return
             except NoCopy as error:
-                # what our function does not know, the one that the standard writes may
+                # the standard's function body may support what ours does not
                 refusal = error
         body, types = self._standard_function(schema)
         if body is None:
@@ -210,34 +208,34 @@ class Conversion:
         try:
             self._expand(body, _defaults(schema), types)
         except NoCopy:
-            if found is None:
+            if operator is None:
                 raise
             raise refusal from None
 
     def _standard_function(self, schema: Any) -> tuple[FunctionProto | None, Types]:
-        """The body that the standard gives for this operator, and the types of what is in it."""
+        """Return the function body that the standard defines for this operator, and the types of its values."""
         if schema is None:
             return None, NO_TYPES
         if schema.has_function:
             return schema.function_body, NO_TYPES
         if not schema.has_context_dependent_function:
             return None, NO_TYPES
-        types = {name: self.types.of(name, self._look_up(name)) for name in self.node.input if name}
-        if any(found is None for found in types.values()):
+        input_types = {name: self.types.of(name, self._look_up(name)) for name in self.node.input if name}
+        if any(known is None for known in input_types.values()):
             return None, NO_TYPES
-        texts = [(types[name] if name else None) or TypeProto() for name in self.node.input]
+        protos = [(input_types[name] if name else None) or TypeProto() for name in self.node.input]
         body = FunctionProto()
         body.ParseFromString(
             schema.get_context_dependent_function(
-                self.node.SerializeToString(), [text.SerializeToString() for text in texts]
+                self.node.SerializeToString(), [proto.SerializeToString() for proto in protos]
             )
         )
         if not body.node:
             return None, NO_TYPES
-        return body, Types(lambda: _typed(body, texts, {entry.name: entry for entry in self.node.attribute}))
+        return body, Types(lambda: _typed(body, protos, {entry.name: entry for entry in self.node.attribute}))
 
     def _look_up(self, name: str) -> Value | None:
-        """The value of an input; None if it is left out."""
+        """Return the value of an input; None if it is omitted."""
         if not name:
             return None
         if name not in self.scope:
@@ -246,7 +244,7 @@ class Conversion:
 
     def _constant(self) -> None:
         if len(self.node.attribute) != 1:
-            raise self.refusal("it has not exactly one attribute")
+            raise self.refusal("it must have exactly one attribute")
         (attribute,) = self.node.attribute
         value = _attribute(attribute)
         if attribute.name in ("value_float", "value_floats"):
@@ -254,11 +252,11 @@ class Conversion:
         elif attribute.name in ("value_int", "value_ints"):
             value = Value(constant=torch.tensor(value, dtype=torch.int64))
         elif attribute.name != "value":
-            raise self.refusal(f"constants given as {attribute.name} are not supported")
+            raise self.refusal(f"a constant in the attribute {attribute.name} is not supported")
         self.scope[self.node.output[0]] = Value(constant=value.constant, name=self.node.output[0], narrow=value.narrow)
 
     def _if(self) -> None:
-        """The one branch of a constant condition in place of the node; otherwise both, as modules of their own."""
+        """Inline the selected branch of a constant condition; otherwise import both branches as modules."""
         condition = self._look_up(self.node.input[0])
         branches = {attribute.name: attribute.g for attribute in self.node.attribute}
         if condition is None:
@@ -273,14 +271,14 @@ class Conversion:
         self._export(inner, [output.name for output in graph.output])
 
     def _captured(self, *graphs: GraphProto) -> dict[str, Value]:
-        """The values around the graphs that they read."""
+        """Return the values of the enclosing scope that the graphs read."""
         names = sorted({name for graph in graphs for name in names_read(graph)} & set(self.scope))
         return {name: value for name in names if (value := self.scope[name]) is not None}
 
     def _run(
         self, function: Any, arguments: tuple[Any, ...], values: Iterable[Value], *, carried: bool = False
     ) -> None:
-        """Add the call of a function that runs subgraphs; its operands are ``arguments`` and then ``values``."""
+        """Call a function that runs subgraphs, with the operands ``arguments`` and then ``values``."""
         importer = self.importer
         passed = [importer.operand(value, carried=carried) for value in values]
         modules = [importer.keep_module(a) if isinstance(a, fx.GraphModule) else a for a in arguments]
@@ -291,29 +289,29 @@ class Conversion:
                 self.scope[name] = Value(node=node, name=name)
 
     def _loop(self) -> None:
-        """A body as a module of its own that runs again and again."""
+        """Import the loop body as a module."""
         body = next(attribute.g for attribute in self.node.attribute if attribute.name == "body")
         count, condition, *state = [self._look_up(name) for name in self.node.input]
         if any(value is None for value in state):
-            raise self.refusal("a value that it carries is left out")
+            raise self.refusal("a loop-carried value is omitted")
         limit = None if count is None else self.importer.numbers(count, False)
-        going = None if condition is None else self.importer.numbers(condition, False)
+        start = None if condition is None else self.importer.numbers(condition, False)
         captured = self._captured(body)
         module = self.importer.branch(body, captured, self.opsets, self.depth + 1)
         passed = [value for value in state if value] + [v for v in captured.values() if v.constant is None]
-        self._run(run_loop, (limit, going, module, len(state)), passed)
+        self._run(run_loop, (limit, start, module, len(state)), passed)
 
     def _scan(self) -> None:
-        """A body as a module of its own that runs over the entries of an axis."""
+        """Import the scan body as a module that runs over the entries of an axis."""
         if self.version < 9:
-            raise self.refusal("before opset 9 it has sequences of several lengths")
-        given = {attribute.name: _attribute(attribute) for attribute in self.node.attribute}
-        body, inputs = given["body"], given["num_scan_inputs"]
+            raise self.refusal("before opset 9 it takes sequences of different lengths")
+        attributes = {attribute.name: _attribute(attribute) for attribute in self.node.attribute}
+        body, inputs = attributes["body"], attributes["num_scan_inputs"]
         values = [value for name in self.node.input if (value := self._look_up(name)) is not None]
         states = len(values) - inputs
         outputs = len(body.output) - states
-        axes = given.get("scan_input_axes") or [0] * inputs, given.get("scan_output_axes") or [0] * outputs
-        backwards = given.get("scan_input_directions"), given.get("scan_output_directions")
+        axes = attributes.get("scan_input_axes") or [0] * inputs, attributes.get("scan_output_axes") or [0] * outputs
+        backwards = attributes.get("scan_input_directions"), attributes.get("scan_output_directions")
         read = zip(axes[0], map(bool, backwards[0] or [0] * inputs), strict=True)
         written = zip(axes[1], map(bool, backwards[1] or [0] * outputs), strict=True)
         captured = self._captured(body)
@@ -322,7 +320,7 @@ class Conversion:
         self._run(run_scan, (module, states, tuple(read), tuple(written)), passed)
 
     def _choose(self, condition: Value, then_branch: GraphProto, else_branch: GraphProto) -> None:
-        """A condition that depends on the input: the branch is chosen when the module runs."""
+        """Import both branches of a condition that depends on the input; the module selects one when it runs."""
         captured = self._captured(then_branch, else_branch)
         modules = [
             self.importer.branch(graph, captured, self.opsets, self.depth + 1) for graph in (then_branch, else_branch)
@@ -331,7 +329,7 @@ class Conversion:
         self._run(run_branch, (self.importer.numbers(condition, False), *modules), passed, carried=True)
 
     def _export(self, inner: Scope, names: Iterable[str]) -> None:
-        """The outputs of a subgraph or function body become the outputs of the node."""
+        """Assign the outputs of a subgraph or function body to the outputs of the node."""
         for outer_name, inner_name in zip(self.node.output, names, strict=False):
             if outer_name:
                 self.scope[outer_name] = inner[inner_name]
@@ -339,56 +337,56 @@ class Conversion:
     def _expand(
         self, function: FunctionProto, defaults: dict[str, AttributeProto] | None = None, types: Types = NO_TYPES
     ) -> None:
-        """Convert the nodes of a function's body in place of this node."""
+        """Convert the nodes of a function body in place of this node."""
         if len(self.node.input) > len(function.input) or len(self.node.output) > len(function.output):
             raise self.refusal("it has more inputs or outputs than its function")
         inner: Scope = dict.fromkeys(function.input)
         for formal, actual in zip(function.input, self.node.input, strict=False):
             inner[formal] = self._look_up(actual)
-        given = (defaults or {}) | {attribute.name: attribute for attribute in function.attribute_proto}
-        given |= {attribute.name: attribute for attribute in self.node.attribute}
+        attributes = (defaults or {}) | {attribute.name: attribute for attribute in function.attribute_proto}
+        attributes |= {attribute.name: attribute for attribute in self.node.attribute}
         opsets = self.opsets | {domain_of(entry.domain): entry.version for entry in function.opset_import}
-        body = [_with_attributes(node, given) for node in function.node]
+        body = [_with_attributes(node, attributes) for node in function.node]
         self.importer.convert(body, inner, opsets, self.depth + 1, types)
         self._export(inner, function.output)
 
-    def _bind(self, found: Operator, schema: Any) -> Bound:
-        """Required inputs by position, optional inputs and attributes by name."""
+    def _bind(self, operator: Operator, schema: Any) -> Bound:
+        """Bind required inputs by position, optional inputs and attributes by name."""
         named: dict[str, Any] = {}
         extra: list[Value] = []
-        positional = [parameter.name for parameter in found.parameters.values() if parameter.positional]
-        for place, input_name in enumerate(self.node.input):
+        positional = [parameter.name for parameter in operator.parameters.values() if parameter.positional]
+        for index, input_name in enumerate(self.node.input):
             value = self._look_up(input_name)
-            formal = schema.inputs[place] if schema and place < len(schema.inputs) else None
+            formal = schema.inputs[index] if schema and index < len(schema.inputs) else None
             if formal is not None and formal.option == onnx.defs.OpSchema.FormalParameterOption.Optional:
                 name = formal.name
-            elif place < len(positional):
-                name = positional[place]
-            elif found.variadic is not None and value is not None:
+            elif index < len(positional):
+                name = positional[index]
+            elif operator.variadic is not None and value is not None:
                 extra.append(value)
                 continue
             else:
-                raise self.refusal(f"input {place + 1} is not known")
-            if value is not None or (place < len(positional) and name == positional[place]):
+                raise self.refusal(f"input {index + 1} is unknown")
+            if value is not None or (index < len(positional) and name == positional[index]):
                 named[name] = value
         for attribute in self.node.attribute:
             if attribute.name in named:
-                raise self.refusal(f"{attribute.name!r} is given twice")
+                raise self.refusal(f"{attribute.name!r} is both an input and an attribute")
             named[attribute.name] = _attribute(attribute)
         for name, attribute in _defaults(schema).items() if schema else ():
-            if name in found.parameters:
+            if name in operator.parameters:
                 named.setdefault(name, _attribute(attribute))
         for name in named:
-            if name not in found.parameters:
+            if name not in operator.parameters:
                 raise self.refusal(f"{name!r} is not supported")
         return Bound({name: value for name, value in named.items() if value is not None or name in positional}, extra)
 
-    def _apply(self, found: Operator, bound: Bound) -> None:
-        """Compute the node now, or add it to the graph."""
-        constant = not found.sequences and all(value.constant is not None for value in bound.values())
+    def _apply(self, operator: Operator, bound: Bound) -> None:
+        """Compute the node at import, or add it to the graph."""
+        constant = not operator.sequences and all(value.constant is not None for value in bound.values())
         host = (
-            not found.reads_shape
-            and not found.sequences
+            not operator.reads_shape
+            and not operator.sequences
             and all(value.constant is not None or value.host for value in bound.values())
         )
         large = any(
@@ -396,56 +394,63 @@ class Conversion:
         )
         host = host and not large
         arguments = {
-            name: self._argument(found.parameters[name], value, found, constant, host or found.reads_shape)
+            name: self._argument(operator.parameters[name], value, operator, constant, host or operator.reads_shape)
             for name, value in bound.named.items()
         }
         extra = [
-            self._argument(found.variadic, value, found, constant, host) for value in bound.extra if found.variadic
+            self._argument(operator.variadic, value, operator, constant, host)
+            for value in bound.extra
+            if operator.variadic
         ]
-        integers = [self._integer(found, gives, bound) for gives in found.gives]
-        outputs = max((place + 1 for place, name in enumerate(self.node.output) if name), default=0)
-        if "here" in found.filled_in:
-            arguments["here"] = torch.empty(0) if constant else self._host_here() if host else self.importer.here()
-        if "outputs" in found.filled_in:
+        integers = [self._integer(operator, source, bound) for source in operator.integer_type]
+        outputs = max((index + 1 for index, name in enumerate(self.node.output) if name), default=0)
+        if "reference" in operator.injected:
+            arguments["reference"] = (
+                torch.empty(0) if constant else self._host_reference() if host else self.importer.reference()
+            )
+        if "outputs" in operator.injected:
             arguments["outputs"] = outputs
-        if "integer" in found.filled_in:
+        if "integer" in operator.injected:
             arguments["integer"] = integers[0]
-        if outputs > 1 and not found.multiple:
+        if outputs > 1 and not operator.multiple:
             raise self.refusal(f"its output {outputs} is not supported")
         positional = []
         if extra:
-            names = [parameter.name for parameter in found.parameters.values() if parameter.positional]
+            names = [parameter.name for parameter in operator.parameters.values() if parameter.positional]
             positional = [arguments.pop(name) for name in names] + extra
         if constant:
-            self._fold(found, positional, arguments, integers)
+            self._fold(operator, positional, arguments, integers)
         else:
-            self._call(found, positional, arguments, integers, host or found.reads_shape)
+            self._call(operator, positional, arguments, integers, host or operator.reads_shape)
 
-    def _host_here(self) -> fx.Node:
+    def _host_reference(self) -> fx.Node:
         value = Value(constant=torch.empty(0))
         return self.importer.operand(value, host=True)
 
-    def _argument(self, parameter: Parameter, value: Any, found: Operator, constant: bool, host: bool) -> Any:
-        """What the function gets for one parameter."""
+    def _argument(self, parameter: Parameter, value: Any, operator: Operator, constant: bool, host: bool) -> Any:
+        """Return the argument for one parameter of the operator function."""
         if not isinstance(value, Value):
             self._check_allowed(parameter, value)
             return value
         if parameter.tensor:
             if constant:
                 return value.constant
-            # a function that reads the shape of its operand only takes it wherever it is
-            keep = found.reads_shape and value.constant is None
+            # an operand of which only the shape is read needs no transfer between host and device
+            in_place = operator.reads_shape and value.constant is None
             return (
                 value.node
-                if keep
+                if in_place
                 else self.importer.operand(
-                    value, host=host, carried=parameter.name in found.takes, as_float=parameter.name in found.as_float
+                    value,
+                    host=host,
+                    carried=parameter.name in operator.carried,
+                    as_float=parameter.name in operator.as_float,
                 )
             )
         if parameter.allowed is not None and value.constant is None:
-            raise self.refusal(f"{parameter.name!r} is not constant")
+            raise self.refusal(f"{parameter.name!r} must be constant")
         if value.constant is not None and not parameter.many and value.constant.numel() != 1:
-            raise self.refusal(f"{parameter.name!r} has {value.constant.numel()} values where one is expected")
+            raise self.refusal(f"{parameter.name!r} has {value.constant.numel()} values, expected one")
         numbers = self.importer.numbers(value, parameter.many)
         self._check_allowed(parameter, numbers)
         return numbers
@@ -454,16 +459,16 @@ class Conversion:
         if parameter.allowed is not None and value is not None and value not in parameter.allowed:
             raise self.refusal(f"{parameter.name} = {value!r} is not supported")
 
-    def _integer(self, found: Operator, gives: str | torch.dtype | None, bound: Bound) -> torch.dtype | None:
-        """The integer type of an output, if it is one that must be known."""
-        if not isinstance(gives, str):
-            return gives
-        for name in gives.split():
-            if found.variadic is not None and name == found.variadic.name:
+    def _integer(self, operator: Operator, source: str | torch.dtype | None, bound: Bound) -> torch.dtype | None:
+        """Return the ONNX integer type of an output, None if it needs none; ``source``: see ``Operator``."""
+        if not isinstance(source, str):
+            return source
+        for name in source.split():
+            if operator.variadic is not None and name == operator.variadic.name:
                 types = [dtype for value in bound.extra if (dtype := _integer_type(value))]
                 if types:
                     return types[0]
-            elif name in found.parameters:
+            elif name in operator.parameters:
                 operand = bound.named.get(name)
                 if isinstance(operand, int) and operand:
                     dtype = self._element_type(operand)
@@ -482,28 +487,28 @@ class Conversion:
             raise self.refusal(error) from error
 
     def _fold(
-        self, found: Operator, positional: list[Any], arguments: dict[str, Any], integers: list[torch.dtype | None]
+        self, operator: Operator, positional: list[Any], arguments: dict[str, Any], integers: list[torch.dtype | None]
     ) -> None:
-        """Compute the node now: all of its operands are constants."""
+        """Compute the node at import: all of its operands are constants."""
         try:
             with torch.no_grad():
-                result = found.function(*positional, **arguments)
+                result = operator.function(*positional, **arguments)
         except Exception as error:
             raise self.refusal(f"its constant operands raise {type(error).__name__}: {error}") from error
-        results = list(result) if found.multiple else [result]
-        for place, name in enumerate(self.node.output):
+        results = list(result) if operator.multiple else [result]
+        for index, name in enumerate(self.node.output):
             if not name:
                 continue
-            tensor = results[place]
+            tensor = results[index]
             if tensor.numel() > MAX_ELEMENTS:
-                raise self.refusal(f"it makes a constant of {tensor.numel()} elements, more than {MAX_ELEMENTS}")
-            integer = integers[place] if place < len(integers) else None
+                raise self.refusal(f"it creates a constant of {tensor.numel()} elements, more than {MAX_ELEMENTS}")
+            integer = integers[index] if index < len(integers) else None
             tensor = tensor if integer is None else element_types.true_integer(tensor, integer)
             self.scope[name] = Value(constant=tensor, name=name)
 
     def _call(
         self,
-        found: Operator,
+        operator: Operator,
         positional: list[Any],
         arguments: dict[str, Any],
         integers: list[torch.dtype | None],
@@ -512,20 +517,20 @@ class Conversion:
         """Add the node to the graph."""
         graph = self.importer.graph
         first = identifier_of(self.node.output[0])
-        call = graph.create_node("call_function", found.function, tuple(positional), arguments, name=first)
+        call = graph.create_node("call_function", operator.function, tuple(positional), arguments, name=first)
         same = len(integers) == 1 and len(self.node.output) > 1
-        for place, name in enumerate(self.node.output):
+        for index, name in enumerate(self.node.output):
             if not name:
                 continue
-            node = graph.call_function(python_operator.getitem, (call, place)) if found.multiple else call
-            integer = integers[0] if same else integers[place] if place < len(integers) else None
+            node = graph.call_function(python_operator.getitem, (call, index)) if operator.multiple else call
+            integer = integers[0] if same else integers[index] if index < len(integers) else None
             if host and integer is not None:
                 node = graph.call_function(element_types.true_integer, (node, integer))
             self.scope[name] = Value(node=node, host=host, integer=None if host else integer, name=name)
 
 
 def _defaults(schema: Any) -> dict[str, AttributeProto]:
-    """The attributes that have a default in this version of an operator."""
+    """Return the attributes that have a default in this version of an operator."""
     return {
         name: attribute.default_value
         for name, attribute in schema.attributes.items()
@@ -534,22 +539,22 @@ def _defaults(schema: Any) -> dict[str, AttributeProto]:
 
 
 def _integer_type(value: Value) -> torch.dtype | None:
-    """The ONNX integer type of a value, where it is known."""
+    """Return the ONNX integer type of a value, None if unknown."""
     if value.constant is not None and element_types.is_integer(value.constant.dtype):
         return value.constant.dtype
     return value.integer
 
 
-def _typed(function: FunctionProto, inputs: list[TypeProto], given: dict[str, AttributeProto]) -> onnx.ModelProto:
-    """A function's body as a model whose inputs have types, so that those of its other values can be inferred."""
-    values = [onnx.ValueInfoProto(name=name, type=found) for name, found in zip(function.input, inputs, strict=False)]
-    nodes = [_with_attributes(node, given) for node in function.node]
+def _typed(function: FunctionProto, inputs: list[TypeProto], attributes: dict[str, AttributeProto]) -> onnx.ModelProto:
+    """Return a function body as a model with typed inputs, so that the types of its other values can be inferred."""
+    values = [onnx.ValueInfoProto(name=name, type=type_) for name, type_ in zip(function.input, inputs, strict=False)]
+    nodes = [_with_attributes(node, attributes) for node in function.node]
     graph = onnx.helper.make_graph(nodes, "function", [value for value in values if value.type.WhichOneof("value")], [])
     return onnx.helper.make_model(graph, opset_imports=function.opset_import)
 
 
-def _with_attributes(node: NodeProto, given: dict[str, AttributeProto]) -> NodeProto:
-    """A node of a function's body with the references to the function's attributes replaced."""
+def _with_attributes(node: NodeProto, attributes: dict[str, AttributeProto]) -> NodeProto:
+    """Copy a node of a function body with the references to the function's attributes replaced."""
     result = NodeProto()
     result.CopyFrom(node)
     del result.attribute[:]
@@ -559,12 +564,12 @@ def _with_attributes(node: NodeProto, given: dict[str, AttributeProto]) -> NodeP
             copied.CopyFrom(attribute)
             graphs = [copied.g] if attribute.type == AttributeProto.GRAPH else list(copied.graphs)
             for graph in graphs:
-                inner = [_with_attributes(child, given) for child in graph.node]
+                inner = [_with_attributes(child, attributes) for child in graph.node]
                 del graph.node[:]
                 graph.node.extend(inner)
-        elif attribute.ref_attr_name in given:
+        elif attribute.ref_attr_name in attributes:
             copied = result.attribute.add()
-            copied.CopyFrom(given[attribute.ref_attr_name])
+            copied.CopyFrom(attributes[attribute.ref_attr_name])
             copied.name = attribute.name
     return result
 

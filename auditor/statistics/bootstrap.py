@@ -15,7 +15,7 @@ BOOTSTRAP_SEED = 20260101
 
 
 def mean_of(draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean of every draw (draws, n) -> (draws,)."""
+    """Average each draw (draws, n) -> (draws,)."""
     result: NDArray[np.float64] = draws.mean(axis=1)
     return result
 
@@ -26,9 +26,9 @@ def bootstrap(
     *,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Percentile bootstrap of ``statistic`` over the first axis of ``values``; non-finite values are left out.
+    """Return the percentile bootstrap of ``statistic`` over the first axis of ``values``, without non-finite values.
 
-    ``statistic`` takes resamples (b, n, ...) and returns (b,).
+    ``statistic`` maps resamples (b, n, ...) to (b,).
     """
     data = np.asarray(values, dtype=np.float64)
     data = data[np.isfinite(data)] if data.ndim == 1 else data
@@ -41,7 +41,7 @@ def bootstrap(
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     draws: list[float] = []
     while len(draws) < resamples:
-        # many at once, which is fifty times faster, and few enough to fit into the cache
+        # many resamples at once (fifty times faster), but few enough for the cache
         block = min(resamples - len(draws), max(1, 200_000 // n))
         draws.extend(statistic(data[rng.integers(0, n, (block, n))]).tolist())
     return Interval(value, *_percentiles(draws))
@@ -53,10 +53,10 @@ def bootstrap_confusion(
     *,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Bootstrap of a statistic of the confusion matrix.
+    """Bootstrap a statistic of the confusion matrix.
 
-    Resampling images is resampling cells: one multinomial draw stands for a whole resample, so this costs the same
-    for a hundred images as for a million. ``statistic`` takes matrices (b, k, k) and returns (b,).
+    Resampling images is resampling cells: one multinomial draw replaces a whole resample, so the cost does not depend
+    on the number of images. ``statistic`` maps matrices (b, k, k) to (b,).
     """
     n = int(matrix.sum())
     if n == 0:
@@ -70,14 +70,14 @@ def bootstrap_confusion(
 def bootstrap_weighted(
     n: int, statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], *, resamples: int = RESAMPLES
 ) -> Interval:
-    """Bootstrap of a statistic of weighted images; ``statistic`` takes weights (b, n) and returns (b,)."""
+    """Bootstrap a statistic of weighted images; ``statistic`` maps weights (b, n) to (b,)."""
     if n == 0:
         return NOTHING
     value = float(statistic(np.ones((1, n)))[0])
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     draws: list[float] = []
     while len(draws) < resamples:
-        # blocks, so that 1000 resamples of 100,000 images do not need a gigabyte
+        # in blocks, because 1000 resamples of 100,000 images need a gigabyte
         block = min(resamples - len(draws), max(1, 4_000_000 // n))
         weights = rng.multinomial(n, np.full(n, 1 / n), size=block).astype(np.float64)
         draws.extend(statistic(weights).tolist())
@@ -87,11 +87,11 @@ def bootstrap_weighted(
 def paired_means(
     first: NDArray[np.float64], second: NDArray[np.float64], *, resamples: int = RESAMPLES
 ) -> tuple[Interval, float | None]:
-    """Difference mean(second) - mean(first) over the same images, (n,) each, with its interval and p-value.
+    """Return the difference mean(second) - mean(first) over the same images, (n,) each, with interval and p-value.
 
-    NaN is an image that does not count for this run. Percentile bootstrap over images, both runs drawn together. The
-    p-value takes the bootstrap's standard error as normal; it is never below 2^(1 - m), the least that a sign-flip test
-    can give where the runs differ on m images. None where there is nothing to test.
+    NaN excludes an image from that run. Percentile bootstrap over images, both runs resampled together. The p-value
+    uses a normal approximation with the bootstrap standard error; it is never below 2^(1 - m), the minimum of a
+    sign-flip test if the runs differ on m images. None if there is nothing to test.
     """
     if not (np.isfinite(first).any() and np.isfinite(second).any()):
         return NOTHING, None
@@ -116,11 +116,11 @@ def paired_means(
 
 
 def _weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means of ``values`` (n,) under each row of weights (b, n); NaN values do not count."""
-    there = np.isfinite(values)
-    total = weights[:, there].sum(axis=1)
+    """Average ``values`` (n,) under each row of weights (b, n); ignore NaN."""
+    finite = np.isfinite(values)
+    total = weights[:, finite].sum(axis=1)
     result: NDArray[np.float64] = np.divide(
-        weights[:, there] @ values[there], total, out=np.full(len(weights), np.nan), where=total > 0
+        weights[:, finite] @ values[finite], total, out=np.full(len(weights), np.nan), where=total > 0
     )
     return result
 

@@ -12,17 +12,17 @@ from auditor.statistics.intervals import Interval
 
 
 def calibration_error(confidence: NDArray[np.float64], correct: NDArray[Any], bins: int = 15) -> float:
-    """Expected calibration error with bins of equal mass; confidences and correctness (n,).
+    """Return the expected calibration error with bins of equal mass; confidences and correctness (n,).
 
     Mean over bins of |accuracy - confidence|, weighted by size (Guo et al. 2017, arXiv:1706.04599; equal mass after
-    Nixon et al. 2019, arXiv:1904.01685). Above zero even for a perfect model; see ``calibration_error_debiased``.
+    Nixon et al. 2019, arXiv:1904.01685). Positive even for a perfect model; see ``calibration_error_debiased``.
     """
     pairs = np.stack([np.asarray(confidence, dtype=np.float64), np.asarray(correct, dtype=np.float64)], axis=-1)
     return float(_calibration_errors(pairs[None], bins)[0])
 
 
 def _calibration_errors(pairs: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
-    """The calibration error of samples (b, n, 2) of confidence and correctness, (b,)."""
+    """Return the calibration errors (b,) of samples (b, n, 2) of confidence and correctness."""
     n = pairs.shape[1]
     order = np.argsort(pairs[..., 0], axis=1, kind="stable")
     gaps = np.take_along_axis(pairs[..., 0] - pairs[..., 1], order, axis=1)
@@ -34,10 +34,9 @@ def _calibration_errors(pairs: NDArray[np.float64], bins: int) -> NDArray[np.flo
 def calibration_interval(
     confidence: NDArray[np.float64], correct: NDArray[Any], bins: int = 15, *, resamples: int = RESAMPLES
 ) -> Interval:
-    """``calibration_error`` with its bootstrap interval.
+    """Return ``calibration_error`` with its bootstrap interval.
 
-    Resampling adds unevenness of its own, so the percentiles lie too high: the interval is widened where it does not
-    hold the value.
+    Resampling adds variation, which raises the percentiles: the interval is extended if it does not contain the value.
     """
     pairs = np.column_stack([confidence, correct])
     value, low, high = bootstrap(pairs, lambda draws: _calibration_errors(draws, bins), resamples=resamples)
@@ -47,8 +46,10 @@ def calibration_interval(
 
 
 def calibration_error_debiased(confidence: NDArray[np.float64], correct: NDArray[Any], bins: int = 15) -> float:
-    """Root mean square calibration error less what chance alone adds to it (Kumar, Liang and Ma 2019,
-    arXiv:1909.10155, definition 5.1); bins of equal mass, 0 where chance explains all of it."""
+    """Return the root mean square calibration error with its bias by chance removed.
+
+    Kumar, Liang and Ma 2019, arXiv:1909.10155, definition 5.1; bins of equal mass, 0 if chance explains all of it.
+    """
     parts = [p for p in np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence))) if len(p) > 1]
     total = sum(len(p) for p in parts)
     if not total:

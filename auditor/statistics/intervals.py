@@ -1,6 +1,6 @@
-"""Intervals and tests. Every interval here is at 95 %.
+"""Confidence intervals at 95 %.
 
-Proportions get Wilson's score interval, differences of proportions Newcombe's, everything else a percentile bootstrap
+Proportions have Wilson's score interval, differences of proportions Newcombe's, other statistics a percentile bootstrap
 over images with a fixed seed. "No data" is None, never 0.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class Interval(NamedTuple):
-    """A value with the ends of its interval; all None when there is nothing to measure."""
+    """A value with the ends of its interval; all None if there is nothing to measure."""
 
     value: float | None
     low: float | None
@@ -24,21 +24,21 @@ NOTHING = Interval(None, None, None)
 
 
 def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval of a proportion (Wilson 1927; Brown, Cai and DasGupta 2001, section 3.1.1)."""
+    """Return Wilson's score interval of a proportion (Wilson 1927; Brown, Cai and DasGupta 2001, section 3.1.1)."""
     if n == 0:
         return NOTHING
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     p = successes / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
-    # the formula gives 0 and 1 at the ends only up to rounding
+    # the formula gives exact 0 and 1 only up to rounding
     low = 0.0 if successes == 0 else max(0.0, centre - half)
     high = 1.0 if successes == n else min(1.0, centre + half)
     return Interval(p, low, high)
 
 
 def newcombe(successes: tuple[int, int], n: tuple[int, int], *, confidence: float = 0.95) -> Interval:
-    """Interval of the difference p1 - p2 of two independent proportions (Newcombe 1998, method 10)."""
+    """Return the interval of the difference p1 - p2 of two independent proportions (Newcombe 1998, method 10)."""
     if not (n[0] and n[1]):
         return NOTHING
     a, b = (wilson(s, m, confidence=confidence) for s, m in zip(successes, n, strict=True))
@@ -51,9 +51,11 @@ def newcombe(successes: tuple[int, int], n: tuple[int, int], *, confidence: floa
 
 
 def matched(gained: int, lost: int, n: int, *, confidence: float = 0.95) -> Interval:
-    """Interval of the difference of two proportions on the same ``n`` images, of which ``gained`` are right only for
-    the first and ``lost`` only for the second (Agresti and Min 2005, Statistics in Medicine 24, 729-740: Wald's
-    interval after adding 1/2 to each cell)."""
+    """Return the interval of the difference of two proportions on the same ``n`` images.
+
+    ``gained`` images are correct only for the first, ``lost`` only for the second (Agresti and Min 2005, Statistics in
+    Medicine 24, 729-740: Wald's interval after adding 1/2 to each cell).
+    """
     if n == 0:
         return NOTHING
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -64,10 +66,10 @@ def matched(gained: int, lost: int, n: int, *, confidence: float = 0.95) -> Inte
 
 
 def paired_proportions(only_first: int, only_second: int, n: int) -> Interval:
-    """Interval of the difference p_second - p_first of two proportions on the same ``n`` images.
+    """Return the interval of the difference p_second - p_first of two proportions on the same ``n`` images.
 
-    Adjusted Wald (Bonett and Price 2012, J. Educ. Behav. Stat. 37, 479-488): does not shrink to a point where the two
-    disagree on no image, as the bootstrap does.
+    Adjusted Wald (Bonett and Price 2012, J. Educ. Behav. Stat. 37, 479-488): unlike the bootstrap it does not shrink to
+    a point if the two agree on every image.
     """
     if n == 0:
         return NOTHING

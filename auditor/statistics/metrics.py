@@ -1,4 +1,4 @@
-"""Metrics with their intervals: proportion, median, mean."""
+"""Metrics with intervals: proportion, median, mean."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from auditor.statistics.intervals import wilson
 
 
 def proportion(name: str, hits: ArrayLike, *, at: Mapping[str, Scalar] | None = None, unit: str = "fraction") -> Metric:
-    """The share of True in ``hits`` as a metric with Wilson's interval."""
+    """Return the share of True in ``hits`` as a metric with Wilson's interval."""
     flags = np.asarray(hits, dtype=bool)
     value, low, high = wilson(int(flags.sum()), len(flags))
     return Metric(name=name, value=value, low=low, high=high, n=len(flags), unit=unit, at=at or {})
 
 
 def median(name: str, values: ArrayLike, *, unit: str, at: Mapping[str, Scalar] | None = None) -> Metric:
-    """The median as a metric with a bootstrap interval; infinite values (an unbroken image) count as they stand.
+    """Return the median as a metric with a bootstrap interval; infinite values (no adversarial image found) count.
 
-    The median of a sample in which half the images stay unbroken is itself infinite, which audit.json writes as null.
+    The median is infinite if that holds for half of the images; audit.json writes it as null.
     """
     data = np.asarray(values, dtype=np.float64)
     data = data[~np.isnan(data)]
@@ -30,14 +30,14 @@ def median(name: str, values: ArrayLike, *, unit: str, at: Mapping[str, Scalar] 
         return Metric(name=name, value=None, n=0, unit=unit, at=at or {})
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     draws = np.median(data[rng.integers(0, len(data), (RESAMPLES, len(data)))], axis=1)
-    # "lower"/"higher" keep infinities out of the interpolation, which would turn them into NaN
+    # "lower"/"higher" avoid interpolation, which would turn infinities into NaN
     low = float(np.quantile(draws, 0.025, method="lower"))
     high = float(np.quantile(draws, 0.975, method="higher"))
     return Metric(name=name, value=float(np.median(data)), low=low, high=high, n=len(data), unit=unit, at=at or {})
 
 
 def mean(name: str, values: ArrayLike, *, unit: str, at: Mapping[str, Scalar] | None = None) -> Metric:
-    """The mean as a metric with a bootstrap interval."""
+    """Return the mean as a metric with a bootstrap interval."""
     data = np.asarray(values, dtype=np.float64)
     value, low, high = bootstrap(data)
     return Metric(name=name, value=value, low=low, high=high, n=int(np.isfinite(data).sum()), unit=unit, at=at or {})

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 
 def roc_auc(labels: NDArray[Any], scores: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """One-against-rest ROC-AUC, mean over classes with both sides, for each row of image weights (b, n).
+    """Return the one-vs-rest ROC AUC per row of image weights (b, n): the mean over classes with both sides.
 
-    The area is the chance that a positive image scores above a negative one, ties counting half (Mann-Whitney).
+    The area is the probability that a positive image scores above a negative one, ties counting half (Mann-Whitney).
     """
     total = np.zeros(len(weights))
     counted = np.zeros(len(weights))
@@ -28,23 +28,22 @@ def roc_auc(labels: NDArray[Any], scores: NDArray[np.float64], weights: NDArray[
 def roc_auc_micro(
     labels: NDArray[Any], scores: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """ROC-AUC over all pairs of an image and a class, positive where it is the label, for each row of image weights
-    (b, n)."""
+    """Return the ROC AUC over all pairs of image and class, per row of image weights (b, n); the label is positive."""
     k = scores.shape[1]
     positive = (labels[:, None] == np.arange(k)).ravel()
-    found = np.full(len(weights), np.nan)
-    # a few rows at a time: a thousand draws of all pairs do not fit into memory
+    result = np.full(len(weights), np.nan)
+    # a few rows at a time: a thousand draws of all pairs exceed the memory
     for rows in np.array_split(np.arange(len(weights)), max(1, weights.size * k // 4_000_000)):
         area, pairs = _area(positive, scores.ravel(), np.repeat(weights[rows], k, axis=1))
         np.divide(area, pairs, out=area, where=pairs > 0)
-        found[rows] = np.where(pairs > 0, area, np.nan)
-    return found
+        result[rows] = np.where(pairs > 0, area, np.nan)
+    return result
 
 
 def _area(
     positive: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Weight of the pairs of a positive and a negative in which the positive scores higher, and of all pairs; (b,)."""
+    """Return the weight of (positive, negative) pairs in which the positive scores higher, and of all pairs; (b,)."""
     order = np.argsort(scores, kind="stable")
     w, p = weights[:, order], positive[order]
     # equal scores form one step of the curve

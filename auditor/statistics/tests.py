@@ -12,30 +12,32 @@ from auditor.statistics.intervals import NOTHING, Interval
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """Exact one-sided p-value of "the first is no better", from the images on which two differ (McNemar 1947): the
-    chance of at least ``gained`` heads in ``gained + lost`` throws of a fair coin."""
+    """Return the exact one-sided p-value of "the first is no better", from the images on which two differ.
+
+    McNemar 1947: the probability of at least ``gained`` heads in ``gained + lost`` tosses of a fair coin.
+    """
     from scipy.stats import binom
 
     return float(binom.sf(gained - 1, gained + lost, 0.5)) if gained + lost else 1.0
 
 
 def mcnemar_two_sided(only_first: int, only_second: int) -> float:
-    """P-value of McNemar's exact test: of the images on which two runs disagree, is one side favoured?
+    """Return the p-value of McNemar's exact test on the images on which two runs disagree.
 
     Two-sided binomial test of ``only_first`` against ``only_second`` at 1/2 (McNemar 1947; exact form: Dietterich 1998,
-    section 3.1, for small counts). 1 where the runs disagree on no image.
+    section 3.1, for small counts). 1 if the runs agree on every image.
     """
-    # not scipy.stats, which takes a second to import
+    # not scipy.stats, whose import takes a second
     from scipy.special import bdtr
 
     return min(1.0, 2 * float(bdtr(min(only_first, only_second), only_first + only_second, 0.5)))
 
 
 def from_intervals(first: Interval, second: Interval) -> tuple[Interval, float | None]:
-    """Difference second - first of two numbers of which only the intervals are known, and its p-value.
+    """Return the difference second - first, and its p-value, of two numbers of which only the intervals are known.
 
-    Squares of the distances to the ends are added (Zou and Donner 2008, Stat. Med. 27, 1693-1702), as for independent
-    samples: cautious where both come from the same images. None where an interval is missing or is a point.
+    The squared distances to the ends are added (Zou and Donner 2008, Stat. Med. 27, 1693-1702), as for independent
+    samples: conservative if both come from the same images. None if an interval is missing or is a point.
     """
     if first.value is None or second.value is None:
         return NOTHING, None
@@ -44,7 +46,7 @@ def from_intervals(first: Interval, second: Interval) -> tuple[Interval, float |
         return Interval(value, None, None), None
     down = float(np.hypot(second.value - second.low, first.high - first.value))
     up = float(np.hypot(second.high - second.value, first.value - first.low))
-    # towards zero lies what would have to be crossed for there to be no difference
+    # use the side towards zero, which the difference would have to cross to vanish
     half = down if value > 0 else up
     if half <= 0:
         return Interval(value, None, None), None
@@ -53,12 +55,12 @@ def from_intervals(first: Interval, second: Interval) -> tuple[Interval, float |
 
 
 def two_sided(z: float) -> float:
-    """P-value of a standard normal statistic. Not as 1 - cdf, which is 0 from z = 8.3 on."""
+    """Return the p-value of a standard normal statistic. Not as 1 - cdf, which is 0 from z = 8.3 on."""
     return math.erfc(abs(z) / math.sqrt(2))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number (Holm 1979)."""
+    """Adjust p-values for their number (Holm 1979)."""
     adjusted = [0.0] * len(p_values)
     running = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):

@@ -1,4 +1,4 @@
-"""Element types: from ONNX to torch, and integers that carry gradients."""
+"""Map ONNX element types to torch, and represent integers that carry gradients."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TORCH_TYPES: dict[int, torch.dtype] = {
     TensorProto.FLOAT8E4M3FNUZ: torch.float8_e4m3fnuz,
     TensorProto.FLOAT8E5M2: torch.float8_e5m2,
     TensorProto.FLOAT8E5M2FNUZ: torch.float8_e5m2fnuz,
-    # held in a wider type: their values are right, what is rounded to them would not be
+    # held in a wider type: their values are exact, but rounding to that type would not be
     TensorProto.INT4: torch.int8,
     TensorProto.UINT4: torch.uint8,
     TensorProto.INT2: torch.int8,
@@ -43,25 +43,25 @@ READ_ONLY = {kind for kind in TORCH_TYPES if TORCH_TYPES[kind].itemsize == 1} - 
     TensorProto.UINT8,
     TensorProto.BOOL,
 } | {TensorProto.FLOAT4E2M1}
-"""Types that constants and inputs may have and that no operator gives."""
+"""Types allowed for constants and inputs, but not for the result of an operator."""
 
 
 def torch_type(element_type: int) -> torch.dtype:
-    """The torch type of an ONNX element type."""
+    """Return the torch type of an ONNX element type; raise NotImplementedError if there is none."""
     if element_type not in TORCH_TYPES:
         raise NotImplementedError(f"element type {TensorProto.DataType.Name(element_type)} has no torch counterpart")
     return TORCH_TYPES[element_type]
 
 
 def torch_type_of_result(element_type: int) -> torch.dtype:
-    """The torch type of an ONNX element type that an operator is to give."""
+    """Return the torch type for an operator's result; raise NotImplementedError for read-only types."""
     if element_type in READ_ONLY:
         raise NotImplementedError(f"rounding to {TensorProto.DataType.Name(element_type)} is not supported")
     return torch_type(element_type)
 
 
 def from_numpy(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
-    """An array, of a type that numpy may know through ml_dtypes only, as a tensor of its own."""
+    """Copy an array, whose type may come from ml_dtypes, to a tensor."""
     if dtype.is_floating_point and dtype.itemsize == 1:
         return torch.from_numpy(array.view(np.uint8).copy()).view(dtype)
     if dtype is torch.bfloat16:
@@ -71,32 +71,32 @@ def from_numpy(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
 
 
 def to_numpy(x: Tensor) -> NDArray[Any]:
-    """A tensor as an array of the type that ONNX calls by the same name."""
+    """Convert a tensor to an array of the corresponding ONNX type."""
     if x.dtype is torch.bfloat16:
         return x.float().numpy().astype(onnx.helper.tensor_dtype_to_np_dtype(TensorProto.BFLOAT16))
     return x.numpy()
 
 
 def is_integer(dtype: torch.dtype) -> bool:
-    """Whether a type is one of the integers (bool is not)."""
+    """Return True for an integer type (bool is not one)."""
     return not dtype.is_floating_point and not dtype.is_complex and dtype is not torch.bool
 
 
-def floating(dtype: torch.dtype, here: Tensor) -> torch.dtype:
-    """The floating type to use where the model says ``dtype``: another one after ``module.double()`` and the like."""
-    if not dtype.is_floating_point or here.dtype is torch.float32:
+def floating(dtype: torch.dtype, reference: Tensor) -> torch.dtype:
+    """Return ``dtype``, or the type of ``reference`` if the module was converted (``module.double()``)."""
+    if not dtype.is_floating_point or reference.dtype is torch.float32:
         return dtype
-    return here.dtype
+    return reference.dtype
 
 
 def limits(dtype: torch.dtype) -> tuple[int, int]:
-    """Smallest and largest value of an integer type."""
+    """Return the smallest and largest value of an integer type."""
     info = torch.iinfo(dtype)
     return info.min, info.max
 
 
 class _StraightThrough(torch.autograd.Function):
-    """Forward: ``function(x)``. Backward: the gradient goes to ``x`` as if nothing had been done to it.
+    """Forward: ``function(x)``. Backward: identity.
 
     (``x + (function(x) - x).detach()`` has the same gradient but is off by a rounding error in the forward pass.)
     """
@@ -109,7 +109,7 @@ class _StraightThrough(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Any], output: Tensor) -> None:
-        """Nothing to keep."""
+        """Save nothing."""
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -117,23 +117,23 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """``function(x)`` in the forward pass, the gradient of ``x`` in the backward pass (same shape and type)."""
+    """Return ``function(x)`` with the gradient of ``x`` (same shape and type)."""
     result: Tensor = _StraightThrough.apply(x, function)
     return result
 
 
 def to_carried(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Cast to an integer type, carried: truncated as ONNX does, gradient 1 inside the range of the type, else 0."""
+    """Cast to a carried integer: truncated as in ONNX, gradient 1 inside the range of the type, else 0."""
     if not x.is_floating_point():
         return x.to(dtype)
     low, high = limits(dtype)
     inside = (x >= low) & (x <= high)
-    # outside of the range the value is what a cast makes of it, and no gradient flows
+    # outside the range the value is that of a plain cast, without a gradient
     return straight_through(torch.where(inside, x, x.detach()), lambda value: value.to(dtype).to(value.dtype))
 
 
 def true_integer(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """A carried integer as a tensor of its own type (the gradient ends here); other tensors as they are."""
+    """Convert a carried integer to its integer type (the gradient ends); return other tensors unchanged."""
     return x.round().to(dtype) if x.is_floating_point() else x
 
 
@@ -144,25 +144,25 @@ def saturate(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def as_float(x: Tensor, like: Tensor) -> Tensor:
-    """Integers and 8-bit floats in the floating type of ``like``; carried integers are floating already."""
+    """Convert integers and 8-bit floats to the type of ``like``; carried integers are floating-point already."""
     return x if x.is_floating_point() and x.dtype.itemsize > 1 else x.to(like.dtype)
 
 
-def to_device(x: Tensor, here: Tensor) -> Tensor:
-    """A value from the host on the device of the module, and in its floating type."""
-    return x.to(here.device, floating(x.dtype, here))
+def to_device(x: Tensor, reference: Tensor) -> Tensor:
+    """Move a host value to the device and floating-point type of the module."""
+    return x.to(reference.device, floating(x.dtype, reference))
 
 
 def to_numbers(x: Tensor) -> Any:
-    """The list of Python numbers in a tensor."""
+    """Return the elements of a tensor as a list of Python numbers."""
     return x.detach().reshape(-1).tolist()
 
 
 def to_number(x: Tensor) -> Any:
-    """The one Python number in a tensor of one element."""
+    """Return the element of a one-element tensor as a Python number."""
     return x.detach().reshape(()).item()
 
 
 def host_tensor(values: Any, dtype: torch.dtype, shape: list[int]) -> Tensor:
-    """A small constant that stays on the host wherever the module goes."""
+    """Create a small constant that stays on the host, wherever the module is."""
     return torch.tensor(values, dtype=dtype).reshape(shape)

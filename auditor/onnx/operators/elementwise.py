@@ -1,4 +1,4 @@
-"""Operators that work element by element: arithmetic, comparison, activation functions, casts."""
+"""Elementwise operators: arithmetic, comparison, activation functions, casts."""
 # ruff: noqa: N802, N803 - functions and parameters are named as in the ONNX standard
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ for _name, _function in {
 
 
 def _binary(name: str, function: Callable[..., Tensor]) -> None:
-    """Register an operator of two operands that broadcast, without attributes."""
+    """Register an operator of two broadcasting operands without attributes."""
 
     def apply(A: Tensor, B: Tensor) -> Tensor:
         return function(A, B)
@@ -96,27 +96,27 @@ for _name, _binary_function in _BINARY.items():
     _binary(_name, _binary_function)
 
 
-@operator(takes="input", gives="input")
+@operator(carried="input", integer_type="input")
 def Identity(input: Tensor) -> Tensor:
-    """The operand itself."""
+    """Return the operand."""
     return input
 
 
 @operator()
 def Div(A: Tensor, B: Tensor) -> Tensor:
-    """Quotient; integers are truncated towards zero."""
+    """Divide; integers are truncated towards zero."""
     return A / B if A.is_floating_point() else torch.div(A, B, rounding_mode="trunc")
 
 
 @operator()
 def Mod(A: Tensor, B: Tensor, *, fmod: bool = False) -> Tensor:
-    """Remainder with the sign of B, or with ``fmod`` that of A."""
+    """Compute the remainder with the sign of B, or of A with ``fmod``."""
     return torch.fmod(A, B) if fmod else torch.remainder(A, B)
 
 
 @operator()
 def Pow(X: Tensor, Y: Tensor) -> Tensor:
-    """Power, in the type of the base."""
+    """Raise X to the power Y, in the type of X."""
     if not X.is_floating_point() and Y.is_floating_point():
         return torch.pow(X.to(Y.dtype), Y).to(X.dtype)
     return torch.pow(X, Y).to(X.dtype)
@@ -124,157 +124,157 @@ def Pow(X: Tensor, Y: Tensor) -> Tensor:
 
 @operator()
 def BitShift(X: Tensor, Y: Tensor, *, direction: Literal["LEFT", "RIGHT"]) -> Tensor:
-    """Bits of X shifted by Y."""
+    """Shift the bits of X by Y."""
     return torch.bitwise_left_shift(X, Y) if direction == "LEFT" else torch.bitwise_right_shift(X, Y)
 
 
 @operator()
 def Sum(*data_0: Tensor) -> Tensor:
-    """Sum of all operands."""
+    """Add all operands."""
     return functools.reduce(torch.add, data_0)
 
 
 @operator()
 def Mean(*data_0: Tensor) -> Tensor:
-    """Mean of all operands."""
+    """Average all operands."""
     return functools.reduce(torch.add, data_0) / len(data_0)
 
 
-@operator(takes="data_0", gives="data_0")
+@operator(carried="data_0", integer_type="data_0")
 def Max(*data_0: Tensor) -> Tensor:
-    """Largest of all operands."""
+    """Take the maximum of all operands."""
     return functools.reduce(torch.maximum, data_0)
 
 
-@operator(takes="data_0", gives="data_0")
+@operator(carried="data_0", integer_type="data_0")
 def Min(*data_0: Tensor) -> Tensor:
-    """Smallest of all operands."""
+    """Take the minimum of all operands."""
     return functools.reduce(torch.minimum, data_0)
 
 
-@operator(takes="X Y", gives="X Y")
+@operator(carried="X Y", integer_type="X Y")
 def Where(condition: Tensor, X: Tensor, Y: Tensor) -> Tensor:
-    """X where the condition holds, else Y."""
+    """Select X where the condition is true, else Y."""
     return torch.where(condition, X, Y)
 
 
-@operator(takes="input", gives="input")
+@operator(carried="input", integer_type="input")
 def Clip(input: Tensor, min: float | None = None, max: float | None = None) -> Tensor:
-    """Values clipped to [min, max]; where min exceeds max everything is max."""
+    """Clip to [min, max]; if min exceeds max, every value is max."""
     if min is None and max is None:
         return input
     return torch.clamp(input, min, max)
 
 
-@operator(takes="X", gives="X")
+@operator(carried="X", integer_type="X")
 def Relu(X: Tensor) -> Tensor:
-    """max(X, 0)."""
+    """Compute max(X, 0)."""
     return torch.relu(X)
 
 
 @operator()
 def LeakyRelu(X: Tensor, *, alpha: float) -> Tensor:
-    """X, times alpha below zero."""
+    """Multiply X by alpha below zero."""
     return functional.leaky_relu(X, alpha)
 
 
 @operator()
 def PRelu(X: Tensor, slope: Tensor) -> Tensor:
-    """X, times the slope (which broadcasts) below zero."""
+    """Multiply X by the broadcasting slope below zero."""
     return torch.where(X < 0, X * slope, X)
 
 
 @operator()
 def Elu(X: Tensor, *, alpha: float) -> Tensor:
-    """alpha (exp(X) - 1) below zero."""
+    """Compute alpha (exp(X) - 1) below zero, X above."""
     return functional.elu(X, alpha)
 
 
 @operator()
 def Celu(X: Tensor, *, alpha: float) -> Tensor:
-    """max(0, X) + min(0, alpha (exp(X / alpha) - 1))."""
+    """Compute max(0, X) + min(0, alpha (exp(X / alpha) - 1))."""
     return functional.celu(X, alpha)
 
 
 @operator()
 def Selu(X: Tensor, *, alpha: float, gamma: float) -> Tensor:
-    """gamma times (X, or alpha (exp(X) - 1) below zero)."""
+    """Compute gamma times (X, or alpha (exp(X) - 1) below zero)."""
     return gamma * functional.elu(X, alpha)
 
 
 @operator()
 def Gelu(X: Tensor, *, approximate: Literal["none", "tanh"] = "none") -> Tensor:
-    """X times the normal distribution function of X."""
+    """Multiply X by the standard normal distribution function of X."""
     return functional.gelu(X, approximate=approximate)
 
 
 @operator()
 def Swish(X: Tensor, *, alpha: float = 1.0) -> Tensor:
-    """X sigmoid(alpha X)."""
+    """Compute X sigmoid(alpha X)."""
     return functional.silu(X) if alpha == 1.0 else X * torch.sigmoid(alpha * X)
 
 
 @operator()
 def HardSigmoid(X: Tensor, *, alpha: float, beta: float) -> Tensor:
-    """alpha X + beta clipped to [0, 1]."""
+    """Clip alpha X + beta to [0, 1]."""
     return torch.clamp(alpha * X + beta, 0, 1)
 
 
 @operator()
 def HardSwish(X: Tensor) -> Tensor:
-    """X max(0, min(1, X / 6 + 0.5))."""
+    """Compute X max(0, min(1, X / 6 + 0.5))."""
     return functional.hardswish(X)
 
 
 @operator()
 def ThresholdedRelu(X: Tensor, *, alpha: float) -> Tensor:
-    """X above alpha, else 0."""
+    """Keep X above alpha, else 0."""
     return torch.where(alpha < X, X, torch.zeros_like(X))
 
 
 @operator()
 def Shrink(input: Tensor, *, bias: float, lambd: float) -> Tensor:
-    """Values moved towards zero by ``bias`` outside of [-lambd, lambd], 0 inside."""
+    """Move values towards zero by ``bias`` outside [-lambd, lambd]; 0 inside."""
     middle = torch.zeros_like(input)
     return torch.where(input < -lambd, input + bias, torch.where(input > lambd, input - bias, middle)).to(input.dtype)
 
 
 @operator()
 def IsInf(X: Tensor, *, detect_negative: bool = True, detect_positive: bool = True) -> Tensor:
-    """Whether a value is infinite."""
+    """Return True for infinite values."""
     return torch.isinf(X) & (((X > 0) & bool(detect_positive)) | ((X < 0) & bool(detect_negative)))
 
 
 @operator()
 def Round(X: Tensor) -> Tensor:
-    """Half to even; the gradient passes straight through."""
+    """Round half to even; straight-through gradient."""
     return straight_through(X, torch.round)
 
 
 @operator()
 def Floor(X: Tensor) -> Tensor:
-    """Largest integer below; the gradient passes straight through."""
+    """Round down; straight-through gradient."""
     return straight_through(X, torch.floor)
 
 
 @operator()
 def Ceil(X: Tensor) -> Tensor:
-    """Smallest integer above; the gradient passes straight through."""
+    """Round up; straight-through gradient."""
     return straight_through(X, torch.ceil)
 
 
-@operator(takes="input", gives="to")
-def Cast(input: Tensor, *, to: int, here: Tensor, saturate: bool = True, round_mode: str = "up") -> Tensor:
-    """Another type; floating to integer is truncated and carried (saturate and round_mode: for float8 only)."""
-    dtype = floating(torch_type_of_result(to), here)
+@operator(carried="input", integer_type="to")
+def Cast(input: Tensor, *, to: int, reference: Tensor, saturate: bool = True, round_mode: str = "up") -> Tensor:
+    """Cast; floating-point to integer is truncated and carried (saturate and round_mode: for float8 only)."""
+    dtype = floating(torch_type_of_result(to), reference)
     return to_carried(input, dtype) if is_integer(dtype) else input.to(dtype)
 
 
-@operator(takes="input target_type", gives="target_type")
+@operator(carried="input target_type", integer_type="target_type")
 def CastLike(
     input: Tensor, target_type: Tensor, *, integer: torch.dtype | None, saturate: bool = True, round_mode: str = "up"
 ) -> Tensor:
-    """The element type of another tensor."""
+    """Cast to the element type of another tensor."""
     dtype = integer or target_type.dtype
     if dtype.is_floating_point and dtype.itemsize == 1:
         raise NotImplementedError("rounding to 8-bit floats is not supported")
@@ -290,36 +290,36 @@ def Dropout(
     outputs: int,
     seed: int = 0,
 ) -> tuple[Any, ...]:
-    """The data as they are (and a mask that keeps everything): nothing is dropped outside of training."""
+    """Return the data unchanged (and an all-true mask): inference drops nothing."""
     return (data, torch.ones_like(data, dtype=torch.bool))[:outputs]
 
 
 @operator(domain="com.microsoft")
 def Gelu__microsoft(X: Tensor) -> Tensor:
-    """Exact GELU."""
+    """Compute the exact GELU."""
     return functional.gelu(X)
 
 
 @operator(domain="com.microsoft")
 def FastGelu(X: Tensor, bias: Tensor | None = None) -> Tensor:
-    """GELU by tanh, of X + bias."""
+    """Compute the tanh approximation of the GELU of X + bias."""
     return functional.gelu(X if bias is None else X + bias, approximate="tanh")
 
 
 @operator(domain="com.microsoft")
 def BiasGelu(A: Tensor, B: Tensor) -> Tensor:
-    """Exact GELU of A + B."""
+    """Compute the exact GELU of A + B."""
     return functional.gelu(A + B)
 
 
 @operator(domain="com.microsoft")
 def QuickGelu(X: Tensor, *, alpha: float = 1.702) -> Tensor:
-    """X sigmoid(alpha X)."""
+    """Compute X sigmoid(alpha X)."""
     return X * torch.sigmoid(alpha * X)
 
 
 def apply_activation(x: Tensor, activation: str, parameters: list[float] | None) -> Tensor:
-    """The activation that a fused operator ends in."""
+    """Apply the final activation of a fused operator."""
     a, b = [*(parameters or []), math.nan, math.nan][:2]
     functions: dict[str, Callable[[], Tensor]] = {
         "": lambda: x,

@@ -1,7 +1,7 @@
-"""Less memory traffic for the same numbers.
+"""Reduce memory traffic without changing the numbers.
 
-Groups of nodes that exporters split become the one torch function they were, batch normalisation goes into the
-convolution before it, and the weights of convolutions have their channels last, as the processor reads them.
+Restore the torch functions that exporters split into groups of nodes, fold batch normalisation into the preceding
+convolution, and store convolution weights channels-last, the order in which processors read them.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ _ADD, _MUL, _DIV, _ERF = (vars(elementwise)[name] for name in ("Add", "Mul", "Di
 
 
 def matmul_add(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """X [..., in] times weight [in, out], plus bias [out]."""
+    """Compute x [..., in] times weight [in, out], plus bias [out]."""
     return functional.linear(x, weight.T, bias)
 
 
 def gelu(x: Tensor) -> Tensor:
-    """X times the normal distribution function of x."""
+    """Multiply x by the standard normal distribution function of x."""
     return functional.gelu(x)
 
 
 def fuse(graph: fx.Graph, constants: MutableMapping[str, Any]) -> None:
-    """Replace what can be replaced in the graph; new constants are added to ``constants``."""
+    """Apply all fusions to the graph; new constants are added to ``constants``."""
     for node in list(graph.nodes):
         if node.target is _ADD:
             _fuse_bias(graph, node, constants)
@@ -50,7 +50,7 @@ def _constant(node: Any, constants: Mapping[str, Any]) -> Tensor | None:
 
 
 def _pair(node: Any, target: Any) -> list[tuple[Any, Any]]:
-    """The two operands of a node with this target, in both orders; nothing for other nodes."""
+    """Return the two operands of a node with this target in both orders; empty for other nodes."""
     if not isinstance(node, fx.Node) or node.target is not target:
         return []
     a, b = node.kwargs["A"], node.kwargs["B"]
@@ -64,22 +64,22 @@ def _replace(graph: fx.Graph, node: fx.Node, function: Any, *arguments: Any) -> 
 
 def _put_channels_last(name: str, weight: Tensor, constants: MutableMapping[str, Any]) -> None:
     if weight.dim() == 4 and isinstance(weight, torch.nn.Parameter):
-        # the convolution of such weights gives channels last, so the whole network stays in that order
+        # a convolution with such weights returns channels-last, so the whole network stays in that order
         last = weight.detach().contiguous(memory_format=torch.channels_last)
         constants[name] = torch.nn.Parameter(last, requires_grad=False)
 
 
 def _fold_batch_norm(graph: fx.Graph, norm: fx.Node, constants: MutableMapping[str, Any]) -> None:
-    """Batch normalisation of a convolution as that convolution with other weights."""
+    """Fold a batch normalisation into the weights of the convolution before it."""
     conv = norm.kwargs["X"]
     if not isinstance(conv, fx.Node) or conv.target is not linear.Conv or len(conv.users) > 1:
         return
-    given: list[Any] = [conv.kwargs["W"], *(norm.kwargs[name] for name in ("scale", "B", "mean", "var"))]
-    given += [conv.kwargs["B"]] if conv.kwargs.get("B") is not None else []
-    values = [value for node in given if (value := _constant(node, constants)) is not None]
-    if len(values) < len(given) or any(value.dtype is not torch.float32 for value in values):
+    parameters: list[Any] = [conv.kwargs["W"], *(norm.kwargs[name] for name in ("scale", "B", "mean", "var"))]
+    parameters += [conv.kwargs["B"]] if conv.kwargs.get("B") is not None else []
+    values = [value for node in parameters if (value := _constant(node, constants)) is not None]
+    if len(values) < len(parameters) or any(value.dtype is not torch.float32 for value in values):
         return
-    # the default of the standard where the node says nothing
+    # the standard's default if the node does not set it
     epsilon: Any = norm.kwargs.get("epsilon", 1e-5)
     weight, scale, shift, mean, variance = (value.double() for value in values[:5])
     factor = scale / torch.sqrt(variance + epsilon)
@@ -106,29 +106,31 @@ def _fuse_bias(graph: fx.Graph, add: fx.Node, constants: Mapping[str, Any]) -> N
             return
 
 
-def _is_number(node: Any, wanted: float, constants: Mapping[str, Any]) -> bool:
+def _is_number(node: Any, expected: float, constants: Mapping[str, Any]) -> bool:
     value = _constant(node, constants)
-    # float16 has three digits
-    return value is not None and value.numel() == 1 and value.dim() <= 1 and abs(value.item() - wanted) < 1e-3 * wanted
+    # float16 has three significant digits
+    return (
+        value is not None and value.numel() == 1 and value.dim() <= 1 and abs(value.item() - expected) < 1e-3 * expected
+    )
 
 
 def _erf_source(node: Any, constants: Mapping[str, Any]) -> Any:
-    """The x of 1 + erf(x / sqrt 2), or None."""
+    """Return the x of 1 + erf(x / sqrt 2), or None."""
     for erf, one in _pair(node, _ADD):
         if _is_number(one, 1.0, constants) and isinstance(erf, fx.Node) and erf.target is _ERF:
             inner = erf.kwargs["x"]
             scaled = [(x, k, math.sqrt(2)) for x, k in _pair(inner, _DIV)]
             scaled += [(x, k, math.sqrt(0.5)) for x, k in _pair(inner, _MUL)]
-            for x, factor, wanted in scaled:
-                if _is_number(factor, wanted, constants):
+            for x, factor, expected in scaled:
+                if _is_number(factor, expected, constants):
                     return x
     return None
 
 
 def _fuse_gelu(graph: fx.Graph, product: fx.Node, constants: Mapping[str, Any]) -> None:
-    """0.5 x (1 + erf(x / sqrt 2)), in whatever order the three factors are multiplied."""
-    for single, rest in _pair(product, _MUL):
-        for second, third in _pair(rest, _MUL):
+    """Fuse 0.5 x (1 + erf(x / sqrt 2)), with its factors multiplied in any order."""
+    for single, remainder in _pair(product, _MUL):
+        for second, third in _pair(remainder, _MUL):
             factors = [single, second, third]
             for i, factor in enumerate(factors):
                 x = _erf_source(factor, constants)

@@ -23,7 +23,7 @@ _AVERAGE_POOLS: dict[int, Any] = {1: functional.avg_pool1d, 2: functional.avg_po
 def window_pads(  # noqa: PLR0917
     sizes: list[int], kernel: list[int], strides: list[int], dilations: list[int], auto_pad: str, pads: list[int] | None
 ) -> tuple[list[int], list[int]]:
-    """Padding before and after each spatial dimension."""
+    """Return the padding before and after each spatial dimension."""
     rank = len(sizes)
     if auto_pad == "NOTSET":
         pads = [0] * (2 * rank) if pads is None else pads
@@ -39,7 +39,7 @@ def window_pads(  # noqa: PLR0917
 
 
 def pad_sides(x: Tensor, before: list[int], after: list[int], value: float = 0.0) -> Tensor:
-    """The last dimensions padded."""
+    """Pad the last dimensions."""
     if not any(before) and not any(after):
         return x
     widths = [w for pair in zip(reversed(before), reversed(after), strict=True) for w in pair]
@@ -59,7 +59,7 @@ def Conv(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """X [n, c, *sizes], W [m, c / group, *kernel]: [n, m, *sizes out]."""
+    """Convolve X [n, c, *sizes] with W [m, c / group, *kernel] to [n, m, *sizes out]."""
     rank = X.dim() - 2
     strides = strides or [1] * rank
     dilations = dilations or [1] * rank
@@ -85,7 +85,7 @@ def ConvTranspose(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """X [n, c, *sizes], W [c, m / group, *kernel]: the full transposed convolution, then cropped by the pads."""
+    """Compute the full transposed convolution of X [n, c, *sizes] and W [c, m / group, *kernel], cropped by pads."""
     rank = X.dim() - 2
     strides = strides or [1] * rank
     dilations = dilations or [1] * rank
@@ -118,7 +118,7 @@ def FusedConv(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """Convolution, then Z added, then an activation."""
+    """Convolve, add Z, apply an activation."""
     result = Conv(X, W, B, auto_pad=auto_pad, dilations=dilations, group=group, pads=pads, strides=strides)
     return apply_activation(result if Z is None else result + Z, activation, activation_params)
 
@@ -138,7 +138,7 @@ def DeformConv(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """Convolution at places that the offsets move; torch finds the groups from the shapes."""
+    """Convolve at positions shifted by the offsets; torch infers the groups from the shapes."""
     if X.dim() != 4:
         raise NotImplementedError(f"DeformConv: {X.dim() - 2} spatial dimensions")
     from torchvision.ops import deform_conv2d
@@ -163,7 +163,7 @@ def RoiAlign(
     sampling_ratio: int = 0,
     spatial_scale: float = 1.0,
 ) -> Tensor:
-    """The mean of bilinear samples in each cell of each region."""
+    """Average bilinear samples in each cell of each region."""
     from torchvision.ops import roi_align
 
     boxes = torch.cat([batch_indices.to(rois.dtype).reshape(-1, 1), rois], 1)
@@ -176,7 +176,7 @@ def RoiAlign(
 
 @operator()
 def MatMul(A: Tensor, B: Tensor) -> Tensor:
-    """numpy's matrix product."""
+    """Multiply matrices as numpy does."""
     return torch.matmul(A, B)
 
 
@@ -191,7 +191,7 @@ def Gemm(
     transA: bool = False,
     transB: bool = False,
 ) -> Tensor:
-    """alpha A B + beta C, with A or B transposed."""
+    """Compute alpha A B + beta C, with A or B transposed."""
     if transB and not transA and alpha == 1 and (C is None or (beta == 1 and C.shape == B.shape[:1])):
         return functional.linear(A, B, C)
     product = (A.T if transA else A) @ (B.T if transB else B)
@@ -215,7 +215,7 @@ def FusedGemm(
     activation_alpha: float = 0.01,
     activation_beta: float = 0.5,
 ) -> Tensor:
-    """Gemm, then an activation."""
+    """Compute Gemm, then an activation."""
     result = Gemm(A, B, C, alpha=alpha, beta=beta, transA=transA, transB=transB)
     return apply_activation(result, activation or "", [activation_alpha, activation_beta])
 
@@ -231,7 +231,7 @@ def FusedMatMul(
     transBatchA: Literal[0] = 0,
     transBatchB: Literal[0] = 0,
 ) -> Tensor:
-    """alpha A B, with the last two dimensions of A or B transposed."""
+    """Compute alpha A B, with the last two dimensions of A or B transposed."""
     A = A.transpose(-1, -2) if transA and A.dim() > 1 else A
     B = B.transpose(-1, -2) if transB and B.dim() > 1 else B
     return alpha * torch.matmul(A, B)
@@ -239,16 +239,16 @@ def FusedMatMul(
 
 @operator()
 def Einsum(*Inputs: Tensor, equation: str) -> Tensor:
-    """Sum over products, as the equation says."""
+    """Sum products according to the equation."""
     return torch.einsum(equation, *Inputs)
 
 
 def _ceil_pads(  # noqa: PLR0917
     sizes: list[int], kernel: list[int], strides: list[int], dilations: list[int], before: list[int], after: list[int]
 ) -> list[int]:
-    """Padding after each dimension that makes the floor rule give the number of windows of the ceil rule.
+    """Return the padding after each dimension with which the floor rule gives the window count of the ceil rule.
 
-    A window that would start in the padding behind the data does not count.
+    A window that starts in the padding after the data is not counted.
     """
     result = []
     for n, k, s, d, b, a in zip(sizes, kernel, strides, dilations, before, after, strict=True):
@@ -260,7 +260,7 @@ def _ceil_pads(  # noqa: PLR0917
     return result
 
 
-@operator(takes="X", gives=("X", None))
+@operator(carried="X", integer_type=("X", None))
 def MaxPool(
     X: Tensor,
     *,
@@ -273,7 +273,7 @@ def MaxPool(
     storage_order: bool = False,
     strides: list[int] | None = None,
 ) -> tuple[Tensor, ...]:
-    """X [n, c, *sizes]: largest value in each window, and where it is in the flattened X."""
+    """Take the maximum of each window of X [n, c, *sizes], and its index in the flattened X."""
     rank = X.dim() - 2
     strides = strides or [1] * rank
     dilations = dilations or [1] * rank
@@ -289,18 +289,18 @@ def MaxPool(
     pool = _MAX_POOLS[rank]
     if outputs == 1:
         return (pool(padded, kernel_shape, strides, padding, dilations).to(dtype),)
-    result, places = pool(padded, kernel_shape, strides, padding, dilations, return_indices=True)
-    return result.to(dtype), _flat_places(places, X, padded, [0] * rank if direct else before, storage_order)
+    result, indices = pool(padded, kernel_shape, strides, padding, dilations, return_indices=True)
+    return result.to(dtype), _flat_indices(indices, X, padded, [0] * rank if direct else before, storage_order)
 
 
-def _flat_places(places: Tensor, X: Tensor, padded: Tensor, before: list[int], column_major: bool) -> Tensor:
-    """Places in one padded channel become places in the whole of X."""
+def _flat_indices(indices: Tensor, X: Tensor, padded: Tensor, before: list[int], column_major: bool) -> Tensor:
+    """Convert indices in one padded channel to indices in the whole of X."""
     coordinates = []
     for size, offset in zip(reversed(padded.shape[2:]), reversed(before), strict=True):
-        coordinates.append(places % size - offset)
-        places = places // size
+        coordinates.append(indices % size - offset)
+        indices = indices // size
     sizes = list(X.shape[2:])
-    flat = torch.zeros_like(places)
+    flat = torch.zeros_like(indices)
     pairs = list(zip(sizes, reversed(coordinates), strict=True))
     for size, coordinate in reversed(pairs) if column_major else pairs:
         flat = flat * size + coordinate
@@ -309,7 +309,7 @@ def _flat_places(places: Tensor, X: Tensor, padded: Tensor, before: list[int], c
 
 
 def _window_sums(x: Tensor, kernel: list[int], strides: list[int], dilations: list[int]) -> Tensor:
-    """Sums over windows of the last dimensions, [n, c, *sizes] without padding."""
+    """Sum windows of the last dimensions, [n, c, *sizes], without padding."""
     rank = len(kernel)
     flat = x.reshape(-1, 1, *x.shape[2:])
     ones = torch.ones([1, 1, *kernel], dtype=x.dtype, device=x.device)
@@ -329,7 +329,7 @@ def AveragePool(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """X [n, c, *sizes]: mean of each window, of its part inside X unless the padding counts."""
+    """Average each window of X [n, c, *sizes]: its part inside X, or all of it if the padding counts."""
     rank = X.dim() - 2
     strides = strides or [1] * rank
     dilations = dilations or [1] * rank
@@ -337,11 +337,11 @@ def AveragePool(
     before, after = window_pads(sizes, kernel_shape, strides, dilations, auto_pad, pads)
     direct = before == after and all(2 * b <= k for b, k in zip(before, kernel_shape, strict=True))
     if direct and not ceil_mode and all(d == 1 for d in dilations):
-        # torch takes True and False only
+        # torch accepts only bool
         pooled: Tensor = _AVERAGE_POOLS[rank](X, kernel_shape, strides, before, False, bool(count_include_pad))
         return pooled
     end = _ceil_pads(sizes, kernel_shape, strides, dilations, before, after) if ceil_mode else after
-    # what counts is 1: the data, and with count_include_pad the declared padding, never the surplus of the ceil rule
+    # counted elements are 1: the data, with count_include_pad the declared padding, never the surplus of the ceil rule
     counted = torch.ones([1, 1, *sizes], dtype=X.dtype, device=X.device)
     counted = pad_sides(counted, before, after, 1.0 if count_include_pad else 0.0)
     counted = pad_sides(counted, [0] * rank, [e - a for e, a in zip(end, after, strict=True)])
@@ -361,7 +361,7 @@ def LpPool(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """X [n, c, *sizes]: p-norm of each window."""
+    """Compute the p-norm of each window of X [n, c, *sizes]."""
     rank = X.dim() - 2
     strides = strides or [1] * rank
     dilations = dilations or [1] * rank
@@ -375,20 +375,20 @@ def LpPool(
 
 @operator()
 def GlobalAveragePool(X: Tensor) -> Tensor:
-    """[n, c, *sizes] to [n, c, 1, ...]."""
+    """Average [n, c, *sizes] to [n, c, 1, ...]."""
     return X.mean(list(range(2, X.dim())), keepdim=True)
 
 
-@operator(takes="X", gives="X")
+@operator(carried="X", integer_type="X")
 def GlobalMaxPool(X: Tensor) -> Tensor:
-    """[n, c, *sizes] to [n, c, 1, ...]."""
-    # not amax: where several are largest it divides the gradient, max-pooling sends it to one
+    """Take the maximum of [n, c, *sizes] to [n, c, 1, ...]."""
+    # not amax: it splits the gradient among equal maxima, max-pooling sends it to one
     return X.flatten(2).max(2).values.reshape(list(X.shape[:2]) + [1] * (X.dim() - 2))
 
 
 @operator()
 def GlobalLpPool(X: Tensor, *, p: int = 2) -> Tensor:
-    """[n, c, *sizes] to [n, c, 1, ...]."""
+    """Compute the p-norm of [n, c, *sizes] to [n, c, 1, ...]."""
     return (X.abs() ** p).sum(list(range(2, X.dim())), keepdim=True).pow(1 / p)
 
 
@@ -401,13 +401,13 @@ def GridSample(
     padding_mode: Literal["zeros", "border", "reflection"] = "zeros",
     align_corners: bool = False,
 ) -> Tensor:
-    """X [n, c, *sizes] read at the places of the grid [n, *sizes out, rank] in [-1, 1]."""
-    kind = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
-    return functional.grid_sample(X, grid, kind, padding_mode, bool(align_corners))
+    """Sample X [n, c, *sizes] at the grid points [n, *sizes out, rank] in [-1, 1]."""
+    interpolation = {"linear": "bilinear", "cubic": "bicubic"}.get(mode, mode)
+    return functional.grid_sample(X, grid, interpolation, padding_mode, bool(align_corners))
 
 
 def _heads(x: Tensor, heads: int) -> Tensor:
-    """[n, length, heads size] to [n, heads, length, size]."""
+    """Reshape [n, length, heads size] to [n, heads, length, size]."""
     return x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2)
 
 
@@ -426,7 +426,7 @@ def Attention(
     qk_matmul_output_mode: Literal[0] = 0,
     softmax_precision: int | None = None,
 ) -> Tensor:
-    """Scaled dot-product attention; [n, heads, length, size], or [n, length, heads size] with the numbers of heads."""
+    """Scaled dot-product attention; [n, heads, length, size], or [n, length, heads size] with the head counts set."""
     flat = Q.dim() == 3
     if flat:
         if q_num_heads is None or kv_num_heads is None:
@@ -445,7 +445,7 @@ def Attention(
         scores = scores + attn_mask if masked is None else masked
     weights = torch.softmax(scores, -1)
     if is_causal or attn_mask is not None:
-        # a row in which everything is masked attends to nothing
+        # a fully masked row has attention weights 0
         weights = weights.masked_fill(scores.isneginf().all(-1, keepdim=True), 0.0)
     result = weights @ V
     return result.transpose(1, 2).flatten(2) if flat else result

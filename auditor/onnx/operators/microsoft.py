@@ -1,6 +1,6 @@
-"""Operators that ONNX Runtime's optimiser writes: attention, and what it lays out for the machine that it runs on.
+"""Operators that ONNX Runtime's optimiser writes: attention and layouts specific to the machine.
 
-The others of its domain stand beside the standard operators that they extend.
+Other operators of its domain are next to the standard operators that they extend.
 """
 # ruff: noqa: N802, N803, PLR0917 - functions and parameters are named as in ONNX Runtime's documentation
 
@@ -28,7 +28,7 @@ Activation = Literal["", "Relu", "Tanh", "Sigmoid", "LeakyRelu", "Clip", "HardSi
 def _attend(
     q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float | None, bias: Tensor | None, causal: bool
 ) -> Tensor:
-    """Attention of [n, length, heads size] each; a bias is added to the scores [n, heads, length, length]."""
+    """Compute attention of [n, length, heads size] each; a bias is added to the scores [n, heads, length, length]."""
     q, k, v = (x.reshape(x.shape[0], x.shape[1], heads, -1).transpose(1, 2) for x in (q, k, v))
     scores = (q @ k.transpose(-1, -2)) * (scale or 1 / math.sqrt(q.shape[-1]))
     if causal:
@@ -56,9 +56,9 @@ def Attention(
     rotary_embedding_dim: Literal[0] = 0,
     past_present_share_buffer: Literal[0] = 0,
 ) -> Tensor:
-    """Self-attention of input [n, length, in] with the weights of queries, keys and values [in, 3 out] in one."""
+    """Compute self-attention of input [n, length, in] with joint query, key and value weights [in, 3 out]."""
     if mask_index is not None or past is not None:
-        raise NotImplementedError("Attention: a mask or a past, which models of images have no use for")
+        raise NotImplementedError("Attention: masks and past states, which image models do not use")
     mixed = input @ weights
     mixed = mixed if bias is None else mixed + bias
     sizes = qkv_hidden_sizes or [mixed.shape[-1] // 3] * 3
@@ -80,7 +80,7 @@ def MultiHeadAttention(
     scale: float | None = None,
     mask_filter_value: float = -10000.0,
 ) -> Tensor:
-    """Attention of query, key and value [n, length, heads size] each."""
+    """Compute attention of query, key and value [n, length, heads size] each."""
     if key is None or value is None or query.dim() != 3 or key.dim() != 3 or key_padding_mask is not None:
         raise NotImplementedError("MultiHeadAttention: packed operands, or a mask")
     if bias is not None:
@@ -91,7 +91,7 @@ def MultiHeadAttention(
 
 @_microsoft()
 def BiasSoftmax(data: Tensor, bias: Tensor, *, axis: int = 1, is_inner_broadcast: bool) -> Tensor:
-    """Softmax of data + bias over the dimensions from the axis on."""
+    """Compute the softmax of data + bias over the dimensions from the axis on."""
     if not is_inner_broadcast and bias.dim() < data.dim():
         raise NotImplementedError("BiasSoftmax: a bias that broadcasts over inner dimensions")
     return reduction.Softmax(data + bias, axis=axis)
@@ -99,7 +99,7 @@ def BiasSoftmax(data: Tensor, bias: Tensor, *, axis: int = 1, is_inner_broadcast
 
 @_microsoft()
 def BiasAdd(X: Tensor, bias: Tensor, skip: Tensor) -> Tensor:
-    """X + bias + skip."""
+    """Compute X + bias + skip."""
     return X + bias + skip
 
 
@@ -113,14 +113,14 @@ def SkipSimplifiedLayerNormalization(
     outputs: int,
     epsilon: float = 1e-12,
 ) -> tuple[Any, ...]:
-    """RMS normalisation of input + skip + bias; the fourth output is that sum."""
+    """Apply RMS normalisation to input + skip + bias; the fourth output is that sum."""
     total = input + skip if bias is None else input + skip + bias
     if outputs in (2, 3):
         raise NotImplementedError("SkipSimplifiedLayerNormalization: mean and deviation as outputs")
     return (reduction.RMSNormalization(total, gamma, epsilon=epsilon), None, None, total)[:outputs]
 
 
-@_microsoft(takes="data data_zero_point reduced_zero_point", gives="reduced_zero_point data")
+@_microsoft(carried="data data_zero_point reduced_zero_point", integer_type="reduced_zero_point data")
 def QLinearReduceMean(
     data: Tensor,
     data_scale: Tensor,
@@ -132,14 +132,14 @@ def QLinearReduceMean(
     axes: list[int],
     keepdims: bool = True,
 ) -> Tensor:
-    """Quantised mean over axes."""
+    """Average a quantised tensor over axes."""
     mean = quantised.dequantise(data, data_scale, data_zero_point).mean(axes, keepdim=bool(keepdims))
     return quantised.quantise(mean, reduced_scale, reduced_zero_point, integer)
 
 
 @_microsoft(
-    takes="x x_zero_point w w_zero_point B y_zero_point",
-    gives="y_zero_point",
+    carried="x x_zero_point w w_zero_point B y_zero_point",
+    integer_type="y_zero_point",
     as_float="x_zero_point w w_zero_point B y_zero_point",
 )
 def QLinearConv(
@@ -162,7 +162,7 @@ def QLinearConv(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """As the standard operator, also with the channels of x and y last (those of w are where they always are)."""
+    """Compute the standard operator, optionally with channels-last x and y (w keeps its layout)."""
     result = quantised.QLinearConv(
         x.movedim(-1, 1) if channels_last else x,
         x_scale,
@@ -183,7 +183,7 @@ def QLinearConv(
     return result.movedim(1, -1) if channels_last else result
 
 
-@_microsoft(takes="x", gives="x")
+@_microsoft(carried="x", integer_type="x")
 def NhwcMaxPool(
     x: Tensor,
     *,
@@ -194,7 +194,7 @@ def NhwcMaxPool(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """Max-pooling of [n, *sizes, c]."""
+    """Max-pool [n, *sizes, c]."""
     (result,) = linear.MaxPool(
         x.movedim(-1, 1),
         kernel_shape=kernel_shape,
@@ -209,14 +209,14 @@ def NhwcMaxPool(
 
 
 # --- blocks of channels -----------------------------------------------------------------------------------------------
-# ONNX Runtime keeps activations in blocks of 8 or 16 channels, as the machine likes it, that optimised the file, and
-# only there such a file is right. Here they stay [n, channels, height, width], with channels of zeros up to whole
-# blocks; only weights are put back into order.
+# ONNX Runtime keeps activations in blocks of 8 or 16 channels, depending on the machine that optimised the file; the
+# file is valid only on such machines. The copy keeps [n, channels, height, width] with zero channels up to whole
+# blocks; only weights are reordered.
 
 
 @functools.cache
 def channel_block() -> int:
-    """How many channels ONNX Runtime puts into a block on this machine."""
+    """Return the number of channels in a block of ONNX Runtime on this machine."""
     import onnxruntime
     from onnx import TensorProto, helper
 
@@ -226,13 +226,13 @@ def channel_block() -> int:
     opsets = [helper.make_opsetid("", 13), helper.make_opsetid("com.microsoft.nchwc", 1)]
     model = helper.make_model(helper.make_graph([node], "block", [x], [y]), opset_imports=opsets, ir_version=8)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (answer,) = session.run(None, {"x": np.zeros((1, 4, 1, 1), dtype=np.float32)})
-    return int(answer.shape[1])
+    (output,) = session.run(None, {"x": np.zeros((1, 4, 1, 1), dtype=np.float32)})
+    return int(output.shape[1])
 
 
 @_nchwc()
 def ReorderInput(X: Tensor, *, channels_last: bool = False) -> Tensor:
-    """Channels of zeros up to whole blocks."""
+    """Append zero channels up to whole blocks."""
     x = X.movedim(-1, 1) if channels_last else X
     missing = -x.shape[1] % channel_block()
     return functional.pad(x, [0, 0] * (x.dim() - 2) + [0, missing]) if missing else x
@@ -240,13 +240,13 @@ def ReorderInput(X: Tensor, *, channels_last: bool = False) -> Tensor:
 
 @_nchwc()
 def ReorderOutput(X: Tensor, *, channels: int, channels_last: bool = False) -> Tensor:
-    """The channels without those of zeros."""
+    """Remove the appended zero channels."""
     x = X[:, :channels]
     return x.movedim(1, -1) if channels_last else x
 
 
 def _ordered(W: Tensor, channels: int, group: int) -> Tensor:
-    """Weights [out, in / group, h, w] from blocks [out / b, (in / b,) h, w, (b in,) b out]."""
+    """Reorder weights to [out, in / group, h, w] from blocks [out / b, (in / b,) h, w, (b in,) b out]."""
     b = channel_block()
     out, inside, h, w = W.shape
     if inside % b or (group > 1 and inside == 1) or channels < b:
@@ -271,7 +271,7 @@ def Conv(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """Convolution, then Sum added, then an activation."""
+    """Convolve, add Sum, apply an activation."""
     weights = _ordered(W, X.shape[1], group)
     result = linear.Conv(X, weights, B, auto_pad=auto_pad, dilations=dilations, group=group, pads=pads, strides=strides)
     return apply_activation(result if Sum is None else result + Sum, activation, activation_params)
@@ -289,7 +289,7 @@ def MaxPool(
     storage_order: Literal[0] = 0,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """Largest value in each window."""
+    """Take the maximum of each window."""
     options: dict[str, Any] = {"auto_pad": auto_pad, "ceil_mode": ceil_mode, "pads": pads, "strides": strides}
     return linear.MaxPool(X, kernel_shape=kernel_shape, outputs=1, dilations=dilations, **options)[0]
 
@@ -306,7 +306,7 @@ def AveragePool(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """Mean of each window."""
+    """Average each window."""
     options: dict[str, Any] = {"auto_pad": auto_pad, "ceil_mode": ceil_mode, "pads": pads, "strides": strides}
     options |= {"count_include_pad": count_include_pad, "dilations": dilations}
     return linear.AveragePool(X, kernel_shape=kernel_shape, **options)
@@ -314,11 +314,11 @@ def AveragePool(
 
 @_nchwc()
 def GlobalAveragePool(X: Tensor) -> Tensor:
-    """Mean over each channel."""
+    """Average each channel."""
     return linear.GlobalAveragePool(X)
 
 
 @_nchwc()
 def GlobalMaxPool(X: Tensor) -> Tensor:
-    """Largest value of each channel."""
+    """Take the maximum of each channel."""
     return linear.GlobalMaxPool(X)

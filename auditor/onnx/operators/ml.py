@@ -1,6 +1,6 @@
-"""Operators of ai.onnx.ml that have a gradient: linear models and what stands before and after them.
+"""Differentiable operators of ai.onnx.ml: linear models, and the operators before and after them.
 
-Trees, votes and neighbours have none: those classifiers are audited black-box.
+Trees, votes and nearest neighbours have no gradient: such classifiers are audited black-box.
 """
 # ruff: noqa: N802, N803 - functions and parameters are named as in the ONNX standard
 
@@ -31,17 +31,17 @@ def LinearClassifier(
     multi_class: int = 0,
     post_transform: PostTransform = "NONE",
 ) -> tuple[Tensor, Tensor]:
-    """X [n, features]: labels [n] (places among the classes where these are texts), and scores [n, classes]."""
+    """Return labels [n] (class indices if the labels are strings) and scores [n, classes] of X [n, features]."""
     count = len(classlabels_ints or classlabels_strings or [])
     weights = X.new_tensor(coefficients, dtype=torch.float32).reshape(-1, X.shape[-1])
     if len(weights) != count:
-        # one row of scores for two classes: runtimes and exporters do not agree on what becomes of it
+        # one score row for two classes: runtimes and exporters interpret it differently
         raise NotImplementedError(f"LinearClassifier: {len(weights)} rows of coefficients for {count} classes")
     scores = X.to(torch.float32) @ weights.T
     if intercepts:
         scores = scores + scores.new_tensor(intercepts)
-    places = scores.argmax(1)
-    labels = places if classlabels_ints is None else places.new_tensor(classlabels_ints)[places]
+    indices = scores.argmax(1)
+    labels = indices if classlabels_ints is None else indices.new_tensor(classlabels_ints)[indices]
     return labels, _transformed(scores, post_transform)
 
 
@@ -60,21 +60,21 @@ def LinearRegressor(
     targets: int = 1,
     post_transform: PostTransform = "NONE",
 ) -> Tensor:
-    """X [n, features] to [n, targets]."""
+    """Map X [n, features] to [n, targets]."""
     result = X.to(torch.float32) @ X.new_tensor(coefficients, dtype=torch.float32).reshape(targets, -1).T
     return _transformed(result if not intercepts else result + result.new_tensor(intercepts), post_transform)
 
 
 @_ml()
 def Scaler(X: Tensor, *, offset: list[float], scale: list[float]) -> Tensor:
-    """(X - offset) times the scale, of each feature or of all."""
+    """Compute (X - offset) times scale, per feature or for all features."""
     x = X.to(torch.float32) if not X.is_floating_point() else X
     return (x - x.new_tensor(offset)) * x.new_tensor(scale)
 
 
 @_ml()
 def Normalizer(X: Tensor, *, norm: Literal["MAX", "L1", "L2"] = "MAX") -> Tensor:
-    """Rows divided by their norm, where that is not 0 (MAX: by their largest value)."""
+    """Divide rows by their norm if it is not 0 (MAX: by their largest value)."""
     x = X.to(torch.float32) if not X.is_floating_point() else X
     if norm == "MAX":
         size = x.amax(-1, keepdim=True)
@@ -92,29 +92,29 @@ def Imputer(
     imputed_value_int64s: list[int] | None = None,
     replaced_value_int64: int = 0,
 ) -> Tensor:
-    """Missing values, which are one number or NaN, replaced by one of each feature or of all."""
+    """Replace missing values (one number, or NaN) by a value per feature or for all features."""
     values = X.new_tensor(imputed_value_floats or imputed_value_int64s or [])
-    wanted = replaced_value_float if X.is_floating_point() else replaced_value_int64
-    missing = torch.isnan(X) if math.isnan(wanted) else torch.eq(X, wanted)
+    marker = replaced_value_float if X.is_floating_point() else replaced_value_int64
+    missing = torch.isnan(X) if math.isnan(marker) else torch.eq(X, marker)
     return torch.where(missing, values, X)
 
 
 @_ml()
 def Binarizer(X: Tensor, *, threshold: float = 0.0) -> Tensor:
-    """1 above the threshold, else 0."""
+    """Return 1 above the threshold, else 0."""
     return (threshold < X).to(X.dtype)
 
 
 @_ml()
 def ArrayFeatureExtractor(X: Tensor, Y: Tensor) -> Tensor:
-    """The columns Y of the last dimension."""
+    """Select the columns Y of the last dimension."""
     columns = X.index_select(-1, Y.reshape(-1).to(torch.int64))
     return columns.unsqueeze(0) if columns.dim() == 1 else columns
 
 
 @_ml()
 def FeatureVectorizer(*X: Tensor, inputdimensions: list[int] | None = None) -> Tensor:
-    """Columns one after another."""
+    """Concatenate columns."""
     return torch.cat([x.to(torch.float32) for x in X], -1)
 
 
@@ -122,5 +122,5 @@ def FeatureVectorizer(*X: Tensor, inputdimensions: list[int] | None = None) -> T
 def ZipMap(
     X: Tensor, *, classlabels_int64s: list[int] | None = None, classlabels_strings: list[str] | None = None
 ) -> Tensor:
-    """The scores without their names: the copy's answer is an array where the original's is a list of maps."""
+    """Return the scores without class names: an array, where the deployed model returns a list of maps."""
     return X

@@ -1,7 +1,7 @@
-"""Quantised operators: numbers on an integer grid, with gradients straight through inside the quantised range.
+"""Quantised operators: numbers on an integer grid, with straight-through gradients inside the quantised range.
 
-All of them work on *carried* integers (see ``registry``): floating tensors of whole numbers. Sums of products are
-therefore exact up to 2**24 in float32, and beyond that far closer than the rounding of the result to 8 bits.
+All work on *carried* integers (see ``registry``): floating-point tensors of whole numbers. Sums of products are
+therefore exact up to 2**24 in float32; beyond, the error is far below the rounding of the result to 8 bits.
 """
 # ruff: noqa: N802, N803, PLR0917 - functions and parameters are named as in the ONNX standard
 
@@ -19,35 +19,35 @@ from auditor.onnx.operators.registry import operator
 
 
 def along(parameter: Tensor, x: Tensor, axis: int, block_size: int = 0) -> Tensor:
-    """Scale or zero point for one tensor, one axis, or blocks of an axis, in a shape that broadcasts against x."""
+    """Reshape a scale or zero point (per tensor, per axis, or per block of an axis) to broadcast against x."""
     if parameter.numel() == 1 and parameter.dim() <= 1:
         return parameter.reshape(())
     if block_size:
         return parameter.repeat_interleave(block_size, axis).narrow(axis, 0, x.shape[axis])
     if parameter.dim() != 1:
-        raise NotImplementedError("a scale of rank 2 or more without block_size")
+        raise NotImplementedError("a scale of rank 2 or higher without block_size")
     return parameter.reshape([-1 if i == axis % x.dim() else 1 for i in range(x.dim())])
 
 
 def quantise(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """round(x / scale) + zero point, saturated and carried."""
-    # rounded before the zero point is added: an odd one would turn "half to even" into "half to odd"
+    """Compute round(x / scale) + zero point, saturated and carried."""
+    # round before adding the zero point: an odd zero point would turn "half to even" into "half to odd"
     steps = straight_through(x / scale, torch.round)
     return saturate(steps if zero is None else steps + as_float(zero, steps), dtype)
 
 
 def centred(x: Tensor, zero: Tensor | None, like: Tensor) -> Tensor:
-    """x minus its zero point, in the floating type of ``like``."""
+    """Subtract the zero point, in the floating-point type of ``like``."""
     x = as_float(x, like)
     return x if zero is None else x - as_float(zero, like)
 
 
 def dequantise(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
-    """(x - zero point) times the scale."""
+    """Compute (x - zero point) times scale."""
     return centred(x, zero, scale) * scale
 
 
-@operator(takes="y_zero_point", gives="y_zero_point output_dtype uint8")
+@operator(carried="y_zero_point", integer_type="y_zero_point output_dtype uint8")
 def QuantizeLinear(
     x: Tensor,
     y_scale: Tensor,
@@ -60,37 +60,37 @@ def QuantizeLinear(
     precision: int = 0,
     saturate: bool = True,
 ) -> Tensor:
-    """saturate(round(x / scale) + zero point); ``precision``: type of the division, ``saturate``: for float8."""
+    """Compute saturate(round(x / scale) + zero point); ``precision``: division type, ``saturate``: for float8."""
     wide = x.dtype if precision == 0 else torch_type(precision)
     x = as_float(x, y_scale).to(wide) if x.is_floating_point() else as_float(x, y_scale)
     zero = None if y_zero_point is None else along(y_zero_point, x, axis, block_size)
     return quantise(x, along(y_scale, x, axis, block_size).to(x.dtype), zero, integer)
 
 
-@operator(takes="x x_zero_point")
+@operator(carried="x x_zero_point")
 def DequantizeLinear(
     x: Tensor,
     x_scale: Tensor,
     x_zero_point: Tensor | None = None,
     *,
-    here: Tensor,
+    reference: Tensor,
     axis: int = 1,
     block_size: int = 0,
     output_dtype: int = 0,
 ) -> Tensor:
-    """(x - zero point) times the scale, in the type of the scale."""
-    dtype = floating(torch_type(output_dtype), here) if output_dtype else x_scale.dtype
-    # in float16 whole numbers end at 2048
+    """Compute (x - zero point) times scale, in the type of the scale."""
+    dtype = floating(torch_type(output_dtype), reference) if output_dtype else x_scale.dtype
+    # float16 represents whole numbers only up to 2048
     wide = x_scale.float() if x_scale.dtype in (torch.float16, torch.bfloat16) else x_scale
     zero = None if x_zero_point is None else along(x_zero_point, x, axis, block_size)
     return dequantise(x, along(wide, x, axis, block_size), zero).to(dtype)
 
 
-@operator(gives=(torch.uint8, None, torch.uint8))
+@operator(integer_type=(torch.uint8, None, torch.uint8))
 def DynamicQuantizeLinear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """To unsigned 8 bits over the range of x (which contains 0): values, scale, zero point.
+    """Quantise to unsigned 8 bits over the range of x (extended to contain 0); return values, scale, zero point.
 
-    Scale and zero point are constants for the gradient: seen through the rounding they would only add noise.
+    The scale and zero point are constants for the gradient: through the rounding they would only add noise.
     """
     low, high = x.detach().min().clamp(max=0), x.detach().max().clamp(min=0)
     scale = (high - low) / 255
@@ -99,14 +99,14 @@ def DynamicQuantizeLinear(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return quantise(x, scale, zero, torch.uint8), scale, zero
 
 
-@operator(takes="x w x_zero_point w_zero_point", gives=torch.int32, as_float="w x_zero_point w_zero_point")
+@operator(carried="x w x_zero_point w_zero_point", integer_type=torch.int32, as_float="w x_zero_point w_zero_point")
 def ConvInteger(
     x: Tensor,
     w: Tensor,
     x_zero_point: Tensor | None = None,
     w_zero_point: Tensor | None = None,
     *,
-    here: Tensor,
+    reference: Tensor,
     auto_pad: AutoPad = "NOTSET",
     dilations: list[int] | None = None,
     group: int = 1,
@@ -114,26 +114,26 @@ def ConvInteger(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """Convolution of x and w without their zero points."""
+    """Convolve x and w without their zero points."""
     zero = None if w_zero_point is None else along(w_zero_point, w, 0)
-    signal = centred(x, None if x_zero_point is None else x_zero_point.reshape(()), here)
-    kernel = centred(w, zero, here)
+    signal = centred(x, None if x_zero_point is None else x_zero_point.reshape(()), reference)
+    kernel = centred(w, zero, reference)
     return Conv(signal, kernel, auto_pad=auto_pad, dilations=dilations, group=group, pads=pads, strides=strides)
 
 
-@operator(takes="A B a_zero_point b_zero_point", gives=torch.int32, as_float="B a_zero_point b_zero_point")
+@operator(carried="A B a_zero_point b_zero_point", integer_type=torch.int32, as_float="B a_zero_point b_zero_point")
 def MatMulInteger(
-    A: Tensor, B: Tensor, a_zero_point: Tensor | None = None, b_zero_point: Tensor | None = None, *, here: Tensor
+    A: Tensor, B: Tensor, a_zero_point: Tensor | None = None, b_zero_point: Tensor | None = None, *, reference: Tensor
 ) -> Tensor:
-    """Matrix product of A and B without their zero points (per row of A, per column of B)."""
+    """Multiply A and B without their zero points (per row of A, per column of B)."""
     left = None if a_zero_point is None else along(a_zero_point, A, -2)
     right = None if b_zero_point is None else along(b_zero_point, B, -1)
-    return torch.matmul(centred(A, left, here), centred(B, right, here))
+    return torch.matmul(centred(A, left, reference), centred(B, right, reference))
 
 
 @operator(
-    takes="x x_zero_point w w_zero_point B y_zero_point",
-    gives="y_zero_point",
+    carried="x x_zero_point w w_zero_point B y_zero_point",
+    integer_type="y_zero_point",
     as_float="x_zero_point w w_zero_point B y_zero_point",
 )
 def QLinearConv(
@@ -155,7 +155,7 @@ def QLinearConv(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """Quantised convolution; the bias has the scale x_scale w_scale."""
+    """Compute the quantised convolution; the bias has the scale x_scale w_scale."""
     signal = centred(x, x_zero_point.reshape(()), x_scale)
     kernel = centred(w, along(w_zero_point, w, 0), x_scale)
     bias = None if B is None else as_float(B, x_scale)
@@ -165,8 +165,8 @@ def QLinearConv(
 
 
 @operator(
-    takes="a a_zero_point b b_zero_point y_zero_point",
-    gives="y_zero_point",
+    carried="a a_zero_point b b_zero_point y_zero_point",
+    integer_type="y_zero_point",
     as_float="a_zero_point b b_zero_point y_zero_point",
 )
 def QLinearMatMul(
@@ -181,7 +181,7 @@ def QLinearMatMul(
     *,
     integer: torch.dtype,
 ) -> Tensor:
-    """Quantised matrix product."""
+    """Compute the quantised matrix product."""
     left = dequantise(a, along(a_scale, a, -2), along(a_zero_point, a, -2))
     right = dequantise(b, along(b_scale, b, -1), along(b_zero_point, b, -1))
     product = torch.matmul(left, right)
@@ -191,8 +191,8 @@ def QLinearMatMul(
 _of_two = functools.partial(
     operator,
     domain="com.microsoft",
-    takes="A A_zero_point B B_zero_point C_zero_point",
-    gives="C_zero_point A",
+    carried="A A_zero_point B B_zero_point C_zero_point",
+    integer_type="C_zero_point A",
     as_float="A A_zero_point B B_zero_point C_zero_point",
 )
 
@@ -210,7 +210,7 @@ def QLinearAdd(
     *,
     integer: torch.dtype,
 ) -> Tensor:
-    """Quantised sum."""
+    """Compute the quantised sum."""
     total = dequantise(A, A_scale, A_zero_point) + dequantise(B, B_scale, B_zero_point)
     return quantise(total, C_scale, C_zero_point, integer)
 
@@ -228,12 +228,12 @@ def QLinearMul(
     *,
     integer: torch.dtype,
 ) -> Tensor:
-    """Quantised product."""
+    """Compute the quantised product."""
     product = dequantise(A, A_scale, A_zero_point) * dequantise(B, B_scale, B_zero_point)
     return quantise(product, C_scale, C_zero_point, integer)
 
 
-@operator(domain="com.microsoft", takes="X x_zero_point y_zero_point", gives="y_zero_point X")
+@operator(domain="com.microsoft", carried="X x_zero_point y_zero_point", integer_type="y_zero_point X")
 def QLinearAveragePool(
     X: Tensor,
     x_scale: Tensor,
@@ -250,7 +250,7 @@ def QLinearAveragePool(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """Quantised average pooling."""
+    """Compute quantised average pooling."""
     data = dequantise(X, x_scale, x_zero_point)
     data = data.movedim(-1, 1) if channels_last else data
     pooled = AveragePool(
@@ -265,7 +265,7 @@ def QLinearAveragePool(
     return quantise(pooled.movedim(1, -1) if channels_last else pooled, y_scale, y_zero_point, integer)
 
 
-@operator(domain="com.microsoft", takes="X x_zero_point y_zero_point", gives="y_zero_point X")
+@operator(domain="com.microsoft", carried="X x_zero_point y_zero_point", integer_type="y_zero_point X")
 def QLinearGlobalAveragePool(
     X: Tensor,
     x_scale: Tensor,
@@ -276,14 +276,14 @@ def QLinearGlobalAveragePool(
     integer: torch.dtype,
     channels_last: bool = False,
 ) -> Tensor:
-    """Quantised mean over the spatial dimensions."""
+    """Average a quantised tensor over the spatial dimensions."""
     axes = list(range(1, X.dim() - 1)) if channels_last else list(range(2, X.dim()))
     return quantise(dequantise(X, x_scale, x_zero_point).mean(axes, keepdim=True), y_scale, y_zero_point, integer)
 
 
-@operator(domain="com.microsoft", takes="Y_zero_point inputs", gives="Y_zero_point")
+@operator(domain="com.microsoft", carried="Y_zero_point inputs", integer_type="Y_zero_point")
 def QLinearConcat(Y_scale: Tensor, Y_zero_point: Tensor, *inputs: Tensor, integer: torch.dtype, axis: int) -> Tensor:
-    """Quantised concatenation of (tensor, scale, zero point) triples."""
+    """Concatenate quantised (tensor, scale, zero point) triples."""
     triples = zip(inputs[::3], inputs[1::3], inputs[2::3], strict=True)
     return quantise(torch.cat([dequantise(*triple) for triple in triples], axis), Y_scale, Y_zero_point, integer)
 
@@ -291,8 +291,8 @@ def QLinearConcat(Y_scale: Tensor, Y_zero_point: Tensor, *inputs: Tensor, intege
 _of_one = functools.partial(
     operator,
     domain="com.microsoft",
-    takes="X X_zero_point Y_zero_point",
-    gives="Y_zero_point X",
+    carried="X X_zero_point Y_zero_point",
+    integer_type="Y_zero_point X",
     as_float="X_zero_point Y_zero_point",
 )
 
@@ -307,7 +307,7 @@ def QLinearSigmoid(
     *,
     integer: torch.dtype,
 ) -> Tensor:
-    """Quantised sigmoid."""
+    """Compute the quantised sigmoid."""
     return quantise(torch.sigmoid(dequantise(X, X_scale, X_zero_point)), Y_scale, Y_zero_point, integer)
 
 
@@ -322,7 +322,7 @@ def QLinearLeakyRelu(
     integer: torch.dtype,
     alpha: float = 0.01,
 ) -> Tensor:
-    """Quantised leaky ReLU."""
+    """Compute the quantised leaky ReLU."""
     result = functional.leaky_relu(dequantise(X, X_scale, X_zero_point), alpha)
     return quantise(result, Y_scale, Y_zero_point, integer)
 
@@ -339,7 +339,7 @@ def QLinearSoftmax(
     axis: int,
     opset: int,
 ) -> Tensor:
-    """Quantised softmax; before opset 13 over all dimensions from the axis on."""
+    """Compute the quantised softmax; before opset 13 over all dimensions from the axis on."""
     data = dequantise(X, X_scale, X_zero_point)
     if opset < 13:
         data = data.flatten(axis % data.dim())
@@ -348,8 +348,8 @@ def QLinearSoftmax(
 
 @operator(
     domain="com.microsoft",
-    takes="A a_zero_point B b_zero_point C y_zero_point",
-    gives="y_zero_point",
+    carried="A a_zero_point B b_zero_point C y_zero_point",
+    integer_type="y_zero_point",
     as_float="a_zero_point B b_zero_point C y_zero_point",
 )
 def QGemm(
@@ -368,7 +368,7 @@ def QGemm(
     transA: bool = False,
     transB: bool = False,
 ) -> Tensor:
-    """Quantised Gemm; the bias has the scale alpha a_scale b_scale. Floating result where y_scale is missing."""
+    """Compute quantised Gemm; the bias has the scale alpha a_scale b_scale. The result is float without y_scale."""
     left = centred(A, a_zero_point, a_scale)
     right = centred(B, along(b_zero_point, B, 0 if transB else 1), a_scale)
     total = (left.T if transA else left) @ (right.T if transB else right)
@@ -381,7 +381,7 @@ def QGemm(
 
 @operator(
     domain="com.microsoft",
-    takes="A B a_zero_point b_zero_point",
+    carried="A B a_zero_point b_zero_point",
     as_float="B a_zero_point b_zero_point",
 )
 def MatMulIntegerToFloat(
@@ -393,32 +393,32 @@ def MatMulIntegerToFloat(
     b_zero_point: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """Integer matrix product, scaled, plus bias."""
+    """Compute the integer matrix product, scaled, plus bias."""
     right = centred(B, None if b_zero_point is None else along(b_zero_point, B, -1), a_scale)
     product = torch.matmul(centred(A, a_zero_point, a_scale), right) * a_scale * b_scale
     return product if bias is None else product + bias
 
 
-@operator(domain="com.microsoft", takes="B b_zero_point", as_float="B b_zero_point")
+@operator(domain="com.microsoft", carried="B b_zero_point", as_float="B b_zero_point")
 def DynamicQuantizeMatMul(
     A: Tensor, B: Tensor, b_scale: Tensor, b_zero_point: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """A quantised over its own range, times B."""
+    """Quantise A over its own range and multiply by B."""
     quantised, scale, zero = DynamicQuantizeLinear(A)
     return MatMulIntegerToFloat(quantised, B, scale, b_scale, zero, b_zero_point, bias)
 
 
-@operator(domain="com.microsoft", takes="y_zero_point", gives="y_zero_point uint8")
+@operator(domain="com.microsoft", carried="y_zero_point", integer_type="y_zero_point uint8")
 def QuantizeLinear__microsoft(
     x: Tensor, y_scale: Tensor, y_zero_point: Tensor | None = None, *, integer: torch.dtype, axis: int = 1
 ) -> Tensor:
-    """As the standard operator, also for 16 bits before opset 21."""
+    """Compute the standard operator, also for 16 bits before opset 21."""
     return QuantizeLinear(x, y_scale, y_zero_point, integer=integer, axis=axis)
 
 
-@operator(domain="com.microsoft", takes="x x_zero_point")
+@operator(domain="com.microsoft", carried="x x_zero_point")
 def DequantizeLinear__microsoft(
-    x: Tensor, x_scale: Tensor, x_zero_point: Tensor | None = None, *, here: Tensor, axis: int = 1
+    x: Tensor, x_scale: Tensor, x_zero_point: Tensor | None = None, *, reference: Tensor, axis: int = 1
 ) -> Tensor:
-    """As the standard operator, also for 16 bits before opset 21."""
-    return DequantizeLinear(x, x_scale, x_zero_point, here=here, axis=axis)
+    """Compute the standard operator, also for 16 bits before opset 21."""
+    return DequantizeLinear(x, x_scale, x_zero_point, reference=reference, axis=axis)

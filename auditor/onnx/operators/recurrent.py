@@ -14,7 +14,7 @@ from auditor.onnx.operators.registry import operator
 Direction = Literal["forward", "reverse", "bidirectional"]
 State = tuple[Tensor, ...]
 Step = Callable[[Tensor, State, Tensor, Tensor, Tensor, Tensor], State]
-"""From what a step reads [n, gates size] (already times W), the state and R, the biases of W and R, the peepholes."""
+"""Arguments of a step: input [n, gates size] (already times W), state, R, biases of W and R, peepholes."""
 
 
 def _run(
@@ -28,7 +28,7 @@ def _run(
     direction: str,
     layout: int,
 ) -> tuple[Tensor, ...]:
-    """Y [length, directions, n, size] and the last states [directions, n, size]; batch first where ``layout`` is 1."""
+    """Return Y [length, directions, n, size], the last states [directions, n, size]; batch-first if ``layout`` is 1."""
     x = X.transpose(0, 1) if layout else X
     size, n = R.shape[-1], x.shape[1]
     outputs, last = [], []
@@ -36,9 +36,9 @@ def _run(
         backwards = direction == "reverse" or d == 1
         bias = x.new_zeros(2 * W.shape[1]) if B is None else B[d]
         peepholes = x.new_zeros(3 * size) if P is None else P[d]
-        given = [None if value is None else (value[:, d] if layout else value[d]) for value in initial]
-        state: State = tuple(x.new_zeros(n, size) if value is None else value for value in given)
-        # the input's part of all steps at once
+        start = [None if value is None else (value[:, d] if layout else value[d]) for value in initial]
+        state: State = tuple(x.new_zeros(n, size) if value is None else value for value in start)
+        # the input part of all steps at once
         read = (x.flip(0) if backwards else x) @ W[d].T
         rows = []
         for row in read:
@@ -67,7 +67,7 @@ def RNN(
     layout: int = 0,
     activations: list[str] | None = None,
 ) -> tuple[Tensor, ...]:
-    """H = f(X W + H R + biases)."""
+    """Compute H = f(X W + H R + biases)."""
     names = activations or ["Tanh"] * W.shape[0]
     functions = {"Tanh": torch.tanh, "Relu": torch.relu, "Sigmoid": torch.sigmoid}
     if len(set(names)) != 1 or names[0] not in functions:
@@ -95,7 +95,7 @@ def GRU(
     linear_before_reset: bool = False,
     activations: list[str] | None = None,
 ) -> tuple[Tensor, ...]:
-    """Gates in the order update, reset, hidden."""
+    """Compute a GRU with the gate order update, reset, hidden."""
     if activations not in (None, ["Sigmoid", "Tanh"] * W.shape[0]):
         raise NotImplementedError(f"GRU: activations {activations}")
 
@@ -131,7 +131,7 @@ def LSTM(
     input_forget: Literal[0] = 0,
     activations: list[str] | None = None,
 ) -> tuple[Tensor, ...]:
-    """Gates in the order input, output, forget, cell; peepholes in the order input, output, forget."""
+    """Compute an LSTM with the gate order input, output, forget, cell; peephole order input, output, forget."""
     if activations not in (None, ["Sigmoid", "Tanh", "Tanh"] * W.shape[0]):
         raise NotImplementedError(f"LSTM: activations {activations}")
 

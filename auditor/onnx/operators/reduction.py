@@ -20,7 +20,7 @@ def _mean(x: Tensor, axes: list[int]) -> Tensor:
 
 
 def _product(x: Tensor, axes: list[int]) -> Tensor:
-    return functools.reduce(lambda rest, axis: rest.prod(axis, keepdim=True), axes, x)
+    return functools.reduce(lambda result, axis: result.prod(axis, keepdim=True), axes, x)
 
 
 def _sum(x: Tensor, axes: list[int]) -> Tensor:
@@ -28,17 +28,17 @@ def _sum(x: Tensor, axes: list[int]) -> Tensor:
 
 
 def _largest(x: Tensor, axes: list[int]) -> Tensor:
-    return x.amax(axes, keepdim=True) if x.numel() else _of_nothing(x, axes, -math.inf)
+    return x.amax(axes, keepdim=True) if x.numel() else _extreme_of_empty(x, axes, -math.inf)
 
 
 def _smallest(x: Tensor, axes: list[int]) -> Tensor:
-    return x.amin(axes, keepdim=True) if x.numel() else _of_nothing(x, axes, math.inf)
+    return x.amin(axes, keepdim=True) if x.numel() else _extreme_of_empty(x, axes, math.inf)
 
 
-def _of_nothing(x: Tensor, axes: list[int], value: float) -> Tensor:
-    """The extreme value of no values."""
+def _extreme_of_empty(x: Tensor, axes: list[int], value: float) -> Tensor:
+    """Return the extreme value of an empty set."""
     if not x.is_floating_point():
-        raise NotImplementedError("the extreme value of no integers")
+        raise NotImplementedError("the extreme value of an empty integer tensor")
     return x.new_full([1 if i in axes else size for i, size in enumerate(x.shape)], value)
 
 
@@ -63,7 +63,7 @@ def _reduction(name: str, function: Callable[[Tensor, list[int]], Tensor], meani
         if not axes:
             axes = [] if noop_with_empty_axes else list(range(data.dim()))
         axes = sorted(axis % data.dim() for axis in axes)
-        # torch reduces over everything where the list of axes is empty: a new axis of size 1 stands for "none"
+        # torch reduces all axes if the list is empty: a new axis of size 1 replaces "none"
         result = function(data, axes) if axes else function(data.unsqueeze(0), [0]).squeeze(0)
         result = result.to(data.dtype)
         return result if keepdims or not axes else result.squeeze(tuple(axes))
@@ -89,7 +89,7 @@ for _name, _function, _meaning in (
 
 
 def _arg(data: Tensor, axis: int, keepdims: bool, last: bool, largest: bool) -> Tensor:
-    """Index of the first (or last) extreme value."""
+    """Return the index of the first (or last) extreme value."""
     find = torch.argmax if largest else torch.argmin
     if not last:
         return find(data, axis, keepdim=bool(keepdims))
@@ -98,26 +98,26 @@ def _arg(data: Tensor, axis: int, keepdims: bool, last: bool, largest: bool) -> 
 
 @operator()
 def ArgMax(data: Tensor, *, axis: int = 0, keepdims: bool = True, select_last_index: bool = False) -> Tensor:
-    """Index of the largest value."""
+    """Return the index of the largest value."""
     return _arg(data, axis, keepdims, select_last_index, largest=True)
 
 
 @operator()
 def ArgMin(data: Tensor, *, axis: int = 0, keepdims: bool = True, select_last_index: bool = False) -> Tensor:
-    """Index of the smallest value."""
+    """Return the index of the smallest value."""
     return _arg(data, axis, keepdims, select_last_index, largest=False)
 
 
 @operator()
 def TopK(X: Tensor, k: int, *, axis: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
-    """The k largest (or smallest) entries of an axis, in order, and their indices; the lower index wins a tie."""
-    values, places = torch.sort(X, dim=axis, descending=bool(largest), stable=True)
-    return values.narrow(axis, 0, k), places.narrow(axis, 0, k)
+    """Return the k largest (or smallest) entries of an axis, sorted, and their indices; ties go to the lower index."""
+    values, indices = torch.sort(X, dim=axis, descending=bool(largest), stable=True)
+    return values.narrow(axis, 0, k), indices.narrow(axis, 0, k)
 
 
 @operator()
 def CumSum(x: Tensor, axis: int, *, exclusive: bool = False, reverse: bool = False) -> Tensor:
-    """Running sums along an axis."""
+    """Compute running sums along an axis."""
     data = x.flip(axis) if reverse else x
     result = data.cumsum(axis, dtype=x.dtype)
     result = result - data if exclusive else result
@@ -126,7 +126,7 @@ def CumSum(x: Tensor, axis: int, *, exclusive: bool = False, reverse: bool = Fal
 
 @operator()
 def CumProd(x: Tensor, axis: int, *, exclusive: bool = False, reverse: bool = False) -> Tensor:
-    """Running products along an axis."""
+    """Compute running products along an axis."""
     data = x.flip(axis) if reverse else x
     if exclusive:
         first = torch.ones_like(data.narrow(axis, 0, 1))
@@ -136,43 +136,43 @@ def CumProd(x: Tensor, axis: int, *, exclusive: bool = False, reverse: bool = Fa
 
 
 def _two_dimensional(x: Tensor, axis: int) -> Tensor:
-    """Dimensions before and from the axis on, as opsets before 13 see them."""
+    """Flatten the dimensions before the axis, and those from it on, as opsets before 13 do."""
     return x.reshape(math.prod(x.shape[: axis % x.dim() if axis != x.dim() else axis]), -1)
 
 
 @operator()
 def Softmax(input: Tensor, *, axis: int) -> Tensor:
-    """Softmax over all dimensions from the axis on (before opset 13)."""
+    """Compute the softmax over all dimensions from the axis on (before opset 13)."""
     return torch.softmax(_two_dimensional(input, axis), 1).reshape(input.shape)
 
 
 @operator(since=13)
 def Softmax__13(input: Tensor, *, axis: int = -1) -> Tensor:
-    """Softmax over one dimension."""
+    """Compute the softmax over one dimension."""
     return torch.softmax(input, axis)
 
 
 @operator()
 def LogSoftmax(input: Tensor, *, axis: int) -> Tensor:
-    """Logarithm of the softmax over all dimensions from the axis on (before opset 13)."""
+    """Compute the log-softmax over all dimensions from the axis on (before opset 13)."""
     return torch.log_softmax(_two_dimensional(input, axis), 1).reshape(input.shape)
 
 
 @operator(since=13)
 def LogSoftmax__13(input: Tensor, *, axis: int = -1) -> Tensor:
-    """Logarithm of the softmax over one dimension."""
+    """Compute the log-softmax over one dimension."""
     return torch.log_softmax(input, axis)
 
 
 @operator()
 def Hardmax(input: Tensor, *, axis: int) -> Tensor:
-    """1 at the first largest entry, else 0, over all dimensions from the axis on (before opset 13)."""
+    """Return 1 at the first largest entry, else 0, over all dimensions from the axis on (before opset 13)."""
     return Hardmax__13(_two_dimensional(input, axis), axis=1).reshape(input.shape)
 
 
 @operator(since=13)
 def Hardmax__13(input: Tensor, *, axis: int = -1) -> Tensor:
-    """1 at the first largest entry of a dimension, else 0."""
+    """Return 1 at the first largest entry of a dimension, else 0."""
     return torch.zeros_like(input).scatter(axis, input.argmax(axis, keepdim=True), 1)
 
 
@@ -189,7 +189,7 @@ def BatchNormalization(
     training_mode: Literal[0] = 0,
     spatial: Literal[1] = 1,
 ) -> Tensor:
-    """X [n, c, ...] with the statistics of training."""
+    """Normalise X [n, c, ...] with the training statistics."""
     if scale.dtype == mean.dtype == X.dtype:
         return torch.batch_norm(X, scale, B, mean, var, False, momentum, epsilon, True)
     shape = [-1] + [1] * (X.dim() - 2)
@@ -200,13 +200,13 @@ def BatchNormalization(
 
 @operator()
 def InstanceNormalization(input: Tensor, scale: Tensor, B: Tensor, *, epsilon: float = 1e-5) -> Tensor:
-    """Each channel of each image normalised over its own values."""
+    """Normalise each channel of each image by its own statistics."""
     return torch.group_norm(input, input.shape[1], scale, B, epsilon)
 
 
 @operator(since=18)
 def GroupNormalization(X: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5) -> Tensor:
-    """Groups of channels normalised; scale and bias are per group (before opset 21)."""
+    """Normalise groups of channels; scale and bias are per group (before opset 21)."""
     count = X.shape[1] // num_groups
     return torch.group_norm(X, num_groups, scale.repeat_interleave(count), bias.repeat_interleave(count), epsilon)
 
@@ -215,7 +215,7 @@ def GroupNormalization(X: Tensor, scale: Tensor, bias: Tensor, *, num_groups: in
 def GroupNormalization__21(
     X: Tensor, scale: Tensor, bias: Tensor, *, num_groups: int, epsilon: float = 1e-5, stash_type: int = 1
 ) -> Tensor:
-    """Groups of channels normalised; scale and bias are per channel."""
+    """Normalise groups of channels; scale and bias are per channel."""
     return torch.group_norm(X, num_groups, scale, bias, epsilon)
 
 
@@ -230,7 +230,7 @@ def LayerNormalization(
     epsilon: float = 1e-5,
     stash_type: int = 1,
 ) -> tuple[Tensor, ...]:
-    """The dimensions from the axis on normalised; also the mean and the inverse of the standard deviation."""
+    """Normalise the dimensions from the axis on; also return the mean and the inverse standard deviation."""
     shape = list(X.shape[axis:])
     if outputs == 1 and list(Scale.shape) == shape and (B is None or list(B.shape) == shape):
         return (functional.layer_norm(X, shape, Scale, B, epsilon),)
@@ -244,7 +244,7 @@ def LayerNormalization(
 
 @operator()
 def RMSNormalization(X: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1) -> Tensor:
-    """The dimensions from the axis on divided by their root mean square."""
+    """Divide the dimensions from the axis on by their root mean square."""
     axes = list(range(axis % X.dim(), X.dim()))
     wide = X.float() if X.dtype in (torch.float16, torch.bfloat16) else X
     return (wide * torch.rsqrt(wide.square().mean(axes, keepdim=True) + epsilon)).to(X.dtype) * scale
@@ -261,7 +261,7 @@ def SkipLayerNormalization(
     outputs: int,
     epsilon: float = 1e-12,
 ) -> tuple[Any, ...]:
-    """Layer normalisation of input + skip + bias; the fourth output is that sum."""
+    """Apply layer normalisation to input + skip + bias; the fourth output is that sum."""
     total = input + skip if bias is None else input + skip + bias
     (normalised,) = LayerNormalization(total, gamma, beta, outputs=1, epsilon=epsilon)
     if outputs in (2, 3):
@@ -280,7 +280,7 @@ def LayerNormalization__microsoft(
     epsilon: float = 1e-5,
     stash_type: int = 1,
 ) -> tuple[Tensor, ...]:
-    """As the standard operator."""
+    """Compute the standard operator."""
     return LayerNormalization(X, Scale, B, outputs=outputs, axis=axis, epsilon=epsilon)
 
 
@@ -288,27 +288,27 @@ def LayerNormalization__microsoft(
 def SimplifiedLayerNormalization(
     X: Tensor, scale: Tensor, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1
 ) -> Tensor:
-    """ONNX Runtime's name of RMSNormalization."""
+    """Compute RMSNormalization under ONNX Runtime's name."""
     return RMSNormalization(X, scale, axis=axis, epsilon=epsilon)
 
 
 @operator()
 def MeanVarianceNormalization(X: Tensor, *, axes: list[int]) -> Tensor:
-    """Mean 0 and variance 1 over the axes."""
+    """Normalise to mean 0 and variance 1 over the axes."""
     centred = X - X.mean(axes, keepdim=True)
     return centred / (torch.sqrt(centred.square().mean(axes, keepdim=True)) + 1e-9)
 
 
 @operator()
 def LpNormalization(input: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
-    """Divided by the p-norm along an axis."""
+    """Divide by the p-norm along an axis."""
     norm = input.abs().sum(axis, keepdim=True) if p == 1 else input.square().sum(axis, keepdim=True).sqrt()
     return torch.where(norm == 0, torch.zeros_like(input), input / norm)
 
 
 @operator()
 def LRN(X: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> Tensor:
-    """X [n, c, ...] divided by a power of the mean square over neighbouring channels."""
+    """Divide X [n, c, ...] by a power of the mean square over neighbouring channels."""
     before = (size - 1) // 2
     squares = functional.pad(X.square().movedim(1, -1), (before, size - 1 - before))
     sums = squares.unfold(-1, size, 1).sum(-1).movedim(-1, 1)
@@ -317,18 +317,18 @@ def LRN(X: Tensor, *, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: 
 
 @operator()
 def Det(X: Tensor) -> Tensor:
-    """Determinant of the last two dimensions."""
+    """Compute the determinant of the last two dimensions."""
     return torch.det(X)
 
 
 def _dft(x: Tensor, length: int | None, axis: int, inverse: bool, onesided: bool) -> Tensor:
-    """Discrete Fourier transform of [..., 1 or 2] (real, or real and imaginary part) along an axis."""
+    """Compute the DFT of [..., 1 or 2] (real, or real and imaginary part) along an axis."""
     axis = axis % x.dim()
     if length is not None:
         check_size([*x.shape[:axis], length, *x.shape[axis + 1 :]], "DFT")
     values = torch.complex(x[..., 0], x[..., 1] if x.shape[-1] == 2 else torch.zeros_like(x[..., 0]))
     if inverse and onesided:
-        raise NotImplementedError("DFT: the inverse of half a spectrum")
+        raise NotImplementedError("DFT: the inverse of a one-sided spectrum")
     result = torch.fft.ifft(values, length, axis) if inverse else torch.fft.fft(values, length, axis)
     if onesided:
         result = result.narrow(axis, 0, result.shape[axis] // 2 + 1)
@@ -339,7 +339,7 @@ def _dft(x: Tensor, length: int | None, axis: int, inverse: bool, onesided: bool
 def DFT(
     input: Tensor, dft_length: int | None = None, *, axis: int = 1, inverse: bool = False, onesided: bool = False
 ) -> Tensor:
-    """Discrete Fourier transform (before opset 20)."""
+    """Compute the discrete Fourier transform (before opset 20)."""
     return _dft(input, dft_length, axis, inverse, onesided)
 
 
@@ -347,5 +347,5 @@ def DFT(
 def DFT__20(
     input: Tensor, dft_length: int | None = None, axis: int = -2, *, inverse: bool = False, onesided: bool = False
 ) -> Tensor:
-    """Discrete Fourier transform."""
+    """Compute the discrete Fourier transform."""
     return _dft(input, dft_length, axis, inverse, onesided)

@@ -1,8 +1,8 @@
-"""How an ONNX operator becomes a Python function: the decorator, and what the importer reads from a signature.
+"""Register Python functions for ONNX operators, and describe their signatures for the importer.
 
-A function has the name of its operator, and its parameters have the names that the ONNX standard gives to inputs and
-attributes. Required inputs are bound in order, optional inputs and attributes by name, so that an operand that moved
-from attribute to input between two opsets needs no second implementation. What a signature says:
+A function has the name of its operator, and its parameters have the ONNX names of inputs and attributes. Required
+inputs are bound in order, optional inputs and attributes by name, so that an operand that moved from attribute to input
+between two opsets needs no second implementation. The signature specifies:
 
     ``x: Tensor``               a tensor operand
     ``axes: list[int] | None``  Python numbers: constants at import, otherwise read from a tensor on the host
@@ -10,14 +10,14 @@ from attribute to input between two opsets needs no second implementation. What 
     ``x: TensorSequence``       an ONNX sequence of tensors
     ``-> tuple[...]``           several outputs; ``-> Tensor`` or ``-> TensorSequence`` exactly one
 
-Three parameter names are filled in by the importer and are never ONNX names: ``here`` (an empty tensor with the device
-and the floating type that the module has now), ``outputs`` (how many outputs the node has), ``integer`` (the ONNX
-integer type of the result, None where it is not an integer).
+The importer injects three parameters, whose names are never ONNX names: ``reference`` (an empty tensor with the current
+device and floating-point type of the module), ``outputs`` (number of outputs of the node), ``integer`` (ONNX integer
+type of the result, or None).
 
-Integers that carry gradients. A torch integer tensor has no gradient, therefore quantised values are *carried*: a
-floating tensor that holds whole numbers, of which the importer knows the ONNX integer type. ``takes`` names the
-operands in which a function accepts carried integers (in all others they become true integers, and the gradient ends
-there); ``gives`` says whose integer type the result has.
+Integers that carry gradients: a torch integer tensor has no gradient, therefore quantised values are *carried*, as a
+floating-point tensor of whole numbers whose ONNX integer type the importer tracks. ``carried`` names the operands in
+which a function accepts carried integers; in all others they become true integers, and the gradient ends.
+``integer_type`` names the operands that determine the integer type of the result.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ import torch
 from torch import Tensor
 
 F = TypeVar("F", bound=Callable[..., Any])
-Gives = str | torch.dtype | None
+TypeSource = str | torch.dtype | None
 
-FILLED_IN = ("here", "outputs", "integer")
+INJECTED = ("reference", "outputs", "integer")
 MAX_ELEMENTS = 2**27
-"""No single tensor that an operator makes from nothing (Expand, Tile, ConstantOfShape, ...) may have more elements."""
+"""Largest number of elements of a tensor that an operator creates (Expand, Tile, ConstantOfShape, ...)."""
 
 
 class TensorSequence(list[Tensor]):
-    """An ONNX sequence of tensors. Functions with one are never computed at import."""
+    """An ONNX sequence of tensors. Functions of sequences are never computed at import."""
 
 
 @dataclass(frozen=True)
@@ -57,24 +57,24 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Operator:
-    """An operator function and what its signature says."""
+    """An operator function and its signature."""
 
     function: Callable[..., Any]
     domain: str
     since: int
     parameters: dict[str, Parameter]
     variadic: Parameter | None
-    filled_in: tuple[str, ...]
+    injected: tuple[str, ...]
     multiple: bool
-    takes: tuple[str, ...]
-    gives: tuple[Gives, ...]
+    carried: tuple[str, ...]
+    integer_type: tuple[TypeSource, ...]
     as_float: tuple[str, ...]
     reads_shape: bool
     sequences: bool
 
     @property
     def name(self) -> str:
-        """The ONNX name of the operator."""
+        """ONNX name of the operator."""
         return self.function.__name__.split("__")[0]
 
 
@@ -85,39 +85,39 @@ def operator(
     *,
     domain: str = "",
     since: int = 1,
-    takes: str = "",
-    gives: str | torch.dtype | tuple[Gives, ...] = "",
+    carried: str = "",
+    integer_type: str | torch.dtype | tuple[TypeSource, ...] = "",
     as_float: str = "",
     reads_shape: bool = False,
 ) -> Callable[[F], F]:
-    """Register a function for the operator of the same name (text after ``__`` in the name is not part of it).
+    """Register a function for the operator of the same name (a suffix after ``__`` is ignored).
 
     Args:
         domain: the ONNX domain.
-        since: the first version of the operator that the function is right for.
-        takes: operands that may be carried integers, separated by spaces.
-        gives: whose integer type the result has: names of operands or of a type attribute (the first that has one
-            counts, a torch type may end the list), or a torch type; a tuple for several outputs.
-        as_float: integer constants that are held as floats, so that they are not converted at every call.
-        reads_shape: the result depends on the shapes of the operands only and lies on the host.
+        since: the first operator version that the function implements.
+        carried: operands that may be carried integers, separated by spaces.
+        integer_type: source of the integer type of the result: names of operands or of a type attribute (the first
+            that has one counts, a torch type may end the list), or a torch type; a tuple for several outputs.
+        as_float: integer constants stored as floats, so that they are not converted at every call.
+        reads_shape: True if the result depends only on the shapes of the operands and lies on the host.
     """
 
     def register(function: F) -> F:
         hints = typing.get_type_hints(function)
         parameters: dict[str, Parameter] = {}
         variadic = None
-        filled_in = []
-        for name, found in inspect.signature(function).parameters.items():
+        injected = []
+        for name, declared in inspect.signature(function).parameters.items():
             parameter = Parameter(
                 name=name,
                 tensor=_mentions(hints[name], Tensor) or _mentions(hints[name], TensorSequence),
                 many=_mentions(hints[name], list),
-                positional=found.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD,
+                positional=declared.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD,
                 allowed=_allowed(hints[name]),
             )
-            if name in FILLED_IN:
-                filled_in.append(name)
-            elif found.kind is inspect.Parameter.VAR_POSITIONAL:
+            if name in INJECTED:
+                injected.append(name)
+            elif declared.kind is inspect.Parameter.VAR_POSITIONAL:
                 variadic = parameter
             else:
                 parameters[name] = parameter
@@ -127,10 +127,10 @@ def operator(
             since=since,
             parameters=parameters,
             variadic=variadic,
-            filled_in=tuple(filled_in),
+            injected=tuple(injected),
             multiple=typing.get_origin(hints["return"]) in (tuple, list),
-            takes=tuple(takes.split()),
-            gives=gives if isinstance(gives, tuple) else (gives,),
+            carried=tuple(carried.split()),
+            integer_type=integer_type if isinstance(integer_type, tuple) else (integer_type,),
             as_float=tuple(as_float.split()),
             reads_shape=reads_shape,
             sequences=TensorSequence in hints.values(),
@@ -144,13 +144,13 @@ def operator(
 
 
 def find_operator(domain: str, name: str, version: int) -> Operator | None:
-    """The newest function that is right for this version of the operator, if there is one."""
+    """Return the newest function for this version of the operator, or None."""
     fitting = [entry for entry in OPERATORS.get((domain, name), []) if entry.since <= version]
     return fitting[-1] if fitting else None
 
 
 def _parts(hint: Any) -> tuple[Any, ...]:
-    """The members of a union, or the hint itself."""
+    """Return the members of a union, or the hint itself."""
     return (
         typing.get_args(hint)
         if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
@@ -158,8 +158,8 @@ def _parts(hint: Any) -> tuple[Any, ...]:
     )
 
 
-def _mentions(hint: Any, wanted: type) -> bool:
-    return any(part is wanted or typing.get_origin(part) is wanted for part in _parts(hint))
+def _mentions(hint: Any, kind: type) -> bool:
+    return any(part is kind or typing.get_origin(part) is kind for part in _parts(hint))
 
 
 def _allowed(hint: Any) -> tuple[Any, ...] | None:
@@ -170,9 +170,9 @@ def _allowed(hint: Any) -> tuple[Any, ...] | None:
 
 
 def check_size(shape: typing.Iterable[int], what: str) -> None:
-    """Refuse a shape that a few bytes of a model file blow up to gigabytes."""
+    """Raise NotImplementedError for a shape with more than ``MAX_ELEMENTS`` elements."""
     elements = 1
     for size in shape:
         elements *= int(size)
     if elements > MAX_ELEMENTS:
-        raise NotImplementedError(f"{what} would make {elements} elements, more than {MAX_ELEMENTS}")
+        raise NotImplementedError(f"{what} would create {elements} elements, more than {MAX_ELEMENTS}")

@@ -1,4 +1,4 @@
-"""Resize and Upsample: every resized axis is one small matrix [size out, size in], made on the host."""
+"""Resize and Upsample: each resized axis is one small matrix [size out, size in], built on the host."""
 # ruff: noqa: N802, N803 - functions and parameters are named as in the ONNX standard
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Coordinates = Literal[
 
 @dataclass(frozen=True)
 class Axis:
-    """How one axis is resized."""
+    """Resizing parameters of one axis."""
 
     size: int
     out: int
@@ -47,7 +47,7 @@ class Axis:
 
 
 def _coordinates(axis: Axis) -> Array:
-    """Where each output entry lies among the input entries."""
+    """Return the coordinate of each output entry among the input entries."""
     x = np.arange(axis.out, dtype=np.float64)
     match axis.coordinates:
         case "half_pixel":
@@ -72,23 +72,23 @@ def _coordinates(axis: Axis) -> Array:
     raise NotImplementedError(f"Resize: coordinate_transformation_mode {axis.coordinates}")
 
 
-def _nearest(axis: Axis, places: Array) -> NDArray[np.int64]:
-    """The input entry that each output entry copies."""
-    # coordinates such as 2.5000000001 are 2.5 to a runtime that counts in float32
-    places = np.round(places, 6)
+def _nearest(axis: Axis, coordinates: Array) -> NDArray[np.int64]:
+    """Return the input entry that each output entry copies."""
+    # a runtime that computes in float32 sees 2.5000000001 as 2.5
+    coordinates = np.round(coordinates, 6)
     rounded = {
-        "round_prefer_floor": lambda: np.ceil(places - 0.5),
-        "round_prefer_ceil": lambda: np.floor(places + 0.5),
-        "floor": lambda: np.floor(places),
-        "ceil": lambda: np.ceil(places),
-        # opset 10: up in size the entry before, down in size the entry after
-        "simple": lambda: np.ceil(places) if axis.scale < 1 else np.floor(places),
+        "round_prefer_floor": lambda: np.ceil(coordinates - 0.5),
+        "round_prefer_ceil": lambda: np.floor(coordinates + 0.5),
+        "floor": lambda: np.floor(coordinates),
+        "ceil": lambda: np.ceil(coordinates),
+        # opset 10: round down when enlarging, up when reducing
+        "simple": lambda: np.ceil(coordinates) if axis.scale < 1 else np.floor(coordinates),
     }[axis.nearest]()
     return np.clip(rounded, 0, axis.size - 1).astype(np.int64)
 
 
 def _kernel(axis: Axis, distance: Array) -> Array:
-    """Weight of an input entry at a distance from the place that is read."""
+    """Return the weight of an input entry at a distance from the sampled coordinate."""
     d: Array = np.abs(distance)
     a = axis.cubic
     near = (a + 2) * d**3 - (a + 3) * d**2 + 1
@@ -100,12 +100,12 @@ def _kernel(axis: Axis, distance: Array) -> Array:
 
 @functools.lru_cache(maxsize=64)
 def _matrix(axis: Axis) -> Tensor:
-    """[size out, size in] in float64: row i holds the weights of the input entries in output entry i."""
-    places = _coordinates(axis)
+    """Return [size out, size in] in float64: row i holds the weights of the input entries in output entry i."""
+    coordinates = _coordinates(axis)
     squeeze = min(axis.scale, 1.0) if axis.antialias else 1.0
     radius = math.ceil((1 if axis.mode == "linear" else 2) / squeeze)
-    neighbours = np.floor(places)[:, None].astype(np.int64) + np.arange(-radius + 1, radius + 1)
-    weights = _kernel(axis, (places[:, None] - neighbours) * squeeze)
+    neighbours = np.floor(coordinates)[:, None].astype(np.int64) + np.arange(-radius + 1, radius + 1)
+    weights = _kernel(axis, (coordinates[:, None] - neighbours) * squeeze)
     inside = (neighbours >= 0) & (neighbours < axis.size)
     if axis.exclude_outside:
         weights = np.where(inside, weights, 0.0)
@@ -118,9 +118,9 @@ def _matrix(axis: Axis) -> Tensor:
 
 
 def _outside(axis: Axis) -> NDArray[np.bool_]:
-    """Which output entries lie outside of the input and take the extrapolation value."""
-    places = _coordinates(axis)
-    return (places < 0) | (places > axis.size - 1)
+    """Return True for output entries outside the input, which take the extrapolation value."""
+    coordinates = _coordinates(axis)
+    return (coordinates < 0) | (coordinates > axis.size - 1)
 
 
 def _resize_axis(x: Tensor, dim: int, axis: Axis) -> Tensor:
@@ -128,7 +128,7 @@ def _resize_axis(x: Tensor, dim: int, axis: Axis) -> Tensor:
         index = torch.from_numpy(_nearest(axis, _coordinates(axis)))
         return x.index_select(dim, index.to(x.device))
     if not x.is_floating_point():
-        # runtimes do not agree on how the result is rounded
+        # runtimes round the result differently
         raise NotImplementedError("Resize: interpolation between integers")
     matrix = _matrix(axis).to(x.device, x.dtype)
     return torch.matmul(x.movedim(dim, -1), matrix.T).movedim(-1, dim)
@@ -138,7 +138,7 @@ def _resize(x: Tensor, axes: dict[int, Axis], extrapolation_value: float) -> Ten
     check_size([axes[i].out if i in axes else n for i, n in enumerate(x.shape)], "Resize")
     result = x
     for dim, axis in axes.items():
-        # an axis that keeps its size at scale 1 reads each entry from its own place, in every mode but cropping
+        # an axis that keeps its size at scale 1 is the identity in every mode except cropping
         if axis.coordinates == "tf_crop_and_resize" or axis.size != axis.out or axis.scale != 1:
             result = _resize_axis(result, dim, axis)
     for dim, axis in axes.items():
@@ -150,12 +150,12 @@ def _resize(x: Tensor, axes: dict[int, Axis], extrapolation_value: float) -> Ten
 
 
 def _scaled(size: int, scale: float) -> int:
-    """Size after scaling, counted in float32 as ONNX Runtime does (10 times 0.7 is 7 there, 6.99999988 in float64)."""
+    """Return the scaled size, computed in float32 like ONNX Runtime (10 times 0.7 is 7; in float64, 6.99999988)."""
     return math.floor(np.float32(size) * np.float32(scale))
 
 
 def _sizes_from_policy(x: Tensor, dims: list[int], sizes: list[int], policy: str) -> tuple[list[float], list[int]]:
-    """Scales and sizes, with one scale for all axes where the aspect ratio is to be kept."""
+    """Return scales and sizes, with one scale for all axes if the aspect ratio is kept."""
     ratios = [size / x.shape[dim] for dim, size in zip(dims, sizes, strict=True)]
     if policy == "stretch":
         return ratios, sizes
@@ -180,7 +180,7 @@ def Resize__11(
     mode: Mode = "nearest",
     nearest_mode: Literal["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"] = "round_prefer_floor",
 ) -> Tensor:
-    """X with its axes resized by scales or to sizes."""
+    """Resize the axes of X by scales or to sizes."""
     dims = list(range(X.dim())) if axes is None else [axis % X.dim() for axis in axes]
     if sizes:
         scales, sizes = _sizes_from_policy(X, dims, sizes, keep_aspect_ratio_policy)
@@ -189,8 +189,8 @@ def Resize__11(
             abs(X.shape[dim] * scale - round(X.shape[dim] * scale)) > 1e-3
             for dim, scale in zip(dims, scales, strict=True)
         ):
-            # the standard counts with the size before it is rounded, ONNX Runtime with the one after
-            raise NotImplementedError("Resize: align_corners with scales that give no whole size")
+            # the standard uses the unrounded size, ONNX Runtime the rounded one
+            raise NotImplementedError("Resize: align_corners with scales that give fractional sizes")
         sizes = [_scaled(X.shape[dim], scale) for dim, scale in zip(dims, scales, strict=True)]
     else:
         raise ValueError("Resize: neither scales nor sizes")
@@ -217,7 +217,7 @@ def Resize__11(
 
 
 def _upsample(X: Tensor, scales: list[float], mode: str) -> Tensor:
-    """The rule before opset 11: coordinate x / scale."""
+    """Resize by the rule before opset 11: coordinate x / scale."""
     plan = {
         dim: Axis(size, _scaled(size, scale), scale, mode=mode, coordinates="asymmetric", nearest="simple")
         for dim, (size, scale) in enumerate(zip(X.shape, scales, strict=True))
@@ -227,11 +227,11 @@ def _upsample(X: Tensor, scales: list[float], mode: str) -> Tensor:
 
 @operator(since=10)
 def Resize__10(X: Tensor, scales: list[float], *, mode: Literal["nearest", "linear"] = "nearest") -> Tensor:
-    """X resized by scales (opset 10)."""
+    """Resize X by scales (opset 10)."""
     return _upsample(X, scales, mode)
 
 
 @operator()
 def Upsample(X: Tensor, scales: list[float], *, mode: Literal["nearest", "linear"] = "nearest") -> Tensor:
-    """X resized by scales (before opset 10)."""
+    """Resize X by scales (before opset 10)."""
     return _upsample(X, scales, mode)

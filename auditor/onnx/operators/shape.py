@@ -1,4 +1,4 @@
-"""Operators that move elements about: shapes, slices, gathers, padding."""
+"""Operators that rearrange elements: shapes, slices, gathers, padding."""
 # ruff: noqa: N802, N803 - functions and parameters are named as in the ONNX standard
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from auditor.onnx.operators.element_types import floating, torch_type
 from auditor.onnx.operators.registry import check_size, operator
 
 
-@operator(reads_shape=True, takes="data")
+@operator(reads_shape=True, carried="data")
 def Shape(data: Tensor, *, start: int = 0, end: int | None = None) -> Tensor:
-    """The sizes of the dimensions from start to end, on the host."""
+    """Return the sizes of the dimensions from start to end, on the host."""
     return torch.tensor(list(data.shape)[start:end], dtype=torch.int64)
 
 
-@operator(reads_shape=True, takes="data")
+@operator(reads_shape=True, carried="data")
 def Size(data: Tensor) -> Tensor:
-    """The number of elements, on the host."""
+    """Return the number of elements, on the host."""
     return torch.tensor(data.numel(), dtype=torch.int64)
 
 
-@operator(takes="data", gives="data")
+@operator(carried="data", integer_type="data")
 def Reshape(data: Tensor, shape: list[int], *, allowzero: bool = False) -> Tensor:
-    """Another shape; -1 is inferred, 0 keeps the size (unless ``allowzero``)."""
+    """Reshape; -1 is inferred, 0 keeps the size (unless ``allowzero``)."""
     if not allowzero:
         shape = [data.shape[i] if size == 0 else size for i, size in enumerate(shape)]
     return data.reshape(shape)
 
 
-@operator(takes="input", gives="input")
+@operator(carried="input", integer_type="input")
 def Flatten(input: Tensor, *, axis: int = 1) -> Tensor:
-    """[product of the dimensions before axis, product of the others]."""
+    """Reshape to [product of the dimensions before axis, product of the others]."""
     axis = axis + input.dim() if axis < 0 else axis
     return input.reshape(math.prod(input.shape[:axis]), math.prod(input.shape[axis:]))
 
 
-@operator(takes="data", gives="data")
+@operator(carried="data", integer_type="data")
 def Squeeze(data: Tensor, axes: list[int] | None = None) -> Tensor:
-    """Without the dimensions ``axes``, which must have size 1; without axes all those of size 1."""
+    """Remove the dimensions ``axes``, which must have size 1; by default all of size 1."""
     if axes is None:
         return data.squeeze()
     if any(data.shape[axis] != 1 for axis in axes):
@@ -52,47 +52,47 @@ def Squeeze(data: Tensor, axes: list[int] | None = None) -> Tensor:
     return data.squeeze(tuple(axes)) if axes else data
 
 
-@operator(takes="data", gives="data")
+@operator(carried="data", integer_type="data")
 def Unsqueeze(data: Tensor, axes: list[int]) -> Tensor:
-    """With new dimensions of size 1 at ``axes`` of the result."""
+    """Insert dimensions of size 1 at ``axes`` of the result."""
     rank = data.dim() + len(axes)
     for axis in sorted(axis + rank if axis < 0 else axis for axis in axes):
         data = data.unsqueeze(axis)
     return data
 
 
-@operator(takes="data", gives="data")
+@operator(carried="data", integer_type="data")
 def Transpose(data: Tensor, *, perm: list[int] | None = None) -> Tensor:
-    """Dimensions in another order, reversed by default."""
+    """Permute dimensions, reversed by default."""
     return data.permute(list(range(data.dim()))[::-1] if perm is None else perm)
 
 
-@operator(takes="input", gives="input")
+@operator(carried="input", integer_type="input")
 def Expand(input: Tensor, shape: list[int]) -> Tensor:
-    """Broadcast to the shape (both ways)."""
+    """Broadcast to the shape (in both directions)."""
     target = np.broadcast_shapes(tuple(input.shape), tuple(shape))
     check_size(target, "Expand")
     return input.expand(target)
 
 
-@operator(takes="input", gives="input")
+@operator(carried="input", integer_type="input")
 def Tile(input: Tensor, repeats: list[int]) -> Tensor:
-    """The tensor repeated along every dimension."""
+    """Repeat the tensor along every dimension."""
     check_size([size * count for size, count in zip(input.shape, repeats, strict=True)], "Tile")
     return input.repeat(repeats)
 
 
-@operator(takes="inputs", gives="inputs")
+@operator(carried="inputs", integer_type="inputs")
 def Concat(*inputs: Tensor, axis: int) -> Tensor:
-    """Tensors one after another along an axis."""
+    """Concatenate tensors along an axis."""
     return torch.cat(inputs, axis)
 
 
-@operator(takes="input", gives="input")
+@operator(carried="input", integer_type="input")
 def Split(
     input: Tensor, split: list[int] | None = None, *, outputs: int, axis: int = 0, num_outputs: int | None = None
 ) -> list[Tensor]:
-    """Pieces of the given sizes along an axis, or equal ones of which the last may be smaller."""
+    """Split an axis into pieces of the given sizes, or equal ones of which the last may be smaller."""
     size = input.shape[axis]
     if split is None:
         part = -(-size // outputs)
@@ -100,7 +100,7 @@ def Split(
     return list(torch.split(input, split, axis))
 
 
-@operator(takes="data", gives="data")
+@operator(carried="data", integer_type="data")
 def Slice(
     data: Tensor,
     starts: list[int],
@@ -108,51 +108,51 @@ def Slice(
     axes: list[int] | None = None,
     steps: list[int] | None = None,
 ) -> Tensor:
-    """data[start:end:step] along each of the axes; steps may be negative."""
+    """Take data[start:end:step] along each of the axes; steps may be negative."""
     axes = list(range(len(starts))) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     index = [slice(None)] * data.dim()
     backwards = []
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        chosen = range(*slice(start, end, step).indices(data.shape[axis]))
+        selected = range(*slice(start, end, step).indices(data.shape[axis]))
         if step < 0:
             backwards.append(axis)
-            chosen = chosen[::-1]
-        index[axis] = slice(chosen.start, max(chosen.stop, chosen.start), chosen.step)
+            selected = selected[::-1]
+        index[axis] = slice(selected.start, max(selected.stop, selected.start), selected.step)
     piece = data[tuple(index)]
     return piece.flip(backwards) if backwards else piece
 
 
 def _positive(indices: Tensor, size: int) -> Tensor:
-    """Indices counted from the end become indices from the start."""
+    """Convert negative indices to indices from the start."""
     indices = indices.to(torch.int64)
     return torch.where(indices < 0, indices + size, indices)
 
 
-@operator(takes="data", gives="data")
+@operator(carried="data", integer_type="data")
 def Gather(data: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
-    """The entries of an axis that the indices (of any shape) name."""
+    """Select entries of an axis by indices of any shape."""
     axis = axis + data.dim() if axis < 0 else axis
-    chosen = data.index_select(axis, _positive(indices, data.shape[axis]).reshape(-1))
-    return chosen.reshape(data.shape[:axis] + indices.shape + data.shape[axis + 1 :])
+    selected = data.index_select(axis, _positive(indices, data.shape[axis]).reshape(-1))
+    return selected.reshape(data.shape[:axis] + indices.shape + data.shape[axis + 1 :])
 
 
-@operator(takes="data", gives="data")
+@operator(carried="data", integer_type="data")
 def GatherElements(data: Tensor, indices: Tensor, *, axis: int = 0) -> Tensor:
-    """For every place of ``indices``, the entry of the axis that it names."""
+    """Select, at each position of ``indices``, an entry of the axis."""
     return torch.gather(data, axis, _positive(indices, data.shape[axis]))
 
 
-@operator(takes="data", gives="data")
+@operator(carried="data", integer_type="data")
 def GatherND(data: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
-    """Pieces of data that the last dimension of ``indices`` addresses."""
+    """Select slices of data addressed by the last dimension of ``indices``."""
     depth = indices.shape[-1]
     batches = [
         torch.arange(size, device=data.device).reshape([-1 if j == i else 1 for j in range(indices.dim() - 1)])
         for i, size in enumerate(data.shape[:batch_dims])
     ]
-    places = [_positive(indices[..., i], data.shape[batch_dims + i]) for i in range(depth)]
-    return data[(*batches, *places)]
+    positions = [_positive(indices[..., i], data.shape[batch_dims + i]) for i in range(depth)]
+    return data[(*batches, *positions)]
 
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -167,16 +167,16 @@ def ScatterElements(
     axis: int = 0,
     reduction: Literal["none", "add", "mul", "max", "min"] = "none",
 ) -> Tensor:
-    """A copy of data with the updates written (or added, ...) where the indices say."""
-    places = _positive(indices, data.shape[axis])
+    """Copy data and write (or add, ...) the updates at the indices along an axis."""
+    positions = _positive(indices, data.shape[axis])
     if reduction == "none":
-        return data.scatter(axis, places, updates)
-    return data.scatter_reduce(axis, places, updates, _REDUCTIONS[reduction])
+        return data.scatter(axis, positions, updates)
+    return data.scatter_reduce(axis, positions, updates, _REDUCTIONS[reduction])
 
 
 @operator()
 def Scatter(data: Tensor, indices: Tensor, updates: Tensor, *, axis: int = 0) -> Tensor:
-    """The older name of ScatterElements."""
+    """Scatter updates, under the old name of ScatterElements."""
     return data.scatter(axis, _positive(indices, data.shape[axis]), updates)
 
 
@@ -188,7 +188,7 @@ def ScatterND(
     *,
     reduction: Literal["none", "add", "mul", "max", "min"] = "none",
 ) -> Tensor:
-    """A copy of data with the updates written (or added, ...) at the pieces that ``indices`` addresses."""
+    """Copy data and write (or add, ...) the updates at the slices addressed by ``indices``."""
     depth = indices.shape[-1]
     lead = list(data.shape[:depth])
     flat = torch.zeros(indices.shape[:-1], dtype=torch.int64, device=data.device)
@@ -198,11 +198,11 @@ def ScatterND(
     values = updates.reshape(flat.numel(), rows.shape[1])
     if reduction == "none":
         return rows.index_copy(0, flat.reshape(-1), values).reshape(data.shape)
-    places = flat.reshape(-1, 1).expand(values.shape)
-    return rows.scatter_reduce(0, places, values, _REDUCTIONS[reduction]).reshape(data.shape)
+    positions = flat.reshape(-1, 1).expand(values.shape)
+    return rows.scatter_reduce(0, positions, values, _REDUCTIONS[reduction]).reshape(data.shape)
 
 
-@operator(takes="data", gives="data")
+@operator(carried="data", integer_type="data")
 def Pad(
     data: Tensor,
     pads: list[int],
@@ -212,7 +212,7 @@ def Pad(
     mode: Literal["constant", "reflect", "edge", "wrap"] = "constant",
     value: float = 0.0,
 ) -> Tensor:
-    """The tensor with a border; negative pads crop. ``value`` is the attribute of opsets before 11."""
+    """Pad; negative pads crop. ``value`` is the attribute of opsets before 11."""
     axes = list(range(data.dim())) if axes is None else [axis % data.dim() for axis in axes]
     before = dict(zip(axes, pads[: len(axes)], strict=True))
     after = dict(zip(axes, pads[len(axes) :], strict=True))
@@ -226,7 +226,7 @@ def Pad(
 
 
 def _pad_axis(data: Tensor, axis: int, before: int, after: int, mode: str) -> Tensor:
-    """One axis with a border made of its own entries."""
+    """Pad one axis with copies of its entries."""
     if before == 0 and after == 0:
         return data
     size = data.shape[axis]
@@ -240,9 +240,9 @@ def _pad_axis(data: Tensor, axis: int, before: int, after: int, mode: str) -> Te
     return data.index_select(axis, torch.from_numpy(index).to(data.device))
 
 
-@operator(takes="input", gives="input")
+@operator(carried="input", integer_type="input")
 def DepthToSpace(input: Tensor, *, blocksize: int, mode: Literal["DCR", "CRD"] = "DCR") -> Tensor:
-    """[n, c b b, h, w] to [n, c, h b, w b]."""
+    """Rearrange [n, c b b, h, w] to [n, c, h b, w b]."""
     n, c, h, w = input.shape
     b = blocksize
     if mode == "DCR":
@@ -252,9 +252,9 @@ def DepthToSpace(input: Tensor, *, blocksize: int, mode: Literal["DCR", "CRD"] =
     return blocks.reshape(n, c // (b * b), h * b, w * b)
 
 
-@operator(takes="input", gives="input")
+@operator(carried="input", integer_type="input")
 def SpaceToDepth(input: Tensor, *, blocksize: int, mode: Literal["DCR", "CRD"] = "DCR") -> Tensor:
-    """[n, c, h b, w b] to [n, c b b, h, w]."""
+    """Rearrange [n, c, h b, w b] to [n, c b b, h, w]."""
     n, c, h, w = input.shape
     b = blocksize
     order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
@@ -262,26 +262,26 @@ def SpaceToDepth(input: Tensor, *, blocksize: int, mode: Literal["DCR", "CRD"] =
 
 
 @operator()
-def ConstantOfShape(input: list[int], *, here: Tensor, value: Tensor | None = None) -> Tensor:
-    """A tensor of one value (float zero by default)."""
+def ConstantOfShape(input: list[int], *, reference: Tensor, value: Tensor | None = None) -> Tensor:
+    """Create a tensor filled with one value (float zero by default)."""
     check_size(input, "ConstantOfShape")
     if value is None:
-        return torch.zeros(input, dtype=here.dtype)
+        return torch.zeros(input, dtype=reference.dtype)
     return value.reshape(()).expand(input).clone()
 
 
 @operator()
-def EyeLike(input: Tensor, *, here: Tensor, dtype: int | None = None, k: int = 0) -> Tensor:
-    """Ones on the k-th diagonal."""
-    kind = input.dtype if dtype is None else floating(torch_type(dtype), here)
+def EyeLike(input: Tensor, *, reference: Tensor, dtype: int | None = None, k: int = 0) -> Tensor:
+    """Create a matrix with ones on the k-th diagonal."""
+    result_type = input.dtype if dtype is None else floating(torch_type(dtype), reference)
     columns = torch.arange(input.shape[1], device=input.device)
     rows = torch.arange(input.shape[0], device=input.device)
-    return (columns[None] - rows[:, None] == k).to(kind)
+    return (columns[None] - rows[:, None] == k).to(result_type)
 
 
 @operator()
 def Range(start: Tensor, limit: Tensor, delta: Tensor, *, stash_type: Literal[1] = 1) -> Tensor:
-    """start, start + delta, ... before limit."""
+    """Return start, start + delta, ... before limit."""
     first, last, step = start.item(), limit.item(), delta.item()
     count = max(math.ceil((last - first) / step), 0)
     check_size([count], "Range")
@@ -290,60 +290,60 @@ def Range(start: Tensor, limit: Tensor, delta: Tensor, *, stash_type: Literal[1]
 
 @operator()
 def OneHot(indices: Tensor, depth: int, values: Tensor, *, axis: int = -1) -> Tensor:
-    """values[1] at the index, values[0] elsewhere, along a new axis."""
+    """Write values[1] at the index and values[0] elsewhere, along a new axis."""
     check_size([*indices.shape, int(depth)], "OneHot")
-    places = torch.arange(int(depth), device=indices.device)
+    classes = torch.arange(int(depth), device=indices.device)
     axis = axis + indices.dim() + 1 if axis < 0 else axis
-    wanted = indices.unsqueeze(axis)
-    wanted = torch.where(wanted < 0, wanted + int(depth), wanted)
-    hit = wanted == places.reshape([-1 if i == axis else 1 for i in range(indices.dim() + 1)])
+    targets = indices.unsqueeze(axis)
+    targets = torch.where(targets < 0, targets + int(depth), targets)
+    hit = targets == classes.reshape([-1 if i == axis else 1 for i in range(indices.dim() + 1)])
     return torch.where(hit, values[1], values[0])
 
 
 @operator()
 def Trilu(input: Tensor, k: int = 0, *, upper: bool = True) -> Tensor:
-    """The triangle above (or below) the k-th diagonal."""
+    """Keep the triangle above (or below) the k-th diagonal."""
     return torch.triu(input, k) if upper else torch.tril(input, k)
 
 
 @operator()
 def NonZero(X: Tensor) -> Tensor:
-    """[rank, n]: the indices of what is not zero."""
+    """Return the indices of nonzero elements, [rank, n]."""
     return torch.nonzero(X).T
 
 
-@operator(takes="input", gives="input")
+@operator(carried="input", integer_type="input")
 def Compress(input: Tensor, condition: Tensor, *, axis: int | None = None) -> Tensor:
-    """The entries of an axis (or of the flattened tensor) for which the condition holds."""
+    """Select the entries of an axis (or of the flattened tensor) where the condition is true."""
     data = input.reshape(-1) if axis is None else input
     return data.index_select(axis or 0, torch.nonzero(condition).reshape(-1))
 
 
-@operator(takes="input", gives="input")
+@operator(carried="input", integer_type="input")
 def ReverseSequence(input: Tensor, sequence_lens: list[int], *, batch_axis: int = 1, time_axis: int = 0) -> Tensor:
-    """The first entries in time reversed, for each element of the batch its own number of them."""
+    """Reverse the first ``sequence_lens[i]`` time steps of batch element i."""
     data = input.movedim((batch_axis, time_axis), (0, 1))
     rows = [torch.cat([row[:n].flip(0), row[n:]]) for row, n in zip(data, sequence_lens, strict=True)]
     return torch.stack(rows).movedim((0, 1), (batch_axis, time_axis))
 
 
-@operator(takes="input_data", gives="input_data")
+@operator(carried="input_data", integer_type="input_data")
 def CenterCropPad(input_data: Tensor, shape: list[int], *, axes: list[int] | None = None) -> Tensor:
-    """Cropped or padded with zeros around the centre."""
+    """Crop, or pad with zeros, around the centre."""
     axes = list(range(input_data.dim())) if axes is None else axes
     for axis, size in zip(axes, shape, strict=True):
-        have = input_data.shape[axis]
-        if have > size:
-            input_data = input_data.narrow(axis, (have - size) // 2, size)
-        elif have < size:
-            start = (size - have) // 2
-            input_data = Pad(input_data, [start, size - have - start], axes=[axis])
+        current = input_data.shape[axis]
+        if current > size:
+            input_data = input_data.narrow(axis, (current - size) // 2, size)
+        elif current < size:
+            start = (size - current) // 2
+            input_data = Pad(input_data, [start, size - current - start], axes=[axis])
     return input_data
 
 
 @operator()
 def BitCast(input: Tensor, *, to: int) -> Tensor:
-    """The same bits read as another type of the same size; no gradient."""
+    """Reinterpret the bits as another type of the same size; no gradient."""
     return input.detach().view(torch_type(to))
 
 
@@ -357,13 +357,13 @@ def Col2Im(
     pads: list[int] | None = None,
     strides: list[int] | None = None,
 ) -> Tensor:
-    """Blocks [n, c product(block), count] added up where they lie in the images [n, c, *image_shape]."""
+    """Add blocks [n, c product(block), count] at their positions in images [n, c, *image_shape]."""
     rank = len(image_shape)
     pads, strides, dilations = pads or [0] * (2 * rank), strides or [1] * rank, dilations or [1] * rank
     if rank != 2:
         raise NotImplementedError(f"Col2Im: {rank} spatial dimensions")
     check_size([*input.shape[:2], *image_shape], "Col2Im")
-    whole = [size + before + after for size, before, after in zip(image_shape, pads[:2], pads[2:], strict=True)]
+    padded = [size + before + after for size, before, after in zip(image_shape, pads[:2], pads[2:], strict=True)]
     across = {"kernel_size": tuple(block_shape), "dilation": tuple(dilations), "stride": tuple(strides)}
-    image = functional.fold(input, tuple(whole), **across)
+    image = functional.fold(input, tuple(padded), **across)
     return image[..., pads[0] : pads[0] + image_shape[0], pads[1] : pads[1] + image_shape[1]]
