@@ -222,7 +222,7 @@ def test_the_probe_finds_the_wrong_order_of_channels(colours: Path) -> None:
     good = probe.conclude(records_of(probe, model, colours, preset="unit"))
     bad = probe.conclude(records_of(probe, model, colours, order="bgr"))
     assert good.metrics[0].value == 0, "raw and inception do as well on a linear model"
-    assert "No usual preprocessing is significantly better" in good.findings[0].statement
+    assert "No common preprocessing is significantly better" in good.findings[0].statement
     gain = bad.metrics[0]
     # red and blue change places, green stays: a third is right as used, all would be
     assert gain.value == pytest.approx(2 / 3)
