@@ -45,7 +45,7 @@ def _table(records: Records, confidence: NDArray[np.float64], subsets: dict[str,
         columns=["threshold", f"all {records.kind}", *subsets],
         formats=["number", *formats],
         rows=rows,
-        caption="These attacks do not maximise confidence; fewer adversarial images would be rejected if they did.",
+        caption="These attacks do not maximise confidence; attacks that do would be rejected less often.",
     )
 
 
