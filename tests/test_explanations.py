@@ -381,7 +381,7 @@ def test_confident_errors_and_least_robust_images_are_explained(digits: Path, tm
     suite.write_text(
         'probes = ["performance.accuracy", "attacks.fgsm", "explanations.occlusion",'
         ' "explanations.faithfulness"]\n'
-        '[settings."explanations.occlusion"]\nsamples = 6\nshown = 8\ngrid = 4\n'
+        '[settings."explanations.occlusion"]\nsamples = 6\nexamples_shown = 8\ngrid = 4\n'
         '[settings."attacks.fgsm"]\nepsilons = [0.03, 0.1]\nl2_epsilons = [0.5]\n'
     )
     outcome = run(Request(model=digits / "digits-cnn.onnx", suite=str(suite), out=tmp_path / "run", formats=()))

@@ -55,7 +55,7 @@ class Explanation(Probe):
     """Random sets of covered cells per image, for infidelity."""
     neighbours: int = 2
     """Noisy copies of each image, for max-sensitivity."""
-    shown: int = 8
+    examples_shown: int = 8
     """Maps shown in the report."""
 
     @abstractmethod
@@ -73,7 +73,7 @@ class Explanation(Probe):
 
     def extra_images(self, others: Mapping[str, pd.DataFrame]) -> Sequence[str]:
         """Return the most confident errors and the images with the smallest adversarial perturbations."""
-        return [*_confident_errors(others, self.shown // 4), *_least_robust(others, self.shown // 4)]
+        return [*_confident_errors(others, self.examples_shown // 4), *_least_robust(others, self.examples_shown // 4)]
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """Return each image's map as means over cells, and all grades of the map."""
@@ -127,11 +127,11 @@ class Explanation(Probe):
         known = set(frame["image_id"])
         chosen = [
             *(i for i in self.extra_images(records.others) if i in known),
-            *frame[wrong]["image_id"].head(self.shown // 4),
+            *frame[wrong]["image_id"].head(self.examples_shown // 4),
             *frame[~wrong].drop_duplicates("label")["image_id"],
             *frame[~wrong]["image_id"],
         ]
-        return [Example(image_id=image_id) for image_id in list(dict.fromkeys(chosen))[: self.shown]]
+        return [Example(image_id=image_id) for image_id in list(dict.fromkeys(chosen))[: self.examples_shown]]
 
     def conclude(self, records: Records) -> Conclusion:
         """Report the grades, the location of the attribution and example maps."""
@@ -183,7 +183,7 @@ class Explanation(Probe):
             statement=f"{first.at['feature']} has the largest share of the attribution, {percent(first)}"
             f" (n = {first.n}). Faithfulness: {verdict}.",
             metric=first,
-            evidence=[*tables, *feature_attribution.row_table(records, records.frame, extra, self.shown)],
+            evidence=[*tables, *feature_attribution.row_table(records, records.frame, extra, self.examples_shown)],
         )
         return metrics, finding
 

@@ -15,32 +15,31 @@ from auditor import (
     Example,
     Explanation,
     Finding,
-    GridRow,
-    ImageGrid,
     Meta,
     MetricSpec,
     NotApplicable,
-    Picture,
     Probe,
     Records,
     hookimpl,
 )
 from auditor.algorithms.masking import Fill
 from auditor.plugins.bias._attributed_regions import region_maps
-from auditor.plugins.bias._score_drops import ScoreDrops, class_changes, drops_by_group, extremes_table
-from auditor.probes.breakdown import Breakdown, Extremes, points
+from auditor.plugins.bias._occlusion_evidence import (
+    PICTURES,
+    groups_finding,
+    occlusion_images,
+    prediction_groupings,
+)
+from auditor.plugins.bias._score_drops import ScoreDrops, class_changes, drops_by_group
+from auditor.probes.breakdown import Breakdown, points
 from auditor.probes.cells import cell_means, covering, map_cells
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     from auditor.data.dataset import Batch, Pixels
-    from auditor.findings.evidence import Evidence
     from auditor.model.classifier import Classifier
     from auditor.probes.base import Columns, Randomness, Run
-
-_PICTURES = ("clean", "region covered", "control covered")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +72,7 @@ class CounterfactualOcclusion(Breakdown):
     fill: Fill = "mean"
     minimum: int = 10
     """Classes and groups with fewer images are not aggregated."""
-    shown: int = 6
+    examples_shown: int = 6
 
     def __post_init__(self) -> None:
         """Validate the settings."""
@@ -141,7 +140,7 @@ class CounterfactualOcclusion(Breakdown):
         """Request images whose prediction changes under the region and not under the control."""
         frame = records.frame
         changed = frame[frame["flipped"] & ~frame["flipped_control"]].drop_duplicates("image_id")
-        return [Example(image_id=image_id) for image_id in changed["image_id"].head(self.shown)]
+        return [Example(image_id=image_id) for image_id in changed["image_id"].head(self.examples_shown)]
 
     def draw_example(
         self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
@@ -150,14 +149,14 @@ class CounterfactualOcclusion(Breakdown):
         del example
         named, control = self._regions(classifier, batch, rng)
         images = (batch.pixels, self._cover(classifier, batch, named), self._cover(classifier, batch, control))
-        return dict(zip(_PICTURES, images, strict=True))
+        return dict(zip(PICTURES, images, strict=True))
 
     def conclude(self, records: Records) -> Conclusion:
         """Compare the score drop between region and control, and between groups; locate the region."""
         if not len(records.frame):
             return Conclusion(inconclusive=f"no {records.kind} were measured")
         drops = ScoreDrops.of(records)
-        cuts = _cuts(records)
+        cuts = prediction_groupings(records)
         table, comparisons = drops_by_group(records, drops, cuts, self.minimum)
         maps, location = region_maps(records, cuts, comparisons)
         finding = Finding(
@@ -165,12 +164,13 @@ class CounterfactualOcclusion(Breakdown):
             title="Effect of occluding the attributed region",
             statement=f"{self._statement(records, drops)} {location}".strip(),
             metric=drops.excess,
-            evidence=[table, *class_changes(records, self.minimum), *_images(records)],
+            evidence=[table, *class_changes(records, self.minimum), *occlusion_images(records)],
         )
         metrics = [drops.excess, drops.region, drops.control]
         if not comparisons:
             return Conclusion(metrics=metrics, findings=[replace(finding, evidence=[*finding.evidence, *maps])])
-        return Conclusion(metrics=metrics, findings=[finding, self._groups(records, comparisons, maps)])
+        by_group = groups_finding(records, comparisons, self.minimum, maps)
+        return Conclusion(metrics=metrics, findings=[finding, by_group])
 
     def _statement(self, records: Records, drops: ScoreDrops) -> str:
         whole = "features" if records.kind == "rows" else "image"
@@ -182,57 +182,6 @@ class CounterfactualOcclusion(Breakdown):
             f" lowers the score by {points(drops.region)}, an equal area elsewhere by {points(drops.control)}"
             f" (n = {drops.region.n}). The prediction changes for {flipped} and {flipped_control}. {drops.reading}"
         )
-
-    def _groups(self, records: Records, found: Sequence[Extremes], maps: Sequence[Evidence]) -> Finding:
-        """Report whether the effect differs between groups."""
-        clearest = min(found, key=lambda comparison: comparison.p_value)
-        significant = [comparison.grouping for comparison in found if comparison.verdict == "groups differ"]
-        n = sum(metric.n for metric in clearest.groups.values())
-        test = f"n = {n}; p = {clearest.p_value:.2g}, Kruskal-Wallis, Holm over {len(found)}"
-        if significant:
-            most, least = (points(clearest.groups[value]) for value in (clearest.highest, clearest.lowest))
-            statement = (
-                f"The effect of occluding the attributed region differs significantly by {', '.join(significant)}."
-                f" Clearest by {clearest.grouping}: {clearest.highest} {most}, {clearest.lowest} {least} over the"
-                f" control ({test})."
-            )
-        else:
-            statement = (
-                f"The effect of occluding the attributed region differs significantly by none of {len(found)}"
-                f" columns ({test})."
-            )
-        return Finding(
-            id=f"{self.meta.id}/groups",
-            title="Effect of the attributed region by group",
-            statement=statement,
-            evidence=[extremes_table(records, found, self.minimum), *maps],
-        )
-
-
-def _cuts(records: Records) -> dict[str, pd.Series]:
-    """Return the groupings: prediction, whether it is correct, and the data's groups."""
-    from auditor.probes.groupings import groupings
-
-    frame = records.frame
-    cuts: dict[str, pd.Series] = {"prediction": frame["prediction"].map(records.class_name)}
-    if records.labelled:
-        cuts["correctness"] = (frame["prediction"] == frame["label"]).map({True: "correct", False: "wrong"})
-    return cuts | groupings(frame)
-
-
-def _images(records: Records) -> list[ImageGrid]:
-    rows = []
-    for _, pictures in records.examples.groupby("example", sort=True):
-        by_name = {row.picture: row for row in pictures.itertuples()}
-        label = records.class_name(by_name["clean"].label)
-        cells = [
-            Picture(file=by_name[name].file, caption=records.said(by_name[name]), alt=f"class {label}, {name}")
-            for name in _PICTURES
-        ]
-        rows.append(GridRow(label=label, cells=cells))
-    caption = "Images whose prediction changes when the region is covered and not when the control is covered."
-    grid = ImageGrid(title="Region and control covered", columns=list(_PICTURES), rows=rows, caption=caption)
-    return [grid] if rows else []
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,27 +9,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from auditor import Conclusion, Finding, Meta, MetricSpec, Probe, Records, Table, hookimpl
-from auditor.findings.formatting import norm_name
 from auditor.plugins.bias._distances import DISTANCE_GAP, compare_distances, distance_format, distance_tables
+from auditor.plugins.bias._losses import Loss, find_losses
 from auditor.probes.breakdown import Breakdown, Column, Comparison, compare_shares, holm_adjusted, points
 from auditor.probes.derived import DerivedProbe
 from auditor.probes.groupings import groupings
-from auditor.probes.levels import size
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from auditor.findings.evidence import Cell
-
-
-class Loss(NamedTuple):
-    """What an attack or corruption does to the correctly classified images."""
-
-    probe_id: str
-    definition: str
-    """When an image counts as lost."""
-    frame: pd.DataFrame
-    """One row per image that is correct without it: ``lost``, groups, and for attacks ``distance`` and ``norm``."""
 
 
 class Cut(NamedTuple):
@@ -64,7 +51,7 @@ class RobustnessBias(DerivedProbe, Breakdown):
 
     def conclude(self, records: Records) -> Conclusion:
         """Compare the share of lost images and the distance to errors by group, for each attack and corruption."""
-        losses = self._losses(records)
+        losses = find_losses(records, self.epsilon)
         if not losses:
             return Conclusion(inconclusive="no attack and no corruption was run, so there is nothing to compare")
         cuts = self._cuts(records, losses)
@@ -76,35 +63,6 @@ class RobustnessBias(DerivedProbe, Breakdown):
         gaps = [cut.shares.gap for cut in cuts] + [cut.distances.gap for cut in cuts if cut.distances]
         findings = [self._finding(records, name, group, len(cuts)) for name, group in by_grouping.items()]
         return Conclusion(metrics=gaps, findings=findings)
-
-    def _losses(self, records: Records) -> list[Loss]:
-        found = []
-        for probe_id, frame in records.others.items():
-            if {"norm", "success", "epsilon"} <= set(frame.columns):
-                loss = self._attack_loss(probe_id, frame)
-            elif {"perturbed_prediction", "image_id"} <= set(frame.columns):
-                loss = _corruption_loss(probe_id, frame)
-            else:
-                continue
-            correct = (loss.frame["prediction"] == loss.frame["label"]).to_numpy()
-            if correct.any():
-                found.append(loss._replace(frame=loss.frame[correct].reset_index(drop=True)))
-        return found
-
-    def _attack_loss(self, probe_id: str, frame: pd.DataFrame) -> Loss:
-        """Count images misclassified within ``epsilon``, or within the median size of another norm."""
-        import numpy as np
-
-        from auditor.probes.attack import breaking_epsilon
-
-        norm = "linf" if (frame["norm"] == "linf").any() else str(frame["norm"].iloc[0])
-        attacked = frame[frame["norm"] == norm]
-        clean = attacked[attacked["epsilon"] == 0].drop_duplicates("image_id")
-        sizes = attacked["epsilon"][attacked["epsilon"] > 0].unique()
-        limit = self.epsilon if norm == "linf" or not len(sizes) else float(np.median(sizes))
-        distance = breaking_epsilon(attacked) if len(clean) else np.zeros(0)
-        per_image = clean.assign(lost=distance <= limit + 1e-6, distance=distance)
-        return Loss(probe_id, f"misclassified within {size(norm, limit)} ({norm_name(norm)})", per_image)
 
     def _cuts(self, records: Records, losses: Sequence[Loss]) -> list[Cut]:
         """Compare every loss by every grouping; p-values adjusted over all of them."""
@@ -192,14 +150,6 @@ class RobustnessBias(DerivedProbe, Breakdown):
             descending=True,
             caption=caption,
         )
-
-
-def _corruption_loss(probe_id: str, frame: pd.DataFrame) -> Loss:
-    """Count images misclassified under more than half of the levels."""
-    wrong = (frame["perturbed_prediction"] != frame["label"]).groupby(frame["image_id"]).mean()
-    once = frame.drop_duplicates("image_id").set_index("image_id", drop=False)
-    per_image = once.assign(lost=(wrong.reindex(once.index) > 0.5).to_numpy()).reset_index(drop=True)
-    return Loss(probe_id, "misclassified under more than half of the levels", per_image)
 
 
 @hookimpl

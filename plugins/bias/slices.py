@@ -64,7 +64,7 @@ class Slices(Breakdown):
     """Minimum number of images of a cluster in each half."""
     candidates: int = 5
     """Maximum number of clusters that are tested on the held-out half."""
-    shown: int = 6
+    examples_shown: int = 6
     """Images shown of each slice."""
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
@@ -80,7 +80,7 @@ class Slices(Breakdown):
 
     def examples(self, records: Records) -> Sequence[Example]:
         """Request held-out images of the confirmed slices, errors first."""
-        ids = [image_id for found in self._search(records).confirmed for image_id in found.ids[: self.shown]]
+        ids = [image_id for found in self._search(records).confirmed for image_id in found.ids[: self.examples_shown]]
         return [Example(image_id=image_id) for image_id in dict.fromkeys(ids)]
 
     def conclude(self, records: Records) -> Conclusion:
@@ -128,11 +128,11 @@ class Slices(Breakdown):
                     caption=f"{records.class_name(row.label)}; predicted {records.said(row)}",
                     alt=f"image of class {records.class_name(row.label)} of slice {found.number}",
                 )
-                for row in (drawn[i] for i in found.ids[: self.shown] if i in drawn)
+                for row in (drawn[i] for i in found.ids[: self.examples_shown] if i in drawn)
             ]
-            pictures += [Picture(file=None) for _ in range(self.shown - len(pictures))]
+            pictures += [Picture(file=None) for _ in range(self.examples_shown - len(pictures))]
             rows.append(GridRow(label=f"slice {found.number}", cells=pictures))
-        columns = [str(i + 1) for i in range(self.shown)]
+        columns = [str(i + 1) for i in range(self.examples_shown)]
         caption = "Held-out images, errors first; label, then prediction."
         return [ImageGrid(title="Confirmed slices", columns=columns, rows=rows, caption=caption)] if rows else []
 

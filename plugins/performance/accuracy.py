@@ -56,7 +56,7 @@ class Accuracy(Probe):
         MetricSpec(name="roc_auc_micro", label="ROC AUC over all pairs of image and class", better="higher"),
         MetricSpec(name="log_loss", label="Log loss", better="lower", unit="nats"),
     )
-    shown_errors: int = 6
+    examples_shown: int = 6
     """Number of the most confident errors to show."""
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
@@ -68,7 +68,7 @@ class Accuracy(Probe):
         """Request the most confident errors."""
         frame = records.frame
         wrong = frame[frame["prediction"] != frame["label"]].sort_values("confidence", ascending=False, kind="stable")
-        return [Example(image_id=image_id) for image_id in wrong["image_id"].head(self.shown_errors)]
+        return [Example(image_id=image_id) for image_id in wrong["image_id"].head(self.examples_shown)]
 
     def conclude(self, records: Records) -> Conclusion:
         """Report all metrics, a table by class, the confusion matrix and the most confident errors."""
