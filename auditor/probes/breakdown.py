@@ -17,8 +17,16 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 """Level of significance of every test between groups."""
 
+_SMALL_NAMED = 10
+"""Groups named in the statement as too small to compare."""
+
 Verdict = Literal["groups differ", "not significant", "undecided"]
 Format = Literal["text", "number", "percent", "n/255", "count"]
+
+
+def significance(p_value: float) -> Verdict:
+    """Return the result of a test at ``ALPHA``."""
+    return "groups differ" if p_value < ALPHA else "not significant"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +43,8 @@ class Extremes:
 
     @property
     def verdict(self) -> Verdict:
-        """The result of the test at ``ALPHA``."""
-        if not self.highest:
-            return "undecided"
-        return "groups differ" if self.p_value < ALPHA else "not significant"
+        """The result of the test; "undecided" without two groups to compare."""
+        return significance(self.p_value) if self.highest else "undecided"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,5 +246,7 @@ class Breakdown(Probe):
         """Name the groups that are too small to compare, with their sizes; empty if there are none."""
         if not comparison.small:
             return ""
-        named = ", ".join(f"{value} ({n})" for value, n in list(comparison.small.items())[:10])
-        return f"Too small to compare: {named}{', ...' if len(comparison.small) > 10 else ''}."
+        named = [f"{value} ({n})" for value, n in comparison.small.items()]
+        if len(named) > _SMALL_NAMED:
+            named[_SMALL_NAMED:] = [f"and {len(named) - _SMALL_NAMED} more"]
+        return f"Too small to compare: {', '.join(named)}."

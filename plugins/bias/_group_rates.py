@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from auditor import Metric, Records, Table
-from auditor.probes.breakdown import ALPHA, Format
+from auditor.probes.breakdown import Format, significance
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,8 +41,7 @@ def fairness_table(name: str, statistics: Mapping[str, Metric], p_values: Mappin
     rows: list[list[Cell]] = []
     for key, metric in statistics.items():
         p_value = p_values[name, key]
-        significant = "groups differ" if p_value < ALPHA else "not significant"
-        verdict = "undecided" if metric.value is None else significant
+        verdict = "undecided" if metric.value is None else significance(p_value)
         rows.append([key.replace("_", " "), metric.cell(), metric.n, f"{p_value:.2g}", verdict])
     return Table(
         title=f"Fairness by {name}",

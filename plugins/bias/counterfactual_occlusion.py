@@ -173,13 +173,15 @@ class CounterfactualOcclusion(Breakdown):
         return Conclusion(metrics=metrics, findings=[finding, by_group])
 
     def _statement(self, records: Records, drops: ScoreDrops) -> str:
-        whole = "features" if records.kind == "rows" else "image"
+        tabular = records.kind == "rows"
+        whole = "features" if tabular else "image"
+        elsewhere = "as many other features" if tabular else "an equal area elsewhere"
         flipped, flipped_control = (
             f"{100 * records.frame[name].mean():.0f} %" for name in ("flipped", "flipped_control")
         )
         return (
             f"Covering the {100 * self.share:.0f} % of the {whole} with the highest attribution by {self.explanation}"
-            f" lowers the score by {points(drops.region)}, an equal area elsewhere by {points(drops.control)}"
+            f" lowers the score by {points(drops.region)}, {elsewhere} by {points(drops.control)}"
             f" (n = {drops.region.n}). The prediction changes for {flipped} and {flipped_control}. {drops.reading}"
         )
 
