@@ -297,7 +297,7 @@ DATA: dict[str, tuple[Callable[[Any], Path], Sequence[str]]] = {
     "only hidden images": (lambda h: png(h.at / "d" / "._a.png").parent, ["/d", "found no images"]),
     "images beside folders of images": (
         lambda h: (png(h.good / "b.png"), h.good)[1],
-        ["good", "1 images beside 3 folders", "expected either"],
+        ["good", "1 images next to 3 folders", "expected a folder per class"],
     ),
     "no image can be read": (
         lambda h: text(h.at / "d" / "red" / "a.png").parent.parent,
@@ -348,9 +348,12 @@ DATA: dict[str, tuple[Callable[[Any], Path], Sequence[str]]] = {
     ),
     "a ZIP file of something else named .npz": (
         lambda h: foreign_zip(h.at / "d.npz"),
-        ["d.npz", "images is no array", "np.savez"],
+        ["d.npz", "images is not an array", "np.savez"],
     ),
-    "an archive without images": (lambda h: npz(h.at / "d.npz", x=np.zeros(3)), ["d.npz", "holds x", "called images"]),
+    "an archive without images": (
+        lambda h: npz(h.at / "d.npz", x=np.zeros(3)),
+        ["d.npz", "contains x", "called images"],
+    ),
     "images of another rank": (lambda h: npz(h.at / "d.npz", images=np.zeros(3)), ["[3]", "[n, height, width]"]),
     "no images in the array": (lambda h: npz(h.at / "d.npz", images=np.zeros((0, 8, 8, 3))), ["found no images"]),
     "values up to 255 as float": (
@@ -377,7 +380,7 @@ DATA: dict[str, tuple[Callable[[Any], Path], Sequence[str]]] = {
     ),
     "an id twice": (
         lambda h: npz(h.at / "d.npz", images=np.zeros((2, 8, 8), np.uint8), ids=["a", "a"]),
-        ["d.npz", "holds a name twice"],
+        ["d.npz", "contains a name twice"],
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Image classifiers without a usable copy: audited with everything that needs predictions only, and no probe breaks."""
+"""Audit image classifiers without a usable copy: every probe that needs only predictions runs without an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from auditor.plugin import registry
 Cli = Callable[..., Result]
 SIDE = 6
 SLOW = ("explanations.lime", "explanations.shap", "metrics.smoothing", "corruptions.imagenet-c", "attacks.square")
-"""Seconds each, and they have tests of their own."""
+"""Slow probes with their own tests."""
 
 
 def save(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, Any], domain: str = "") -> Path:
@@ -35,20 +35,32 @@ def save(path: Path, nodes: list[onnx.NodeProto], constants: dict[str, Any], dom
 
 
 def trees(path: Path) -> Path:
-    """Whether the pixel in the middle is bright, as one tree."""
+    """Write one decision tree: whether the central pixel is bright."""
     middle = SIDE * SIDE // 2 + SIDE // 2
     tree = helper.make_node(
-        "TreeEnsembleClassifier", ["flat"], ["label", "scores"], domain="ai.onnx.ml", post_transform="NONE",
-        nodes_treeids=[0, 0, 0], nodes_nodeids=[0, 1, 2], nodes_featureids=[middle, 0, 0],
-        nodes_values=[0.5, 0.0, 0.0], nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_truenodeids=[1, 0, 0],
-        nodes_falsenodeids=[2, 0, 0], class_treeids=[0, 0, 0, 0], class_nodeids=[1, 1, 2, 2], class_ids=[0, 1, 0, 1],
-        class_weights=[0.9, 0.1, 0.2, 0.8], classlabels_int64s=[0, 1],
-    )  # fmt: skip
+        "TreeEnsembleClassifier",
+        ["flat"],
+        ["label", "scores"],
+        domain="ai.onnx.ml",
+        post_transform="NONE",
+        nodes_treeids=[0, 0, 0],
+        nodes_nodeids=[0, 1, 2],
+        nodes_featureids=[middle, 0, 0],
+        nodes_values=[0.5, 0.0, 0.0],
+        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
+        nodes_truenodeids=[1, 0, 0],
+        nodes_falsenodeids=[2, 0, 0],
+        class_treeids=[0, 0, 0, 0],
+        class_nodeids=[1, 1, 2, 2],
+        class_ids=[0, 1, 0, 1],
+        class_weights=[0.9, 0.1, 0.2, 0.8],
+        classlabels_int64s=[0, 1],
+    )
     return save(path, [tree], {}, "ai.onnx.ml")
 
 
 def rounded(path: Path) -> Path:
-    """A linear model that gives nothing but its decision: the gradient of its copy is zero."""
+    """Write a linear model that outputs only its decision, so the gradient of its copy is zero."""
     weights = np.random.default_rng(0).normal(size=(SIDE * SIDE, 2)).astype(np.float32)
     nodes = [
         helper.make_node("MatMul", ["flat", "weights"], ["raw"]),
@@ -59,28 +71,29 @@ def rounded(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "why"), [(trees, "TreeEnsembleClassifier"), (rounded, "gradient is zero")], ids=["trees", "no gradient"]
+    ("make", "reason"), [(trees, "TreeEnsembleClassifier"), (rounded, "gradient is zero")], ids=["trees", "no gradient"]
 )
-def test_full_suite(make: Callable[[Path], Path], why: str, auditor_cli: Cli, tmp_path: Path) -> None:
+def test_full_suite_without_gradients(
+    make: Callable[[Path], Path], reason: str, auditor_cli: Cli, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(1)
     images = rng.random((12, SIDE, SIDE)).astype(np.float32)
     labels = (images[:, SIDE // 2, SIDE // 2] > 0.5).astype(np.int64)
     np.savez(tmp_path / "data.npz", images=images, labels=labels, groups_half=np.array(list("ab") * 6))
     model = make(tmp_path / "m.onnx")
-    result = auditor_cli(
-        "run", model, "--data", tmp_path / "data.npz", "--suite", "full", "--samples", 4, "--format", "json",
-        "--out", tmp_path / "run", *[text for probe in SLOW for text in ("--skip", probe)],
-    )  # fmt: skip
+    skipped = [text for probe in SLOW for text in ("--skip", probe)]
+    options = ["--suite", "full", "--samples", 4, "--format", "json", "--out", tmp_path / "run"]
+    result = auditor_cli("run", model, "--data", tmp_path / "data.npz", *options, *skipped)
     assert result.exit_code == 0, result.output
     audit = json.loads((tmp_path / "run" / "audit.json").read_text())
     assert audit["model"]["access"] == "black-box"
-    assert why in audit["model"]["access_reason"]
+    assert reason in audit["model"]["access_reason"]
     needs = {name: probe.meta.needs for name, probe in registry.load().probes.items()}
     for probe in audit["probes"]:
-        blind = "gradients" in needs[probe["id"]]
+        needs_gradients = "gradients" in needs[probe["id"]]
         assert probe["status"] != "error", probe
-        assert (probe["status"] == "not-applicable") >= blind, probe
-        assert not blind or why in probe["reason"]
+        assert (probe["status"] == "not-applicable") >= needs_gradients, probe
+        assert not needs_gradients or reason in probe["reason"]
     measured = {probe["id"] for probe in audit["probes"] if probe["status"] != "not-applicable"}
     assert measured >= {
         "performance.accuracy",

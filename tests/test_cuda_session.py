@@ -13,6 +13,7 @@ import torch
 
 from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
+from auditor.plugins.formats import _onnx_session as session_module
 from auditor.plugins.formats import onnx as plugin
 
 
@@ -76,7 +77,7 @@ def test_pixels_are_prepared_and_bound_on_the_device(model: Path, monkeypatch: p
     waited = []
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(plugin, "_finish_torch", waited.append)
+    monkeypatch.setattr(session_module, "_finish_torch", waited.append)
     artefact = plugin._open(model, "cuda:1", "")
     assert artefact.runtime.endswith("CUDAExecutionProvider")
     assert not artefact.warnings
@@ -102,7 +103,7 @@ def test_names_device_and_full_precision_reach_the_runtime(model: Path, monkeypa
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", start)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(plugin, "_finish_torch", lambda device: None)
+    monkeypatch.setattr(session_module, "_finish_torch", lambda device: None)
     artefact = plugin._open(model, "cuda:1", "")
     assert artefact.device_scores is not None
     artefact.device_scores(torch.zeros(2, 3, 3, 3))
@@ -117,7 +118,7 @@ def test_a_tensor_that_is_not_contiguous_is_bound_as_what_it_holds(
 ) -> None:
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
-    monkeypatch.setattr(plugin, "_finish_torch", lambda device: None)
+    monkeypatch.setattr(session_module, "_finish_torch", lambda device: None)
     artefact = plugin._open(model, "cuda", "")
     assert artefact.device_scores is not None
     x = torch.rand(2, 3, 3, 3)

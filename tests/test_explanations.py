@@ -1,4 +1,4 @@
-"""Explanations: known answers, agreement with the libraries, and grades that can fail."""
+"""Explanations: known results, agreement with the libraries, and failing grades."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ from auditor.plugins.explanations.lime import Lime
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.explanations.shap import Shap
 from auditor.probes.base import Randomness, Run
-from auditor.probes.explanation import answer_without
-from auditor.probes.grading import grade, infidelity, rank_correlation, shuffled
+from auditor.probes.cells import covered_probability
+from auditor.probes.grading import grade, infidelity, rank_correlation
+from auditor.probes.shuffled_weights import shuffled
 from auditor.run.opening import open_audit
 from auditor.run.request import Request
 from auditor.run.session import run
@@ -34,7 +35,7 @@ RNG = Randomness(0, "test")
 
 @pytest.fixture(scope="module")
 def subject(digits: Path) -> tuple[Any, Batch]:
-    """The reference model and four digits."""
+    """Return the reference model and four digits."""
     loaded = registry.load()
     request = Request(model=digits / "digits-cnn.onnx", samples=4)
     classifier, images = open_audit(loaded, request, find_suite("full", loaded), "cpu")
@@ -44,7 +45,7 @@ def subject(digits: Path) -> tuple[Any, Batch]:
     return classifier, batch
 
 
-def test_shap_adds_up_and_is_the_library_s_own(subject: tuple[Any, Batch]) -> None:
+def test_shap_sums_to_the_probability_and_equals_the_library(subject: tuple[Any, Batch]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import shap
@@ -60,7 +61,7 @@ def test_shap_adds_up_and_is_the_library_s_own(subject: tuple[Any, Batch]) -> No
     masker = shap.maskers.Image(np.full(image.shape, image.mean(), dtype=np.float32), image.shape)
     plain = shap.PartitionExplainer(lambda x: classifier.predict(x.transpose(0, 3, 1, 2).astype(np.float32)), masker)
     theirs = plain(image[None], max_evals=120, batch_size=10, silent=True).values[0, ..., answer]
-    # the library opens the regions that matter most for all outputs together, so only the total is the same to the bit
+    # the library refines regions by all outputs together, so only the total is equal
     assert theirs.sum() == pytest.approx(values.sum(), abs=1e-5)
     one = shap.PartitionExplainer(
         lambda x: classifier.predict(x.transpose(0, 3, 1, 2).astype(np.float32))[:, answer : answer + 1], masker
@@ -70,7 +71,7 @@ def test_shap_adds_up_and_is_the_library_s_own(subject: tuple[Any, Batch]) -> No
     )
 
 
-def test_lime_is_the_package_s_own_for_the_same_seed(subject: tuple[Any, Batch]) -> None:
+def test_lime_equals_the_package_for_the_same_seed(subject: tuple[Any, Batch]) -> None:
     from lime.lime_image import LimeImageExplainer
 
     classifier, batch = subject
@@ -79,26 +80,31 @@ def test_lime_is_the_package_s_own_for_the_same_seed(subject: tuple[Any, Batch])
     answer = int(batch.predictions[0])
     ours = probe.coefficients(classifier, batch, 0, segments, seed=7)
 
-    # the package wants three channels; the classifier has one
+    # the package requires three channels; the classifier has one
     image = np.repeat(batch.pixels[0].transpose(1, 2, 0), 3, axis=2)
     explanation = LimeImageExplainer(random_state=7, feature_selection="none").explain_instance(
-        image, lambda x: classifier.predict(x[..., :1].transpose(0, 3, 1, 2)), labels=(answer,), top_labels=None,
-        num_samples=80, segmentation_fn=lambda _: segments, random_seed=0,
-    )  # fmt: skip
+        image,
+        lambda x: classifier.predict(x[..., :1].transpose(0, 3, 1, 2)),
+        labels=(answer,),
+        top_labels=None,
+        num_samples=80,
+        segmentation_fn=lambda _: segments,
+        random_seed=0,
+    )
     theirs = np.zeros(segments.max() + 1)
     for segment, coefficient in explanation.local_exp[answer]:
         theirs[segment] = coefficient
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-def test_superpixels_of_a_large_image_are_numbered_without_gaps() -> None:
+def test_superpixel_indices_have_no_gaps() -> None:
     pixels = np.random.default_rng(0).random((3, 48, 40), dtype=np.float32)
     found = Lime(segments=12).superpixels(pixels)
     assert found.shape == (48, 40)
     assert np.unique(found).tolist() == list(range(found.max() + 1))
 
 
-def test_integrated_gradients_add_up_to_the_logit(subject: tuple[Any, Batch]) -> None:
+def test_integrated_gradients_sum_to_the_logit(subject: tuple[Any, Batch]) -> None:
     classifier, batch = subject
     maps = IntegratedGradients(iterations=64).attribute(classifier, batch, RNG)
     with torch.no_grad():
@@ -108,15 +114,20 @@ def test_integrated_gradients_add_up_to_the_logit(subject: tuple[Any, Batch]) ->
     np.testing.assert_allclose(maps.sum(axis=(1, 2)), rise, rtol=0.03, atol=0.1)
 
 
-def test_grad_cam_is_captum_s(subject: tuple[Any, Batch]) -> None:
+def test_grad_cam_equals_captum(subject: tuple[Any, Batch]) -> None:
     from captum.attr import LayerAttribution, LayerGradCam
 
     torch.manual_seed(0)
     last = torch.nn.Conv2d(4, 6, 3, 2, 1)
     net = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3, 1, 1), torch.nn.ReLU(), last, torch.nn.ReLU(), torch.nn.AdaptiveAvgPool2d(1),
-        torch.nn.Conv2d(6, 10, 1), torch.nn.Flatten(),
-    ).eval()  # fmt: skip
+        torch.nn.Conv2d(1, 4, 3, 1, 1),
+        torch.nn.ReLU(),
+        last,
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Conv2d(6, 10, 1),
+        torch.nn.Flatten(),
+    ).eval()
     _, batch = subject
 
     class Stub:
@@ -132,7 +143,7 @@ def test_grad_cam_is_captum_s(subject: tuple[Any, Batch]) -> None:
     np.testing.assert_allclose(ours, theirs.detach().numpy()[:, 0], atol=1e-6)
 
 
-def test_gradient_shap_is_the_library_s_own_for_the_same_seed(subject: tuple[Any, Batch]) -> None:
+def test_gradient_shap_equals_the_library_for_the_same_seed(subject: tuple[Any, Batch]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import shap
@@ -153,7 +164,7 @@ def test_gradient_shap_is_the_library_s_own_for_the_same_seed(subject: tuple[Any
     explainer = shap.GradientExplainer(Whole(), torch.from_numpy(batch.pixels[:3]))
     theirs = explainer.shap_values(torch.from_numpy(batch.pixels[3:4]), nsamples=120, rseed=5)
     np.testing.assert_allclose(ours, theirs[0, ..., answer], atol=1e-5)
-    # what it explains: the logit over the mean of the others', as far as 120 draws tell
+    # the sum is the logit minus the mean of the baselines, up to the error of 120 samples
     with torch.no_grad():
         logits = classifier.logits(torch.from_numpy(batch.pixels))[:, answer]
     rise = float(logits[3] - logits[:3].mean())
@@ -163,12 +174,17 @@ def test_gradient_shap_is_the_library_s_own_for_the_same_seed(subject: tuple[Any
 
 
 @pytest.mark.parametrize("kind", ["traced", "scripted", "frozen"])
-def test_inside_torchscript_the_same_is_seen(kind: str, subject: tuple[Any, Batch]) -> None:
+def test_layers_of_torchscript_equal_those_of_the_module(kind: str, subject: tuple[Any, Batch]) -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 4, 3, 1, 1), torch.nn.ReLU(), torch.nn.Conv2d(4, 6, 3, 2, 1), torch.nn.ReLU(),
-        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(6, 10),
-    ).eval()  # fmt: skip
+        torch.nn.Conv2d(1, 4, 3, 1, 1),
+        torch.nn.ReLU(),
+        torch.nn.Conv2d(4, 6, 3, 2, 1),
+        torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(6, 10),
+    ).eval()
     _, batch = subject
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -176,10 +192,10 @@ def test_inside_torchscript_the_same_is_seen(kind: str, subject: tuple[Any, Batc
         script = torch.jit.freeze(script) if kind == "frozen" else script
 
     def stub(module: Any) -> Any:
-        return type("Stub", (), {"fixed_batch": None, "tensor": staticmethod(torch.from_numpy),
-                                 "logits": staticmethod(module.__call__)})  # fmt: skip
+        members = {"tensor": staticmethod(torch.from_numpy), "logits": staticmethod(module.__call__)}
+        return type("Stub", (), {"fixed_batch": None, **members})
 
-    # three times: TorchScript optimises what it has run before
+    # three times, because TorchScript optimises a module after its first runs
     for _ in range(3):
         found, expected = (last_convolution(stub(m), batch.pixels, batch.predictions) for m in (script, net))
         assert found is not None
@@ -194,7 +210,7 @@ def test_inside_torchscript_the_same_is_seen(kind: str, subject: tuple[Any, Batc
 
 
 def masked(folder: Path, n: int = 24) -> Path:
-    """Noise with a bright square that decides, marked by a mask; the last image has none."""
+    """Write noise with a bright square that defines the class, and a mask of it; the last image has no mask."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
@@ -212,8 +228,8 @@ def masked(folder: Path, n: int = 24) -> Path:
     return folder / "data.csv"
 
 
-def test_attribution_inside_masks(tmp_path: Path, write_linear: Any) -> None:
-    """The model looks at exactly the two marked places, so all that speaks for its answer lies there."""
+def test_attribution_inside_mask(tmp_path: Path, write_linear: Any) -> None:
+    """The model uses only the masked pixels, so the positive attribution lies there."""
     weights = np.zeros((2, 1, 8, 8), dtype=np.float32)
     weights[0, 0, 2:4, 0:2], weights[1, 0, 2:4, 4:6] = 1, 1
     model = write_linear(tmp_path / "m.onnx", weights.reshape(2, -1), np.zeros(2, dtype=np.float32), (1, 8, 8))
@@ -230,14 +246,14 @@ def test_attribution_inside_masks(tmp_path: Path, write_linear: Any) -> None:
     assert gain["low"] > 0
     where = probe["findings"][1]
     assert "lies in the masked object, which is 6 % of the image" in where["statement"]
-    assert "demonstrably more than its share" in where["statement"]
+    assert "significantly more than its area" in where["statement"]
     table = next(e for e in where["evidence"] if e["title"] == "Share of the attribution by region")
     assert [row[1] for row in table["rows"] if row[0] == "side"] == ["l", "r"]
     assert any(e["title"] == "Least attribution inside the mask" for e in where["evidence"])
     assert "mask" not in outcome.audit["data"]["groups"]
 
 
-def test_a_mask_that_does_not_fit_is_named(tmp_path: Path, write_linear: Any) -> None:
+def test_mask_of_wrong_size_is_reported(tmp_path: Path, write_linear: Any) -> None:
     from PIL import Image
 
     data = masked(tmp_path, 6)
@@ -247,21 +263,22 @@ def test_a_mask_that_does_not_fit_is_named(tmp_path: Path, write_linear: Any) ->
     loaded = registry.load()
     _, images = open_audit(loaded, Request(model=model, data=data), find_suite("full", loaded), "cpu")
     assert images.unreadable == [
-        "00.png: its mask has 8x4 pixels, the image 8x8", "01.png: its mask 01-mask.png: No such file or directory",
-    ]  # fmt: skip
+        "00.png: its mask has 8x4 pixels, the image 8x8",
+        "01.png: its mask 01-mask.png: No such file or directory",
+    ]
     found = images.masks(images.ids)
     assert found is not None
     assert np.isnan(found[-1]).all()
     assert found[0].sum() == 4
 
 
-def test_infidelity_is_captum_s_at_the_best_scale_and_zero_for_a_linear_model() -> None:
+def test_infidelity_equals_captum_at_the_best_scale_and_is_zero_for_a_linear_model() -> None:
     rng = np.random.default_rng(0)
-    foretold = rng.normal(size=(3, 20))
-    np.testing.assert_allclose(infidelity(foretold, 5 * foretold), 0, atol=1e-12)
+    predicted = rng.normal(size=(3, 20))
+    np.testing.assert_allclose(infidelity(predicted, 5 * predicted), 0, atol=1e-12)
     unrelated = infidelity(rng.normal(size=(1, 4000)), rng.normal(size=(1, 4000)))
     assert unrelated == pytest.approx(1, abs=0.01)
-    assert np.isnan(infidelity(foretold, np.zeros_like(foretold))).all()
+    assert np.isnan(infidelity(predicted, np.zeros_like(predicted))).all()
 
     from captum.metrics import infidelity as captum
 
@@ -280,15 +297,15 @@ def test_infidelity_is_captum_s_at_the_best_scale_and_zero_for_a_linear_model() 
     theirs = captum(squared, noise, x, weights, n_perturb_samples=50, max_examples_per_batch=50)
     expected = ((steps @ weights[0]) - (squared(x) - squared(x - steps))) ** 2
     assert theirs.item() == pytest.approx(expected.mean().item(), rel=1e-4)
-    # ours is the same mean of squares, at the scale at which it is least, over the mean square of the cost
-    cost = (squared(x) - squared(x - steps)).numpy()[None].astype(np.float64)
+    # ours is captum's mean of squares at its minimum over the scale, divided by the mean square of the drop
+    drop = (squared(x) - squared(x - steps)).numpy()[None].astype(np.float64)
     guess = (steps @ weights[0]).numpy()[None].astype(np.float64)
-    least = min(((s * guess - cost) ** 2).mean() / (cost**2).mean() for s in np.linspace(0, 8, 8001))
-    assert infidelity(guess, cost)[0] == pytest.approx(least, abs=1e-6)
-    assert least * (cost**2).mean() <= theirs.item()
+    least = min(((s * guess - drop) ** 2).mean() / (drop**2).mean() for s in np.linspace(0, 8, 8001))
+    assert infidelity(guess, drop)[0] == pytest.approx(least, abs=1e-6)
+    assert least * (drop**2).mean() <= theirs.item()
 
 
-def test_rank_correlation_is_spearman_s() -> None:
+def test_rank_correlation_equals_spearman() -> None:
     from scipy.stats import spearmanr
 
     rng = np.random.default_rng(1)
@@ -298,12 +315,12 @@ def test_rank_correlation_is_spearman_s() -> None:
     assert np.isnan(rank_correlation(np.ones((1, 4)), other[:1, :4])).all()
 
 
-def test_covered_cells_are_what_the_model_sees(subject: tuple[Any, Batch]) -> None:
+def test_covered_probability_is_that_of_the_covered_image(subject: tuple[Any, Batch]) -> None:
     classifier, batch = subject
     grid = cells(8, 8, 4)
     hidden = np.zeros((4, 2, len(grid)), dtype=bool)
     hidden[:, 1, 3] = True
-    found = answer_without(classifier, batch, grid, hidden, "black")
+    found = covered_probability(classifier, batch, grid, hidden, "black")
     rows = np.arange(4)
     np.testing.assert_allclose(found[:, 0], batch.probabilities[rows, batch.predictions], atol=1e-6)
     changed = batch.pixels.copy()
@@ -312,7 +329,7 @@ def test_covered_cells_are_what_the_model_sees(subject: tuple[Any, Batch]) -> No
     np.testing.assert_allclose(found[:, 1], classifier.predict(changed)[rows, batch.predictions], atol=1e-6)
 
 
-def test_a_shuffled_model_is_another_model_and_the_original_stays(subject: tuple[Any, Batch]) -> None:
+def test_shuffled_model_differs_and_the_model_is_unchanged(subject: tuple[Any, Batch]) -> None:
     classifier, batch = subject
     before = classifier.logits(classifier.tensor(batch.pixels)).detach().numpy()
     other = shuffled(classifier, RNG)
@@ -332,8 +349,8 @@ def measured(probe: Any, subject: tuple[Any, Batch]) -> Any:
     return pd.DataFrame(columns).assign(image_id=batch.ids, label=batch.labels, prediction=batch.predictions)
 
 
-def test_good_maps_pass_and_random_or_indifferent_ones_do_not(subject: tuple[Any, Batch]) -> None:
-    """The checks can fail: a map of noise is no better than chance, and an edge detector ignores the model."""
+def test_good_maps_pass_and_random_or_model_independent_maps_fail(subject: tuple[Any, Batch]) -> None:
+    """A map of noise is no better than chance, and an edge detector does not depend on the model."""
 
     class Noise(OcclusionMap):
         randomness = True
@@ -351,19 +368,20 @@ def test_good_maps_pass_and_random_or_indifferent_ones_do_not(subject: tuple[Any
     assert good.metrics[0].low is not None
     assert good.metrics[0].low > 0
     noise = grade(measured(Noise(), subject))
-    assert not noise.readable
-    assert {c.name: c.verdict for c in noise.checks}["rank correlation under other random numbers"] == "fails"
+    assert not noise.passed
+    assert {c.name: c.result for c in noise.checks}["rank correlation under another random seed"] == "fails"
     edges = grade(measured(Edges(), subject))
-    assert not edges.readable
-    assert {c.name: c.verdict for c in edges.checks}["rank correlation with a model of shuffled weights"] == "fails"
+    assert not edges.passed
+    results = {c.name: c.result for c in edges.checks}
+    assert results["rank correlation with the maps of shuffled weights"] == "fails"
 
 
-def test_the_worst_errors_and_the_easily_broken_are_always_explained(digits: Path, tmp_path: Path) -> None:
+def test_confident_errors_and_least_robust_images_are_explained(digits: Path, tmp_path: Path) -> None:
     suite = tmp_path / "few.toml"
     suite.write_text(
         'probes = ["performance.accuracy", "attacks.fgsm", "explanations.occlusion",'
         ' "explanations.faithfulness"]\n'
-        '[settings."explanations.occlusion"]\nsamples = 6\nshown = 8\ngrid = 4\n'
+        '[settings."explanations.occlusion"]\nsamples = 6\nexamples_shown = 8\ngrid = 4\n'
         '[settings."attacks.fgsm"]\nepsilons = [0.03, 0.1]\nl2_epsilons = [0.5]\n'
     )
     outcome = run(Request(model=digits / "digits-cnn.onnx", suite=str(suite), out=tmp_path / "run", formats=()))
@@ -379,13 +397,13 @@ def test_the_worst_errors_and_the_easily_broken_are_always_explained(digits: Pat
     explained = set(frame("explanations.occlusion")["image_id"])
     assert set(errors["image_id"].head(2)) <= explained
     assert 6 < len(explained) <= 10
-    # who only reads those maps looked at no more images than they did
+    # a derived probe counts the images of the explanations only
     assert by_id["explanations.faithfulness"]["n"] == len(explained)
-    # they went wrong, so they colour no mean
+    # images selected for their errors are excluded from means
     assert occlusion["metrics"][0]["n"] <= 6
 
 
-def test_without_a_convolution_grad_cam_does_not_apply(tmp_path: Path) -> None:
+def test_grad_cam_requires_a_convolution(tmp_path: Path) -> None:
     from auditor.reference_models.common.export import export
 
     torch.manual_seed(0)
@@ -393,10 +411,16 @@ def test_without_a_convolution_grad_cam_does_not_apply(tmp_path: Path) -> None:
     model = export(net, torch.zeros(2, 1, 8, 8), tmp_path / "flat", {"input": {"size": [8, 8], "channels": 1}})
     images = np.random.default_rng(0).integers(0, 256, (8, 8, 8), dtype=np.uint8)
     np.savez(tmp_path / "images.npz", images=images)
-    outcome = run(Request(
-        model=model, suite="full", data=tmp_path / "images.npz", probes=["explanations.grad-cam"], out=tmp_path / "run",
-        formats=(),
-    ))  # fmt: skip
+    outcome = run(
+        Request(
+            model=model,
+            suite="full",
+            data=tmp_path / "images.npz",
+            probes=["explanations.grad-cam"],
+            out=tmp_path / "run",
+            formats=(),
+        )
+    )
     (probe,) = outcome.audit["probes"]
     assert probe["status"] == "not-applicable"
     assert "convolution" in probe["reason"]

@@ -1,4 +1,4 @@
-"""What the model wants to see: who says so, in which order, and whether it can be right."""
+"""Preprocessing: sources and their precedence, resizing, presets, and the check against common alternatives."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def linear(path: Path, weights: Any, shape: tuple[int, int, int]) -> Path:
-    """Logits = weights (k, c*h*w) @ pixels."""
+    """Write a model with logits = weights (k, c*h*w) @ pixels."""
     graph = helper.make_graph(
         [helper.make_node("Flatten", ["image"], ["flat"]), helper.make_node("Gemm", ["flat", "w"], ["y"], transB=1)],
         "linear",
@@ -46,12 +46,12 @@ def linear(path: Path, weights: Any, shape: tuple[int, int, int]) -> Path:
 
 
 def model_at(path: Path) -> Path:
-    """Three classes: the brightest channel."""
+    """Write a model that predicts the brightest of three channels."""
     return linear(path, np.kron(np.eye(3), np.full(16, 1 / 16)), (3, 4, 4))
 
 
-def test_the_first_that_states_it_wins(tmp_path: Path) -> None:
-    """Command line, sidecar, metadata in the file, json beside it, guess: one is taken away after the other."""
+def test_precedence_of_preprocessing_sources(tmp_path: Path) -> None:
+    """Command line, sidecar, metadata in the file, JSON file next to it, default; removed one after the other."""
     path = model_at(tmp_path / "m.onnx")
     inside = "[input]\nmean = [0.3]\nlayout = 'nchw'"
     properties = {"Image.NominalPixelRange": "Normalized_1_1"}
@@ -69,7 +69,7 @@ def test_the_first_that_states_it_wins(tmp_path: Path) -> None:
 
     first = overrides(options={"input": {"mean": [0.1]}})
     assert (first.mean, first.where("mean"), first.order, first.layout) == ((0.1,), "command line", "bgr", "nchw")
-    assert first.std is None, "a mean and a deviation of different sources do not belong together"
+    assert first.std is None, "mean and standard deviation must have the same source"
     assert (overrides().mean, overrides().where("mean")) == ((0.2,), str(sidecar))
     sidecar.unlink()
     assert (overrides().mean, overrides().where("mean")) == ((0.3,), f"{path} (its own metadata)")
@@ -82,7 +82,7 @@ def test_the_first_that_states_it_wins(tmp_path: Path) -> None:
     assert overrides(embedded="") == Sidecar()
 
 
-def test_a_preset_is_spelled_out_and_what_stands_beside_it_goes_before(tmp_path: Path) -> None:
+def test_explicit_values_override_the_preset(tmp_path: Path) -> None:
     path = model_at(tmp_path / "m.onnx")
     overrides = read_sidecar(path, options={"input": {"preset": "caffe", "order": "rgb"}})
     assert (overrides.range, overrides.mean, overrides.order) == ((0, 255), (103.939, 116.779, 123.68), "rgb")
@@ -94,62 +94,117 @@ def test_a_preset_is_spelled_out_and_what_stands_beside_it_goes_before(tmp_path:
     ("content", "expected"),
     [
         (  # ViT
-            {"image_processor_type": "ViTImageProcessor", "do_normalize": True, "do_rescale": True, "do_resize": True,
-             "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2, "rescale_factor": 0.00392156862745098,
-             "size": {"height": 224, "width": 224}},
-            {"range": [0, 1], "mean": [0.5] * 3, "std": [0.5] * 3, "size": [224, 224], "resize": "stretch",
-             "interpolation": "bilinear"},
+            {
+                "image_processor_type": "ViTImageProcessor",
+                "do_normalize": True,
+                "do_rescale": True,
+                "do_resize": True,
+                "image_mean": [0.5] * 3,
+                "image_std": [0.5] * 3,
+                "resample": 2,
+                "rescale_factor": 0.00392156862745098,
+                "size": {"height": 224, "width": 224},
+            },
+            {
+                "range": [0, 1],
+                "mean": [0.5] * 3,
+                "std": [0.5] * 3,
+                "size": [224, 224],
+                "resize": "stretch",
+                "interpolation": "bilinear",
+            },
         ),
         (  # CLIP
-            {"do_center_crop": True, "crop_size": {"height": 224, "width": 224}, "do_normalize": True, "resample": 3,
-             "image_mean": [0.48], "image_std": [0.27], "size": {"shortest_edge": 256}},
-            {"range": [0, 1], "mean": [0.48], "std": [0.27], "size": [224, 224], "resize": "crop", "crop": 256,
-             "interpolation": "bicubic"},
+            {
+                "do_center_crop": True,
+                "crop_size": {"height": 224, "width": 224},
+                "do_normalize": True,
+                "resample": 3,
+                "image_mean": [0.48],
+                "image_std": [0.27],
+                "size": {"shortest_edge": 256},
+            },
+            {
+                "range": [0, 1],
+                "mean": [0.48],
+                "std": [0.27],
+                "size": [224, 224],
+                "resize": "crop",
+                "crop": 256,
+                "interpolation": "bicubic",
+            },
         ),
         (  # ConvNeXT
-            {"do_normalize": True, "image_mean": [0.5], "image_std": [0.5], "crop_pct": 0.875,
-             "size": {"shortest_edge": 224}},
+            {
+                "do_normalize": True,
+                "image_mean": [0.5],
+                "image_std": [0.5],
+                "crop_pct": 0.875,
+                "size": {"shortest_edge": 224},
+            },
             {"range": [0, 1], "mean": [0.5], "std": [0.5], "size": [224, 224], "resize": "crop", "crop": 0.875},
         ),
         (  # EfficientNet's offset, MobileViT's order
-            {"do_rescale": True, "rescale_factor": 1 / 127.5, "rescale_offset": True, "do_normalize": False,
-             "do_flip_channel_order": True, "do_resize": False},
+            {
+                "do_rescale": True,
+                "rescale_factor": 1 / 127.5,
+                "rescale_offset": True,
+                "do_normalize": False,
+                "do_flip_channel_order": True,
+                "do_resize": False,
+            },
             {"range": [-1, 1], "order": "bgr"},
         ),
-        ({"do_rescale": False, "do_normalize": False, "size": 32}, {"range": [0, 255], "size": [32, 32],
-                                                                    "resize": "stretch"}),
+        (
+            {"do_rescale": False, "do_normalize": False, "size": 32},
+            {"range": [0, 255], "size": [32, 32], "resize": "stretch"},
+        ),
         ({"tokenizer": "words"}, None),
     ],
-)  # fmt: skip
+)
 def test_hugging_face(content: dict[str, Any], expected: dict[str, Any] | None) -> None:
     assert hugging_face(content) == ({} if expected is None else {"input": expected})
 
 
 def test_timm_and_class_names() -> None:
-    known = {"input_size": [3, 288, 288], "mean": list(IMAGENET[0]), "std": list(IMAGENET[1]), "crop_pct": 0.95,
-             "interpolation": "bicubic", "crop_mode": "center"}  # fmt: skip
-    expected = {"size": [288, 288], "channels": 3, "range": [0, 1], "mean": list(IMAGENET[0]),
-                "std": list(IMAGENET[1]), "resize": "crop", "crop": 0.95, "interpolation": "bicubic"}  # fmt: skip
-    assert timm({"pretrained_cfg": known, "label_names": ["a", "b"]}) == {
-        "input": expected, "output": {"classes": ["a", "b"]},
-    }  # fmt: skip
+    mean, std = map(list, IMAGENET)
+    known = {
+        "input_size": [3, 288, 288],
+        "mean": mean,
+        "std": std,
+        "crop_pct": 0.95,
+        "interpolation": "bicubic",
+        "crop_mode": "center",
+    }
+    expected = {
+        "size": [288, 288],
+        "channels": 3,
+        "range": [0, 1],
+        "mean": mean,
+        "std": std,
+        "resize": "crop",
+        "crop": 0.95,
+        "interpolation": "bicubic",
+    }
+    named = {"input": expected, "output": {"classes": ["a", "b"]}}
+    assert timm({"pretrained_cfg": known, "label_names": ["a", "b"]}) == named
     assert timm(known)["input"] == expected, "the older form"
     assert timm({"pretrained_cfg": known | {"crop_mode": "squash"}})["input"]["resize"] == "stretch"
     assert timm({"id2label": {"1": "k", "0": "j"}}) == {"output": {"classes": ["j", "k"]}}
     assert timm({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "hidden_size": 768}) == {}
 
 
-def test_files_beside_the_model_that_are_no_use(tmp_path: Path) -> None:
+def test_unusable_json_files_next_to_the_model(tmp_path: Path) -> None:
     path = model_at(tmp_path / "m.onnx")
     (tmp_path / "config.json").write_text("[1, 2")
-    assert read_sidecar(path) == Sidecar(), "anybody's config.json"
+    assert read_sidecar(path) == Sidecar(), "a config.json of another program is ignored"
     (tmp_path / "preprocessor_config.json").write_text("[1, 2")
     with pytest.raises(BadInput, match=r"preprocessor_config\.json: not readable as Hugging Face preprocessing"):
         read_sidecar(path)
 
 
-def test_resizing_as_its_source_says() -> None:
-    """Shorter side to 256 and longer side rounded down, then the centre 224; the same by its share of 224 / 256."""
+def test_resizing_scales_the_shorter_side_and_crops_the_centre() -> None:
+    """Shorter side to 256, longer side rounded down, central crop of 224; also with the crop as 224 / 256."""
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (301, 407, 3), dtype=np.uint8))
     whole = np.asarray(picture.resize((346, 256), Image.Resampling.BILINEAR))
@@ -161,22 +216,22 @@ def test_resizing_as_its_source_says() -> None:
     np.testing.assert_array_equal(stretched, bicubic.transpose(2, 0, 1))
 
 
-def test_a_picture_of_the_right_size_is_taken_as_it_is() -> None:
+def test_image_of_the_input_size_is_unchanged() -> None:
     picture = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3))
     np.testing.assert_array_equal(fit(picture, (3, 4, 4), Resizing(crop=0.5)), np.asarray(picture).transpose(2, 0, 1))
 
 
-def test_a_cut_larger_than_its_picture_is_refused() -> None:
+def test_crop_larger_than_the_image_is_rejected() -> None:
     with pytest.raises(BadInput, match=r"here: crop is 200, .* 224 x 224; expected at least 224"):
         resizing(Sidecar(origin="here", crop=200), (3, 224, 224))
 
 
-def test_presets_are_told_apart_and_recognised() -> None:
+def test_presets_are_recognised() -> None:
     used = Preprocessing(shape=(3, 4, 4), mean=IMAGENET[0], std=IMAGENET[1])
     assert presets.name_of(used) == "imagenet"
-    scaled = Preprocessing(shape=(3, 4, 4), range=(0, 255), mean=tuple(255 * m for m in IMAGENET[0]),
-                           std=tuple(255 * s for s in IMAGENET[1]))  # fmt: skip
-    assert presets.name_of(scaled) == "imagenet", "the same numbers in other units"
+    mean, std = (tuple(255 * value for value in values) for values in IMAGENET)
+    scaled = Preprocessing(shape=(3, 4, 4), range=(0, 255), mean=mean, std=std)
+    assert presets.name_of(scaled) == "imagenet", "equal values in other units"
     others = presets.others(scaled)
     assert set(others) == set(presets.PRESETS) - {"imagenet", "mnist"} | {"as used, but bgr"}
     grey = Preprocessing(shape=(1, 4, 4))
@@ -185,7 +240,7 @@ def test_presets_are_told_apart_and_recognised() -> None:
 
 
 def test_interval_and_test_of_matched_pairs() -> None:
-    """Reference values: binomial tails by hand, and Agresti and Min's formula at their own example's size."""
+    """Reference values: binomial tails, and the formula of Agresti and Min."""
     assert statistics.mcnemar(0, 0) == 1
     assert statistics.mcnemar(5, 0) == pytest.approx(1 / 32)
     assert statistics.mcnemar(3, 1) == pytest.approx(5 / 16)
@@ -207,7 +262,7 @@ def records_of(probe: Any, model: Path, data: Path, **overrides: Any) -> Records
 
 @pytest.fixture
 def colours(tmp_path: Path) -> Path:
-    """Pictures on which the order of the channels decides."""
+    """Return images whose class depends on the channel order."""
     rng = np.random.default_rng(1)
     labels = np.arange(60) % 3
     images = rng.integers(0, 100, (60, 4, 4, 3), dtype=np.uint8)
@@ -216,22 +271,22 @@ def colours(tmp_path: Path) -> Path:
     return tmp_path / "d.npz"
 
 
-def test_the_probe_finds_the_wrong_order_of_channels(colours: Path) -> None:
+def test_preprocessing_detects_wrong_channel_order(colours: Path) -> None:
     probe = registry.load().configure("sanity.preprocessing", {}, where="test")
     model = model_at(colours.with_name("m.onnx"))
     good = probe.conclude(records_of(probe, model, colours, preset="unit"))
     bad = probe.conclude(records_of(probe, model, colours, order="bgr"))
-    assert good.metrics[0].value == 0, "raw and inception do as well on a linear model"
-    assert "No usual preprocessing is significantly better" in good.findings[0].statement
+    assert good.metrics[0].value == 0, "raw and inception are equal on a linear model"
+    assert "No common preprocessing is significantly better" in good.findings[0].statement
     gain = bad.metrics[0]
-    # red and blue change places, green stays: a third is right as used, all would be
+    # red and blue are swapped: a third is correct as used, all with the other order
     assert gain.value == pytest.approx(2 / 3)
     assert gain.low is not None
     assert gain.low > 0.4
     assert "probably not the one of the training" in bad.findings[0].statement
 
 
-def test_passes_through_another_preprocessing_are_counted(colours: Path) -> None:
+def test_model_calls_of_alternative_preprocessing_are_counted(colours: Path) -> None:
     plugins = registry.load()
     request = Request(model=model_at(colours.with_name("m.onnx")), data=colours)
     classifier, images = open_audit(plugins, request, find_suite("full", plugins), "cpu")
@@ -240,15 +295,19 @@ def test_passes_through_another_preprocessing_are_counted(colours: Path) -> None
     pixels = images.pixels(images.ids)
     from auditor.data.dataset import Batch
 
-    batch = Batch(ids=images.ids, pixels=pixels, labels=np.zeros(60, dtype=np.int64),
-                  probabilities=np.full((60, 3), 1 / 3, dtype=np.float32))  # fmt: skip
+    batch = Batch(
+        ids=images.ids,
+        pixels=pixels,
+        labels=np.zeros(60, dtype=np.int64),
+        probabilities=np.full((60, 3), 1 / 3, dtype=np.float32),
+    )
     probe.measure(classifier, batch, Randomness(0, "x"))
     assert classifier.calls.forward - before == 60 * len(presets.others(classifier.preprocessing))
-    assert presets.name_of(classifier.preprocessing) == "unit", "the classifier itself is as it was"
+    assert presets.name_of(classifier.preprocessing) == "unit", "the classifier is unchanged"
 
 
-def test_an_image_that_makes_nan_under_another_preprocessing_counts_as_wrong(tmp_path: Path) -> None:
-    """A score that overflows for white under "raw" only; each image by itself."""
+def test_nan_under_another_preprocessing_counts_as_wrong(tmp_path: Path) -> None:
+    """The score of a white image overflows under "raw" only."""
     model = linear(tmp_path / "m.onnx", [[3e35] * 16, [0.0] * 16], (1, 4, 4))
     plugins = registry.load()
     np.savez(tmp_path / "d.npz", images=np.stack([np.zeros((4, 4)), np.full((4, 4), 255)]).astype(np.uint8))
@@ -259,7 +318,7 @@ def test_an_image_that_makes_nan_under_another_preprocessing_counts_as_wrong(tmp
     assert presets.answers(raw, images.pixels(images.ids)).tolist() == [0, -1]
 
 
-def test_inspect_says_which_fits_best(colours: Path, auditor_cli: Cli) -> None:
+def test_inspect_reports_the_best_preprocessing(colours: Path, auditor_cli: Cli) -> None:
     model = model_at(colours.with_name("m.onnx"))
     result = auditor_cli("inspect", model, "--channels", "bgr", "--data", colours)
     assert result.exit_code == 0, result.output
@@ -269,16 +328,24 @@ def test_inspect_says_which_fits_best(colours: Path, auditor_cli: Cli) -> None:
     assert "Fits best: as used, but rgb." in result.output
 
 
-def test_command_line_to_report_and_back(colours: Path, auditor_cli: Cli, tmp_path: Path) -> None:
-    """What the command line states is in the record, is part of what rows depend on, and is used for replay."""
+def test_options_are_recorded_and_used_for_replay(colours: Path, auditor_cli: Cli, tmp_path: Path) -> None:
+    """Preprocessing options are recorded, are part of the identity of records, and apply to replay."""
     model = model_at(colours.with_name("m.onnx"))
     weak = ["--probe", "attacks.noise", "--samples", 5, "--data", colours, "--format", "json", "--out", "out"]
     options = ["--mean", "0.1,0.2,0.3", "--std", "0.5", "--range", "0-255", "--channels", "bgr", "--crop", "0.9"]
     first = auditor_cli("run", model, *weak, *options)
     assert first.exit_code == 0, first.output
     described = json.loads((tmp_path / "out" / "audit.json").read_text())["model"]["input"]
-    assert described == {"shape": [None, 3, 4, 4], "layout": "nchw", "dtype": "float32", "range": [0, 255],
-                         "mean": [0.1, 0.2, 0.3], "std": [0.5], "order": "bgr", "source": "command line"}  # fmt: skip
+    assert described == {
+        "shape": [None, 3, 4, 4],
+        "layout": "nchw",
+        "dtype": "float32",
+        "range": [0, 255],
+        "mean": [0.1, 0.2, 0.3],
+        "std": [0.5],
+        "order": "bgr",
+        "source": "command line",
+    }
     assert auditor_cli("replay", "out").exit_code == 0
     records = {path.name for path in (tmp_path / "out" / "records").rglob("*.parquet")}
     assert auditor_cli("run", model, *weak, "--preset", "unit").exit_code == 0
@@ -287,7 +354,7 @@ def test_command_line_to_report_and_back(colours: Path, auditor_cli: Cli, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         (["--mean", "a"], "'--mean': 'a'; expected a number, or three"),
         (["--mean", "0.1,0.2"], "command line: mean has 2 values for 3 channels"),
@@ -302,10 +369,10 @@ def test_command_line_to_report_and_back(colours: Path, auditor_cli: Cli, tmp_pa
         (["--preset", "vgg"], "'vgg' is not one of 'imagenet'"),
     ],
 )
-def test_options_that_cannot_be_used(options: list[str], says: str, colours: Path, auditor_cli: Cli) -> None:
+def test_invalid_options_are_rejected(options: list[str], message: str, colours: Path, auditor_cli: Cli) -> None:
     result = auditor_cli("run", model_at(colours.with_name("m.onnx")), "--data", colours, *options)
     assert result.exit_code == 2
-    assert says in result.output.replace("\n", " ")
+    assert message in result.output.replace("\n", " ")
 
 
 def test_metadata_of_the_onnx_specification(tmp_path: Path, auditor_cli: Cli) -> None:

@@ -24,7 +24,7 @@ from auditor.plugins.explanations.lime import Lime
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.explanations.shap import Shap
 from auditor.probes.base import Randomness
-from auditor.probes.explanation import background
+from auditor.probes.cells import background
 from auditor.run.measuring import Measurer
 from auditor.run.opening import open_audit
 from auditor.run.request import Request
@@ -326,8 +326,8 @@ def test_what_hangs_on_a_feature_is_said_of_rows(auditor_cli: Cli, tmp_path: Pat
     assert probes["explanations.grad-cam"]["status"] == "not-applicable"
     assert probes["bias.slices"]["reason"] == "is about images, and this model takes rows of 2 features"
     drop = probes["bias.counterfactual-occlusion"]["findings"][0]
-    assert "hangs on the named region more than on others" in drop["statement"]
-    assert "Named most often: age" in drop["statement"]
+    assert "depends on the attributed region more than on others" in drop["statement"]
+    assert "Attributed most often: age" in drop["statement"]
     distance = next(m for m in probes["attacks.hopskipjump"]["metrics"] if m["name"] == "distance_median"
                     and m["at"]["norm"] == "linf")  # fmt: skip
     whole = ages.max() - ages.min()

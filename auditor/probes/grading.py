@@ -1,37 +1,61 @@
-"""Grade attribution maps: deletion, insertion, infidelity, sensitivity, shuffled weights."""
+"""Grade attribution maps from the records of an explanation: deletion, insertion, infidelity, sensitivity, stability,
+dependence on the weights.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from auditor.algorithms.masking import Block
-from auditor.findings.metric import Metric
-from auditor.probes.base import Randomness
+from auditor.findings.metric import Metric, MetricSpec
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.model.classifier import Classifier
-from typing import TYPE_CHECKING, NamedTuple
+    from auditor.probes.base import Records
 
-from auditor.algorithms.masking import cells
+MIN_STABILITY = 0.9
+"""Mean rank correlation of two maps of one image above which they count as equal."""
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
+MAX_SHUFFLED_SIMILARITY = 0.5
+"""Mean rank correlation with the maps of shuffled weights above which a map does not depend on the model."""
 
-    from auditor.model.classifier import Classifier
-    from auditor.model.scores import Outputs
+MAX_SENSITIVITY = MetricSpec(name="max_sensitivity", label="Max-sensitivity", better="lower", unit="1")
+SEED_STABILITY = MetricSpec(
+    name="seed_stability", label="Rank correlation under another random seed", better="higher", unit="1"
+)
+SHUFFLED_SIMILARITY = MetricSpec(
+    name="shuffled_similarity", label="Rank correlation with the maps of shuffled weights", better="lower", unit="1"
+)
+GRADE_METRICS = (
+    MetricSpec(name="deletion_advantage", label="Deletion advantage over chance", better="higher", difference=True),
+    MetricSpec(name="insertion_advantage", label="Insertion advantage over chance", better="higher", difference=True),
+    MetricSpec(name="deletion_auc", label="Deletion AUC", better="neither"),
+    MetricSpec(name="insertion_auc", label="Insertion AUC", better="neither"),
+    MetricSpec(name="infidelity", label="Infidelity", better="lower", unit="1"),
+    MAX_SENSITIVITY,
+    SEED_STABILITY,
+    SHUFFLED_SIMILARITY,
+)
 
-SAME = 0.9
-"""Mean rank correlation of two maps of one image from which they are called the same."""
+GRADED_COLUMNS = frozenset(
+    {
+        "map",
+        "deletion",
+        "insertion",
+        "deletion_random",
+        "insertion_random",
+        "infidelity",
+        "sensitivity",
+        "stability",
+        "shuffled",
+    }
+)
+"""Columns of the records of every explanation."""
 
-SHUFFLED = 0.5
-"""Mean rank correlation with the maps of a model of shuffled weights from which a map does not depend on the model."""
+Result = Literal["holds", "fails", "undecided"]
 
 
 class Check(NamedTuple):
@@ -39,105 +63,128 @@ class Check(NamedTuple):
 
     name: str
     metric: Metric
-    wanted: str
-    verdict: str
+    requirement: str
+    result: Result
 
 
 class Grades(NamedTuple):
-    """All checks of a method's maps, and what may be done with the maps."""
+    """All checks of a method's maps, and their overall result."""
 
     metrics: Sequence[Metric]
-    """The advantage in deletion first."""
+    """The deletion advantage first."""
     checks: Sequence[Check]
     verdict: str
-    readable: bool
+    passed: bool
 
 
-def fair(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the random sample: images that are explained because they went wrong would colour every mean."""
+def explanation_records(records: Records) -> dict[str, pd.DataFrame]:
+    """Return the records of the explanations of this run, by method name without the area."""
+    return {
+        name.removeprefix("explanations."): frame
+        for name, frame in records.others.items()
+        if len(frame) and set(frame.columns) >= GRADED_COLUMNS
+    }
+
+
+def random_sample(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the random sample; images selected for their errors would bias every mean."""
     sampled = frame[frame["sampled"].astype(bool)] if "sampled" in frame else frame
     return sampled if len(sampled) else frame
 
 
 def grade(frame: pd.DataFrame) -> Grades:
-    """Grade the maps of an explanation's records; ``frame`` must have a row."""
-    import numpy as np
-
+    """Grade the maps of an explanation's records; ``frame`` has at least one row."""
     from auditor import statistics
 
-    areas = {name: curve_area(np.stack(frame[name].to_list()).astype(np.float64))
-             for name in ("deletion", "insertion", "deletion_random", "insertion_random")}  # fmt: skip
-    advantage = statistics.mean("deletion_advantage", areas["deletion_random"] - areas["deletion"], unit="fraction")
-    gain = statistics.mean("insertion_advantage", areas["insertion"] - areas["insertion_random"], unit="fraction")
+    areas = _areas(frame)
+    deletion = statistics.mean("deletion_advantage", areas["deletion_random"] - areas["deletion"], unit="fraction")
+    insertion = statistics.mean("insertion_advantage", areas["insertion"] - areas["insertion_random"], unit="fraction")
     curves = [
         statistics.mean(f"{kind}_auc", areas[kind + suffix], unit="fraction", at={"order": order})
         for kind in ("deletion", "insertion")
         for suffix, order in (("", "map"), ("_random", "random"))
     ]
     infidel = statistics.mean("infidelity", frame["infidelity"], unit="1")
-    sensitive = statistics.mean("max_sensitivity", frame["sensitivity"], unit="1")
-    stable = statistics.mean("seed_stability", frame["stability"], unit="1")
-    shuffle = statistics.mean("shuffled_similarity", frame["shuffled"], unit="1")
+    sensitivity = statistics.mean("max_sensitivity", frame["sensitivity"], unit="1")
+    stability = statistics.mean("seed_stability", frame["stability"], unit="1")
+    similarity = statistics.mean("shuffled_similarity", frame["shuffled"], unit="1")
     checks = [
-        Check("deletion: advantage over chance", advantage, "above 0", is_above(advantage, 0.0)),
-        Check("insertion: advantage over chance", gain, "above 0", is_above(gain, 0.0)),
-        Check("infidelity: share not foretold", infidel, "below 1", is_below(infidel, 1.0)),
-        Check("max-sensitivity to invisible noise", sensitive, "below 1", is_below(sensitive, 1.0)),
+        _above("deletion advantage over chance", deletion, 0),
+        _above("insertion advantage over chance", insertion, 0),
+        _below("infidelity (unexplained share)", infidel, 1),
+        _below("max-sensitivity to small noise", sensitivity, 1),
     ]
-    if stable.n:
-        checks.append(
-            Check("rank correlation under other random numbers", stable, f"above {SAME}", is_above(stable, SAME))
-        )
-    if shuffle.n:
-        checks.append(Check("rank correlation with a model of shuffled weights", shuffle, f"below {SHUFFLED}",
-                            is_below(shuffle, SHUFFLED)))  # fmt: skip
-    failed = [check.name for check in checks if check.verdict == "fails"]
-    if advantage.low is None:
-        return Grades([advantage, gain, *curves], checks, "too few images to grade the maps", readable=False)
-    metrics = [advantage, gain, *curves, infidel, sensitive, stable, shuffle]
-    if advantage.high is not None and advantage.high < 0:
-        return Grades(metrics, checks, "the maps are worse than chance: do not read them", readable=False)
+    if stability.n:
+        checks.append(_above("rank correlation under another random seed", stability, MIN_STABILITY))
+    if similarity.n:
+        checks.append(_below("rank correlation with the maps of shuffled weights", similarity, MAX_SHUFFLED_SIMILARITY))
+    verdict, passed = _overall(deletion, checks)
+    metrics = [deletion, insertion, *curves]
+    if deletion.low is not None:
+        metrics += [infidel, sensitivity, stability, similarity]
+    return Grades(metrics, checks, verdict, passed)
+
+
+def _areas(frame: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
+    """Return the area under each image's curves, (n,), by column."""
+    import numpy as np
+
+    columns = ("deletion", "insertion", "deletion_random", "insertion_random")
+    return {name: curve_area(np.stack(frame[name].to_list()).astype(np.float64)) for name in columns}
+
+
+def _overall(advantage: Metric, checks: Sequence[Check]) -> tuple[str, bool]:
+    """Return the overall result as text, and whether the maps passed."""
+    failed = [check.name for check in checks if check.result == "fails"]
+    if advantage.low is None or advantage.high is None:
+        return "too few images to grade the maps", False
+    if advantage.high < 0:
+        return "the maps are worse than chance: do not use them", False
     if advantage.low <= 0:
-        verdict = "the maps are not shown to be better than chance: do not rely on them"
-        return Grades(metrics, checks, verdict, readable=False)
+        return "the maps are not significantly better than chance: do not rely on them", False
     if failed:
-        verdict = f"the maps are better than chance, but fail a check ({'; '.join(failed)}): read them with that caveat"
-        return Grades(metrics, checks, verdict, readable=False)
-    return Grades(metrics, checks, "the maps are faithful: they may be read", readable=True)
+        return f"the maps are better than chance but fail a check ({'; '.join(failed)})", False
+    return "the maps passed the faithfulness checks", True
 
 
-def parts(classifier: Classifier, grid: int) -> list[Block]:
-    """What a map speaks of: a grid of at most ``grid`` x ``grid`` cells, or every feature of a row."""
-    _, height, width = classifier.shape
-    return cells(height, width, width if classifier.input_kind == "rows" else grid)
+def _above(name: str, metric: Metric, bound: float) -> Check:
+    """Check that the whole interval lies above ``bound``."""
+    result: Result = "undecided"
+    if metric.low is not None and metric.high is not None:
+        result = "holds" if metric.low > bound else "fails" if metric.high < bound else "undecided"
+    return Check(name, metric, f"above {bound:g}", result)
 
 
-def means(pixels: NDArray[np.float64], grid: Sequence[Block]) -> NDArray[np.float64]:
-    """Pixel maps (n, h, w) as means over cells, (n, cells)."""
+def _below(name: str, metric: Metric, bound: float) -> Check:
+    """Check that the whole interval lies below ``bound``."""
+    result: Result = "undecided"
+    if metric.low is not None and metric.high is not None:
+        result = "holds" if metric.high < bound else "fails" if metric.low > bound else "undecided"
+    return Check(name, metric, f"below {bound:g}", result)
+
+
+def infidelity(predicted: NDArray[np.float64], drop: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the share of ``drop`` (n, sets) that ``predicted`` (n, sets) leaves unexplained at its best scale, (n,).
+
+    NaN for images without any drop.
+    """
     import numpy as np
 
-    return np.stack([pixels[:, c.top : c.bottom, c.left : c.right].mean(axis=(1, 2)) for c in grid], axis=1)
-
-
-def infidelity(foretold: NDArray[np.float64], cost: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unexplained share of ``cost`` (n, sets) by ``foretold`` (n, sets) at the best scale, (n,); NaN without cost."""
-    import numpy as np
-
-    both, own = (foretold * cost).sum(axis=1), (foretold**2).sum(axis=1)
+    both, own = (predicted * drop).sum(axis=1), (predicted**2).sum(axis=1)
     scale = np.divide(both, own, out=np.zeros_like(both), where=own > 0)
-    rest, whole = ((scale[:, None] * foretold - cost) ** 2).sum(axis=1), (cost**2).sum(axis=1)
-    # below this nothing is lost but rounding
-    worth = whole > 1e-12 * cost.shape[1]
-    share: NDArray[np.float64] = np.divide(rest, whole, out=np.full_like(rest, np.nan), where=worth)
+    residual, total = ((scale[:, None] * predicted - drop) ** 2).sum(axis=1), (drop**2).sum(axis=1)
+    # a smaller drop is rounding
+    defined = total > 1e-12 * drop.shape[1]
+    share: NDArray[np.float64] = np.divide(residual, total, out=np.full_like(residual, np.nan), where=defined)
     return share
 
 
 def rank_correlation(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
-    """Spearman's correlation of each row with its counterpart, (n,); NaN where one is constant."""
+    """Return Spearman's correlation of corresponding rows, (n,); NaN for constant rows."""
     import numpy as np
     from scipy.stats import rankdata
 
-    # the last bits of a map are rounding, which must not decide ranks
+    # rounding errors must not decide ranks
     a, b = (rankdata(np.asarray(x, dtype=np.float64).round(9), axis=1) for x in (one, other))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     size = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
@@ -145,66 +192,7 @@ def rank_correlation(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float
     return result
 
 
-def shuffled(classifier: Classifier, rng: Randomness) -> Classifier | None:
-    """The classifier's copy with the entries of every weight array permuted, asked for predictions, too; None where
-    the copy has no weights of its own to permute (a frozen TorchScript module)."""
-    import copy
-    from dataclasses import replace
-
-    import numpy as np
-    import torch
-
-    from auditor.model.deployed import DeployedModel
-
-    module = classifier.artefact.copy
-    if module is None:
-        return None
-    try:
-        module = copy.deepcopy(module)
-    except (RuntimeError, TypeError):
-        # a script module that cannot be copied cannot be shuffled, either
-        return None
-    changed = 0
-    with torch.no_grad():
-        for name, weights in module.state_dict().items():
-            if weights.ndim >= 2 and weights.is_floating_point() and weights.numel() > 1:
-                order = torch.from_numpy(rng("", f"shuffle {name}").permutation(weights.numel())).to(weights.device)
-                weights.copy_(weights.flatten()[order].reshape(weights.shape))
-                changed += 1
-    if not changed:
-        return None
-
-    def scores(inputs: NDArray[Any]) -> NDArray[Any]:
-        with torch.no_grad():
-            answer = module(torch.from_numpy(np.asarray(inputs)).to(classifier.device))
-        answer = answer[0] if isinstance(answer, tuple | list) else answer
-        return np.asarray(answer.float().cpu().numpy())
-
-    # what a copy without its final activation gives are logits
-    outputs: Outputs = "logits" if classifier.artefact.cut else classifier.outputs
-    return DeployedModel(
-        replace(classifier.artefact, copy=module, scores=scores), classifier.preprocessing, path=classifier.path,
-        sha256=classifier.sha256, n_classes=classifier.n_classes, outputs=outputs,
-        single=classifier.decoder.single,
-        classes=classifier.named_classes, device=classifier.device, fixed_batch=classifier.fixed_batch,
-    )  # fmt: skip
-
-
 def curve_area(curve: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean height of each curve by the trapezoid rule, (n,)."""
+    """Return the mean height of each curve (n, steps + 1) by the trapezoid rule, (n,)."""
     result: NDArray[np.float64] = (curve[:, 1:] + curve[:, :-1]).mean(axis=1) / 2
     return result
-
-
-def is_above(metric: Metric, bound: float) -> str:
-    """Test whether the whole interval lies above ``bound``."""
-    if metric.value is None or metric.low is None or metric.high is None:
-        return "cannot tell"
-    return "holds" if metric.low > bound else "fails" if metric.high < bound else "cannot tell"
-
-
-def is_below(metric: Metric, bound: float) -> str:
-    """Test whether the whole interval lies below ``bound``."""
-    if metric.value is None or metric.low is None or metric.high is None:
-        return "cannot tell"
-    return "holds" if metric.high < bound else "fails" if metric.low > bound else "cannot tell"

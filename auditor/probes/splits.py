@@ -1,4 +1,4 @@
-"""Two halves of the images: what is made for all images at once is made on one half and judged on the other."""
+"""Split the images into halves: what is fitted on all images at once is fitted on one half and tested on the other."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def in_training_half(rng: Randomness, image_id: str) -> bool:
-    """Which half an image belongs to: drawn for each image by itself, so that the others change nothing."""
+    """Return whether an image is in the training half, independently of all other images."""
     return bool(rng(image_id, "half").random() < 0.5)
 
 
 def training_images(run: Run, most: int) -> Batch:
-    """At most ``most`` images of the training half, drawn by chance, less those that the model gets wrong anyway.
+    """Draw at most ``most`` images of the training half and keep those that are classified correctly.
 
-    Raises NotApplicable where that leaves none.
+    Raises NotApplicable if none is left.
     """
     import numpy as np
 
@@ -27,7 +27,7 @@ def training_images(run: Run, most: int) -> Batch:
     drawn = sorted(half, key=lambda image_id: run.rng(image_id, "turn").random())[:most]
     if drawn:
         batch = run.batch(drawn)
-        right = np.flatnonzero(batch.predictions == batch.labels)
-        if len(right):
-            return batch.take(right)
-    raise NotApplicable(f"none of {len(run.ids)} images is left to train on that the model gets right")
+        correct = np.flatnonzero(batch.predictions == batch.labels)
+        if len(correct):
+            return batch.take(correct)
+    raise NotApplicable(f"none of {len(run.ids)} images is left for training that the model classifies correctly")

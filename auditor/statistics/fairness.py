@@ -1,15 +1,16 @@
-"""Who is compared with whom: groups from the data's columns, in bands and crossed, and the fairness statistics on them.
+"""Group fairness statistics with intervals and tests.
 
-All statistics are functions of counts ``(groups, classes, answers)``, so that resampling images is resampling cells:
-one bootstrap or permutation costs the same for a hundred images as for a million.
+All statistics are functions of counts (groups, labels, predictions). Resampling images is resampling these cells, so
+the cost of a bootstrap or permutation does not depend on the number of images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from auditor.findings.metric import Metric
+from auditor.findings.metric import Metric, MetricSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,31 +23,31 @@ _SEED = 20260102
 
 
 def counts(
-    values: pd.Series, labels: NDArray[Any], answers: NDArray[Any], k: int, minimum: int
+    values: pd.Series, labels: NDArray[Any], predictions: NDArray[Any], k: int, minimum: int
 ) -> tuple[list[str], Counts]:
-    """Groups of at least ``minimum`` images, and their images by label and answer, (groups, k, k)."""
+    """Return groups of at least ``minimum`` images and their counts by label and prediction, (groups, k, k)."""
     import numpy as np
 
     sizes = values.value_counts()
     names = sorted(str(value) for value, n in sizes.items() if n >= minimum)
     table = np.zeros((len(names), k, k))
     for i, name in enumerate(names):
-        here = (values == name).to_numpy()
-        np.add.at(table[i], (labels[here], answers[here]), 1)
+        mask = (values == name).to_numpy()
+        np.add.at(table[i], (labels[mask], predictions[mask]), 1)
     return names, table
 
 
 def selection_rates(table: Counts) -> Counts:
-    """Share of each group that gets each answer, (..., groups, k) from counts (..., groups, k, k)."""
+    """Return the share of each group predicted as each class, (..., groups, k), from counts (..., groups, k, k)."""
     import numpy as np
 
-    chosen, n = table.sum(axis=-2), table.sum(axis=(-2, -1))[..., None]
-    result: Counts = np.divide(chosen, n, out=np.full_like(chosen, np.nan), where=n > 0)
+    selected, n = table.sum(axis=-2), table.sum(axis=(-2, -1))[..., None]
+    result: Counts = np.divide(selected, n, out=np.full_like(selected, np.nan), where=n > 0)
     return result
 
 
 def true_positive_rates(table: Counts) -> Counts:
-    """Recall of each class in each group, (..., groups, k)."""
+    """Return the recall of each class in each group, (..., groups, k)."""
     import numpy as np
 
     right, n = np.diagonal(table, axis1=-2, axis2=-1), table.sum(axis=-1)
@@ -55,18 +56,18 @@ def true_positive_rates(table: Counts) -> Counts:
 
 
 def false_positive_rates(table: Counts) -> Counts:
-    """Share of the others that get the class for an answer, (..., groups, k)."""
+    """Return the false positive rate of each class in each group, (..., groups, k)."""
     import numpy as np
 
-    own = table.sum(axis=-1)
+    positives = table.sum(axis=-1)
     false = table.sum(axis=-2) - np.diagonal(table, axis1=-2, axis2=-1)
-    others = own.sum(axis=-1, keepdims=True) - own
-    result: Counts = np.divide(false, others, out=np.full(own.shape, np.nan), where=others > 0)
+    negatives = positives.sum(axis=-1, keepdims=True) - positives
+    result: Counts = np.divide(false, negatives, out=np.full(positives.shape, np.nan), where=negatives > 0)
     return result
 
 
 def _spread(rates: Counts) -> Counts:
-    """Largest difference between groups over all classes, (...)."""
+    """Return the largest difference between groups over all classes, (...)."""
     import numpy as np
 
     with np.errstate(invalid="ignore"):
@@ -76,22 +77,22 @@ def _spread(rates: Counts) -> Counts:
 
 
 def demographic_parity_difference(table: Counts) -> Counts:
-    """Largest difference in the share that gets an answer (Fairlearn's, the largest over all classes)."""
+    """Return the largest difference in selection rate (as Fairlearn, maximum over classes)."""
     return _spread(selection_rates(table))
 
 
 def equal_opportunity_difference(table: Counts) -> Counts:
-    """Largest difference in recall, over all classes (Hardt, Price and Srebro 2016, arXiv:1610.02413)."""
+    """Return the largest difference in recall over classes (Hardt, Price and Srebro 2016, arXiv:1610.02413)."""
     return _spread(true_positive_rates(table))
 
 
 def equal_opportunity_ratio(table: Counts) -> Counts:
-    """Smallest ratio of the least to the largest recall, over all classes."""
+    """Return the smallest ratio of the lowest to the highest recall over classes."""
     return _ratio(true_positive_rates(table))
 
 
 def equalised_odds_difference(table: Counts) -> Counts:
-    """The larger of the differences in recall and in the false positive rate (Fairlearn's, over all classes)."""
+    """Return the larger difference of recall and false positive rate (as Fairlearn, maximum over classes)."""
     import numpy as np
 
     result: Counts = np.maximum(_spread(true_positive_rates(table)), _spread(false_positive_rates(table)))
@@ -99,7 +100,7 @@ def equalised_odds_difference(table: Counts) -> Counts:
 
 
 def demographic_parity_ratio(table: Counts) -> Counts:
-    """Smallest ratio of the least to the most selected group, over the classes that anybody gets."""
+    """Return the smallest ratio of selection rates over the classes that are predicted at all."""
     import numpy as np
 
     rates = selection_rates(table)
@@ -110,7 +111,7 @@ def demographic_parity_ratio(table: Counts) -> Counts:
 
 
 def equalised_odds_ratio(table: Counts) -> Counts:
-    """The smaller of the ratios in recall and in the false positive rate (Fairlearn's, over all classes)."""
+    """Return the smaller ratio of recall and false positive rate (as Fairlearn, minimum over classes)."""
     import numpy as np
 
     result: Counts = np.minimum(_ratio(true_positive_rates(table)), _ratio(false_positive_rates(table)))
@@ -118,7 +119,7 @@ def equalised_odds_ratio(table: Counts) -> Counts:
 
 
 def _ratio(rates: Counts) -> Counts:
-    """Smallest ratio of the least to the largest rate of a group, over the classes that have any."""
+    """Return the smallest ratio of the lowest to the highest rate over the classes with a positive rate."""
     import numpy as np
 
     most = np.nanmax(rates, axis=-2, initial=-np.inf)
@@ -128,21 +129,47 @@ def _ratio(rates: Counts) -> Counts:
     return result
 
 
-FAIRNESS: Mapping[str, Callable[[Any], Any]] = {
-    "demographic_parity_difference": demographic_parity_difference,
-    "demographic_parity_ratio": demographic_parity_ratio,
-    "equal_opportunity_difference": equal_opportunity_difference,
-    "equal_opportunity_ratio": equal_opportunity_ratio,
-    "equalised_odds_difference": equalised_odds_difference,
-    "equalised_odds_ratio": equalised_odds_ratio,
+@dataclass(frozen=True, kw_only=True)
+class FairnessStatistic:
+    """A fairness statistic and the spec of its metric."""
+
+    spec: MetricSpec
+    function: Callable[[Counts], Counts]
+
+    def __call__(self, table: Counts) -> Counts:
+        """Return the statistic, (...), of counts (..., groups, k, k)."""
+        return self.function(table)
+
+
+def _difference(name: str, function: Callable[[Counts], Counts]) -> FairnessStatistic:
+    label = name.replace("_", " ").capitalize()
+    spec = MetricSpec(name=name, label=label, better="lower", difference=True)
+    return FairnessStatistic(spec=spec, function=function)
+
+
+def _minimum_ratio(name: str, function: Callable[[Counts], Counts]) -> FairnessStatistic:
+    spec = MetricSpec(name=name, label=name.replace("_", " ").capitalize(), better="higher")
+    return FairnessStatistic(spec=spec, function=function)
+
+
+FAIRNESS: Mapping[str, FairnessStatistic] = {
+    statistic.spec.name: statistic
+    for statistic in (
+        _difference("demographic_parity_difference", demographic_parity_difference),
+        _minimum_ratio("demographic_parity_ratio", demographic_parity_ratio),
+        _difference("equal_opportunity_difference", equal_opportunity_difference),
+        _minimum_ratio("equal_opportunity_ratio", equal_opportunity_ratio),
+        _difference("equalised_odds_difference", equalised_odds_difference),
+        _minimum_ratio("equalised_odds_ratio", equalised_odds_ratio),
+    )
 }
 
 
 def fairness(name: str, table: Counts, *, grouping: str, resamples: int = 400) -> tuple[Metric, float]:
-    """A fairness statistic with its bootstrap interval, and the p-value of a permutation of the groups.
+    """Return a fairness statistic with its bootstrap interval, and the p-value of a permutation test.
 
-    Each group is resampled by itself. A difference of extremes is above zero by chance alone, so it is the permutation,
-    which keeps that chance, and not the interval that says whether the groups differ.
+    The bootstrap resamples each group separately. The permutation test decides whether groups differ: a difference of
+    extremes is above zero by chance, which the permutations reproduce and the interval does not.
     """
     import numpy as np
 
@@ -153,34 +180,37 @@ def fairness(name: str, table: Counts, *, grouping: str, resamples: int = 400) -
         return Metric(name=name, value=None, n=n, at={"group": grouping}), 1.0
     value = float(statistic(table))
     rng = np.random.default_rng(_SEED)
-    draws = np.stack(
-        [
-            rng.multinomial(int(size), (group / size).ravel(), size=resamples).reshape(-1, *group.shape)
-            for group, size in zip(table, sizes, strict=True)
-        ],
-        axis=1,
-    ).astype(np.float64)
-    low, high = np.quantile(statistic(draws), [0.025, 0.975])
-    chance = np.concatenate([statistic(p[None]) for p in _permuted(table, rng, resamples)])
-    beyond = chance <= value + 1e-12 if name.endswith("ratio") else chance >= value - 1e-12
-    p_value = (1 + int(beyond.sum())) / (1 + len(chance))
+    samples = [
+        rng.multinomial(int(size), (group / size).ravel(), size=resamples).reshape(-1, *group.shape)
+        for group, size in zip(table, sizes, strict=True)
+    ]
+    low, high = np.quantile(statistic(np.stack(samples, axis=1).astype(np.float64)), [0.025, 0.975])
+    permuted = np.concatenate([statistic(p[None]) for p in _permuted(table, rng, resamples)])
+    lower_is_better = statistic.spec.better == "lower"
+    extreme = permuted >= value - 1e-12 if lower_is_better else permuted <= value + 1e-12
+    p_value = (1 + int(extreme.sum())) / (1 + len(permuted))
     metric = Metric(
-        name=name, value=value, low=min(float(low), value), high=max(float(high), value), n=n, at={"group": grouping}
+        name=name,
+        value=value,
+        low=min(float(low), value),
+        high=max(float(high), value),
+        n=n,
+        at={"group": grouping},
     )
     return metric, p_value
 
 
 def _permuted(table: Counts, rng: np.random.Generator, times: int) -> Iterator[Counts]:
-    """Tables of the same images with the groups dealt out anew."""
+    """Yield counts of the same images with randomly permuted groups."""
     import numpy as np
 
     whole = table.sum(axis=0).ravel().astype(np.int64)
     sizes = table.sum(axis=(1, 2)).astype(np.int64)
     for _ in range(times):
-        left, dealt = whole.copy(), []
+        left, groups = whole.copy(), []
         for size in sizes[:-1]:
-            hand = rng.multivariate_hypergeometric(left, int(size), method="marginals")
-            dealt.append(hand)
-            left = left - hand
-        dealt.append(left)
-        yield np.stack(dealt).reshape(table.shape).astype(np.float64)
+            group = rng.multivariate_hypergeometric(left, int(size), method="marginals")
+            groups.append(group)
+            left = left - group
+        groups.append(left)
+        yield np.stack(groups).reshape(table.shape).astype(np.float64)

@@ -1,1 +1,1 @@
-"""Whom the model fails: accuracy by group and by class."""
+"""Bias: accuracy, robustness and errors by group and by class."""

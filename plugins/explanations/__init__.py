@@ -1,1 +1,1 @@
-"""What the model looks at, and whether the explanation is faithful."""
+"""Explanations of single predictions, and their faithfulness."""

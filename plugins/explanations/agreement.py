@@ -1,7 +1,5 @@
-"""Agreement between explanations of the same answer: rank correlation of their maps and overlap of their top cells
+"""Agreement between explanations of the same prediction: rank correlation of their maps and overlap of their top cells
 (Krishna et al. 2022, arXiv:2202.01602, sections 3.2 and 3.3).
-
-Where methods disagree, a map shows the method as much as the model.
 """
 
 from __future__ import annotations
@@ -9,100 +7,120 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from auditor import Conclusion, Finding, HeatMap, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.probes.grading import rank_correlation
+from auditor import Conclusion, Finding, HeatMap, Meta, Metric, MetricSpec, Probe, Records, Table, hookimpl
+from auditor.probes.derived import DerivedProbe
+from auditor.probes.grading import explanation_records, rank_correlation
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor.findings.evidence import Cell
+
+
+class Pair(NamedTuple):
+    """Two methods on the images that both explained."""
+
+    one: str
+    other: str
+    correlations: NDArray[np.float64]
+    """Rank correlation of each image's maps."""
+    correlation: Metric
+    overlap: Metric
 
 
 @dataclass(frozen=True, kw_only=True)
-class Agreement(Probe):
-    """Do the methods point at the same cells? Makes no model call of its own."""
+class Agreement(DerivedProbe):
+    """Compare the maps of every pair of explanations; no model calls."""
 
     meta = Meta(
         id="explanations.agreement",
         title="Agreement of the explanations",
         area="explanations",
-        why="If two methods give different maps of one answer, at least one of them does not show what the model looks"
-        " at, and a reviewer must not pick the one that looks right.",
+        why="If two methods give different maps of one prediction, at least one of them is not faithful. A reviewer"
+        " must not select the more plausible one.",
         references=("https://arxiv.org/abs/2202.01602",),
         input_kinds=frozenset({"images", "rows"}),
+    )
+    metrics = (
+        MetricSpec(name="rank_correlation", label="Rank correlation of two methods' maps", better="neither", unit="1"),
+        MetricSpec(name="top_overlap", label="Overlap of the top cells", better="neither"),
     )
     depends_on: ClassVar[Sequence[str]] = ("explanations.*",)
     top: float = 0.1
     """Share of the cells whose overlap is counted."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be counted."""
+        """Validate the settings."""
         if not 0 < self.top < 1:
             raise ValueError("top must lie between 0 and 1")
 
-    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """Nothing: all is in the explanations' records."""
-        del classifier, batch, rng
-        return {}
-
     def conclude(self, records: Records) -> Conclusion:
-        """Each pair of methods over the images that both explained."""
+        """Compare each pair of methods over the images that both explained."""
         import numpy as np
 
         from auditor import statistics
 
-        methods = {n.removeprefix("explanations."): f for n, f in records.others.items() if "map" in f and len(f)}
+        methods = explanation_records(records)
         if len(methods) < 2:
             return Conclusion(inconclusive="fewer than two explanations were run, so there is nothing to compare")
-        names = list(methods)
-        matrix: list[list[float | None]] = [[1.0 if a == b else None for b in names] for a in names]
-        rows: list[list[Any]] = []
-        metrics: list[Metric] = []
-        correlations = []
-        for a, b in combinations(names, 2):
-            one, other = _common(methods[a], methods[b])
-            if not len(one):
-                continue
-            correlation = rank_correlation(one, other)
-            overlap = _overlap(one, other, self.top)
-            at = {"pair": f"{a}, {b}"}
-            ranks = statistics.mean("rank_correlation", correlation, unit="1", at=at)
-            shared = statistics.mean("top_overlap", overlap, unit="fraction", at=at)
-            metrics += [ranks, shared]
-            rows.append([a, b, ranks.cell(), shared.cell(), ranks.n])
-            correlations.append(correlation)
-            i, j = names.index(a), names.index(b)
-            matrix[i][j] = matrix[j][i] = ranks.value
-        if not correlations:
-            return Conclusion(inconclusive=f"no {records.kind[:-1]} was explained by two methods with maps of one size")
-        whole = np.concatenate(correlations)
-        median = statistics.median("rank_correlation", whole, unit="1")
+        compared = [self._pair(a, b, methods) for a, b in combinations(methods, 2)]
+        pairs = [pair for pair in compared if pair is not None]
+        if not pairs:
+            return Conclusion(inconclusive=f"no {records.kind} were explained by two methods with maps of equal size")
+        correlations = np.concatenate([pair.correlations for pair in pairs])
+        median = statistics.median("rank_correlation", correlations, unit="1")
         statement = (
-            f"Over {len(rows)} pairs of methods the median rank correlation of two maps of one {records.kind[:-1]} is"
-            f" {median.value:.2f} (n = {median.n} pairs of maps): {_reading(median.value)}."
+            f"Median rank correlation of two methods' maps: {median.value:.2f} (n = {median.n} pairs of maps,"
+            f" {len(pairs)} pairs of methods). {_reading(median.value)}"
             if median.value is not None
-            else f"Cannot tell: the maps are constant (n = {len(whole)})."
+            else f"Undecided: the maps are constant (n = {len(correlations)})."
         )
         finding = Finding(
-            id=f"{self.meta.id}/pairs", title="Do the methods agree?", statement=statement, metric=median,
-            evidence=[
-                HeatMap(title="Mean rank correlation of maps", values=matrix, row_labels=names, column_labels=names,
-                        diverging=True, caption="1: the same order of cells; 0: unrelated."),
-                Table(title="By pair", columns=["method", "method", "rank correlation",
-                      f"overlap of the top {100 * self.top:.0f} % of cells", "n"],
-                      formats=["text", "text", "number", "percent", "count"], rows=rows),
-            ],
-        )  # fmt: skip
+            id=f"{self.meta.id}/pairs",
+            title="Agreement by pair of methods",
+            statement=statement,
+            metric=median,
+            evidence=[_matrix(list(methods), pairs), self._table(pairs)],
+        )
+        metrics = [metric for pair in pairs for metric in (pair.correlation, pair.overlap)]
         return Conclusion(metrics=[median, *metrics], findings=[finding])
 
+    def _pair(self, a: str, b: str, methods: dict[str, pd.DataFrame]) -> Pair | None:
+        """Compare two methods; None if they have no maps of equal size in common."""
+        from auditor import statistics
 
-def _common(one: pd.DataFrame, other: pd.DataFrame) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The maps of both methods on the images that both explained; none where the maps differ in size."""
+        one, other = _common(methods[a], methods[b])
+        if not len(one):
+            return None
+        correlations = rank_correlation(one, other)
+        at = {"pair": f"{a}, {b}"}
+        return Pair(
+            a,
+            b,
+            correlations,
+            statistics.mean("rank_correlation", correlations, unit="1", at=at),
+            statistics.mean("top_overlap", _overlap(one, other, self.top), unit="fraction", at=at),
+        )
+
+    def _table(self, pairs: Sequence[Pair]) -> Table:
+        rows: list[list[Cell]] = [
+            [pair.one, pair.other, pair.correlation.cell(), pair.overlap.cell(), pair.correlation.n] for pair in pairs
+        ]
+        overlap = f"overlap of the top {100 * self.top:.0f} % of cells"
+        return Table(
+            title="Agreement by pair",
+            columns=["method", "method", "rank correlation", overlap, "n"],
+            formats=["text", "text", "number", "percent", "count"],
+            rows=rows,
+        )
+
+
+def _common(one: pd.DataFrame, other: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the maps of both methods on common images, (n, cells) each; n = 0 if they differ in size."""
     import numpy as np
 
     both = one[["image_id", "map"]].merge(other[["image_id", "map"]], on="image_id", suffixes=("", "_other"))
@@ -111,21 +129,36 @@ def _common(one: pd.DataFrame, other: pd.DataFrame) -> tuple[NDArray[Any], NDArr
     return np.stack(both["map"].to_list()), np.stack(both["map_other"].to_list())
 
 
-def _overlap(one: NDArray[Any], other: NDArray[Any], share: float) -> NDArray[Any]:
-    """Share of the top cells that two maps have in common, (n,)."""
+def _overlap(one: NDArray[np.float64], other: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """Return the share of the top cells that two maps have in common, (n,)."""
     import numpy as np
 
     count = max(1, round(one.shape[1] * share))
-    tops = [np.argsort(-m, axis=1, kind="stable")[:, :count] for m in (one, other)]
+    tops = [np.argsort(-maps, axis=1, kind="stable")[:, :count] for maps in (one, other)]
     return np.array([len(set(a) & set(b)) / count for a, b in zip(*tops, strict=True)])
+
+
+def _matrix(names: list[str], pairs: Sequence[Pair]) -> HeatMap:
+    values: list[list[float | None]] = [[1.0 if a == b else None for b in names] for a in names]
+    for pair in pairs:
+        i, j = names.index(pair.one), names.index(pair.other)
+        values[i][j] = values[j][i] = pair.correlation.value
+    return HeatMap(
+        title="Mean rank correlation of maps",
+        values=values,
+        row_labels=names,
+        column_labels=names,
+        diverging=True,
+        caption="1: equal order of cells; 0: unrelated.",
+    )
 
 
 def _reading(value: float) -> str:
     if value > 0.7:
-        return "they largely agree"
+        return "The methods largely agree."
     if value > 0.3:
-        return "they agree in part; read no map alone"
-    return "they disagree, so a single map shows the method more than the model"
+        return "The methods agree in part; do not use a single map."
+    return "The methods disagree, so a single map depends more on the method than on the model."
 
 
 @hookimpl

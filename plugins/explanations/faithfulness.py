@@ -1,86 +1,89 @@
-"""All explanations side by side: which maps may be read, and which method points best at what the answer rests on.
-
-The grades themselves are taken where the maps are made (``auditor/attribution.py``); this is the table of them.
-"""
+"""Faithfulness of all explanations of a run, side by side. The grades are from ``auditor/probes/grading.py``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.findings.metric import percent
-from auditor.probes.grading import Grades, fair, grade
+from auditor import Conclusion, Finding, Meta, Probe, Records, Table, hookimpl
+from auditor.probes.breakdown import points
+from auditor.probes.derived import DerivedProbe
+from auditor.probes.grading import GRADE_METRICS, Grades, explanation_records, grade, random_sample
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor.findings.evidence import Cell
 
 
 @dataclass(frozen=True, kw_only=True)
-class Faithfulness(Probe):
-    """Which explanations may be read? Makes no model call of its own."""
+class Faithfulness(DerivedProbe):
+    """Compare the grades of all explanations; no model calls."""
 
     meta = Meta(
         id="explanations.faithfulness",
-        title="Which explanations may be read",
+        title="Explanation faithfulness",
         area="explanations",
-        why="A saliency map is a claim about the model. One that fails its checks is decoration, however plausible it"
-        " looks.",
+        why="A saliency map that fails its faithfulness checks does not describe the model, even if it is plausible.",
         references=("https://arxiv.org/abs/1806.07421", "https://arxiv.org/abs/1901.09392"),
         input_kinds=frozenset({"images", "rows"}),
     )
+    metrics = GRADE_METRICS
     depends_on: ClassVar[Sequence[str]] = ("explanations.*",)
 
-    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """Nothing: all is in the explanations' records."""
-        del classifier, batch, rng
-        return {}
-
     def conclude(self, records: Records) -> Conclusion:
-        """The grades of each method, best first."""
-        frames = {n.removeprefix("explanations."): f for n, f in records.others.items() if "deletion" in f and len(f)}
-        if not frames:
+        """Report the grades of each method, best first."""
+        found = {name: grade(random_sample(frame)) for name, frame in explanation_records(records).items()}
+        if not found:
             return Conclusion(inconclusive="no explanation was run, so there is nothing to grade")
-        graded = {name: grade(fair(frame)) for name, frame in frames.items()}
-        order = sorted(graded, key=lambda name: -(graded[name].metrics[0].value or 0.0))
-        readable = [name for name in order if graded[name].readable]
-        best = graded[order[0]].metrics[0]
-        statement = (
-            f"{len(readable)} of {len(graded)} methods give maps that hold every check"
-            f"{': ' + ', '.join(readable) if readable else ''}. Furthest above chance in deletion is {order[0]}:"
-            f" {percent(best)} (n = {best.n})."
-        )
-        rows = [_row(name, graded[name]) for name in order]
-        table = Table(
-            title="Grades by method",
-            columns=["method", "deletion over chance", "insertion over chance", "infidelity", "max-sensitivity", "n",
-                     "verdict"],
-            formats=["text", "percent", "percent", "number", "number", "count", "text"],
-            rows=rows,
-            caption="Infidelity and max-sensitivity: lower is better. Each method is measured on its own sample.",
-        )  # fmt: skip
-        metrics = [_named(metric, name) for name in order for metric in graded[name].metrics if metric.n]
+        graded = dict(sorted(found.items(), key=lambda item: -(item[1].metrics[0].value or 0.0)))
+        metrics = [
+            replace(metric, at={"method": name, **metric.at})
+            for name, grades in graded.items()
+            for metric in grades.metrics
+            if metric.n
+        ]
         finding = Finding(
-            id=f"{self.meta.id}/methods", title="Grades of the explanations", statement=statement, metric=metrics[0],
-            evidence=[table],
-        )  # fmt: skip
+            id=f"{self.meta.id}/methods",
+            title="Faithfulness by method",
+            statement=_statement(graded),
+            metric=metrics[0],
+            evidence=[_table(graded)],
+        )
         return Conclusion(metrics=metrics, findings=[finding])
 
 
-def _named(metric: Metric, method: str) -> Metric:
-    from dataclasses import replace
+def _statement(graded: Mapping[str, Grades]) -> str:
+    passed = [name for name, grades in graded.items() if grades.passed]
+    best, grades = next(iter(graded.items()))
+    advantage = grades.metrics[0]
+    return (
+        f"The maps of {len(passed)} of {len(graded)} methods passed the faithfulness checks"
+        f"{': ' + ', '.join(passed) if passed else ''}. Largest deletion advantage over chance: {best},"
+        f" {points(advantage)} (n = {advantage.n})."
+    )
 
-    return replace(metric, at={"method": method, **metric.at})
 
-
-def _row(name: str, grades: Grades) -> list[Any]:
-    by_name = {metric.name: metric for metric in grades.metrics}
-    cells = [by_name[key].cell() if key in by_name else None
-             for key in ("deletion_advantage", "insertion_advantage", "infidelity", "max_sensitivity")]  # fmt: skip
-    return [name, *cells, grades.metrics[0].n, grades.verdict]
+def _table(graded: Mapping[str, Grades]) -> Table:
+    names = ("deletion_advantage", "insertion_advantage", "infidelity", "max_sensitivity")
+    rows: list[list[Cell]] = []
+    for method, grades in graded.items():
+        cells = {metric.name: metric.cell() for metric in grades.metrics}
+        rows.append([method, *(cells.get(name) for name in names), grades.metrics[0].n, grades.verdict])
+    return Table(
+        title="Grades by method",
+        columns=[
+            "method",
+            "deletion advantage",
+            "insertion advantage",
+            "infidelity",
+            "max-sensitivity",
+            "n",
+            "result",
+        ],
+        formats=["text", "percent", "percent", "number", "number", "count", "text"],
+        rows=rows,
+        caption="Infidelity and max-sensitivity: lower is better. Each method is measured on its own sample.",
+    )
 
 
 @hookimpl

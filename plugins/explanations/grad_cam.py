@@ -1,8 +1,8 @@
-"""Grad-CAM: the last convolution's channels, weighted by the mean gradient of the answer's logit, where positive
-(Selvaraju et al. 2017, arXiv:1610.02391, section 3).
+"""Grad-CAM: the positive part of the last convolution's channels, weighted by the mean gradient of the prediction's
+logit (Selvaraju et al. 2017, arXiv:1610.02391, section 3).
 
-The last convolution is found by running the copy: the last two-dimensional one whose output still has a place (more
-than one pixel). So it works on any copy, whatever its modules are called.
+The last convolution is found by running the differentiable copy: the last two-dimensional one whose output has more
+than one pixel. It does not depend on module names.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class GradCam(Explanation):
-    """Where the last convolution saw what speaks for the answer."""
+    """Locate the support for the prediction in the last convolution."""
 
     meta = Meta(
         id="explanations.grad-cam",
         title="Grad-CAM",
         area="explanations",
-        why="Cheap and the most common map of a convolutional network; as coarse as its last convolution, and blind to"
-        " what speaks against the answer.",
+        why="The most common map of convolutional networks, and cheap. Its resolution is that of the last convolution,"
+        " and it omits evidence against the prediction.",
         references=("https://arxiv.org/abs/1610.02391",),
         needs=frozenset({"gradients"}),
     )
@@ -37,26 +37,27 @@ class GradCam(Explanation):
     samples: int = 32
 
     def attribute(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[Any]:
-        """The map at the image's size, bilinear, not negative, (n, h, w)."""
+        """Return the non-negative map, bilinearly interpolated to the image size, (n, h, w)."""
         del rng
         import numpy as np
 
         step = classifier.fixed_batch or len(batch)
-        return np.concatenate([
-            self._piece(classifier, batch.pixels[i : i + step], batch.predictions[i : i + step])
+        chunks = [
+            self._maps(classifier, batch.pixels[i : i + step], batch.predictions[i : i + step])
             for i in range(0, len(batch), step)
-        ])  # fmt: skip
+        ]
+        return np.concatenate(chunks)
 
-    def _piece(self, classifier: Classifier, pixels: NDArray[Any], answers: NDArray[Any]) -> NDArray[Any]:
+    def _maps(self, classifier: Classifier, pixels: NDArray[Any], predictions: NDArray[Any]) -> NDArray[Any]:
         import torch
 
         from auditor.algorithms.layers import last_convolution
 
-        found = last_convolution(classifier, pixels, answers)
+        found = last_convolution(classifier, pixels, predictions)
         if found is None:
-            raise NotApplicable("the copy shows no two-dimensional convolution to look at")
+            raise NotApplicable("the differentiable copy has no two-dimensional convolution")
         if found.slope is None:
-            raise NotApplicable("the answer does not depend on the copy's last convolution")
+            raise NotApplicable("the prediction does not depend on the last convolution of the differentiable copy")
         weights = found.slope.mean(axis=(2, 3), keepdims=True)
         coarse = torch.from_numpy((weights * found.output).sum(axis=1, keepdims=True)).relu()
         fine = torch.nn.functional.interpolate(coarse, size=pixels.shape[2:], mode="bilinear", align_corners=False)

@@ -1,5 +1,5 @@
-"""Integrated Gradients: the gradient of the answer's logit, averaged on the way from a covered image to the image and
-multiplied by the difference (Sundararajan, Taly and Yan 2017, arXiv:1703.01365, section 3), through captum.
+"""Integrated Gradients: the gradient of the prediction's logit, averaged on the line from a covered image to the image
+and multiplied by the difference (Sundararajan, Taly and Yan 2017, arXiv:1703.01365, section 3), computed by captum.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class IntegratedGradients(Explanation):
-    """Which pixels add to the answer's logit."""
+    """Attribute the prediction's logit to pixels."""
 
     meta = Meta(
         id="explanations.integrated-gradients",
         title="Integrated Gradients",
         area="explanations",
-        why="A gradient method that adds up: the map's sum is what the image adds to the answer's logit over a covered"
-        " image. It sees single pixels, not regions.",
+        why="The map sums to the difference of the prediction's logit between the image and a covered image. It"
+        " attributes to single pixels, not regions.",
         references=("https://arxiv.org/abs/1703.01365", "https://captum.ai/"),
         needs=frozenset({"gradients"}),
         input_kinds=frozenset({"images", "rows"}),
@@ -34,29 +34,32 @@ class IntegratedGradients(Explanation):
     by_gradient: ClassVar[bool] = True
     samples: int = 32
     iterations: int = 32
-    """Steps on the way (Gauss-Legendre)."""
+    """Gauss-Legendre steps of the integral."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot explain."""
+        """Validate the settings."""
         if self.iterations < 1:
             raise ValueError("iterations must be at least 1")
 
     def attribute(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[Any]:
-        """Sum over the channels, (n, h, w)."""
+        """Return the sum over the channels, (n, h, w)."""
         del rng
         import numpy as np
         import torch
         from captum.attr import IntegratedGradients as Captum
 
-        from auditor.probes.explanation import blank
+        from auditor.probes.cells import covering
 
         pixels = classifier.tensor(batch.pixels)
-        covered = classifier.tensor(np.broadcast_to(blank(classifier, batch.pixels, self.fill), batch.pixels.shape))
-        answers = torch.from_numpy(batch.predictions).to(pixels.device)
+        covered = classifier.tensor(np.broadcast_to(covering(classifier, batch.pixels, self.fill), batch.pixels.shape))
+        predictions = torch.from_numpy(batch.predictions).to(pixels.device)
         found = Captum(classifier.logits, multiply_by_inputs=True).attribute(
-            pixels, covered, target=answers, n_steps=self.iterations,
+            pixels,
+            covered,
+            target=predictions,
+            n_steps=self.iterations,
             internal_batch_size=max(classifier.batch_size, len(batch)),
-        )  # fmt: skip
+        )
         result: NDArray[Any] = found.sum(dim=1).detach().cpu().numpy()
         return result
 

@@ -1,5 +1,5 @@
-"""Occlusion map: how much the answer's probability falls when each cell of a grid is covered (Zeiler and Fergus 2014,
-arXiv:1311.2901, section 4.2). Of rows: when each feature has its mean over the table.
+"""Occlusion map: the fall of the prediction's probability when each cell of a grid is covered (Zeiler and Fergus 2014,
+arXiv:1311.2901, section 4.2). For tabular data each feature is replaced by its mean.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor import Explanation, Meta, Probe, hookimpl
-from auditor.probes.explanation import blank
-from auditor.probes.grading import parts
+from auditor.probes.cells import covering, map_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,27 +26,27 @@ class OcclusionMap(Explanation):
         id="explanations.occlusion",
         title="Occlusion map",
         area="explanations",
-        why="If the answer hangs on the background or on the border, accuracy here says little about other data.",
+        why="If the prediction depends on the background or the border, the accuracy may not transfer to other data.",
         references=("https://arxiv.org/abs/1311.2901", "https://arxiv.org/abs/1806.07421"),
         version=2,
         input_kinds=frozenset({"images", "rows"}),
     )
 
     def attribute(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[Any]:
-        """What covering the cell costs, at each of its pixels."""
+        """Return the probability drop under covering of the cell at each of its pixels, (n, h, w)."""
         del rng
         import numpy as np
 
-        rows, answer = np.arange(len(batch)), batch.predictions
-        before = classifier.predict(batch.pixels)[rows, answer]
+        predicted = np.arange(len(batch)), batch.predictions
+        before = classifier.predict(batch.pixels)[predicted]
         result = np.zeros((len(batch), *classifier.shape[1:]), dtype=np.float32)
-        shown = np.broadcast_to(blank(classifier, batch.pixels, self.fill), batch.pixels.shape)
-        for cell in parts(classifier, self.grid):
-            place = (..., slice(cell.top, cell.bottom), slice(cell.left, cell.right))
+        colour = np.broadcast_to(covering(classifier, batch.pixels, self.fill), batch.pixels.shape)
+        for cell in map_cells(classifier, self.grid):
+            region = (..., slice(cell.top, cell.bottom), slice(cell.left, cell.right))
             covered = batch.pixels.copy()
-            covered[place] = shown[place]
-            fall = before - classifier.predict(covered)[rows, answer]
-            result[place] = fall[:, None, None]
+            covered[region] = colour[region]
+            drop = before - classifier.predict(covered)[predicted]
+            result[region] = drop[:, None, None]
         return result
 
 

@@ -1,77 +1,70 @@
-"""Stability of explanations: does the same image, explained again with other random numbers or with invisible noise,
-get the same map? (Alvarez-Melis and Jaakkola 2018, arXiv:1806.08049; Yeh et al. 2019, arXiv:1901.09392.)
+"""Stability of explanations under another random seed and under small noise (Alvarez-Melis and Jaakkola 2018,
+arXiv:1806.08049; Yeh et al. 2019, arXiv:1901.09392).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.probes.grading import SAME
+from auditor.probes.derived import DerivedProbe
+from auditor.probes.grading import MAX_SENSITIVITY, MIN_STABILITY, SEED_STABILITY, explanation_records
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor.findings.evidence import Cell
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stability(Probe):
-    """Would the report show other maps tomorrow? Makes no model call of its own."""
+class Stability(DerivedProbe):
+    """Compare repeated maps of the same image; no model calls."""
 
     meta = Meta(
         id="explanations.stability",
         title="Stability of the explanations",
         area="explanations",
-        why="A map that changes with the random numbers or with noise that nobody sees cannot carry a decision.",
+        why="A decision must not rest on a map that changes with the random seed or with imperceptible noise.",
         references=("https://arxiv.org/abs/1806.08049", "https://arxiv.org/abs/1901.09392"),
         input_kinds=frozenset({"images", "rows"}),
     )
+    metrics = (MAX_SENSITIVITY, SEED_STABILITY)
     depends_on: ClassVar[Sequence[str]] = ("explanations.*",)
 
-    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """Nothing: all is in the explanations' records."""
-        del classifier, batch, rng
-        return {}
-
     def conclude(self, records: Records) -> Conclusion:
-        """Both kinds of stability of each method."""
+        """Report both kinds of stability of each method."""
         from auditor import statistics
 
-        frames = {
-            n.removeprefix("explanations."): f for n, f in records.others.items() if "sensitivity" in f and len(f)
-        }
+        frames = explanation_records(records)
         if not frames:
             return Conclusion(inconclusive="no explanation was run, so there is nothing to repeat")
-        rows: list[list[Any]] = []
+        rows: list[list[Cell]] = []
         metrics: list[Metric] = []
         unstable: list[str] = []
         for name, frame in frames.items():
             seeds = statistics.mean("seed_stability", frame["stability"], unit="1", at={"method": name})
             noise = statistics.mean("max_sensitivity", frame["sensitivity"], unit="1", at={"method": name})
-            rows.append([name, seeds.cell() if seeds.n else "draws no random numbers", noise.cell(), len(frame)])
+            rows.append([name, seeds.cell() if seeds.n else "deterministic", noise.cell(), len(frame)])
             metrics += [noise, *([seeds] if seeds.n else [])]
-            if seeds.n and seeds.value is not None and seeds.value < SAME:
+            if seeds.n and seeds.value is not None and seeds.value < MIN_STABILITY:
                 unstable.append(f"{name} ({seeds.value:.2f})")
+        subject = f"the maps of {', '.join(unstable)}" if unstable else "no method's maps"
         n = sum(len(frame) for frame in frames.values())
-        statement = (
-            f"Under other random numbers the maps of {', '.join(unstable)} change (mean rank correlation below {SAME});"
-            if unstable
-            else "No method's maps change much under other random numbers;"
-        ) + f" the table says how much invisible noise moves each (n = {n} maps)."
         table = Table(
             title="Stability by method",
-            columns=["method", "rank correlation under other random numbers", "max-sensitivity", "n"],
+            columns=["method", "rank correlation under another random seed", "max-sensitivity", "n"],
             formats=["text", "number", "number", "count"],
             rows=rows,
             caption="Max-sensitivity: largest relative change of the map under uniform noise of 0.02; lower is better.",
         )
         finding = Finding(
-            id=f"{self.meta.id}/methods", title="Would another run show the same maps?", statement=statement,
-            metric=metrics[0], evidence=[table],
-        )  # fmt: skip
+            id=f"{self.meta.id}/methods",
+            title="Stability by method",
+            statement=f"Under another random seed {subject} change (mean rank correlation below {MIN_STABILITY};"
+            f" n = {n} maps). The table lists the sensitivity to small noise.",
+            metric=metrics[0],
+            evidence=[table],
+        )
         return Conclusion(metrics=metrics, findings=[finding])
 
 

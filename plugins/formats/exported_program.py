@@ -1,4 +1,4 @@
-"""Archives of ``torch.export`` (``.pt2``): original and differentiable copy are the same program."""
+"""Archives of ``torch.export`` (``.pt2``): deployed model and differentiable copy are the same program."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
         from torch.export.passes import move_to_device_pass
 
         program = move_to_device_pass(program, device)
-    # what the exporter assumed of shapes is no reason to refuse a batch; a wrong answer shows in the parity check
+    # the exporter's shape guards would reject other batch sizes; the parity check detects wrong results
     module = program.module(check_guards=False)
     for parameter in module.parameters():
         parameter.requires_grad_(False)
@@ -49,7 +49,7 @@ def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
         scores=module_scores(module, device, output),
         output=output,
         copy=picking(module, output),
-        copy_reason="the exported program itself is differentiable; original and copy are the same",
+        copy_reason="the exported program itself is differentiable; deployed model and copy are the same",
         precision="float16" if half else "float32",
         details={
             "producer": "torch.export",
@@ -61,7 +61,7 @@ def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
 
 
 def _load(path: Path, trust: bool) -> torch.export.ExportedProgram:
-    """The program; ``torch.export.load`` sees only what was looked through, and the very bytes of it."""
+    """Return the program; ``torch.export.load`` reads exactly the bytes that were checked."""
     import torch
 
     from auditor.errors import first_line
@@ -74,15 +74,15 @@ def _load(path: Path, trust: bool) -> torch.export.ExportedProgram:
         try:
             torch.load(io.BytesIO(samples), weights_only=True)
         except Exception:
-            # torch.export.load would now unpickle whatever it is
+            # torch.export.load would unpickle arbitrary objects
             raise BadInput(
                 f"{path}: its sample inputs are a pickle of more than tensors, which can run any code when it is read;"
-                f" {EXPORT} (--trust-model opens it all the same)"
+                f" {EXPORT} (--trust-model skips this check)"
             ) from None
     try:
         return torch.export.load(io.BytesIO(content))
     except MemoryError:
         raise
     except Exception as error:
-        # the deserialiser raises whatever it stumbles over
+        # the deserialiser raises exceptions of any type
         raise BadInput(f"{path}: torch cannot load it: {type(error).__name__}: {first_line(error)}; {EXPORT}") from None

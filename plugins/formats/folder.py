@@ -24,12 +24,12 @@ def _open(path: Path) -> Source:
     from auditor.data.dataset import Source
 
     folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    flat = _pictures(path.iterdir(), path)
-    classes = {folder: _pictures(folder.rglob("*"), folder) for folder in folders}
+    flat = _image_files(path.iterdir(), path)
+    classes = {folder: _image_files(folder.rglob("*"), folder) for folder in folders}
     if flat and any(classes.values()):
         raise BadInput(
-            f"{path}: holds {len(flat)} images beside {len(folders)} folders; expected either a folder per class or"
-            " only images"
+            f"{path}: contains {len(flat)} images next to {len(folders)} folders; expected a folder per class, or only"
+            " images"
         )
     if flat:
         return Source(path=str(path), ids=[file.name for file in flat], read=_reader(flat))
@@ -46,8 +46,8 @@ def _open(path: Path) -> Source:
     )
 
 
-def _pictures(entries: Iterable[Path], root: Path) -> list[Path]:
-    """Image files in order; hidden ones (``._x.jpg`` of a macOS archive, ``.thumbnails/x.jpg``) are none."""
+def _image_files(entries: Iterable[Path], root: Path) -> list[Path]:
+    """Return the image files, sorted, without hidden ones (``._x.jpg`` of macOS archives, ``.thumbnails/x.jpg``)."""
     return sorted(
         entry
         for entry in entries

@@ -1,5 +1,8 @@
-"""Tables of images: CSV or Parquet with the columns ``image`` and, if there are any, ``label`` and ``mask`` (a picture
-of the image's size, white where the object is); the others are groups."""
+"""Tables as CSV or Parquet: image manifests, and tabular data.
+
+A manifest has the column ``image`` and optionally ``label`` and ``mask`` (an image of equal size, white for the
+object); other columns are groups. A table without ``image`` is tabular data.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from auditor.data.dataset import Source
 
 _SUFFIXES = {".csv", ".parquet"}
+_NOT_GROUPS = {"image", "label", "mask"}
 
 
 @hookimpl
@@ -31,39 +35,60 @@ def _open(path: Path) -> Source:
 
     table = _read(path)
     if "image" not in table.columns:
-        return _rows(path, table)
-    if not len(table):
-        raise BadInput(f"{path}: has no rows; expected one per image")
-    nameless = table["image"].isna().to_numpy()
-    if nameless.any():
-        raise BadInput(
-            f"{path}: {int(nameless.sum())} of {len(table)} rows name no image, the first is row"
-            f" {int(nameless.argmax()) + 1}; give every row a path"
-        )
-    names = [str(name) for name in table["image"]]
+        return _tabular(path, table)
+    names = _image_names(path, table)
     files = [path.parent / name for name in names]
-    groups = {str(name): ["" if missing else str(v) for v, missing in zip(table[name], table[name].isna(), strict=True)]
-              for name in table.columns if name not in {"image", "label", "mask"}}  # fmt: skip
-    masks = [None if missing else path.parent / str(v) for v, missing in zip(table["mask"], table["mask"].isna(),
-             strict=True)] if "mask" in table.columns else []  # fmt: skip
+    masks = _mask_files(path, table)
 
-    def mask(index: int) -> tuple[bytes, Image.Image] | None:
+    def read_mask(index: int) -> tuple[bytes, Image.Image] | None:
         file = masks[index]
         try:
             return None if file is None else read_file(file)
         except OSError as error:
             raise OSError(f"its mask {file.name if file else ''}: {error.strerror or error}") from None
 
-    return Source(path=str(path), ids=_unique(names), labels=_labels(path, table), groups=groups,
-                  read=lambda index: read_file(files[index]), mask=mask if masks else None)  # fmt: skip
+    return Source(
+        path=str(path),
+        ids=_unique(names),
+        labels=_labels(path, table),
+        groups={str(name): _texts(table[name]) for name in table.columns if name not in _NOT_GROUPS},
+        read=lambda index: read_file(files[index]),
+        mask=read_mask if masks else None,
+    )
 
 
-def _rows(path: Path, table: pd.DataFrame) -> Source:
-    """A table without images: rows of features, if the model takes such."""
+def _image_names(path: Path, table: pd.DataFrame) -> list[str]:
+    """Return the column ``image``; raise BadInput if there are no rows or missing names."""
+    if not len(table):
+        raise BadInput(f"{path}: has no rows; expected one per image")
+    missing = table["image"].isna().to_numpy()
+    if missing.any():
+        raise BadInput(
+            f"{path}: {int(missing.sum())} of {len(table)} rows name no image, the first is row"
+            f" {int(missing.argmax()) + 1}; give every row a path"
+        )
+    return [str(name) for name in table["image"]]
+
+
+def _mask_files(path: Path, table: pd.DataFrame) -> list[Path | None]:
+    """Return the mask of each image, None for images without one; empty without the column."""
+    if "mask" not in table:
+        return []
+    missing = table["mask"].isna()
+    return [None if absent else path.parent / str(name) for name, absent in zip(table["mask"], missing, strict=True)]
+
+
+def _texts(column: pd.Series) -> list[str]:
+    """Return the values of a column as text, missing ones as empty text."""
+    return ["" if missing else str(value) for value, missing in zip(column, column.isna(), strict=True)]
+
+
+def _tabular(path: Path, table: pd.DataFrame) -> Source:
+    """Return a source of tabular data."""
     from auditor.data.dataset import Source
 
     def read(index: int) -> tuple[bytes, Image.Image]:
-        raise ValueError(f"row {index + 1} is no image")
+        raise ValueError(f"row {index + 1} is not an image")
 
     columns = {str(name): table[name].tolist() for name in table.columns}
     digits = len(str(len(table)))
@@ -76,13 +101,7 @@ def _read(path: Path) -> pd.DataFrame:
     import pyarrow as pa
 
     try:
-        if path.suffix.lower() == ".parquet":
-            return pd.read_parquet(path)
-        # everything as text: a label 01 is not the number 1, and a class may be called None or NA
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, dtype=str, encoding="utf-8-sig", skipinitialspace=True, index_col=False,
-                               keep_default_na=False, na_values=[""])  # fmt: skip
+        return pd.read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
     except pd.errors.ParserWarning:
         raise BadInput(
             f"{path}: has rows with more cells than its header has columns; put cells with commas between quotes"
@@ -91,7 +110,25 @@ def _read(path: Path) -> pd.DataFrame:
         raise BadInput(f"{path}: not readable as a table: {str(error).splitlines()[0]}") from None
 
 
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read all cells as text: label 01 is not the number 1, and a class may be called None or NA."""
+    import pandas as pd
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        return pd.read_csv(
+            path,
+            dtype=str,
+            encoding="utf-8-sig",
+            skipinitialspace=True,
+            index_col=False,
+            keep_default_na=False,
+            na_values=[""],
+        )
+
+
 def _labels(path: Path, table: pd.DataFrame) -> list[str] | None:
+    """Return the column ``label`` as text; None if it is missing or empty; raise BadInput if it is incomplete."""
     if "label" not in table.columns or table["label"].isna().all():
         return None
     missing = table["label"].isna()
@@ -104,14 +141,14 @@ def _labels(path: Path, table: pd.DataFrame) -> list[str] | None:
 
 
 def _unique(names: list[str]) -> list[str]:
-    """Ids from names; a second row for the same file gets a number."""
-    taken, seen, ids = set(names), Counter[str](), []
+    """Return ids from names; further rows of the same file get a number."""
+    taken, count, ids = set(names), Counter[str](), []
     for name in names:
-        seen[name] += 1
+        count[name] += 1
         new = name
-        while seen[name] > 1 and new in taken:
-            new = f"{name}#{seen[name]}"
-            seen[name] += new in taken
+        while count[name] > 1 and new in taken:
+            new = f"{name}#{count[name]}"
+            count[name] += new in taken
         taken.add(new)
         ids.append(new)
     return ids

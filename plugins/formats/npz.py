@@ -1,5 +1,4 @@
-"""NumPy archives: ``images`` (n, h, w[, c]) or (n, c, h, w), and if there are any ``labels``, ``groups_<name>``,
-``ids``."""
+"""NumPy archives: ``images`` (n, h, w[, c]) or (n, c, h, w); optional ``labels``, ``groups_<name>`` and ``ids``."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ def _open(path: Path) -> Source:
 
     arrays = _read(path)
     if "images" not in arrays:
-        raise BadInput(f"{path}: holds {', '.join(sorted(arrays)) or 'nothing'}; expected an array called images")
+        raise BadInput(f"{path}: contains {', '.join(sorted(arrays)) or 'nothing'}; expected an array called images")
     images = arrays["images"]
     if images.ndim not in {3, 4}:
         raise BadInput(
@@ -38,14 +37,14 @@ def _open(path: Path) -> Source:
             raise BadInput(f"{path}: {name} has shape {list(array.shape)}; expected [{n}], one per image")
     ids = _texts(arrays["ids"]) if "ids" in arrays else [f"{i:06d}" for i in range(n)]
     if len(set(ids)) != n:
-        raise BadInput(f"{path}: ids holds a name twice; expected a different one for every image")
+        raise BadInput(f"{path}: ids contains a name twice; expected unique names")
     return Source(
         path=str(path),
         ids=ids,
         labels=_texts(arrays["labels"]) if "labels" in arrays else None,
         groups={name[7:]: _texts(array) for name, array in arrays.items() if name.startswith("groups_")},
         read=lambda index: (images[index].tobytes(), images[index]),
-    )  # fmt: skip
+    )
 
 
 def _read(path: Path) -> dict[str, NDArray[Any]]:
@@ -57,28 +56,32 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     try:
         archive = np.load(path, allow_pickle=False)
         if isinstance(archive, np.ndarray):
-            raise BadInput(f"{path}: holds one array without a name; expected the archive that np.savez writes")
+            raise BadInput(f"{path}: contains one array without a name; expected the archive that np.savez writes")
         with archive:
             found = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(f"{path}: not readable as a NumPy archive: {error}") from None
     foreign = [name for name, array in found.items() if not isinstance(array, np.ndarray)]
     if foreign:
-        raise BadInput(f"{path}: its {foreign[0]} is no array; expected the archive that np.savez writes")
+        raise BadInput(f"{path}: its {foreign[0]} is not an array; expected the archive that np.savez writes")
     return found
 
 
 def _texts(array: NDArray[Any]) -> list[str]:
-    """Values as text: bytes decoded, 3.0 as 3."""
-    return [
-        value.decode("utf-8", "replace") if isinstance(value, bytes)
-        else str(int(value)) if isinstance(value, float) and value.is_integer()
-        else str(value)
-        for value in array.tolist()
-    ]  # fmt: skip
+    """Return the values as text."""
+    return [_text(value) for value in array.tolist()]
+
+
+def _text(value: Any) -> str:
+    """Decode bytes and write whole numbers without decimals."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value)) if whole else str(value)
 
 
 def _check(path: Path, images: NDArray[Any]) -> None:
+    """Raise BadInput unless the images are uint8, or float in [0, 1]."""
     import numpy as np
 
     if images.dtype == np.uint8 or not images.size:
@@ -88,6 +91,6 @@ def _check(path: Path, images: NDArray[Any]) -> None:
     low, high = float(images.min()), float(images.max())
     if not (low >= 0 and high <= 1):
         raise BadInput(
-            f"{path}: images holds values from {low:.3g} to {high:.3g}; expected float in [0, 1], or uint8 (the audit"
-            " works on pixels; mean and standard deviation belong to the model's sidecar)"
+            f"{path}: images has values from {low:.3g} to {high:.3g}; expected float in [0, 1], or uint8 (the audit"
+            " works on pixels; put mean and standard deviation into the model's sidecar)"
         )

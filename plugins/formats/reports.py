@@ -1,4 +1,4 @@
-"""The report formats that come with the auditor. The renderers are imported when one is asked for, not before."""
+"""The built-in report formats. Renderers are imported when they are used."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _card(audit: Mapping[str, Any], run: Path) -> bytes:
 
 @hookimpl
 def auditor_report_formats() -> list[ReportFormat]:
-    """HTML, PDF, SARIF, JUnit XML, Markdown and a model card; audit.json itself is the engine's."""
+    """Register HTML, PDF, SARIF, JUnit XML, Markdown and a model card; the session writes audit.json."""
     return [
         ReportFormat(name="html", file="report.html", render=_html),
         ReportFormat(name="pdf", file="report.pdf", render=_pdf, paged=True, prepare=_prepare_pdf),

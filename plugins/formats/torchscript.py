@@ -1,4 +1,4 @@
-"""TorchScript archives, traced or scripted: original and differentiable copy are the same module."""
+"""TorchScript archives, traced or scripted: deployed model and differentiable copy are the same module."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 _SUFFIXES = {".pt", ".pth", ".ts", ".torchscript"}
 
-_OTHERS = {
+_WEIGHTS_ONLY = {
     ".safetensors": "weights without a network",
     ".ckpt": "a checkpoint, which is a pickle",
     ".bin": "weights without a network",
@@ -27,11 +27,11 @@ _OTHERS = {
 
 @hookimpl
 def auditor_open_model(path: Path, device: str, trust: bool = False, output: str = "") -> Artefact | None:
-    """Open files called ``*.pt``, ``*.pth``, ``*.ts`` or ``*.torchscript``; say what to do with weights alone."""
+    """Open files called ``*.pt``, ``*.pth``, ``*.ts`` or ``*.torchscript``; reject files with weights only."""
     suffix = path.suffix.lower()
-    if suffix in _OTHERS:
+    if suffix in _WEIGHTS_ONLY:
         raise BadInput(
-            f"{path}: {_OTHERS[suffix]}; build the network in Python, load the weights into it, and export it with"
+            f"{path}: {_WEIGHTS_ONLY[suffix]}; build the network in Python, load the weights, and export it with"
             " torch.onnx.export (or skl2onnx for scikit-learn)"
         )
     return _open(path, device, trust, output) if suffix in _SUFFIXES else None
@@ -49,13 +49,13 @@ def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
     check_torchscript(path, trust=trust)
     extra = {METADATA_KEY: ""}
     with warnings.catch_warnings():
-        # torch deprecates its own format; the user holds such a file all the same
+        # torch deprecates its own format, which existing files still have
         warnings.filterwarnings("ignore", message=r".*torch\.jit", category=DeprecationWarning)
         warnings.filterwarnings("ignore", message=r".*torch\.jit", category=FutureWarning)
         try:
             source = on_device(path, device)
-            where = str(source) if isinstance(source, Path) else source
-            module = torch.jit.load(where, map_location=device, _extra_files=extra)
+            location = str(source) if isinstance(source, Path) else source
+            module = torch.jit.load(location, map_location=device, _extra_files=extra)
         except (RuntimeError, ValueError) as error:
             raise BadInput(f"{path}: torch cannot load it as TorchScript: {first_line(error)}") from None
     module.eval()
@@ -77,7 +77,7 @@ def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
         example_shape=traced_shape(path),
         output=output,
         copy=picking(module, output),
-        copy_reason="the TorchScript module itself is differentiable; original and copy are the same",
+        copy_reason="the TorchScript module itself is differentiable; deployed model and copy are the same",
         precision="float16" if _is_half(module) else "float32",
         metadata=embedded.decode() if isinstance(embedded, bytes) else embedded,
         details={
@@ -89,7 +89,10 @@ def _open(path: Path, device: str, trust: bool, output: str) -> Artefact:
 
 
 def _first_channels(module: torch.jit.ScriptModule) -> int | None:
-    """Three if the first 4-D weight takes three; one may mean a grey image or a depthwise convolution, so is tried."""
+    """Return 3 if the first 4-D weight has three input channels; None otherwise.
+
+    One input channel is ambiguous: a grey image or a depthwise convolution.
+    """
     weights = [p for p in module.parameters() if p.ndim == 4]
     return 3 if weights and weights[0].shape[1] == 3 else None
 

@@ -1,1 +1,1 @@
-"""How good the model is on clean images, and how honest its confidence."""
+"""Accuracy on clean images and calibration of the confidence."""

@@ -1,34 +1,25 @@
-"""Accuracy and its relatives on the clean images, as scikit-learn defines them.
+"""Accuracy and related metrics on the clean images, as scikit-learn defines them.
 
-Accuracy has Wilson's interval; the others a bootstrap over images. Precision, recall and F1 are means over classes
-(macro) with 0 for a class that is never predicted; ROC-AUC is one class against the rest, mean over classes, and micro
-over all pairs of an image and a class.
+Accuracy has Wilson's interval, the others a bootstrap over images. Precision, recall and F1 are means over classes
+(macro), with 0 for a class that is never predicted. ROC AUC is one class against the rest, averaged over classes, and
+micro over all pairs of image and class.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
-from auditor import (
-    Conclusion,
-    Example,
-    Finding,
-    GridRow,
-    HeatMap,
-    ImageGrid,
-    Meta,
-    Metric,
-    PerImage,
-    Picture,
-    Probe,
-    Records,
-    Table,
-    hookimpl,
-)
+from auditor import Conclusion, Example, Finding, Meta, Metric, MetricSpec, PerImage, Probe, Records, hookimpl
 from auditor.findings.metric import percent
+from auditor.plugins.performance._accuracy_evidence import class_table, confusion_map, error_images
+from auditor.plugins.performance._confusion_metrics import CONFUSION_METRICS
+from auditor.probes.shared_metrics import ACCURACY, RECALL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
@@ -37,40 +28,50 @@ if TYPE_CHECKING:
     from auditor.model.classifier import Classifier
     from auditor.probes.base import Columns, Randomness
 
-_MICRO = 40
-"""Classes up to which the micro ROC-AUC is taken: with many, nearly all its pairs are of classes nobody thinks of."""
+_MAX_MICRO_CLASSES = 40
+"""With more classes, the micro ROC AUC is omitted: most of its pairs would be trivial."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy(Probe):
-    """What everybody asks first."""
+    """Measure accuracy, precision, recall, F1, ROC AUC and log loss."""
 
     meta = Meta(
         id="performance.accuracy",
         title="Accuracy on clean data",
         area="performance",
-        why="Everything else is measured against it; a figure far below what the vendor states usually means wrong"
+        why="The reference for all other results. An accuracy far below the vendor's usually indicates wrong"
         " preprocessing, not a wrong model.",
         references=("https://scikit-learn.org/stable/modules/model_evaluation.html",),
         needs=frozenset({"labels"}),
         input_kinds=frozenset({"images", "rows"}),
     )
-    shown_errors: int = 6
-    """How many of the most confident errors to show."""
+    metrics = (
+        ACCURACY,
+        MetricSpec(name="balanced_accuracy", label="Balanced accuracy", better="higher"),
+        MetricSpec(name="precision", label="Precision", better="higher"),
+        RECALL,
+        MetricSpec(name="f1", label="F1", better="higher"),
+        MetricSpec(name="roc_auc", label="ROC AUC", better="higher"),
+        MetricSpec(name="roc_auc_micro", label="ROC AUC over all pairs of image and class", better="higher"),
+        MetricSpec(name="log_loss", label="Log loss", better="lower", unit="nats"),
+    )
+    examples_shown: int = 6
+    """Number of the most confident errors to show."""
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """The clean probabilities; no passes of its own."""
+        """Return the clean probabilities; no model calls."""
         del classifier, rng
         return {"confidence": batch.probabilities.max(axis=1), "probabilities": batch.probabilities}
 
     def examples(self, records: Records) -> list[Example]:
-        """The most confident errors."""
+        """Request the most confident errors."""
         frame = records.frame
         wrong = frame[frame["prediction"] != frame["label"]].sort_values("confidence", ascending=False, kind="stable")
-        return [Example(image_id=image_id) for image_id in wrong["image_id"].head(self.shown_errors)]
+        return [Example(image_id=image_id) for image_id in wrong["image_id"].head(self.examples_shown)]
 
     def conclude(self, records: Records) -> Conclusion:
-        """Metrics, the table by class, the confusion matrix, the worst errors."""
+        """Report all metrics, a table by class, the confusion matrix and the most confident errors."""
         import numpy as np
         from sklearn.metrics import confusion_matrix
 
@@ -78,40 +79,22 @@ class Accuracy(Probe):
 
         frame = records.frame
         labels, predictions = frame["label"].to_numpy(), frame["prediction"].to_numpy()
-        k = len(records.classes)
-        matrix = confusion_matrix(labels, predictions, labels=np.arange(k))
+        matrix = confusion_matrix(labels, predictions, labels=np.arange(len(records.classes)))
         accuracy = statistics.proportion("accuracy", labels == predictions)
-        metrics = [accuracy]
-        for name, statistic in _OF_CONFUSION.items():
-            value, low, high = statistics.bootstrap_confusion(matrix, statistic, resamples=1000 if k <= 100 else 200)
-            metrics.append(Metric(name=name, value=value, low=low, high=high, n=len(frame)))
-        probabilities = np.stack(frame["probabilities"].to_list()).astype(np.float64)
-        value, low, high = statistics.bootstrap_weighted(
-            len(frame),
-            lambda w: statistics.roc_auc(labels, probabilities, w),
-            resamples=1000 if len(frame) * k <= 20_000 else 200,
-        )
-        metrics.append(Metric(name="roc_auc", value=value, low=low, high=high, n=len(frame)))
-        if k <= _MICRO:
-            value, low, high = statistics.bootstrap_weighted(
-                len(frame),
-                lambda w: statistics.roc_auc_micro(labels, probabilities, w),
-                resamples=1000 if len(frame) * k <= 20_000 else 200,
-            )
-            metrics.append(Metric(name="roc_auc_micro", value=value, low=low, high=high, n=len(frame)))
-        metrics.append(statistics.mean("log_loss", _losses(frame), unit="nats"))
         finding = Finding(
             id="performance.accuracy/accuracy",
             title="Accuracy",
-            statement=f"The model gives the right class to {int((labels == predictions).sum())} of {len(frame)}"
-            f" {records.kind}: accuracy {percent(accuracy)}.",
+            statement=f"The model classifies {int((labels == predictions).sum())} of {len(frame)} {records.kind}"
+            f" correctly: accuracy {percent(accuracy)}.",
             metric=accuracy,
-            evidence=[_by_class(records, matrix), *_confusion(records, matrix), *_errors(records)],
+            evidence=[class_table(records, matrix), *confusion_map(records, matrix), *error_images(records)],
         )
+        metrics = [accuracy, *_confusion_metrics(matrix), *_roc_metrics(frame, len(records.classes))]
+        metrics.append(statistics.mean("log_loss", _losses(frame), unit="nats"))
         return Conclusion(metrics=metrics, findings=[finding])
 
     def per_image(self, records: Records) -> list[PerImage]:
-        """Whether each image is right, and its cross entropy."""
+        """Return whether each image is classified correctly, and its cross entropy."""
         import pandas as pd
 
         frame = records.frame.set_index("image_id")
@@ -121,121 +104,56 @@ class Accuracy(Probe):
         ]
 
 
-def _losses(frame: pd.DataFrame) -> NDArray[np.float64]:
-    """Cross entropy of each image, (n,), in nats."""
-    import numpy as np
-
-    probabilities = np.stack(frame["probabilities"].to_list()).astype(np.float64)
-    result: NDArray[np.float64] = -np.log(
-        np.clip(probabilities[np.arange(len(frame)), frame["label"].to_numpy()], 1e-15, 1)
-    )
-    return result
-
-
-def _present(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Classes that have images, as weights that sum to 1, (b, k)."""
-    present = matrices.sum(axis=2) > 0
-    result: NDArray[np.float64] = present / present.sum(axis=1, keepdims=True)
-    return result
-
-
-def _recalls(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    return _share(_diagonal(matrices), matrices.sum(axis=2))
-
-
-def _precisions(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    return _share(_diagonal(matrices), matrices.sum(axis=1))
-
-
-def _f1s(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    return _share(2 * _diagonal(matrices), matrices.sum(axis=1) + matrices.sum(axis=2))
-
-
-def _diagonal(matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    import numpy as np
-
-    result: NDArray[np.float64] = np.diagonal(matrices, axis1=1, axis2=2)
-    return result
-
-
-def _share(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
-    import numpy as np
-
-    return np.divide(part, whole, out=np.zeros_like(part), where=whole > 0)
-
-
-def _macro(values: NDArray[np.float64], matrices: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean over the classes that occur, as a label or as an answer (what scikit-learn averages over)."""
-    occurs = (matrices.sum(axis=1) + matrices.sum(axis=2)) > 0
-    result: NDArray[np.float64] = (values * occurs).sum(axis=1) / occurs.sum(axis=1)
-    return result
-
-
-_OF_CONFUSION = {
-    "balanced_accuracy": lambda m: (_recalls(m) * _present(m)).sum(axis=1),
-    "precision": lambda m: _macro(_precisions(m), m),
-    "recall": lambda m: _macro(_recalls(m), m),
-    "f1": lambda m: _macro(_f1s(m), m),
-}
-
-
-def _by_class(records: Records, matrix: NDArray[Any]) -> Table:
+def _confusion_metrics(matrix: NDArray[np.int64]) -> list[Metric]:
+    """Return the metrics of the confusion matrix (k, k) with bootstrap intervals."""
     from auditor import statistics
 
-    rows: list[list[Any]] = []
-    for k, name in enumerate(records.classes):
-        n, answered, right = int(matrix[k].sum()), int(matrix[:, k].sum()), int(matrix[k, k])
-        if not (n or answered):
-            continue
-        recall, precision = statistics.wilson(right, n)._asdict(), statistics.wilson(right, answered)._asdict()
-        rows.append([name, recall, precision, n, answered])
-    rows.sort(key=lambda row: (row[1]["value"] is None, row[1]["value"]))
-    return Table(
-        title="By class, lowest recall first",
-        columns=["class", "recall", "precision", records.kind, "answers"],
-        formats=["text", "percent", "percent", "count", "count"],
-        rows=rows[:50],
-        caption="" if len(rows) <= 50 else f"The 50 classes with the lowest recall of {len(rows)}.",
-    )
-
-
-def _confusion(records: Records, matrix: NDArray[Any]) -> list[HeatMap]:
-    if len(records.classes) > 40:
-        # a matrix of 1,000 classes is grey on paper; the table above names the worst
-        return []
+    resamples = 1000 if len(matrix) <= 100 else 200
     return [
-        HeatMap(
-            title="Confusion matrix",
-            values=matrix.tolist(),
-            row_labels=records.classes,
-            column_labels=records.classes,
-            row_title="label",
-            column_title="answer",
-            format="count",
+        Metric(
+            name=name,
+            **statistics.bootstrap_confusion(matrix, statistic, resamples=resamples)._asdict(),
+            n=int(matrix.sum()),
         )
+        for name, statistic in CONFUSION_METRICS.items()
     ]
 
 
-def _errors(records: Records) -> list[ImageGrid]:
-    shown = list(records.examples.itertuples())
-    if not shown:
-        return []
-    cells = [
-        Picture(
-            file=row.file,
-            caption=f"{records.said(row)}; {row.image_id}",
-            alt=f"image of class {records.class_name(row.label)}",
-        )
-        for row in shown
-    ]
+def _roc_metrics(frame: pd.DataFrame, k: int) -> list[Metric]:
+    """Return the macro and, for few classes, the micro ROC AUC with bootstrap intervals."""
+    from auditor import statistics
+
+    labels, probabilities = frame["label"].to_numpy(), _probabilities(frame)
+    areas: dict[str, Callable[..., NDArray[np.float64]]] = {"roc_auc": statistics.roc_auc}
+    if k <= _MAX_MICRO_CLASSES:
+        areas["roc_auc_micro"] = statistics.roc_auc_micro
+    resamples = 1000 if len(frame) * k <= 20_000 else 200
     return [
-        ImageGrid(
-            title="The most confident errors",
-            columns=[f"label {records.class_name(row.label)}" for row in shown],
-            rows=[GridRow(label="", cells=cells)],
-            caption="Under each picture the model's answer with its confidence, and the image's id.",
+        Metric(
+            name=name,
+            **statistics.bootstrap_weighted(
+                len(frame), partial(area, labels, probabilities), resamples=resamples
+            )._asdict(),
+            n=len(frame),
         )
+        for name, area in areas.items()
     ]
+
+
+def _probabilities(frame: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the clean probabilities, (n, k)."""
+    import numpy as np
+
+    return np.stack(frame["probabilities"].to_list()).astype(np.float64)
+
+
+def _losses(frame: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the cross entropy of each image in nats, (n,)."""
+    import numpy as np
+
+    of_label = _probabilities(frame)[np.arange(len(frame)), frame["label"].to_numpy()]
+    losses: NDArray[np.float64] = -np.log(np.clip(of_label, 1e-15, 1))
+    return losses
 
 
 @hookimpl

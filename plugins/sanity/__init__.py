@@ -1,1 +1,1 @@
-"""Checks of the audit itself: whether its other numbers may be believed."""
+"""Checks of the audit itself: whether its other results are reliable."""

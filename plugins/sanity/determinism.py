@@ -1,106 +1,116 @@
-"""Determinism: does the deployed model answer the same to the same image, asked again, in another order, alone?
+"""Determinism: whether the deployed model gives the same output for the same image when the query is repeated, in
+another order, or without other images in the batch.
 
-Every figure of an audit compares an answer with an earlier one. A model that draws random numbers, keeps a state, or
-normalises over the batch makes attacks look stronger or weaker than they are (Carlini et al. 2019, arXiv:1902.06705,
-section 4).
+Every result of an audit compares a prediction with an earlier one. Random numbers, internal state or normalisation over
+the batch make attacks appear stronger or weaker than they are (Carlini et al. 2019, arXiv:1902.06705, section 4).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
 from auditor.findings.metric import percent
+from auditor.probes.shared_metrics import LABEL_AGREEMENT, MAX_ABS_DIFFERENCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from auditor.data.dataset import Batch
+    from auditor.findings.evidence import Cell
     from auditor.model.classifier import Classifier
     from auditor.probes.base import Columns, Randomness
 
 _ROUNDING = 1e-6
-"""Probabilities are float32; differences below this are the runtime's rounding and counted as none."""
+"""Smaller differences of the float32 probabilities are rounding and count as zero."""
 
-_WAYS = {"again": "again", "reversed": "in reverse order", "alone": "one image at a time"}
+_REPETITIONS = {"again": "again", "reversed": "in reverse order", "alone": "one image at a time"}
+"""Columns and names of the repeated queries."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Determinism(Probe):
-    """Largest difference of probabilities and agreement of labels over repetitions."""
+    """Compare the predictions of repeated queries."""
 
     meta = Meta(
         id="sanity.determinism",
-        title="Same image, same answer",
+        title="Determinism of the model",
         area="sanity",
-        why="A model whose answers depend on chance or on the other images of the batch has no accuracy of its own:"
-        " every figure of this audit would be another one tomorrow.",
+        why="If the output depends on chance or on other images in the batch, the results of this audit are not"
+        " reproducible.",
         references=("https://arxiv.org/abs/1902.06705",),
         input_kinds=frozenset({"images", "rows"}),
     )
+    metrics = (LABEL_AGREEMENT, MAX_ABS_DIFFERENCE)
     samples: int = 200
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """One row per image: differences from the first answer, by way of asking."""
+        """Return each image's largest difference from the first probabilities, and agreement of the label."""
         del rng
         import numpy as np
 
-        order = slice(None, None, -1)
-        # a copy: some runtimes refuse negative strides
-        answers: dict[str, NDArray[Any]] = {
+        # copies, because some runtimes reject negative strides
+        reverse = slice(None, None, -1)
+        repeated: dict[str, NDArray[np.float32]] = {
             "again": classifier.predict(batch.pixels),
-            "reversed": classifier.predict(batch.pixels[order].copy())[order],
+            "reversed": classifier.predict(batch.pixels[reverse].copy())[reverse],
             "alone": np.concatenate([classifier.predict(batch.pixels[i : i + 1]) for i in range(len(batch))]),
         }
-        columns: dict[str, NDArray[Any]] = {}
-        for way, answer in answers.items():
-            difference = np.abs(answer.astype(np.float64) - batch.probabilities).max(axis=1)
-            columns[way] = np.where(difference < _ROUNDING, 0.0, difference)
-            columns[f"{way}_agrees"] = answer.argmax(axis=1) == batch.predictions
+        columns: dict[str, NDArray[np.float64] | NDArray[np.bool_]] = {}
+        for name, probabilities in repeated.items():
+            difference = np.abs(probabilities.astype(np.float64) - batch.probabilities).max(axis=1)
+            columns[name] = np.where(difference < _ROUNDING, 0.0, difference)
+            columns[f"{name}_agrees"] = probabilities.argmax(axis=1) == batch.predictions
         return columns
 
     def conclude(self, records: Records) -> Conclusion:
-        """Agreement over all ways, and the largest difference by way."""
+        """Report the label agreement over all repetitions, and the largest difference of each."""
         from auditor import statistics
 
         frame = records.frame
         if not len(frame):
-            return Conclusion(inconclusive=f"no {records.kind[:-1]} was measured")
-        agreement = statistics.proportion("label_agreement", frame[[f"{way}_agrees" for way in _WAYS]].all(axis=1))
-        largest = [
-            Metric(name="max_abs_difference", value=float(frame[way].max()), n=len(frame), unit="1", at={"asked": said})
-            for way, said in _WAYS.items()
+            return Conclusion(inconclusive=f"no {records.kind} were measured")
+        agrees = frame[[f"{name}_agrees" for name in _REPETITIONS]].all(axis=1)
+        agreement = statistics.proportion("label_agreement", agrees)
+        differences = [
+            Metric(
+                name="max_abs_difference", value=float(frame[name].max()), n=len(frame), unit="1", at={"asked": text}
+            )
+            for name, text in _REPETITIONS.items()
         ]
-        rows: Sequence[Sequence[Any]] = [
-            [
-                said,
-                statistics.proportion("agreement", frame[f"{way}_agrees"]).cell(),
-                float(frame[way].max()),
-                len(frame),
-            ]
-            for way, said in _WAYS.items()
-        ]
-        worst = max(float(metric.value or 0) for metric in largest)
-        how = f"by up to {worst:.2g}" if worst else f"by less than {_ROUNDING:g}"
+        largest = max(metric.value or 0.0 for metric in differences)
+        size = f"by up to {largest:.2g}" if largest else f"by less than {_ROUNDING:g}"
         finding = Finding(
             id=f"{self.meta.id}/agreement",
-            title="Agreement of the deployed model with itself",
-            statement=f"Asked again, in reverse order and one {records.kind[:-1]} at a time the model"
-            f" gives {percent(agreement)} of the {records.kind} the same label every time (n = {agreement.n});"
-            f" probabilities differ {how}.",
+            title="Agreement over repeated queries",
+            statement=f"Repeated, in reverse order and one at a time, {percent(agreement)} of the {records.kind} get"
+            f" the same label every time (n = {agreement.n}). Probabilities differ {size}.",
             metric=agreement,
-            evidence=[
-                Table(
-                    title="By way of asking",
-                    columns=["asked", "same label as at first", "largest difference of a probability", "n"],
-                    formats=["text", "percent", "number", "count"],
-                    rows=rows,
-                )
-            ],
+            evidence=[_table(records)],
         )
-        return Conclusion(metrics=[agreement, *largest], findings=[finding])
+        return Conclusion(metrics=[agreement, *differences], findings=[finding])
+
+
+def _table(records: Records) -> Table:
+    from auditor import statistics
+
+    frame = records.frame
+    rows: list[list[Cell]] = [
+        [
+            text,
+            statistics.proportion("agreement", frame[f"{name}_agrees"]).cell(),
+            float(frame[name].max()),
+            len(frame),
+        ]
+        for name, text in _REPETITIONS.items()
+    ]
+    return Table(
+        title="Agreement by repetition",
+        columns=["query", "same label", "largest difference of a probability", "n"],
+        formats=["text", "percent", "number", "count"],
+        rows=rows,
+    )
 
 
 @hookimpl

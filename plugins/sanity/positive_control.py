@@ -1,9 +1,9 @@
-"""Positive control: would the attacks of this audit find an adversarial example where there is one for certain?
+"""Positive control: whether the attacks of this audit find an adversarial example that is known to exist.
 
 Zimmermann, Brendel, Tramer and Carlini 2022, arXiv:2206.13991. For each image the model gets a readout under which a
-known point within epsilon is an error (``auditor/control.py``); each attack of the run that searches for each image is
-let loose on it, with the settings that it has in the run: along gradients, by scores, by labels alone. What an attack
-that misses it did not find on the model itself shows nothing.
+known point within epsilon is misclassified (``auditor/algorithms/planted_control.py``). Each attack of the run that
+searches per image is run on it with its settings: by gradients, scores or labels. If an attack misses the planted
+point, its failure on the model itself is not evidence of robustness.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from auditor import Conclusion, Finding, Level, Meta, Metric, NotApplicable, Probe, Records, Table, hookimpl
-from auditor.findings.formatting import norm_name
-from auditor.findings.metric import percent
-from auditor.probes.attack import Attack
-from auditor.probes.levels import number, size
-from auditor.probes.minimum_norm import MinimumNorm
+from auditor import Conclusion, Finding, Meta, MetricSpec, NotApplicable, Probe, Records, hookimpl
+from auditor.plugins.sanity._control_results import control_statement, control_table, tried_levels
+from auditor.plugins.sanity._control_runs import (
+    SearchAttack,
+    is_query_based,
+    plant_errors,
+    run_attack,
+    search_attacks,
+    untried,
+)
+from auditor.probes.levels import number
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from auditor.data.dataset import Batch
     from auditor.model.classifier import Classifier
     from auditor.probes.base import Columns, Randomness, Run
@@ -30,176 +32,114 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class PositiveControl(Probe):
-    """Every attack of the run on a model in which an adversarial example was planted."""
+    """Run every attack on a model with a planted adversarial example."""
 
     meta = Meta(
         id="sanity.positive-control",
-        title="Attacks on a model that can be broken",
+        title="Positive control of the attacks",
         area="sanity",
-        why="An attack that finds nothing where an adversarial example was planted is broken, or blinded by this model;"
-        " that it finds nothing on the model itself shows nothing.",
+        why="An attack that misses a planted adversarial example does not work on this model. Its failure on the model"
+        " itself is not evidence of robustness.",
         references=("https://arxiv.org/abs/2206.13991",),
         needs=frozenset({"gradients"}),
         version=2,
     )
+    metrics = (
+        MetricSpec(name="control_success", label="Planted adversarial examples found", better="neither"),
+        MetricSpec(name="control_noise", label="Planted adversarial examples found by noise", better="neither"),
+    )
     samples: int = 48
     query_samples: int = 36
-    """Images on which attacks that only ask questions are tried, thousands for each image, and in one norm each. With
-    fewer than 35 even an attack that misses none stays below 90 % with its interval."""
+    """Images for query-based attacks, which need thousands of queries per image and run in one norm each. With fewer
+    than 35 images the interval of a perfect result starts below 90 %."""
     candidates: int = 16
-    """Random points of which the one that moves the logits most is planted."""
+    """Random points, of which the one with the largest change of the logits is planted."""
 
     def __post_init__(self) -> None:
-        """Refuse what plants nothing."""
+        """Validate the settings."""
         if min(self.candidates, self.query_samples) < 1:
             raise ValueError("candidates and query_samples must be at least 1")
 
     def prepare(self, run: Run) -> Probe:
-        """The probe that knows the attacks of the run."""
-        attacks = _controlled(run.probes)
+        """Return the probe with the attacks of the run."""
+        attacks = search_attacks(run.probes)
         if not attacks:
             raise NotApplicable("no attack that searches for each image is part of this run")
-        # which images these are must not depend on the order in which they come
-        asked = sorted(run.ids, key=lambda image_id: run.rng(image_id, "asked").random())[: self.query_samples]
-        return _WithAttacks(**vars(self), attacks=attacks, asked=frozenset(asked))
+        # a random order, so that the selection does not depend on the order of the images
+        ordered = sorted(run.ids, key=lambda image_id: run.rng(image_id, "asked").random())
+        return _WithAttacks(**vars(self), attacks=attacks, query_ids=frozenset(ordered[: self.query_samples]))
 
     def fingerprint(self, probes: Sequence[Probe]) -> Any:
-        """The attacks and their settings."""
-        return [[attack.meta.id, attack.meta.version, asdict(attack)] for attack in _controlled(probes)]
+        """Return the attacks with their settings."""
+        return [[attack.meta.id, attack.meta.version, asdict(attack)] for attack in search_attacks(probes)]
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """Nothing without attacks; ``prepare`` knows them."""
+        """Raise an error: only the prepared probe measures."""
         raise NotImplementedError("only the probe that prepare returns measures")
 
     def conclude(self, records: Records) -> Conclusion:
-        """By attack and level how often it finds the planted error, and how often noise of equal size does."""
-        from auditor import statistics
-
+        """Report the success of each attack and level, and of noise of equal size."""
         frame = records.frame[records.frame["attack"] != ""] if len(records.frame) else records.frame
         if not len(frame):
-            return Conclusion(inconclusive="no image was measured")
-        found: list[Metric] = []
-        rows: list[list[Any]] = []
-        for (attack, norm, epsilon), some in frame.groupby(["attack", "norm", "epsilon"], sort=False):
-            at: Level = {"attack": str(attack), "norm": str(norm), "epsilon": float(epsilon)}
-            success = statistics.proportion("control_success", some["success"], at=at)
-            chance = statistics.proportion("control_noise", some["noise"], at=at)
-            found += [success, chance]
-            where = f"{norm_name(str(norm))} {size(str(norm), float(epsilon))}"
-            rows.append([attack, where, success.cell(), chance.cell(), int(some["planted"].sum()), success.n])
-        successes = [metric for metric in found if metric.name == "control_success"]
-        # of several that are as bad, the one that is known best
-        worst = min(successes, key=lambda metric: (metric.value or 0.0, -metric.n))
-        blank = int((~frame["planted"].astype(bool)).groupby(frame["image_id"]).any().sum())
-        tried = len({metric.at["attack"] for metric in successes})
-        statement = f"{tried} attacks were tried on a model in which an adversarial example was planted; "
-        if worst.value == 1:
-            statement += f"all of them find it on every image: {percent(worst)} (n = {worst.n})."
-        else:
-            statement += (
-                f"the one that finds it least often, {worst.at['attack']}, does so on {percent(worst)} of the images"
-                f" (n = {worst.n})."
-            )
-        if blank:
-            statement += f" On {blank} images no random point moves the logits at all, so nothing could be found there."
+            return Conclusion(inconclusive="no images were measured")
+        tried = tried_levels(frame)
+        # of equally bad results, the one with the most images
+        worst = min((result[0] for result in tried), key=lambda metric: (metric.value or 0.0, -metric.n))
         finding = Finding(
             id=f"{self.meta.id}/attacks",
-            title="What the attacks find where there is something to find",
-            statement=statement,
+            title="Planted adversarial examples found by the attacks",
+            statement=control_statement(frame, tried, worst),
             metric=worst,
-            evidence=[
-                Table(
-                    title="By attack",
-                    columns=["attack", "budget", "finds it", "noise of equal size finds it", "images with it", "n"],
-                    formats=["text", "text", "percent", "percent", "count", "count"],
-                    rows=rows,
-                    caption="Each attack with its settings of this run. Where noise finds it, too, it is no test.",
-                )
-            ],
+            evidence=[control_table(tried)],
         )
-        return Conclusion(metrics=[worst, *(metric for metric in found if metric is not worst)], findings=[finding])
+        metrics = [metric for success, noise, _ in tried for metric in (success, noise)]
+        return Conclusion(metrics=[worst, *(metric for metric in metrics if metric is not worst)], findings=[finding])
 
 
 @dataclass(frozen=True, kw_only=True)
 class _WithAttacks(PositiveControl):
-    """The probe that measures."""
+    """The probe with the attacks of the run."""
 
-    attacks: Sequence[Attack | MinimumNorm]
-    asked: frozenset[str]
-    """Images on which attacks by questions are tried."""
+    attacks: Sequence[SearchAttack]
+    query_ids: frozenset[str]
+    """Images for query-based attacks."""
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """One row per image, attack and level."""
+        """Return one row per image, attack and level."""
         import numpy as np
 
-        parts: list[dict[str, Any]] = []
+        chunks: list[dict[str, Any]] = []
         models: dict[tuple[str, float], Any] = {}
-        asked = [row for row, image_id in enumerate(batch.ids) if image_id in self.asked]
+        query_rows = [row for row, image_id in enumerate(batch.ids) if image_id in self.query_ids]
         for attack in self.attacks:
+            if is_query_based(attack):
+                chunks += self._by_queries(attack, classifier, batch, rng, query_rows)
+                continue
             for level in attack.control_levels():
                 at = str(level["norm"]), number(level)[1]
-                if not _by_questions(attack):
-                    if at not in models:
-                        models[at] = self._planted(classifier, batch, rng, *at)
-                    parts.append({"row": np.arange(len(batch)), **_tried(attack, level, batch, rng, models[at])})
-                    continue
-                for row in asked:
-                    # each by itself: such an attack may begin nearer to another image than to its own
-                    one = batch.take([row])
-                    model = self._planted(classifier, one, rng, *at)
-                    parts.append({"row": np.array([row]), **_tried(attack, level, one, rng, model)})
-                break
-        if len(asked) < len(batch) and not models:
-            # an image on which nothing was tried has a row that says so, and is not measured again
-            rest = np.setdiff1d(np.arange(len(batch)), asked)
-            nothing = np.zeros(len(rest), dtype=bool)
-            parts.append(
-                {"row": rest, "attack": np.full(len(rest), ""), "norm": np.full(len(rest), ""),
-                 "epsilon": np.zeros(len(rest)), "planted": nothing, "noise": nothing, "success": nothing}
-            )  # fmt: skip
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+                if at not in models:
+                    models[at] = plant_errors(classifier, batch, rng, level, candidates=self.candidates)
+                chunks.append({"row": np.arange(len(batch)), **run_attack(attack, level, batch, rng, models[at])})
+        if len(query_rows) < len(batch) and not models:
+            chunks.append(untried(np.setdiff1d(np.arange(len(batch)), query_rows)))
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
-    def _planted(
-        self, classifier: Classifier, batch: Batch, rng: Randomness, norm: str, epsilon: float
-    ) -> tuple[Any, NDArray[np.bool_], NDArray[np.bool_]]:
-        """The model, for which images (n,) a point is planted, and for which noise of its size finds it."""
-        from auditor.algorithms.balls import Ball
-        from auditor.algorithms.planted_control import plant, random_point
+    def _by_queries(
+        self, attack: SearchAttack, classifier: Classifier, batch: Batch, rng: Randomness, rows: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        """Run a query-based attack at its first level, on single images.
 
-        model, planted = plant(classifier, batch, rng, norm=norm, epsilon=epsilon, candidates=self.candidates)
-        noise = random_point(classifier, batch, rng, Ball(norm, epsilon), "noise").cpu().numpy()
-        return model, planted, model.misclassified(noise)
+        In a batch, such an attack may start closer to another image than to its own.
+        """
+        import numpy as np
 
-
-def _tried(attack: Attack | MinimumNorm, level: Level, batch: Batch, rng: Randomness, planted: Any) -> dict[str, Any]:
-    """The columns of one attack at one level."""
-    import numpy as np
-
-    model, there, by_chance = planted
-    victims = type(batch)(
-        ids=batch.ids, pixels=batch.pixels, labels=np.zeros(len(batch), dtype=np.int64),
-        probabilities=model.predict(batch.pixels),
-    )  # fmt: skip
-    images = attack.perturbed(model, victims, rng, level)
-    return {
-        "attack": np.full(len(batch), attack.meta.id),
-        "norm": np.full(len(batch), str(level["norm"])),
-        "epsilon": np.full(len(batch), number(level)[1]),
-        "planted": there,
-        "noise": by_chance,
-        "success": model.misclassified(images),
-    }
-
-
-def _controlled(probes: Sequence[Probe]) -> list[Attack | MinimumNorm]:
-    """The attacks that can be tried: those that search, each image by itself."""
-    attacks = [probe for probe in probes if isinstance(probe, Attack | MinimumNorm)]
-    return [a for a in attacks if (t := a.threat_model()) and t.knowledge != "none" and a.control_levels()]
-
-
-def _by_questions(attack: Attack | MinimumNorm) -> bool:
-    threat = attack.threat_model()
-    return threat is not None and threat.knowledge == "black-box"
+        chunks = []
+        for level in attack.control_levels()[:1]:
+            for row in rows:
+                single = batch.take([row])
+                model = plant_errors(classifier, single, rng, level, candidates=self.candidates)
+                chunks.append({"row": np.array([row]), **run_attack(attack, level, single, rng, model)})
+        return chunks
 
 
 @hookimpl

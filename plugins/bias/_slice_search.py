@@ -1,0 +1,193 @@
+"""Features of images and the search for slices, for ``bias.slices``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from auditor import Metric, Records
+from auditor.probes.breakdown import ALPHA
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from auditor.data.dataset import Batch
+    from auditor.findings.evidence import Cell
+    from auditor.model.classifier import Classifier
+
+
+class Slice(NamedTuple):
+    """A cluster with a high error rate in the search half, tested on the held-out half."""
+
+    number: int
+    errors: Metric
+    """Error rate of its held-out images."""
+    others: float
+    """Error rate of the other held-out images."""
+    p_value: float
+    """Fisher's exact test on the held-out half, adjusted with Holm's method over the candidates."""
+    ids: Sequence[str]
+    """Its held-out images, errors first."""
+    content: str
+    """The most frequent label and prediction."""
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether the test is significant."""
+        return self.p_value < ALPHA
+
+
+class Search(NamedTuple):
+    """The result of a search, most significant slice first."""
+
+    slices: Sequence[Slice]
+    held_out: int
+    """Number of held-out images."""
+
+    @property
+    def confirmed(self) -> list[Slice]:
+        """The slices whose test is significant."""
+        return [found for found in self.slices if found.confirmed]
+
+
+def slice_row(found: Slice) -> list[Cell]:
+    """Return a slice as a row of the table of candidates."""
+    return [
+        f"slice {found.number}",
+        found.errors.cell(),
+        found.others,
+        found.errors.n,
+        f"{found.p_value:.2g}",
+        "confirmed" if found.confirmed else "not confirmed",
+        found.content,
+    ]
+
+
+def find_slices(records: Records, *, clusters: int, minimum: int, candidates: int) -> Search:
+    """Cluster one half of the images and test clusters with a high error rate on the other half."""
+    import numpy as np
+
+    frame = records.frame
+    if len(frame) < 4 * minimum:
+        return Search([], 0)
+    search = _search_half(frame["image_id"])
+    wrong = (frame["label"] != frame["prediction"]).to_numpy()
+    held_out = int((~search).sum())
+    if search.sum() < 2 * minimum or held_out < 2 * minimum or not wrong[search].any():
+        return Search([], held_out)
+    features = np.stack(frame["features"].to_list()).astype(np.float64)
+    k = int(max(2, min(clusters, search.sum() // (2 * minimum))))
+    cluster = _clusters(features, search, k)
+    found = _candidates(cluster, k, search, wrong, minimum)[:candidates]
+    return Search(_tested(records, found, search, wrong), held_out)
+
+
+def _search_half(ids: Any) -> NDArray[np.bool_]:
+    """Return the mask of the search half, drawn from each image id so that other images do not affect it."""
+    from hashlib import blake2b
+
+    import numpy as np
+
+    return np.array([blake2b(str(i).encode(), digest_size=1).digest()[0] % 2 == 0 for i in ids])
+
+
+def _clusters(features: NDArray[np.float64], search: NDArray[np.bool_], k: int) -> NDArray[np.int64]:
+    """Return the cluster of each image, (n,), by k-means fitted on the standardised search half."""
+    import numpy as np
+    from sklearn.cluster import KMeans
+
+    scale = features[search].std(axis=0)
+    standardised = (features - features[search].mean(axis=0)) / np.where(scale > 0, scale, 1)
+    clusters: NDArray[np.int64] = KMeans(k, n_init=3, random_state=0).fit(standardised[search]).predict(standardised)
+    return clusters
+
+
+def _candidates(
+    cluster: NDArray[np.int64], k: int, search: NDArray[np.bool_], wrong: NDArray[np.bool_], minimum: int
+) -> list[tuple[int, NDArray[np.bool_]]]:
+    """Return (cluster, mask of its held-out images), highest error rate in the search half first."""
+    found = []
+    for number in range(k):
+        searched, held = search & (cluster == number), ~search & (cluster == number)
+        large = searched.sum() >= minimum and held.sum() >= minimum
+        if large and wrong[searched].mean() > wrong[search].mean():
+            found.append((float(wrong[searched].mean()), number, held))
+    found.sort(key=lambda item: (-item[0], item[1]))
+    return [(number, held) for _, number, held in found]
+
+
+def _tested(
+    records: Records,
+    found: Sequence[tuple[int, NDArray[np.bool_]]],
+    search: NDArray[np.bool_],
+    wrong: NDArray[np.bool_],
+) -> list[Slice]:
+    """Test whether the error rate of each cluster is higher than elsewhere, on the held-out half."""
+    import numpy as np
+    from scipy.stats import fisher_exact
+
+    from auditor import statistics
+
+    ids = records.frame["image_id"]
+    p_values = []
+    for _, held in found:
+        rest = ~search & ~held
+        table = [[wrong[held].sum(), (~wrong[held]).sum()], [wrong[rest].sum(), (~wrong[rest]).sum()]]
+        p_values.append(float(fisher_exact(table, alternative="greater").pvalue))
+    slices = [
+        Slice(
+            number=number,
+            errors=statistics.proportion("slice_error_rate", wrong[held]),
+            others=float(wrong[~search & ~held].mean()),
+            p_value=p,
+            ids=[str(i) for i in ids[held].to_numpy()[np.argsort(~wrong[held], kind="stable")]],
+            content=_content(records, held),
+        )
+        for (number, held), p in zip(found, statistics.holm(p_values), strict=True)
+    ]
+    return sorted(slices, key=lambda found: (found.p_value, -(found.errors.value or 0.0)))
+
+
+def _content(records: Records, mask: NDArray[np.bool_]) -> str:
+    """Describe the most frequent label and prediction of a slice."""
+    labels, predictions = (records.frame[column][mask].value_counts() for column in ("label", "prediction"))
+    return (
+        f"label {records.class_name(labels.index[0])} in {100 * labels.iloc[0] / mask.sum():.0f} %,"
+        f" prediction {records.class_name(predictions.index[0])} in {100 * predictions.iloc[0] / mask.sum():.0f} %"
+    )
+
+
+def image_features(classifier: Classifier, batch: Batch) -> tuple[NDArray[Any], str]:
+    """Return features (n, d) of the images and their source: "last layer" or "pixels"."""
+    features = last_layer_inputs(classifier, batch) if classifier.access == "white-box" else None
+    return (_pixel_descriptor(batch), "pixels") if features is None else (features, "last layer")
+
+
+def last_layer_inputs(classifier: Classifier, batch: Batch) -> NDArray[Any] | None:
+    """Return the input of the copy's last layer, (n, d), averaged over positions; None if there is none."""
+    import numpy as np
+
+    from auditor.algorithms.layers import last_layer
+
+    step = classifier.fixed_batch or len(batch)
+    chunks = []
+    for start in range(0, len(batch), step):
+        found = last_layer(classifier, batch.pixels[start : start + step])
+        if found is None:
+            return None
+        chunks.append(found)
+    return np.concatenate(chunks)
+
+
+def _pixel_descriptor(batch: Batch) -> NDArray[Any]:
+    """Return an 8x8 thumbnail with mean and standard deviation of each channel, (n, d)."""
+    import numpy as np
+
+    from auditor.algorithms.masking import cells
+
+    height, width = batch.pixels.shape[2:]
+    grid = cells(height, width, 8)
+    means = [batch.pixels[:, :, c.top : c.bottom, c.left : c.right].mean(axis=(2, 3)) for c in grid]
+    whole = [batch.pixels.mean(axis=(2, 3)), batch.pixels.std(axis=(2, 3))]
+    return np.concatenate([*means, *whole], axis=1)
