@@ -304,7 +304,8 @@ def attack_frame(distances: Any, epsilons: Any, ids: Any) -> pd.DataFrame:
     """Rows of an attack that needs ``distances`` per image, at every epsilon and at 0."""
     rows = [
         {"image_id": i, "label": 0, "prediction": 0, "norm": "linf", "epsilon": e, "linf": e, "snr_db": 1.0,
-         "success": 0 < d <= e}
+         "success": 0 < d <= e, "l2": e, "l1": e, "searched": False, "surrogate_misclassified": False,
+         "component": ""}
         for i, d in zip(ids, distances, strict=True) for e in (0.0, *epsilons)
     ]  # fmt: skip
     return pd.DataFrame(rows)

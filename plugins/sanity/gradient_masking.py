@@ -307,7 +307,7 @@ class GradientMasking(Probe):
             if flags is not None:
                 found.append(self._judge(check, flags))
         autoattack = attacks.get("attacks.autoattack")
-        if autoattack is not None and "component" in autoattack:
+        if autoattack is not None:
             attacked = autoattack[autoattack["epsilon"] > 0]
             if len(attacked):
                 alone = (attacked["component"] == "Square") & attacked["success"].astype(bool)
@@ -325,7 +325,7 @@ class GradientMasking(Probe):
 
         tried = [e for frame in strong.values() for e in frame.loc[frame["norm"] == "linf", "epsilon"].unique()]
         # a search for the smallest perturbation has no budget
-        tried += [self.epsilon for frame in strong.values() if "exact" in frame and frame["exact"].any()]
+        tried += [self.epsilon for frame in strong.values() if frame["searched"].any()]
         # as far as the strong attacks went, and no further
         limit = max((e for e in tried if e <= self.epsilon * 1.001), default=0.0)
         ours, theirs = (smallest(attacks, "linf")["distance"] for attacks in (weak, strong))
@@ -347,7 +347,7 @@ class GradientMasking(Probe):
         for name, frame in attack_records(records.others).items():
             for norm in norms_of({name: frame}):
                 epsilon, tried = self._sizes()[norm], frame[frame["norm"] == norm]
-                searched = "exact" in tried and tried["exact"].any()
+                searched = tried["searched"].any()
                 distance = smallest({name: frame}, norm)["distance"]
                 common = distance.index[distance > 0].intersection(noise.index)
                 if not len(common) or not (searched or tried["epsilon"].max() >= epsilon * 0.999):
