@@ -15,8 +15,9 @@ from auditor import NotApplicable
 from auditor.data.dataset import Batch
 from auditor.errors import BadInput
 from auditor.plugins.attacks._patch_training import paste
+from auditor.plugins.attacks._spatial_transform import Move, moved
 from auditor.plugins.attacks.patch import Patch
-from auditor.plugins.attacks.spatial import Move, Spatial, moved
+from auditor.plugins.attacks.spatial import Spatial
 from auditor.plugins.attacks.universal import Universal
 from auditor.probes.base import Randomness, Run
 from auditor.probes.splits import in_training_half, training_images

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from auditor import (
     Axis,
@@ -27,6 +27,7 @@ from auditor import (
     hookimpl,
 )
 from auditor.findings.metric import percent
+from auditor.plugins.attacks._spatial_transform import Move, moved
 from auditor.probes.example_grid import example_grid, spread_over_classes
 from auditor.probes.grid_search import GridSearch, robust_accuracy, success_rate
 from auditor.probes.metric_tables import metric_table
@@ -39,14 +40,6 @@ if TYPE_CHECKING:
     from auditor.data.dataset import Batch, Pixels
     from auditor.model.classifier import Classifier
     from auditor.probes.base import Columns, Randomness
-
-
-class Move(NamedTuple):
-    """A rotation in degrees, counter-clockwise, and a translation down and to the right in shares of the side."""
-
-    angle: float
-    down: float
-    right: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,32 +203,6 @@ def _line(robust: Sequence[Metric], shift: float) -> Series:
             if metric.at["translation"] == shift
         ],
     )
-
-
-def moved(images: Pixels, move: Move) -> Pixels:
-    """Rotate images (n, c, h, w) about their centre, then translate them; bilinear, black outside the image."""
-    import math
-
-    import torch
-
-    if move == Move(0.0, 0.0, 0.0):
-        return images
-    height, width = images.shape[2:]
-    cos, sin = math.cos(math.radians(move.angle)), math.sin(math.radians(move.angle))
-    # source of each output pixel in coordinates from -1 to 1; the angle refers to pixels
-    turn = torch.tensor([[cos, -sin * height / width], [sin * width / height, cos]], dtype=torch.float64)
-    shift = turn @ turn.new_tensor([[2 * move.right], [2 * move.down]])
-    transform = torch.cat([turn, -shift], dim=1)[None].float()
-    grid = torch.nn.functional.affine_grid(transform, [1, 1, height, width], align_corners=False)
-    sampled = torch.nn.functional.grid_sample(
-        torch.from_numpy(images),
-        grid.expand(len(images), -1, -1, -1),
-        mode="bilinear",
-        padding_mode="zeros",
-        align_corners=False,
-    )
-    result: Pixels = sampled.clamp(0, 1).numpy()
-    return result
 
 
 @hookimpl

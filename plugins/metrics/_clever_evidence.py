@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Any
 from auditor import Axis, Metric, Point, Scatter, Series, Table
 from auditor.findings.formatting import norm_name
 from auditor.findings.metric import percent
+from auditor.plugins.metrics._clever_scores import TARGETS
 from auditor.probes.levels import size, size_format
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
-
-TARGETS = {
-    "runner_up": "the likeliest other class",
-    "random": "a random class",
-    "least_likely": "the least likely class",
-}
-"""The targets of Weng et al. 2018, section 5.1: names in the columns, and for people."""
 
 
 def score_scatter(norm: str, score: NDArray[Any], distance: NDArray[Any], known: NDArray[Any]) -> Scatter:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,6 +12,68 @@ if TYPE_CHECKING:
     from auditor.data.dataset import Batch
     from auditor.model.classifier import Classifier
     from auditor.probes.base import Randomness
+
+
+class Plan(NamedTuple):
+    """How many points and slopes to sample around an image."""
+
+    targets: int
+    """Number of likeliest other classes."""
+    pairs: Sequence[tuple[int, int]]
+    """Batches and samples per batch, the main pair first."""
+    radius: float
+    pool_factor: int
+    """Size of the pool of points in batches; 0 to draw new points for each batch."""
+
+    def n_points(self, pair: Sequence[int]) -> int:
+        """Return the number of points for this number of batches and samples."""
+        batches, samples = pair
+        return samples * (self.pool_factor or batches)
+
+
+class Sample(NamedTuple):
+    """Margins and largest slopes around one image."""
+
+    targets: list[int]
+    """Target classes."""
+    named: tuple[int, ...]
+    """Positions of the likeliest, the random and the least likely class in ``targets``."""
+    margins: NDArray[np.float64]
+    """(targets,)"""
+    maxima: list[NDArray[np.float64]]
+    """For each pair of the plan the largest slope of every batch, (targets, batches)."""
+
+
+def sample_slopes(classifier: Classifier, image: Batch, rng: Randomness, norm: str, plan: Plan) -> Sample:
+    """Measure margins and slopes around one image."""
+    import numpy as np
+    import torch
+
+    label = int(image.labels[0])
+    with torch.no_grad():
+        logits = classifier.logits(classifier.tensor(image.pixels))[0].double().cpu().numpy()
+    ranked = [int(k) for k in np.argsort(-logits, kind="stable") if k != label]
+    random = int(rng(image.ids[0], "random target").choice(ranked))
+    targets = list(dict.fromkeys([*ranked[: plan.targets], random, ranked[-1]]))
+    n_points = plan.n_points(plan.pairs[0])
+    points = ball_points(image, rng, norm, plan.radius, n=n_points, chunk=classifier.batch_size)
+    slopes = np.concatenate([margin_slopes(classifier, pixels, label, targets, norm) for pixels in points], axis=1)
+
+    def maxima(pair: tuple[int, int]) -> NDArray[np.float64]:
+        batches, samples = pair
+        drawn = slopes[:, : plan.n_points(pair)]
+        if plan.pool_factor:
+            generator = rng(image.ids[0], f"pool {norm}")
+            drawn = drawn[:, generator.integers(0, drawn.shape[1], batches * samples)]
+        largest: NDArray[np.float64] = drawn.reshape(len(drawn), batches, -1).max(axis=2)
+        return largest
+
+    return Sample(
+        targets=targets,
+        named=(0, targets.index(random), targets.index(ranked[-1])),
+        margins=logits[label] - logits[targets],
+        maxima=[maxima(pair) for pair in plan.pairs],
+    )
 
 
 def ball_points(

@@ -10,20 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Conclusion, Finding, Level, Meta, Metric, MetricSpec, Probe, Records, hookimpl
 from auditor.findings.formatting import norm_name
 from auditor.findings.metric import percent
-from auditor.plugins.metrics._clever_evidence import TARGETS, effort_table, reliability_table, score_scatter
-from auditor.plugins.metrics._clever_sampling import ball_points, margin_slopes
+from auditor.plugins.metrics._clever_evidence import effort_table, reliability_table, score_scatter
+from auditor.plugins.metrics._clever_sampling import Plan, sample_slopes
+from auditor.plugins.metrics._clever_scores import TARGETS, score_columns
 from auditor.probes.distances import attack_records, smallest
 from auditor.probes.levels import size
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
     from auditor.data.dataset import Batch
     from auditor.model.classifier import Classifier
@@ -34,19 +33,6 @@ _FIT_P_VALUE = 0.05
 
 _FIT_IMAGES = 16
 """Images whose distributions are fitted together, which takes hardly longer than one."""
-
-
-class _Sample(NamedTuple):
-    """Margins and largest slopes around one image."""
-
-    targets: list[int]
-    """Target classes."""
-    named: tuple[int, ...]
-    """Positions of the classes of ``TARGETS`` in ``targets``."""
-    margins: NDArray[np.float64]
-    """(targets,)"""
-    maxima: list[NDArray[np.float64]]
-    """For each pair of ``batches`` and ``batch_samples`` the largest slope of every batch, (targets, batches)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +90,9 @@ class Clever(Probe):
             raise ValueError(f"norms {list(self.norms)}: expected some of linf, l2, l1")
         if self.batches < 2 or self.batch_samples < 1 or self.targets < 1 or self.pool_factor < 1:
             raise ValueError("expected at least two batches of one sample, one target class and a pool of one batch")
+        most = self._plan("linf").n_points((self.batches, self.batch_samples))
         for pair in self.smaller:
-            if len(pair) != 2 or min(pair) < 1 or pair[0] < 2 or self._n_points(*pair) > self._n_points():
+            if len(pair) != 2 or min(pair) < 1 or pair[0] < 2 or self._plan("linf").n_points(pair) > most:
                 raise ValueError(
                     f"smaller has {list(pair)}; expected pairs of batches (at least two) and samples that need no more"
                     " points than batches and batch_samples"
@@ -132,93 +119,20 @@ class Clever(Probe):
 
     def _score(self, classifier: Classifier, images: Batch, rng: Randomness, norm: str) -> list[dict[str, Any]]:
         """Return the columns of each image; the distributions of all images are fitted together."""
-        import numpy as np
+        plan = self._plan(norm)
+        samples = [sample_slopes(classifier, images.take([i]), rng, norm, plan) for i in range(len(images))]
+        return score_columns(samples, plan, [_column(pair) for pair in self.smaller])
 
-        from auditor.algorithms.extreme_values import Fit, fit_end, fit_end_as_art
-
-        fit_of = fit_end_as_art if self.pooled else fit_end
-        samples = [self._sample(classifier, images.take([i]), rng, norm) for i in range(len(images))]
-        ends = np.cumsum([len(sample.margins) for sample in samples])[:-1]
-
-        def fit(pair: int) -> list[Fit]:
-            together = fit_of(np.concatenate([sample.maxima[pair] for sample in samples]))
-            return [Fit(*columns) for columns in zip(*(np.split(column, ends) for column in together), strict=True)]
-
-        fits = fit(0)
-        scores = [self._scores(sample.margins, fit.end, norm) for sample, fit in zip(samples, fits, strict=True)]
-        smaller = {
-            _column(pair): [
-                self._scores(sample.margins, each.end, norm).min()
-                for sample, each in zip(samples, fit(1 + i), strict=True)
-            ]
-            for i, pair in enumerate(self.smaller)
-        }
-        best = [int(score.argmin()) for score in scores]
-        margins = np.array([sample.margins[target] for sample, target in zip(samples, best, strict=True)])
-        maxima = np.stack([sample.maxima[0][target] for sample, target in zip(samples, best, strict=True)])
-        # the two halves of the batches share no point, so they are independent estimates
-        first, second = (self._scores(margins, fit_of(half).end, norm) for half in np.array_split(maxima, 2, axis=1))
-        return [
-            {
-                "clever": scores[i][target],
-                **{f"clever_{name}": scores[i][at] for name, at in zip(TARGETS, samples[i].named, strict=True)},
-                "clever_target": samples[i].targets[target],
-                "spread": abs(first[i] - second[i]) / max(scores[i][target], 1e-12),
-                "ks": fits[i].ks[target],
-                "shape": fits[i].shape[target],
-                "slope": fits[i].end[target],
-                "margin": margins[i],
-                **{name: values[i] for name, values in smaller.items()},
-            }
-            for i, target in enumerate(best)
-        ]
-
-    def _sample(self, classifier: Classifier, image: Batch, rng: Randomness, norm: str) -> _Sample:
-        """Measure margins and slopes around one image."""
-        import numpy as np
-        import torch
-
-        label = int(image.labels[0])
-        with torch.no_grad():
-            logits = classifier.logits(classifier.tensor(image.pixels))[0].double().cpu().numpy()
-        ranked = [int(k) for k in np.argsort(-logits, kind="stable") if k != label]
-        random = int(rng(image.ids[0], "random target").choice(ranked))
-        targets = list(dict.fromkeys([*ranked[: self.targets], random, ranked[-1]]))
-        points = ball_points(image, rng, norm, self._radius(norm), n=self._n_points(), chunk=classifier.batch_size)
-        slopes = np.concatenate([margin_slopes(classifier, pixels, label, targets, norm) for pixels in points], axis=1)
-        pairs = [(self.batches, self.batch_samples), *self.smaller]
-        return _Sample(
-            targets=targets,
-            named=(0, targets.index(random), targets.index(ranked[-1])),
-            margins=logits[label] - logits[targets],
-            maxima=[self._maxima(slopes, image, rng, norm, pair) for pair in pairs],
+    def _plan(self, norm: str) -> Plan:
+        return Plan(
+            targets=self.targets,
+            pairs=[(self.batches, self.batch_samples), *((pair[0], pair[1]) for pair in self.smaller)],
+            radius=self._radius(norm),
+            pool_factor=self.pool_factor if self.pooled else 0,
         )
-
-    def _n_points(self, batches: int = 0, samples: int = 0) -> int:
-        """Return the number of points for these batches and samples, by default the main ones."""
-        return (samples or self.batch_samples) * (self.pool_factor if self.pooled else batches or self.batches)
-
-    def _scores(self, margins: NDArray[np.float64], ends: NDArray[np.float64], norm: str) -> NDArray[np.float64]:
-        """Divide each margin by its largest slope, between 0 and the radius."""
-        import numpy as np
-
-        scores: NDArray[np.float64] = (margins / np.maximum(ends, 1e-300)).clip(0, self._radius(norm))
-        return scores
 
     def _radius(self, norm: str) -> float:
         return {"linf": self.radius_linf, "l2": self.radius_l2, "l1": self.radius_l1}[norm]
-
-    def _maxima(
-        self, slopes: NDArray[np.float64], image: Batch, rng: Randomness, norm: str, pair: Sequence[int]
-    ) -> NDArray[np.float64]:
-        """Return the largest slope of every batch for each target, (targets, batches)."""
-        batches, samples = pair
-        slopes = slopes[:, : self._n_points(batches, samples)]
-        if self.pooled:
-            generator = rng(image.ids[0], f"pool {norm}")
-            slopes = slopes[:, generator.integers(0, slopes.shape[1], batches * samples)]
-        maxima: NDArray[np.float64] = slopes.reshape(len(slopes), batches, -1).max(axis=2)
-        return maxima
 
     def conclude(self, records: Records) -> Conclusion:
         """Return per norm the median score, and the share of scores below the distance that an attack found."""

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, MetricSpec, Point, Probe, Records, Series, hookimpl
 from auditor.findings.metric import percent
+from auditor.plugins.metrics._smoothing_certificate import Certificate, certify, count_answers, largest_radius
 from auditor.probes.metric_tables import metric_table
 from auditor.probes.plots import accuracy_axis, accuracy_points
 
@@ -76,7 +76,7 @@ class Smoothing(Probe):
         import numpy as np
 
         rows = [
-            {"row": row, "sigma": sigma, **self._certify(classifier, batch.take([row]), rng, sigma)}
+            {"row": row, "sigma": sigma, **self._certify(classifier, batch.take([row]), rng, sigma)._asdict()}
             for row in range(len(batch))
             for sigma in self.sigmas
         ]
@@ -89,35 +89,16 @@ class Smoothing(Probe):
         }
         return {name: np.array([row[name] for row in rows], dtype=dtype) for name, dtype in types.items()}
 
-    def _certify(self, classifier: Classifier, image: Batch, rng: Randomness, sigma: float) -> dict[str, Any]:
-        from scipy.stats import beta, norm
-
+    def _certify(self, classifier: Classifier, image: Batch, rng: Randomness, sigma: float) -> Certificate:
         chosen = int(self._counts(classifier, image, rng, sigma, "selection").argmax())
         hits = int(self._counts(classifier, image, rng, sigma, "estimation")[chosen])
-        # one-sided lower bound of Clopper and Pearson
-        share = float(beta.ppf(self.alpha, hits, self.draws - hits + 1)) if hits else 0.0
-        certified = share > 0.5
-        return {
-            "smoothed_prediction": chosen if certified else -1,
-            "hits": hits,
-            "radius": sigma * float(norm.ppf(share)) if certified else 0.0,
-        }
+        return certify(chosen, hits, self.draws, sigma=sigma, alpha=self.alpha)
 
     def _counts(
         self, classifier: Classifier, image: Batch, rng: Randomness, sigma: float, purpose: str
     ) -> NDArray[np.int64]:
-        """Count the answers under noise by class, (k,); clipping to [0, 1] is part of the smoothed model."""
-        import numpy as np
-
         draws = self.selection if purpose == "selection" else self.draws
-        generator = rng(image.ids[0], f"{purpose} {sigma}")
-        counts = np.zeros(classifier.n_classes, dtype=np.int64)
-        for start in range(0, draws, classifier.batch_size):
-            shape = (min(classifier.batch_size, draws - start), *image.pixels.shape[1:])
-            noisy = image.pixels + sigma * generator.standard_normal(shape).astype(np.float32)
-            answers = classifier.predict(noisy.clip(0, 1).astype(np.float32)).argmax(axis=1)
-            counts += np.bincount(answers, minlength=len(counts))
-        return counts
+        return count_answers(classifier, image, rng(image.ids[0], f"{purpose} {sigma}"), sigma, draws)
 
     def conclude(self, records: Records) -> Conclusion:
         """Return certified accuracy of the smoothed model by radius, for each sigma."""
@@ -167,8 +148,7 @@ class Smoothing(Probe):
         ]
 
     def _curve(self, by_sigma: dict[float, pd.DataFrame]) -> Curve:
-        # radius of an image whose class was returned in every draw
-        largest = max(self.sigmas) * NormalDist().inv_cdf(self.alpha ** (1 / self.draws))
+        largest = largest_radius(self.draws, sigma=max(self.sigmas), alpha=self.alpha)
         return Curve(
             title="Certified accuracy of the smoothed model",
             caption=f"A lower bound for the smoothed model, wrong with probability {self.alpha:g} for each image."
