@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from helpers import batch_of, records_of
 from scipy.optimize import linprog, minimize
 
-from auditor import Records, Table, Text
+from auditor import Table, Text
 from auditor.algorithms import balls, best_points, fab, losses
 from auditor.algorithms.balls import Ball
 from auditor.data.dataset import Batch
@@ -55,15 +55,6 @@ def linear(weights: np.ndarray, shape: tuple[int, int, int]) -> Classifier:
     bias = -0.5 * weights.sum(axis=1)
     layer.load_state_dict({"weight": torch.tensor(weights), "bias": torch.tensor(bias)})
     return classifier_of(torch.nn.Sequential(torch.nn.Flatten(), layer).eval(), shape, len(weights))
-
-
-def batch_of(classifier: Classifier, pixels: np.ndarray, labels: np.ndarray | None = None) -> Batch:
-    probabilities = classifier.predict(pixels)
-    labels = probabilities.argmax(axis=1) if labels is None else labels
-    return Batch(
-        ids=tuple(f"{i:03d}" for i in range(len(pixels))), pixels=pixels, labels=labels.astype(np.int64),
-        probabilities=probabilities,
-    )  # fmt: skip
 
 
 def two_classes(n: int, shape: tuple[int, int, int], seed: int = 1) -> tuple[Classifier, Batch, np.ndarray, np.ndarray]:
@@ -255,9 +246,9 @@ def test_what_is_tried_side_by_side_is_what_one_after_the_other_finds(
         answers.append(probe.perturb(classifier, batch, RNG, level))
     classifier.batch_size = before
     alone, some, many = answers
-    assert {"", "APGD-CE"} <= set(alone.columns["component"])
+    assert {"", "APGD-CE"} <= set(alone.component)
     for other in (some, many):
-        np.testing.assert_array_equal(other.columns["component"], alone.columns["component"])
+        np.testing.assert_array_equal(other.component, alone.component)
         assert np.abs(other.images - alone.images).mean() < 1e-3
 
 
@@ -341,7 +332,7 @@ def test_autoattack_breaks_by_queries_what_has_no_gradient_and_says_so() -> None
     assert set(columns["component"][~attacked]) == {""}
     # a random start alone moves the mean by little
     assert (columns["component"][attacked] == "Square").sum() > 10
-    finding = probe.conclude(records_of(batch, columns, 2)).findings[0]
+    finding = probe.conclude(records_of(batch, columns)).findings[0]
     table = next(e for e in finding.evidence if isinstance(e, Table) and "component" in e.title)
     rows = {str(row[0]): row[1:] for row in table.rows}
     broken = int(columns["success"].sum())
@@ -349,19 +340,7 @@ def test_autoattack_breaks_by_queries_what_has_no_gradient_and_says_so() -> None
     assert rows["APGD-CE"][0] == 20
     assert sum(int(row[1]) for row in rows.values()) == broken == sum(int(row[2]) for row in rows.values())  # type: ignore[arg-type]
     assert any(isinstance(e, Text) and "2: the difference" in e.text for e in finding.evidence)
-    assert f"The original confirmed {broken} of {broken} images" in finding.statement
-
-
-def records_of(batch: Batch, columns: Any, classes: int) -> Records:
-    """What the engine makes of a probe's columns."""
-    rows = np.asarray(columns["row"])
-    frame = pd.DataFrame(
-        {"image_id": np.array(batch.ids)[rows], "label": batch.labels[rows], "prediction": batch.predictions[rows]}
-        | {name: list(values) for name, values in columns.items() if name != "row"}
-    )
-    return Records(
-        frame=frame, examples=pd.DataFrame({"example": []}), classes=[str(k) for k in range(classes)], labelled=True
-    )
+    assert f"The deployed model confirmed {broken} of {broken} images" in finding.statement
 
 
 @pytest.mark.parametrize("kind", [Autoattack, Square, Pgd])
@@ -369,7 +348,7 @@ def test_nothing_to_attack_is_no_error(kind: Any) -> None:
     classifier, batch, *_ = two_classes(3, (1, 4, 4))
     wrong = batch_of(classifier, batch.pixels, 1 - batch.labels)
     probe = kind()
-    conclusion = probe.conclude(records_of(wrong, probe.measure(classifier, wrong, RNG), 2))
+    conclusion = probe.conclude(records_of(wrong, probe.measure(classifier, wrong, RNG)))
     assert {m.value for m in conclusion.metrics if m.name == "robust_accuracy"} == {0.0}
     success = [m for m in conclusion.metrics if m.name in {"attack_success_rate", "unconfirmed"}]
     assert all(m.value is None and m.n == 0 for m in success)

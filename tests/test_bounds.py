@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import as_attack, batch_of, records
 from scipy.stats import binomtest, norm
 
-from auditor import Records
-from auditor.data.dataset import Batch
 from auditor.findings.encoding import plain
 from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
@@ -28,7 +27,6 @@ from auditor.policy.verdict import judge
 from auditor.probes.base import Randomness
 
 RNG = Randomness(0, "test")
-EXAMPLES = pd.DataFrame({"example": []})
 SHAPE = (1, 4, 4)
 
 
@@ -43,23 +41,15 @@ def linear(classes: int, seed: int = 0) -> tuple[Classifier, np.ndarray]:
                       outputs="logits"), weights  # fmt: skip
 
 
-def batch_of(classifier: Classifier, n: int) -> Batch:
-    pixels = np.random.default_rng(1).uniform(0.3, 0.7, (n, *SHAPE)).astype(np.float32)
-    probabilities = classifier.predict(pixels)
-    return Batch(ids=tuple(f"{i:03d}" for i in range(n)), pixels=pixels, labels=probabilities.argmax(axis=1),
-                 probabilities=probabilities)  # fmt: skip
+def grey_images(n: int) -> np.ndarray:
+    return np.random.default_rng(1).uniform(0.3, 0.7, (n, *SHAPE)).astype(np.float32)
 
 
 def attack(distances: dict[str, float], kind: str = "linf") -> pd.DataFrame:
     clean = pd.DataFrame({"image_id": list(distances), "epsilon": 0.0, kind: 0.0, "success": False})
     hits = clean.assign(epsilon=0.5, success=[np.isfinite(d) for d in distances.values()])
     hits[kind] = list(distances.values())
-    return pd.concat([clean, hits]).assign(norm=kind, snr_db=20.0, label=0, prediction=0)
-
-
-def records(frame: pd.DataFrame, **others: pd.DataFrame) -> Records:
-    named = {name.replace("__", "."): value for name, value in others.items()}
-    return Records(frame=frame, examples=EXAMPLES, classes=["a", "b"], labelled=True, others=named)
+    return as_attack(pd.concat([clean, hits]), norm=kind)
 
 
 def numbers_of(conclusion: Any) -> dict[str, Any]:
@@ -72,9 +62,11 @@ def bracket(certified: list[float], clever: list[float], found: list[float], **s
     return Bounds().conclude(
         records(
             pd.DataFrame({"image_id": ids}),
-            attacks__x=attack(dict(zip(ids, found, strict=True))),
-            metrics__certified=pd.DataFrame({"image_id": ids, "norm": "linf", "radius": certified}),
-            metrics__clever=pd.DataFrame({"image_id": ids, "norm": "linf", "clever": clever, **trust}),
+            others={
+                "attacks.x": attack(dict(zip(ids, found, strict=True))),
+                "metrics.certified": pd.DataFrame({"image_id": ids, "norm": "linf", "radius": certified}),
+                "metrics.clever": pd.DataFrame({"image_id": ids, "norm": "linf", "clever": clever, **trust}),
+            },
         )
     )
 
@@ -93,7 +85,7 @@ def test_the_bracket_has_three_columns_and_no_contradiction() -> None:
     assert found["bracket_ratio_median"].value == pytest.approx(10)
     [finding] = conclusion.findings
     table = finding.evidence[-1]
-    assert table.columns[1:4] == ["certified: at least", "CLEVER: estimate", "found: at most"]
+    assert table.columns[1:4] == ["lower bound: certified", "estimate: CLEVER", "upper bound: found"]
     assert table.rows[0] == ["a", 0.01, 0.05, 0.1, "attacks.x"]
     assert table.rows[-1] == ["d", 0.0, 0.1, None, "–"]
     upper, lower = finding.evidence[0].series
@@ -124,26 +116,27 @@ def test_a_clever_score_above_a_perturbation_is_explained_by_its_own_signs_or_no
     found = numbers_of(conclusion)
     assert (found["clever_contradicted"].value, found["clever_unexplained"].value) == (4, 1)
     [finding] = conclusion.findings
-    assert "on 4 of 4 images, on 1 of these without a sign" in finding.statement
+    assert "on 4 of 4 images, on 1 of them without a sign" in finding.statement
     table = next(item for item in finding.evidence if "CLEVER score above" in item.title)
     signs = {row[0]: row[-1] for row in table.rows}
     assert signs["a"] == "none: not explained"
     assert "does not fit" in signs["b"]
     assert "half of its sample" in signs["c"]
-    assert "where they end" in signs["d"]
+    assert "do not determine their endpoint" in signs["d"]
     assert [row[4] for row in table.rows if row[0] == "a"] == [pytest.approx(3)]
 
 
 def test_without_bounds_or_attacks_there_is_no_bracket() -> None:
     frame = pd.DataFrame({"image_id": ["a"]})
-    for others in ({}, {"attacks__x": attack({"a": 0.1})}):
-        assert "nothing to bracket" in Bounds().conclude(records(frame, **others)).inconclusive
+    for others in ({}, {"attacks.x": attack({"a": 0.1})}):
+        conclusion = Bounds().conclude(records(frame, others=others))
+        assert "no image has both an attack and a certificate" in conclusion.inconclusive
 
 
 def test_loss_sensitivity_is_its_closed_form_in_any_batch() -> None:
     """Of a linear model the gradient is (p - 1[label]) weights."""
     classifier, weights = linear(3)
-    batch = batch_of(classifier, 7)
+    batch = batch_of(classifier, grey_images(7))
     found = LossSensitivity().measure(classifier, batch, RNG)
     p = softmax(batch.pixels.reshape(7, -1) @ weights.T).astype(np.float64)
     p[np.arange(7), batch.labels] -= 1
@@ -164,7 +157,11 @@ def test_empirical_robustness_comes_with_the_share_that_it_is_the_mean_of() -> N
     )
     conclusion = EmpiricalRobustness().conclude(
         records(
-            frame, attacks__x=attack({"a": 0.1, "b": 0.3, "c": np.inf}, "linf"), attacks__y=attack({"a": np.inf}, "l2")
+            frame,
+            others={
+                "attacks.x": attack({"a": 0.1, "b": 0.3, "c": np.inf}, "linf"),
+                "attacks.y": attack({"a": np.inf}, "l2"),
+            },
         )
     )
     found = {(m.name, m.at["norm"]): m for m in conclusion.metrics}
@@ -173,7 +170,7 @@ def test_empirical_robustness_comes_with_the_share_that_it_is_the_mean_of() -> N
     assert found["empirical_robustness", "l2"].value is None
     assert found["attack_success_rate", "l2"].value == 0
     assert "66.7 %" in conclusion.findings[0].statement
-    never = EmpiricalRobustness().conclude(records(frame, attacks__x=attack({"a": np.inf})))
+    never = EmpiricalRobustness().conclude(records(frame, others={"attacks.x": attack({"a": np.inf})}))
     assert never.inconclusive
     assert [m.value for m in never.metrics if m.name == "empirical_robustness"] == [None]
 
@@ -191,7 +188,7 @@ def test_smoothing_of_a_linear_model_is_its_closed_form() -> None:
                         scores=scores)  # fmt: skip
     classifier = DeployedModel(artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=2,
                             outputs="logits")  # fmt: skip
-    batch = batch_of(classifier, 12)
+    batch = batch_of(classifier, grey_images(12))
     probe = Smoothing(sigmas=(0.08,), selection=50, draws=2000)
     found = probe.measure(classifier, batch, RNG)
     distance = np.abs((batch.pixels.reshape(12, -1) - 0.5) @ normal) / np.linalg.norm(normal)

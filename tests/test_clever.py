@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import as_attack, batch_of, records_of
 from scipy.optimize import minimize
 from scipy.stats import kstest, weibull_max, weibull_min
 
@@ -19,12 +20,12 @@ from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
 from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
+from auditor.plugins.metrics._clever_sampling import ball_points
 from auditor.plugins.metrics.clever import Clever
-from auditor.probes.base import Randomness, Records
+from auditor.probes.base import Randomness
 
 RNG = Randomness(0, "metrics.clever")
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
-EXAMPLES = pd.DataFrame({"example": []})
 
 
 def classifier_of(module: torch.nn.Module, shape: tuple[int, int, int], classes: int) -> Classifier:
@@ -36,19 +37,6 @@ def classifier_of(module: torch.nn.Module, shape: tuple[int, int, int], classes:
                         scores=scores)  # fmt: skip
     preprocessing = Preprocessing(shape=shape, mean=(0.4,), std=(0.3,))
     return DeployedModel(artefact, preprocessing, path="m", sha256="0" * 64, n_classes=classes, outputs="logits")
-
-
-def batch_of(classifier: Classifier, pixels: np.ndarray) -> Batch:
-    probabilities = classifier.predict(pixels)
-    ids = tuple(f"{i:03d}" for i in range(len(pixels)))
-    return Batch(ids=ids, pixels=pixels, labels=probabilities.argmax(axis=1), probabilities=probabilities)
-
-
-def records_of(batch: Batch, columns: Any, attacks: dict[str, pd.DataFrame] | None = None) -> Records:
-    frame = pd.DataFrame({name: list(values) for name, values in columns.items() if name != "row"})
-    frame.insert(0, "image_id", [batch.ids[row] for row in columns["row"]])
-    classes = [str(k) for k in range(batch.probabilities.shape[1])]
-    return Records(frame=frame, examples=EXAMPLES, classes=classes, labelled=True, others=attacks or {})
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +90,7 @@ def test_no_score_is_above_the_radius_and_images_that_are_wrong_have_none(cnn: S
     assert np.all(found["clever"] <= 1e-4)
     nothing = Clever().measure(cnn.classifier, wrong.take([0, 1]), RNG)
     assert {len(column) for column in nothing.values()} == {0}
-    assert "none of the images" in Clever().conclude(records_of(wrong, nothing)).inconclusive
+    assert "the model misclassifies all images" in Clever().conclude(records_of(wrong, nothing)).inconclusive
 
 
 def ball(rng: np.random.Generator, norm: str, radius: float, shape: tuple[int, int]) -> np.ndarray:
@@ -122,11 +110,13 @@ def test_points_are_spread_evenly_over_the_ball(norm: str) -> None:
     """Length and first coordinate are distributed as those of another construction; batch size changes nothing."""
     batch = Batch(ids=("a",), pixels=np.full((1, 1, 1, 3), 0.5, dtype=np.float32), labels=np.zeros(1, dtype=np.int64),
                   probabilities=np.ones((1, 2), dtype=np.float32))  # fmt: skip
-    probe = Clever(norms=(norm,), radius_linf=0.4, radius_l2=0.4, radius_l1=0.4)
-    ours = np.concatenate(list(probe._points(batch, RNG, norm, 4000, 700))).reshape(-1, 3) - 0.5
-    np.testing.assert_array_equal(
-        np.concatenate(list(probe._points(batch, RNG, norm, 4000, 33))).reshape(-1, 3) - 0.5, ours
-    )
+
+    def offsets(chunk: int) -> np.ndarray:
+        chunks = ball_points(batch, RNG, norm, 0.4, n=4000, chunk=chunk)
+        return np.concatenate(list(chunks)).reshape(-1, 3) - 0.5
+
+    ours = offsets(700)
+    np.testing.assert_array_equal(offsets(33), ours)
     theirs = ball(np.random.default_rng(3), norm, 0.4, (4000, 3))
     order = {"linf": np.inf, "l2": 2, "l1": 1}[norm]
     assert np.linalg.norm(ours, ord=order, axis=1).max() <= 0.4 + 1e-6
@@ -222,7 +212,7 @@ def test_pooled_clever_is_distributed_as_arts(cnn: SimpleNamespace) -> None:
 def attack(batch: Batch, distances: list[float]) -> pd.DataFrame:
     clean = pd.DataFrame({"image_id": batch.ids, "epsilon": 0.0, "linf": 0.0, "success": False})
     hits = clean.assign(epsilon=0.5, linf=distances, success=np.isfinite(distances))
-    return pd.concat([clean, hits]).assign(norm="linf", snr_db=20.0, label=0, prediction=0)
+    return as_attack(pd.concat([clean, hits]))
 
 
 def test_scores_are_compared_with_the_distances_that_attacks_found() -> None:
@@ -235,7 +225,7 @@ def test_scores_are_compared_with_the_distances_that_attacks_found() -> None:
     rest = (*aims, "spread", "ks", "shape", "slope", "margin")
     columns = {"row": np.arange(4), "norm": np.full(4, "linf"), "clever": score, **dict.fromkeys(rest, np.zeros(4))}
     attacks = {"attacks.any": attack(batch, [0.15, 0.25, 0.25, np.inf])}
-    conclusion = Clever().conclude(records_of(batch, columns, attacks))
+    conclusion = Clever().conclude(records_of(batch, columns, others=attacks))
     found = {m.name: m for m in conclusion.metrics}
     assert found["clever_median"].value == pytest.approx(0.25)
     assert (found["clever_below_distance"].value, found["clever_below_distance"].n) == (pytest.approx(2 / 3), 3)
@@ -255,14 +245,14 @@ def test_fewer_samples_score_as_they_would_alone(cnn: SimpleNamespace, pooled: b
     for batches, samples in several.smaller:
         alone = Clever(batches=batches, batch_samples=samples, **settings).measure(cnn.classifier, cnn.batch, RNG)
         np.testing.assert_allclose(both[f"clever_{batches}x{samples}"], alone["clever"], rtol=1e-5)
-    conclusion = several.conclude(records_of(cnn.batch, both, {"attacks.any": attack(cnn.batch, [1e-9] * 10)}))
+    conclusion = several.conclude(records_of(cnn.batch, both, others={"attacks.any": attack(cnn.batch, [1e-9] * 10)}))
     medians = {tuple(m.at.values()): m.value for m in conclusion.metrics if m.name == "clever_median"}
     score = both["clever_5x20"][both["norm"] == "l2"]
     assert medians["l2", 5, 20] == pytest.approx(np.median(score))
     assert len(medians) == 6
     below = [m for m in conclusion.metrics if m.name == "clever_below_distance" and m.at["norm"] == "linf"]
     assert [(m.value, m.n) for m in below] == [(0.0, len(score))] * 3
-    assert "By the number" in conclusion.findings[0].evidence[-1].title
+    assert "by the number of batches and samples" in conclusion.findings[0].evidence[-1].title
 
 
 @pytest.mark.parametrize(

@@ -348,7 +348,7 @@ def test_the_probe_runs_on_digits(digits: Path, tmp_path: Path) -> None:
     (finding,) = probe["findings"]
     evidence = {item["kind"]: item for item in finding["evidence"]}
     assert "CIFAR-10-C" in evidence["text"]["text"]
-    assert "stand-in" in evidence["text"]["text"]
+    assert "procedural ice" in evidence["text"]["text"]
     assert "AlexNet" in evidence["text"]["text"]
     assert np.shape(evidence["heat-map"]["values"]) == (15, 3)
     assert [series["name"] for series in evidence["curve"]["series"]] == list(FAMILIES)

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import as_attack, records
 
-from auditor import Conclusion, Curve, Meta, Probe, Records
+from auditor import Conclusion, Curve, Meta, Probe
 from auditor.plugins.metrics.adversarial_distance import AdversarialDistance
 from auditor.probes.distances import attack_records, norms_of, smallest
 from auditor.run.selection import _readers_last
@@ -20,7 +21,7 @@ def rows(*attacked: tuple[str, float, bool], wrong: tuple[str, ...] = ()) -> pd.
     clean = [(image, 0.0, 0.0, False) for image in images]
     table = [*clean, *((image, 1.0, distance, success) for image, distance, success in attacked)]
     frame = pd.DataFrame(table, columns=["image_id", "epsilon", "l2", "success"])
-    return frame.assign(norm="l2", snr_db=20.0, label=0, prediction=frame["image_id"].isin(wrong).astype(int))
+    return as_attack(frame, norm="l2", prediction=frame["image_id"].isin(wrong).astype(int))
 
 
 def test_the_smallest_distance_is_that_of_the_best_attack_on_each_image() -> None:
@@ -60,14 +61,12 @@ def test_whoever_reads_records_comes_after_those_who_make_them() -> None:
 def test_distances_are_stated_on_the_images_whose_least_distance_was_looked_for() -> None:
     """A sweep over few epsilons must not pull the median up with distances that it only knows to its next epsilon."""
     sweep = rows(*((image, 1.0, True) for image in "abcd"))
-    search = rows(("a", 0.1, True), ("b", 0.2, True), ("c", 0.3, False)).assign(exact=True)
+    search = rows(("a", 0.1, True), ("b", 0.2, True), ("c", 0.3, False)).assign(searched=True)
     others = {"attacks.sweep": sweep, "attacks.search": search}
     found = smallest(others, "l2").sort_index()
     assert found["distance"].tolist() == [0.1, 0.2, 1.0, 1.0]
     assert found["searched"].tolist() == [True, True, True, False]
-    empty = pd.DataFrame({"example": []})
-    records = Records(frame=sweep[:0], examples=empty, classes=["0", "1"], labelled=True, others=others)
-    conclusion = AdversarialDistance().conclude(records)
+    conclusion = AdversarialDistance().conclude(records(sweep[:0], others=others))
     median = next(metric for metric in conclusion.metrics if metric.name == "distance_median")
     assert (median.value, median.n) == (0.2, 3)
     curve = conclusion.findings[0].evidence[0]

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 import torch
 from fairlearn.metrics import MetricFrame
+from helpers import batch_of, metrics_of, records_of
 from scipy.stats import binomtest, norm
 from sklearn import metrics as sk
 
-from auditor import Level, Records, statistics
+from auditor import Level, statistics
 from auditor.algorithms.art import ArtClassifier
 from auditor.data.dataset import Batch
 from auditor.model.artefact import Artefact
@@ -32,7 +33,7 @@ from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.performance.accuracy import Accuracy
 from auditor.probes.attack import breaking_epsilon
 from auditor.probes.base import Example, Randomness
-from auditor.probes.perturbation import project
+from auditor.probes.perturbation import shrink_to_budget
 
 RNG = Randomness(0, "test")
 EXAMPLES = pd.DataFrame({"example": []})
@@ -50,28 +51,6 @@ def linear(weights: np.ndarray, bias: np.ndarray, shape: tuple[int, int, int], *
         artefact, Preprocessing(shape=shape, **how), path="linear", sha256="0" * 64, n_classes=len(bias),
         outputs="logits",
     )  # fmt: skip
-
-
-def batch_of(classifier: Classifier, pixels: np.ndarray, labels: np.ndarray | None = None) -> Batch:
-    probabilities = classifier.predict(pixels)
-    labels = probabilities.argmax(axis=1) if labels is None else labels
-    ids = tuple(f"{i:03d}" for i in range(len(pixels)))
-    return Batch(ids=ids, pixels=pixels, labels=labels.astype(np.int64), probabilities=probabilities)
-
-
-def records_of(batch: Batch, columns: Any, classes: int, **more: Any) -> Records:
-    """What the engine makes of a probe's columns."""
-    rows = np.asarray(columns.get("row", np.arange(len(batch))))
-    frame = pd.DataFrame(
-        {"image_id": np.array(batch.ids)[rows], "label": batch.labels[rows], "prediction": batch.predictions[rows]}
-        | more
-        | {name: list(values) for name, values in columns.items() if name != "row"}
-    )
-    return Records(frame=frame, examples=EXAMPLES, classes=[str(k) for k in range(classes)], labelled=True)
-
-
-def metrics_of(conclusion: Any, name: str) -> dict[tuple[Any, ...], Any]:
-    return {tuple(m.at.values()): m for m in conclusion.metrics if m.name == name}
 
 
 @pytest.fixture(params=[2, 3, 10], ids="{} classes".format)
@@ -138,7 +117,7 @@ def test_the_loss_gradient_is_that_of_cross_entropy(random_linear: SimpleNamespa
 def test_fgsm_counts_at_each_epsilon_what_the_closed_form_breaks(random_linear: SimpleNamespace) -> None:
     model, batch = random_linear, random_linear.batch
     probe = Fgsm(epsilons=(0.001, 0.003, 0.01, 0.03, 0.1), l2_epsilons=(0.01, 0.03, 0.1, 0.3))
-    conclusion = probe.conclude(records_of(batch, probe.measure(model.classifier, batch, RNG), len(model.bias)))
+    conclusion = probe.conclude(records_of(batch, probe.measure(model.classifier, batch, RNG)))
     robust = metrics_of(conclusion, "robust_accuracy")
     success = metrics_of(conclusion, "attack_success_rate")
     slope = gradient(model, batch)
@@ -165,7 +144,7 @@ def test_with_two_classes_fgsm_breaks_exactly_the_images_closer_than_epsilon() -
     batch = batch_of(classifier, rng.uniform(0.35, 0.65, (200, 3, 4, 4)).astype(np.float32))
     margin = np.abs((batch.pixels.reshape(200, -1).astype(np.float64) - 0.5) @ w)
     probe = Fgsm(epsilons=(0.002, 0.008, 0.02), l2_epsilons=(0.02, 0.06, 0.2))
-    conclusion = probe.conclude(records_of(batch, probe.measure(classifier, batch, RNG), 2))
+    conclusion = probe.conclude(records_of(batch, probe.measure(classifier, batch, RNG)))
     robust = metrics_of(conclusion, "robust_accuracy")
     for kind, dual, epsilons in (("linf", 1, probe.epsilons), ("l2", 2, probe.l2_epsilons)):
         for epsilon in epsilons:
@@ -205,7 +184,7 @@ def test_projection_ends_on_the_ball_and_leaves_what_is_inside(kind: str) -> Non
         return np.linalg.norm((images - clean).reshape(30, -1).astype(np.float64), ord=order, axis=1)
 
     budget = float(np.median(sizes(wild)))
-    projected = project(wild, clean, kind, budget)
+    projected = shrink_to_budget(wild, clean, kind, budget)
     inside = sizes(wild) <= budget
     assert inside.any()
     assert not inside.all()
@@ -269,13 +248,13 @@ def test_occlusion_finds_the_one_pixel_that_matters(row: int, column: int) -> No
     probe = Occlusion(block=0.25, sizes=(), steps=4, fills=("black",))
     columns = probe.measure(classifier, batch, RNG)
     # 2x2 blocks at 0, 2, 4, 6: exactly one of the 16 places covers the pixel
-    assert columns["place"].tolist() == [4 * (row // 2) + column // 2] * 4
+    assert columns["position"].tolist() == [4 * (row // 2) + column // 2] * 4
     sigma = 1 / (1 + math.exp(-9)) - 1 / (1 + math.exp(9))
     np.testing.assert_allclose(columns["drop"], sigma, rtol=1e-5)
     np.testing.assert_allclose(columns["control_drop"], 0, atol=1e-7)
-    assert columns["broken"].all()
-    assert not columns["control_broken"].any()
-    robust = metrics_of(probe.conclude(records_of(batch, columns, 2)), "robust_accuracy")
+    assert columns["misclassified"].all()
+    assert not columns["control_misclassified"].any()
+    robust = metrics_of(probe.conclude(records_of(batch, columns)), "robust_accuracy")
     assert [metric.value for metric in robust.values()] == [0, 0]
 
 
@@ -283,8 +262,8 @@ def test_the_fill_decides_what_a_block_does() -> None:
     classifier = one_pixel(2, 2)
     batch = batch_of(classifier, np.full((2, 1, 8, 8), 0.9, dtype=np.float32))
     columns = Occlusion(block=0.25, sizes=(), steps=4).measure(classifier, batch, RNG)
-    broken = dict(zip(columns["fill"].tolist(), columns["broken"].tolist(), strict=True))
-    assert broken == {"white": False, "black": True, "grey": False, "mean": False}
+    misclassified = dict(zip(columns["fill"].tolist(), columns["misclassified"].tolist(), strict=True))
+    assert misclassified == {"white": False, "black": True, "grey": False, "mean": False}
 
 
 def test_the_sweep_over_sizes_says_what_each_block_costs_at_its_worst_place_and_elsewhere() -> None:
@@ -294,17 +273,17 @@ def test_the_sweep_over_sizes_says_what_each_block_costs_at_its_worst_place_and_
     probe = Occlusion(block=0.25, sizes=(0.125, 0.5), steps=4, fills=("black", "white"))
     columns = probe.measure(classifier, batch, RNG)
     assert len(columns["row"]) == 5 * 3 * 2
-    conclusion = probe.conclude(records_of(batch, columns, 2))
+    conclusion = probe.conclude(records_of(batch, columns))
     found = {tuple(m.at.values()): m.value for m in conclusion.metrics if m.name == "robust_accuracy"}
     assert found == {
         (0.25, "any"): 0, (0.25, "black"): 0, (0.25, "white"): 1, (0.125, "black"): 0, (0.125, "white"): 1,
         (0.5, "black"): 0, (0.5, "white"): 1,
     }  # fmt: skip
-    curve = next(e for e in conclusion.findings[0].evidence if e.title == "Accuracy against the size of the block")
+    curve = next(e for e in conclusion.findings[0].evidence if e.title == "Accuracy against block size")
     assert {line.name: [(p.x, p.y) for p in line.points] for line in curve.series} == {
         "black": [(0.125, 0), (0.25, 0), (0.5, 0)],
         "white": [(0.125, 1), (0.25, 1), (0.5, 1)],
-        "elsewhere, mean of the fills": [(0.125, 1), (0.25, 1), (0.5, 1)],
+        "control, mean of the fills": [(0.125, 1), (0.25, 1), (0.5, 1)],
     }
 
 
@@ -335,7 +314,7 @@ def test_deletion_and_insertion_of_a_linear_model_follow_its_weights() -> None:
     up = np.concatenate([[0], np.cumsum(np.sort(w)[::-1])])
     np.testing.assert_allclose(columns["deletion"][0], 1 / (1 + np.exp(-down)), atol=1e-6)
     np.testing.assert_allclose(columns["insertion"][0], 1 / (1 + np.exp(-up)), atol=1e-6)
-    found = metrics_of(probe.conclude(records_of(batch, columns, 2)), "deletion_auc")
+    found = metrics_of(probe.conclude(records_of(batch, columns)), "deletion_auc")
     curve = 1 / (1 + np.exp(-down))
     assert found[("map",)].value == pytest.approx(np.trapezoid(curve, dx=1 / 16), abs=1e-6)
 
@@ -511,7 +490,7 @@ def conclude_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> Any:
         labels=labels.astype(np.int64), probabilities=probabilities,
     )  # fmt: skip
     columns = Accuracy().measure(None, batch, RNG)  # type: ignore[arg-type]
-    return Accuracy().conclude(records_of(batch, columns, probabilities.shape[1]))
+    return Accuracy().conclude(records_of(batch, columns))
 
 
 def test_one_class_alone_has_no_roc_auc() -> None:
@@ -535,7 +514,7 @@ def grouped() -> Callable[[list[str]], Any]:
             labels=labels, probabilities=np.eye(3, dtype=np.float32)[answers],
         )  # fmt: skip
         columns = Groups().measure(None, batch, RNG)  # type: ignore[arg-type]
-        return Groups().conclude(records_of(batch, columns, 3, **{"group:kind": groups})), right, labels
+        return Groups().conclude(records_of(batch, columns, extra={"group:kind": groups})), right, labels
 
     return conclude
 

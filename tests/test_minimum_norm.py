@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
+from helpers import batch_of, metrics_of, records_of
 from scipy.optimize import minimize
 from torch import nn
 
-from auditor import Meta, MinimumNorm, Records, ThreatModel
+from auditor import Meta, MinimumNorm, ThreatModel
 from auditor.algorithms import balls
 from auditor.data.dataset import Batch
 from auditor.model.artefact import Artefact
@@ -28,7 +28,7 @@ from auditor.plugins.attacks.carlini_wagner import CarliniWagner
 from auditor.plugins.attacks.deepfool import DeepFool
 from auditor.plugins.attacks.hopskipjump import HopSkipJump
 from auditor.plugins.attacks.minimum_norm import FastMinimumNorm
-from auditor.plugins.attacks.simba import Simba, _cosines, _low_first
+from auditor.plugins.attacks.simba import Simba, _cosines, _low_and_high
 from auditor.probes.attack import breaking_epsilon
 from auditor.probes.base import Randomness
 from auditor.run.opening import open_audit
@@ -58,31 +58,10 @@ def linear(weights: np.ndarray, bias: np.ndarray) -> Classifier:
     return classifier_of(copy, lambda x: x.reshape(len(x), -1).astype(np.float64) @ wide.T + bias, SHAPE, len(bias))
 
 
-def batch_of(classifier: Classifier, pixels: np.ndarray, labels: np.ndarray | None = None) -> Batch:
-    probabilities = classifier.predict(pixels)
-    labels = probabilities.argmax(axis=1) if labels is None else labels
-    ids = tuple(f"{i:03d}" for i in range(len(pixels)))
-    return Batch(ids=ids, pixels=pixels, labels=labels.astype(np.int64), probabilities=probabilities)
-
-
-def records_of(batch: Batch, columns: Any, classes: int) -> Records:
-    rows = np.asarray(columns["row"])
-    frame = pd.DataFrame(
-        {"image_id": np.array(batch.ids)[rows], "label": batch.labels[rows], "prediction": batch.predictions[rows]}
-        | {name: list(values) for name, values in columns.items() if name != "row"}
-    )
-    examples = pd.DataFrame({"example": []})
-    return Records(frame=frame, examples=examples, classes=[str(k) for k in range(classes)], labelled=True)
-
-
 def distances(probe: MinimumNorm, classifier: Classifier, batch: Batch) -> dict[str, np.ndarray]:
     """Each image's distance by norm."""
-    frame = records_of(batch, probe.measure(classifier, batch, RNG), classifier.n_classes).frame
+    frame = records_of(batch, probe.measure(classifier, batch, RNG)).frame
     return {str(norm): breaking_epsilon(some) for norm, some in frame.groupby("norm", sort=False)}
-
-
-def metrics_of(conclusion: Any, name: str) -> dict[tuple[Any, ...], Any]:
-    return {tuple(m.at.values()): m for m in conclusion.metrics if m.name == name}
 
 
 @pytest.fixture(params=[2, 10], ids="{} classes".format)
@@ -207,7 +186,7 @@ def test_the_search_from_labels_alone_is_behind_the_one_along_gradients(cnn: tup
 
 
 def test_simba_s_directions_are_an_orthonormal_basis_low_frequencies_first() -> None:
-    low, high = _low_first(2, 6, 8)
+    low, high = _low_and_high(2, 6, 8)
     assert (len(low), len(low) + len(high)) == (2 * 2 * 2, 2 * 6 * 8)
     waves = _cosines(np.concatenate([low, high]), (2, 6, 8)).reshape(96, 96).astype(np.float64)
     np.testing.assert_allclose(waves @ waves.T, np.eye(96), atol=1e-6)
@@ -307,7 +286,7 @@ def test_the_distance_is_the_smallest_that_the_original_confirms(limit: float) -
     """Nearer than the search's where the original allows it, a little further out where it does not confirm."""
     classifier = brightness(limit)
     batch = batch_of(classifier, np.full((3, *SHAPE), 0.5, dtype=np.float32))
-    frame = records_of(batch, Brighter().measure(classifier, batch, RNG), 2).frame
+    frame = records_of(batch, Brighter().measure(classifier, batch, RNG)).frame
     attacked = frame[frame["epsilon"] != 0]
     assert attacked["success"].all()
     np.testing.assert_allclose(attacked["epsilon"], limit - 0.5, atol=2e-6)
@@ -320,7 +299,7 @@ def test_what_the_original_does_not_confirm_is_no_success_and_what_was_not_found
     pixels[3, 0, 0, 0] = 0
     # wrong from the start
     batch = batch_of(classifier, pixels, np.array([0, 0, 1, 0]))
-    records = records_of(batch, Brighter().measure(classifier, batch, RNG), 2)
+    records = records_of(batch, Brighter().measure(classifier, batch, RNG))
     attacked = records.frame[records.frame["epsilon"] != 0]
     assert attacked["image_id"].tolist() == ["000", "001", "003"]
     assert attacked["surrogate_misclassified"].tolist() == [True, True, False]
@@ -339,7 +318,7 @@ def test_one_search_gives_accuracy_at_every_epsilon() -> None:
     classifier = brightness(limit)
     pixels = np.linspace(0.55, 0.6, 11, dtype=np.float32)[:, None, None, None] * np.ones((1, *SHAPE), dtype=np.float32)
     batch = batch_of(classifier, pixels, np.zeros(11))
-    conclusion = Brighter().conclude(records_of(batch, Brighter().measure(classifier, batch, RNG), 2))
+    conclusion = Brighter().conclude(records_of(batch, Brighter().measure(classifier, batch, RNG)))
     robust = metrics_of(conclusion, "robust_accuracy")
     means = pixels[:, 0, 0, 0]
     for (_, epsilon), metric in robust.items():
@@ -352,7 +331,7 @@ def test_one_search_gives_accuracy_at_every_epsilon() -> None:
 def test_nothing_to_attack_is_no_error() -> None:
     classifier = brightness(0.58)
     batch = batch_of(classifier, np.full((2, *SHAPE), 0.5, dtype=np.float32), np.ones(2))
-    conclusion = Brighter().conclude(records_of(batch, Brighter().measure(classifier, batch, RNG), 2))
+    conclusion = Brighter().conclude(records_of(batch, Brighter().measure(classifier, batch, RNG)))
     assert metrics_of(conclusion, "robust_accuracy")[("linf", 0.0)].value == 0
     assert metrics_of(conclusion, "unconfirmed")[("linf",)].value is None
     assert not conclusion.inconclusive
@@ -362,8 +341,10 @@ def test_a_model_that_never_errs_gives_no_start_and_no_pass() -> None:
     classifier = brightness(2.0)
     batch = batch_of(classifier, np.full((3, *SHAPE), 0.5, dtype=np.float32))
     probe = HopSkipJump(starts=5, iterations=2, evaluations=10)
-    conclusion = probe.conclude(records_of(batch, probe.measure(classifier, batch, RNG), 2))
-    assert conclusion.inconclusive.startswith("no random image got a wrong answer to start from on 3 of 3 images")
+    conclusion = probe.conclude(records_of(batch, probe.measure(classifier, batch, RNG)))
+    assert conclusion.inconclusive.startswith(
+        "no random image was misclassified, so the search could not start on 3 of 3 images"
+    )
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from helpers import records
 
-from auditor import NotApplicable, Records
+from auditor import NotApplicable
 from auditor.data.dataset import Batch
 from auditor.errors import BadInput
-from auditor.plugins.attacks.patch import Patch, lay
-from auditor.plugins.attacks.spatial import Move, Spatial, moved
+from auditor.plugins.attacks._patch_training import paste
+from auditor.plugins.attacks._spatial_transform import Move, moved
+from auditor.plugins.attacks.patch import Patch
+from auditor.plugins.attacks.spatial import Spatial
 from auditor.plugins.attacks.universal import Universal
 from auditor.probes.base import Randomness, Run
 from auditor.probes.splits import in_training_half, training_images
@@ -100,7 +104,7 @@ def test_the_matrix_says_whose_images_fool_whom(audited: Any, models: Path) -> N
     assert np.isnan([own[1], opposite[1], same[1]]).all()
     assert own[0] == same[0] == own[2] == same[2] > 0.1
     assert opposite[0] == opposite[2] == 0
-    table = next(item for item in evidence if item["title"] == "On the audited model, by surrogate")
+    table = next(item for item in evidence if item["title"] == "Success on the audited model, by surrogate")
     assert [row[1]["value"] for row in table["rows"]] == pytest.approx([0, own[0]])
 
 
@@ -124,7 +128,7 @@ def test_what_cannot_be_a_surrogate_is_refused(audited: Any, models: Path) -> No
         audited("attacks.noise", surrogates=[models / "same.onnx"])
     record = audited("attacks.transfer", surrogates=[models / "three.onnx"])
     assert record["status"] == "error"
-    assert "has 3 classes; expected" in record["reason"]
+    assert "3 classes; expected" in record["reason"]
 
 
 def test_a_quarter_turn_is_numpys_and_a_shift_is_a_shift() -> None:
@@ -184,13 +188,13 @@ def test_a_universal_perturbation_of_one_class_is_the_best_step(
     (record,) = run(request).audit["probes"]
     reach = float(np.abs(WEIGHTS[0] - WEIGHTS[1]).sum())
     unseen = [i for i in np.flatnonzero(one) if not in_training_half(Randomness(0, "attacks.universal"), f"{i:06d}")]
-    table = next(e for e in record["findings"][0]["evidence"] if e["title"].startswith("Images that it was found on"))
+    table = next(e for e in record["findings"][0]["evidence"] if "held-out" in e["title"])
     halves = {(round(row[0] * 255), row[1]): row[2]["value"] for row in table["rows"]}
     assert record["metrics"][0]["n"] + table["rows"][1][3] == one.sum()
     assert record["metrics"][0]["n"] < one.sum(), "half of the images is held out"
     for n, value in robust(record).items():
         every = float((MARGINS[one] > n / 255 * reach).mean())
-        seen, held = halves.get((n, "found on, or their half"), 0), halves.get((n, "not seen"), 0)
+        seen, held = halves.get((n, "training half"), 0), halves.get((n, "held out"), 0)
         m = record["metrics"][0]["n"]
         share = (seen * (one.sum() - m) + held * m) / one.sum()
         assert share == pytest.approx(1 - every, abs=1e-6), n
@@ -224,10 +228,10 @@ def test_halves_belong_to_the_image_alone() -> None:
 
 def test_a_patch_is_laid_where_it_is_said() -> None:
     images = np.zeros((2, 1, 4, 4), dtype=np.float32)
-    laid = lay(images, np.full((1, 2, 2), 0.5, dtype=np.float32), [(0, 1), (2, 2)])
-    assert laid.sum() == 4
-    assert (laid[0, 0, :2, 1:3] == 0.5).all()
-    assert (laid[1, 0, 2:, 2:] == 0.5).all()
+    pasted = paste(images, np.full((1, 2, 2), 0.5, dtype=np.float32), [(0, 1), (2, 2)])
+    assert pasted.sum() == 4
+    assert (pasted[0, 0, :2, 1:3] == 0.5).all()
+    assert (pasted[1, 0, 2:, 2:] == 0.5).all()
     assert not images.any()
 
 
@@ -269,8 +273,6 @@ def test_what_is_no_patch_is_refused(how: Any) -> None:
 
 
 def test_without_unseen_images_nothing_is_concluded() -> None:
-    import pandas as pd
-
-    empty = Records(frame=pd.DataFrame({"image_id": []}), examples=pd.DataFrame(), classes=["a"], labelled=True)
+    empty = records(pd.DataFrame({"image_id": []}))
     for probe in (Universal(), Patch(), Spatial()):
         assert probe.conclude(empty).inconclusive

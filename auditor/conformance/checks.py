@@ -311,7 +311,7 @@ CHECKS: Mapping[str, Callable[[Subject, type[Probe]], None]] = {
 
 
 def check_record(record: Mapping[str, Any]) -> None:
-    """Check a probe's part of audit.json: it ran, findings have unique ids and n, values lie in their intervals.
+    """Check a probe's part of audit.json: it ran, findings have unique ids and state n, metrics fit their specs.
 
     Raises:
         Breach: if it fails.
@@ -321,26 +321,47 @@ def check_record(record: Mapping[str, Any]) -> None:
         raise NotApplicable(record["reason"])
     if record["status"] == "error":
         raise Breach(f"ended as an error: {record['reason']}")
-    ids = [finding["id"] for finding in record["findings"]]
-    if not ids:
-        raise Breach("conclude returned no finding; return at least one, even if nothing failed")
-    if len(set(ids)) < len(ids):
-        raise Breach(f"two findings have the id {next(i for i in ids if ids.count(i) > 1)}")
-    for finding in record["findings"]:
-        if not finding["id"].startswith(f"{record['id']}/"):
-            raise Breach(f"finding {finding['id']}: its id must begin with {record['id']}/")
-        if not _SAYS_N.search(finding["statement"]):
-            raise Breach(f"finding {finding['id']} does not say n: {finding['statement']!r}")
+    _check_findings(record["id"], record["findings"])
     places = [(metric["name"], json.dumps(metric["at"], sort_keys=True)) for metric in record["metrics"]]
     if len(set(places)) < len(places):
         twice = next(place for place in places if places.count(place) > 1)
         raise Breach(f"two metrics are called {twice[0]} at {twice[1]}")
+    specs = {spec["name"]: spec for spec in record["metric_specs"]}
+    if len(specs) < len(record["metric_specs"]):
+        raise Breach("metrics declares a name twice")
     for metric in record["metrics"]:
-        low, value, high = metric["low"], metric["value"], metric["high"]
-        if None not in {low, value, high} and not low - 1e-6 <= value <= high + 1e-6:
-            raise Breach(f"metric {metric['name']}: {value:g} is not within its interval [{low:g}, {high:g}]")
-        if metric["unit"] == "fraction" and value is not None and abs(value) > 1:
-            raise Breach(f"metric {metric['name']} is {value:g}, but its unit is fraction")
+        _check_metric(metric, specs.get(metric["name"]))
+
+
+def _check_findings(probe_id: str, findings: Sequence[Mapping[str, Any]]) -> None:
+    ids = [finding["id"] for finding in findings]
+    if not ids:
+        raise Breach("conclude returned no finding; return at least one, even if nothing failed")
+    if len(set(ids)) < len(ids):
+        raise Breach(f"two findings have the id {next(i for i in ids if ids.count(i) > 1)}")
+    for finding in findings:
+        if not finding["id"].startswith(f"{probe_id}/"):
+            raise Breach(f"finding {finding['id']}: its id must begin with {probe_id}/")
+        if not _SAYS_N.search(finding["statement"]):
+            raise Breach(f"finding {finding['id']} does not say n: {finding['statement']!r}")
+
+
+def _check_metric(metric: Mapping[str, Any], spec: Mapping[str, Any] | None) -> None:
+    name, unit = metric["name"], metric["unit"]
+    if spec is None:
+        raise Breach(f"metric {name} has no MetricSpec in the probe's metrics")
+    expected = _NORM_UNITS.get(metric["at"].get("norm")) if spec["unit"] == "norm" else spec["unit"]
+    if unit != expected:
+        raise Breach(f"metric {name} has unit {unit} at {metric['at']}; its MetricSpec declares {spec['unit']}")
+    low, value, high = metric["low"], metric["value"], metric["high"]
+    if None not in {low, value, high} and not low - 1e-6 <= value <= high + 1e-6:
+        raise Breach(f"metric {name}: {value:g} is not within its interval [{low:g}, {high:g}]")
+    if unit == "fraction" and value is not None and abs(value) > 1:
+        raise Breach(f"metric {name} is {value:g}, but its unit is fraction")
+
+
+_NORM_UNITS = {"linf": "linf", "l2": "l2", "l1": "l1", "snr": "dB"}
+"""Unit of a metric whose spec has the unit "norm", by the norm that it was measured at."""
 
 
 def heavy_imports(code: str, *, paths: Sequence[Path] = (), heavy: Sequence[str] = HEAVY) -> list[str]:

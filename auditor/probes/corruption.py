@@ -6,10 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor.findings.evidence import Axis, Curve, Series, Table
+from auditor.algorithms.norms import image_norms
+from auditor.findings.evidence import Curve, Series, Table
 from auditor.findings.finding import Conclusion, Finding
-from auditor.findings.metric import Metric, percent
+from auditor.findings.metric import Metric, MetricSpec, percent
+from auditor.probes.attack_findings import level_text
 from auditor.probes.base import Columns, Example, PerImage, Randomness, Records
+from auditor.probes.example_grid import MAX_EXAMPLES, example_grid
+from auditor.probes.levels import Level, level_name, line_name, number
+from auditor.probes.metric_tables import lowest
+from auditor.probes.perturbation import Perturbation, join_columns
+from auditor.probes.plots import accuracy_axis, metric_point, number_axis
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,23 +25,24 @@ if TYPE_CHECKING:
 
     from auditor.data.dataset import Batch
     from auditor.model.classifier import Classifier
-from auditor.probes.levels import Level, level_name, line_name, metric_point, number, number_axis
-from auditor.probes.perturbation import SHOWN, Perturbation, join_columns, picture_rows, vector_length
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corruption(Perturbation):
-    """Images made worse by chance, not by an adversary: accuracy is what is expected at each level by itself."""
+    """Corrupt images by chance, without an adversary; the accuracy at each level stands alone."""
 
-    metric: ClassVar[str] = "corruption_accuracy"
+    metrics: ClassVar[Sequence[MetricSpec]] = (
+        MetricSpec(name="corruption_accuracy", label="Accuracy under corruption", better="higher"),
+        MetricSpec(name="mean_corruption_accuracy", label="Mean accuracy under corruption", better="higher"),
+    )
     headline: ClassVar[Level | None] = None
-    """The level that stands for the probe; by default the mean over all levels does."""
+    """Level of the key metric; None for the mean over all levels."""
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """One row per image and level."""
+        """Return one row per image and level."""
         import numpy as np
 
-        signal = vector_length(batch.pixels.reshape(len(batch), -1))
+        signal = image_norms(batch.pixels)
         parts: list[dict[str, NDArray[Any]]] = []
         for level in self.levels():
             columns = self._columns(classifier, batch, self.perturbed(classifier, batch, rng, level), level, signal)
@@ -42,72 +50,62 @@ class Corruption(Perturbation):
         return join_columns(parts)
 
     def examples(self, records: Records) -> Sequence[Example]:
-        """One image, the first that the clean model gets right, at the middle level of every line."""
-        frame = records.frame
-        right = frame[frame["prediction"] == frame["label"]]
-        image = (right if len(right) else frame)["image_id"].iloc[0]
-        return [
-            Example(image_id=image, at=levels[len(levels) // 2])
-            for levels in list(self._lines().values())[:SHOWN]
-        ]  # fmt: skip
+        """Request the first correctly classified image at the middle level of every line."""
+        image = first_correct(records.frame)
+        lines = list(self._lines().values())[:MAX_EXAMPLES]
+        return [Example(image_id=image, at=levels[len(levels) // 2]) for levels in lines]
 
     def conclude(self, records: Records) -> Conclusion:
-        """Accuracy at each level with Wilson's interval, one curve for each kind of number."""
+        """Return the accuracy at each level with Wilson's interval, one curve for each kind of number."""
         import numpy as np
 
         from auditor import statistics
 
-        frame = records.frame
-        correct = (frame["perturbed_prediction"] == frame["label"]).to_numpy()
+        frame = records.frame.assign(correct=records.frame["perturbed_prediction"] == records.frame["label"])
+        at_level = {
+            line: [(level, frame[_matches(frame, level)]) for level in levels] for line, levels in self._lines().items()
+        }
+        by_line = {
+            line: [statistics.proportion("corruption_accuracy", rows["correct"], at=level) for level, rows in pairs]
+            for line, pairs in at_level.items()
+        }
+        metrics = [metric for line in by_line.values() for metric in line]
+        mean = statistics.mean("mean_corruption_accuracy", frame.groupby("image_id")["correct"].mean(), unit="fraction")
+        chosen = self._key_metric(metrics) or mean
         once = frame.drop_duplicates("image_id")
         clean = statistics.proportion("accuracy", once["prediction"] == once["label"])
-        metrics: list[Metric] = []
-        curves: dict[str, list[Series]] = {}
-        rows: list[list[Any]] = []
-        for line, levels in self._lines().items():
-            points = []
-            for level in levels:
-                here = _matches(frame, level)
-                metric = statistics.proportion(self.metric, correct[here], at=level)
-                metrics.append(metric)
-                points.append(metric_point(metric))
-                rows.append([line, level_name(level), metric.cell(),
-                             float(np.median(frame["snr_db"].to_numpy()[here])), metric.n])  # fmt: skip
-            curves.setdefault(number(levels[0])[0], []).append(Series(name=line, points=points))
-        mean = statistics.mean("mean_" + self.metric, frame.assign(ok=correct).groupby("image_id")["ok"].mean(),
-                          unit="fraction")  # fmt: skip
-        chosen = self._headline(metrics) or mean
-        worst = min(metrics, key=lambda m: 1.0 if m.value is None else m.value)
-        verb = records.accuracy_name
-        plots = [
-            Curve(
-                title=f"Accuracy against {key.replace('_', ' ')}",
-                caption=f"Bands are 95 % intervals. Clean: {percent(clean)}.",
-                x=number_axis(key), y=Axis(label=verb, format="percent", low=0, high=1, unit="fraction"),
-                series=series,
-            )
-            for key, series in curves.items()
-        ]  # fmt: skip
-        table = Table(
-            title="By level", columns=["kind", "level", "accuracy", "median SNR (dB)", "n"],
-            formats=["text", "text", "percent", "number", "count"], rows=rows,
-        )  # fmt: skip
+        snr = [float(np.median(rows["snr_db"])) for pairs in at_level.values() for _, rows in pairs]
+        worst = lowest(metrics)
+        accuracy = records.accuracy_name
         finding = Finding(
             id=f"{self.meta.id}/levels",
             title=self.meta.title,
-            statement=f"Over all levels {verb} is {percent(mean)} against {percent(clean)} on the clean {records.kind}"
-            f" (n = {clean.n}); lowest at {line_name(worst.at)}, {level_name(worst.at)}: {percent(worst)}.",
+            statement=f"Mean {accuracy} over all levels is {percent(mean)}, on the clean {records.kind}"
+            f" {percent(clean)} (n = {clean.n}). The lowest is {percent(worst)} at {line_name(worst.at)},"
+            f" {level_name(worst.at)}.",
             metric=chosen,
-            evidence=[*plots, table, *picture_rows(records, "One image at the middle level of each kind")],
+            evidence=[
+                *_curves(by_line, accuracy, clean),
+                _table(metrics, snr),
+                *example_grid(
+                    records,
+                    "One image at the middle level of each kind",
+                    ["clean", "perturbation", "perturbed"],
+                    row_text=lambda level, _: level_text(level),
+                ),
+            ],
         )
-        return Conclusion(metrics=[chosen, *[m for m in [*metrics, mean] if m is not chosen]], findings=[finding])
+        return Conclusion(metrics=[chosen, *(m for m in [*metrics, mean] if m is not chosen)], findings=[finding])
 
     def per_image(self, records: Records) -> Sequence[PerImage]:
-        """Whether each image is right at each level, and at which share of the levels."""
+        """Return whether each image is correct at each level, and at which share of the levels."""
         frame = records.frame
         correct = (frame["perturbed_prediction"] == frame["label"]).set_axis(frame["image_id"])
-        each = [PerImage(name=self.metric, values=correct[_matches(frame, level)], at=level) for level in self.levels()]
-        return [*each, PerImage(name="mean_" + self.metric, values=correct.groupby(level=0).mean())]
+        by_level = [
+            PerImage(name="corruption_accuracy", values=correct[_matches(frame, level)], at=level)
+            for level in self.levels()
+        ]
+        return [*by_level, PerImage(name="mean_corruption_accuracy", values=correct.groupby(level=0).mean())]
 
     def _lines(self) -> dict[str, list[Level]]:
         lines: dict[str, list[Level]] = {}
@@ -115,18 +113,55 @@ class Corruption(Perturbation):
             lines.setdefault(line_name(level), []).append(level)
         return lines
 
-    def _headline(self, metrics: Sequence[Metric]) -> Metric | None:
+    def _key_metric(self, metrics: Sequence[Metric]) -> Metric | None:
         if self.headline is None:
             return None
         return next((metric for metric in metrics if dict(metric.at) == dict(self.headline)), None)
 
 
+def first_correct(frame: pd.DataFrame) -> str:
+    """Return the id of the first image that is correct when clean, or of the first image."""
+    correct = frame[frame["prediction"] == frame["label"]]
+    return str((correct if len(correct) else frame)["image_id"].iloc[0])
+
+
+def _curves(by_line: dict[str, list[Metric]], accuracy: str, clean: Metric) -> list[Curve]:
+    """Plot one curve for each kind of number, with one series per line."""
+    by_key: dict[str, list[Series]] = {}
+    for line, metrics in by_line.items():
+        series = Series(name=line, points=[metric_point(metric) for metric in metrics])
+        by_key.setdefault(number(metrics[0].at)[0], []).append(series)
+    return [
+        Curve(
+            title=f"Accuracy against {key.replace('_', ' ')}",
+            caption=f"Bands: 95 % intervals. Clean: {percent(clean)}.",
+            x=number_axis(key),
+            y=accuracy_axis(accuracy),
+            series=series,
+        )
+        for key, series in by_key.items()
+    ]
+
+
+def _table(metrics: Sequence[Metric], snr: Sequence[float]) -> Table:
+    return Table(
+        title="Accuracy by level",
+        columns=["kind", "level", "accuracy", "median SNR (dB)", "n"],
+        formats=["text", "text", "percent", "number", "count"],
+        rows=[
+            [line_name(metric.at), level_name(metric.at), metric.cell(), median, metric.n]
+            for metric, median in zip(metrics, snr, strict=True)
+        ],
+    )
+
+
 def _matches(frame: pd.DataFrame, level: Level) -> NDArray[np.bool_]:
+    """Return which rows belong to a level."""
     import numpy as np
 
-    here = np.ones(len(frame), dtype=bool)
+    rows = np.ones(len(frame), dtype=bool)
     for key, value in level.items():
-        # settings that come back from audit.json have six digits
+        # settings read back from audit.json have six digits
         same = frame[key] == value if isinstance(value, str) else np.isclose(frame[key], value, rtol=1e-5, atol=0)
-        here &= np.asarray(same)
-    return here
+        rows &= np.asarray(same)
+    return rows

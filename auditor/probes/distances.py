@@ -1,33 +1,52 @@
-"""The smallest perturbation that any attack of an audit found, per image: what several metrics are compared with.
+"""The smallest perturbation that any attack of an audit found, per image.
 
-An upper bound of the true distance to the nearest error, never a guarantee: a better attack can only lower it.
+It is an upper bound of the adversarial distance, not a guarantee: a better attack can only lower it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from auditor.probes.base import Columns, Probe, Randomness
+from auditor.probes.perturbation import ATTACK_COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from auditor.data.dataset import Batch
+    from auditor.model.classifier import Classifier
+
+
+class AttackSummary(Probe):
+    """Base class of probes that conclude from the records of the attacks and make no model call."""
+
+    depends_on: ClassVar[Sequence[str]] = ("attacks.*",)
+
+    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
+        """Return nothing: the records of other probes suffice."""
+        del classifier, batch, rng
+        return {}
+
 
 def attack_records(others: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Those of other probes' records that come from attacks within a norm, by probe id."""
-    return {name: frame for name, frame in others.items() if {"norm", "success"} <= set(frame.columns)}
+    """Select the records with ``ATTACK_COLUMNS`` by probe id."""
+    return {name: frame for name, frame in others.items() if set(frame.columns) >= ATTACK_COLUMNS}
 
 
 def norms_of(attacks: Mapping[str, pd.DataFrame]) -> list[str]:
-    """The norms in which anything was attacked, in the order of the attacks; a budget by SNR is none."""
+    """Return the attacked norms in the order of the attacks, without budgets by SNR."""
     norms = dict.fromkeys(str(norm) for frame in attacks.values() for norm in frame["norm"].unique())
     return [norm for norm in norms if norm != "snr"]
 
 
 def smallest(attacks: Mapping[str, pd.DataFrame], norm: str) -> pd.DataFrame:
-    """Per attacked image (the index) the least ``distance`` at which any attack succeeded, its ``snr_db`` and which
-    ``attack`` it was; ``searched`` says that an attack looked for the least distance instead of trying some epsilons.
+    """Return the smallest successful perturbation of each attacked image in a norm.
 
-    An image that is wrong without an attack has distance 0, one that nothing broke has infinity and the attack "".
+    Returns:
+        Indexed by image id: ``distance``, 0 if the image is misclassified without an attack and infinite if no attack
+        succeeded; ``snr_db`` and ``attack`` of that perturbation; ``searched``, whether any attack searched for the
+        least distance instead of trying given budgets.
     """
     import numpy as np
     import pandas as pd
@@ -35,17 +54,15 @@ def smallest(attacks: Mapping[str, pd.DataFrame], norm: str) -> pd.DataFrame:
     frames = [frame[frame["norm"] == norm].assign(attack=name) for name, frame in attacks.items()]
     frames = [frame for frame in frames if len(frame)]
     if not frames:
-        nothing = pd.Index([], name="image_id")
-        return pd.DataFrame({"distance": [], "snr_db": [], "attack": [], "searched": []}, index=nothing)
+        index = pd.Index([], name="image_id")
+        return pd.DataFrame({"distance": [], "snr_db": [], "attack": [], "searched": []}, index=index)
     rows = pd.concat(frames, ignore_index=True)
     clean = rows[rows["epsilon"] == 0].drop_duplicates("image_id").set_index("image_id")
     hits = rows[rows["success"]].sort_values(norm, kind="stable").drop_duplicates("image_id").set_index("image_id")
-    result = pd.DataFrame(
-        {"distance": hits[norm], "snr_db": hits["snr_db"], "attack": hits["attack"]}
-    ).reindex(clean.index)  # fmt: skip
+    columns = {"distance": hits[norm], "snr_db": hits["snr_db"], "attack": hits["attack"]}
+    result = pd.DataFrame(columns).reindex(clean.index)
     result["distance"] = result["distance"].fillna(np.inf)
-    searched = rows["image_id"][rows["exact"].eq(True)] if "exact" in rows.columns else []
-    result["searched"] = result.index.isin(searched)
+    result["searched"] = result.index.isin(rows["image_id"][rows["searched"].astype(bool)])
     result["attack"] = result["attack"].fillna("")
     wrong = (clean["prediction"] != clean["label"]).to_numpy()
     result.loc[wrong, ["distance", "snr_db"]] = [0.0, np.nan]

@@ -1,36 +1,32 @@
-"""Levels: how strongly to perturb, and how to name them."""
+"""Levels: perturbation strengths and their names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
-from auditor.findings.evidence import Axis, Point
 from auditor.findings.formatting import norm_name
-from auditor.findings.metric import Metric, n_of_255
-
-if TYPE_CHECKING:
-    pass
-
+from auditor.findings.metric import n_of_255
 
 Level = Mapping[str, Any]
-"""How strongly to perturb: any texts and exactly one number, for example ``{"norm": "linf", "epsilon": 0.03}`` or
-``{"noise": "gaussian", "snr": 20.0}``. The texts name the line of the curve, the number is its x."""
+"""Perturbation strength: any number of texts and exactly one number, for example
+``{"norm": "linf", "epsilon": 0.03}`` or ``{"noise": "gaussian", "snr": 20.0}``. The texts name the line of a curve, the
+number is its x coordinate."""
 
 
 def number(level: Level) -> tuple[str, float]:
-    """The one number of a level, with its name."""
+    """Return the name and the value of a level's number."""
     return next((key, float(value)) for key, value in level.items() if isinstance(value, int | float))
 
 
 def line_name(level: Level) -> str:
-    """The texts of a level, which name its line in a curve."""
+    """Join the texts of a level into the name of its line."""
     texts = [norm_name(str(v)) if k == "norm" else str(v) for k, v in level.items() if isinstance(v, str)]
     return " ".join(texts)
 
 
 def level_name(level: Level) -> str:
-    """The number of a level as text with its unit."""
+    """Format the number of a level with its unit."""
     key, value = number(level)
     if key == "snr":
         return f"SNR {value:g} dB"
@@ -42,27 +38,25 @@ def level_name(level: Level) -> str:
 
 
 def size(norm: str, epsilon: float) -> str:
-    """An epsilon as text: n/255 for L-infinity, a plain number for the others."""
+    """Format an epsilon: n/255 for L-infinity, a plain number for other norms."""
     return n_of_255(epsilon) if norm == "linf" else f"{epsilon:.3g}"
 
 
-def epsilon_axis(norm: str) -> Axis:
-    """The x axis of an accuracy-versus-epsilon curve."""
-    return Axis(
-        label=f"epsilon ({norm_name(norm)})", unit=norm, scale="symlog" if norm == "linf" else "linear",
-        format="n/255" if norm == "linf" else "number", low=0,
-    )  # fmt: skip
+def size_format(norm: str) -> Literal["n/255", "number"]:
+    """Return the number format of epsilons in a norm, for axes and table columns."""
+    return "n/255" if norm == "linf" else "number"
 
 
-def number_axis(key: str) -> Axis:
-    """The x axis for a level's number."""
-    if key == "snr":
-        return Axis(label="signal-to-noise ratio (dB)", unit="dB")
-    if key in {"epsilon", "sigma"}:
-        return Axis(label=key, unit="linf", format="n/255", low=0)
-    return Axis(label=key.replace("_", " "))
+def epsilon_levels(
+    linf: Sequence[float], l2: Sequence[float], l1: Sequence[float] = (), *, snrs: Sequence[float] = ()
+) -> list[Level]:
+    """Build the levels of an attack in up to three norms and by SNR in dB, weakest first within each."""
+    by_norm = {"linf": linf, "l2": l2, "l1": l1, "snr": [10 ** (-snr / 20) for snr in snrs]}
+    return [{"norm": norm, "epsilon": e} for norm, sizes in by_norm.items() for e in sorted(sizes)]
 
 
-def metric_point(metric: Metric) -> Point:
-    """A metric as a point of a curve over its level."""
-    return Point(x=number(metric.at)[1], y=metric.value, low=metric.low, high=metric.high, n=metric.n)
+def budget_text(linf: Sequence[float], l2: Sequence[float] = (), l1: Sequence[float] = ()) -> str:
+    """Describe the largest epsilon in each attacked norm, for threat models."""
+    parts = [f"{max(linf) * 255:g}/255 in L-inf"] if linf else []
+    parts += [f"{max(sizes):g} in {name}" for name, sizes in (("L2", l2), ("L1", l1)) if sizes]
+    return f"epsilon up to {', '.join(parts)}" if parts else "no budget"

@@ -1,78 +1,86 @@
-"""What many probes share. An attack's author writes ``levels`` and ``perturb`` and nothing else.
+"""Base class of probes that perturb images.
 
-The family owns the invariants: shape and range of what ``perturb`` returns, the budget (enforced, since it is not known
-what an attack returns), success measured again on the original, denominators, intervals, curves, pictures.
-Nothing heavy is imported before it is needed, so that listing the probes stays fast.
+The author of an attack writes ``levels`` and ``perturb``. The base class checks shape and range, enforces the budget
+and measures success on the deployed model. Heavy modules are imported inside functions, so that listing the probes is
+fast.
 """
 
 from __future__ import annotations
 
-import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from auditor.findings.evidence import Evidence, GridRow, ImageGrid, Picture
-from auditor.probes.base import Example, Probe, Randomness, Records
+from auditor.algorithms.norms import image_norms
+from auditor.probes.base import Example, Probe, Randomness
+from auditor.probes.levels import Level, number
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
     from numpy.typing import NDArray
 
     from auditor.data.dataset import Batch, Pixels
     from auditor.model.classifier import Classifier
-from auditor.probes.levels import Level, level_name, line_name, number
 
 ROUNDING = 1e-6
-"""float32 may overshoot a budget by this much; more is an error of the attack and is cut off."""
+"""Tolerance of budgets and distances: float32 may exceed them by this much."""
 
-SHOWN = 6
+ATTACK_COLUMNS = frozenset(
+    {"norm", "epsilon", "success", "linf", "l2", "l1", "snr_db", "searched", "surrogate_misclassified", "component"}
+)
+"""Columns that every attack records: norm and epsilon of the level, whether the deployed model misclassifies the image,
+and the size of the perturbation. ``searched`` is True if epsilon is the least distance that a search found and False
+if it is a budget. ``surrogate_misclassified`` and ``component`` are those of ``PerturbationResult``, or False and "" if
+the attack does not report them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PerturbationResult:
-    """What ``perturb`` gives when there is more to record about an image than the family records of every one."""
+    """Perturbed images with additional information about each."""
 
     images: Pixels
     """(n, c, h, w)"""
+    surrogate_misclassified: NDArray[np.bool_] | None = None
+    """Whether the differentiable copy misclassifies each image, (n,). An attack that sets it also sets
+    ``Attack.reports_surrogate``; the report then counts the errors that the deployed model does not confirm."""
+    component: NDArray[np.str_] | None = None
+    """Name of the component of an ensemble that perturbed each image, (n,); "" if none succeeded."""
     columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """One value per image: texts, flags or floats; rows without an attack have "", False and NaN. The flag
-    ``surrogate_misclassified`` marks images that the differentiable copy misclassifies; the report counts those
-    that the deployed model does not confirm."""
+    """Further columns, one value per image: texts, booleans or floats. Rows without an attack have "", False, NaN."""
 
 
 class Perturbation(Probe):
-    """Images changed at several levels, and the original asked again."""
+    """Perturb images at several levels and query the deployed model with each result."""
 
     @abstractmethod
     def levels(self) -> Sequence[Level]:
-        """Every level, weakest first within a line."""
+        """Return every level, weakest first within a line."""
 
     @abstractmethod
     def perturb(
         self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level
     ) -> Pixels | PerturbationResult:
-        """The batch at one level, (n, c, h, w); clipping to [0, 1] and to the budget is the family's."""
+        """Perturb the batch at one level, (n, c, h, w). The base class clips to [0, 1] and to the budget."""
 
     def perturbed(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
-        """What ``perturb`` gave, made to obey: shape, [0, 1], and the epsilon ball where the level names one."""
-        return self._found(classifier, batch, rng, level).images
+        """Perturb the batch and enforce shape, range and the budget of the level, (n, c, h, w) in [0, 1]."""
+        return self._perturbed(classifier, batch, rng, level).images
 
-    def _found(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> PerturbationResult:
-        given = self.perturb(classifier, batch, rng, level)
-        found = given if isinstance(given, PerturbationResult) else PerturbationResult(images=given)
-        images = check_images(f"{self.meta.id}: perturb", found.images, batch, level)
+    def _perturbed(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> PerturbationResult:
+        result = self.perturb(classifier, batch, rng, level)
+        if not isinstance(result, PerturbationResult):
+            result = PerturbationResult(images=result)
+        images = check_images(f"{self.meta.id}: perturb", result.images, batch, level)
         norm = level.get("norm")
         if norm is not None:
-            images = project(images, batch.pixels, str(norm), number(level)[1])
-        return PerturbationResult(images=images, columns=found.columns)
+            images = shrink_to_budget(images, batch.pixels, str(norm), number(level)[1])
+        return PerturbationResult(**{**vars(result), "images": images})
 
     def _columns(
         self, classifier: Classifier, batch: Batch, images: Pixels, level: Level, signal: NDArray[np.float64]
     ) -> dict[str, NDArray[Any]]:
-        """What every level records; ``signal`` (n,) is the Euclidean length of the clean images."""
+        """Return what every level records; ``signal`` (n,) is the L2 norm of the clean images."""
         import numpy as np
 
         columns = answer_columns(classifier.predict(images), batch.labels) | size_columns(images, batch.pixels, signal)
@@ -81,76 +89,74 @@ class Perturbation(Probe):
     def draw_example(
         self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
     ) -> Mapping[str, Pixels]:
-        """The images, what was added (magnified, grey is nothing), and the results."""
+        """Draw the clean images, the magnified perturbation and the perturbed images."""
         return example_pictures(batch.pixels, self.perturbed(classifier, batch, rng, example.at))
 
 
 def join_columns(parts: Sequence[Mapping[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """Parts below each other; what a part does not have is blank: "" among texts, False among flags, else NaN."""
+    """Concatenate parts; a column that a part lacks is "" for texts, False for booleans, else NaN."""
     import numpy as np
 
     blank = {name: {"U": "", "b": False}.get(part[name].dtype.kind, np.nan) for part in parts for name in part}
     return {
-        name: np.concatenate([
-            part[name] if name in part else np.full(len(part["row"]), value) for part in parts
-        ])
+        name: np.concatenate([part.get(name, np.full(len(part["row"]), value)) for part in parts])
         for name, value in blank.items()
-    }  # fmt: skip
+    }
 
 
-def project(images: Pixels, clean: Pixels, norm: str, epsilon: float) -> Pixels:
-    """The nearest images within the ``norm`` ball of radius ``epsilon`` around the clean ones.
+def shrink_to_budget(images: Pixels, clean: Pixels, norm: str, epsilon: float) -> Pixels:
+    """Move images outside the epsilon ball towards the clean image until they are inside.
 
-    Clean and perturbed images lie in [0, 1], so shrinking towards the clean image stays there. L1 is scaled down, which
-    is not the nearest point of the ball but within it. The ball of the norm "snr" has a radius of ``epsilon`` lengths
-    of the image.
+    In L-infinity and L2 the result is the nearest image of the ball; in L1 it is in the ball, but not the nearest.
+    Clean and perturbed images are in [0, 1], so the results are, too. For the norm "snr" the radius is ``epsilon``
+    times the L2 norm of the clean image.
     """
     import numpy as np
 
-    delta = (images - clean).reshape(len(images), -1)
-    length = vector_length(delta, norm)
-    radius = epsilon * vector_length(clean.reshape(len(clean), -1)) if norm == "snr" else np.full(len(images), epsilon)
+    length = image_norms(images - clean, norm)
+    radius = epsilon * image_norms(clean) if norm == "snr" else np.full(len(images), epsilon)
     over = length > radius + ROUNDING
     if not over.any():
         return images
-    # the others stay as they are, to the last bit: an image must not depend on its neighbours in the batch
+    # the other images keep every bit: an image must not depend on its neighbours in the batch
     result: Pixels = images.copy()
     if norm == "linf":
-        size = np.float32(epsilon)
-        result[over] = np.clip(images[over], clean[over] - size, clean[over] + size)
+        limit = np.float32(epsilon)
+        result[over] = np.clip(images[over], clean[over] - limit, clean[over] + limit)
         return result
     scale = (radius[over] / length[over]).reshape(-1, *[1] * (images.ndim - 1))
     result[over] = clean[over] + (images[over] - clean[over]) * scale
     return result
 
 
-def check_images(who: str, answer: Pixels, batch: Batch, level: Level) -> Pixels:
-    """What an author returned, in [0, 1]; ValueError where it is no batch of images."""
+def check_images(source: str, images: Pixels, batch: Batch, level: Level) -> Pixels:
+    """Clip returned images to [0, 1]; raise ValueError for a wrong shape, NaN or infinity."""
     import numpy as np
 
-    images = np.asarray(answer, dtype=np.float32)
-    if images.shape != batch.pixels.shape:
-        raise ValueError(f"{who} returned shape {images.shape}; expected {batch.pixels.shape}")
-    if not np.isfinite(images).all():
-        raise ValueError(f"{who} returned NaN or infinity at {dict(level)}")
-    return images.clip(0, 1)
+    result = np.asarray(images, dtype=np.float32)
+    if result.shape != batch.pixels.shape:
+        raise ValueError(f"{source} returned shape {result.shape}; expected {batch.pixels.shape}")
+    if not np.isfinite(result).all():
+        raise ValueError(f"{source} returned NaN or infinity at {dict(level)}")
+    return result.clip(0, 1)
 
 
-def clean_rows(batch: Batch, norm: str) -> dict[str, NDArray[Any]]:
-    """The rows at epsilon 0: every image as it is."""
+def clean_columns(batch: Batch, norm: str, *, searched: bool) -> dict[str, NDArray[Any]]:
+    """Return the rows of an attack at epsilon 0: every image without a perturbation."""
     import numpy as np
 
-    nothing = {name: np.zeros(len(batch)) for name in ("l1", "l2", "linf")}
+    n = len(batch)
     return (
         answer_columns(batch.probabilities, batch.labels)
-        | nothing
-        | {"snr_db": np.full(len(batch), np.inf), "norm": np.full(len(batch), norm), "epsilon": np.zeros(len(batch))}
-        | {"row": np.arange(len(batch)), "success": np.zeros(len(batch), dtype=bool)}
+        | {name: np.zeros(n) for name in ("l1", "l2", "linf")}
+        | {"snr_db": np.full(n, np.inf), "norm": np.full(n, norm), "epsilon": np.zeros(n)}
+        | {"row": np.arange(n), "success": np.zeros(n, dtype=bool), "searched": np.full(n, searched)}
+        | {"surrogate_misclassified": np.zeros(n, dtype=bool), "component": np.full(n, "", dtype="U1")}
     )
 
 
 def answer_columns(probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-    """What the original said, (n, k), as columns."""
+    """Return the answers of the deployed model, (n, k), as columns."""
     import numpy as np
 
     return {
@@ -161,82 +167,21 @@ def answer_columns(probabilities: NDArray[np.float32], labels: NDArray[np.int64]
 
 
 def size_columns(images: Pixels, clean: Pixels, signal: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
-    """How large the perturbations are, as columns; ``signal`` (n,) is the Euclidean length of the clean images."""
+    """Return the norms and SNRs of the perturbations; ``signal`` (n,) is the L2 norm of the clean images."""
     import numpy as np
 
-    delta = (images - clean).reshape(len(images), -1)
-    size = vector_length(delta)
+    delta = images - clean
+    noise = image_norms(delta)
     with np.errstate(divide="ignore", invalid="ignore"):
-        snr_db = 20 * np.log10(signal / size)
-    return {"l1": vector_length(delta, "l1"), "l2": size, "linf": vector_length(delta, "linf"), "snr_db": snr_db}
+        snr_db = 20 * np.log10(signal / noise)
+    return {"l1": image_norms(delta, "l1"), "l2": noise, "linf": image_norms(delta, "linf"), "snr_db": snr_db}
 
 
 def example_pictures(clean: Pixels, perturbed: Pixels) -> dict[str, Pixels]:
-    """Before, what was added (magnified, grey is nothing), after."""
+    """Return the clean images, the magnified perturbation (grey is no change) and the perturbed images."""
     import numpy as np
 
     delta = perturbed - clean
     largest = np.abs(delta).max(axis=(1, 2, 3), keepdims=True)
     magnified = 0.5 + delta * (0.5 / np.where(largest > 0, largest, 1))
     return {"clean": clean, "perturbation": magnified.astype(np.float32), "perturbed": perturbed}
-
-
-def vector_length(rows: NDArray[np.float32], norm: str = "l2") -> NDArray[np.float64]:
-    """Length of each row in a norm, summed in double precision."""
-    import numpy as np
-
-    if norm == "linf":
-        largest: NDArray[np.float64] = np.maximum(rows.max(axis=1), -rows.min(axis=1)).astype(np.float64)
-        return largest
-    if norm == "l1":
-        total: NDArray[np.float64] = np.abs(rows).sum(axis=1, dtype=np.float64)
-        return total
-    # not by torch, which were faster alone: its threads spin on when they are done and slow ONNX Runtime down
-    wide = rows.astype(np.float64)
-    length: NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->i", wide, wide))
-    return length
-
-
-def spread_over_classes(frame: pd.DataFrame) -> pd.DataFrame:
-    """The first rows of a frame, each image once, taking turns among the classes."""
-    first = frame.drop_duplicates("image_id")
-    turns = first.assign(turn=first.groupby("label").cumcount())
-    return turns.sort_values("turn", kind="stable").head(SHOWN)
-
-
-def picture_rows(
-    records: Records, title: str, distances: Mapping[str, float] | None = None, note: str = ""
-) -> list[Evidence]:
-    """The examples of a perturbation as a grid; only what still succeeds from the stored 8-bit file is called so.
-
-    ``distances`` by image id stand for the epsilon where the level of the example has none.
-    """
-    rows: list[GridRow] = []
-    dropped = 0
-    for _, pictures in records.examples.groupby("example", sort=True):
-        by_name = {row.picture: row for row in pictures.itertuples()}
-        clean, changed = by_name["clean"], by_name["perturbed"]
-        level: Level = json.loads(changed.at)
-        if distances is not None:
-            level = {**level, "epsilon": distances[changed.image_id]}
-        # an attack is shown for what it broke; what 8-bit rounding repaired is no evidence
-        if "norm" in level and not changed.success:
-            dropped += 1
-            continue
-        label = records.class_name(clean.label)
-        rows.append(
-            GridRow(
-                label=f"{label}; {line_name(level)}, {level_name(level)}",
-                cells=[
-                    Picture(file=clean.file, caption=records.said(clean), alt=f"image of class {label}"),
-                    Picture(file=by_name["perturbation"].file, caption="magnified; grey is no change",
-                            alt="what was added, magnified"),
-                    Picture(file=changed.file, caption=records.said(changed), alt=f"perturbed, class {label}"),
-                ],
-            )
-        )  # fmt: skip
-    caption = "Label in front; under each picture what the deployed model says to the stored 8-bit file." + note
-    if dropped:
-        caption += f" {dropped} more no longer succeeded after rounding to 8 bit and are not shown."
-    grid = ImageGrid(title=title, columns=["clean", "perturbation", "perturbed"], rows=rows, caption=caption)
-    return [grid] if rows else []

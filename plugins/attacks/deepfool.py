@@ -1,9 +1,9 @@
-"""DeepFool: from linearisation to linearisation straight to the nearest border of the class.
+"""DeepFool: repeated linearisation, with a step to the nearest boundary of the linear model.
 
-At every point the model is taken for linear: of the planes f_k = z_k - z_y = 0 the one at the least distance
-|f_k| / ||w_k||_q (w_k the gradient of f_k, q dual to the norm) is stepped on, and so on until the answer changes.
+At every point the model is linearised: of the planes f_k = z_k - z_y = 0, step onto the one at the least distance
+|f_k| / ||w_k||_q (w_k the gradient of f_k, q dual to the norm), until the answer changes.
 Moosavi-Dezfooli, Fawzi and Frossard 2016, arXiv:1511.04599, algorithm 2; for other norms than L2 the end of section 3.
-Beyond the paper, slopes are taken without what points out of [0, 1], where no pixel can go.
+Unlike in the paper, gradients exclude components that point out of [0, 1], since clipping would undo them.
 """
 
 from __future__ import annotations
@@ -24,57 +24,58 @@ if TYPE_CHECKING:
     from auditor.probes.base import Randomness
 
 _OVERSHOOT = 1.02
-"""How far beyond the plane a step is taken, so that it is crossed (the paper's eta = 0.02)."""
+"""Factor by which a step crosses the plane (the paper's eta = 0.02)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(MinimumNorm):
-    """All images at once, on the device; an image leaves when its answer has changed."""
+    """Attack all images at once; an image leaves the batch when its answer changes."""
 
     meta = Meta(
         id="attacks.deepfool",
         title="DeepFool",
         area="attacks",
-        why="The classic estimate of how far the nearest error is; cheap, and exact for a linear model.",
+        why="The classic estimate of the adversarial distance: cheap, and exact for a linear model.",
         references=("https://arxiv.org/abs/1511.04599",),
         needs=frozenset({"gradients"}),
     )
     headline: ClassVar[Level] = {"norm": "l2", "epsilon": 0.5}
     norms: Sequence[str] = ("l2", "linf")
-    """Of l2, linf."""
+    """Any of l2, linf."""
     iterations: int = 50
-    """Linearisations at most."""
+    """Largest number of linearisations."""
     candidates: int = 10
-    """Classes that are tried at every point: those with the largest logits on the clean image."""
+    """Classes considered at every point: those with the largest logits on the clean image."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot attack."""
+        """Refuse invalid settings."""
         super().__post_init__()
         if "l1" in self.norms:
-            raise ValueError("norms: DeepFool knows l2 and linf")
+            raise ValueError("norms: DeepFool supports l2 and linf")
         if self.iterations < 1 or self.candidates < 2:
             raise ValueError("iterations must be at least 1 and candidates at least 2")
 
     def threat_model(self) -> ThreatModel:
-        """Any distance, a few linearisations."""
+        """Return any distance and a few linearisations."""
         return ThreatModel(
-            goal="untargeted misclassification, as near as possible", knowledge="white-box",
+            goal="untargeted misclassification, as near as possible",
+            knowledge="white-box",
             norm=" and ".join(self.norms),
             budget=f"any distance; at most {self.iterations} steps towards one of {self.candidates} classes",
-        )  # fmt: skip
+        )
 
     def search(self, classifier: Classifier, batch: Batch, rng: Randomness, norm: str) -> Pixels:
-        """Per image the first point that the copy gets wrong."""
+        """Return the first point that the differentiable copy misclassifies."""
         del rng
         import torch
 
         clean = classifier.tensor(batch.pixels)
         labels = torch.from_numpy(batch.labels).to(clean.device)
-        result, way = clean.clone(), torch.zeros_like(clean)
+        result, delta = clean.clone(), torch.zeros_like(clean)
         left = torch.arange(len(clean), device=clean.device)
         rivals = torch.zeros((len(clean), 0), dtype=torch.long, device=clean.device)
         for iteration in range(self.iterations + 1):
-            x = (clean[left] + _OVERSHOOT * way).clamp(0, 1).requires_grad_()
+            x = (clean[left] + _OVERSHOOT * delta).clamp(0, 1).requires_grad_()
             logits = classifier.logits(x)
             if iteration == 0:
                 others = logits.detach().scatter(1, labels[:, None], -torch.inf)
@@ -83,32 +84,32 @@ class DeepFool(MinimumNorm):
             result[left[wrong]] = x.detach()[wrong]
             if iteration == self.iterations or bool(wrong.all()):
                 break
-            step = _to_nearest_plane(x, logits, labels[left], rivals[left], norm)
-            left, way = left[~wrong], (way + step)[~wrong]
-        found: Pixels = result.cpu().numpy()
-        return found
+            step = _step_to_nearest_plane(x, logits, labels[left], rivals[left], norm)
+            left, delta = left[~wrong], (delta + step)[~wrong]
+        images: Pixels = result.cpu().numpy()
+        return images
 
 
-def _to_nearest_plane(
+def _step_to_nearest_plane(
     x: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, rivals: torch.Tensor, norm: str
 ) -> torch.Tensor:
-    """The shortest step (n, c, h, w) onto one of the planes where the linearised logits of label and a rival meet."""
+    """Return the shortest step (n, c, h, w) that makes the linearised logits of the label and a rival equal."""
     import torch
 
     own = logits.gather(1, labels[:, None])[:, 0]
     shortest = torch.full((len(x),), torch.inf, device=x.device)
-    best, steepness = torch.zeros_like(x), torch.ones_like(shortest)
-    for number in range(rivals.shape[1]):
-        lead = logits.gather(1, rivals[:, number, None])[:, 0] - own
-        (slope,) = torch.autograd.grad(lead.sum(), x, retain_graph=number + 1 < rivals.shape[1])
-        slope = inwards(slope, x.detach())
-        steep = length(slope, DUAL[norm]).clamp_min(1e-12)
-        distance = lead.detach().abs() / steep
+    best_gradient, best_slope = torch.zeros_like(x), torch.ones_like(shortest)
+    for i in range(rivals.shape[1]):
+        lead = logits.gather(1, rivals[:, i, None])[:, 0] - own
+        (gradient,) = torch.autograd.grad(lead.sum(), x, retain_graph=i + 1 < rivals.shape[1])
+        gradient = inwards(gradient, x.detach())
+        slope = length(gradient, DUAL[norm]).clamp_min(1e-12)
+        distance = lead.detach().abs() / slope
         nearer = distance < shortest
         shortest = torch.where(nearer, distance, shortest)
-        steepness = torch.where(nearer, steep, steepness)
-        best = torch.where(per_image(nearer), slope, best)
-    direction = best.sign() if norm == "linf" else best / per_image(steepness)
+        best_slope = torch.where(nearer, slope, best_slope)
+        best_gradient = torch.where(per_image(nearer), gradient, best_gradient)
+    direction = best_gradient.sign() if norm == "linf" else best_gradient / per_image(best_slope)
     return per_image(shortest) * direction
 
 

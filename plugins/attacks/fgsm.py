@@ -1,7 +1,7 @@
 """Fast gradient sign method: one step along the sign of the loss gradient.
 
 x' = clip(x + epsilon sign(grad L(x, y))) for L-inf; for L2 the step is epsilon grad / ||grad||. By SNR it is the L-inf
-step, of the size for which 20 log10(||x||_2 / ||delta||_2) is the SNR, per image and before clipping.
+step of the size for which 20 log10(||x||_2 / ||delta||_2) is the SNR, per image and before clipping.
 Goodfellow, Shlens and Szegedy 2015, arXiv:1412.6572, section 4.
 """
 
@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor import Attack, Level, Meta, Probe, ThreatModel, hookimpl
-from auditor.probes.attack import epsilon_levels
+from auditor.algorithms.norms import image_norms
+from auditor.probes.levels import budget_text, epsilon_levels
 
 if TYPE_CHECKING:
     from auditor.data.dataset import Batch, Pixels
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Fgsm(Attack):
-    """Sweep over epsilon through ART's FastGradientMethod; the gradient is taken once for all epsilons."""
+    """Take one gradient step of each size."""
 
     meta = Meta(
         id="attacks.fgsm",
         title="Fast gradient sign method",
         area="attacks",
-        why="The weakest gradient attack there is: a model that fails here fails against every stronger one. Surviving"
-        " it shows nothing.",
+        why="The weakest gradient attack: a model that fails here fails against every stronger one. Withstanding it"
+        " proves nothing.",
         references=("https://arxiv.org/abs/1412.6572",),
         needs=frozenset({"gradients"}),
         input_kinds=frozenset({"images", "rows"}),
@@ -42,21 +43,20 @@ class Fgsm(Attack):
     """Signal-to-noise ratios in dB."""
 
     def threat_model(self) -> ThreatModel:
-        """One gradient step."""
+        """Return one gradient step."""
         return ThreatModel(
             goal="untargeted misclassification",
             knowledge="white-box",
             norm="linf and l2",
-            budget=f"epsilon up to {max(self.epsilons, default=0) * 255:g}/255 in L-inf,"
-            f" {max(self.l2_epsilons, default=0):g} in L2",
+            budget=budget_text(self.epsilons, self.l2_epsilons),
         )
 
     def levels(self) -> Sequence[Level]:
-        """Every epsilon of both norms, every SNR."""
+        """Return every epsilon of both norms and every SNR."""
         return epsilon_levels(self.epsilons, self.l2_epsilons, snrs=self.snrs)
 
     def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
-        """One step of this size."""
+        """Take one step of this size."""
         del rng
         import numpy as np
 
@@ -65,17 +65,10 @@ class Fgsm(Attack):
         step = steepest(classifier, batch.pixels, batch.labels, "l2" if level["norm"] == "l2" else "linf")
         images: Pixels = np.float32(level["epsilon"]) * step
         if level["norm"] == "snr":
-            images *= _lengths(batch.pixels) / np.maximum(_lengths(step), np.float32(1e-12))
+            signal, length = (image_norms(x).astype(np.float32).reshape(-1, 1, 1, 1) for x in (batch.pixels, step))
+            images *= signal / np.maximum(length, np.float32(1e-12))
         images += batch.pixels
         return images
-
-
-def _lengths(images: Pixels) -> Pixels:
-    """Euclidean lengths, (n, 1, 1, 1)."""
-    import numpy as np
-
-    lengths: Pixels = np.sqrt((images.astype(np.float64) ** 2).sum(axis=(1, 2, 3), keepdims=True)).astype(np.float32)
-    return lengths
 
 
 @hookimpl

@@ -1,7 +1,6 @@
 """Random noise: uniform and Gaussian, by size and by signal-to-noise ratio.
 
-SNR = 20 log10(||x||_2 / ||delta||_2) in dB, per image, before clipping to [0, 1]; the table shows what was left after
-it.
+SNR = 20 log10(||x||_2 / ||delta||_2) in dB, per image, before clipping to [0, 1]. The table reports the SNR after it.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Corruption, Level, Meta, Probe, ThreatModel, hookimpl
+from auditor.algorithms.norms import image_norms
 
 if TYPE_CHECKING:
     from auditor.data.dataset import Batch, Pixels
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Noise(Corruption):
-    """Noise that knows nothing of the model: the baseline that every attack must beat."""
+    """Noise without knowledge of the model: the baseline of every attack."""
 
     meta = Meta(
         id="attacks.noise",
         title="Random noise",
         area="attacks",
-        why="A model that loses accuracy to noise needs no adversary to fail: cameras, compression and low light do it."
-        " It is also the baseline: an attack no stronger than noise of its size does not work.",
+        why="A model that loses accuracy to noise fails without an adversary, under camera noise or in low light."
+        " Noise is also the baseline: an attack that is not stronger than noise of its size does not work.",
         references=("https://arxiv.org/abs/1903.12261",),
     )
     headline: ClassVar[Level | None] = {"noise": "uniform", "epsilon": 8 / 255}
@@ -39,7 +39,7 @@ class Noise(Corruption):
     """Signal-to-noise ratios in dB, weakest noise first."""
 
     def threat_model(self) -> ThreatModel:
-        """Chance."""
+        """Return chance, without an adversary."""
         return ThreatModel(
             goal="none: misclassification by chance",
             knowledge="none",
@@ -48,7 +48,7 @@ class Noise(Corruption):
         )
 
     def levels(self) -> Sequence[Level]:
-        """Uniform by epsilon, Gaussian by sigma, both by SNR."""
+        """Return uniform noise by epsilon, Gaussian noise by sigma, and both by SNR."""
         return [
             *({"noise": "uniform", "epsilon": e} for e in self.epsilons),
             *({"noise": "Gaussian", "sigma": s} for s in self.sigmas),
@@ -57,7 +57,7 @@ class Noise(Corruption):
         ]
 
     def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
-        """The same draw at every level, scaled: levels differ in strength alone."""
+        """Add noise; every level scales the same draw, so that levels differ only in strength."""
         del classifier
         import numpy as np
 
@@ -73,9 +73,7 @@ class Noise(Corruption):
             strength = np.float32(level["epsilon"] if uniform else level["sigma"])
             noisy: Pixels = batch.pixels + noise * strength
             return noisy
-        axes = (1, 2, 3)
-        signal = np.sqrt((batch.pixels.astype(np.float64) ** 2).sum(axis=axes, keepdims=True))
-        length = np.sqrt((noise.astype(np.float64) ** 2).sum(axis=axes, keepdims=True))
+        signal, length = (image_norms(images).reshape(-1, 1, 1, 1) for images in (batch.pixels, noise))
         noisy = batch.pixels + (noise * signal / length * 10 ** (-level["snr"] / 20)).astype(np.float32)
         return noisy
 

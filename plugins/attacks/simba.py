@@ -1,8 +1,8 @@
-"""SimBA: one random direction after the other, a step there or back where that lowers the label's probability.
+"""SimBA: steps along random directions, forwards or backwards, kept if they lower the label's probability.
 
-Guo et al. 2019, arXiv:1905.07121, algorithm 1, with the cosine basis of section 3.3: of the low frequencies first, an
-orthonormal one at a time. Images so small that every direction was tried are gone through again. The step is half that
-of the paper: on small images fewer and longer ones end too far away to find what is planted at 0.5 in L2.
+Guo et al. 2019, arXiv:1905.07121, algorithm 1, with the orthonormal cosine basis of section 3.3, low frequencies first.
+When all directions have been tried (small images), they are tried again. The step is half that of the paper: on small
+images, longer steps overshoot perturbations planted at 0.5 in L2.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
     from auditor.model.classifier import Classifier
     from auditor.probes.base import Randomness
 
-_LOW = 1 / 4
-"""Share of the frequencies along each axis that come first: 28 of 224 pixels in the paper, of small images more."""
+_LOW_SHARE = 1 / 4
+"""Share of the frequencies along each axis that are tried first; the paper takes 28 of 224 pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Simba(MinimumNorm):
-    """All images at once, each along its own random order; asks the original for its scores and for nothing else."""
+    """Query the deployed model for scores; each image has its own random order of directions."""
 
     meta = Meta(
         id="attacks.simba",
         title="SimBA",
         area="attacks",
-        why="The simplest attack by scores: whoever sees a confidence and may ask a thousand times can do it. A model"
-        " that withstands gradients and not this attack hides its gradients.",
+        why="The simplest attack by scores: it needs the confidence of the answers and some thousand queries. A model"
+        " that withstands gradient attacks and not this one masks its gradients.",
         references=("https://arxiv.org/abs/1905.07121",),
     )
     headline: ClassVar[Level] = {"norm": "l2", "epsilon": 0.5}
-    nothing_found: ClassVar[str] = "its steps reached no wrong answer"
+    failure_text: ClassVar[str] = "the search reached no wrong answer"
     norms: Sequence[str] = ("l2",)
     iterations: int = 1000
     """Directions that are tried."""
     step: float = 0.1
-    """Length of a step, in L2."""
+    """Length of a step in L2."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot attack."""
+        """Refuse invalid settings."""
         super().__post_init__()
         if tuple(self.norms) != ("l2",):
             raise ValueError("norms: this is the attack in l2")
@@ -55,66 +55,70 @@ class Simba(MinimumNorm):
             raise ValueError("iterations must be at least 1, step above 0")
 
     def threat_model(self) -> ThreatModel:
-        """Scores and many questions."""
+        """Return scores and many queries."""
         return ThreatModel(
-            goal="untargeted misclassification", knowledge="black-box", norm="l2",
-            budget=f"{self.iterations} directions, steps of {self.step:g}; at most {2 * self.iterations} questions for"
+            goal="untargeted misclassification",
+            knowledge="black-box",
+            norm="l2",
+            budget=f"{self.iterations} directions, steps of {self.step:g}; at most {2 * self.iterations} queries for"
             " each image",
-        )  # fmt: skip
+        )
 
     def search(self, classifier: Classifier, batch: Batch, rng: Randomness, norm: str) -> Pixels:
-        """Per image the first point of the walk that gets a wrong answer."""
+        """Return the first misclassified point of each random walk."""
         del norm
         import numpy as np
 
         images = batch.pixels.copy()
-        labels = batch.labels
-        confidence = batch.probabilities[np.arange(len(batch)), labels]
-        low, high = _low_first(*images.shape[1:])
-        orders = []
-        for image_id in batch.ids:
-            numbers = rng(image_id, "directions")
-            orders.append(np.concatenate([numbers.permutation(low), numbers.permutation(high)])[: self.iterations])
+        confidence = batch.probabilities[np.arange(len(batch)), batch.labels]
+        orders = [self._order(rng(image_id, "directions"), images.shape[1:]) for image_id in batch.ids]
         left = np.arange(len(batch))
         for turn in range(self.iterations):
             if not len(left):
                 break
-            some = [orders[row][turn % len(orders[row])] for row in left]
-            direction = _cosines(np.stack(some), images.shape[1:])
+            frequencies = np.stack([orders[row][turn % len(orders[row])] for row in left])
+            direction = _cosines(frequencies, images.shape[1:])
             undecided = np.arange(len(left))
-            broken = np.zeros(len(left), dtype=bool)
-            for sign in (np.float32(self.step), -np.float32(self.step)):
+            wrong = np.zeros(len(left), dtype=bool)
+            for step in (np.float32(self.step), -np.float32(self.step)):
                 rows = left[undecided]
-                tried = (images[rows] + sign * direction[undecided]).clip(0, 1)
-                answers = classifier.predict(tried)
-                now = answers[np.arange(len(rows)), labels[rows]]
+                candidates = (images[rows] + step * direction[undecided]).clip(0, 1)
+                answers = classifier.predict(candidates)
+                now = answers[np.arange(len(rows)), batch.labels[rows]]
                 better = now < confidence[rows]
-                images[rows[better]], confidence[rows[better]] = tried[better], now[better]
-                broken[undecided] = better & (answers.argmax(axis=1) != labels[rows])
+                images[rows[better]], confidence[rows[better]] = candidates[better], now[better]
+                wrong[undecided] = better & (answers.argmax(axis=1) != batch.labels[rows])
                 undecided = undecided[~better]
                 if not len(undecided):
                     break
-            left = left[~broken]
-        unbroken = np.isin(np.arange(len(batch)), left)
-        images[unbroken] = batch.pixels[unbroken]
+            left = left[~wrong]
+        images[left] = batch.pixels[left]
         return images
 
+    def _order(self, generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int64]:
+        """Draw the order of the directions of one image, low frequencies first."""
+        import numpy as np
 
-def _low_first(channels: int, height: int, width: int) -> list[NDArray[np.int64]]:
-    """(channel, down, across) of the low frequencies, then of the others; each (n, 3)."""
+        low, high = _low_and_high(*shape)
+        return np.concatenate([generator.permutation(low), generator.permutation(high)])[: self.iterations]
+
+
+def _low_and_high(channels: int, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (channel, down, across) of the low and of the other frequencies, each (n, 3)."""
     import numpy as np
 
     every = np.indices((channels, height, width)).reshape(3, -1).T
-    low = (every[:, 1] < max(1, math.ceil(_LOW * height))) & (every[:, 2] < max(1, math.ceil(_LOW * width)))
-    return [every[low], every[~low]]
+    rows, columns = (max(1, math.ceil(_LOW_SHARE * side)) for side in (height, width))
+    low = (every[:, 1] < rows) & (every[:, 2] < columns)
+    return every[low], every[~low]
 
 
-def _cosines(which: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Orthonormal functions of the cosine transform (DCT-II), (n, c, h, w), of (channel, down, across), (n, 3)."""
+def _cosines(frequencies: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return orthonormal cosine functions (DCT-II), (n, c, h, w), of (channel, down, across), (n, 3)."""
     import numpy as np
 
-    result = np.zeros((len(which), *shape), dtype=np.float32)
-    channel, down, across = which.T
+    result = np.zeros((len(frequencies), *shape), dtype=np.float32)
+    channel, down, across = frequencies.T
 
     def waves(frequency: NDArray[np.int64], length: int) -> NDArray[np.float64]:
         phase = np.pi * (np.arange(length) + 0.5)[None] * frequency[:, None] / length
@@ -123,7 +127,7 @@ def _cosines(which: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[np.flo
         return wave
 
     planes = np.einsum("nh,nw->nhw", waves(down, shape[1]), waves(across, shape[2]))
-    result[np.arange(len(which)), channel] = planes
+    result[np.arange(len(frequencies)), channel] = planes
     return result
 
 

@@ -1,7 +1,7 @@
-"""Square attack: random squares at the edge of the epsilon ball, kept where they raise the margin; no gradients.
+"""Square attack: random squares on the surface of the epsilon ball, kept if they raise the margin; no gradients.
 
-Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 to 3. The margin is that of the original's log-probabilities,
-which is that of its logits.
+Andriushchenko et al. 2020, arXiv:1912.00049, algorithms 1 to 3. The margin of the deployed model's log-probabilities
+equals that of its logits.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from auditor import Attack, Level, Meta, Probe, ThreatModel, hookimpl
 from auditor.algorithms.balls import Ball
 from auditor.algorithms.losses import margin
 from auditor.algorithms.square import square
-from auditor.probes.attack import epsilon_levels
+from auditor.probes.levels import budget_text, epsilon_levels
 
 if TYPE_CHECKING:
     import torch
@@ -23,17 +23,20 @@ if TYPE_CHECKING:
     from auditor.model.classifier import Classifier
     from auditor.probes.base import Randomness
 
+_SMALLEST_PROBABILITY = 1.2e-38
+"""Smallest normal float32, so that the logarithm is finite."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
-    """Asks the original for its scores and for nothing else, so it works where there is no gradient."""
+    """Query the deployed model for scores; works without gradients."""
 
     meta = Meta(
         id="attacks.square",
         title="Square attack",
         area="attacks",
-        why="An attacker who can only send images and read the scores does this. Where it breaks what gradients do not,"
-        " the gradients are masked.",
+        why="An attacker can do this with images and scores alone. If it succeeds where gradient attacks fail, the"
+        " gradients are masked.",
         references=("https://arxiv.org/abs/1912.00049",),
         version=2,
     )
@@ -42,43 +45,42 @@ class Square(Attack):
     l2_epsilons: Sequence[float] = (0.5,)
     """L2 sizes."""
     queries: int = 5000
-    """Questions to the model for each image and epsilon; 5,000 in AutoAttack."""
+    """Queries for each image and epsilon; 5,000 in AutoAttack."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot attack."""
+        """Refuse invalid settings."""
         if self.queries < 1:
             raise ValueError(f"queries must be at least 1; got {self.queries}")
 
     def threat_model(self) -> ThreatModel:
-        """Scores and many questions."""
+        """Return scores and many queries."""
         return ThreatModel(
             goal="untargeted misclassification",
             knowledge="black-box",
             norm="linf and l2",
-            budget=f"epsilon up to {max(self.epsilons, default=0) * 255:g}/255 in L-inf,"
-            f" {max(self.l2_epsilons, default=0):g} in L2; at most {self.queries} questions for each image",
+            budget=f"{budget_text(self.epsilons, self.l2_epsilons)}; at most {self.queries} queries for each image",
         )
 
     def levels(self) -> Sequence[Level]:
-        """Every epsilon of both norms."""
+        """Return every epsilon of both norms."""
         return epsilon_levels(self.epsilons, self.l2_epsilons)
 
     def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
-        """Per image the best of all squares; an image that is broken asks no further."""
+        """Return the best image over all squares; a misclassified image needs no further queries."""
         import numpy as np
         import torch
 
-        # on the CPU, where the original's answers are
+        # on the CPU, like the answers of the deployed model
         labels = torch.from_numpy(batch.labels)
 
         def margins(images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            scores = torch.from_numpy(classifier.predict(images.numpy())).clamp_min(1.2e-38).log()
-            return margin(scores, labels[rows])
+            probabilities = torch.from_numpy(classifier.predict(images.numpy()))
+            return margin(probabilities.clamp_min(_SMALLEST_PROBABILITY).log(), labels[rows])
 
         ball = Ball(str(level["norm"]), float(level["epsilon"]))
         clean = torch.from_numpy(np.array(batch.pixels))
-        hits = square(margins, clean, ball, queries=self.queries, draw=lambda row, name: rng(batch.ids[row], name))
-        images: Pixels = hits.images.numpy()
+        best = square(margins, clean, ball, queries=self.queries, draw=lambda row, name: rng(batch.ids[row], name))
+        images: Pixels = best.images.numpy()
         return images
 
 

@@ -1,7 +1,7 @@
-"""JPEG, blur and brightness by strength: what every camera and every upload does, one number at a time.
+"""JPEG compression, blur and brightness by strength.
 
-ImageNet-C has them at five severities of its own; these curves have the quality of the JPEG file, the blur's standard
-deviation as a share of the image's side, and the brightness added to (or taken from) V of HSV, as they are.
+ImageNet-C has fixed severities of these corruptions. These curves use physical quantities: the quality of the JPEG
+file, the blur's standard deviation as a share of the image side, and the change of V in HSV.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Camera(Corruption):
-    """Three strengths that can be read off a data sheet."""
+    """Compress, blur, brighten and darken the images."""
 
     meta = Meta(
         id="corruptions.camera",
         title="JPEG, blur and brightness",
         area="corruptions",
-        why="Images are compressed, out of focus, too dark or too bright before they reach the model. From these curves"
-        " one reads which quality must be kept up.",
+        why="Images are compressed, out of focus, too dark or too bright before they reach the model. The curves show"
+        " which quality the model requires.",
         references=("https://arxiv.org/abs/1604.04004", "https://arxiv.org/abs/1903.12261"),
     )
     samples: int = 500
     qualities: Sequence[int] = (90, 75, 50, 30, 20, 10)
-    """Of JPEG, from 100 down to 1."""
+    """JPEG qualities, from 100 down to 1."""
     blurs: Sequence[float] = (0.01, 0.02, 0.04, 0.08)
     """Standard deviations of the Gaussian blur, as shares of the image's shorter side."""
     brightnesses: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5)
-    """Added to V of HSV, and taken from it."""
+    """Values added to V of HSV, and subtracted from it."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no quality and no strength."""
+        """Refuse invalid settings."""
         if not all(1 <= quality <= 100 and int(quality) == quality for quality in self.qualities):
             raise ValueError(f"qualities is {list(self.qualities)}; expected whole numbers from 1 to 100")
         if not all(0 < strength <= 1 for strength in (*self.blurs, *self.brightnesses)):
@@ -48,16 +48,16 @@ class Camera(Corruption):
             raise ValueError("expected at least one quality, blur or brightness")
 
     def levels(self) -> Sequence[Level]:
-        """JPEG by quality, blur by its width, brighter and darker by their amount; mildest first."""
+        """Return JPEG by quality, blur by width, brighter and darker by amount; mildest first."""
+        amounts = sorted(self.brightnesses)
         return [
             *({"change": "JPEG", "quality": quality} for quality in sorted(self.qualities, reverse=True)),
             *({"change": "Gaussian blur", "blur": blur} for blur in sorted(self.blurs)),
-            *({"change": name, "brightness": amount} for name in ("brighter", "darker")
-              for amount in sorted(self.brightnesses)),
-        ]  # fmt: skip
+            *({"change": name, "brightness": amount} for name in ("brighter", "darker") for amount in amounts),
+        ]
 
     def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
-        """Nothing here is left to chance."""
+        """Apply one change, without randomness."""
         del classifier, rng
         from auditor.algorithms.corruptions import brightness, gaussian_blur, jpeg_compression
 

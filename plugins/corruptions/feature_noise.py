@@ -1,7 +1,6 @@
-"""Noise on rows: Gaussian, in units of every feature's own standard deviation over the table.
+"""Gaussian noise on tabular features, in units of each feature's standard deviation over the table.
 
-Features that hold whole numbers only are rounded again before the model sees them, and nothing leaves the range that
-the table has.
+Integer features are rounded again before the model receives them, and values stay in the range of the table.
 """
 
 from __future__ import annotations
@@ -20,27 +19,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureNoise(Corruption):
-    """Measurements that are a little off."""
+    """Add noise to every feature."""
 
     meta = Meta(
         id="corruptions.feature-noise",
         title="Noise on the features",
         area="corruptions",
-        why="Features are measured, typed in and rounded by somebody. A model whose answer hangs on a tenth of a"
-        " standard deviation gives another one next time.",
+        why="Features are measured, entered and rounded with errors. If a tenth of a standard deviation changes the"
+        " answer, the answer is not reproducible.",
         references=("https://arxiv.org/abs/1903.12261",),
         input_kinds=frozenset({"rows"}),
     )
     headline: ClassVar[Level | None] = {"noise": "Gaussian", "standard_deviations": 0.1}
     deviations: Sequence[float] = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-    """Standard deviations of the noise, each in units of the feature's own."""
+    """Standard deviations of the noise, in units of the feature's standard deviation."""
 
     def levels(self) -> Sequence[Level]:
-        """Weakest first."""
+        """Return every deviation, weakest first."""
         return [{"noise": "Gaussian", "standard_deviations": deviation} for deviation in self.deviations]
 
     def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
-        """The same draw at every level, scaled."""
+        """Add noise; every level scales the same draw."""
         import numpy as np
 
         scale: Any = classifier.preprocessing

@@ -1,146 +1,142 @@
-"""Adversarial distance: per image the smallest perturbation with which any attack of this audit succeeded.
+"""Adversarial distance: the smallest perturbation of each image with which any attack of this audit succeeded.
 
-An upper bound of the true distance to the nearest error, never a guarantee: a better attack can only lower it. An image
-that is wrong without an attack has distance 0, one that nothing broke has none (infinite). The worst case over all
-attacks, per image, is what robustness is judged by (Croce et al. 2021, arXiv:2010.09670, section 2).
+It is an upper bound, not a guarantee: a better attack can only lower it. An image misclassified without an attack has
+distance 0; an image on which every attack failed has infinite distance. Robustness is judged by the worst case over all
+attacks, per image (Croce et al. 2021, arXiv:2010.09670, section 2).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Level, Meta, Metric, PerImage, Probe, Records, Table, hookimpl
-from auditor.findings.evidence import Evidence
+from auditor import Conclusion, Finding, Level, Meta, Metric, MetricSpec, PerImage, Probe, Records, Table, hookimpl
 from auditor.findings.formatting import norm_name
-from auditor.findings.metric import percent
-from auditor.probes.levels import size
-from auditor.probes.minimum_norm import distance_curve
+from auditor.probes.attack_findings import drop_text
+from auditor.probes.distances import AttackSummary, attack_records, norms_of, smallest
+from auditor.probes.levels import size, size_format
+from auditor.probes.minimum_norm_findings import distance_curve
+from auditor.probes.perturbation import ROUNDING
+from auditor.probes.robustness_metrics import DISTANCE_MEDIAN, ROBUST_ACCURACY, SNR_MEDIAN
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor.findings.evidence import Cell
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdversarialDistance(Probe):
-    """The worst case over all attacks; makes no model call of its own."""
+class AdversarialDistance(AttackSummary):
+    """Take the worst case over all attacks."""
 
     meta = Meta(
         id="metrics.adversarial-distance",
         title="Worst case over all attacks",
         area="metrics",
-        why="An attacker takes whichever attack works on the image at hand, so the audit does, too.",
+        why="An attacker uses whichever attack works on the image; so does this metric.",
         references=("https://arxiv.org/abs/2010.09670", "https://arxiv.org/abs/1902.06705"),
         needs=frozenset({"gradients"}),
     )
-    depends_on: ClassVar[Sequence[str]] = ("attacks.*",)
+    metrics: ClassVar[Sequence[MetricSpec]] = (ROBUST_ACCURACY, DISTANCE_MEDIAN, SNR_MEDIAN)
     epsilon: float = 8 / 255
-    """The L-infinity size whose robust accuracy stands for the probe."""
-
-    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """Nothing: all is in the attacks' records."""
-        del classifier, batch, rng
-        return {}
+    """L-infinity size of the key metric."""
 
     def conclude(self, records: Records) -> Conclusion:
-        """Per norm the median distance, the curve of the worst case, and which attack was best on how many images."""
-        from auditor.probes.distances import attack_records, norms_of, smallest
-
+        """Return per norm the median distance, the worst-case curve, and the best attack by number of images."""
         attacks = attack_records(records.others)
         if not attacks:
             return Conclusion(inconclusive="no attack with a norm was run, so there is no distance to take")
-        metrics: list[Metric] = []
-        findings: list[Finding] = []
-        for norm in norms_of(attacks):
-            alone = {name: smallest({name: frame}, norm) for name, frame in attacks.items()}
-            found, finding = self._conclude_norm(smallest(attacks, norm), alone, norm, records.accuracy_name)
-            metrics += found
-            findings.append(finding)
-        return Conclusion(metrics=metrics, findings=findings)
+        parts = [self._conclude_norm(attacks, norm, records.accuracy_name) for norm in norms_of(attacks)]
+        return Conclusion(
+            metrics=[metric for metrics, _ in parts for metric in metrics], findings=[finding for _, finding in parts]
+        )
 
     def per_image(self, records: Records) -> list[PerImage]:
-        """Whether each image stands at the epsilon that is judged; the L2 size is the model's own, so not compared."""
-        from auditor.probes.distances import attack_records, norms_of, smallest
-
+        """Return whether each image is robust at the key epsilon; in other norms epsilon depends on the model."""
         attacks = attack_records(records.others)
         if "linf" not in norms_of(attacks):
             return []
         distance = smallest(attacks, "linf")["distance"]
         at: Level = {"norm": "linf", "epsilon": self.epsilon}
-        return [PerImage(name="robust_accuracy", values=distance > self.epsilon + 1e-6, at=at)]
+        return [PerImage(name="robust_accuracy", values=distance > self.epsilon + ROUNDING, at=at)]
 
     def _conclude_norm(
-        self, smallest: pd.DataFrame, alone: Mapping[str, pd.DataFrame], norm: str, verb: str
+        self, attacks: Mapping[str, pd.DataFrame], norm: str, accuracy: str
     ) -> tuple[list[Metric], Finding]:
         import numpy as np
 
         from auditor import statistics
 
-        # a sweep knows a distance to its next epsilon only: where some images were searched, they speak for all
-        known = smallest[smallest["searched"].astype(bool)] if smallest["searched"].any() else smallest
+        worst_case = smallest(attacks, norm)
+        # a sweep overestimates distances, so images that were searched represent all
+        searched = worst_case["searched"].astype(bool)
+        known = worst_case[searched] if searched.any() else worst_case
         distance = known["distance"].to_numpy()
-        median = statistics.median("distance_median", distance, unit=norm, at={"norm": norm})
-        snr = statistics.median(
-            "snr_median", known["snr_db"][np.isfinite(known["snr_db"])], unit="dB", at={"norm": norm}
-        )
-        broken = distance[np.isfinite(distance) & (distance > 0)]
-        chosen = self.epsilon if norm == "linf" else float(np.median(broken)) if len(broken) else 0.0
-        judged = smallest["distance"].to_numpy() if norm == "linf" else distance
+        at: Level = {"norm": norm}
+        median = statistics.median("distance_median", distance, unit=norm, at=at)
+        snr = statistics.median("snr_median", known["snr_db"][np.isfinite(known["snr_db"])], unit="dB", at=at)
+        finite = distance[np.isfinite(distance) & (distance > 0)]
+        epsilon = self.epsilon if norm == "linf" else float(np.median(finite)) if len(finite) else 0.0
+        judged = worst_case["distance"].to_numpy() if norm == "linf" else distance
         clean = statistics.proportion("accuracy", judged > 0)
-        robust = statistics.proportion("robust_accuracy", judged > chosen + 1e-6, at={"norm": norm, "epsilon": chosen})
-        best = known["attack"][known["attack"] != ""].value_counts()
-        rows: list[list[Any]] = []
-        noise: list[Metric] = []
-        for attack, frame in alone.items():
-            broke = frame[np.isfinite(frame["distance"]) & (frame["distance"] > 0)]
-            if len(broke):
-                needed = statistics.median(
-                    "snr_median", broke["snr_db"], unit="dB", at={"norm": norm, "attack": attack}
-                )
-                noise.append(needed)
-                middle = float(np.median(broke["distance"]))
-                rows.append([attack, int(best.get(attack, 0)), len(known), middle, needed.value, needed.n])
-        rows.sort(key=lambda row: -row[1])
-        near = f"more than half of the images withstood everything that was tried (n = {len(known)})"
-        if median.value is not None and np.isfinite(median.value):
-            near = f"the median image is at most {size(norm, median.value)} from an error (n = {len(known)})"
-        statement = (
-            f"Against the best attack for each image {verb} falls from {percent(clean)} to {percent(robust)} at epsilon"
-            f" {size(norm, chosen)} ({norm_name(norm)}, n = {len(judged)}); {near}; {int(np.isinf(distance).sum())} of"
-            f" {len(known)} images were never broken."
+        robust = statistics.proportion(
+            "robust_accuracy", judged > epsilon + ROUNDING, at={"norm": norm, "epsilon": epsilon}
         )
-        evidence: list[Evidence] = [
-            distance_curve(distance, norm, verb, "worst case over all attacks"),
-            Table(
-                title="Which attack needed least, and what each needed",
-                columns=[
-                    "attack",
-                    "images on which it was best",
-                    "of",
-                    "median size",
-                    "median SNR (dB)",
-                    "images broken",
-                ],
-                formats=["text", "count", "count", "n/255" if norm == "linf" else "number", "number", "count"],
-                rows=rows,
-                caption=(
-                    "Best: on the images whose least distance an attack looked for."
-                    if known is not smallest
-                    else "Attacks within a budget know distances only to the next epsilon of their sweep."
-                )
-                + " Size and signal-to-noise ratio: of the smallest perturbation with which it broke each image.",
-            ),
-        ]
+        table, needed = _attack_table(attacks, known, norm, searched=bool(searched.any()))
         finding = Finding(
-            id=f"{self.meta.id}/{norm}", title=f"Distance to the nearest error, {norm_name(norm)}", statement=statement,
-            metric=robust, evidence=evidence,
-        )  # fmt: skip
-        return [robust, median, snr, *noise], finding
+            id=f"{self.meta.id}/{norm}",
+            title=f"Adversarial distance, {norm_name(norm)}",
+            statement=f"Against the best attack on each image, {drop_text(accuracy, clean, robust)} at epsilon"
+            f" {size(norm, epsilon)} ({norm_name(norm)}, n = {len(judged)}). {_median_text(median, norm)}"
+            f" Every attack failed on {int(np.isinf(distance).sum())} of {len(known)} images.",
+            metric=robust,
+            evidence=[distance_curve(distance, norm, accuracy, "worst case over all attacks"), table],
+        )
+        return [robust, median, snr, *needed], finding
+
+
+def _median_text(median: Metric, norm: str) -> str:
+    if median.value is None or median.value == float("inf"):
+        return f"Every attack failed on more than half of the images (n = {median.n})."
+    return f"The median adversarial distance is at most {size(norm, median.value)} (n = {median.n})."
+
+
+def _attack_table(
+    attacks: Mapping[str, pd.DataFrame], known: pd.DataFrame, norm: str, *, searched: bool
+) -> tuple[Table, list[Metric]]:
+    """Return a table of the attacks, best first, and the median SNR of each."""
+    import numpy as np
+
+    from auditor import statistics
+
+    best = known["attack"][known["attack"] != ""].value_counts()
+    rows: list[tuple[int, list[Cell]]] = []
+    metrics = []
+    for name, frame in attacks.items():
+        alone = smallest({name: frame}, norm)
+        successes = alone[np.isfinite(alone["distance"]) & (alone["distance"] > 0)]
+        if not len(successes):
+            continue
+        at: Level = {"norm": norm, "attack": name}
+        snr = statistics.median("snr_median", successes["snr_db"], unit="dB", at=at)
+        metrics.append(snr)
+        count, middle = int(best.get(name, 0)), float(np.median(successes["distance"]))
+        rows.append((count, [name, count, len(known), middle, snr.value, snr.n]))
+    rows.sort(key=lambda row: -row[0])
+    scope = (
+        "Best: smallest perturbation, on the images for which an attack searched for the least distance."
+        if searched
+        else "Attacks within a budget find distances only up to the next epsilon of their sweep."
+    )
+    table = Table(
+        title=f"Best attack and size of the perturbations, {norm_name(norm)}",
+        columns=["attack", "best on", "of", "median size", "median SNR (dB)", "successes"],
+        formats=["text", "count", "count", size_format(norm), "number", "count"],
+        rows=[row for _, row in rows],
+        caption=f"{scope} Size and SNR: smallest successful perturbation of each image.",
+    )
+    return table, metrics
 
 
 @hookimpl

@@ -1,240 +1,167 @@
-"""What is known of every image's distance to its nearest error: proven from below, estimated, and found from above.
+"""Lower bound, estimate and upper bound of every image's adversarial distance.
 
-Three kinds of number, from three probes: the certified radius (no perturbation up to it changes the answer), the
-CLEVER score (an estimate, which may be wrong either way), and the smallest perturbation that an attack found. A
-certificate above a perturbation that was found is a contradiction: one of the two is wrong, and until it is known
-which, neither may be believed. A CLEVER score above it is a slope that the sample missed: on the way to the error the
-margin fell faster than the estimate of the steepest slope allows. Where the estimate itself said that it is uncertain
-(its law does not fit, its end is not in sight, its halves differ by as much) that is an explanation; else it has none.
+Three probes contribute: the certified radius (no perturbation up to it changes the answer), the CLEVER score (an
+estimate, which may be wrong in both directions), and the smallest perturbation that an attack found. A certificate
+above a perturbation found is a contradiction: one of the two is wrong, and neither can be trusted until it is known
+which. A CLEVER score above it means that the sample missed a slope. It is explained if the estimate itself was
+uncertain (its distribution does not fit, its endpoint is undetermined, its halves differ by as much), otherwise it is
+unexplained.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
+from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Probe, Records, hookimpl
 from auditor.findings.formatting import norm_name
-from auditor.probes.levels import epsilon_axis
+from auditor.plugins.metrics import _bounds_evidence as evidence
+from auditor.plugins.metrics._bounds_evidence import Contradictions
+from auditor.probes.distances import AttackSummary, attack_records, norms_of, smallest
+from auditor.probes.perturbation import ROUNDING
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
-
-_ROWS = 40
-"""Images in the table; the records hold all of them."""
-
 _MISFIT = 0.05
-"""P-value of the Kolmogorov-Smirnov test up to which the law does not fit (Weng et al. 2018, section 5.2)."""
-
-_ROUNDING = 1e-6
-"""Distances are measured on float32 images, and a certificate may be above them by so little."""
+"""P-value of the Kolmogorov-Smirnov test up to which the distribution does not fit (Weng et al. 2018, section 5.2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounds(Probe):
-    """The bracket of every image that was certified or has a CLEVER score; makes no model call of its own."""
+class Bounds(AttackSummary):
+    """Compare the bounds of every image that was certified or has a CLEVER score."""
 
     meta = Meta(
         id="metrics.bounds",
-        title="Bracket of the distance to the nearest error",
+        title="Lower and upper bound of the adversarial distance",
         area="metrics",
-        why="Between what is proven and what was found lies what nobody knows; where the two cross, the audit itself is"
-        " wrong.",
+        why="The true distance is between the proven and the found one. If the two cross, the audit itself is wrong.",
         references=("https://arxiv.org/abs/1811.00866", "https://arxiv.org/abs/1801.10578"),
+    )
+    metrics: ClassVar[Sequence[MetricSpec]] = (
+        MetricSpec(
+            name="certificate_contradicted",
+            label="Images with a certificate above a perturbation found",
+            better="neither",
+            unit="count",
+        ),
+        MetricSpec(
+            name="clever_contradicted",
+            label="Images with a CLEVER score above a perturbation found",
+            better="neither",
+            unit="count",
+        ),
+        MetricSpec(
+            name="clever_unexplained",
+            label="CLEVER scores above a perturbation found, without a sign of uncertainty",
+            better="neither",
+            unit="count",
+        ),
+        MetricSpec(
+            name="bracket_ratio_median",
+            label="Median ratio of the perturbation found to the certified radius",
+            better="neither",
+            unit="1",
+        ),
     )
     depends_on: ClassVar[Sequence[str]] = ("attacks.*", "metrics.certified", "metrics.clever")
 
-    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """Nothing: all is in the records of other probes."""
-        del classifier, batch, rng
-        return {}
-
     def conclude(self, records: Records) -> Conclusion:
-        """Per norm the accuracy bracket, the images one by one, and contradictions by name."""
-        from auditor.probes.distances import attack_records, norms_of, smallest
-
+        """Return per norm the accuracy bounds, the images and the contradictions."""
         attacks = attack_records(records.others)
-        metrics: list[Metric] = []
-        findings: list[Finding] = []
+        parts = []
         for norm in norms_of(attacks):
             rows = smallest(attacks, norm)[["distance", "attack"]]
             rows["certified"] = _column(records, "metrics.certified", "radius", norm)
-            rows["clever"] = _column(records, "metrics.clever", "clever", norm)
-            for name in ("ks", "shape", "spread"):
+            for name in ("clever", "ks", "shape", "spread"):
                 rows[name] = _column(records, "metrics.clever", name, norm)
             rows = rows[rows["certified"].notna() | rows["clever"].notna()].sort_index()
             if len(rows):
-                found, finding = self._conclude_norm(rows, norm, records.accuracy_name)
-                metrics += found
-                findings.append(finding)
-        why = (
-            "" if findings else "no image has both an attack and a certificate or a CLEVER score, so nothing to bracket"
+                parts.append(self._conclude_norm(rows, norm, records.accuracy_name))
+        reason = "" if parts else "no image has both an attack and a certificate or a CLEVER score"
+        return Conclusion(
+            metrics=[metric for metrics, _ in parts for metric in metrics],
+            findings=[finding for _, finding in parts],
+            inconclusive=reason,
         )
-        return Conclusion(metrics=metrics, findings=findings, inconclusive=why)
 
-    def _conclude_norm(self, rows: pd.DataFrame, norm: str, verb: str) -> tuple[list[Metric], Finding]:
+    def _conclude_norm(self, rows: pd.DataFrame, norm: str, accuracy: str) -> tuple[list[Metric], Finding]:
         import numpy as np
 
         from auditor import statistics
 
-        at = {"norm": norm}
-        certified = rows[rows["certified"].notna()]
-        scored = rows[rows["clever"].notna()]
-        broken = certified[certified["certified"] > certified["distance"] * (1 + _ROUNDING) + _ROUNDING]
-        misled = scored[scored["clever"] > scored["distance"] * (1 + _ROUNDING) + _ROUNDING]
-        contradicted = Metric(name="certificate_contradicted", value=float(len(broken)) if len(certified) else None,
-                              n=len(certified), unit="count", at=at)  # fmt: skip
-        reasons = misled.apply(_reason, axis=1) if len(misled) else misled["attack"]
-        unexplained = Metric(name="clever_unexplained", value=float((reasons == "").sum()) if len(scored) else None,
-                             n=len(scored), unit="count", at=at)  # fmt: skip
-        estimate = Metric(name="clever_contradicted", value=float(len(misled)) if len(scored) else None, n=len(scored),
-                          unit="count", at=at)  # fmt: skip
-        both = certified[(certified["certified"] > 0) & np.isfinite(certified["distance"])]
-        width = statistics.median("bracket_ratio_median", both["distance"] / both["certified"], unit="1", at=at)
-        crossed = f"Contradictions, {norm_name(norm)}"
+        found = _contradictions(rows)
+        both = found.certified[(found.certified["certified"] > 0) & np.isfinite(found.certified["distance"])]
+        ratio = statistics.median(
+            "bracket_ratio_median", both["distance"] / both["certified"], unit="1", at={"norm": norm}
+        )
+        n_certified, n_scored = len(found.certified), len(found.scored)
+        refuted = _count("certificate_contradicted", len(found.refuted), n_certified, norm)
+        overestimated = _count("clever_contradicted", len(found.overestimated), n_scored, norm)
+        unexplained = _count("clever_unexplained", int((found.reasons == "").sum()), n_scored, norm)
         finding = Finding(
             id=f"{self.meta.id}/{norm}",
             title=f"Certificate, estimate and attack, {norm_name(norm)}",
-            statement=_statement(
-                norm, width, broken=broken, misled=misled, reasons=reasons, counts=(len(certified), len(scored))
-            ),
-            metric=contradicted,
+            statement=evidence.statement(norm, ratio, found),
+            metric=refuted,
             evidence=[
-                *([_bracket(certified, norm, verb)] if len(certified) else []),
-                *([_table(f"{crossed}: certificate above a distance found", broken, norm, "")] if len(broken) else []),
-                *([_explained(misled, reasons, norm)] if len(misled) else []),
-                _table(
-                    f"Image by image, {norm_name(norm)}", rows, norm,
-                    "The images nearest to an error first. A dash: not measured, or nothing found. The estimate bounds"
-                    " nothing from either side.",
+                *([evidence.accuracy_bounds(found.certified, norm, accuracy)] if n_certified else []),
+                *(
+                    [evidence.bounds_table(_REFUTED.format(norm_name(norm)), found.refuted, norm)]
+                    if refuted.value
+                    else []
+                ),
+                *([evidence.overestimation_table(found, norm)] if overestimated.value else []),
+                evidence.bounds_table(
+                    f"Bounds by image, {norm_name(norm)}",
+                    rows,
+                    norm,
+                    "Smallest distance first. A dash: not measured, or nothing found. The estimate is not a bound.",
                 ),
             ],
-        )  # fmt: skip
-        return [contradicted, estimate, unexplained, width], finding
+        )
+        return [refuted, overestimated, unexplained, ratio], finding
+
+
+_REFUTED = "Contradictions, {}: certificate above a distance found"
+
+
+def _contradictions(rows: pd.DataFrame) -> Contradictions:
+    certified = rows[rows["certified"].notna()]
+    scored = rows[rows["clever"].notna()]
+    refuted = certified[certified["certified"] > certified["distance"] * (1 + ROUNDING) + ROUNDING]
+    overestimated = scored[scored["clever"] > scored["distance"] * (1 + ROUNDING) + ROUNDING]
+    reasons = overestimated.apply(_reason, axis=1) if len(overestimated) else overestimated["attack"]
+    return Contradictions(certified, scored, refuted, overestimated, reasons)
+
+
+def _count(name: str, value: int, n: int, norm: str) -> Metric:
+    return Metric(name=name, value=float(value) if n else None, n=n, unit="count", at={"norm": norm})
 
 
 def _column(records: Records, probe_id: str, name: str, norm: str) -> pd.Series[float]:
-    """One number per image from another probe's records; empty where it was not run."""
+    """Return one number per image from another probe's records; empty if it was not run."""
     import pandas as pd
 
     frame = records.others.get(probe_id)
-    if frame is None or "norm" not in frame.columns:
+    if frame is None or not len(frame):
         return pd.Series(dtype="float64")
     return frame[frame["norm"] == norm].set_index("image_id")[name]
 
 
 def _reason(row: pd.Series[float]) -> str:
-    """Why the CLEVER score of an image may be too large by as much as it is, as its own signs say; "" for no sign."""
+    """Return signs that the CLEVER score of an image may be too large by as much as it is; "" for none."""
     from auditor.algorithms.extreme_values import SHAPES
 
     signs = []
     if row["ks"] <= _MISFIT:
-        signs.append("the law does not fit its largest slopes")
+        signs.append("the distribution does not fit its largest slopes")
     if row["shape"] >= SHAPES[1] - 1e-6:
-        signs.append("its largest slopes do not tell where they end")
+        signs.append("its largest slopes do not determine their endpoint")
     if row["clever"] * (1 - row["spread"]) <= row["distance"]:
-        signs.append(f"half of its sample gives {100 * row['spread']:.0f} % more or less")
+        signs.append(f"half of its sample differs by {100 * row['spread']:.0f} %")
     return "; ".join(signs)
-
-
-def _explained(rows: pd.DataFrame, reasons: pd.Series[str], norm: str) -> Table:
-    style: Any = "n/255" if norm == "linf" else "number"
-    first = rows.assign(reason=reasons).sort_values("distance", kind="stable").head(_ROWS)
-    return Table(
-        title=f"Contradictions, {norm_name(norm)}: CLEVER score above a perturbation found",
-        columns=["image", "CLEVER: estimate", "found: at most", "by", "slope missed by a factor of", "sign of it"],
-        formats=["text", style, style, "text", "number", "text"],
-        rows=[
-            [str(row.Index), float(row.clever), float(row.distance), row.attack,
-             float(row.clever / row.distance) if row.distance else None, row.reason or "none: not explained"]
-            for row in first.itertuples()
-        ],
-        caption="On the way to the error the margin falls at least so many times as fast as the steepest slope that was"
-        " estimated. The signs are the estimate's own.",
-    )  # fmt: skip
-
-
-def _statement(
-    norm: str,
-    width: Metric,
-    *,
-    broken: pd.DataFrame,
-    misled: pd.DataFrame,
-    reasons: pd.Series[str],
-    counts: tuple[int, int],
-) -> str:
-    certified, scored = counts
-    parts = []
-    if len(broken):
-        parts.append(
-            f"SOMETHING IS BROKEN: on {len(broken)} of {certified} images the certificate is above a perturbation that"
-            f" changes the answer ({', '.join(map(str, broken.index[:5]))})"
-        )
-    elif certified:
-        parts.append(f"No attack contradicts a certificate (n = {certified}, {norm_name(norm)})")
-    if width.value is not None:
-        parts.append(f"the smallest perturbation found is in the median {width.value:.3g} times the certified radius")
-    if scored:
-        said = f"the CLEVER score is above a perturbation that was found on {len(misled)} of {scored} images"
-        silent = int((reasons == "").sum())
-        parts.append(said + (f", on {silent} of these without a sign that it was uncertain" if len(misled) else ""))
-    return "; ".join(parts) + "."
-
-
-def _bracket(rows: pd.DataFrame, norm: str, verb: str) -> Curve:
-    """Accuracy against epsilon: at least what is certified, at most what the best attacks left."""
-    import numpy as np
-
-    from auditor import statistics
-
-    def line(name: str, holds: Any, ends: Any) -> Series:
-        sizes: Any = np.unique(np.quantile(ends, np.linspace(0, 1, 30), method="nearest")) if len(ends) else []
-        points = []
-        for epsilon in [0.0, *sizes]:
-            value, low, high = statistics.wilson(int(holds(epsilon).sum()), len(rows))
-            points.append(Point(x=float(epsilon), y=value, low=low, high=high, n=len(rows)))
-        return Series(name=name, points=points)
-
-    radius, distance = rows["certified"].to_numpy(), rows["distance"].to_numpy()
-    return Curve(
-        title=f"Accuracy bracket, {norm_name(norm)}",
-        caption=f"On the same {len(rows)} images. The true curve lies between the two; bands are 95 % intervals over"
-        " images.",
-        x=epsilon_axis(norm),
-        y=Axis(label=verb, format="percent", low=0, high=1, unit="fraction"),
-        series=[
-            line("at most: best attack", lambda e: distance > e, distance[np.isfinite(distance) & (distance > 0)]),
-            line("at least: certified", lambda e: (radius >= e) & (distance > 0), radius[radius > 0]),
-        ],
-    )
-
-
-def _table(title: str, rows: pd.DataFrame, norm: str, caption: str) -> Table:
-    """The three numbers of each image, in three columns."""
-    import numpy as np
-
-    def shown(value: float) -> float | None:
-        return float(value) if np.isfinite(value) else None
-
-    first = rows.sort_values("distance", kind="stable").head(_ROWS)
-    style: Any = "n/255" if norm == "linf" else "number"
-    if len(rows) > len(first):
-        caption = f"{caption} {len(first)} of {len(rows)} images; the records hold all.".strip()
-    return Table(
-        title=title,
-        columns=["image", "certified: at least", "CLEVER: estimate", "found: at most", "by"],
-        formats=["text", style, style, style, "text"],
-        rows=[
-            [str(row.Index), shown(row.certified), shown(row.clever), shown(row.distance), row.attack or "–"]
-            for row in first.itertuples()
-        ],
-        caption=caption,
-    )
 
 
 @hookimpl

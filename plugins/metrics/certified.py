@@ -1,20 +1,22 @@
 """Certified radius: no perturbation up to this size changes the answer, proven by linear bound propagation.
 
-A lower bound of the true distance to the nearest error, of the audited model itself, for the images it was computed on
-(CROWN, Zhang et al. 2018, arXiv:1811.00866). It is seldom large: a network that was not trained to be certified has
-bounds that are far from tight, so a small radius says little about the model, a large one much.
+It is a lower bound of the adversarial distance of the audited model, for the audited images (CROWN, Zhang et al. 2018,
+arXiv:1811.00866). It is seldom large: bounds are loose for networks that were not trained to be certified. A small
+radius says little about the model, a large one much.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
-from auditor.findings.evidence import Evidence
+from auditor import Conclusion, Curve, Finding, Level, Meta, Metric, MetricSpec, Probe, Records, Series, hookimpl
 from auditor.findings.formatting import norm_name
 from auditor.findings.metric import percent
-from auditor.probes.levels import epsilon_axis, size
+from auditor.probes.levels import number, size
+from auditor.probes.metric_tables import epsilon_table
+from auditor.probes.plots import accuracy_axis, accuracy_points, epsilon_axis
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,37 +27,49 @@ if TYPE_CHECKING:
     from auditor.probes.base import Columns, Randomness
 
 _SMALLEST, _LARGEST = -14, 2
-"""Radii are looked for between 2^-14 and 2^2."""
+"""Radii are searched between 2^-14 and 2^2."""
 
 _SLACK = 1e-5
-"""A margin must be proven larger than this part of the largest logit: what the deployed model's float32 rounds off."""
+"""Share of the largest logit by which a proven margin must exceed 0: the rounding of the deployed model's float32."""
+
+_POINTS = 30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Certified(Probe):
-    """The largest radius, found by bisection, within which the label is proven to win."""
+    """Find by bisection the largest radius within which the label is proven to win."""
 
     meta = Meta(
         id="metrics.certified",
         title="Certified radius",
         area="metrics",
-        why="No attack, known or unknown, can change these answers within the radius: the one kind of number that a"
-        " better attack cannot lower.",
+        why="No attack, known or unknown, can change these answers within the radius. A better attack cannot lower it.",
         references=("https://arxiv.org/abs/1811.00866", "https://arxiv.org/abs/2002.12920"),
         needs=frozenset({"gradients"}),
     )
+    metrics: ClassVar[Sequence[MetricSpec]] = (
+        MetricSpec(name="certified_accuracy", label="Certified accuracy", better="higher", bound="lower"),
+        MetricSpec(
+            name="certified_radius_median",
+            label="Median certified radius",
+            better="higher",
+            unit="norm",
+            bound="lower",
+        ),
+    )
     norms: tuple[str, ...] = ("linf", "l2")
-    """Some of "linf", "l2"."""
+    """Any of "linf", "l2"."""
     epsilons: tuple[float, ...] = (0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
-    """L-infinity sizes whose certified accuracy is reported."""
+    """L-infinity sizes of the reported accuracies."""
     l2_epsilons: tuple[float, ...] = (0.01, 0.03, 0.1, 0.25)
     iterations: int = 10
-    """Steps of the bisection over 16 octaves: ten find the radius to 1 %."""
+    """Bisection steps over 16 octaves: ten find the radius to 1 %."""
     refine: int = 256
-    """Activations with at most so many neurons are bounded by linear bounds, larger ones by interval arithmetic:
-    tighter and slower the larger this is."""
+    """Activations with at most this many neurons have linear bounds, larger ones interval bounds. A larger value gives
+    tighter bounds and takes longer."""
 
     def __post_init__(self) -> None:
+        """Refuse invalid settings."""
         if not set(self.norms) <= {"linf", "l2"} or not self.norms:
             raise ValueError(f"norms {list(self.norms)}: expected some of linf, l2")
         if self.iterations < 1 or self.refine < 0:
@@ -64,7 +78,7 @@ class Certified(Probe):
             raise ValueError("every epsilon must be above 0")
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """One row per image and norm. Raises NotApplicable with the operator that cannot be bounded."""
+        """Return one row per image and norm. Raises NotApplicable naming the operator without bounds."""
         import numpy as np
 
         del rng
@@ -75,87 +89,75 @@ class Certified(Probe):
         }
 
     def _radii(self, classifier: Classifier, batch: Batch, norm: str) -> NDArray[np.float64]:
-        """The largest certified radius of each image, (n,); 0 for one that is wrong or not certified at all."""
+        """Return the largest certified radius of each image, (n,); 0 if it is misclassified or not certified."""
         import numpy as np
         import torch
 
         from auditor.algorithms.bound_propagation import Bounder
 
         bounder = Bounder(classifier, refine=self.refine)
-        right = np.flatnonzero(batch.predictions == batch.labels)
+        correct = np.flatnonzero(batch.predictions == batch.labels)
         radii = np.zeros(len(batch))
-        pixels, labels = torch.from_numpy(batch.pixels[right]), torch.from_numpy(batch.labels[right])
-        # also where there is nothing to certify: whether the graph can be followed must not depend on the images
-        logits = bounder.logits(torch.from_numpy(batch.pixels))[torch.from_numpy(right)].cpu()
-        if not len(right):
+        pixels, labels = torch.from_numpy(batch.pixels[correct]), torch.from_numpy(batch.labels[correct])
+        # even without correct images: whether the graph has bounds must not depend on the images
+        logits = bounder.logits(torch.from_numpy(batch.pixels))[torch.from_numpy(correct)].cpu()
+        if not len(correct):
             return radii
         slack = _SLACK * logits.abs().amax(1).clamp_min(1)
-        low = torch.full((len(right),), float(_SMALLEST), dtype=torch.float64)
-        high = torch.full((len(right),), float(_LARGEST), dtype=torch.float64)
-        certified = torch.zeros(len(right), dtype=torch.float64)
+        low = torch.full((len(correct),), float(_SMALLEST), dtype=torch.float64)
+        high = torch.full((len(correct),), float(_LARGEST), dtype=torch.float64)
+        certified = torch.zeros(len(correct), dtype=torch.float64)
         for _ in range(self.iterations):
             middle = (low + high) / 2
             proven = bounder.margins(pixels, labels, 2**middle, norm) > slack
             certified = torch.where(proven, 2**middle, certified)
             low, high = torch.where(proven, middle, low), torch.where(proven, high, middle)
-        radii[right] = certified.numpy()
+        radii[correct] = certified.numpy()
         return radii
 
     def conclude(self, records: Records) -> Conclusion:
-        """Certified accuracy by epsilon and the median radius, for each norm."""
-        metrics: list[Metric] = []
-        findings: list[Finding] = []
-        for norm in self.norms:
-            rows = records.frame[records.frame["norm"] == norm] if len(records.frame) else records.frame
-            if len(rows):
-                found, finding = self._conclude_norm(rows["radius"].to_numpy(), norm, records.accuracy_name)
-                metrics += found
-                findings.append(finding)
-        return Conclusion(metrics=metrics, findings=findings, inconclusive="" if findings else "no image was measured")
+        """Return certified accuracy by epsilon and the median radius, for each norm."""
+        if not len(records.frame):
+            return Conclusion(inconclusive="no image was measured")
+        by_norm = {norm: records.frame[records.frame["norm"] == norm]["radius"].to_numpy() for norm in self.norms}
+        parts = [
+            self._conclude_norm(radius, norm, records.accuracy_name) for norm, radius in by_norm.items() if len(radius)
+        ]
+        return Conclusion(
+            metrics=[metric for metrics, _ in parts for metric in metrics], findings=[finding for _, finding in parts]
+        )
 
-    def _conclude_norm(self, radius: Any, norm: str, verb: str) -> tuple[list[Metric], Finding]:
+    def _conclude_norm(self, radius: NDArray[np.float64], norm: str, name: str) -> tuple[list[Metric], Finding]:
         import numpy as np
 
         from auditor import statistics
 
-        epsilons = sorted(self.epsilons if norm == "linf" else self.l2_epsilons)
-        accuracy = [
-            statistics.proportion("certified_accuracy", radius >= e, at={"norm": norm, "epsilon": e}) for e in epsilons
-        ]
+        def accuracy_at(epsilon: float) -> Metric:
+            at: Level = {"norm": norm, "epsilon": epsilon}
+            return statistics.proportion("certified_accuracy", radius >= epsilon if epsilon else radius > 0, at=at)
+
+        accuracy = [accuracy_at(e) for e in sorted(self.epsilons if norm == "linf" else self.l2_epsilons)]
         median = statistics.median("certified_radius_median", radius, unit=norm, at={"norm": norm})
-        first = (
-            accuracy[0]
-            if accuracy
-            else statistics.proportion("certified_accuracy", radius > 0, at={"norm": norm, "epsilon": 0})
-        )
-        points = [
-            Point(x=float(e), y=value, low=low, high=high, n=len(radius))
-            for e in np.unique(np.quantile(radius, np.linspace(0, 1, 30)))
-            for value, low, high in [statistics.wilson(int((radius >= e).sum()), len(radius))]
-        ]
-        statement = (
-            f"Of {len(radius)} images {percent(first)} are proven right at every perturbation up to"
-            f" {size(norm, float(first.at['epsilon'] or 0))} ({norm_name(norm)}); the median image up to"
-            f" {size(norm, float(median.value or 0))}."
-        )
-        evidence: list[Evidence] = [
-            Curve(
-                title=f"Certified {verb} against epsilon, {norm_name(norm)}",
-                caption="A lower bound: no attack can get below it. Bands are 95 % intervals over images.",
-                x=epsilon_axis(norm),
-                y=Axis(label=f"certified {verb}", format="percent", low=0, high=1, unit="fraction"),
-                series=[Series(name="certified", points=points)],
-            ),
-            Table(
-                title=f"By epsilon, {norm_name(norm)}", columns=["epsilon", f"certified {verb}", "n"],
-                formats=["n/255" if norm == "linf" else "number", "percent", "count"],
-                rows=[[m.at["epsilon"], m.cell(), m.n] for m in accuracy],
-            ),
-        ]  # fmt: skip
+        first = accuracy[0] if accuracy else accuracy_at(0)
+        sizes = np.unique(np.quantile(radius, np.linspace(0, 1, _POINTS)))
         finding = Finding(
-            id=f"{self.meta.id}/{norm}", title=f"Certified radius, {norm_name(norm)}", statement=statement,
-            metric=first, evidence=evidence,
-        )  # fmt: skip
+            id=f"{self.meta.id}/{norm}",
+            title=f"Certified radius, {norm_name(norm)}",
+            statement=f"{percent(first)} of {len(radius)} images are proven correct at every perturbation up to"
+            f" {size(norm, number(first.at)[1])} ({norm_name(norm)}). The median radius is"
+            f" {size(norm, float(median.value or 0))}.",
+            metric=first,
+            evidence=[
+                Curve(
+                    title=f"Certified {name} against epsilon, {norm_name(norm)}",
+                    caption="A lower bound: no attack can go below it. Bands: 95 % intervals.",
+                    x=epsilon_axis(norm),
+                    y=accuracy_axis(f"certified {name}"),
+                    series=[Series(name="certified", points=accuracy_points(sizes, lambda e: radius >= e))],
+                ),
+                epsilon_table(norm, f"certified {name}", accuracy),
+            ],
+        )
         return [*accuracy, median], finding
 
 

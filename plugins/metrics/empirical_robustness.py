@@ -1,19 +1,22 @@
-"""Empirical robustness: how large a successful perturbation is, in units of the image's own length.
+"""Empirical robustness: the size of the successful perturbations relative to the image.
 
-The mean of distance by length of the image over the images that an attack broke (Moosavi-Dezfooli, Fawzi and Frossard
-2016, arXiv:1511.04599, equation 2). It knows nothing of the images that were not broken, so it is never shown without
-the share of those that were: of a model that hardly ever breaks it is the mean over the few weakest images.
+The mean ratio of distance to image norm over the images on which an attack succeeded (Moosavi-Dezfooli, Fawzi and
+Frossard 2016, arXiv:1511.04599, equation 2). It ignores all other images, so the success rate is always reported with
+it: if few images are misclassified, it is a mean over the weakest ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
+from auditor import Conclusion, Finding, Level, Meta, Metric, MetricSpec, Probe, Records, Table, hookimpl
+from auditor.algorithms.norms import image_norms
 from auditor.findings.formatting import norm_name
 from auditor.findings.metric import percent
+from auditor.probes.distances import AttackSummary, attack_records, norms_of, smallest
+from auditor.probes.robustness_metrics import ATTACK_SUCCESS_RATE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,77 +27,80 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmpiricalRobustness(Probe):
-    """Relative size of the smallest perturbations that the attacks found; makes no model call of its own."""
+class EmpiricalRobustness(AttackSummary):
+    """Relate the smallest perturbations that the attacks found to the norms of the images."""
 
     meta = Meta(
         id="metrics.empirical-robustness",
         title="Empirical robustness",
         area="metrics",
-        why="It says in one number how large the perturbations were that worked; only with the success rate does it say"
-        " anything about the model.",
+        why="The mean size of the successful perturbations; meaningful only together with the success rate.",
         references=("https://arxiv.org/abs/1511.04599",),
     )
-    depends_on: ClassVar[Sequence[str]] = ("attacks.*",)
+    metrics: ClassVar[Sequence[MetricSpec]] = (
+        MetricSpec(name="empirical_robustness", label="Empirical robustness", better="neither"),
+        ATTACK_SUCCESS_RATE,
+    )
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """Lengths of the images, by which distances are divided."""
-        import numpy as np
-
+        """Return the norms of the images."""
         del classifier, rng
-        wide = np.abs(batch.pixels.reshape(len(batch), -1).astype(np.float64))
-        return {"linf": wide.max(axis=1), "l2": np.sqrt((wide**2).sum(axis=1)), "l1": wide.sum(axis=1)}
+        return {norm: image_norms(batch.pixels, norm) for norm in ("linf", "l2", "l1")}
 
     def conclude(self, records: Records) -> Conclusion:
-        """Per norm the mean relative distance of the images that broke, and the share of those."""
-        from auditor.probes.distances import attack_records, norms_of, smallest
-
+        """Return per norm the mean relative distance and the success rate."""
         attacks = attack_records(records.others)
-        metrics: list[Metric] = []
-        rows: list[list[Any]] = []
-        said: list[str] = []
-        for norm in norms_of(attacks):
-            distance = smallest(attacks, norm)["distance"]
-            found = self._of_norm(distance[distance > 0], records.frame, norm)
-            metrics += found
-            mean, success = found
-            rows.append([norm_name(norm), mean.cell(), success.cell(), success.n])
-            if mean.value is not None:
-                said.append(
-                    f"{percent(success)} of {success.n} right images were broken, by perturbations of"
-                    f" {100 * mean.value:.2g} % of the image's length in the mean ({norm_name(norm)}, n = {mean.n})"
-                )
-        if not said:
-            return Conclusion(metrics=metrics, inconclusive="no attack broke any image, so there is nothing to take the"
-                                                            " mean of")  # fmt: skip
+        by_norm = {
+            norm: _metrics(smallest(attacks, norm)["distance"], records.frame, norm) for norm in norms_of(attacks)
+        }
+        metrics = [metric for pair in by_norm.values() for metric in pair]
+        measured = {norm: pair for norm, pair in by_norm.items() if pair[0].value is not None}
+        if not measured:
+            return Conclusion(metrics=metrics, inconclusive="no attack succeeded on any image, so there is no mean")
         finding = Finding(
-            id=f"{self.meta.id}/distances", title="Size of the perturbations that worked",
-            statement="; ".join(said) + ".", metric=next(m for m in metrics if m.value is not None),
+            id=f"{self.meta.id}/distances",
+            title="Size of the successful perturbations",
+            statement=". ".join(_text(norm, *pair) for norm, pair in measured.items()) + ".",
+            metric=next(iter(measured.values()))[0],
             evidence=[
                 Table(
-                    title="Empirical robustness and what it is the mean of",
-                    columns=["norm", "distance by length of the image", "images broken", "images attacked"],
-                    formats=["text", "percent", "percent", "count"], rows=rows,
-                    caption="Over all attacks, of each image the smallest perturbation; images that nothing broke are"
-                    " not in the mean.",
+                    title="Empirical robustness and success rate",
+                    columns=["norm", "empirical robustness", "success rate", "images attacked"],
+                    formats=["text", "percent", "percent", "count"],
+                    rows=[
+                        [norm_name(norm), mean.cell(), success.cell(), success.n]
+                        for norm, (mean, success) in by_norm.items()
+                    ],
+                    caption="Smallest perturbation of each image over all attacks; the mean is over the successes.",
                 )
             ],
-        )  # fmt: skip
+        )
         return Conclusion(metrics=metrics, findings=[finding])
 
-    def _of_norm(self, distance: pd.Series[float], frame: pd.DataFrame, norm: str) -> tuple[Metric, Metric]:
-        import numpy as np
 
-        from auditor import statistics
+def _text(norm: str, mean: Metric, success: Metric) -> str:
+    return (
+        f"In {norm_name(norm)}, {percent(success)} of {success.n} correctly classified images were misclassified, at a"
+        f" mean perturbation of {100 * (mean.value or 0):.2g} % of the image norm (n = {mean.n})"
+    )
 
-        length = frame.set_index("image_id")[norm] if len(frame) else frame.get(norm)
-        if length is not None:
-            distance = distance[distance.index.isin(length.index)]
-        success = statistics.proportion("attack_success_rate", np.isfinite(distance), at={"norm": norm})
-        broken = distance[np.isfinite(distance)]
-        relative = [] if length is None else (broken / length.reindex(broken.index)).to_numpy()
-        mean = statistics.mean("empirical_robustness", relative, unit="fraction", at={"norm": norm})
-        return mean, success
+
+def _metrics(distance: pd.Series[float], frame: pd.DataFrame, norm: str) -> tuple[Metric, Metric]:
+    """Return the mean relative distance and the success rate."""
+    import numpy as np
+
+    from auditor import statistics
+
+    at: Level = {"norm": norm}
+    distance = distance[distance > 0]
+    relative: pd.Series[float] | list[float] = []
+    if len(frame):
+        norms = frame.set_index("image_id")[norm]
+        distance = distance[distance.index.isin(norms.index)]
+        finite = distance[np.isfinite(distance)]
+        relative = finite / norms.reindex(finite.index)
+    success = statistics.proportion("attack_success_rate", np.isfinite(distance), at=at)
+    return statistics.mean("empirical_robustness", relative, unit="fraction", at=at), success
 
 
 @hookimpl

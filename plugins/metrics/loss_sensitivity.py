@@ -1,79 +1,99 @@
-"""Loss sensitivity: how steeply the loss rises at the image itself.
+"""Loss sensitivity: the norm of the loss gradient at the image.
 
-The length of the gradient of each image's cross-entropy in pixels (Arpit et al. 2017, arXiv:1706.05394, section 3.2),
-of each image by itself, in L1, the slope that an L-infinity perturbation sees, and in L2. A property of one point: a
-masked model has a small one and is no more robust for it.
+The norm of the gradient of each image's cross-entropy with respect to its pixels (Arpit et al. 2017, arXiv:1706.05394,
+section 3.2), in L1, which bounds the effect of an L-infinity perturbation, and in L2. It describes a single point: a
+model with masked gradients has a small one without being robust.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, Probe, Records, Table, hookimpl
+from auditor import Conclusion, Finding, Meta, MetricSpec, Probe, Records, hookimpl
+from auditor.algorithms.norms import image_norms
+from auditor.probes.metric_tables import metric_table
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from auditor.data.dataset import Batch
+    from auditor.findings.evidence import Table
     from auditor.model.classifier import Classifier
     from auditor.probes.base import Columns, Randomness
+
+_FLAT = 1e-8
+"""L2 norm below which a gradient counts as zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossSensitivity(Probe):
-    """Lengths of the loss gradients."""
+    """Measure the norms of the loss gradients."""
 
     meta = Meta(
         id="metrics.loss-sensitivity",
         title="Loss sensitivity",
         area="metrics",
-        why="Where the loss is steep a small change goes far; where it is flat to the last digit, gradients are"
-        " masked.",
+        why="A steep loss means that small changes have large effects. A loss that is exactly flat means that gradients"
+        " are masked.",
         references=("https://arxiv.org/abs/1706.05394",),
         needs=frozenset({"gradients"}),
     )
+    metrics: ClassVar[Sequence[MetricSpec]] = (
+        MetricSpec(
+            name="loss_sensitivity_median", label="Median norm of the loss gradient", better="neither", unit="1"
+        ),
+        MetricSpec(name="loss_sensitivity_mean", label="Mean norm of the loss gradient", better="neither", unit="1"),
+        MetricSpec(name="loss_flat", label="Images with a zero loss gradient", better="neither"),
+    )
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """One row per image."""
-        import numpy as np
-
+        """Return one row per image."""
         from auditor.algorithms.art import ArtClassifier
 
         del rng
-        slopes = ArtClassifier(classifier).loss_gradient(batch.pixels, batch.labels).reshape(len(batch), -1)
-        wide = slopes.astype(np.float64)
-        return {"l2": np.sqrt((wide**2).sum(axis=1)), "l1": np.abs(wide).sum(axis=1)}
+        gradients = ArtClassifier(classifier).loss_gradient(batch.pixels, batch.labels)
+        return {norm: image_norms(gradients, norm) for norm in ("l2", "l1")}
 
     def conclude(self, records: Records) -> Conclusion:
-        """Median and mean over images, of the right ones and of the wrong ones apart."""
+        """Return median and mean over all images, and medians of correct and misclassified ones."""
         from auditor import statistics
 
         frame = records.frame
-        right = frame["prediction"] == frame["label"]
+        flat = frame["l2"] < _FLAT
         median = statistics.median("loss_sensitivity_median", frame["l2"], unit="1", at={"norm": "l2"})
         mean = statistics.mean("loss_sensitivity_mean", frame["l2"], unit="1", at={"norm": "l2"})
-        steepest = statistics.median("loss_sensitivity_median", frame["l1"], unit="1", at={"norm": "l1"})
-        flat = statistics.proportion("loss_flat", frame["l2"] < 1e-8)
-        rows: list[list[Any]] = []
-        for name, some in (("all", frame), ("answered right", frame[right]), ("answered wrong", frame[~right])):
-            lengths = [statistics.median("m", some[norm], unit="1") for norm in ("l2", "l1")]
-            rows.append([name, *(length.cell() for length in lengths), len(some)])
-        value = "not measured" if median.value is None else f"{median.value:.3g}"
+        median_l1 = statistics.median("loss_sensitivity_median", frame["l1"], unit="1", at={"norm": "l1"})
+        text = "not measured" if median.value is None else f"{median.value:.3g}"
         finding = Finding(
             id=f"{self.meta.id}/gradient",
-            title="Slope of the loss at the images",
-            statement=f"The loss of the median image rises by {value} nats per unit of L2 (n = {median.n}); the"
-            f" gradient is shorter than 1e-8 on {int((frame['l2'] < 1e-8).sum())} of {len(frame)} images.",
+            title="Norm of the loss gradient",
+            statement=f"The median L2 norm of the loss gradient is {text} nats per unit of L2 (n = {median.n}). It is"
+            f" below {_FLAT:g} on {int(flat.sum())} of {len(frame)} images.",
             metric=median,
-            evidence=[
-                Table(
-                    title="Length of the loss gradient, median", columns=["images", "L2", "L1", "n"],
-                    formats=["text", "number", "number", "count"], rows=rows,
-                    caption="The L1 length is what a perturbation of L-infinity size 1 would change the loss by, were"
-                    " it a plane.",
-                )
-            ],
-        )  # fmt: skip
-        return Conclusion(metrics=[median, mean, steepest, flat], findings=[finding])
+            evidence=[_table(frame)],
+        )
+        return Conclusion(
+            metrics=[median, mean, median_l1, statistics.proportion("loss_flat", flat)], findings=[finding]
+        )
+
+
+def _table(frame: pd.DataFrame) -> Table:
+    from auditor import statistics
+
+    correct = frame["prediction"] == frame["label"]
+    subsets = {"all": frame, "correct": frame[correct], "misclassified": frame[~correct]}
+    return metric_table(
+        "Median norm of the loss gradient",
+        {"images": "text"},
+        {"L2": "number", "L1": "number"},
+        [
+            ((name,), [statistics.median(norm, rows[norm], unit="1") for norm in ("l2", "l1")])
+            for name, rows in subsets.items()
+        ],
+        caption="To first order, the L1 norm is the change of the loss by an L-infinity perturbation of size 1.",
+    )
 
 
 @hookimpl

@@ -1,180 +1,184 @@
-"""Randomised smoothing: a certificate of another classifier, the audited one asked about many noisy copies.
+"""Randomised smoothing: a certificate of the smoothed classifier, not of the deployed one.
 
-The smoothed classifier gives the class that the audited model gives most often under Gaussian noise. Its answer cannot
-change within sigma * Phi^-1(p) in L2, where p is a lower bound of how often that class comes (Cohen, Rosenfeld and
-Kolter 2019, arXiv:1902.02918, theorem 1; the sampling is their algorithm CERTIFY). It holds for the smoothed classifier
-only, with probability 1 - alpha for each image, and says nothing of the model as it is deployed, which answers once and
-without noise. Predictions suffice, so any model has it.
+The smoothed classifier returns the class that the audited model returns most often under Gaussian noise. Its answer
+cannot change within sigma * Phi^-1(p) in L2, where p is a lower bound of the share of that class (Cohen, Rosenfeld and
+Kolter 2019, arXiv:1902.02918, theorem 1; the sampling is their algorithm CERTIFY). The certificate holds for the
+smoothed classifier only, with probability 1 - alpha for each image. It says nothing about the deployed model, which is
+queried once and without noise. Predictions suffice, so it applies to every model.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, Point, Probe, Records, Series, Table, hookimpl
+from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, MetricSpec, Point, Probe, Records, Series, hookimpl
 from auditor.findings.metric import percent
+from auditor.plugins.metrics._smoothing_certificate import Certificate, certify, count_answers, largest_radius
+from auditor.probes.metric_tables import metric_table
+from auditor.probes.plots import accuracy_axis, accuracy_points
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from auditor.data.dataset import Batch
     from auditor.model.classifier import Classifier
     from auditor.probes.base import Columns, Randomness
 
+_POINTS = 30
+
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothing(Probe):
-    """Certified L2 radii of the model smoothed by Gaussian noise."""
+    """Certify L2 radii of the model smoothed by Gaussian noise."""
 
     meta = Meta(
         id="metrics.smoothing",
         title="Certificate of the smoothed model",
         area="metrics",
-        why="It says how robust the model could be made by asking it about many noisy copies of each image and taking"
-        " the majority; the deployed model is not made robust by it.",
+        why="It shows how robust the model would be if it answered by majority over many noisy copies of each image."
+        " It does not make the deployed model robust.",
         references=("https://arxiv.org/abs/1902.02918",),
+    )
+    metrics: ClassVar[Sequence[MetricSpec]] = (
+        MetricSpec(name="smoothed_accuracy", label="Accuracy of the smoothed model", better="higher"),
+        MetricSpec(
+            name="smoothed_certified_accuracy",
+            label="Certified accuracy of the smoothed model",
+            better="higher",
+            bound="lower",
+        ),
+        MetricSpec(name="smoothed_abstentions", label="Abstentions of the smoothed model", better="lower"),
     )
     sigmas: tuple[float, ...] = (0.12, 0.25)
     """Standard deviations of the noise."""
     selection: int = 100
-    """Noisy copies by which the class is chosen."""
+    """Noisy copies that select the class."""
     draws: int = 1000
-    """Further copies by which its share is bounded."""
+    """Further copies that bound the share of the class."""
     alpha: float = 0.001
     """Probability that a radius is wrong, for each image."""
     radii: tuple[float, ...] = (0.1, 0.25, 0.5)
-    """L2 radii whose certified accuracy is reported."""
+    """L2 radii of the reported accuracies."""
 
     def __post_init__(self) -> None:
+        """Refuse invalid settings."""
         if not self.sigmas or min(self.sigmas) <= 0 or min(self.radii, default=1) <= 0:
             raise ValueError("expected at least one sigma, and sigmas and radii above 0")
         if min(self.selection, self.draws) < 1 or not 0 < self.alpha < 1:
             raise ValueError("expected at least one draw each and alpha between 0 and 1")
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """One row per image and sigma: the smoothed answer (-1: it abstains) and the radius that is certain."""
+        """Return one row per image and sigma: the smoothed answer (-1 if it abstains) and the certified radius."""
         import numpy as np
 
         rows = [
-            {"row": row, "sigma": sigma, **self._certify(classifier, batch.take([row]), rng, sigma)}
+            {"row": row, "sigma": sigma, **self._certify(classifier, batch.take([row]), rng, sigma)._asdict()}
             for row in range(len(batch))
             for sigma in self.sigmas
         ]
-        kinds: dict[str, Any] = {"row": np.int64, "smoothed_prediction": np.int64, "hits": np.int64}
-        names = ("row", "sigma", "smoothed_prediction", "hits", "radius")
-        return {name: np.array([row[name] for row in rows], dtype=kinds.get(name, np.float64)) for name in names}
+        types: dict[str, Any] = {
+            "row": np.int64,
+            "sigma": np.float64,
+            "smoothed_prediction": np.int64,
+            "hits": np.int64,
+            "radius": np.float64,
+        }
+        return {name: np.array([row[name] for row in rows], dtype=dtype) for name, dtype in types.items()}
 
-    def _certify(self, classifier: Classifier, image: Batch, rng: Randomness, sigma: float) -> dict[str, Any]:
-        from scipy.stats import beta, norm
-
+    def _certify(self, classifier: Classifier, image: Batch, rng: Randomness, sigma: float) -> Certificate:
         chosen = int(self._counts(classifier, image, rng, sigma, "selection").argmax())
         hits = int(self._counts(classifier, image, rng, sigma, "estimation")[chosen])
-        # Clopper and Pearson's one-sided lower bound of the share
-        share = float(beta.ppf(self.alpha, hits, self.draws - hits + 1)) if hits else 0.0
-        certain = share > 0.5
-        return {
-            "smoothed_prediction": chosen if certain else -1,
-            "hits": hits,
-            "radius": sigma * float(norm.ppf(share)) if certain else 0.0,
-        }
+        return certify(chosen, hits, self.draws, sigma=sigma, alpha=self.alpha)
 
-    def _counts(self, classifier: Classifier, image: Batch, rng: Randomness, sigma: float, purpose: str) -> Any:
-        """How often each class comes under noise, (k,); cutting to [0, 1] is part of what is smoothed."""
-        import numpy as np
-
+    def _counts(
+        self, classifier: Classifier, image: Batch, rng: Randomness, sigma: float, purpose: str
+    ) -> NDArray[np.int64]:
         draws = self.selection if purpose == "selection" else self.draws
-        noise = rng(image.ids[0], f"{purpose} {sigma}")
-        counts = np.zeros(classifier.n_classes, dtype=np.int64)
-        for start in range(0, draws, classifier.batch_size):
-            shape = (min(classifier.batch_size, draws - start), *image.pixels.shape[1:])
-            noisy = image.pixels + sigma * noise.standard_normal(shape).astype(np.float32)
-            answers = classifier.predict(noisy.clip(0, 1).astype(np.float32)).argmax(axis=1)
-            counts += np.bincount(answers, minlength=len(counts))
-        return counts
+        return count_answers(classifier, image, rng(image.ids[0], f"{purpose} {sigma}"), sigma, draws)
 
     def conclude(self, records: Records) -> Conclusion:
-        """Certified accuracy of the smoothed model by radius, for each sigma."""
-        from auditor import statistics
-
+        """Return certified accuracy of the smoothed model by radius, for each sigma."""
         frame = records.frame
-        metrics: list[Metric] = []
-        rows: list[list[Any]] = []
-        lines: list[Series] = []
-        for sigma in self.sigmas:
-            some = frame[frame["sigma"] == sigma] if len(frame) else frame
-            radius = self._right_radius(some)
-            found = [
-                statistics.proportion(
-                    "smoothed_certified_accuracy", radius >= e, at={"sigma": sigma, "norm": "l2", "epsilon": e}
-                )
-                for e in sorted(self.radii)
-            ]
-            accuracy = statistics.proportion("smoothed_accuracy", radius > 0, at={"sigma": sigma})
-            silent = some["smoothed_prediction"] < 0 if len(some) else []
-            abstained = statistics.proportion("smoothed_abstentions", silent, at={"sigma": sigma})
-            metrics += [accuracy, *found, abstained]
-            rows.append([f"{sigma:g}", accuracy.cell(), *(m.cell() for m in found), abstained.cell(), accuracy.n])
-            lines.append(Series(name=f"sigma {sigma:g}", points=_points(radius)))
-        first = metrics[0]
+        by_sigma = {sigma: frame[frame["sigma"] == sigma] if len(frame) else frame for sigma in self.sigmas}
+        metrics = {sigma: self._metrics(rows, sigma) for sigma, rows in by_sigma.items()}
+        first = metrics[self.sigmas[0]][0]
         finding = Finding(
             id=f"{self.meta.id}/radius",
-            title="Certified accuracy of the smoothed model, not of the deployed one",
-            statement=f"Smoothed by noise of sigma {self.sigmas[0]:g} the model would be right on {percent(first)} of"
-            f" the images, each of them for certain (n = {first.n}). The deployed model answers without noise, and this"
-            " proves nothing of it.",
+            title="Certified accuracy of the smoothed model",
+            statement=f"Smoothed by noise of sigma {self.sigmas[0]:g}, the model is certified correct on"
+            f" {percent(first)} of the images (n = {first.n}). This does not apply to the deployed model, which answers"
+            " without noise.",
             metric=first,
             evidence=[
-                Curve(
-                    title="Certified accuracy of the smoothed model",
-                    caption=f"A lower bound for the smoothed model, wrong with probability {self.alpha:g} for each"
-                    f" image; no radius above {_largest(self):.3g} can be shown with {self.draws} draws at the largest"
-                    " sigma.",
-                    x=Axis(label="radius (L2)", unit="l2", low=0),
-                    y=Axis(label="certified accuracy", format="percent", low=0, high=1, unit="fraction"),
-                    series=lines,
-                ),
-                Table(
-                    title="By sigma",
-                    columns=["sigma", "right", *(f"right up to {e:g}" for e in sorted(self.radii)), "abstains", "n"],
-                    formats=["text", "percent", *["percent"] * len(self.radii), "percent", "count"],  # type: ignore[list-item]
-                    rows=rows,
+                self._curve(by_sigma),
+                metric_table(
+                    "Accuracy of the smoothed model by sigma",
+                    {"sigma": "text"},
+                    {
+                        "correct": "percent",
+                        **{f"correct up to {e:g}": "percent" for e in sorted(self.radii)},
+                        "abstentions": "percent",
+                    },
+                    [((f"{sigma:g}",), values) for sigma, values in metrics.items()],
                 ),
             ],
         )
-        return Conclusion(metrics=metrics, findings=[finding])
+        return Conclusion(metrics=[metric for values in metrics.values() for metric in values], findings=[finding])
 
-    def _right_radius(self, some: pd.DataFrame) -> Any:
-        """Radii of the images that the smoothed model gets right; 0 for the others."""
-        import numpy as np
+    def _metrics(self, rows: pd.DataFrame, sigma: float) -> list[Metric]:
+        """Return accuracy, certified accuracy by radius, and abstentions."""
+        from auditor import statistics
 
-        if not len(some):
-            return np.zeros(0)
-        return np.where(some["smoothed_prediction"] == some["label"], some["radius"], 0.0)
+        radius = _correct_radius(rows)
+        certified = [
+            statistics.proportion(
+                "smoothed_certified_accuracy", radius >= e, at={"sigma": sigma, "norm": "l2", "epsilon": e}
+            )
+            for e in sorted(self.radii)
+        ]
+        abstained = rows["smoothed_prediction"] < 0 if len(rows) else []
+        return [
+            statistics.proportion("smoothed_accuracy", radius > 0, at={"sigma": sigma}),
+            *certified,
+            statistics.proportion("smoothed_abstentions", abstained, at={"sigma": sigma}),
+        ]
+
+    def _curve(self, by_sigma: dict[float, pd.DataFrame]) -> Curve:
+        largest = largest_radius(self.draws, sigma=max(self.sigmas), alpha=self.alpha)
+        return Curve(
+            title="Certified accuracy of the smoothed model",
+            caption=f"A lower bound for the smoothed model, wrong with probability {self.alpha:g} for each image."
+            f" {self.draws} draws cannot certify a radius above {largest:.3g} at the largest sigma.",
+            x=Axis(label="radius (L2)", unit="l2", low=0),
+            y=accuracy_axis("certified accuracy"),
+            series=[
+                Series(name=f"sigma {sigma:g}", points=_points(_correct_radius(rows)))
+                for sigma, rows in by_sigma.items()
+            ],
+        )
 
 
-def _largest(probe: Smoothing) -> float:
-    """The radius of an image whose class came every time."""
-    from statistics import NormalDist
-
-    share = probe.alpha ** (1 / probe.draws)
-    return max(probe.sigmas) * NormalDist().inv_cdf(share)
-
-
-def _points(radius: Any) -> list[Point]:
+def _correct_radius(rows: pd.DataFrame) -> NDArray[np.float64]:
+    """Return the radii of the images that the smoothed model classifies correctly; 0 for the others."""
     import numpy as np
 
-    from auditor import statistics
+    if not len(rows):
+        return np.zeros(0)
+    return np.where(rows["smoothed_prediction"] == rows["label"], rows["radius"], 0.0)
 
-    points = []
-    for end in (
-        np.unique(np.quantile(radius[radius > 0], np.linspace(0, 1, 30), method="nearest"))
-        if (radius > 0).any()
-        else ()
-    ):
-        value, low, high = statistics.wilson(int((radius >= end).sum()), len(radius))
-        points.append(Point(x=float(end), y=value, low=low, high=high, n=len(radius)))
-    return points
+
+def _points(radius: NDArray[np.float64]) -> list[Point]:
+    import numpy as np
+
+    positive = radius[radius > 0]
+    if not len(positive):
+        return []
+    sizes = np.unique(np.quantile(positive, np.linspace(0, 1, _POINTS), method="nearest"))
+    return accuracy_points(sizes, lambda size: radius >= size)
 
 
 @hookimpl

@@ -65,7 +65,7 @@ def _with_knowledge(records: Records, attacks: Frames, knowledge: str) -> dict[s
 def _square_alone(attacks: Frames) -> list[CheckResult]:
     """Check whether Square is the only component of AutoAttack that succeeds."""
     frame = attacks.get("attacks.autoattack")
-    if frame is None or "component" not in frame:
+    if frame is None:
         return []
     attacked = frame[frame["epsilon"] > 0]
     alone = (attacked["component"] == "Square") & attacked["success"].astype(bool)
@@ -96,7 +96,7 @@ def _only_weak_succeeds(weak: Frames, strong: Frames, epsilon: float) -> NDArray
 
 def _is_search(frame: pd.DataFrame) -> bool:
     """Return whether the records are those of a minimum-norm search."""
-    return bool("exact" in frame and frame["exact"].any())
+    return bool(frame["searched"].any())
 
 
 def _fails_at_larger(frame: pd.DataFrame) -> NDArray[np.bool_] | None:

@@ -1,0 +1,70 @@
+"""Builders of batches, records and attack rows for tests of probes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from auditor import Records
+from auditor.data.dataset import Batch
+from auditor.model.classifier import Classifier
+from auditor.probes.base import no_examples
+
+
+def batch_of(classifier: Classifier, pixels: np.ndarray, labels: np.ndarray | None = None) -> Batch:
+    """Build a batch with ids "000", "001", ...; labels default to the predictions."""
+    probabilities = classifier.predict(pixels)
+    labels = probabilities.argmax(axis=1) if labels is None else labels
+    ids = tuple(f"{i:03d}" for i in range(len(pixels)))
+    return Batch(ids=ids, pixels=pixels, labels=labels.astype(np.int64), probabilities=probabilities)
+
+
+def records_of(
+    batch: Batch, columns: Mapping[str, Any], *, extra: Mapping[str, Any] | None = None, **fields: Any
+) -> Records:
+    """Build the records of measured columns as the engine does.
+
+    Args:
+        batch: The measured images.
+        columns: What ``measure`` returned.
+        extra: Further columns of the frame, one value per row, for example groups.
+        fields: Fields of ``Records`` other than the frame; classes default to "0", "1", ...
+    """
+    rows = np.asarray(columns.get("row", np.arange(len(batch))), dtype=int)
+    frame = pd.DataFrame(
+        {"image_id": np.array(batch.ids)[rows], "label": batch.labels[rows], "prediction": batch.predictions[rows]}
+        | dict(extra or {})
+        | {name: list(values) for name, values in columns.items() if name != "row"}
+    )
+    return records(frame, batch.probabilities.shape[1], **fields)
+
+
+def records(frame: pd.DataFrame, classes: int | Sequence[str] = 2, **fields: Any) -> Records:
+    """Build records without examples; a number of classes names them "0", "1", ..."""
+    names = [str(k) for k in range(classes)] if isinstance(classes, int) else classes
+    return Records(**{"frame": frame, "examples": no_examples(), "classes": names, "labelled": True, **fields})
+
+
+def as_attack(frame: pd.DataFrame, **values: Any) -> pd.DataFrame:
+    """Add the columns that every attack records, unless the frame has them."""
+    defaults = {
+        "norm": "linf",
+        "linf": np.nan,
+        "l2": np.nan,
+        "l1": np.nan,
+        "snr_db": 20.0,
+        "label": 0,
+        "prediction": 0,
+        "searched": False,
+        "surrogate_misclassified": False,
+        "component": "",
+    }
+    return frame.assign(**{name: value for name, value in (defaults | values).items() if name not in frame})
+
+
+def metrics_of(conclusion: Any, name: str) -> dict[tuple[Any, ...], Any]:
+    """Return the metrics of this name by the values of ``at``."""
+    return {tuple(metric.at.values()): metric for metric in conclusion.metrics if metric.name == name}
