@@ -15,7 +15,10 @@ from click.testing import Result
 
 from auditor import BadInput, statistics
 from auditor.compare import comparison
+from auditor.compare.differences import compare_values, correct_p_values
 from auditor.findings import formatting
+from auditor.findings.metric import Better
+from auditor.findings.record import IntervalRecord, MetricRecord, MetricSpecRecord, unknown_spec
 from auditor.report.comparison import page
 from auditor.run.request import Request
 from auditor.run.session import run
@@ -117,21 +120,37 @@ def test_from_intervals_adds_squares_and_is_silent_without_intervals() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "side"),
-    [("accuracy", 1), ("robust_accuracy", 1), ("mce", -1), ("accuracy_gap", -1), ("attack_success_rate", -1),
-     ("snr_median", -1), ("roc_auc", 1), ("distance_median", 1), ("border_attribution", 0)],
-)  # fmt: skip
-def test_which_side_is_better(name: str, side: int) -> None:
-    assert formatting.better_side({"name": name}) == side
+@pytest.mark.parametrize(("better", "outcome"), [("higher", "worse"), ("lower", "better"), ("neither", "different")])
+def test_outcome_depends_on_the_declared_direction(better: Better, outcome: str) -> None:
+    spec: MetricSpecRecord = {**unknown_spec("any_name"), "better": better}
+    pair = compare_values((0, 1), [measured(0.9), measured(0.5)], [None, None])
+    metric: Any = {"name": "any_name", "at": {}, "unit": "fraction", "headline": True, "values": [], "pairs": [pair]}
+    probe: Any = {"metrics": [metric], "metric_specs": [spec]}
+    assert correct_p_values([probe]) == {"headline": 1, "other": 0}
+    assert pair["outcome"] == outcome
+
+
+def measured(value: float) -> MetricRecord:
+    return {
+        "name": "any_name",
+        "value": value,
+        "low": value - 0.01,
+        "high": value + 0.01,
+        "n": 100,
+        "unit": "fraction",
+        "at": {},
+    }
 
 
 def test_differences_and_p_values_as_text() -> None:
-    metric = {"name": "accuracy", "unit": "fraction", "at": {}}
-    assert formatting.difference(metric, {"value": -0.045, "low": -0.076, "high": 0.013}) == "−4.5 points [−7.6, +1.3]"
-    assert formatting.difference(metric, {"value": 0.0, "low": None, "high": None}) == "0.0 points"
-    assert formatting.difference(metric, {"value": None, "low": None, "high": None}) == "–"
+    assert formatting.difference("fraction", interval(-0.045, -0.076, 0.013)) == "−4.5 points [−7.6, +1.3]"
+    assert formatting.difference("fraction", interval(0.0)) == "0.0 points"
+    assert formatting.difference("fraction", interval(None)) == "–"
     assert [formatting.probability(p) for p in (None, 1e-9, 0.03123, 1.0)] == ["–", "< 0.001", "0.031", "1"]
+
+
+def interval(value: float | None, low: float | None = None, high: float | None = None) -> IntervalRecord:
+    return {"value": value, "low": low, "high": high}
 
 
 # known answers: a threshold on one pixel, moved
@@ -198,7 +217,7 @@ def test_the_other_way_round_is_better(thresholds: Path) -> None:
 def test_a_run_against_itself_shows_no_difference(thresholds: Path) -> None:
     told = comparison.compare([thresholds / "right", thresholds / "right"])
     assert told["verdict"] == "no-difference"
-    assert "does not show that there is none" in told["verdict_reason"]
+    assert "does not prove that there is none" in told["verdict_reason"]
     assert {p["difference"]["value"] for m in told["probes"][0]["metrics"] for p in m["pairs"]} == {0.0}
     assert [item["what"] for item in told["differences"]] == ["model"]
 
@@ -348,7 +367,7 @@ def test_other_settings_are_named_and_not_compared(runs: Path) -> None:
     assert {probe["id"] for probe in told["probes"] if not probe["reason"]} == {"sanity.parity"}
     assert reasons["performance.accuracy"] == "was not run in B"
     assert reasons["attacks.fgsm"] == "its settings differ (l2_epsilons: A [0.5], B [0.5, 1.0])"
-    assert "rests on attacks.fgsm" in reasons["metrics.adversarial-distance"]
+    assert "depends on attacks.fgsm" in reasons["metrics.adversarial-distance"]
     assert told["verdict"] == "no-difference"
     assert reasons["attacks.fgsm"].split(" (")[0] in page(told, paper=False)
 

@@ -129,7 +129,7 @@ BROKEN = {
     ),
     "something that is no JSON": (
         {"conclude": lambda self, records: Conclusion(metrics=[Metric(name="v", value=1.0, n=1, at={"x": object()})])},  # type: ignore[dict-item]
-        "has no place in audit.json",
+        "cannot be stored in audit.json",
     ),
 }
 
@@ -302,7 +302,7 @@ def test_out_of_memory_for_a_single_image_is_an_error(plug: Plug, audit: Callabl
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The engine's clock, moved by the test."""
     now = [100.0]
-    monkeypatch.setattr("auditor.run.session.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now
 
 
@@ -435,7 +435,7 @@ def test_an_opener_that_raises_is_named_and_the_next_one_is_asked(plug: Plug, au
 
 
 def test_a_report_that_breaks_does_not_take_the_others_with_it(plug: Plug, digits: Path, tmp_path: Path) -> None:
-    fmt = types.SimpleNamespace(name="gilt", file="gilt.txt", render=raises)
+    fmt = ReportFormat(name="gilt", file="gilt.txt", render=raises)
     plug(Bad, auditor_report_formats=lambda: [fmt])
     outcome = run(
         Request(model=digits / "digits-cnn.onnx", out=tmp_path / "run", formats=("gilt", "md"), probes=["sanity.bad"],
@@ -455,7 +455,6 @@ def test_formats_are_prepared_before_there_is_an_audit_and_one_that_cannot_be_is
     formats = [
         ReportFormat(name="torn", file="torn.pdf", render=lambda *_: b"", prepare=torn),
         ReportFormat(name="html", file="report.html", render=lambda *_: b""),
-        object(),
         ReportFormat(name="pdf", file="report.pdf", render=lambda *_: b"", prepare=lambda: done.append("pdf")),
     ]
     prepare(formats)

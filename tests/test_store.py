@@ -111,7 +111,7 @@ def test_fresh_forgets_what_was_measured_and_nothing_else(folder: RunFolder) -> 
     folder.write_shard("a.b", "today", rows("x"), Cost())
     folder.write("evidence/a.png", b"png")
     folder.write("report.html", b"report")
-    folder.forget()
+    folder.clear()
     assert folder.measured("a.b", "today") == set()
     assert not list((folder.path / "evidence").iterdir())
     assert (folder.path / "report.html").exists()

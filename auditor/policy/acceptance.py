@@ -10,10 +10,11 @@ import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from auditor.errors import BadInput
 from auditor.findings.finding import SEVERITIES, Severity
+from auditor.findings.record import AcceptanceRecord, AcceptanceStateRecord, MetricRecord, ProbeRecord
 from auditor.toml import refuse_unknown
 
 _TEXTS = ("probe", "severity", "justification", "author")
@@ -36,7 +37,7 @@ class Acceptance:
     at: Mapping[str, Any] = field(default_factory=dict)
     """Only where it was measured at this, for example ``{"group": "sex"}``."""
 
-    def covers(self, metric: Mapping[str, Any], severity: Severity, today: dt.date) -> bool:
+    def covers(self, metric: MetricRecord, severity: Severity, today: dt.date) -> bool:
         """Whether a failure of this severity in a number of the probe is accepted today."""
         return (
             today <= self.expires
@@ -45,9 +46,9 @@ class Acceptance:
             and SEVERITIES.index(severity) <= SEVERITIES.index(self.severity)
         )
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> AcceptanceRecord:
         """As it stands in audit.json."""
-        return {**asdict(self), "at": dict(self.at), "expires": self.expires.isoformat()}
+        return cast(AcceptanceRecord, {**asdict(self), "at": dict(self.at), "expires": self.expires.isoformat()})
 
 
 def read_acceptance(entry: Mapping[str, Any], where: str) -> Acceptance:
@@ -72,16 +73,16 @@ def read_acceptance(entry: Mapping[str, Any], where: str) -> Acceptance:
 
 
 def states(
-    acceptances: Sequence[Acceptance], probes: Sequence[Mapping[str, Any]], today: dt.date
-) -> list[dict[str, Any]]:
+    acceptances: Sequence[Acceptance], probes: Sequence[ProbeRecord], today: dt.date
+) -> list[AcceptanceStateRecord]:
     """Every acceptance with what became of it: it holds, it has expired, or nothing failed that it speaks of."""
     used = [entry for probe in probes for entry in probe.get("accepted", ())]
-    found = []
+    found: list[AcceptanceStateRecord] = []
     for acceptance in acceptances:
         entry = acceptance.plain()
-        held = any(all(each[key] == value for key, value in entry.items()) for each in used)
-        state = "expired" if today > acceptance.expires else "holds" if held else "unused"
-        found.append({**entry, "state": state})
+        held = any({**each, **entry} == each for each in used)
+        state: Literal["expired", "holds", "unused"] = "holds" if held else "unused"
+        found.append({**entry, "state": "expired" if today > acceptance.expires else state})
     return found
 
 

@@ -27,6 +27,7 @@ from pathlib import PureWindowsPath
 from typing import Any
 
 from auditor.errors import BadInput
+from auditor.findings.record import DocumentedRecord, MetricRecord, ProbeRecord
 
 _TEXTS = ("claim", "source", "model", "probe", "metric", "over", "series", "figure", "note")
 _UNITS = ("fraction", "l2", "linf", "l1", "dB", "s", "count", "nats", "1")
@@ -71,15 +72,13 @@ def _checked(entry: Mapping[str, Any], probes: Mapping[str, Any], where: str) ->
     return {**texts, "model": texts["model"] or "*", "unit": unit, "rows": rows}
 
 
-def beside(
-    entries: Sequence[Mapping[str, Any]], records: Sequence[Mapping[str, Any]], model: str
-) -> list[dict[str, Any]]:
+def beside(entries: Sequence[Mapping[str, Any]], records: Sequence[ProbeRecord], model: str) -> list[DocumentedRecord]:
     """Every entry as it stands in audit.json: what is documented, and what these records measured at the same place.
 
     Entries of other models keep their numbers, for the figure, and get none of this model's.
     """
     name = PureWindowsPath(model).name
-    found = []
+    found: list[Any] = []
     for entry in entries:
         own = fnmatch.fnmatch(name, entry["model"]) or fnmatch.fnmatch(name.rpartition(".")[0], entry["model"])
         record = next((record for record in records if record["id"] == entry["probe"]), None)
@@ -93,7 +92,7 @@ def beside(
     return found
 
 
-def _metric(metrics: Sequence[Mapping[str, Any]], name: str, at: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _metric(metrics: Sequence[MetricRecord], name: str, at: Mapping[str, Any]) -> MetricRecord | None:
     """The metric of this name that was measured at ``at``; of several the one that says least besides."""
     fitting = [
         metric for metric in metrics

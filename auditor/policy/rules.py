@@ -20,6 +20,7 @@ from typing import Any, Literal, cast
 from auditor.errors import BadInput
 from auditor.files import digest
 from auditor.findings.finding import Severity
+from auditor.findings.record import MetricRecord, PolicyRecord, ProbeRecord
 from auditor.policy.acceptance import Acceptance, read_acceptance, states
 from auditor.toml import read_toml, refuse_unknown
 
@@ -78,12 +79,12 @@ class Policy:
     """The day on which is judged: accepted findings expire."""
     sha256: str = field(default="")
 
-    def accepts(self, probe_id: str, metric: Mapping[str, Any], severity: Severity) -> Acceptance | None:
+    def accepts(self, probe_id: str, metric: MetricRecord, severity: Severity) -> Acceptance | None:
         """The acceptance that covers this failure, if there is one."""
         about = (each for each in self.accepted if each.probe == probe_id)
         return next((each for each in about if each.covers(metric, severity, self.today)), None)
 
-    def described(self, probes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def described(self, probes: Sequence[ProbeRecord]) -> PolicyRecord:
         """The policy as it stands in audit.json beside the probes that it has judged."""
         accepted = states(self.accepted, probes, self.today)
         return {"name": self.name, "sha256": self.sha256, "judged": self.today.isoformat(), "accepted": accepted}

@@ -46,6 +46,7 @@ class Explanation(Probe):
     by_gradient: ClassVar[bool] = False
     """Whether ``attribute`` asks ``classifier.logits``: only then can it be asked about a model of shuffled weights."""
     depends_on: ClassVar[Sequence[str]] = ("performance.accuracy", "attacks.*")
+    adds_images: ClassVar[bool] = True
 
     samples: int = 64
     grid: int = 8

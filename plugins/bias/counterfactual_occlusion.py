@@ -27,9 +27,8 @@ from auditor import (
     hookimpl,
 )
 from auditor.algorithms.masking import Fill
-from auditor.findings.encoding import plain
 from auditor.findings.evidence import Evidence, HeatMap
-from auditor.findings.formatting import measured
+from auditor.findings.formatting import points
 from auditor.findings.metric import percent
 from auditor.probes.explanation import blank
 from auditor.probes.grading import means, parts
@@ -254,8 +253,8 @@ class CounterfactualOcclusion(Probe):
         if shown:
             statement = (
                 f"How much hangs on the named region differs demonstrably by {', '.join(d.by for d in shown)};"
-                f" clearest by {first.by}: most for {first.most}, {measured(plain(first.over[first.most]))} more than"
-                f" the control, least for {first.least}, {measured(plain(first.over[first.least]))} (n = {n}; p ="
+                f" clearest by {first.by}: most for {first.most}, {points(first.over[first.most])} more than"
+                f" the control, least for {first.least}, {points(first.over[first.least])} (n = {n}; p ="
                 f" {first.p_value:.2g}, Holm over {len(found)})."
             )
         else:

@@ -27,9 +27,8 @@ from auditor import (
     Table,
     hookimpl,
 )
-from auditor.findings.encoding import plain
+from auditor.findings import formatting
 from auditor.findings.evidence import Evidence
-from auditor.findings.formatting import measured
 from auditor.probes.breakdown import Comparison, compare, groupings
 
 if TYPE_CHECKING:
@@ -165,7 +164,7 @@ class Groups(Probe):
             found = "differs between groups" if p_value < _ALPHA else "does not differ demonstrably between groups"
             statement = (
                 f"Accuracy {found} by {name}: {comparison.worst} is lowest, {comparison.best} highest, a gap of"
-                f" {measured(plain(gap))} (n = {gap.n}; p = {p_value:.2g}, Holm over {groupings}"
+                f" {formatting.points(gap)} (n = {gap.n}; p = {p_value:.2g}, Holm over {groupings}"
                 f" grouping{'s' if groupings > 1 else ''})."
             )
             if p_value >= _ALPHA:

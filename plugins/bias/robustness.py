@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
-from auditor.findings.encoding import plain
-from auditor.findings.formatting import measured, norm_name
+from auditor.findings.formatting import norm_name, points
 from auditor.probes.breakdown import Comparison, compare, groupings
 from auditor.probes.levels import size
 
@@ -143,7 +142,7 @@ class RobustnessBias(Probe):
         else:
             statement = (
                 f"Robustness differs demonstrably by {name} under {differing} of {len(cuts)} attacks and corruptions;"
-                f" the clearest gap is under {first.probe_id}, {measured(plain(first.gap))}:"
+                f" the clearest gap is under {first.probe_id}, {points(first.gap)}:"
                 f" {first.comparison.best} loses most, {first.comparison.worst} least (n = {first.gap.n}; p ="
                 f" {p_values[first.probe_id, name]:.2g}, Holm over {len(p_values)} tests)."
             )
