@@ -136,7 +136,7 @@ def test_golden_audit_is_valid_and_complete(audit: dict[str, Any]) -> None:
 # HTML
 
 
-def test_html_loads_nothing(audit: dict[str, Any], run: Path) -> None:
+def test_html_has_no_external_resources(audit: dict[str, Any], run: Path) -> None:
     source = render_html(audit, run)
     page = Page(source)
     for tag, attributes in page.tags:
@@ -150,7 +150,7 @@ def test_html_loads_nothing(audit: dict[str, Any], run: Path) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_html_says_everything(audit: dict[str, Any], run: Path) -> None:
+def test_html_contains_the_whole_record(audit: dict[str, Any], run: Path) -> None:
     page = Page(render_html(audit, run))
     words = page.words()
     for probe in audit["probes"]:
@@ -170,7 +170,7 @@ def test_html_says_everything(audit: dict[str, Any], run: Path) -> None:
         assert said in words
 
 
-def test_every_number_comes_from_the_audit(audit: dict[str, Any], run: Path) -> None:
+def test_every_number_is_in_the_record(audit: dict[str, Any], run: Path) -> None:
     words = Page(render_html(audit, run)).words()
     words = words[: words.index("Method and limits Meaning")][words.index("Worst findings") :]
     known = set(re.findall(r"\d+(?:\.\d+)?", " ".join(_texts(audit))))
@@ -198,7 +198,7 @@ def _texts(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def test_html_shows_missing_pictures(audit: dict[str, Any], run: Path) -> None:
+def test_html_marks_missing_images(audit: dict[str, Any], run: Path) -> None:
     (run / "evidence" / "pgd0.png").write_bytes(b"\x89PNG not really")
     (run / "evidence" / "photo2.png").unlink()
     words = Page(render_html(audit, run)).words()
@@ -206,7 +206,7 @@ def test_html_shows_missing_pictures(audit: dict[str, Any], run: Path) -> None:
         assert f"missing evidence/{name}.png" in words
 
 
-def test_html_of_a_bare_audit(audit: dict[str, Any], tmp_path: Path) -> None:
+def test_html_of_an_empty_audit(audit: dict[str, Any], tmp_path: Path) -> None:
     bare = unmeasured(audit)
     jsonschema.validate(bare, schema())
     words = Page(render_html(bare, tmp_path)).words()
@@ -260,7 +260,7 @@ def test_hostile_names_in_the_other_formats(hostile: dict[str, Any], run: Path) 
     assert b"<script>" not in render_markdown(hostile, run)
 
 
-def test_large_pictures_become_small_ones(audit: dict[str, Any], run: Path) -> None:
+def test_large_images_become_thumbnails(audit: dict[str, Any], run: Path) -> None:
     source = render_html(audit, run)
     sizes = []
     for uri in re.findall(rb'src="data:image/(\w+);base64,([^"]+)"', source):
@@ -323,7 +323,7 @@ def test_pdf_without_pango(audit: dict[str, Any], run: Path, monkeypatch: pytest
         whole(pdf.render_pdf(audit, run))
 
 
-def test_pdf_that_takes_too_long_is_given_up(
+def test_pdf_rendering_has_a_timeout(
     audit: dict[str, Any], run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     python_that(monkeypatch, tmp_path, "exec sleep 60")
@@ -332,7 +332,7 @@ def test_pdf_that_takes_too_long_is_given_up(
         whole(pdf.render_pdf(audit, run))
 
 
-def test_a_pdf_is_drawn_by_the_child_that_waits_for_it(
+def test_prepared_child_renders_the_pdf(
     audit: dict[str, Any], run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pdf.prepare()
@@ -343,7 +343,7 @@ def test_a_pdf_is_drawn_by_the_child_that_waits_for_it(
     assert pdf._waiting == []
 
 
-def test_a_pdf_is_drawn_where_somebody_has_ended_the_child_that_waited(audit: dict[str, Any], run: Path) -> None:
+def test_killed_child_is_replaced(audit: dict[str, Any], run: Path) -> None:
     pdf.prepare()
     pdf._waiting[0].kill()
     pdf._waiting[0].wait()
@@ -352,7 +352,7 @@ def test_a_pdf_is_drawn_where_somebody_has_ended_the_child_that_waited(audit: di
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's table of processes")
 @pytest.mark.parametrize("end", ["", "os._exit(3)"])
-def test_a_child_that_no_page_comes_for_goes_home(end: str) -> None:
+def test_unused_child_ends_with_the_process(end: str) -> None:
     """Both when the program ends in good order and when it is killed."""
     code = f"import os; from auditor.report import pdf; pdf.prepare(); print(pdf._waiting[0].pid, flush=True); {end}"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=not end, capture_output=True, text=True)
@@ -366,7 +366,7 @@ def test_a_child_that_no_page_comes_for_goes_home(end: str) -> None:
     pytest.fail(f"{state.parent} still waits")
 
 
-def test_pdf_of_a_page_that_cannot_be_made_leaves_no_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_failed_page_leaves_no_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     python_that(monkeypatch, tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
 
     def make() -> str:
@@ -473,7 +473,7 @@ def test_card_of_hostile_names(hostile: dict[str, Any], run: Path) -> None:
 # Frameworks
 
 
-def test_the_appendix_says_what_the_evidence_speaks_to(audit: dict[str, Any], run: Path) -> None:
+def test_appendix_maps_probes_to_standards(audit: dict[str, Any], run: Path) -> None:
     by_id = {probe["id"]: frameworks.informs(probe) for probe in audit["probes"]}
     assert by_id["attacks.pgd"]["atlas"] == ["AML.T0015", "AML.T0043.000"]
     assert by_id["attacks.hopskipjump"]["nist_aml"] == ["2.2.2"]
@@ -487,7 +487,7 @@ def test_the_appendix_says_what_the_evidence_speaks_to(audit: dict[str, Any], ru
     assert all(rule["properties"]["informs"] == by_id[rule["id"]] for rule in rules)
 
 
-def test_a_plugins_probe_falls_back_to_its_area(audit: dict[str, Any]) -> None:
+def test_probe_of_a_plugin_is_mapped_by_its_area(audit: dict[str, Any]) -> None:
     (pgd,) = (probe for probe in audit["probes"] if probe["id"] == "attacks.pgd")
     assert frameworks.informs({**pgd, "id": "attacks.of-a-plugin"}) == frameworks.informs(pgd)
     known = frameworks.table()
@@ -530,7 +530,7 @@ def test_five_sentences_when_every_probe_broke(audit: dict[str, Any]) -> None:
     assert all(summary.headline(probe) == "-" for probe in audit["probes"])
 
 
-def test_five_sentences_when_all_is_well(audit: dict[str, Any]) -> None:
+def test_five_sentences_of_a_passing_audit(audit: dict[str, Any]) -> None:
     for probe in audit["probes"]:
         probe.update(status="pass", severity="none")
         for finding in probe["findings"]:
@@ -545,7 +545,7 @@ def test_worst_findings_are_ordered(audit: dict[str, Any]) -> None:
     assert [item.finding["severity"] for item in worst] == ["critical", "high", "high"]
 
 
-def test_too_few_failures_are_filled_up_with_bad_numbers_that_nothing_judges(audit: dict[str, Any]) -> None:
+def test_worst_unjudged_numbers_complete_page_one(audit: dict[str, Any]) -> None:
     for probe in audit["probes"]:
         probe.update(status="informative", severity="none")
         for finding in probe["findings"]:
@@ -573,7 +573,7 @@ def test_every_area_has_a_line_on_page_one(audit: dict[str, Any], run: Path) -> 
     assert page.count("not measured</span></td>") == len(AREAS)
 
 
-def test_gaps_name_what_broke_first(audit: dict[str, Any]) -> None:
+def test_gaps_list_broken_parts_first(audit: dict[str, Any]) -> None:
     found = gaps(audit)
     assert [gap.broken for gap in found] == [True, True, True, False, False]
     assert "acme-weather" in found[0].part
@@ -643,7 +643,9 @@ def chart(
         [(x / 7, x % 5) for x in range(40)],
     ],
 )
-def test_plots_hold_in_every_scale(points: list[tuple[float, float | None]], kind: str, scale: str, style: str) -> None:
+def test_plots_of_every_scale_are_valid(
+    points: list[tuple[float, float | None]], kind: str, scale: str, style: str
+) -> None:
     svg = str(plot.plot(chart(points, scale, style, kind)))
     ET.fromstring(f"<p>{svg}</p>")
     assert "nan" not in svg
@@ -652,7 +654,7 @@ def test_plots_hold_in_every_scale(points: list[tuple[float, float | None]], kin
     assert svg.count('class="mark') == known + 1  # and one in the legend
 
 
-def test_on_paper_the_marks_of_a_line_are_one_shape_and_all_there() -> None:
+def test_marks_of_a_line_are_merged_on_paper() -> None:
     two = chart([(0.0, 1.0), (1.0, 0.5), (2.0, 0.1)])
     two["series"] = [two["series"][0] | {"name": name} for name in "ab"]
     drawn = str(svg.svg_as_images(plot.plot(two)))
@@ -666,7 +668,7 @@ def test_on_paper_the_marks_of_a_line_are_one_shape_and_all_there() -> None:
     ]  # fmt: skip
 
 
-def test_a_single_line_that_the_title_names_needs_no_key() -> None:
+def test_single_line_named_by_the_title_has_no_legend() -> None:
     only = chart([(0.0, 1.0), (1.0, 0.5)])
     assert 'class="legend"' in plot.plot(only)
     assert 'class="legend"' not in plot.plot(only | {"title": "Accuracy of S"})
@@ -674,12 +676,12 @@ def test_a_single_line_that_the_title_names_needs_no_key() -> None:
     assert 'class="legend"' in plot.plot(only | {"title": "Accuracy of S"})
 
 
-def test_zero_stands_at_a_break_of_a_log_axis() -> None:
+def test_log_axis_has_zero_before_a_break() -> None:
     scale = scales.scale(axis("log"), [0.0, 0.01, 1.0], 0.0, 100.0)
     assert [scale(0.0), scale(0.01), scale(1.0)] == pytest.approx([0.0, 10.0, 100.0])
 
 
-def test_plot_of_nothing_says_so() -> None:
+def test_plot_without_data_is_a_note() -> None:
     assert "Nothing was measured" in plot.plot(chart([(1.0, None)]))
 
 
@@ -699,7 +701,7 @@ def test_heat_maps_of_any_size(size: int) -> None:
     assert "a rather long class name 0" in svg
 
 
-def test_overlay_is_clear_where_nothing_matters() -> None:
+def test_overlay_is_transparent_for_zero() -> None:
     assert heat_map.overlay([[0.0, 0.0]]) is None
     uri = heat_map.overlay([[1.0, 0.0], [-0.5]])
     assert uri is not None
