@@ -5,17 +5,18 @@ The same engine, run folder and audit.json as the command line's; docs/how-to/py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auditor.errors import BadInput
 from auditor.files import write_whole
-from auditor.findings.finding import SEVERITIES
+from auditor.findings.finding import SEVERITIES, Severity
+from auditor.findings.record import AuditRecord, MetricRecord
 from auditor.plugin.registry import load as load_plugins
 from auditor.report import whole
-from auditor.report.summary import file_name, headline, sentences
+from auditor.report.sentences import sentences
+from auditor.report.summary import file_name, headline
 from auditor.run.folder import read_rows
 from auditor.run.replay import read_audit
 from auditor.run.request import Request
@@ -24,6 +25,8 @@ from auditor.run.writing import drawn, pick_formats
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from auditor.compare.record import ComparisonRecord
 
 _FORMATS = {".html": "html", ".pdf": "pdf", ".json": "json", ".sarif": "sarif", ".xml": "junit", ".md": "md"}
 
@@ -36,8 +39,8 @@ class Claim:
     id: str
     title: str
     statement: str
-    severity: str
-    metric: Mapping[str, Any] | None
+    severity: Severity
+    metric: MetricRecord | None
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Audit:
     """A finished audit: its folder, and the content of its audit.json."""
 
     folder: Path
-    record: Mapping[str, Any]
+    record: AuditRecord
 
     @property
     def verdict(self) -> str:
@@ -57,14 +60,19 @@ class Audit:
         """Every finding, the most severe first."""
         found = [
             Claim(
-                probe=probe["id"], **{key: finding[key] for key in ("id", "title", "statement", "severity", "metric")}
+                probe=probe["id"],
+                id=finding["id"],
+                title=finding["title"],
+                statement=finding["statement"],
+                severity=finding["severity"],
+                metric=finding["metric"],
             )
             for probe in self.record["probes"]
             for finding in probe["findings"]
         ]
         return sorted(found, key=lambda claim: -SEVERITIES.index(claim.severity))
 
-    def metric(self, probe: str, name: str | None = None, **at: Any) -> Mapping[str, Any]:
+    def metric(self, probe: str, name: str | None = None, **at: Any) -> MetricRecord:
         """A number of a probe with interval, n and unit: its headline, or the first of this name measured at ``at``.
 
         Raises BadInput where there is none.
@@ -73,7 +81,7 @@ class Audit:
             if record["id"] == probe:
                 for metric in record["metrics"]:
                     if name in (None, metric["name"]) and all(metric["at"].get(k) == v for k, v in at.items()):
-                        return dict(metric)
+                        return metric
         raise BadInput(f"{self.folder}: has no metric {name or ''} {at or ''} of {probe}; see .record['probes']")
 
     def rows(self, probe: str) -> pd.DataFrame:
@@ -98,7 +106,7 @@ class Audit:
         (chosen,) = pick_formats(load_plugins(), [name])
         return write_whole(target, whole(drawn(chosen, self.record, self.folder)))
 
-    def compare(self, *others: Audit) -> dict[str, Any]:
+    def compare(self, *others: Audit) -> ComparisonRecord:
         """This audit as the baseline against others: the content of comparison.json (compare.schema.json)."""
         from auditor.compare.comparison import compare
 

@@ -57,7 +57,7 @@ def probe(*gaps: tuple[str, float]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_an_accepted_failure_stays_a_failure_and_does_not_count(tmp_path: Path) -> None:
+def test_accepted_failure_stays_a_failure_without_severity(tmp_path: Path) -> None:
     found = policy(tmp_path, accepted())
     judged = judge(probe(("sex", 0.1)), found)
     assert (judged["status"], judged["severity"]) == ("fail", "none")
@@ -72,7 +72,7 @@ def test_an_accepted_failure_stays_a_failure_and_does_not_count(tmp_path: Path) 
     assert found.described([judged])["accepted"][0]["state"] == "holds"
 
 
-def test_it_expires_after_its_last_day(tmp_path: Path) -> None:
+def test_acceptance_expires_after_its_last_day(tmp_path: Path) -> None:
     found = policy(tmp_path, accepted(), today=TODAY + dt.timedelta(days=1))
     judged = judge(probe(("sex", 0.1)), found)
     assert judged["severity"] == "low"
@@ -91,7 +91,7 @@ def test_it_expires_after_its_last_day(tmp_path: Path) -> None:
     ],
     ids=["a worse failure", "another group", "another metric", "another probe"],
 )
-def test_what_was_not_accepted_counts(tmp_path: Path, entry: dict[str, str], gap: tuple[str, float]) -> None:
+def test_other_failures_still_count(tmp_path: Path, entry: dict[str, str], gap: tuple[str, float]) -> None:
     found = policy(tmp_path, accepted(**entry))
     judged = judge(probe(gap), found)
     assert judged["severity"] in ("low", "high")
@@ -99,7 +99,7 @@ def test_what_was_not_accepted_counts(tmp_path: Path, entry: dict[str, str], gap
     assert found.described([judged])["accepted"][0]["state"] == "unused"
 
 
-def test_accepting_one_group_does_not_accept_the_other(tmp_path: Path) -> None:
+def test_acceptance_of_one_group_does_not_cover_another(tmp_path: Path) -> None:
     rules = RULES.replace("at_most", 'at = { group = "GROUP" }\nat_most')
     path = tmp_path / "two.toml"
     path.write_text(rules.replace("GROUP", "sex") + rules.replace("GROUP", "age") + accepted(at='{ group = "sex" }'))
@@ -109,7 +109,7 @@ def test_accepting_one_group_does_not_accept_the_other(tmp_path: Path) -> None:
     assert [entry["at"] for entry in judged["accepted"]] == [{"group": "sex"}]
 
 
-def test_a_verdict_names_the_worst_of_many_failures(tmp_path: Path) -> None:
+def test_verdict_names_the_worst_failures(tmp_path: Path) -> None:
     many = [{**judge(probe(("sex", 0.1)), policy(tmp_path, "")), "id": f"bias.n{number}"} for number in range(8)]
     many[7]["severity"] = "critical"
     _, why = verdict(many, policy(tmp_path, ""), [])
@@ -117,7 +117,7 @@ def test_a_verdict_names_the_worst_of_many_failures(tmp_path: Path) -> None:
     assert why.endswith("bias.n4 (low) and 2 more")
 
 
-def test_judging_again_without_the_acceptance_takes_it_back(tmp_path: Path) -> None:
+def test_judging_without_the_acceptance_removes_it(tmp_path: Path) -> None:
     excused = judge(probe(("sex", 0.1)), policy(tmp_path, accepted()))
     again = judge(excused, policy(tmp_path, ""))
     assert again == judge(probe(("sex", 0.1)), policy(tmp_path, ""))
@@ -135,18 +135,18 @@ def test_judging_again_without_the_acceptance_takes_it_back(tmp_path: Path) -> N
         ({"until": "2030-01-31"}, "unknown key 'until'"),
     ],
 )
-def test_an_acceptance_says_what_why_who_and_until_when(tmp_path: Path, entry: dict[str, str], said: str) -> None:
+def test_acceptance_requires_all_keys(tmp_path: Path, entry: dict[str, str], said: str) -> None:
     with pytest.raises(BadInput, match=said):
         policy(tmp_path, accepted(**entry))
 
 
-def test_an_acceptance_of_an_unknown_probe_is_refused(tmp_path: Path) -> None:
+def test_acceptance_of_an_unknown_probe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "typo.toml").write_text(accepted(probe='"bias.gruops"'))
     with pytest.raises(BadInput, match=r"bias\.gruops"):
         read_policy(str(tmp_path / "typo.toml"), ["bias.groups"])
 
 
-def test_a_policy_extends_another(tmp_path: Path) -> None:
+def test_policy_extends_another(tmp_path: Path) -> None:
     base, found = read_policy("default"), policy(tmp_path, 'extends = "default"\nfails_at = "high"', accepted())
     assert found.required == base.required
     assert found.fails_at == "high"
@@ -156,14 +156,14 @@ def test_a_policy_extends_another(tmp_path: Path) -> None:
     assert found.sha256 != base.sha256
 
 
-def test_policies_do_not_extend_in_a_circle(tmp_path: Path) -> None:
+def test_circular_policies_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('extends = "b.toml"')
     (tmp_path / "b.toml").write_text('extends = "a.toml"')
     with pytest.raises(BadInput, match="expected no circle"):
         read_policy(str(tmp_path / "a.toml"))
 
 
-def test_the_packaged_policies_differ_where_they_say(tmp_path: Path) -> None:
+def test_packaged_policies_differ_as_documented(tmp_path: Path) -> None:
     default, strict, ci = (read_policy(name) for name in ("default", "strict", "ci"))
     assert (strict.fails_at, default.fails_at, ci.fails_at) == ("low", "medium", "high")
     assert list(ci.rules) == list(default.rules)
@@ -193,14 +193,14 @@ def audit(tmp_path: Path) -> dict[str, Any]:
     return loaded
 
 
-def test_every_format_shows_what_was_accepted(audit: dict[str, Any], tmp_path: Path) -> None:
+def test_every_format_lists_accepted_failures(audit: dict[str, Any], tmp_path: Path) -> None:
     jsonschema.validate(audit, validator().schema)
     assert [entry["state"] for entry in audit["policy"]["accepted"]] == ["holds", "expired"]
     assert "accepted by the policy: attacks.pgd (critical, until 2030-01-31)" in audit["verdict_reason"]
     page = render_html(audit, tmp_path).decode()
     assert "Accepted by the policy" in page
-    assert "It failed and does not count." in page
-    assert "Expired: failures count again." in page
+    assert "Failed; not counted." in page
+    assert "Expired; failures count again." in page
     assert "<b>Ada</b>" not in page
     results = json.loads(render_sarif(audit, tmp_path))["runs"][0]["results"]
     suppressed = {result["ruleId"] for result in results if result.get("suppressions")}

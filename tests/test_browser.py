@@ -91,11 +91,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("state", ["axe light", "axe dark", "axe light-box", "axe narrow"])
-def test_axe_finds_nothing(seen: dict[str, Any], state: str) -> None:
+def test_axe_finds_no_problem(seen: dict[str, Any], state: str) -> None:
     assert seen[state] == []
 
 
-def test_axe_finds_nothing_in_comparisons(seen: dict[str, Any]) -> None:
+def test_axe_finds_no_problem_in_comparisons(seen: dict[str, Any]) -> None:
     assert len(seen["comparisons"]) == 6
     for page in seen["comparisons"]:
         assert page["violations"] == []
@@ -108,7 +108,7 @@ def test_nothing_is_fetched_executed_or_refused(seen: dict[str, Any]) -> None:
     assert "<script>alert(1)<!--.onnx" in seen["hostile"]["title"]
 
 
-def test_nothing_is_wider_than_the_window(seen: dict[str, Any]) -> None:
+def test_page_fits_the_window(seen: dict[str, Any]) -> None:
     assert (seen["narrow"], seen["hostile"]["wide"]) == (0, 0)
 
 
@@ -128,7 +128,7 @@ def test_probes_are_filtered_by_status_and_word(seen: dict[str, Any]) -> None:
     assert "attacks.pgd" in seen["filtered"]["word"][0]
 
 
-def test_pictures_open_in_a_light_box(seen: dict[str, Any]) -> None:
+def test_images_open_in_a_light_box(seen: dict[str, Any]) -> None:
     box = seen["box"]
     assert box["open"]
     assert box["closed"]
@@ -138,7 +138,7 @@ def test_pictures_open_in_a_light_box(seen: dict[str, Any]) -> None:
     assert box["width"] > 300
 
 
-def test_a_curve_says_its_values_when_hovered_and_by_keyboard(seen: dict[str, Any]) -> None:
+def test_curve_shows_values_by_mouse_and_keyboard(seen: dict[str, Any]) -> None:
     first, second, last, closed = seen["stepped"]
     assert seen["hovered"] == first
     assert "n = " in first

@@ -151,7 +151,7 @@ class Counting(Probe):
 # help
 
 
-def test_help_lists_every_command_in_the_order_of_use(auditor_cli: Cli) -> None:
+def test_help_lists_all_commands_in_order(auditor_cli: Cli) -> None:
     text = outcome(auditor_cli("--help"), 0).output
     places = [text.index(f"\n  {command} ") for command in COMMANDS]
     assert places == sorted(places)
@@ -159,14 +159,14 @@ def test_help_lists_every_command_in_the_order_of_use(auditor_cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str, auditor_cli: Cli) -> None:
+def test_every_command_has_help(command: str, auditor_cli: Cli) -> None:
     text = outcome(auditor_cli(command, "--help"), 0).output
     assert f"{command} " in text.splitlines()[0] + " "
     assert max(map(len, text.splitlines())) <= 100
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_is_a_script_that_asks_the_command(shell: str, auditor_cli: Cli) -> None:
+def test_completion_prints_a_script(shell: str, auditor_cli: Cli) -> None:
     assert f"_AUDITOR_COMPLETE={shell}_complete" in outcome(auditor_cli("completion", shell), 0).stdout
 
 
@@ -180,7 +180,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert done.stdout.strip() == ""
 
 
-def test_freed_memory_is_kept_for_the_next_pass() -> None:
+def test_freed_memory_is_reused() -> None:
     code = """
 import ctypes, resource, sys, torch
 from auditor.model.device import keep_memory
@@ -225,7 +225,7 @@ def test_audit_fits_the_published_schema(finished: tuple[Path, Result], digits: 
     assert "NaN" not in (finished[0] / "audit.json").read_text()
 
 
-def test_run_folder_holds_what_was_asked_for_and_no_litter(finished: tuple[Path, Result]) -> None:
+def test_run_folder_contains_exactly_the_requested_files(finished: tuple[Path, Result]) -> None:
     out = finished[0]
     files = {path.name for path in out.iterdir() if path.is_file()}
     reports = {"report.html", "report.pdf", "audit.json", "audit.sarif", "audit.junit.xml", "summary.md"}
@@ -248,7 +248,7 @@ def test_summary_fits_80_columns_and_has_no_escape_codes(finished: tuple[Path, R
     assert "[1/2] performance.accuracy: 400 images" in result.stderr
 
 
-def test_quiet_says_the_verdict_and_nothing_else(model: Path, suite: Path, auditor_cli: Cli) -> None:
+def test_quiet_prints_only_the_verdict(model: Path, suite: Path, auditor_cli: Cli) -> None:
     result = outcome(auditor_cli("run", model, "--suite", suite, "--samples", 30, "--format", "json", "-q"), 0)
     assert re.fullmatch(r"Verdict: (pass|fail|incomplete)\n", result.stdout)
     assert result.stderr == ""
@@ -281,13 +281,13 @@ def test_run_without_options_runs_the_standard_suite(model: Path, auditor_cli: C
 
 
 @pytest.mark.parametrize(("level", "status"), [("never", 0), ("critical", 0), ("high", 0), ("medium", 1), ("low", 1)])
-def test_fail_on_is_the_least_severity_that_counts(level: str, status: int, run: Path, auditor_cli: Cli) -> None:
+def test_fail_on_sets_the_lowest_severity_that_counts(level: str, status: int, run: Path, auditor_cli: Cli) -> None:
     (run / "strict.toml").write_text(STRICT)
     arguments = ["judge", run, "--policy", run / "strict.toml", "--fail-on", level, "--format", "json"]
     outcome(auditor_cli(*arguments), status)
 
 
-def test_run_fails_at_once_by_its_policy(model: Path, suite: Path, auditor_cli: Cli, tmp_path: Path) -> None:
+def test_run_exits_by_its_policy(model: Path, suite: Path, auditor_cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "strict.toml").write_text(STRICT)
     common = ["run", model, "--suite", suite, "--format", "json", "--out", "out", "--policy", "strict.toml"]
     outcome(auditor_cli(*common), 0)
@@ -299,7 +299,7 @@ def test_run_fails_at_once_by_its_policy(model: Path, suite: Path, auditor_cli: 
 # judging, drawing, replaying
 
 
-def test_stricter_policy_changes_the_verdict_without_the_model(run: Path, auditor_cli: Cli, suite: Path) -> None:
+def test_judge_changes_the_verdict_without_the_model(run: Path, auditor_cli: Cli, suite: Path) -> None:
     before = read(run)
     assert before["verdict"] == "pass"
     # no model, no data and no records are needed
@@ -319,7 +319,7 @@ def test_stricter_policy_changes_the_verdict_without_the_model(run: Path, audito
     assert read(run)["verdict"] == "pass", "and back again"
 
 
-def test_reports_are_drawn_again(run: Path, auditor_cli: Cli) -> None:
+def test_report_writes_reports_again(run: Path, auditor_cli: Cli) -> None:
     audit = (run / "audit.json").read_bytes()
     for name in ("summary.md", "audit.junit.xml"):
         (run / name).unlink()
@@ -330,12 +330,10 @@ def test_reports_are_drawn_again(run: Path, auditor_cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("other", [None, "digits-cnn.pt"])
-def test_stored_pictures_get_the_same_answers_again(
-    other: str | None, run: Path, digits: Path, auditor_cli: Cli
-) -> None:
+def test_replay_confirms_all_claims(other: str | None, run: Path, digits: Path, auditor_cli: Cli) -> None:
     option = [] if other is None else ["--model", digits / other]
     result = outcome(auditor_cli("replay", run, *option), 0)
-    match = re.search(r"^(\d+) of (\d+) claims hold: (\d+) of (\d+) stored pictures", result.stdout, re.MULTILINE)
+    match = re.search(r"^(\d+) of (\d+) claims hold: (\d+) of (\d+) stored images", result.stdout, re.MULTILINE)
     assert match
     assert match[1] == match[2] != "0"
     assert match[3] == match[4] != "0"
@@ -362,30 +360,30 @@ def upside_down(path: Path, original: Path) -> Path:
     return path
 
 
-def test_another_model_does_not_hold_the_claims(run: Path, model: Path, auditor_cli: Cli, tmp_path: Path) -> None:
+def test_replay_with_another_model_differs(run: Path, model: Path, auditor_cli: Cli, tmp_path: Path) -> None:
     result = outcome(auditor_cli("replay", run, "--model", upside_down(tmp_path / "other.onnx", model)), 1)
     assert re.search(r"DIFFERS +\S+ of \S+: label \d, reported \d", result.stdout)
     assert result.stdout.splitlines()[-1].startswith("0 of ")
 
 
-def test_changed_model_is_refused_unless_it_is_named(run: Path, model: Path, auditor_cli: Cli) -> None:
+def test_replay_refuses_a_changed_model_without_the_option(run: Path, model: Path, auditor_cli: Cli) -> None:
     audit = read(run)
     audit["model"]["path"] = str(model)
     (run / "audit.json").write_text(json.dumps(audit))
     upside_down(model, model)
     result = outcome(auditor_cli("replay", run), 2)
-    assert "not the file that was audited" in result.stderr
+    assert "not the audited file" in result.stderr
     assert "--model" in result.stderr
 
 
-def test_picture_that_is_gone_is_named(run: Path, auditor_cli: Cli) -> None:
+def test_replay_names_missing_images(run: Path, auditor_cli: Cli) -> None:
     gone = sorted((run / "evidence").glob("*.png"))[0]
     gone.unlink()
     result = outcome(auditor_cli("replay", run), 1)
     assert f"MISSING  evidence/{gone.name}" in result.stdout
 
 
-def test_run_without_pictures_cannot_be_replayed(run: Path, auditor_cli: Cli) -> None:
+def test_replay_refuses_a_run_without_images(run: Path, auditor_cli: Cli) -> None:
     shutil.rmtree(run / "records")
     assert "nothing to replay" in outcome(auditor_cli("replay", run), 2).stderr
 
@@ -447,7 +445,7 @@ BROKEN: list[tuple[type[Probe], str]] = [
 ]
 
 
-def test_probes_that_break_are_named_and_the_others_go_on(
+def test_broken_probes_are_named_and_the_others_run(
     model: Path, auditor_cli: Cli, with_probes: Any, tmp_path: Path
 ) -> None:
     with_probes(*(kind for kind, _ in BROKEN))
@@ -463,7 +461,7 @@ def test_probes_that_break_are_named_and_the_others_go_on(
     assert read(tmp_path / "out")["verdict"] == "incomplete"
 
 
-def test_broken_plugin_is_named_and_the_audit_goes_on(
+def test_broken_plugin_is_named_and_the_audit_continues(
     model: Path, suite: Path, auditor_cli: Cli, with_probes: Any, tmp_path: Path
 ) -> None:
     with_probes(broken={"else:bad": "does not import: ModuleNotFoundError: No module named 'numpie'"})
@@ -479,7 +477,7 @@ def test_broken_plugin_is_named_and_the_audit_goes_on(
     assert "MISSING  plugin else:bad" in outcome(auditor_cli("doctor"), 0).stdout
 
 
-def test_opener_that_breaks_is_named(model: Path, auditor_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_broken_model_opener_is_named(model: Path, auditor_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     import auditor.plugins.formats.onnx as plugin
 
     def explode(*_: object) -> None:
@@ -490,7 +488,7 @@ def test_opener_that_breaks_is_named(model: Path, auditor_cli: Cli, monkeypatch:
     assert "plugin formats.onnx could not open it: auditor_open_model raised TypeError: surprise" in result.stderr
 
 
-def test_report_that_breaks_does_not_take_the_others_with_it(
+def test_broken_report_does_not_prevent_other_reports(
     run: Path, auditor_cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import auditor.report.sarif
@@ -505,7 +503,7 @@ def test_report_that_breaks_does_not_take_the_others_with_it(
     assert (run / "summary.md").is_file()
 
 
-def test_bug_of_our_own_is_neither_a_verdict_nor_bad_input(auditor_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_has_its_own_exit_status(auditor_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def explode() -> None:
         raise TypeError("surprise")
 
@@ -518,7 +516,7 @@ def test_bug_of_our_own_is_neither_a_verdict_nor_bad_input(auditor_cli: Cli, mon
 # exit status 130
 
 
-def test_interrupted_before_anything_is_measured(auditor_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interruption_before_measuring(auditor_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
 
@@ -571,7 +569,7 @@ def slow_audit(model: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def test_interrupted_audit_keeps_what_it_measured_and_goes_on(
+def test_interrupted_audit_keeps_records_and_resumes(
     slow_audit: subprocess.Popen[str], model: Path, auditor_cli: Cli, with_probes: Any, tmp_path: Path
 ) -> None:
     def seen() -> list[str]:
@@ -585,7 +583,7 @@ def test_interrupted_audit_keeps_what_it_measured_and_goes_on(
     slow_audit.send_signal(signal.SIGINT)
     said = slow_audit.communicate(timeout=30)
     assert slow_audit.returncode == 130, said
-    assert "What was measured is kept in out. To go on:" in said[1]
+    assert "Measured records are kept in out. To resume:" in said[1]
     assert said[1].splitlines()[-1] == f"  auditor run {model.name} {' '.join(SLOW_AUDIT)}"
     assert "Traceback" not in said[1]
     assert "\x1b" not in "".join(said)
@@ -618,7 +616,7 @@ class Stops(Counting):
         return super().measure(classifier, batch, rng)
 
 
-def test_terminated_audit_ends_like_an_interrupted_one(model: Path, auditor_cli: Cli, with_probes: Any) -> None:
+def test_sigterm_is_handled_like_an_interruption(model: Path, auditor_cli: Cli, with_probes: Any) -> None:
     with_probes(Stops)
     before = signal.getsignal(signal.SIGTERM)
     Stops.seen.clear()
@@ -627,14 +625,14 @@ def test_terminated_audit_ends_like_an_interrupted_one(model: Path, auditor_cli:
         result = outcome(auditor_cli("run", model, *options), 130)
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert "What was measured is kept in out" in result.stderr
+    assert "Measured records are kept in out" in result.stderr
     import pyarrow.parquet as pq
 
     kept = [pq.read_table(file).num_rows for file in Path("out/records/sanity.stops").glob("*.parquet")]
     assert sum(kept) == 20
 
 
-def test_same_command_measures_nothing_again_and_a_changed_one_does(
+def test_same_command_reuses_records_and_a_changed_one_does_not(
     model: Path, auditor_cli: Cli, with_probes: Any, tmp_path: Path
 ) -> None:
     with_probes(Counting)
@@ -656,7 +654,7 @@ def test_same_command_measures_nothing_again_and_a_changed_one_does(
     assert measured(30, "--seed", 1) == 30, "the preprocessing is part of the model"
 
 
-def test_budget_ends_the_measuring_and_the_rest_follows(
+def test_budget_limits_measuring_and_the_next_run_completes_it(
     model: Path, auditor_cli: Cli, with_probes: Any, tmp_path: Path
 ) -> None:
     with_probes(Counting)
@@ -672,7 +670,7 @@ def test_budget_ends_the_measuring_and_the_rest_follows(
     assert len(Counting.seen) == len(set(Counting.seen)) == 50
 
 
-def test_reader_of_a_pipe_may_leave() -> None:
+def test_closed_pipe_is_not_an_error() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", "from auditor.cli.main import main; main(['probes'])"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -690,13 +688,13 @@ def test_reader_of_a_pipe_may_leave() -> None:
 
 
 @pytest.mark.parametrize("name", ["digits-cnn.onnx", "digits-cnn.pt"])
-def test_inspect_says_what_a_model_is(name: str, digits: Path, auditor_cli: Cli) -> None:
+def test_inspect_describes_the_model(name: str, digits: Path, auditor_cli: Cli) -> None:
     text = outcome(auditor_cli("inspect", digits / name), 0).stdout
-    for part in ("1 x 8 x 8", "10 classes, logits", "white-box", "mean [0.305]", "batch of any size", "same label"):
+    for part in ("1 x 8 x 8", "10 classes, logits", "white-box", "mean [0.305]", "any batch size", "same label"):
         assert part in text, f"{part!r} is not in\n{text}"
 
 
-def test_inspect_warns_of_unstated_preprocessing(tmp_path: Path, auditor_cli: Cli) -> None:
+def test_inspect_warns_about_guessed_preprocessing(tmp_path: Path, auditor_cli: Cli) -> None:
     weights = numpy_helper.from_array(np.eye(2, 192, dtype=np.float32), "weights")
     graph = helper.make_graph(
         [
@@ -721,16 +719,16 @@ def test_probes_are_listed_and_described(auditor_cli: Cli) -> None:
     for probe_id, kind in known.items():
         assert probe_id in listed
         text = outcome(auditor_cli("probes", probe_id), 0).stdout
-        for part in (kind.meta.title, "Needs: ", "Settings", "References"):
+        for part in (kind.meta.title, "Requires: ", "Settings", "References"):
             assert part in text
         assert ("Threat model" in text) == (kind().threat_model() is not None)
 
 
-def test_probe_can_be_named_by_a_glob_that_fits_one(auditor_cli: Cli) -> None:
+def test_probe_can_be_selected_by_glob(auditor_cli: Cli) -> None:
     assert "performance.accuracy" in outcome(auditor_cli("probes", "performance.acc*"), 0).stdout
 
 
-def test_doctor_looks_at_everything(auditor_cli: Cli) -> None:
+def test_doctor_checks_all_components(auditor_cli: Cli) -> None:
     text = outcome(auditor_cli("doctor"), 0).stdout
     for part in ("torch", "CUDA in PyTorch", "ONNX Runtime", "Pango", "probes"):
         assert part in text
@@ -743,7 +741,7 @@ def one_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("one_epoch")
-def test_train_writes_a_model_that_can_be_audited(auditor_cli: Cli, suite: Path, tmp_path: Path) -> None:
+def test_trained_model_can_be_audited(auditor_cli: Cli, suite: Path, tmp_path: Path) -> None:
     result = outcome(auditor_cli("train", "digits-cnn", "--out", "built"), 0)
     assert result.stdout.splitlines()[-1] == f"Wrote {Path('built/digits-cnn.onnx')}"
     for name in ("digits-cnn.onnx", "digits-cnn.pt", "digits-cnn.onnx.audit.toml", "digits-cnn.pt.audit.toml"):
@@ -754,7 +752,7 @@ def test_train_writes_a_model_that_can_be_audited(auditor_cli: Cli, suite: Path,
 
 
 @pytest.mark.usefixtures("one_epoch")
-def test_demo_needs_nothing_and_says_where_the_report_is(auditor_cli: Cli, suite: Path, tmp_path: Path) -> None:
+def test_demo_prints_the_path_of_the_report(auditor_cli: Cli, suite: Path, tmp_path: Path) -> None:
     result = outcome(auditor_cli("demo", "--suite", suite, "--samples", 50, "--format", "md,json", "--out", "out"), 0)
     assert "Training the reference model" in result.stdout
     assert "out/summary.md" in result.stdout

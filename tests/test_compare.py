@@ -15,7 +15,10 @@ from click.testing import Result
 
 from auditor import BadInput, statistics
 from auditor.compare import comparison
+from auditor.compare.differences import compare_values, correct_p_values
 from auditor.findings import formatting
+from auditor.findings.metric import Better
+from auditor.findings.record import IntervalRecord, MetricRecord, MetricSpecRecord, unknown_spec
 from auditor.report.comparison import page
 from auditor.run.request import Request
 from auditor.run.session import run
@@ -77,7 +80,7 @@ def test_paired_means_agree_with_the_t_statistic_of_the_differences() -> None:
     assert p == pytest.approx(math.erfc(z / math.sqrt(2)), rel=0.5)
 
 
-def test_tiny_p_values_are_those_of_the_normal_law_and_not_zero() -> None:
+def test_tiny_p_values_follow_the_normal_distribution() -> None:
     from scipy.stats import norm
 
     first = np.random.default_rng(0).normal(size=2000)
@@ -102,7 +105,7 @@ def test_paired_means_of_the_same_numbers_few_numbers_and_none() -> None:
     assert statistics.paired_means(np.array([0.0, np.nan]), np.array([1.0, 3.0]))[0].value == 2.0
 
 
-def test_from_intervals_adds_squares_and_is_silent_without_intervals() -> None:
+def test_from_intervals_adds_squares_and_requires_intervals() -> None:
     (value, low, high), p = statistics.from_intervals(
         statistics.Interval(0.5, 0.4, 0.6), statistics.Interval(0.9, 0.6, 1.0)
     )
@@ -117,21 +120,37 @@ def test_from_intervals_adds_squares_and_is_silent_without_intervals() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "side"),
-    [("accuracy", 1), ("robust_accuracy", 1), ("mce", -1), ("accuracy_gap", -1), ("attack_success_rate", -1),
-     ("snr_median", -1), ("roc_auc", 1), ("distance_median", 1), ("border_attribution", 0)],
-)  # fmt: skip
-def test_which_side_is_better(name: str, side: int) -> None:
-    assert formatting.better_side({"name": name}) == side
+@pytest.mark.parametrize(("better", "outcome"), [("higher", "worse"), ("lower", "better"), ("neither", "different")])
+def test_outcome_depends_on_the_declared_direction(better: Better, outcome: str) -> None:
+    spec: MetricSpecRecord = {**unknown_spec("any_name"), "better": better}
+    pair = compare_values((0, 1), [measured(0.9), measured(0.5)], [None, None])
+    metric: Any = {"name": "any_name", "at": {}, "unit": "fraction", "headline": True, "values": [], "pairs": [pair]}
+    probe: Any = {"metrics": [metric], "metric_specs": [spec]}
+    assert correct_p_values([probe]) == {"headline": 1, "other": 0}
+    assert pair["outcome"] == outcome
+
+
+def measured(value: float) -> MetricRecord:
+    return {
+        "name": "any_name",
+        "value": value,
+        "low": value - 0.01,
+        "high": value + 0.01,
+        "n": 100,
+        "unit": "fraction",
+        "at": {},
+    }
 
 
 def test_differences_and_p_values_as_text() -> None:
-    metric = {"name": "accuracy", "unit": "fraction", "at": {}}
-    assert formatting.difference(metric, {"value": -0.045, "low": -0.076, "high": 0.013}) == "−4.5 points [−7.6, +1.3]"
-    assert formatting.difference(metric, {"value": 0.0, "low": None, "high": None}) == "0.0 points"
-    assert formatting.difference(metric, {"value": None, "low": None, "high": None}) == "–"
+    assert formatting.difference("fraction", interval(-0.045, -0.076, 0.013)) == "−4.5 points [−7.6, +1.3]"
+    assert formatting.difference("fraction", interval(0.0)) == "0.0 points"
+    assert formatting.difference("fraction", interval(None)) == "–"
     assert [formatting.probability(p) for p in (None, 1e-9, 0.03123, 1.0)] == ["–", "< 0.001", "0.031", "1"]
+
+
+def interval(value: float | None, low: float | None = None, high: float | None = None) -> IntervalRecord:
+    return {"value": value, "low": low, "high": high}
 
 
 # known answers: a threshold on one pixel, moved
@@ -169,7 +188,7 @@ def only(comparison: dict[str, Any], name: str = "accuracy") -> dict[str, Any]:
     return dict(pair)
 
 
-def test_a_planted_regression_has_the_p_value_of_its_coin_tosses(thresholds: Path) -> None:
+def test_planted_regression_has_the_exact_p_value(thresholds: Path) -> None:
     told = comparison.compare([thresholds / "right", thresholds / "wrong"])
     pair = only(told)
     assert pair["test"] == "mcnemar"
@@ -188,22 +207,22 @@ def test_a_planted_regression_has_the_p_value_of_its_coin_tosses(thresholds: Pat
     assert not list(comparison.validator().iter_errors(told))
 
 
-def test_the_other_way_round_is_better(thresholds: Path) -> None:
+def test_swapped_runs_are_better(thresholds: Path) -> None:
     told = comparison.compare([thresholds / "wrong", thresholds / "right"])
     assert only(told)["outcome"] == told["verdict"] == "better"
     assert only(told)["only"] == [0, MISSED]
     assert not comparison.regressed(told)
 
 
-def test_a_run_against_itself_shows_no_difference(thresholds: Path) -> None:
+def test_run_compared_with_itself_has_no_difference(thresholds: Path) -> None:
     told = comparison.compare([thresholds / "right", thresholds / "right"])
     assert told["verdict"] == "no-difference"
-    assert "does not show that there is none" in told["verdict_reason"]
+    assert "does not prove that there is none" in told["verdict_reason"]
     assert {p["difference"]["value"] for m in told["probes"][0]["metrics"] for p in m["pairs"]} == {0.0}
     assert [item["what"] for item in told["differences"]] == ["model"]
 
 
-def test_three_runs_make_a_leaderboard(thresholds: Path) -> None:
+def test_three_runs_have_a_leaderboard(thresholds: Path) -> None:
     folders = [thresholds / name for name in ("wrong", "right", "right")]
     told = comparison.compare(folders)
     assert told["verdict"] == "ranked"
@@ -215,7 +234,7 @@ def test_three_runs_make_a_leaderboard(thresholds: Path) -> None:
     assert "Leaderboard" in page(told, paper=False)
 
 
-def test_images_that_only_one_run_has_are_left_out_and_the_numbers_computed_again(thresholds: Path) -> None:
+def test_metrics_are_computed_again_from_the_common_images(thresholds: Path) -> None:
     audit(thresholds, "wrong", "data", "some", samples=40)
     told = comparison.compare([thresholds / "wrong", thresholds / "some"])
     assert told["images"] == {"common": 40, "of": [N, 40], "other_bytes": 0, "other_label": 0}
@@ -229,13 +248,13 @@ def test_images_that_only_one_run_has_are_left_out_and_the_numbers_computed_agai
 @pytest.mark.parametrize(
     ("data", "said"), [("other", "60 of them with other bytes"), ("turned", "60 with another label")]
 )
-def test_images_of_one_name_that_are_not_the_same_are_never_paired(thresholds: Path, data: str, said: str) -> None:
+def test_different_images_with_the_same_id_are_not_paired(thresholds: Path, data: str, said: str) -> None:
     audit(thresholds, "right", data, data)
     with pytest.raises(BadInput, match=said):
         comparison.compare([thresholds / "right", thresholds / data])
 
 
-def test_a_run_without_labels_is_not_compared_with_one_that_has_them(thresholds: Path) -> None:
+def test_run_without_labels_is_not_compared_with_a_labelled_one(thresholds: Path) -> None:
     shutil.copytree(thresholds / "right", thresholds / "bare", dirs_exist_ok=True)
     told = json.loads((thresholds / "bare" / "audit.json").read_text())
     told["data"]["labelled"] = False
@@ -244,7 +263,7 @@ def test_a_run_without_labels_is_not_compared_with_one_that_has_them(thresholds:
         comparison.compare([thresholds / "right", thresholds / "bare"])
 
 
-def test_an_older_run_without_an_image_list_is_compared_on_the_same_data_alone(thresholds: Path) -> None:
+def test_older_run_without_image_list_requires_the_same_data(thresholds: Path) -> None:
     old = Path(shutil.copytree(thresholds / "right", thresholds / "old"))
     (old / "records" / "images.parquet").unlink()
     (old / "manifest.json").unlink()
@@ -254,9 +273,7 @@ def test_an_older_run_without_an_image_list_is_compared_on_the_same_data_alone(t
         comparison.compare([old, thresholds / "fewer"])
 
 
-def test_what_a_probe_tells_of_its_images_is_checked_against_its_metric(
-    thresholds: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_per_image_values_are_checked_against_the_metric(thresholds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from auditor.plugin import registry
 
     kind = registry.load().probes["performance.accuracy"]
@@ -270,7 +287,7 @@ def test_what_a_probe_tells_of_its_images_is_checked_against_its_metric(
 
 
 @pytest.mark.parametrize("folders", [["right"], ["right", "nowhere"], ["nowhere", "right"]])
-def test_unusable_runs_end_in_one_sentence(thresholds: Path, folders: list[str], auditor_cli: Cli) -> None:
+def test_unusable_runs_are_refused_in_one_sentence(thresholds: Path, folders: list[str], auditor_cli: Cli) -> None:
     result = auditor_cli("compare", *(thresholds / name for name in folders))
     assert result.exit_code == 2
     assert result.stderr.startswith("auditor: ")
@@ -334,7 +351,7 @@ def test_every_mean_over_images_is_tested_image_by_image(told: dict[str, Any]) -
     assert "attacks.fgsm" in told["verdict_reason"]
 
 
-def test_curves_lie_over_each_other(told: dict[str, Any]) -> None:
+def test_curves_of_all_runs_share_a_figure(told: dict[str, Any]) -> None:
     fgsm = next(probe for probe in told["probes"] if probe["id"] == "attacks.fgsm")
     assert fgsm["curves"]
     assert all([line["name"] for line in curve["series"]] == ["A", "B"] for curve in fgsm["curves"])
@@ -342,18 +359,18 @@ def test_curves_lie_over_each_other(told: dict[str, Any]) -> None:
     assert html.count('<svg class="chart"') == sum(len(probe["curves"]) for probe in told["probes"])
 
 
-def test_other_settings_are_named_and_not_compared(runs: Path) -> None:
+def test_probes_with_different_settings_are_not_compared(runs: Path) -> None:
     told = comparison.compare([runs / "before", runs / "other"])
     reasons = {probe["id"]: probe["reason"] for probe in told["probes"] if probe["reason"]}
     assert {probe["id"] for probe in told["probes"] if not probe["reason"]} == {"sanity.parity"}
     assert reasons["performance.accuracy"] == "was not run in B"
     assert reasons["attacks.fgsm"] == "its settings differ (l2_epsilons: A [0.5], B [0.5, 1.0])"
-    assert "rests on attacks.fgsm" in reasons["metrics.adversarial-distance"]
+    assert "depends on attacks.fgsm" in reasons["metrics.adversarial-distance"]
     assert told["verdict"] == "no-difference"
     assert reasons["attacks.fgsm"].split(" (")[0] in page(told, paper=False)
 
 
-def test_the_command_writes_what_it_says_and_gates(runs: Path, tmp_path: Path, auditor_cli: Cli) -> None:
+def test_compare_command_writes_files_and_sets_the_exit_status(runs: Path, tmp_path: Path, auditor_cli: Cli) -> None:
     call = ("compare", runs / "before", runs / "after", "--format", "html,pdf,json")
     result = auditor_cli(*call)
     assert result.exit_code == 0, result.output
@@ -368,7 +385,7 @@ def test_the_command_writes_what_it_says_and_gates(runs: Path, tmp_path: Path, a
     assert auditor_cli(*call[:3], "--format", "sarif").exit_code == 2
 
 
-def test_run_against_a_baseline_gates_a_pipeline(runs: Path, tmp_path: Path, auditor_cli: Cli) -> None:
+def test_baseline_comparison_sets_the_exit_status(runs: Path, tmp_path: Path, auditor_cli: Cli) -> None:
     def again(*more: object) -> Result:
         return auditor_cli(
             "run", runs / "worse.onnx", "--suite", runs / "suite.toml", "--samples", 80, "--probe", "attacks.fgsm",

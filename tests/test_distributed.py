@@ -30,7 +30,7 @@ def findings(folder: Path) -> list[Any]:
     ]
 
 
-def test_ray_gives_the_same_findings_and_its_records_are_reused(digits: Path, tmp_path: Path) -> None:
+def test_ray_has_the_same_findings_and_reuses_records(digits: Path, tmp_path: Path) -> None:
     for name, arguments in {"local": (), "ray": ("--engine", "ray", "--workers", "2")}.items():
         done = audit(digits, tmp_path, "--out", name, *arguments)
         assert done.returncode == 0, done.stderr
@@ -40,7 +40,7 @@ def test_ray_gives_the_same_findings_and_its_records_are_reused(digits: Path, tm
     assert sorted(path.name for path in (tmp_path / "ray" / "records").rglob("shard-*.parquet")) == before
 
 
-@pytest.mark.parametrize(("arguments", "said"), [(("--workers", "2"), "goes with --engine ray")])
+@pytest.mark.parametrize(("arguments", "said"), [(("--workers", "2"), "requires --engine ray")])
 def test_workers_without_ray_are_refused(digits: Path, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
     done = audit(digits, tmp_path, *arguments)
     assert done.returncode == 2

@@ -130,19 +130,19 @@ def test_a_suite_with_documented_numbers(digits: Path, auditor_cli: Callable[...
     assert [row["value"] for row in sweep["rows"]] == [measured[0.01], measured[0.1], None]
     assert not other["this_model"]
     assert {row["value"] for row in other["rows"]} == {None}
-    assert "documented beside measured" in ran.output
+    assert "documented and measured" in ran.output
     assert "robust accuracy\n  L∞ 2.55/255 " in ran.output, "where it was measured is told whole"
     assert "another" not in ran.output
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Nine of ten &lt;b&gt;digits" in page
     assert "theirs, documented" in page
     assert "another&#39;s, documented" in page
-    assert "### Documented beside measured" in (tmp_path / "run" / "summary.md").read_text()
+    assert "### Documented and measured numbers" in (tmp_path / "run" / "summary.md").read_text()
     # judged again, the comparison is the same
     assert auditor_cli("judge", "run", "--policy", "strict", "--format", "json").exit_code == 0
     assert json.loads((tmp_path / "run" / "audit.json").read_text())["documented"] == audit["documented"]
 
 
 def test_audits_without_them_show_nothing() -> None:
-    assert documented.examples({}) == []
+    assert documented.claims({}) == []
     assert documented.lines({}) == []

@@ -129,12 +129,12 @@ BROKEN = {
     ),
     "something that is no JSON": (
         {"conclude": lambda self, records: Conclusion(metrics=[Metric(name="v", value=1.0, n=1, at={"x": object()})])},  # type: ignore[dict-item]
-        "has no place in audit.json",
+        "cannot be stored in audit.json",
     ),
 }
 
 
-def test_a_probe_may_find_that_it_does_not_apply(plug: Plug, audit: Callable[..., Outcome]) -> None:
+def test_probe_can_declare_itself_not_applicable(plug: Plug, audit: Callable[..., Outcome]) -> None:
     def declines(*_: Any) -> Any:
         raise NotApplicable("the model has no convolution")
 
@@ -146,7 +146,7 @@ def test_a_probe_may_find_that_it_does_not_apply(plug: Plug, audit: Callable[...
 
 
 @pytest.mark.parametrize(("methods", "said"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_probe_that_breaks_is_named_and_the_others_are_unharmed(
+def test_broken_probe_is_named_and_the_others_run(
     plug: Plug, audit: Callable[..., Outcome], methods: dict[str, Any], said: str
 ) -> None:
     plug(broken(**methods))
@@ -160,7 +160,7 @@ def test_a_probe_that_breaks_is_named_and_the_others_are_unharmed(
     assert outcome.audit["verdict"] != "pass"
 
 
-def test_the_command_says_which_probe_broke_and_ends_with_3(
+def test_command_names_the_broken_probe_and_exits_with_3(
     plug: Plug, auditor_cli: Callable[..., Result], digits: Path
 ) -> None:
     plug(broken(measure=raises))
@@ -171,7 +171,7 @@ def test_the_command_says_which_probe_broke_and_ends_with_3(
     assert "ZeroDivisionError" in result.output
 
 
-def test_a_mended_probe_leaves_no_trace_of_its_error(plug: Plug, audit: Callable[..., Outcome]) -> None:
+def test_fixed_probe_removes_its_error_file(plug: Plug, audit: Callable[..., Outcome]) -> None:
     plug(broken(conclude=raises))
     audit()
     plug(Bad)
@@ -180,16 +180,14 @@ def test_a_mended_probe_leaves_no_trace_of_its_error(plug: Plug, audit: Callable
     assert not (outcome.out / "records/sanity.bad/error.txt").exists()
 
 
-def test_nan_is_null_and_never_zero(plug: Plug, audit: Callable[..., Outcome]) -> None:
+def test_nan_is_written_as_null(plug: Plug, audit: Callable[..., Outcome]) -> None:
     plug(broken(measure=lambda self, c, b, r: {"value": np.full(len(b), np.nan)}))
     outcome = audit()
     assert record(outcome)["metrics"][0]["value"] is None
     assert not outcome.incomplete
 
 
-def test_a_reason_that_fails_only_with_these_settings_is_an_error_too(
-    plug: Plug, audit: Callable[..., Outcome]
-) -> None:
+def test_threat_model_that_raises_is_an_error(plug: Plug, audit: Callable[..., Outcome]) -> None:
     """threat_model is asked for the record, even for that of an error."""
     kind = broken(threat_model=lambda self: raises() if self.samples else None)
     plug(kind)
@@ -217,7 +215,7 @@ def wild(perturb: Callable[[Any], Any]) -> type[Probe]:
 
 
 @pytest.mark.parametrize("perturb", [lambda x: x + 5, lambda x: x * 0 - 1, lambda x: 1 - x], ids=["+5", "-1", "1-x"])
-def test_an_attack_that_overshoots_is_cut_to_its_budget(
+def test_attack_is_clipped_to_its_budget(
     plug: Plug, audit: Callable[..., Outcome], perturb: Callable[[Any], Any]
 ) -> None:
     plug(wild(perturb))
@@ -244,7 +242,7 @@ def test_an_attack_that_overshoots_is_cut_to_its_budget(
     ],
     ids=["NaN", "infinity", "cropped", "one image", "None"],
 )
-def test_an_attack_that_returns_no_images_is_an_error(
+def test_attack_without_images_is_an_error(
     plug: Plug, audit: Callable[..., Outcome], perturb: Callable[[Any], Any], said: str
 ) -> None:
     plug(wild(perturb))
@@ -253,7 +251,7 @@ def test_an_attack_that_returns_no_images_is_an_error(
     assert any(part in bad["reason"] for part in said.split("|"))
 
 
-def test_a_corruption_is_clipped_to_the_pixel_range(plug: Plug, audit: Callable[..., Outcome]) -> None:
+def test_corruption_is_clipped_to_the_pixel_range(plug: Plug, audit: Callable[..., Outcome]) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Bright(Corruption):
         meta = replace(META, id="corruptions.bright", area="corruptions")
@@ -272,7 +270,7 @@ def test_a_corruption_is_clipped_to_the_pixel_range(plug: Plug, audit: Callable[
 
 
 @pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate"), MemoryError()], ids=str)
-def test_out_of_memory_halves_the_batch_and_nothing_is_lost(
+def test_out_of_memory_halves_the_batch_without_losing_images(
     plug: Plug, audit: Callable[..., Outcome], error: Exception
 ) -> None:
     seen: list[int] = []
@@ -302,11 +300,11 @@ def test_out_of_memory_for_a_single_image_is_an_error(plug: Plug, audit: Callabl
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The engine's clock, moved by the test."""
     now = [100.0]
-    monkeypatch.setattr("auditor.run.session.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
     return now
 
 
-def test_a_budget_stops_early_says_so_and_the_next_run_goes_on(
+def test_exhausted_budget_is_reported_and_the_next_run_resumes(
     plug: Plug, audit: Callable[..., Outcome], clock: list[float]
 ) -> None:
     seen: list[str] = []
@@ -327,7 +325,7 @@ def test_a_budget_stops_early_says_so_and_the_next_run_goes_on(
     assert sorted(seen) == sorted(set(seen)), "no image is measured twice"
 
 
-def test_a_budget_is_planned_from_what_an_image_of_each_probe_costs(
+def test_budget_is_divided_by_the_cost_of_an_image(
     plug: Plug, audit: Callable[..., Outcome], clock: list[float]
 ) -> None:
     """A cheap probe is done with all of its images and an expensive one has the rest of the time, in either order."""
@@ -349,7 +347,7 @@ def test_a_budget_is_planned_from_what_an_image_of_each_probe_costs(
 
 
 @pytest.mark.parametrize("seconds", [0.0, 3.0, 20.0, 1000.0])
-def test_the_plan_fits_and_nobody_could_have_more(seconds: float) -> None:
+def test_budget_plan_fits_and_is_maximal(seconds: float) -> None:
     budget = Budget(1.0)
     wanted, done = {"a": 30, "b": 100, "c": 100}, {"a": 4, "b": 4, "c": 10}
     for name, cost in {"a": 0.1, "b": 0.5, "c": 0.2}.items():
@@ -364,7 +362,7 @@ def test_the_plan_fits_and_nobody_could_have_more(seconds: float) -> None:
     assert not short or sum(spent.values()) + sum(budget.cost(k) for k in short) >= seconds
 
 
-def test_a_budget_that_is_used_up_still_measures_some_images_of_every_probe(
+def test_exhausted_budget_still_measures_the_pilot_images(
     plug: Plug, audit: Callable[..., Outcome], clock: list[float]
 ) -> None:
     def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
@@ -377,7 +375,7 @@ def test_a_budget_that_is_used_up_still_measures_some_images_of_every_probe(
     assert record(outcome)["status"] == "inconclusive"
 
 
-def test_ctrl_c_keeps_what_was_measured(plug: Plug, audit: Callable[..., Outcome]) -> None:
+def test_ctrl_c_keeps_measured_records(plug: Plug, audit: Callable[..., Outcome]) -> None:
     seen: list[str] = []
 
     def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
@@ -400,7 +398,7 @@ def test_ctrl_c_keeps_what_was_measured(plug: Plug, audit: Callable[..., Outcome
     [({"groups"}, "no group columns"), ({"labels"}, "no labels"), ({"gradients"}, "black box")],
     ids=str,
 )
-def test_a_probe_whose_needs_are_not_met_is_not_applicable(
+def test_probe_with_unmet_requirements_is_not_applicable(
     plug: Plug, audit: Callable[..., Outcome], tmp_path: Path, needs: set[Any], said: str
 ) -> None:
     """The data has pixels and nothing else, and the model no copy."""
@@ -424,7 +422,7 @@ def test_a_probe_whose_needs_are_not_met_is_not_applicable(
     assert not outcome.incomplete
 
 
-def test_an_opener_that_raises_is_named_and_the_next_one_is_asked(plug: Plug, audit: Callable[..., Outcome]) -> None:
+def test_model_opener_that_raises_is_named_and_the_next_one_is_tried(plug: Plug, audit: Callable[..., Outcome]) -> None:
     plug(Bad, auditor_open_model=lambda path, device: raises())
     outcome = audit()
     assert outcome.incomplete
@@ -434,8 +432,8 @@ def test_an_opener_that_raises_is_named_and_the_next_one_is_asked(plug: Plug, au
     ]
 
 
-def test_a_report_that_breaks_does_not_take_the_others_with_it(plug: Plug, digits: Path, tmp_path: Path) -> None:
-    fmt = types.SimpleNamespace(name="gilt", file="gilt.txt", render=raises)
+def test_broken_report_does_not_prevent_other_reports(plug: Plug, digits: Path, tmp_path: Path) -> None:
+    fmt = ReportFormat(name="gilt", file="gilt.txt", render=raises)
     plug(Bad, auditor_report_formats=lambda: [fmt])
     outcome = run(
         Request(model=digits / "digits-cnn.onnx", out=tmp_path / "run", formats=("gilt", "md"), probes=["sanity.bad"],
@@ -446,7 +444,7 @@ def test_a_report_that_breaks_does_not_take_the_others_with_it(plug: Plug, digit
     assert {path.name for path in outcome.files} == {"audit.json", "summary.md"}
 
 
-def test_formats_are_prepared_before_there_is_an_audit_and_one_that_cannot_be_is_left_to_its_rendering() -> None:
+def test_formats_are_prepared_early_and_errors_are_ignored() -> None:
     done: list[str] = []
 
     def torn() -> None:
@@ -455,14 +453,13 @@ def test_formats_are_prepared_before_there_is_an_audit_and_one_that_cannot_be_is
     formats = [
         ReportFormat(name="torn", file="torn.pdf", render=lambda *_: b"", prepare=torn),
         ReportFormat(name="html", file="report.html", render=lambda *_: b""),
-        object(),
         ReportFormat(name="pdf", file="report.pdf", render=lambda *_: b"", prepare=lambda: done.append("pdf")),
     ]
     prepare(formats)
     assert done == ["pdf"]
 
 
-def test_what_another_process_draws_is_begun_first_and_asked_for_last(tmp_path: Path) -> None:
+def test_paged_formats_start_first_and_are_collected_last(tmp_path: Path) -> None:
     done: list[str] = []
 
     def on_paper(audit: object, run: Path) -> Iterator[bytes | None]:

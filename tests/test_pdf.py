@@ -20,11 +20,11 @@ import pypdf
 import pytest
 from PIL import Image
 
-from auditor.report import html, whole
+from auditor.report import html, layout, whole
 from auditor.report.pdf import fix_columns, lower_anchors, plain_style, print_page, render_pdf, render_pdfa
 
 GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
-ROWS = html.PAPER.rows
+ROWS = layout.PAPER.rows
 
 
 @pytest.fixture(scope="module")
@@ -401,12 +401,12 @@ def test_pdf_a_3a(documents: dict[str, pypdf.PdfReader], clause: str) -> None:
     assert list(itertools.islice(A[clause](documents["a"]), 5)) == []
 
 
-def test_the_documentation_names_every_clause_that_is_checked() -> None:
+def test_documentation_lists_every_checked_clause() -> None:
     said = (Path(__file__).parents[1] / "docs" / "reference" / "report.md").read_text("utf-8")
     assert [clause for clause in [*UA, *A] if f"| {clause} |" not in said] == []
 
 
-def test_the_head_of_a_long_table_stands_on_each_of_its_pages(document: pypdf.PdfReader) -> None:
+def test_head_of_a_long_table_is_repeated_on_each_page(document: pypdf.PdfReader) -> None:
     texts = [page.extract_text() for page in document.pages]
     first = next(number for number, text in enumerate(texts) if "\nr0\n" in text.replace(" ", "\n"))
     last = next(number for number, text in enumerate(texts) if f"\nr{ROWS - 1}\n" in text.replace(" ", "\n"))
@@ -421,7 +421,7 @@ def test_every_page_names_the_model_and_its_number(audit: dict[str, Any], docume
         assert f"Page {number} of {len(document.pages)}" in text
 
 
-def test_bookmarks_and_contents_lead_to_the_same_pages(document: pypdf.PdfReader) -> None:
+def test_bookmarks_and_contents_point_to_the_same_pages(document: pypdf.PdfReader) -> None:
     pages = {str(mark["/Title"]): document.get_destination_page_number(mark) for mark in _marks(document.outline)}
     assert {"Contents", "Adversarial attacks", "Projected gradient descent", "Record"} <= set(pages)
     text = document.pages[pages["Contents"] or 0].extract_text().replace("\n", " ")
@@ -446,7 +446,7 @@ def _objects(document: pypdf.PdfReader) -> Iterator[Any]:
             yield found
 
 
-def test_the_archive_holds_the_record(documents: dict[str, pypdf.PdfReader], run: Path) -> None:
+def test_pdfa_has_the_record_attached(documents: dict[str, pypdf.PdfReader], run: Path) -> None:
     # ISO 19005-3, 6.8: an associated file with a relationship and a media type
     archive = documents["a"]
     assert archive.attachments["audit.json"] == [(run / "audit.json").read_bytes()]
@@ -463,21 +463,21 @@ def test_paper(documents: dict[str, pypdf.PdfReader]) -> None:
     assert (sizes["a"].width, sizes["a"].height) == pytest.approx((612, 792), abs=0.1)
 
 
-def test_what_names_a_row_stands_in_every_block_of_a_wide_table() -> None:
+def test_blocks_of_a_wide_table_repeat_the_key_columns() -> None:
     wide = "w" * 20
     groups = [["age", "10-19", wide, wide, wide], ["age", "20-29", wide, wide, wide], ["sex", "male", wide, wide, wide]]
     titles = ["by", "value", "a", "b", "c"]
-    assert html.blocks(titles, groups, [], 40) == [[0, 1, 2], [0, 1, 3], [0, 1, 4]]
+    assert layout.column_blocks(titles, groups, [], 40) == [[0, 1, 2], [0, 1, 3], [0, 1, 4]]
     named = [["one", "10-19", wide, wide, wide], ["two", "10-19", wide, wide, wide]]
-    assert html.blocks(titles, named, [], 40) == [[0, 1, 2], [0, 3], [0, 4]]
+    assert layout.column_blocks(titles, named, [], 40) == [[0, 1, 2], [0, 3], [0, 4]]
     # however wide, every column stands somewhere
-    assert html.blocks(titles, groups, [], 5) == [[0, 1, 2], [0, 1, 3], [0, 1, 4]]
-    assert html.blocks(titles, named, [], 5) == [[0, 1], [0, 2], [0, 3], [0, 4]]
-    assert html.blocks(titles, named, [], 500) == [[0, 1, 2, 3, 4]]
-    assert html.blocks(["a"], [["x"], ["x"]], [], 5) == [[0]]
+    assert layout.column_blocks(titles, groups, [], 5) == [[0, 1, 2], [0, 1, 3], [0, 1, 4]]
+    assert layout.column_blocks(titles, named, [], 5) == [[0, 1], [0, 2], [0, 3], [0, 4]]
+    assert layout.column_blocks(titles, named, [], 500) == [[0, 1, 2, 3, 4]]
+    assert layout.column_blocks(["a"], [["x"], ["x"]], [], 5) == [[0]]
 
 
-def test_columns_are_as_wide_as_their_letters_when_there_is_room() -> None:
+def test_columns_are_proportional_to_their_characters() -> None:
     table = ET.fromstring(
         "<table class='data'><thead><tr><th>Name</th><th>n</th></tr></thead>"
         "<tbody><tr><th>eight or</th><td class='num'>12</td></tr></tbody></table>"
@@ -488,7 +488,7 @@ def test_columns_are_as_wide_as_their_letters_when_there_is_room() -> None:
     assert table.get("class") == "data fixed"
 
 
-def test_a_column_is_never_narrower_than_its_longest_word_while_others_can_break() -> None:
+def test_column_is_at_least_as_wide_as_its_longest_word() -> None:
     text = "many short words in a row " * 20
     table = ET.fromstring(
         f"<table class='data'><tr><td>{text}</td><td>{text}</td><td><b>17.5 % [12.0, 23.0]</b></td></tr></table>"
@@ -500,7 +500,7 @@ def test_a_column_is_never_narrower_than_its_longest_word_while_others_can_break
     assert sum(widths) == pytest.approx(100, abs=0.2)
 
 
-def test_headings_carry_the_ids_of_their_sections() -> None:
+def test_headings_have_the_ids_of_their_sections() -> None:
     page = ET.fromstring(
         "<main><section id='a'><p id='p'>x</p><h2>A</h2><article id='b'><header><h3 id='t'>B</h3></header></article>"
         "</section><section id='c'><p>no heading</p></section></main>"
@@ -524,7 +524,7 @@ def test_lists_keep_their_marks_and_links_their_targets() -> None:
     assert document.named_destinations[str(link["/Dest"])].page.idnum == document.pages[1].indirect_reference.idnum
 
 
-def test_the_variables_of_the_style_are_written_out() -> None:
+def test_style_variables_are_replaced_by_their_values() -> None:
     page = (
         html.environment(paper=True)
         .from_string("<style>{{ style }}</style>var(--ink)")
@@ -537,7 +537,7 @@ def test_the_variables_of_the_style_are_written_out() -> None:
 
 
 @pytest.mark.parametrize(("status", "shown"), [("pass", "1"), ("inconclusive", "13"), ("fail", "1234")])
-def test_paper_shows_all_exhibits_of_what_failed_and_fewer_of_the_rest(tmp_path: Path, status: str, shown: str) -> None:
+def test_failed_probes_are_printed_with_all_evidence(tmp_path: Path, status: str, shown: str) -> None:
     """Of what is undecided one table a finding, of what passed one in all; the screen shows everything."""
     record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     (probe,) = record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
@@ -553,7 +553,7 @@ def test_paper_shows_all_exhibits_of_what_failed_and_fewer_of_the_rest(tmp_path:
         assert "".join(i for i in "1234" if f"Table {i}." in page) == wanted
 
 
-def test_paper_shows_more_pictures_of_what_failed(tmp_path: Path) -> None:
+def test_failed_probes_are_printed_with_more_images(tmp_path: Path) -> None:
     record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     (probe,) = record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
     cells = [{"file": None, "caption": "", "alt": "", "heat": None}]
@@ -566,7 +566,7 @@ def test_paper_shows_more_pictures_of_what_failed(tmp_path: Path) -> None:
         assert "".join(i for i in "1234" if f"picture {i}." in page) == shown
 
 
-def test_the_names_of_a_single_row_of_pictures_stand_below_them_on_paper(tmp_path: Path) -> None:
+def test_column_names_of_a_single_image_row_are_below_it_on_paper(tmp_path: Path) -> None:
     record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     (probe,) = record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
     probe["status"] = "pass"
@@ -585,17 +585,17 @@ def test_the_names_of_a_single_row_of_pictures_stand_below_them_on_paper(tmp_pat
         assert under[0] not in page
 
 
-def test_what_is_the_same_in_every_row_is_said_once_on_paper(tmp_path: Path) -> None:
+def test_constant_columns_become_a_note_on_paper(tmp_path: Path) -> None:
     columns, formats = ["check", "found", "n", "verdict"], ["text", "percent", "count", "text"]
     rows: list[list[Any]] = [["a", 0.5, 16, "holds"], ["b", 0.25, 16, "holds"], ["c", 0.125, 16, "holds"]]
-    assert html.same(columns, rows, formats) == {2: "16", 3: "holds"}
-    assert html.blocks(columns, rows, formats, 500, {2, 3}) == [[0, 1]]
+    assert layout.constant_columns(columns, rows, formats) == {2: "16", 3: "holds"}
+    assert layout.column_blocks(columns, rows, formats, 500, {2, 3}) == [[0, 1]]
     # two rows are few; names name; a table of nothing but names would say nothing
-    assert html.same(columns, rows[:2], formats) == {}
-    assert html.same(columns, [["a", *row[1:]] for row in rows], formats) == {}
-    assert html.same(columns, [[row[0], 0.5, 16, "holds"] for row in rows], formats) == {}
+    assert layout.constant_columns(columns, rows[:2], formats) == {}
+    assert layout.constant_columns(columns, [["a", *row[1:]] for row in rows], formats) == {}
+    assert layout.constant_columns(columns, [[row[0], 0.5, 16, "holds"] for row in rows], formats) == {}
     # a cell that is missing is not the same as one that is there
-    assert html.same(columns, [*rows[:2], rows[2][:3]], formats) == {2: "16"}
+    assert layout.constant_columns(columns, [*rows[:2], rows[2][:3]], formats) == {2: "16"}
     record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     (probe,) = record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
     table = {"kind": "table", "title": "Checks", "caption": "", "columns": columns, "formats": formats, "rows": rows}
@@ -604,20 +604,22 @@ def test_what_is_the_same_in_every_row_is_said_once_on_paper(tmp_path: Path) -> 
     assert "In every row" not in html.page(record, tmp_path, paper=False)
 
 
-def test_what_is_the_same_in_every_row_counts_rows_that_paper_leaves_out(tmp_path: Path) -> None:
+def test_constant_columns_consider_rows_that_are_not_printed(tmp_path: Path) -> None:
     record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     (probe,) = record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
     probe["status"] = "pass"
-    rows = [[f"r{i}", i, "last" if i == html.BRIEF.rows else "no sign"] for i in range(html.BRIEF.rows + 1)]
+    rows = [
+        [f"r{i}", i, "last" if i == layout.PAPER_SHORT.rows else "no sign"] for i in range(layout.PAPER_SHORT.rows + 1)
+    ]
     table = {"kind": "table", "title": "T", "caption": "", "columns": ["a", "b", "c"], "formats": [], "rows": rows}
     probe["findings"][0]["evidence"] = [table]
     page = html.page(record, tmp_path, paper=True)
     assert "In every row" not in page
     assert "1 more row in audit.json." in page
-    assert page.count(">no sign</td>") == html.BRIEF.rows
+    assert page.count(">no sign</td>") == layout.PAPER_SHORT.rows
 
 
-def test_paper_names_probes_with_the_same_codes_once(tmp_path: Path) -> None:
+def test_probes_with_the_same_codes_share_a_row_on_paper(tmp_path: Path) -> None:
     record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     paper = html.page(record, tmp_path, paper=True).split('<section id="frameworks"')[1].split("</section>")[0]
     assert "attacks.pgd" in paper
@@ -625,7 +627,7 @@ def test_paper_names_probes_with_the_same_codes_once(tmp_path: Path) -> None:
         assert paper.count(f">{probe['id']}") + paper.count(f", {probe['id']}") == 1, probe["id"]
 
 
-def test_words_do_not_take_the_place_of_a_figure_on_paper(tmp_path: Path) -> None:
+def test_text_does_not_replace_a_figure_on_paper(tmp_path: Path) -> None:
     record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
     record["probes"][0]["status"] = "pass"
@@ -637,7 +639,7 @@ def test_words_do_not_take_the_place_of_a_figure_on_paper(tmp_path: Path) -> Non
     assert "The table" in page
 
 
-def test_pages_are_xml_and_what_is_not_is_drawn_all_the_same(audit: dict[str, Any], run: Path) -> None:
+def test_pages_are_xml_and_others_are_rendered_as_html(audit: dict[str, Any], run: Path) -> None:
     page = html.page(audit, run, paper=True)
     assert ET.fromstring(page).tag == "html"
     plain = print_page("<!DOCTYPE html><html><head><style>p {}</style></head><body><p>one<br>two</body></html>")

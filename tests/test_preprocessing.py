@@ -359,7 +359,7 @@ def test_options_are_recorded_and_used_for_replay(colours: Path, auditor_cli: Cl
         (["--mean", "a"], "'--mean': 'a'; expected a number, or three"),
         (["--mean", "0.1,0.2"], "command line: mean has 2 values for 3 channels"),
         (["--std", "0"], "command line [input]: std is [0.0]; expected"),
-        (["--range", "7"], "expected what black and white become"),
+        (["--range", "7"], "expected the values of black and white"),
         (["--range", "7-7"], "range is [7.0, 7.0]; expected a list of 2 different numbers"),
         (["--input-size", "big"], "expected a side in pixels"),
         (["--input-size", "5"], "command line: size is [5, 5], but m.onnx takes [4, 4]"),

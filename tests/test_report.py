@@ -27,14 +27,17 @@ from auditor.errors import AuditorError
 from auditor.findings import formatting
 from auditor.findings.encoding import plain
 from auditor.findings.finding import AREAS
-from auditor.findings.metric import Metric
+from auditor.findings.metric import Metric, MetricSpec
 from auditor.plugins.formats import reports
-from auditor.report import charts, frameworks, pdf, summary, whole
+from auditor.report import frameworks, heat_map, pdf, plot, scales, summary, svg, whole
 from auditor.report.card import render_card
+from auditor.report.gaps import gaps
 from auditor.report.html import render_html
 from auditor.report.junit import render_junit
 from auditor.report.markdown import render_markdown
+from auditor.report.ranking import worst_findings, worst_unjudged
 from auditor.report.sarif import render_sarif
+from auditor.report.sentences import sentences
 
 GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
 HOSTILE = (
@@ -133,7 +136,7 @@ def test_golden_audit_is_valid_and_complete(audit: dict[str, Any]) -> None:
 # HTML
 
 
-def test_html_loads_nothing(audit: dict[str, Any], run: Path) -> None:
+def test_html_has_no_external_resources(audit: dict[str, Any], run: Path) -> None:
     source = render_html(audit, run)
     page = Page(source)
     for tag, attributes in page.tags:
@@ -147,7 +150,7 @@ def test_html_loads_nothing(audit: dict[str, Any], run: Path) -> None:
     assert policy.startswith("default-src 'none'")
 
 
-def test_html_says_everything(audit: dict[str, Any], run: Path) -> None:
+def test_html_contains_the_whole_record(audit: dict[str, Any], run: Path) -> None:
     page = Page(render_html(audit, run))
     words = page.words()
     for probe in audit["probes"]:
@@ -155,7 +158,7 @@ def test_html_says_everything(audit: dict[str, Any], run: Path) -> None:
         assert probe["reason"] in words
         for finding in probe["findings"]:
             assert finding["statement"] in words
-    for sentence in summary.sentences(audit):
+    for sentence in sentences(audit):
         assert sentence in words
     for said in (
         audit["model"]["sha256"],
@@ -167,11 +170,11 @@ def test_html_says_everything(audit: dict[str, Any], run: Path) -> None:
         assert said in words
 
 
-def test_every_number_comes_from_the_audit(audit: dict[str, Any], run: Path) -> None:
+def test_every_number_is_in_the_record(audit: dict[str, Any], run: Path) -> None:
     words = Page(render_html(audit, run)).words()
-    words = words[: words.index("Method and limits What")][words.index("Worst findings") :]
+    words = words[: words.index("Method and limits Meaning")][words.index("Worst findings") :]
     known = set(re.findall(r"\d+(?:\.\d+)?", " ".join(_texts(audit))))
-    known |= {str(count) for group in summary.counts(audit).values() for count in group.values()}
+    known |= {str(count) for group in summary.counts(audit) for count in group.values()}
     known |= {str(len(audit["probes"])), str(len(audit["model"]["classes"])), "95", "255", "1", "0"}
     strange = set(re.findall(r"\d+(?:\.\d+)?", words.replace("\N{NARROW NO-BREAK SPACE}", ""))) - known
     assert not strange
@@ -195,7 +198,7 @@ def _texts(value: Any) -> Iterator[str]:
         yield str(value)
 
 
-def test_html_shows_missing_pictures(audit: dict[str, Any], run: Path) -> None:
+def test_html_marks_missing_images(audit: dict[str, Any], run: Path) -> None:
     (run / "evidence" / "pgd0.png").write_bytes(b"\x89PNG not really")
     (run / "evidence" / "photo2.png").unlink()
     words = Page(render_html(audit, run)).words()
@@ -203,7 +206,7 @@ def test_html_shows_missing_pictures(audit: dict[str, Any], run: Path) -> None:
         assert f"missing evidence/{name}.png" in words
 
 
-def test_html_of_a_bare_audit(audit: dict[str, Any], tmp_path: Path) -> None:
+def test_html_of_an_empty_audit(audit: dict[str, Any], tmp_path: Path) -> None:
     bare = unmeasured(audit)
     jsonschema.validate(bare, schema())
     words = Page(render_html(bare, tmp_path)).words()
@@ -257,7 +260,7 @@ def test_hostile_names_in_the_other_formats(hostile: dict[str, Any], run: Path) 
     assert b"<script>" not in render_markdown(hostile, run)
 
 
-def test_large_pictures_become_small_ones(audit: dict[str, Any], run: Path) -> None:
+def test_large_images_become_thumbnails(audit: dict[str, Any], run: Path) -> None:
     source = render_html(audit, run)
     sizes = []
     for uri in re.findall(rb'src="data:image/(\w+);base64,([^"]+)"', source):
@@ -282,7 +285,7 @@ def test_pdf(hostile: dict[str, Any], run: Path) -> None:
     assert document.metadata is not None
     assert "Audit of" in (document.metadata.title or "")
     titles = [str(item["/Title"]) for item in document.outline if not isinstance(item, list)]
-    assert [*summary.AREA_TITLES.values(), "Method and limits", "What the evidence speaks to", "Record"] == titles[-10:]
+    assert [*summary.AREA_TITLES.values(), "Method and limits", "Mapping to standards", "Record"] == titles[-10:]
     assert document.pages[0].mediabox.width == pytest.approx(595, abs=1)
     for number, page in enumerate(document.pages, 1):
         text = page.extract_text()
@@ -320,16 +323,16 @@ def test_pdf_without_pango(audit: dict[str, Any], run: Path, monkeypatch: pytest
         whole(pdf.render_pdf(audit, run))
 
 
-def test_pdf_that_takes_too_long_is_given_up(
+def test_pdf_rendering_has_a_timeout(
     audit: dict[str, Any], run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     python_that(monkeypatch, tmp_path, "exec sleep 60")
-    monkeypatch.setattr(pdf, "PATIENCE", 1)
-    with pytest.raises(AuditorError, match="more than 1 s and was given up"):
+    monkeypatch.setattr(pdf, "TIMEOUT", 1)
+    with pytest.raises(AuditorError, match="more than 1 s and was stopped"):
         whole(pdf.render_pdf(audit, run))
 
 
-def test_a_pdf_is_drawn_by_the_child_that_waits_for_it(
+def test_prepared_child_renders_the_pdf(
     audit: dict[str, Any], run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     pdf.prepare()
@@ -340,7 +343,7 @@ def test_a_pdf_is_drawn_by_the_child_that_waits_for_it(
     assert pdf._waiting == []
 
 
-def test_a_pdf_is_drawn_where_somebody_has_ended_the_child_that_waited(audit: dict[str, Any], run: Path) -> None:
+def test_killed_child_is_replaced(audit: dict[str, Any], run: Path) -> None:
     pdf.prepare()
     pdf._waiting[0].kill()
     pdf._waiting[0].wait()
@@ -349,7 +352,7 @@ def test_a_pdf_is_drawn_where_somebody_has_ended_the_child_that_waited(audit: di
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's table of processes")
 @pytest.mark.parametrize("end", ["", "os._exit(3)"])
-def test_a_child_that_no_page_comes_for_goes_home(end: str) -> None:
+def test_unused_child_ends_with_the_process(end: str) -> None:
     """Both when the program ends in good order and when it is killed."""
     code = f"import os; from auditor.report import pdf; pdf.prepare(); print(pdf._waiting[0].pid, flush=True); {end}"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], check=not end, capture_output=True, text=True)
@@ -363,7 +366,7 @@ def test_a_child_that_no_page_comes_for_goes_home(end: str) -> None:
     pytest.fail(f"{state.parent} still waits")
 
 
-def test_pdf_of_a_page_that_cannot_be_made_leaves_no_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_failed_page_leaves_no_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     python_that(monkeypatch, tmp_path, f"echo $$ > {tmp_path}/pid; exec sleep 60")
 
     def make() -> str:
@@ -428,7 +431,7 @@ def test_sarif_paths(audit: dict[str, Any], run: Path, path: str, uri: str) -> N
 
 def test_junit(audit: dict[str, Any], run: Path) -> None:
     suite = ET.fromstring(render_junit(audit, run))[0]
-    status = summary.counts(audit)["status"]
+    status = summary.counts(audit).status
     assert int(suite.attrib["tests"]) == len(suite.findall("testcase")) == len(audit["probes"])
     assert int(suite.attrib["failures"]) == len(suite.findall(".//failure")) == status["fail"]
     assert int(suite.attrib["errors"]) == len(suite.findall(".//error")) == status["error"]
@@ -470,7 +473,7 @@ def test_card_of_hostile_names(hostile: dict[str, Any], run: Path) -> None:
 # Frameworks
 
 
-def test_the_appendix_says_what_the_evidence_speaks_to(audit: dict[str, Any], run: Path) -> None:
+def test_appendix_maps_probes_to_standards(audit: dict[str, Any], run: Path) -> None:
     by_id = {probe["id"]: frameworks.informs(probe) for probe in audit["probes"]}
     assert by_id["attacks.pgd"]["atlas"] == ["AML.T0015", "AML.T0043.000"]
     assert by_id["attacks.hopskipjump"]["nist_aml"] == ["2.2.2"]
@@ -478,13 +481,13 @@ def test_the_appendix_says_what_the_evidence_speaks_to(audit: dict[str, Any], ru
     assert by_id["attacks.noise"]["ai_act"] == ["15(4)"]
     assert by_id["bias.groups"] == {"ai_rmf": ["MEASURE 2.11"]}
     words = Page(render_html(audit, run)).words()
-    assert "It says nothing of compliance." in words
+    assert "The mapping does not state compliance." in words
     assert "Black-Box Optimization" in words
     rules = json.loads(render_sarif(audit, run))["runs"][0]["tool"]["driver"]["rules"]
     assert all(rule["properties"]["informs"] == by_id[rule["id"]] for rule in rules)
 
 
-def test_a_plugins_probe_falls_back_to_its_area(audit: dict[str, Any]) -> None:
+def test_probe_of_a_plugin_is_mapped_by_its_area(audit: dict[str, Any]) -> None:
     (pgd,) = (probe for probe in audit["probes"] if probe["id"] == "attacks.pgd")
     assert frameworks.informs({**pgd, "id": "attacks.of-a-plugin"}) == frameworks.informs(pgd)
     known = frameworks.table()
@@ -498,7 +501,7 @@ def test_a_plugins_probe_falls_back_to_its_area(audit: dict[str, Any]) -> None:
 
 
 def test_five_sentences(audit: dict[str, Any]) -> None:
-    first, breaks, whom, looks, trust = summary.sentences(audit)
+    first, breaks, whom, looks, trust = sentences(audit)
     assert "FAIL" in first
     assert "512 labelled images" in first
     assert "5.3 % [3.6, 7.6] at L∞ 4/255 (n = 512)" in breaks
@@ -511,7 +514,7 @@ def test_five_sentences(audit: dict[str, Any]) -> None:
 
 
 def test_five_sentences_when_nothing_was_measured(audit: dict[str, Any]) -> None:
-    said = summary.sentences(unmeasured(audit))
+    said = sentences(unmeasured(audit))
     assert len(said) == 5
     assert all(sentence.endswith(".") and "None" not in sentence for sentence in said)
     assert sum("not measured" in sentence for sentence in said) == 4
@@ -520,44 +523,44 @@ def test_five_sentences_when_nothing_was_measured(audit: dict[str, Any]) -> None
 def test_five_sentences_when_every_probe_broke(audit: dict[str, Any]) -> None:
     for probe in audit["probes"]:
         probe.update(status="error", severity="none", reason="it broke", metrics=[], findings=[], n=0)
-    said = summary.sentences(audit)
+    said = sentences(audit)
     assert len(said) == 5
     assert "not measured" in said[1]
     assert "it broke" in said[2]
     assert all(summary.headline(probe) == "-" for probe in audit["probes"])
 
 
-def test_five_sentences_when_all_is_well(audit: dict[str, Any]) -> None:
+def test_five_sentences_of_a_passing_audit(audit: dict[str, Any]) -> None:
     for probe in audit["probes"]:
         probe.update(status="pass", severity="none")
         for finding in probe["findings"]:
             finding["severity"] = "none"
-    assert "no attack crossed the policy's threshold" in summary.sentences(audit)[1]
-    assert summary.worst_findings(audit, 3) == []
+    assert "no attack crossed the policy's threshold" in sentences(audit)[1]
+    assert worst_findings(audit["probes"], 3) == []
 
 
 def test_worst_findings_are_ordered(audit: dict[str, Any]) -> None:
-    worst = summary.worst_findings(audit, 3)
+    worst = worst_findings(audit["probes"], 3)
     assert [item.probe["id"] for item in worst] == ["attacks.pgd", "attacks.fgsm", "corruptions.imagenet-c"]
     assert [item.finding["severity"] for item in worst] == ["critical", "high", "high"]
 
 
-def test_too_few_failures_are_filled_up_with_bad_numbers_that_nothing_judges(audit: dict[str, Any]) -> None:
+def test_worst_unjudged_numbers_complete_page_one(audit: dict[str, Any]) -> None:
     for probe in audit["probes"]:
         probe.update(status="informative", severity="none")
         for finding in probe["findings"]:
             finding["severity"] = "none"
-    assert summary.worst_findings(audit) == []
-    shown = summary.worst_numbers(audit)
+    assert worst_findings(audit["probes"]) == []
+    shown = worst_unjudged(audit)
     assert shown[0].probe["id"] == "attacks.pgd"
     assert all(item.probe["area"] not in ("sanity", "explanations") for item in shown)
     for probe in audit["probes"]:
         probe.update(status="pass")
-    assert summary.worst_numbers(audit) == []
+    assert worst_unjudged(audit) == []
 
 
 def test_every_area_has_a_line_on_page_one(audit: dict[str, Any], run: Path) -> None:
-    lines = summary.glance(audit)
+    lines = summary.area_summaries(audit)
     assert [line.area for line in lines] == list(AREAS)
     assert sum(count for line in lines for _, count in line.outcomes) == len(audit["probes"])
     speaks = {line.area: line.probe["id"] for line in lines if line.probe}
@@ -565,15 +568,15 @@ def test_every_area_has_a_line_on_page_one(audit: dict[str, Any], run: Path) -> 
     for area, probe_id in speaks.items():
         failed = {p["id"] for p in audit["probes"] if p["area"] == area and p["status"] == "fail"}
         assert not failed or probe_id in failed
-    assert [line.metric for line in summary.glance(unmeasured(audit))] == [None] * len(AREAS)
+    assert [line.metric for line in summary.area_summaries(unmeasured(audit))] == [None] * len(AREAS)
     page = render_html(unmeasured(audit), run).decode()
     assert page.count("not measured</span></td>") == len(AREAS)
 
 
-def test_gaps_name_what_broke_first(audit: dict[str, Any]) -> None:
-    gaps = summary.gaps(audit)
-    assert [gap.loud for gap in gaps] == [True, True, True, False, False]
-    assert "acme-weather" in gaps[0].what
+def test_gaps_list_broken_parts_first(audit: dict[str, Any]) -> None:
+    found = gaps(audit)
+    assert [gap.broken for gap in found] == [True, True, True, False, False]
+    assert "acme-weather" in found[0].part
 
 
 def test_many_gaps_of_one_kind_share_a_line(audit: dict[str, Any]) -> None:
@@ -581,7 +584,7 @@ def test_many_gaps_of_one_kind_share_a_line(audit: dict[str, Any]) -> None:
     audit["probes"] += [{**broken, "id": f"attacks.other-{number}"} for number in range(3)]
     unsure = next(probe for probe in audit["probes"] if probe["status"] == "inconclusive")
     audit["probes"] += [{**unsure, "id": f"bias.other-{number}", "reason": str(number)} for number in range(4)]
-    said = [gap.what for gap in summary.gaps(audit)]
+    said = [gap.part for gap in gaps(audit)]
     assert [what for what in said if what.endswith("broke")] == [
         f"4 probes ({broken['id']}, attacks.other-0, attacks.other-1, attacks.other-2): broke"
     ]
@@ -593,7 +596,6 @@ def test_many_gaps_of_one_kind_share_a_line(audit: dict[str, Any]) -> None:
     [
         (Metric(name="accuracy", value=0.61, low=0.541, high=0.675, n=9), "61.0 % [54.1, 67.5]"),
         (Metric(name="accuracy", value=None, n=0), "–"),
-        (Metric(name="accuracy_gap", value=-0.05, n=9), "−5.0 points"),
         (Metric(name="distance_median", value=8 / 255, low=4 / 255, high=None, n=9, unit="linf"), "8/255 [4, –]"),
         (Metric(name="clever_median", value=0.4123, n=9, unit="l2"), "0.412 L2"),
         (Metric(name="snr_median", value=14.25, n=9, unit="dB"), "14.2 dB"),
@@ -601,8 +603,16 @@ def test_many_gaps_of_one_kind_share_a_line(audit: dict[str, Any]) -> None:
         (Metric(name="queries", value=20480, n=9, unit="count"), "20\u202f480"),
     ],
 )
-def test_numbers(metric: Metric, text: str) -> None:
-    assert formatting.measured(plain(metric)) == text
+def test_metrics_and_their_records_are_formatted_alike(metric: Metric, text: str) -> None:
+    assert formatting.measured(metric) == formatting.measured(plain(metric)) == text
+
+
+def test_differences_are_in_percentage_points_by_their_spec() -> None:
+    gap = Metric(name="accuracy_gap", value=-0.05, low=-0.1, high=0.0, n=9)
+    spec = MetricSpec(name="accuracy_gap", label="Accuracy gap", better="lower", difference=True)
+    assert formatting.measured(gap) == "−5.0 % [−10.0, 0.0]"
+    assert formatting.measured(gap, spec) == formatting.points(gap) == "−5.0 points [−10.0, 0.0]"
+    assert formatting.measured(plain(gap), plain(spec)) == "−5.0 points [−10.0, 0.0]"
 
 
 # Charts
@@ -633,8 +643,10 @@ def chart(
         [(x / 7, x % 5) for x in range(40)],
     ],
 )
-def test_plots_hold_in_every_scale(points: list[tuple[float, float | None]], kind: str, scale: str, style: str) -> None:
-    svg = str(charts.plot(chart(points, scale, style, kind)))
+def test_plots_of_every_scale_are_valid(
+    points: list[tuple[float, float | None]], kind: str, scale: str, style: str
+) -> None:
+    svg = str(plot.plot(chart(points, scale, style, kind)))
     ET.fromstring(f"<p>{svg}</p>")
     assert "nan" not in svg
     assert "inf" not in svg
@@ -642,10 +654,10 @@ def test_plots_hold_in_every_scale(points: list[tuple[float, float | None]], kin
     assert svg.count('class="mark') == known + 1  # and one in the legend
 
 
-def test_on_paper_the_marks_of_a_line_are_one_shape_and_all_there() -> None:
+def test_marks_of_a_line_are_merged_on_paper() -> None:
     two = chart([(0.0, 1.0), (1.0, 0.5), (2.0, 0.1)])
     two["series"] = [two["series"][0] | {"name": name} for name in "ab"]
-    drawn = str(charts.as_pictures(charts.plot(two)))
+    drawn = str(svg.svg_as_images(plot.plot(two)))
     (source,) = re.findall(r'class="chart"[^>]* src="data:image/svg\+xml;base64,([^"]+)"', drawn)
     shapes = [
         path for path in ET.fromstring(base64.b64decode(source)).iter() if path.get("class", "").startswith("mark")
@@ -656,21 +668,21 @@ def test_on_paper_the_marks_of_a_line_are_one_shape_and_all_there() -> None:
     ]  # fmt: skip
 
 
-def test_a_single_line_that_the_title_names_needs_no_key() -> None:
+def test_single_line_named_by_the_title_has_no_legend() -> None:
     only = chart([(0.0, 1.0), (1.0, 0.5)])
-    assert 'class="legend"' in charts.plot(only)
-    assert 'class="legend"' not in charts.plot(only | {"title": "Accuracy of S"})
+    assert 'class="legend"' in plot.plot(only)
+    assert 'class="legend"' not in plot.plot(only | {"title": "Accuracy of S"})
     only["series"] *= 2
-    assert 'class="legend"' in charts.plot(only | {"title": "Accuracy of S"})
+    assert 'class="legend"' in plot.plot(only | {"title": "Accuracy of S"})
 
 
-def test_zero_stands_at_a_break_of_a_log_axis() -> None:
-    scale = charts.scale(axis("log"), [0.0, 0.01, 1.0], 0.0, 100.0)
+def test_log_axis_has_zero_before_a_break() -> None:
+    scale = scales.scale(axis("log"), [0.0, 0.01, 1.0], 0.0, 100.0)
     assert [scale(0.0), scale(0.01), scale(1.0)] == pytest.approx([0.0, 10.0, 100.0])
 
 
-def test_plot_of_nothing_says_so() -> None:
-    assert "Nothing was measured" in charts.plot(chart([(1.0, None)]))
+def test_plot_without_data_is_a_note() -> None:
+    assert "Nothing was measured" in plot.plot(chart([(1.0, None)]))
 
 
 @pytest.mark.parametrize("size", [1, 10, 100])
@@ -678,7 +690,7 @@ def test_heat_maps_of_any_size(size: int) -> None:
     values = [[float(i * j) for j in range(size)] for i in range(size)]
     values[0][0] = 0.0
     names = [f"a rather long class name {i}" for i in range(size)]
-    svg = charts.heat_map(
+    svg = heat_map.heat_map(
         {
             "kind": "heat-map", "title": "t", "values": values, "row_labels": names, "column_labels": names,
             "format": "count", "diverging": False, "caption": "",
@@ -689,9 +701,9 @@ def test_heat_maps_of_any_size(size: int) -> None:
     assert "a rather long class name 0" in svg
 
 
-def test_overlay_is_clear_where_nothing_matters() -> None:
-    assert charts.overlay([[0.0, 0.0]]) is None
-    uri = charts.overlay([[1.0, 0.0], [-0.5]])
+def test_overlay_is_transparent_for_zero() -> None:
+    assert heat_map.overlay([[0.0, 0.0]]) is None
+    uri = heat_map.overlay([[1.0, 0.0], [-0.5]])
     assert uri is not None
     with Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) as picture:
         side = picture.width // 2

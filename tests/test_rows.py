@@ -199,8 +199,8 @@ def test_full_suite_on_a_tree(table: Path, auditor_cli: Cli, tmp_path: Path) -> 
     assert by_id["performance.accuracy"]["metrics"][0]["value"] == 1
     for probe_id in ("performance.calibration", "bias.groups", "sanity.determinism", "corruptions.feature-noise"):
         assert by_id[probe_id]["n"] == N - 1, by_id[probe_id]["reason"]
-    assert by_id["corruptions.imagenet-c"]["reason"] == "is about images, and this model takes rows of 2 features"
-    assert by_id["attacks.pgd"]["reason"].startswith("needs gradients")
+    assert by_id["corruptions.imagenet-c"]["reason"] == "requires image input; this model takes 2 tabular features"
+    assert by_id["attacks.pgd"]["reason"].startswith("requires gradients")
 
 
 def test_gradient_attack_on_rows(table: Path, auditor_cli: Cli, tmp_path: Path) -> None:
@@ -225,13 +225,13 @@ def test_what_does_not_go_together(table: Path, auditor_cli: Cli, tmp_path: Path
     model = tree(tmp_path / "t.onnx")
     none = auditor_cli("run", model)
     assert none.exit_code == 2
-    assert "takes rows of 2 features" in none.output
+    assert "takes 2 tabular features" in none.output
     assert "table with a column for each feature" in none.output
     images = auditor_cli("run", digits / "digits-cnn.onnx", "--data", table)
     assert images.exit_code == 2
     assert "has the columns age, fever, clinic, label, but the model takes images" in images.output
     shown = auditor_cli("inspect", model).output
-    assert "a row of 2 features" in shown
+    assert "2 tabular features" in shown
     assert "not read: label" in shown
 
 
@@ -324,7 +324,7 @@ def test_what_hangs_on_a_feature_is_said_of_rows(auditor_cli: Cli, tmp_path: Pat
         found = [f for f in probes[f"explanations.{method}"]["findings"] if f["id"].endswith("/where")]
         assert found[0]["statement"].startswith("age has the largest share"), method
     assert probes["explanations.grad-cam"]["status"] == "not-applicable"
-    assert probes["bias.slices"]["reason"] == "is about images, and this model takes rows of 2 features"
+    assert probes["bias.slices"]["reason"] == "requires image input; this model takes 2 tabular features"
     drop = probes["bias.counterfactual-occlusion"]["findings"][0]
     assert "depends on the attributed region more than on others" in drop["statement"]
     assert "Attributed most often: age" in drop["statement"]

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from auditor.errors import BadInput
 from auditor.model.loading.archive import check_torchscript
 from auditor.model.loading.external_data import check_external_data
-from auditor.run.sandbox import NoRehearsal, Sandbox, load_in_sandbox
+from auditor.run.sandbox import NoSandbox, Sandbox, load_in_sandbox
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 SHAPE = ["batch", 3, 8, 8]
@@ -295,7 +295,7 @@ def bomb(path: Path, operator: str) -> Path:
 
 
 def test_an_endless_loop_is_stopped(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"m\.onnx: opening it took longer than 2 s; .*--trust-model"):
+    with pytest.raises(BadInput, match=r"m\.onnx: loading it took longer than 2 s; .*--trust-model"):
         Sandbox(endless(tmp_path / "m.onnx"), seconds=2).finish()
 
 
@@ -341,7 +341,7 @@ def test_whatever_a_file_does_ends_in_the_child(tmp_path: Path) -> None:
         }}
         for name, act in actions.items():
             seconds = 1 if name == "sleep" else 20
-            job = {{"path": "/m.x", "as": "m.x", "stated": {{}}, "seconds": seconds, "memory": 2**29}}
+            job = {{"path": "/m.x", "as": "m.x", "overrides": {{}}, "seconds": seconds, "memory": 2**29}}
             print(name, _try(Plugins(act), job))
     """
     done = subprocess.run(
@@ -356,7 +356,7 @@ def test_whatever_a_file_does_ends_in_the_child(tmp_path: Path) -> None:
     assert "'memory'" in said["fill"]
     assert "File too large" in said["write"]
     assert not (tmp_path / "written").exists() or (tmp_path / "written").stat().st_size == 0
-    assert "m.x: not a sound model file: opening it raised IndexError" in said["index"]
+    assert "m.x: not a valid model file: loading it raised IndexError" in said["index"]
 
 
 def test_a_child_that_cannot_be_started_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,15 +364,15 @@ def test_a_child_that_cannot_be_started_is_said(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(sandbox, "_running", [])
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    with pytest.raises(BadInput, match="child process in which model files are opened first"):
+    with pytest.raises(BadInput, match="child process that loads model files first"):
         Sandbox(endless(tmp_path / "m.onnx")).finish()
     assert sandbox._running == []
 
 
 def test_what_is_no_file_or_trusted_is_not_rehearsed(tmp_path: Path) -> None:
-    assert isinstance(load_in_sandbox(tmp_path / "none.onnx"), NoRehearsal)
-    assert isinstance(load_in_sandbox(tmp_path), NoRehearsal)
-    assert isinstance(load_in_sandbox(endless(tmp_path / "m.onnx"), trust=True), NoRehearsal)
+    assert isinstance(load_in_sandbox(tmp_path / "none.onnx"), NoSandbox)
+    assert isinstance(load_in_sandbox(tmp_path), NoSandbox)
+    assert isinstance(load_in_sandbox(endless(tmp_path / "m.onnx"), trust=True), NoSandbox)
 
 
 # --- damaged files, as benchmarks/mutated_models.py makes them --------------------------------------------------------

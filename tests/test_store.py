@@ -25,7 +25,7 @@ def rows(*ids: str) -> pa.Table:
     return pa.table({"image_id": list(ids), "value": [float(len(i)) for i in ids]})
 
 
-def test_rows_come_back_under_their_digest_only(folder: RunFolder) -> None:
+def test_rows_are_read_by_their_digest(folder: RunFolder) -> None:
     folder.write_shard("a.b", "today", rows("x", "y"), Cost(1.5, 10, 2))
     folder.write_shard("a.b", "today", rows("z"), Cost(0.5, 5, 1))
     folder.write_shard("a.b", "yesterday", rows("old"), Cost(9, 9, 9))
@@ -39,7 +39,7 @@ def test_rows_come_back_under_their_digest_only(folder: RunFolder) -> None:
     assert folder.read_shards("a.b", "tomorrow") == ([], Cost())
 
 
-def test_stale_rows_go_once_the_probe_is_measured_afresh(folder: RunFolder) -> None:
+def test_stale_rows_are_removed(folder: RunFolder) -> None:
     folder.write_shard("a.b", "yesterday", rows("x"), Cost())
     folder.write_shard("c.d", "yesterday", rows("x"), Cost())
     folder.write_shard("a.b", "today", rows("x"), Cost())
@@ -52,7 +52,7 @@ def test_stale_rows_go_once_the_probe_is_measured_afresh(folder: RunFolder) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all"], ids=["empty", "magic", "text"])
-def test_an_unreadable_shard_counts_as_not_measured(folder: RunFolder, content: bytes) -> None:
+def test_unreadable_shard_counts_as_not_measured(folder: RunFolder, content: bytes) -> None:
     path = folder.write_shard("a.b", "today", rows("x"), Cost())
     path.write_bytes(content)
     assert folder.measured("a.b", "today") == set()
@@ -61,15 +61,13 @@ def test_an_unreadable_shard_counts_as_not_measured(folder: RunFolder, content: 
     assert not path.exists()
 
 
-def test_a_truncated_shard_counts_as_not_measured(folder: RunFolder) -> None:
+def test_truncated_shard_counts_as_not_measured(folder: RunFolder) -> None:
     path = folder.write_shard("a.b", "today", rows(*map(str, range(1000))), Cost())
     path.write_bytes(path.read_bytes()[:-20])
     assert folder.measured("a.b", "today") == set()
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_write_keeps_the_old_file(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.write("report.html", b"whole")
 
     def full(_: int) -> None:
@@ -82,7 +80,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     assert {p.name for p in folder.path.iterdir() if p.is_file()} == {".lock", "report.html"}
 
 
-def test_what_a_killed_audit_left_half_written_is_removed(folder: RunFolder) -> None:
+def test_unfinished_files_of_a_killed_audit_are_removed(folder: RunFolder) -> None:
     folder.write_shard("a.b", "today", rows("x"), Cost())
     half = [folder.path / "records" / "a.b" / ".shard-1.parquet.0badcafe.part", folder.path / ".audit.json.0.part"]
     for path in half:
@@ -94,38 +92,38 @@ def test_what_a_killed_audit_left_half_written_is_removed(folder: RunFolder) -> 
     again.close()
 
 
-def test_two_audits_do_not_write_into_one_folder(folder: RunFolder) -> None:
+def test_run_folder_is_locked(folder: RunFolder) -> None:
     with pytest.raises(BadInput, match="another audit is writing to this run folder"):
         RunFolder(folder.path)
     folder.close()
     RunFolder(folder.path).close()
 
 
-def test_a_folder_that_cannot_be_is_bad_input(tmp_path: Path) -> None:
+def test_unwritable_folder_is_bad_input(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(BadInput, match="cannot be written"):
         RunFolder(tmp_path / "file" / "run")
 
 
-def test_fresh_forgets_what_was_measured_and_nothing_else(folder: RunFolder) -> None:
+def test_clear_removes_records_and_evidence_only(folder: RunFolder) -> None:
     folder.write_shard("a.b", "today", rows("x"), Cost())
     folder.write("evidence/a.png", b"png")
     folder.write("report.html", b"report")
-    folder.forget()
+    folder.clear()
     assert folder.measured("a.b", "today") == set()
     assert not list((folder.path / "evidence").iterdir())
     assert (folder.path / "report.html").exists()
     folder.write_shard("a.b", "today", rows("x"), Cost())
 
 
-def test_only_evidence_that_is_shown_is_kept(folder: RunFolder) -> None:
+def test_unused_evidence_is_removed(folder: RunFolder) -> None:
     for name in ("a", "b", "c"):
         folder.write(f"evidence/{name}.png", b"png")
     folder.keep_evidence(["evidence/b.png"])
     assert [path.name for path in (folder.path / "evidence").iterdir()] == ["b.png"]
 
 
-def test_json_holds_no_nan_and_says_where_it_is_broken(folder: RunFolder) -> None:
+def test_json_without_nan_and_with_clear_errors(folder: RunFolder) -> None:
     folder.write_json("audit.json", {"name": "Žluťoučký", "value": None})
     assert folder.read_json("audit.json") == {"name": "Žluťoučký", "value": None}
     with pytest.raises(ValueError, match="not JSON compliant"):
@@ -138,7 +136,7 @@ def test_json_holds_no_nan_and_says_where_it_is_broken(folder: RunFolder) -> Non
         folder.read_json("manifest.json")
 
 
-def test_a_digest_depends_on_content_not_on_the_order_of_keys(tmp_path: Path) -> None:
+def test_digest_does_not_depend_on_key_order(tmp_path: Path) -> None:
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert len({digest(x) for x in ({"a": 1}, {"a": 1.5}, {"a": "1"}, {"b": 1}, [["a", 1]], {"a": None})}) == 6
     (tmp_path / "empty").write_bytes(b"")

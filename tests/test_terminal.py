@@ -40,7 +40,7 @@ def outcome() -> Outcome:
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
-def test_every_probe_has_one_line_that_fits(outcome: Outcome, width: int) -> None:
+def test_every_probe_has_one_line_within_the_width(outcome: Outcome, width: int) -> None:
     lines = tables.summary(outcome, width=width).splitlines()
     assert max(map(len, lines)) <= width
     assert "\x1b" not in "".join(lines)
@@ -52,7 +52,7 @@ def test_every_probe_has_one_line_that_fits(outcome: Outcome, width: int) -> Non
         assert line.endswith(str(probe["n"]) if probe["n"] else " -")
 
 
-def test_reasons_stand_below_the_table(outcome: Outcome) -> None:
+def test_reasons_are_below_the_table(outcome: Outcome) -> None:
     said = " ".join(tables.summary(outcome, width=80).split())
     assert "broke: [bold]because" in said
     assert "not applicable: [bold]because" in said
@@ -64,7 +64,7 @@ def bar(**options: Any) -> tuple[Any, io.StringIO]:
     return progress._OnTerminal(console), sink
 
 
-def test_the_bar_says_probe_images_pace_and_time_left() -> None:
+def test_bar_shows_probe_images_pace_and_time_left() -> None:
     shown, _ = bar()
     clock = iter(range(1000))
     shown._bar.get_time = lambda: float(next(clock))
@@ -84,7 +84,7 @@ def test_the_bar_says_probe_images_pace_and_time_left() -> None:
     assert line.rstrip().endswith("left")
 
 
-def test_a_probe_that_ends_leaves_a_line() -> None:
+def test_finished_probe_has_a_line() -> None:
     shown, sink = bar(no_color=True)
     shown.begin("attacks.pgd", 10, 0, 1)
     shown.end({"id": "attacks.pgd", "status": "fail"})
@@ -93,7 +93,7 @@ def test_a_probe_that_ends_leaves_a_line() -> None:
 
 
 @pytest.mark.parametrize(("setting", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
-def test_colours_are_for_terminals_that_want_them(setting: dict[str, str], coloured: bool) -> None:
+def test_colours_depend_on_terminal_and_environment(setting: dict[str, str], coloured: bool) -> None:
     """On a pseudo-terminal, as a user has one."""
     code = (
         "from pathlib import Path; import json; from auditor.cli import tables\n"

@@ -1,4 +1,4 @@
-"""``auditor doctor``: what is there, what is missing, how to get it."""
+"""``auditor doctor``: installed and missing components, and how to install them."""
 
 from __future__ import annotations
 
@@ -11,35 +11,44 @@ from dataclasses import dataclass
 from auditor.model.device import version
 
 PANGO_ADVICE = (
-    "the PDF needs Pango: apt install libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 (Debian, Ubuntu),"
+    "the PDF requires Pango: apt install libpango-1.0-0 libpangoft2-1.0-0 libharfbuzz-subset0 (Debian, Ubuntu),"
     " dnf install pango (Fedora), brew install pango (macOS)"
+)
+
+_PACKAGES = (
+    "torch",
+    "onnx",
+    "onnxscript",
+    "adversarial-robustness-toolbox",
+    "fairlearn",
+    "scikit-learn",
+    "weasyprint",
 )
 
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that an audit may need."""
+    """A component that an audit may need."""
 
-    what: str
-    fine: bool
+    component: str
+    ok: bool
     found: str
     advice: str = ""
+    """How to install it; empty if it is installed."""
 
 
 def examine() -> Iterator[Check]:
-    """Look at everything, one after the other."""
+    """Check all components."""
     yield Check("auditor", True, f"{version('auditor')} on Python {platform.python_version()}, {sys.platform}")
-    yield from _packages()
+    yield from map(_package, _PACKAGES)
     yield from _cuda()
     yield _pango()
     yield from _plugins()
 
 
-def _packages() -> Iterator[Check]:
-    for package in ("torch", "onnx", "onnxscript", "adversarial-robustness-toolbox", "fairlearn", "scikit-learn",
-                    "weasyprint"):  # fmt: skip
-        found = version(package)
-        yield Check(package, found is not None, found or "not installed", "" if found else f"pip install {package}")
+def _package(name: str) -> Check:
+    found = version(name)
+    return Check(name, found is not None, found or "not installed", "" if found else f"pip install {name}")
 
 
 def _cuda() -> Iterator[Check]:
@@ -47,9 +56,7 @@ def _cuda() -> Iterator[Check]:
     import torch
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    yield Check(
-        "CUDA in PyTorch", True, ", ".join(names) or "no device seen: audits run on the CPU (this is fine, and slower)"
-    )
+    yield Check("CUDA in PyTorch", True, ", ".join(names) or "no device: audits run on the CPU, which is slower")
     providers = onnxruntime.get_available_providers()
     missing = bool(names) and "CUDAExecutionProvider" not in providers
     advice = "ONNX models would run on the CPU; pip install onnxruntime-gpu" if missing else ""
@@ -65,7 +72,7 @@ def _plugins() -> Iterator[Check]:
     from auditor.plugin.registry import load
 
     registry = load()
-    foreign = [p for p in registry.plugins if p.package != "auditor" and not p.error]
-    yield Check("probes", True, f"{len(registry.probes)}, {len(foreign)} plugins from elsewhere")
+    third_party = [p for p in registry.plugins if p.package != "auditor" and not p.error]
+    yield Check("probes", True, f"{len(registry.probes)}, {len(third_party)} third-party plugins")
     for plugin in registry.broken:
-        yield Check(f"plugin {plugin.name}", False, plugin.error or "", f"mend or uninstall {plugin.package}")
+        yield Check(f"plugin {plugin.name}", False, plugin.error or "", f"fix or uninstall {plugin.package}")

@@ -1,92 +1,127 @@
-"""What `auditor inspect` prints."""
+"""``auditor inspect``: describe a model file, and compare preprocessings on labelled images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from auditor.findings.record import Json
 from auditor.model.deployed import DeployedModel
 
 if TYPE_CHECKING:
-    pass
+    from auditor.data.dataset import Images, Pixels
+
+Overrides = Mapping[str, Mapping[str, Json]]
+
+_BATCH = 256
+_MAX_CLASSES = 10
 
 
-def describe_model(path: Path, device: str, overrides: Mapping[str, Any] | None = None, *, trust: bool = False) -> str:
-    """What ``auditor inspect`` says of a model file; ``stated`` is what the command line says about it."""
+def describe_model(path: Path, device: str, overrides: Overrides | None = None, *, trust: bool = False) -> str:
+    """Return a line per property of a model file, and its warnings.
+
+    ``overrides`` are properties from the command line, in the tables of the sidecar. Raises BadInput for an unusable
+    file.
+    """
+    from auditor.errors import BadInput, first_line
+    from auditor.run import opening
+
+    classifier = opening.open_model(path, device, overrides, trust=trust)
+    inputs = _sample_inputs(classifier)
+    try:
+        classifier.predict(inputs)
+        classifier.verify(inputs)
+    except (ArithmeticError, RuntimeError) as error:
+        raise BadInput(f"{path}: {first_line(error)} on photographs; expected finite scores") from None
+    lines = [f"{name:<14} {value}" for name, value in _properties(path, classifier) if value]
+    return "\n".join(lines + [f"warning        {warning}" for warning in classifier.warnings])
+
+
+def _sample_inputs(classifier: DeployedModel) -> Pixels:
+    """Return 16 packaged photographs, or random features, as the units of features are unknown."""
     import numpy as np
 
     from auditor.data import sample_photos
     from auditor.data.dataset import Images
-    from auditor.errors import BadInput, first_line
-    from auditor.model import presets
-    from auditor.run import opening
 
-    classifier = opening.open_model(path, device, overrides, trust=trust)
     if classifier.input_kind == "rows":
-        # features have their own units, of which the file says nothing
-        looked_at = np.random.default_rng(0).uniform(size=(16, *classifier.shape)).astype(np.float32)
-    else:
-        pixels = Images(sample_photos.source(), shape=classifier.shape)
-        looked_at = pixels.pixels(pixels.ids[:16])
-    try:
-        classifier.predict(looked_at)
-        classifier.verify(looked_at)
-    except (ArithmeticError, RuntimeError) as error:
-        raise BadInput(f"{path}: {first_line(error)}, asked about photographs; expected finite scores") from None
-    a, p = classifier.artefact, classifier.preprocessing
-    channels, height, width = p.shape
-    tabular = classifier.input_kind == "rows"
-    size = f"a row of {width} features" if tabular else f"{channels} x {height} x {width}"
-    parity = classifier.parity
-    rows = {
-        "file": f"{path} ({path.stat().st_size:,} bytes)",
-        "sha256": classifier.sha256,
-        "format": a.format,
-        "producer": a.details.get("producer", ""),
-        "opset": ", ".join(f"{k} {v}" for k, v in a.details.get("opset", {}).items()),
-        "runtime": a.runtime,
-        "input": f"{a.details.get('input', 'image')}: {size}, {p.dtype}, {p.layout}, batch"
-        f" {'of any size' if classifier.fixed_batch is None else f'always {classifier.fixed_batch}'}",
-        "preprocessing": "features in their own units"
-        if tabular
-        else f"pixels to [{p.range[0]:g}, {p.range[1]:g}], mean {list(p.mean)}, std {list(p.std)},"
-        f" {p.order}{f' ({preset})' if (preset := presets.name_of(p)) else ''}; from {classifier.preprocessing_source}",
-        "output": _describe_output(classifier),
-        "classes": ", ".join(classifier.classes[:10]) + (", ..." if classifier.n_classes > 10 else ""),
-        "precision": a.precision,
-        "parameters": f"{a.details.get('parameters', 0):,}",
-        "operators": ", ".join(a.details.get("operators", [])),
-        "access": f"{classifier.access}: {classifier.access_reason}",
-        "parity": ""
-        if parity is None
-        else f"largest difference of a score {parity.max_abs_difference:.2g}, same label"
-        f" for {100 * (parity.label_agreement or 0):.0f} % of {parity.n} {'rows' if tabular else 'photographs'}",
-    }
-    lines = [f"{name:<14} {value}" for name, value in rows.items() if value]
-    return "\n".join(lines + [f"warning        {warning}" for warning in classifier.warnings])
+        return np.random.default_rng(0).uniform(size=(16, *classifier.shape)).astype(np.float32)
+    images = Images(sample_photos.source(), shape=classifier.shape)
+    return images.pixels(images.ids[:16])
+
+
+def _properties(path: Path, classifier: DeployedModel) -> Iterator[tuple[str, str]]:
+    artefact = classifier.artefact
+    details = artefact.details
+    yield "file", f"{path} ({path.stat().st_size:,} bytes)"
+    yield "sha256", classifier.sha256
+    yield "format", artefact.format
+    yield "producer", details.get("producer", "")
+    yield "opset", ", ".join(f"{domain} {number}" for domain, number in details.get("opset", {}).items())
+    yield "runtime", artefact.runtime
+    yield "input", _describe_input(classifier)
+    yield "preprocessing", _describe_preprocessing(classifier)
+    yield "output", _describe_output(classifier)
+    more = ", ..." if classifier.n_classes > _MAX_CLASSES else ""
+    yield "classes", ", ".join(classifier.classes[:_MAX_CLASSES]) + more
+    yield "precision", artefact.precision
+    yield "parameters", f"{details.get('parameters', 0):,}"
+    yield "operators", ", ".join(details.get("operators", []))
+    yield "access", f"{classifier.access}: {classifier.access_reason}"
+    yield "parity", _describe_parity(classifier)
+
+
+def _describe_input(classifier: DeployedModel) -> str:
+    preprocessing = classifier.preprocessing
+    channels, height, width = preprocessing.shape
+    size = f"{width} tabular features" if classifier.input_kind == "rows" else f"{channels} x {height} x {width}"
+    batch = "any batch size" if classifier.fixed_batch is None else f"batch size {classifier.fixed_batch} only"
+    name = classifier.artefact.details.get("input", "image")
+    return f"{name}: {size}, {preprocessing.dtype}, {preprocessing.layout}, {batch}"
+
+
+def _describe_preprocessing(classifier: DeployedModel) -> str:
+    from auditor.model import presets
+
+    if classifier.input_kind == "rows":
+        return "features in their own units"
+    p = classifier.preprocessing
+    preset = presets.name_of(p)
+    return (
+        f"pixels to [{p.range[0]:g}, {p.range[1]:g}], mean {list(p.mean)}, std {list(p.std)}, {p.order}"
+        f"{f' ({preset})' if preset else ''}; from {classifier.preprocessing_source}"
+    )
 
 
 def _describe_output(classifier: DeployedModel) -> str:
-    """Classes, logits or probabilities, where they come from, and the outputs that are not read."""
-    a, reading = classifier.artefact, classifier.decoder
-    parts = [f"{a.output}: " if a.output else "", f"{classifier.n_classes} classes, {reading.outputs}"]
-    parts += [", one score for both"] if reading.single else []
-    parts += [f", from a final {reading.activation}"] if reading.activation != "none" else []
-    unread = [name for name in a.details.get("outputs", []) if name != a.output]
+    """Return the number of classes, logits or probabilities, and the outputs that are not read."""
+    artefact, decoder = classifier.artefact, classifier.decoder
+    parts = [f"{artefact.output}: " if artefact.output else "", f"{classifier.n_classes} classes, {decoder.outputs}"]
+    parts += [", one score for both"] if decoder.single else []
+    parts += [f", from a final {decoder.activation}"] if decoder.activation != "none" else []
+    unread = [name for name in artefact.details.get("outputs", []) if name != artefact.output]
     return "".join([*parts, f"; not read: {', '.join(unread)}" if unread else ""])
 
 
-def try_preprocessings(
-    path: Path, data: Path, samples: int, device: str, overrides: Mapping[str, Any], *, trust: bool = False
+def _describe_parity(classifier: DeployedModel) -> str:
+    parity = classifier.parity
+    if parity is None:
+        return ""
+    inputs = "rows" if classifier.input_kind == "rows" else "photographs"
+    return (
+        f"largest difference of a score {parity.max_abs_difference:.2g}, same label for"
+        f" {100 * (parity.label_agreement or 0):.0f} % of {parity.n} {inputs}"
+    )
+
+
+def compare_preprocessings(
+    path: Path, data: Path, samples: int, device: str, overrides: Overrides, *, trust: bool = False
 ) -> str:
-    """The usual preprocessings on labelled images, the best first, each with its accuracy and interval.
+    """Return the accuracy of the common preprocessings on labelled images, with intervals, the best first.
 
-    Comes after ``describe_model``, which has tried the file in a child process.
+    Call ``describe_model`` first: it loads the file in the sandbox. Raises BadInput for images without labels.
     """
-    import numpy as np
-
-    from auditor import statistics
     from auditor.errors import BadInput
     from auditor.model import presets
     from auditor.model.device import pick_device
@@ -95,31 +130,52 @@ def try_preprocessings(
     from auditor.run.opening import open_audit
     from auditor.run.request import Request
 
-    plugins = registry.load()
     request = Request(model=path, data=data, overrides=overrides, trust_model=trust)
     suite = Suite("inspect", "", ["*"], samples=samples)
-    classifier, images = open_audit(plugins, request, suite, pick_device(device))
+    classifier, images = open_audit(registry.load(), request, suite, pick_device(device))
     if images.labels is None:
-        raise BadInput(
-            f"--data {data}: has no labels, so no preprocessing can be said to fit best; give labelled images"
-        )
+        raise BadInput(f"--data {data}: has no labels, so preprocessings cannot be compared; give labelled images")
+    if not presets.others(classifier.preprocessing):
+        return "There is no other common preprocessing for this input."
+    correct = _correct_predictions(classifier, images)
+    title = f"Accuracy by preprocessing (n = {len(images)}):"
+    accuracies = _accuracies(classifier, correct, len(images))
+    return "\n".join([title, *accuracies, _best_preprocessing(correct, images)])
+
+
+def _correct_predictions(classifier: DeployedModel, images: Images) -> dict[str, int]:
+    """Return the number of correct predictions with each preprocessing."""
+    from auditor.model import presets
+
+    assert images.labels is not None
     candidates = {"as used": classifier.preprocessing} | presets.others(classifier.preprocessing)
-    if len(candidates) == 1:
-        return "No other preprocessing is usual for such an input."
-    hits = dict.fromkeys(candidates, 0)
-    for start in range(0, len(images), 256):
-        pixels = images.pixels(images.ids[start : start + 256])
+    correct = dict.fromkeys(candidates, 0)
+    for start in range(0, len(images), _BATCH):
+        pixels = images.pixels(images.ids[start : start + _BATCH])
+        labels = images.labels[start : start + _BATCH]
         for name, candidate in candidates.items():
             answers = presets.answers(classifier.with_preprocessing(candidate), pixels)
-            hits[name] += int((answers == images.labels[start : start + 256]).sum())
-    lines = []
-    for name in sorted(candidates, key=lambda name: -hits[name]):
-        value, low, high = (100 * (v or 0) for v in statistics.wilson(hits[name], len(images)))
-        called = f"{name} ({presets.name_of(candidates[name]) or 'no preset'})" if name == "as used" else name
-        lines.append(f"{called:<24} {value:5.1f} % [{low:.1f}, {high:.1f}]")
-    best = max(hits, key=lambda name: (hits[name], name == "as used"))
-    chance = np.bincount(images.labels).max() / len(images)
-    verdict = "The preprocessing in use fits best." if best == "as used" else f"Fits best: {best}."
-    if hits[best] / len(images) <= chance:
-        verdict = f"None does better than always naming the commonest class ({100 * chance:.1f} %)."
-    return "\n".join([f"Accuracy by preprocessing (n = {len(images)}):", *lines, verdict])
+            correct[name] += int((answers == labels).sum())
+    return correct
+
+
+def _accuracies(classifier: DeployedModel, correct: Mapping[str, int], n: int) -> Iterator[str]:
+    from auditor import statistics
+    from auditor.model import presets
+
+    for name in sorted(correct, key=lambda name: -correct[name]):
+        value, low, high = (100 * (end or 0) for end in statistics.wilson(correct[name], n))
+        preset = presets.name_of(classifier.preprocessing) or "no preset"
+        label = f"{name} ({preset})" if name == "as used" else name
+        yield f"{label:<24} {value:5.1f} % [{low:.1f}, {high:.1f}]"
+
+
+def _best_preprocessing(correct: Mapping[str, int], images: Images) -> str:
+    import numpy as np
+
+    assert images.labels is not None
+    best = max(correct, key=lambda name: (correct[name], name == "as used"))
+    majority = np.bincount(images.labels).max() / len(images)
+    if correct[best] / len(images) <= majority:
+        return f"None is better than always predicting the most frequent class ({100 * majority:.1f} %)."
+    return "The preprocessing in use fits best." if best == "as used" else f"Fits best: {best}."

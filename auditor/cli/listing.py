@@ -5,58 +5,50 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import textwrap
-from typing import Any
 
 from auditor.plugin.registry import Registry
-from auditor.probes.base import Probe
 
 _NEEDS = {"labels": "labels", "gradients": "gradients (white-box)", "groups": "group columns"}
+_INPUT_KINDS = {"images": "images", "rows": "tabular data"}
 
 
 def all_probes(registry: Registry) -> str:
-    """Every probe, one line each, by area."""
+    """Return a line per probe, ordered by area."""
     width = max(map(len, registry.probes), default=0)
     lines = []
     for probe_id, kind in registry.probes.items():
-        plugin = registry.origin[probe_id]
-        foreign = f"  [{plugin.partition(':')[0]}]" if ":" in plugin else ""
-        lines.append(f"{probe_id:<{width}}  {kind.meta.title}{foreign}")
-    return "\n".join([*lines, "", f"{len(lines)} probes; `auditor probes ID` says more of one."])
+        package, separator, _ = registry.origin[probe_id].partition(":")
+        origin = f"  [{package}]" if separator else ""
+        lines.append(f"{probe_id:<{width}}  {kind.meta.title}{origin}")
+    return "\n".join([*lines, "", f"{len(lines)} probes; `auditor probes ID` describes one of them."])
 
 
 def one_probe(registry: Registry, probe_id: str) -> str:
-    """What a probe does, its threat model, settings and references."""
+    """Return description, requirements, threat model, settings and references of a probe."""
     kind = registry.probes[probe_id]
-    meta = kind.meta
-    lines = [f"{meta.id}: {meta.title}", "", *_wrap(meta.why)]
+    meta, probe = kind.meta, kind()
+    lines = [f"{meta.id}: {meta.title}", "", *textwrap.wrap(meta.why, 96)]
     module = inspect.getdoc(inspect.getmodule(kind))
     if module:
         lines += ["", *module.splitlines()]
-    needs = ", ".join(_NEEDS[need] for need in sorted(meta.needs)) or "predictions only"
     lines += [
         "",
-        f"Needs: {needs}",
-        f"Takes: {' and '.join(sorted(meta.input_kinds))}",
+        f"Requires: {', '.join(_NEEDS[need] for need in sorted(meta.needs)) or 'predictions only'}",
+        f"Input: {' or '.join(_INPUT_KINDS[kind] for kind in sorted(meta.input_kinds))}",
         f"Plugin: {registry.origin[probe_id]}",
     ]
-    threat = _default(kind).threat_model()
+    threat = probe.threat_model()
     if threat is not None:
         lines += ["", "Threat model", *(f"  {name}: {value}" for name, value in dataclasses.asdict(threat).items())]
-    lines += ["", 'Settings (in a suite file, under [settings."' + probe_id + '"])']
-    lines += [f"  {f.name} = {_value(getattr(_default(kind), f.name))}" for f in dataclasses.fields(kind)]
+    lines += ["", f'Settings (in a suite file, under [settings."{probe_id}"])']
+    lines += [f"  {field.name} = {_value(getattr(probe, field.name))}" for field in dataclasses.fields(kind)]
     lines += ["", "References", *(f"  {reference}" for reference in meta.references or ["none"])]
     return "\n".join(lines)
 
 
-def _default(kind: type[Probe]) -> Probe:
-    return kind()
-
-
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if isinstance(value, tuple | list):
         return "[" + ", ".join(_value(item) for item in value) + "]"
-    return f"{value:.4g}" if isinstance(value, float) else f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def _wrap(text: str) -> list[str]:
-    return textwrap.wrap(text, 96)
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f'"{value}"' if isinstance(value, str) else str(value)

@@ -1,32 +1,29 @@
-"""Show the progress of an audit."""
+"""Display the progress of an audit."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TaskID, TextColumn
 from rich.progress import Progress as Bar
 from rich.table import Column
 from rich.text import Text
 
-from auditor.run.request import Progress, Silent
-
-if TYPE_CHECKING:
-    pass
 from auditor.cli.tables import MARKS
+from auditor.findings.record import ProbeRecord
+from auditor.run.request import Progress, Silent
 
 
 @contextlib.contextmanager
 def progress(*, verbose: bool, quiet: bool) -> Iterator[Progress]:
-    """Show an audit's progress while the context lasts."""
+    """Display the progress of an audit while the context lasts; hide library warnings unless ``verbose``."""
     with warnings.catch_warnings():
         if not verbose:
-            # libraries' own warnings are for their developers; what matters to an audit is in its report
+            # library warnings are for developers; the report has those that matter to an audit
             warnings.simplefilter("ignore")
             logging.disable(logging.WARNING)
         try:
@@ -34,9 +31,8 @@ def progress(*, verbose: bool, quiet: bool) -> Iterator[Progress]:
                 yield Silent()
                 return
             console = Console(stderr=True, highlight=False)
-            shown = _OnTerminal(console) if console.is_terminal else _Plain(console)
-            with shown:
-                yield shown
+            with _OnTerminal(console) if console.is_terminal else _Plain(console) as display:
+                yield display
         finally:
             logging.disable(logging.NOTSET)
 
@@ -46,27 +42,26 @@ class _Plain:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._title = ""
 
     def __enter__(self) -> _Plain:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to tidy."""
+        """Do nothing."""
 
     def say(self, message: str) -> None:
         """Print a line."""
         self._console.print(message, soft_wrap=True, markup=False)
 
     def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
-        """Print which probe begins."""
+        """Print the probe that begins."""
         self.say(f"[{position + 1}/{probes}] {probe_id}: {images} images")
 
     def advance(self, images: int) -> None:
-        """Nothing: a log is not a bar."""
+        """Do nothing: a log has no bar."""
 
-    def end(self, record: Mapping[str, Any]) -> None:
-        """Print how it ended."""
+    def end(self, record: ProbeRecord) -> None:
+        """Print the status of the probe."""
         text = f"    {record['id']}: {record['status']}"
         if record["status"] in {"error", "not-applicable"}:
             text += f": {record['reason']}"
@@ -74,10 +69,10 @@ class _Plain:
 
 
 class _Pace(ProgressColumn):
-    """Images per second and time left; until both are known, how long the probe has been at work."""
+    """Images per second and time left, or the elapsed time until both are known."""
 
     def render(self, task: Task) -> Text:
-        """For example ``45 images/s, 0:12 left``."""
+        """Format for example ``45 images/s, 0:12 left``."""
         if not task.speed or task.time_remaining is None:
             return Text(_clock(task.elapsed or 0))
         return Text(f"{task.speed:.{0 if task.speed >= 9.5 else 1}f} images/s, {_clock(task.time_remaining)} left")
@@ -96,11 +91,15 @@ class _OnTerminal:
         self._console = console
         self._bar = Bar(
             TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")),
-            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)), MofNCompleteColumn(), _Pace(),
-            console=console, transient=True, expand=True,
-        )  # fmt: skip
-        self._task: Any = None
-        self._begun = False
+            BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
+            MofNCompleteColumn(),
+            _Pace(),
+            console=console,
+            transient=True,
+            expand=True,
+        )
+        self._task: TaskID | None = None
+        self._started = False
 
     def __enter__(self) -> _OnTerminal:
         self._bar.start()
@@ -114,29 +113,29 @@ class _OnTerminal:
         self._console.print(message, markup=False)
 
     def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
-        """A new bar for a new probe."""
-        self._forget()
+        """Start a new bar."""
+        self._remove_task()
         self._task = self._bar.add_task(f"{position + 1}/{probes} {probe_id}", total=images)
-        self._begun = False
+        self._started = False
 
     def advance(self, images: int) -> None:
         """Move the bar."""
         if self._task is None:
             return
-        if self._begun:
+        if self._started:
             self._bar.advance(self._task, images)
         else:
-            # what an earlier run has measured says nothing of this one's speed
+            # images of an earlier run do not count towards the speed
             self._bar.reset(self._task, completed=images)
-        self._begun = True
+        self._started = True
 
-    def end(self, record: Mapping[str, Any]) -> None:
-        """A line for the probe that ended."""
-        self._forget()
+    def end(self, record: ProbeRecord) -> None:
+        """Print the status of the probe."""
+        self._remove_task()
         colour = MARKS[record["status"]]
         self._console.print(f"[{colour}]{record['status']:>14}[/]  {record['id']}", highlight=False)
 
-    def _forget(self) -> None:
+    def _remove_task(self) -> None:
         if self._task is not None:
             self._bar.remove_task(self._task)
             self._task = None

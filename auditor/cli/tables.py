@@ -1,205 +1,234 @@
-"""What an audit shows on a terminal: a bar while it runs, a summary at the end; plain lines where there is no
-terminal."""
+"""Summaries on the terminal: audit, comparison, replay, plugin check. They fit 80 columns."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from auditor.compare.record import ComparisonRecord, metric_of
+from auditor.compare.record import Outcome as ComparisonOutcome
 from auditor.findings import formatting
+from auditor.findings.finding import Status
+from auditor.findings.record import IntervalRecord, ProbeRecord, metric_spec
 from auditor.report import documented
-from auditor.report.summary import file_name, headline, sentences
+from auditor.report.gaps import STATUS_TEXTS
+from auditor.report.sentences import sentences
+from auditor.report.summary import file_name, headline
 from auditor.run.request import Outcome
 
 if TYPE_CHECKING:
     from auditor.conformance.package import Report
     from auditor.run.replay import Claim
 
+MARKS: dict[Status, str] = {
+    "pass": "green",
+    "fail": "bold red",
+    "inconclusive": "yellow",
+    "informative": "cyan",
+    "not-applicable": "dim",
+    "error": "bold magenta",
+}
+"""Style of each status."""
 
-MARKS = {"pass": "green", "fail": "bold red", "inconclusive": "yellow", "informative": "cyan",
-          "not-applicable": "dim", "error": "bold magenta"}  # fmt: skip
+_OUTCOMES: dict[ComparisonOutcome, str] = {"better": "green", "worse": "bold red", "different": "yellow"}
+_CHECKS = {"ok": "green", "FAILED": "bold red", "n/a": "dim"}
+_GAP = "  "
+
+_Row = Sequence[str]
 
 
 def summary(outcome: Outcome, *, width: int | None = None) -> str:
-    """Verdict, table of probes, the sentences that matter, where the report is; fits 80 columns, one line a probe."""
+    """Return the table of probes, reasons of missing results, the five sentences, the verdict and the files."""
     console, sink = _console(width)
     audit = outcome.audit
     console.print()
-    for line in _probe_lines(audit["probes"], console.width):
-        console.print(line, no_wrap=True, overflow="ellipsis")
-    console.print()
+    _print_lines(console, _probe_lines(audit["probes"], console.width))
     if rows := documented.lines(audit):
-        for line in _documented(rows, console.width):
-            console.print(line, no_wrap=True, overflow="ellipsis")
-        console.print()
-    for text in [*_left_out(audit["probes"]), *sentences(audit)]:
-        console.print(Text("\n").join(_hanging(console, text)))
+        _print_lines(console, _documented_lines(rows, console.width))
+    for text in [*_without_result(audit["probes"]), *sentences(audit)]:
+        console.print(Text("\n").join(_list_item(console, text)))
     console.print()
+    reason = audit.get("verdict_reason", "")
     colour = {"pass": "bold green", "fail": "bold red"}.get(audit["verdict"], "bold yellow")
-    reason = audit["verdict_reason"][:1].upper() + audit["verdict_reason"][1:]
-    console.print(f"Verdict: [{colour}]{audit['verdict'].upper()}[/]. {_escape(reason)}.")
-    for file in outcome.files:
-        console.print(f"  {file}", soft_wrap=True, markup=False)
+    _print_verdict(console, audit["verdict"].upper(), reason[:1].upper() + reason[1:], colour)
+    _print_files(console, outcome.files)
     return "\n".join(line.rstrip() for line in sink.getvalue().rstrip("\n").split("\n"))
 
 
-def _hanging(console: Console, text: str) -> list[Text]:
-    """A text as an item of a list, its further lines indented."""
+def _print_lines(console: Console, lines: Sequence[Text]) -> None:
+    for line in lines:
+        console.print(line, no_wrap=True, overflow="ellipsis")
+    console.print()
+
+
+def _print_verdict(console: Console, verdict: str, reason: str, colour: str) -> None:
+    console.print(f"Verdict: [{colour}]{verdict}[/]. {escape(reason)}.")
+
+
+def _print_files(console: Console, files: Sequence[Path]) -> None:
+    for file in files:
+        console.print(f"  {file}", soft_wrap=True, markup=False)
+
+
+def _list_item(console: Console, text: str) -> list[Text]:
+    """Wrap a text as a list item with indented further lines."""
     lines = Text(text).wrap(console, console.width - 2)
     return [Text("  " if number else "- ") + line for number, line in enumerate(lines)]
 
 
-def _left_out(probes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The probes that broke or were not applicable, with the reason."""
-    said = {"error": "broke", "not-applicable": "not applicable"}
-    ordered = sorted(probes, key=lambda probe: str(probe["status"]) != "error")
-    return [f"{p['id']} {said[p['status']]}: {p['reason']}" for p in ordered if p["status"] in said]
+def _without_result(probes: Sequence[ProbeRecord]) -> list[str]:
+    """List the probes that broke or were not applicable, with the reason."""
+    return [
+        f"{probe['id']} {STATUS_TEXTS[status]}: {probe['reason']}"
+        for status in ("error", "not-applicable")
+        for probe in probes
+        if probe["status"] == status
+    ]
 
 
-def _probe_lines(probes: Sequence[Mapping[str, Any]], width: int) -> list[Text]:
-    """The table of probes, one line each; a number that finds no room loses its interval."""
-    rows = [("probe", "status", "headline", "n")]
+def _probe_lines(probes: Sequence[ProbeRecord], width: int) -> list[Text]:
+    """Return the table of probes, one line each; a number that does not fit loses its interval."""
+    rows = [("probe", "status", "key metric", "n")]
     rows += [(probe["id"], _status(probe), headline(probe), str(probe["n"] or "-")) for probe in probes]
-    others = sum(max(len(row[column]) for row in rows) for column in (1, 3)) + 3 * len(_GAP)
-    room = width - others - min(max(len(row[0]) for row in rows), width - others - 12)
-    short = [(*row[:2], row[2] if len(row[2]) <= room else row[2].partition(" [")[0][:room], row[3]) for row in rows]
-    return _lines(short, {1: [MARKS[probe["status"]] for probe in probes]}, {3}, width)
+    other_columns = sum(max(len(row[column]) for row in rows) for column in (1, 3)) + 3 * len(_GAP)
+    room = width - other_columns - min(max(len(row[0]) for row in rows), width - other_columns - 12)
+    fitting = [(*row[:2], _shortened(row[2], room), row[3]) for row in rows]
+    return _lines(fitting, {1: [MARKS[probe["status"]] for probe in probes]}, {3}, width)
 
 
-_GAP = "  "
+def _shortened(number: str, room: int) -> str:
+    return number if len(number) <= room else number.partition(" [")[0][:room]
 
 
-def _lines(
-    rows: Sequence[Sequence[str]], styles: Mapping[int, Sequence[str]], right: Container[int], width: int
-) -> list[Text]:
-    """A table whose rows are one line each: the first row its head, the first column cut where the width is too small.
+def _lines(rows: Sequence[_Row], styles: Mapping[int, Sequence[str]], right: Container[int], width: int) -> list[Text]:
+    """Return a table with one line per row; the first row is the head.
 
-    ``styles`` are those of a column's cells below the head; ``right`` the columns whose cells end at the same place.
+    The first column is cut if the table is wider than ``width``. ``styles`` are those of the cells of a column below
+    the head; the columns in ``right`` are right-aligned.
     """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    # a plugin may call its probe as it likes
     widths[0] = min(widths[0], max(width - sum(widths[1:]) - len(_GAP) * (len(widths) - 1), 12))
     lines = []
     for position, row in enumerate(rows):
         line = Text()
         for column, cell in enumerate(row):
-            shown = cell if len(cell) <= widths[column] else cell[: widths[column] - 1] + "…"
+            text = cell if len(cell) <= widths[column] else cell[: widths[column] - 1] + "…"
             style = "bold" if position == 0 else styles[column][position - 1] if column in styles else ""
-            padded = f"{shown:>{widths[column]}}" if column in right else f"{shown:<{widths[column]}}"
+            padded = f"{text:>{widths[column]}}" if column in right else f"{text:<{widths[column]}}"
             line.append(_GAP if column else "").append(padded, style=style)
         lines.append(line)
     return lines
 
 
-def _status(probe: Mapping[str, Any]) -> str:
-    """The status, and the severity of a failure."""
-    status = {"not-applicable": "n/a"}.get(probe["status"], str(probe["status"]))
+def _status(probe: ProbeRecord) -> str:
+    """Return the status, and the severity of a failure."""
+    status = "n/a" if probe["status"] == "not-applicable" else probe["status"]
     return status + (f" ({probe['severity']})" if probe["severity"] != "none" else "")
 
 
-def _documented(rows: Sequence[tuple[str, str, str, str]], width: int) -> list[Text]:
-    """A line a number, below a line for whom it is documented of."""
-    names = [row[0].partition(": ") for row in rows]
-    # the column before says "–" already
+def _documented_lines(rows: Sequence[documented.Line], width: int) -> list[Text]:
+    """Return a line per published number, grouped by owner."""
+    head = ("documented and measured", "documented", "measured", "")
     table = [
-        (f"  {name}", *row[1:3], row[3].replace("no number documented", "–"))
-        for (_, _, name), row in zip(names, rows, strict=True)
+        # the documented column has a dash already
+        (f"  {row.name}", row.documented, row.measured, row.comparison.replace("no number documented", "–"))
+        for row in rows
     ]
-    head, *lines = _lines([("documented beside measured", "documented", "measured", ""), *table], {}, {1, 2}, width)
-    found = [head]
+    first, *lines = _lines([head, *table], {}, {1, 2}, width)
+    found = [first]
     for position, line in enumerate(lines):
-        if position == 0 or names[position][0] != names[position - 1][0]:
-            found.append(Text(names[position][0]))
+        if position == 0 or rows[position].owner != rows[position - 1].owner:
+            found.append(Text(rows[position].owner))
         found.append(line)
     return found
 
 
-_OUTCOMES = {"better": "green", "worse": "bold red", "different": "yellow"}
-
-
-def comparison(told: Mapping[str, Any], files: Sequence[Path], *, width: int | None = None) -> str:
-    """What ``auditor compare`` says: what differs, the headline numbers or the leaderboard, the verdict; 80 columns."""
+def comparison(result: ComparisonRecord, files: Sequence[Path], *, width: int | None = None) -> str:
+    """Return the differences between runs, the key metrics or the leaderboard, the verdict and the files."""
     console, sink = _console(width)
-    runs = told["runs"]
-    for run in runs:
-        console.print(f"{run['name']}  {run['path']}: {file_name(run['model']['path'])}, {run['data']['n']} images",
-                      markup=False)  # fmt: skip
-    for item in told["differences"]:
-        values = "; ".join(f"{run['name']}: {value}" for run, value in zip(runs, item["values"], strict=True))
-        console.print(f"- {item['what']} ({values}): {item['effect']}", markup=False)
-    for probe in told["probes"]:
-        if probe["reason"]:
-            console.print(f"- {probe['id']} is not compared: {probe['reason']}", markup=False)
+    for line in _comparison_notes(result):
+        console.print(line, markup=False)
     console.print()
-    for line in (_headlines if len(runs) == 2 else _leaderboard)(told, console.width):
-        console.print(line, no_wrap=True, overflow="ellipsis")
-    console.print()
-    colour = {"better": "bold green", "worse": "bold red"}.get(told["verdict"], "bold yellow")
-    verdict = told["verdict"].replace("-", " ").upper()
-    console.print(f"Verdict: [{colour}]{verdict}[/]. {_escape(told['verdict_reason'])}.")
-    for file in files:
-        console.print(f"  {file}", soft_wrap=True, markup=False)
+    rows = _key_metrics if len(result["runs"]) == 2 else _leaderboard
+    _print_lines(console, rows(result, console.width))
+    colour = {"better": "bold green", "worse": "bold red"}.get(result["verdict"], "bold yellow")
+    _print_verdict(console, result["verdict"].replace("-", " ").upper(), result["verdict_reason"], colour)
+    _print_files(console, files)
     return sink.getvalue().rstrip("\n")
 
 
-def _headlines(told: Mapping[str, Any], width: int) -> list[Text]:
-    rows = [["probe", *(run["name"] for run in told["runs"]), "change", "p", "outcome"]]
+def _comparison_notes(result: ComparisonRecord) -> list[str]:
+    """List the runs, their differences and the probes that are not compared."""
+    runs = result["runs"]
+    lines = [
+        f"{run['name']}  {run['path']}: {file_name(run['model']['path'])}, {run['data']['n']} images" for run in runs
+    ]
+    for item in result["differences"]:
+        values = "; ".join(f"{run['name']}: {value}" for run, value in zip(runs, item["values"], strict=True))
+        lines.append(f"- {item['what']} ({values}): {item['effect']}")
+    lines += [f"- {probe['id']} is not compared: {probe['reason']}" for probe in result["probes"] if probe["reason"]]
+    return lines
+
+
+def _key_metrics(result: ComparisonRecord, width: int) -> list[Text]:
+    rows = [["probe", *(run["name"] for run in result["runs"]), "change", "p", "outcome"]]
     styles = []
-    for probe in told["probes"]:
-        for metric in probe["metrics"]:
-            if not metric["headline"]:
-                continue
+    for probe in result["probes"]:
+        for metric in (metric for metric in probe["metrics"] if metric["headline"]):
             (pair,) = metric["pairs"]
-            shown = [formatting.value({**metric, **value}) for value in metric["values"]]
-            shown.append(formatting.difference(metric, {**pair["difference"], "low": None, "high": None}))
-            cells = [text.replace(" points", "") for text in shown]
+            spec = metric_spec(probe.get("metric_specs", []), metric["name"])
+            numbers = [formatting.value(metric_of(metric, value), spec) for value in metric["values"]]
+            change: IntervalRecord = {**pair["difference"], "low": None, "high": None}
+            numbers.append(formatting.difference(metric["unit"], change))
+            cells = [number.replace(" points", "") for number in numbers]
             styles.append(_OUTCOMES.get(pair["outcome"], "dim"))
-            rows.append(
-                [probe["id"], *cells, formatting.probability(pair["p_adjusted"]), pair["outcome"].replace("-", " ")]
-            )
+            outcome = pair["outcome"].replace("-", " ")
+            rows.append([probe["id"], *cells, formatting.probability(pair["p_adjusted"]), outcome])
     return _lines(rows, {len(rows[0]) - 1: styles}, range(1, len(rows[0]) - 1), width)
 
 
-def _leaderboard(told: Mapping[str, Any], width: int) -> list[Text]:
+def _leaderboard(result: ComparisonRecord, width: int) -> list[Text]:
     rows = [["run", "rank", "better", "worse", "no difference"]]
-    for row in told["leaderboard"]:
-        run = told["runs"][row["run"]]
-        numbered = [str(row[name]) for name in ("rank", "better", "worse", "no_difference")]
-        rows.append([f"{run['name']} {file_name(run['model']['path'])}", *numbered])
+    for row in result["leaderboard"]:
+        run = result["runs"][row["run"]]
+        counts = [str(count) for count in (row["rank"], row["better"], row["worse"], row["no_difference"])]
+        rows.append([f"{run['name']} {file_name(run['model']['path'])}", *counts])
     return _lines(rows, {}, range(1, 5), width)
 
 
-def claimed(claims: Sequence[Claim], *, verbose: bool = False, width: int | None = None) -> str:
-    """What ``auditor replay`` says: finding by finding, with the pictures that differ; 80 columns."""
+def replayed_claims(claims: Sequence[Claim], *, verbose: bool = False, width: int | None = None) -> str:
+    """Return the claims of a replay with the images whose prediction differs; with all images if ``verbose``."""
     console, sink = _console(width)
     for claim in claims:
-        held = sum(picture.holds for picture in claim.pictures)
-        style = "green" if claim.holds else "bold red"
-        line = Text("holds  " if claim.holds else "DIFFERS", style=style)
-        console.print(line.append(f"  {claim.finding}: {held} of {len(claim.pictures)} pictures", style="default"))
-        for text in Text(claim.statement).wrap(console, console.width - 9):
-            console.print(Text(" " * 9, style="dim") + text, style="dim")
-        for picture in claim.pictures:
-            if verbose or not picture.holds:
-                console.print(f"         {picture.text}", soft_wrap=True, markup=False)
-    pictures = [picture for claim in claims for picture in claim.pictures]
-    held = sum(picture.holds for picture in pictures)
-    ending = f"{held} of {len(pictures)} stored pictures get the answer that the report states."
+        _print_claim(console, claim, verbose=verbose)
+    images = [image for claim in claims for image in claim.images]
+    n_holding = sum(image.holds for image in images)
+    ending = f"{n_holding} of {len(images)} stored images have the reported prediction."
     console.print(f"{sum(claim.holds for claim in claims)} of {len(claims)} claims hold: {ending}", soft_wrap=True)
     return sink.getvalue().rstrip("\n")
 
 
-_CHECKED = {"ok": "green", "FAILED": "bold red", "n/a": "dim"}
+def _print_claim(console: Console, claim: Claim, *, verbose: bool) -> None:
+    n_holding = sum(image.holds for image in claim.images)
+    line = Text("holds  " if claim.holds else "DIFFERS", style="green" if claim.holds else "bold red")
+    console.print(line.append(f"  {claim.finding}: {n_holding} of {len(claim.images)} images", style="default"))
+    indent = " " * 9
+    for text in Text(claim.statement).wrap(console, console.width - len(indent)):
+        console.print(Text(indent, style="dim") + text, style="dim")
+    for image in claim.images:
+        if verbose or not image.holds:
+            console.print(f"{indent}{image.text}", soft_wrap=True, markup=False)
 
 
 def conformity(report: Report, *, quiet: bool = False, width: int | None = None) -> str:
-    """What ``auditor plugin check`` says: probe by probe and check by check; 80 columns."""
+    """Return the result of a plugin check, probe by probe; only failed checks if ``quiet``."""
     console, sink = _console(width)
     for probe in ["", *report.probes]:
         checks = [check for check in report.checks if check.probe == probe and (check.outcome == "FAILED" or not quiet)]
@@ -211,27 +240,25 @@ def conformity(report: Report, *, quiet: bool = False, width: int | None = None)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
         for check in checks:
-            table.add_row(f"  [{_CHECKED[check.outcome]}]{check.outcome}[/]", check.name, _escape(check.message))
+            table.add_row(f"  [{_CHECKS[check.outcome]}]{check.outcome}[/]", check.name, escape(check.message))
         console.print(table)
-    failed, probes = len(report.failed), len(report.probes)
-    done = len([check for check in report.checks if check.outcome != "n/a"])
-    of = f"{probes} probe{'s' if probes != 1 else ''} of {report.package}, {done} checks"
-    console.print(f"{of}: [bold red]{failed} FAILED[/]" if failed else f"{of}: [bold green]all hold[/]")
+    n_failed, n_probes = len(report.failed), len(report.probes)
+    n_checks = sum(check.outcome != "n/a" for check in report.checks)
+    total = f"{n_probes} probe{'s' if n_probes != 1 else ''} of {report.package}, {n_checks} checks"
+    result = f"[bold red]{n_failed} FAILED[/]" if n_failed else "[bold green]all passed[/]"
+    console.print(f"{total}: {result}")
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())
 
 
 def _console(width: int | None) -> tuple[Console, io.StringIO]:
-    """A console that writes into a text as the terminal would show it: colours only where it has them."""
+    """Return a console that writes to a text, with the colours and at most the width of the terminal."""
     sink = io.StringIO()
-    real = Console()
+    terminal = Console()
     console = Console(
-        file=sink, width=width or min(real.width, 100), force_terminal=real.is_terminal, no_color=real.no_color,
+        file=sink,
+        width=width or min(terminal.width, 100),
+        force_terminal=terminal.is_terminal,
+        no_color=terminal.no_color,
         highlight=False,
-    )  # fmt: skip
+    )
     return console, sink
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -1,124 +1,147 @@
-"""TODO."""
+"""The comparison of two or more runs, and its files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-from auditor.errors import AuditorError
-from auditor.plugin.registry import Registry
-
-if TYPE_CHECKING:
-    pass
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
 import auditor
-from auditor.compare.runs import Run, first_record
-from auditor.errors import BadInput
+from auditor.compare.differences import correct_p_values
+from auditor.compare.pairing import compare_probe
+from auditor.compare.record import (
+    ComparedProbeRecord,
+    ComparedRunRecord,
+    ComparisonRecord,
+    DifferenceRecord,
+    ImagesRecord,
+)
+from auditor.compare.runs import Run, common_images, first_record, open_run
+from auditor.compare.verdict import ALPHA, decide, leaderboard
+from auditor.errors import AuditorError, BadInput
 from auditor.files import write_whole
 from auditor.findings.finding import AREAS
-from auditor.plugin.registry import load
+from auditor.findings.record import AuditRecord
+from auditor.plugin.registry import Registry, load
 
-if TYPE_CHECKING:
-    pass
-from auditor.compare.pairing import compare_probe, correct_p_values
-from auditor.compare.runs import _MOST_RUNS, _common_images, _open
-from auditor.compare.verdict import ALPHA, decide, leaderboard
+FORMATS = ("html", "pdf", "json")
+
+MAX_RUNS = 26
 
 
-def compare(folders: Sequence[Path], plugins: Registry | None = None) -> dict[str, Any]:
-    """The content of comparison.json (``compare.schema.json``) for these run folders; the first is the baseline.
+def compare(folders: Sequence[Path], plugins: Registry | None = None) -> ComparisonRecord:
+    """Return the content of comparison.json for these run folders; the first is the baseline.
 
-    Raises BadInput where nothing can be compared: fewer than two runs, no common image, labels in some runs only.
+    Raises BadInput for fewer than two runs, no common image, no common probe, or labels in only some of the runs.
     """
-    if not 2 <= len(folders) <= _MOST_RUNS:
-        raise BadInput(f"compare: {len(folders)} runs; expected 2 to {_MOST_RUNS} run folders")
-    runs = [_open(chr(ord("A") + i), Path(folder)) for i, folder in enumerate(folders)]
-    plugins = plugins or load()
-    labelled = {run.audit["data"]["labelled"] for run in runs}
-    if len(labelled) > 1:
-        without = next(run for run in runs if not run.audit["data"]["labelled"])
-        raise BadInput(
-            f"{without.folder}: was audited without labels and another run with them, so what counts as right is not"
-            " the same; audit both models on the same data"
-        )
-    common, images = _common_images(runs)
-    ids = dict.fromkeys(i for run in runs for i in run.probes)
-    order = {probe_id: position for position, probe_id in enumerate(ids)}
-    found = sorted(ids, key=lambda i: (AREAS.index(first_record(runs, i)["area"]), order[i]))
-    probes = [compare_probe(runs, probe_id, common, plugins) for probe_id in found]
-    if not any(probe["metrics"] for probe in probes):
-        why = "; ".join(f"{probe['id']}: {probe['reason']}" for probe in probes[:3])
-        raise BadInput(f"{runs[1].folder}: has no probe in common with {runs[0].folder} that could be compared ({why})")
+    if not 2 <= len(folders) <= MAX_RUNS:
+        raise BadInput(f"compare: {len(folders)} runs; expected 2 to {MAX_RUNS} run folders")
+    runs = [open_run(chr(ord("A") + i), Path(folder)) for i, folder in enumerate(folders)]
+    _refuse_mixed_labels(runs)
+    common, images = common_images(runs)
+    probes = _probes(runs, common, plugins or load())
     tests = correct_p_values(probes)
-    result: dict[str, Any] = {
+    result: ComparisonRecord = {
         "schema": "auditor-compare/1",
         "auditor": auditor.__version__,
-        "runs": [_describe(run) for run in runs],
+        "runs": [_run_record(run) for run in runs],
         "images": images,
         "differences": list(_differences(runs, images)),
         "alpha": ALPHA,
         "tests": tests,
         "probes": probes,
-        "leaderboard": leaderboard(runs, probes) if len(runs) > 2 else [],
+        "leaderboard": leaderboard(len(runs), probes) if len(runs) > 2 else [],
+        "verdict": "no-difference",
+        "verdict_reason": "",
     }
     result["verdict"], result["verdict_reason"] = decide(result)
     return result
 
 
-def regressed(comparison: Mapping[str, Any]) -> bool:
-    """Whether the second of two runs is significantly worse than the first in anything."""
+def _refuse_mixed_labels(runs: Sequence[Run]) -> None:
+    labelled = {run.audit["data"]["labelled"] for run in runs}
+    if len(labelled) > 1:
+        without = next(run for run in runs if not run.audit["data"]["labelled"])
+        raise BadInput(
+            f"{without.folder}: was audited without labels and another run with labels, so their accuracies mean"
+            " different things; audit both models on the same data"
+        )
+
+
+def _probes(runs: Sequence[Run], common: set[str] | None, plugins: Registry) -> list[ComparedProbeRecord]:
+    """Compare every probe of any run, ordered by area. Raises BadInput if none has a common metric."""
+    ids = dict.fromkeys(probe_id for run in runs for probe_id in run.probes)
+    # the sort is stable: within an area the order of the runs stays
+    ordered = sorted(ids, key=lambda probe_id: AREAS.index(first_record(runs, probe_id)["area"]))
+    probes = [compare_probe(runs, probe_id, common, plugins) for probe_id in ordered]
+    if not any(probe["metrics"] for probe in probes):
+        reasons = "; ".join(f"{probe['id']}: {probe['reason']}" for probe in probes[:3])
+        raise BadInput(
+            f"{runs[1].folder}: has no probe in common with {runs[0].folder} that could be compared ({reasons})"
+        )
+    return probes
+
+
+def regressed(comparison: ComparisonRecord) -> bool:
+    """Whether the second of two runs is significantly worse than the first in any metric."""
     return any(
         pair["outcome"] == "worse"
-        for probe in comparison["probes"] for metric in probe["metrics"] for pair in metric["pairs"]
-    )  # fmt: skip
+        for probe in comparison["probes"]
+        for metric in probe["metrics"]
+        for pair in metric["pairs"]
+    )
 
 
-def write(comparison: Mapping[str, Any], out: Path, formats: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Write comparison.json and, of "html" and "pdf", those in ``formats``; the files, and what could not be written.
+class Written(NamedTuple):
+    """The files of a comparison, and why others are missing."""
 
-    Raises BadInput for another format.
-    """
-    from auditor.report.comparison import render_html, render_pdf
+    files: list[Path]
+    problems: list[str]
 
-    renderers = {"html": render_html, "pdf": render_pdf}
+
+def write(comparison: ComparisonRecord, out: Path, formats: Sequence[str]) -> Written:
+    """Write comparison.json and the reports. Raises BadInput for an unknown format or an unwritable folder."""
     check_formats(formats)
+    text = json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    problems = []
     try:
-        text = json.dumps(comparison, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         files = [write_whole(out / "comparison.json", text.encode())]
-        problems = []
         for name in dict.fromkeys(formats):
             if name == "json":
                 continue
             try:
-                files.append(write_whole(out / f"comparison.{name}", renderers[name](comparison)))
+                files.append(write_whole(out / f"comparison.{name}", _renderer(name)(comparison)))
             except AuditorError as error:
                 problems.append(f"comparison.{name} was not written: {error}")
     except OSError as error:
-        raise BadInput(f"{out}: cannot be written ({error.strerror}); name another folder with --out") from None
-    return files, problems
+        raise BadInput(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
+    return Written(files, problems)
+
+
+def _renderer(name: str) -> Callable[[ComparisonRecord], bytes]:
+    from auditor.report.comparison import render_html, render_pdf
+
+    return {"html": render_html, "pdf": render_pdf}[name]
 
 
 def check_formats(formats: Sequence[str]) -> None:
-    """Raises BadInput for a format that comparisons are not written in."""
+    """Raise BadInput for a format that comparisons do not have."""
     for name in formats:
-        if name not in {"html", "pdf", "json"}:
+        if name not in FORMATS:
             raise BadInput(f"--format {name}: a comparison is written as html, pdf or json")
 
 
 def validator() -> Any:
-    """A JSON Schema validator for comparison.json."""
+    """Return a JSON Schema validator for comparison.json."""
     import jsonschema
 
     schema = json.loads((Path(__file__).parents[1] / "schemas" / "compare.schema.json").read_text(encoding="utf-8"))
     return jsonschema.Draft202012Validator(schema)
 
 
-def _describe(run: Run) -> dict[str, Any]:
-    audit = run.audit
+def _run_record(run: Run) -> ComparedRunRecord:
+    audit, model, data = run.audit, run.audit["model"], run.audit["data"]
     return {
         "name": run.name,
         "path": str(run.folder),
@@ -127,33 +150,70 @@ def _describe(run: Run) -> dict[str, Any]:
         "suite": audit["suite"],
         "seed": audit["seed"],
         "policy": audit["policy"]["name"],
-        "model": {key: audit["model"][key] for key in ("path", "sha256", "format", "access")},
-        "data": {key: audit["data"][key] for key in ("path", "sha256", "n", "labelled")},
+        "model": {
+            "path": model["path"],
+            "sha256": model["sha256"],
+            "format": model["format"],
+            "access": model["access"],
+        },
+        "data": {"path": data["path"], "sha256": data["sha256"], "n": data["n"], "labelled": data["labelled"]},
         "verdict": audit["verdict"],
     }
 
 
-def _differences(runs: Sequence[Run], images: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """What else differs between the runs than the model, and what follows from it."""
-    kept = f"only the {images['common']} images that are the same in every run are compared"
-    facts: list[tuple[str, Callable[[dict[str, Any]], Any], str]] = [
-        ("data", lambda a: a["data"]["sha256"][:12], kept),
-        ("input", lambda a: " × ".join(map(str, a["model"]["input"]["shape"][1:])),
-         "L1 and L2 sizes mean other things at another resolution and are not compared"),
-        ("preprocessing", lambda a: json.dumps({k: a["model"]["input"][k] for k in ("range", "mean", "std")}),
-         "belongs to the model; make sure that each is right"),
-        ("classes", lambda a: ", ".join(a["model"]["classes"]), "images are matched by the names of their labels"),
-        ("access", lambda a: a["model"]["access"], "attacks that need gradients ran on the white box alone"),
-        ("seed", lambda a: a["seed"], "random starts, noise and the sample differ: part of a difference may be chance"),
-        ("auditor", lambda a: a["auditor"], "a probe may have changed between the versions"),
-        ("policy", lambda a: f"{a['policy']['name']} {a['policy']['sha256'][:8]}",
-         "statuses and verdicts were judged by other thresholds; the numbers are not touched by it"),
-        ("device", lambda a: str(a["environment"]["device"]), "rounding differs between devices"),
-    ]  # fmt: skip
-    for what, value, effect in facts:
+class _Fact(NamedTuple):
+    """A property of a run that should be the same in all runs."""
+
+    name: str
+    value: Callable[[AuditRecord], object]
+    effect: str
+    """Effect of a difference."""
+
+
+def _preprocessing(audit: AuditRecord) -> str:
+    described = audit["model"]["input"]
+    return json.dumps({"range": described["range"], "mean": described["mean"], "std": described["std"]})
+
+
+_FACTS = (
+    _Fact(
+        "input",
+        lambda audit: " × ".join(map(str, audit["model"]["input"]["shape"][1:])),
+        "L1 and L2 sizes depend on the resolution and are not compared",
+    ),
+    _Fact("preprocessing", _preprocessing, "it belongs to the model; check that each is right"),
+    _Fact(
+        "classes",
+        lambda audit: ", ".join(audit["model"]["classes"]),
+        "images are matched by the names of their labels",
+    ),
+    _Fact(
+        "access",
+        lambda audit: audit["model"]["access"],
+        "attacks that need gradients ran on the white-box model only",
+    ),
+    _Fact(
+        "seed",
+        lambda audit: audit["seed"],
+        "random starts, noise and the sample differ; part of a difference may be chance",
+    ),
+    _Fact("auditor", lambda audit: audit["auditor"], "a probe may have changed between the versions"),
+    _Fact(
+        "policy",
+        lambda audit: f"{audit['policy']['name']} {audit['policy']['sha256'][:8]}",
+        "statuses and verdicts were judged by other thresholds; the numbers do not depend on the policy",
+    ),
+    _Fact("device", lambda audit: str(audit["environment"]["device"]), "rounding differs between devices"),
+)
+
+
+def _differences(runs: Sequence[Run], images: ImagesRecord) -> Iterator[DifferenceRecord]:
+    """Yield the differences between the runs other than the model, with their effect."""
+    common = f"only the {images['common']} images that are the same in every run are compared"
+    for name, value, effect in (_Fact("data", lambda audit: audit["data"]["sha256"][:12], common), *_FACTS):
         values = [value(run.audit) for run in runs]
         if len(set(values)) > 1:
-            yield {"what": what, "values": [str(v)[:200] for v in values], "effect": effect}
+            yield {"what": name, "values": [str(each)[:200] for each in values], "effect": effect}
+    models = [run.audit["model"]["sha256"][:12] for run in runs]
     if len({run.audit["model"]["sha256"] for run in runs}) == 1:
-        same = [run.audit["model"]["sha256"][:12] for run in runs]
-        yield {"what": "model", "values": same, "effect": "every run audited the same model file"}
+        yield {"what": "model", "values": models, "effect": "every run audited the same model file"}

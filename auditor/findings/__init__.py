@@ -1,1 +1,1 @@
-"""What a reviewer reads: metrics, findings, evidence, and how numbers are written."""
+"""Metrics, findings, evidence and their text form."""

@@ -9,7 +9,11 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """The JSON form of findings and metrics: dataclasses to objects, non-finite numbers to null, arrays to lists."""
+    """Return the JSON form of a value.
+
+    Dataclasses become objects, arrays lists, non-finite numbers null; floats keep six digits. Raises TypeError for
+    anything else.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -17,10 +21,10 @@ def plain(value: Any) -> Any:
     if isinstance(value, str | bool | int | None):
         return value
     if isinstance(value, float):
-        # six digits: what differs beyond them is the runtime's rounding, not the model
+        # digits beyond the sixth are rounding of the runtime, not the model
         return float(f"{value:.6g}") if math.isfinite(value) else None
     if hasattr(value, "tolist"):
         return plain(value.tolist())
     if isinstance(value, Sequence | set | frozenset):
         return [plain(item) for item in value]
-    raise TypeError(f"{type(value).__name__} has no place in audit.json")
+    raise TypeError(f"{type(value).__name__} cannot be stored in audit.json")

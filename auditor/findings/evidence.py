@@ -26,7 +26,7 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One point, with the interval of ``y`` where there is one."""
+    """One point, with the interval of ``y`` if there is one."""
 
     x: float
     y: float | None
@@ -81,19 +81,19 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """One cell of an image grid: a file of the run folder, and what to say under it."""
+    """One cell of an image grid: a file of the run folder and its caption."""
 
     file: str | None
     """Path inside the run folder, for example ``evidence/ab12.png``; None leaves the cell empty."""
     caption: str = ""
     alt: str = ""
     heat: Sequence[Sequence[float]] | None = None
-    """A coarse map (rows, columns) laid over the picture; positive speaks for the class, negative against it."""
+    """A coarse map (rows, columns) laid over the picture; positive supports the class, negative opposes it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridRow:
-    """A row of pictures with a label in front."""
+    """A row of pictures with a label."""
 
     label: str
     cells: Sequence[Picture]
@@ -112,7 +112,7 @@ class ImageGrid:
 
 @dataclass(frozen=True, kw_only=True)
 class HeatMap:
-    """A matrix of numbers as colours, for example a confusion matrix or the mean map of a class."""
+    """A matrix of numbers as colours, for example a confusion matrix."""
 
     title: str
     values: Sequence[Sequence[float | None]]

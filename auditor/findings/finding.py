@@ -1,7 +1,7 @@
-"""What a reviewer reads: metrics, findings and their evidence.
+"""Findings and conclusions: the results of a probe.
 
 A finding is data. Evidence is a closed set of kinds (curve, table, image grid, heat map, scatter, text), so every
-renderer knows all of it and no plugin carries HTML. ``plain`` turns any of it into what audit.json holds.
+renderer supports all of them and no plugin contains HTML. ``plain`` encodes them for audit.json.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Area = Literal["performance", "attacks", "corruptions", "metrics", "bias", "expl
 AREAS: tuple[Area, ...] = ("performance", "attacks", "corruptions", "metrics", "bias", "explanations", "sanity")
 
 Status = Literal["pass", "fail", "inconclusive", "informative", "not-applicable", "error"]
-"""How a probe ended. Only ``pass`` and ``fail`` judge; none of the others ever counts as passed."""
+"""Outcome of a probe. Only ``pass`` and ``fail`` are verdicts; no other outcome counts as passed."""
 
 Severity = Literal["none", "low", "medium", "high", "critical"]
 SEVERITIES: tuple[Severity, ...] = ("none", "low", "medium", "high", "critical")
@@ -28,7 +28,7 @@ class Finding:
     """One claim with its number and its evidence."""
 
     id: str
-    """Unique within the audit and the same from run to run: ``<probe id>/<noun>``."""
+    """Unique within the audit and stable between runs: ``<probe id>/<noun>``."""
     title: str
     statement: str
     """One sentence with the number, its interval and n."""
@@ -40,7 +40,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class ThreatModel:
-    """Who attacks, knowing what, allowed what (Carlini et al. 2019, arXiv:1902.06705, section 2.2)."""
+    """The attacker's goal, knowledge and budget (Carlini et al. 2019, arXiv:1902.06705, section 2.2)."""
 
     goal: str
     """For example "untargeted misclassification"."""
@@ -53,9 +53,9 @@ class ThreatModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Conclusion:
-    """What a probe concludes from its records: the first metric is its headline."""
+    """Metrics and findings that a probe derives from its records; the first metric is the key metric."""
 
     metrics: Sequence[Metric] = ()
     findings: Sequence[Finding] = ()
     inconclusive: str = ""
-    """Why nothing may be concluded (an attack that did not work, too few images); empty when something may be."""
+    """Why no conclusion is possible (a failed attack, too few images); empty if one is."""

@@ -1,6 +1,7 @@
-"""How numbers and names are written down: one way for the terminal, the policy and every report format.
+"""Format numbers and names for the terminal, the policy and every report format.
 
-Everything takes plain audit.json values and gives text. "No data" is a dash, never 0.
+All functions return text. A missing value is a dash, never 0. What a metric means (label, bound, difference) comes from
+its spec alone.
 """
 
 from __future__ import annotations
@@ -9,79 +10,39 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
-from auditor.findings.metric import n_of_255
+from auditor.findings.metric import Metric, MetricSpec, n_of_255
+from auditor.findings.record import CellRecord, IntervalRecord, Json, MetricRecord, MetricSpecRecord
 
 NOTHING = "–"
-"""What stands where there is no number."""
+"""Text of a missing number."""
 
-# Control characters have no place in a report, bidirectional overrides can reorder the text around them, and lone
-# surrogates cannot be written as UTF-8.
+# Control characters are not allowed in reports, bidirectional overrides can reorder the text around them, and lone
+# surrogates cannot be encoded as UTF-8.
 _UNSAFE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]")
 
 _NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1", "l0": "L0"}
-_UNITS = {"l2": "L2", "l1": "L1", "dB": "dB", "s": "s", "nats": "nats"}
-
-_NAMES = {
-    "f1": "F1",
-    "roc_auc": "ROC AUC",
-    "roc_auc_micro": "ROC AUC over all pairs of image and class",
-    "ece": "Expected calibration error",
-    "brier": "Brier score",
-    "mce": "Mean corruption error",
-    "relative_mce": "Mean corruption error less the clean error",
-    "ece_of_perfect": "The same of a perfectly calibrated model",
-    "certified_radius_median": "Certified radius, median",
-    "certificate_contradicted": "Images with a certificate above a perturbation found",
-    "clever_contradicted": "Images with a CLEVER score above a perturbation found",
-    "clever_unexplained": "Of these, without a sign that the score is uncertain",
-    "bracket_ratio_median": "Perturbation found by certified radius, median",
-    "clever_median": "CLEVER score, median",
-    "clever_fits": "CLEVER score's law fits",
-    "clever_spread": "CLEVER score, half the samples against the other half",
-    "clever_at_radius": "CLEVER score as large as its radius",
-    "clever_below_distance": "CLEVER score below the distance found",
-    "distance_median": "Distance to the nearest error, median",
-    "snr_median": "Signal-to-noise ratio at the first error, median",
-    "unconfirmed": "Errors of the copy that the original did not confirm",
-    "deletion_auc": "Deletion AUC",
-    "insertion_auc": "Insertion AUC",
+_UNITS = {"l2": " L2", "l1": " L1", "dB": " dB", "s": " s", "nats": " nats"}
+_BOUNDS = {
+    "upper": "upper bound",
+    "lower": "lower bound",
+    "estimate": "estimate",
+    "exact": "exact",
+    "measured": "measured",
 }
 
-_READINGS = {
-    "robust_accuracy": "upper bound",
-    "distance_median": "upper bound",
-    "attack_success_rate": "lower bound",
-    "certified_accuracy": "lower bound",
-    "certified_radius_median": "lower bound",
-    "smoothed_certified_accuracy": "lower bound",
-    "clever_median": "estimate",
-}
-
-
-# Endings of names: which way is better. A high signal-to-noise ratio at the first error is a small perturbation. What
-# ends in none of them (a share of attribution, say) has no better side.
-_MORE_IS_BETTER = ("accuracy", "agreement", "advantage", "precision", "recall", "f1", "roc_auc", "roc_auc_micro",
-                   "parity_ratio", "odds_ratio", "distance_median", "clever_median")  # fmt: skip
-_LESS_IS_BETTER = ("attack_success_rate", "gap", "parity_difference", "odds_difference", "opportunity_difference",
-                   "ece", "brier", "log_loss", "mce", "snr_median", "max_abs_difference", "clever_below_distance",
-                   "confidence_drop")  # fmt: skip
-
-
-def better_side(metric: Mapping[str, Any]) -> int:
-    """1 where more of a metric is better, -1 where less is, 0 where it cannot be said."""
-    known: str = metric["name"]
-    return known.endswith(_MORE_IS_BETTER) - known.endswith(_LESS_IS_BETTER)
+Spec = MetricSpec | MetricSpecRecord
+_Style = Literal["percent", "points", "n/255", "number"]
 
 
 def clean(text: str) -> str:
-    """Text without control characters, direction overrides and lone surrogates; each becomes a visible mark."""
+    """Replace control characters, direction overrides and lone surrogates by a visible mark."""
     return _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def number(value: float | None) -> str:
-    """A plain number to three significant digits, whole numbers in full."""
+    """Format a number to three significant digits, and a whole number in full."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if float(value).is_integer() and abs(value) < 1e9:
@@ -89,18 +50,18 @@ def number(value: float | None) -> str:
     elif 1000 <= abs(value) < 1e6:
         text = f"{value:.0f}"
     else:
-        text = re.sub(r"e([+-])0*(\d+)", _power, f"{value:.3g}")
+        text = re.sub(r"e([+-])0*(\d+)", _power_of_ten, f"{value:.3g}")
     return "\N{MINUS SIGN}" + text[1:] if value < 0 else text
 
 
-def _power(found: re.Match[str]) -> str:
-    """``e-05`` as people write it."""
+def _power_of_ten(exponent: re.Match[str]) -> str:
+    """Write ``e-05`` as ``·10⁻⁵``."""
     raised = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-    return "·10" + ("⁻" if found[1] == "-" else "") + found[2].translate(raised)
+    return "·10" + ("⁻" if exponent[1] == "-" else "") + exponent[2].translate(raised)
 
 
 def formatted(value: float | None, style: str) -> str:
-    """A number in one of the styles of axes, tables and heat maps: number, count, percent, n/255, text."""
+    """Format a number in a style of axes, tables and heat maps: number, count, percent, n/255, text."""
     if value is None or not math.isfinite(value):
         return NOTHING
     if style == "percent":
@@ -110,20 +71,81 @@ def formatted(value: float | None, style: str) -> str:
     return number(value)
 
 
-def _style(metric: Mapping[str, Any]) -> tuple[str, str]:
-    """The number style of a metric and what is written after it."""
-    unit = metric["unit"]
-    if unit == "fraction" and metric["name"].endswith(("_gap", "_gain")):
-        return "points", " points"
+def is_difference(spec: Spec | None) -> bool:
+    """Whether a metric is a difference of two fractions, written in percentage points."""
+    return spec is not None and (spec.difference if isinstance(spec, MetricSpec) else spec["difference"])
+
+
+def bound(spec: MetricSpecRecord) -> str:
+    """Return how a metric bounds the true value: ``upper bound``, ``estimate``, ``measured``."""
+    return _BOUNDS[spec["bound"]]
+
+
+def direction(spec: MetricSpecRecord) -> int:
+    """Return 1 if higher is better, -1 if lower is better, 0 if neither is."""
+    return {"higher": 1, "lower": -1, "neither": 0}[spec["better"]]
+
+
+def measured(metric: Metric | MetricRecord, spec: Spec | None = None) -> str:
+    """Format a metric with interval and unit: ``61.0 % [54.1, 67.5]``, ``−4.5 points``; a dash without a value."""
+    return f"{value(metric, spec)} {interval(metric, spec)}".rstrip()
+
+
+def value(metric: Metric | MetricRecord, spec: Spec | None = None) -> str:
+    """Format a metric with its unit, without its interval."""
+    point = _ends(metric)["value"]
+    if point is None:
+        return NOTHING
+    style, unit = _style(_unit(metric), difference=is_difference(spec))
+    return _scaled(point, style) + unit
+
+
+def interval(metric: Metric | MetricRecord, spec: Spec | None = None) -> str:
+    """Format the interval of a metric in the scale of its unit: ``[54.1, 67.5]``; empty without an interval."""
+    ends = _ends(metric)
+    low, high = ends["low"], ends["high"]
+    if ends["value"] is None or (low is None and high is None):
+        return ""
+    style, _ = _style(_unit(metric), difference=is_difference(spec))
+    texts = [NOTHING if end is None else _scaled(end, style) for end in (low, high)]
+    return f"[{texts[0]}, {texts[1]}]"
+
+
+def points(metric: Metric | MetricRecord) -> str:
+    """Format a difference of two fractions with its interval, in percentage points: ``8.7 points [0.0, 48.3]``."""
+    name = metric.name if isinstance(metric, Metric) else metric["name"]
+    return measured(metric, MetricSpec(name=name, label=name, better="neither", difference=True))
+
+
+def difference(unit: str, apart: IntervalRecord) -> str:
+    """Format the difference of two values of a metric, with sign and interval: ``−4.5 points [−7.6, −1.3]``."""
+    low, high = apart["low"], apart["high"]
+    if apart["value"] is None:
+        return NOTHING
+    style, ending = _style(unit, difference=True)
+    text = _signed(apart["value"], style) + ending
+    return text if low is None or high is None else f"{text} [{_signed(low, style)}, {_signed(high, style)}]"
+
+
+def _ends(metric: Metric | MetricRecord) -> IntervalRecord:
+    return {"value": metric.value, "low": metric.low, "high": metric.high} if isinstance(metric, Metric) else metric
+
+
+def _unit(metric: Metric | MetricRecord) -> str:
+    return metric.unit if isinstance(metric, Metric) else metric["unit"]
+
+
+def _style(unit: str, *, difference: bool) -> tuple[_Style, str]:
+    """Return the number style of a unit and the text after the number."""
     if unit == "fraction":
-        return "percent", " %"
+        return ("points", " points") if difference else ("percent", " %")
     if unit == "linf":
         return "n/255", "/255"
-    return "number", f" {_UNITS[unit]}" if unit in _UNITS else ""
+    return "number", _UNITS.get(unit, "")
 
 
-def _bare(value: float, style: str) -> str:
-    """A number in the scale of its unit, without the unit."""
+def _scaled(value: float, style: _Style) -> str:
+    """Format a number in the scale of its unit, without the unit."""
     if style in ("percent", "points"):
         return f"{100 * value:.1f}".replace("-", "\N{MINUS SIGN}")
     if style == "n/255":
@@ -131,65 +153,26 @@ def _bare(value: float, style: str) -> str:
     return number(value)
 
 
-def measured(metric: Mapping[str, Any]) -> str:
-    """A metric's number with its interval and unit: ``61.0 % [54.1, 67.5]``; a dash where there is none."""
-    if metric["value"] is None:
-        return NOTHING
-    style, unit = _style(metric)
-    text = _bare(metric["value"], style) + unit
-    return f"{text} {interval(metric)}".rstrip()
-
-
-def value(metric: Mapping[str, Any]) -> str:
-    """A metric's number with its unit and without its interval."""
-    return measured({**metric, "low": None, "high": None})
-
-
-def interval(metric: Mapping[str, Any]) -> str:
-    """A metric's interval in the scale of its unit: ``[54.1, 67.5]``; empty where there is none."""
-    low, high = metric["low"], metric["high"]
-    if metric["value"] is None or (low is None and high is None):
-        return ""
-    style, _ = _style(metric)
-    ends = [NOTHING if end is None else _bare(end, style) for end in (low, high)]
-    return f"[{ends[0]}, {ends[1]}]"
-
-
-def difference(metric: Mapping[str, Any], apart: Mapping[str, Any]) -> str:
-    """A difference of two values of a metric, with sign and interval: ``−4.5 points [−7.6, −1.3]``."""
-    if apart["value"] is None:
-        return NOTHING
-    style, unit = _style(metric)
-    if style == "percent":
-        style, unit = "points", " points"
-    ends = [_signed(apart[end], style) for end in ("low", "high") if apart[end] is not None]
-    return _signed(apart["value"], style) + unit + (f" [{ends[0]}, {ends[1]}]" if len(ends) == 2 else "")
-
-
-def _signed(value: float, style: str) -> str:
-    text = _bare(value, style).replace("-", "\N{MINUS SIGN}")
-    nothing = not any(digit in text for digit in "123456789")
-    return text.lstrip("\N{MINUS SIGN}") if nothing else text if value < 0 else "+" + text
+def _signed(value: float, style: _Style) -> str:
+    text = _scaled(value, style).replace("-", "\N{MINUS SIGN}")
+    if not any(digit in text for digit in "123456789"):
+        return text.lstrip("\N{MINUS SIGN}")
+    return text if value < 0 else "+" + text
 
 
 def probability(p: float | None) -> str:
-    """A p-value: ``0.031``, ``< 0.001``; a dash where there is none."""
+    """Format a p-value: ``0.031``, ``< 0.001``; a dash without one."""
     if p is None:
         return NOTHING
-    return "< 0.001" if p < 0.001 else f"{p:.2g}" if p < 0.995 else "1"
+    if p < 0.001:
+        return "< 0.001"
+    return f"{p:.2g}" if p < 0.995 else "1"
 
 
-def cell(content: Any, style: str) -> str:
-    """A table cell as text: scalars by the column's style, numbers with their interval behind."""
+def cell(content: CellRecord, style: str) -> str:
+    """Format a table cell: a scalar in the column's style, a number with its interval."""
     if isinstance(content, Mapping):
-        if content["value"] is None:
-            return NOTHING
-        ends = [content["low"], content["high"]]
-        text = formatted(content["value"], style)
-        if ends == [None, None]:
-            return text
-        shown = [formatted(end, style).removesuffix(" %").removesuffix("/255") for end in ends]
-        return f"{text} [{shown[0]}, {shown[1]}]"
+        return _cell_with_interval(content, style)
     if content is None:
         return NOTHING
     if isinstance(content, bool):
@@ -199,8 +182,18 @@ def cell(content: Any, style: str) -> str:
     return str(content)
 
 
-def sort_key(content: Any) -> str:
-    """What a table is sorted by: the number itself where there is one."""
+def _cell_with_interval(content: IntervalRecord, style: str) -> str:
+    text = formatted(content["value"], style)
+    if content["value"] is None or (content["low"] is None and content["high"] is None):
+        return text
+    low, high = (
+        formatted(end, style).removesuffix(" %").removesuffix("/255") for end in (content["low"], content["high"])
+    )
+    return f"{text} [{low}, {high}]"
+
+
+def sort_key(content: CellRecord) -> str:
+    """Return the text that tables sort by: the number, if there is one."""
     if isinstance(content, Mapping):
         content = content["value"]
     if content is None:
@@ -208,63 +201,62 @@ def sort_key(content: Any) -> str:
     return str(float(content)) if isinstance(content, int | float) else str(content)
 
 
-def measured_at(at: Mapping[str, Any]) -> str:
-    """What a metric was measured at: ``L∞ 8/255``, ``fog, severity 3``; empty where nothing is said."""
+def measured_at(at: Mapping[str, Json]) -> str:
+    """Format the setting of a measurement: ``L∞ 8/255``, ``fog, severity 3``; empty without a setting."""
     rest = dict(at)
-    parts = []
+    parts = [_size(rest), _group(rest)]
+    parts += [_setting_at(key, item) for key, item in rest.items()]
+    return ", ".join(part for part in parts if part)
+
+
+def _size(rest: dict[str, Json]) -> str:
+    """Take norm and epsilon out of ``rest`` and format them."""
     norm = rest.pop("norm", None)
-    if "epsilon" in rest:
-        epsilon = rest.pop("epsilon")
-        small = norm in (None, "linf") and isinstance(epsilon, int | float)
-        size = formatted(epsilon, "n/255") if small else cell(epsilon, "number")
-        parts.append(f"{norm_name(str(norm))} {size}" if norm else f"epsilon {size}")
-    elif norm is not None:
-        parts.append(norm_name(str(norm)))
-    if "group" in rest and "value" in rest:
-        parts.append(f"{rest.pop('group')} {cell(rest.pop('value'), 'number')}")
-    for key, item in rest.items():
-        if key in ("corruption", "noise"):
-            parts.append(str(item).replace("_", " "))
-        else:
-            style = "n/255" if key == "sigma" else "number"
-            parts.append(f"{key.replace('_', ' ')} {cell(item, style)}")
-    return ", ".join(parts)
+    if "epsilon" not in rest:
+        return "" if norm is None else norm_name(str(norm))
+    epsilon = rest.pop("epsilon")
+    small = norm in (None, "linf") and isinstance(epsilon, int | float)
+    size = cell(_scalar(epsilon), "n/255" if small else "number")
+    return f"{norm_name(str(norm))} {size}" if norm else f"epsilon {size}"
 
 
-def place(metric: Mapping[str, Any]) -> str:
-    """The same as it follows a metric's name: `` at L∞ 8/255``, `` by lighting``."""
-    at = metric["at"]
+def _group(rest: dict[str, Json]) -> str:
+    """Take a group and its value out of ``rest`` and format them."""
+    if not {"group", "value"} <= set(rest):
+        return ""
+    return f"{rest.pop('group')} {cell(_scalar(rest.pop('value')), 'number')}"
+
+
+def _setting_at(key: str, item: Json) -> str:
+    if key in ("corruption", "noise"):
+        return str(item).replace("_", " ")
+    return f"{key.replace('_', ' ')} {cell(_scalar(item), 'n/255' if key == 'sigma' else 'number')}"
+
+
+def _scalar(item: Json) -> CellRecord:
+    return str(item) if isinstance(item, list | dict) else item
+
+
+def place(at: Mapping[str, Json]) -> str:
+    """Format the setting of a measurement after a metric's label: `` at L∞ 8/255``, `` by lighting``."""
     if set(at) == {"group"}:
         return f" by {at['group']}"
-    said = measured_at(at)
-    return f" at {said}" if said else ""
+    text = measured_at(at)
+    return f" at {text}" if text else ""
 
 
-def norm_name(norm: str) -> str:
-    """Norms as people write them: ``L∞``."""
-    return re.sub(r"\b(linf|l0|l1|l2)\b", lambda found: _NORMS[found[0]], norm)
-
-
-def name(metric: Mapping[str, Any]) -> str:
-    """A metric's name for people: ``Robust accuracy``."""
-    known: str = metric["name"]
-    return _NAMES.get(known, known.replace("_", " ").capitalize())
+def norm_name(text: str) -> str:
+    """Replace the names of norms in a text: ``linf`` becomes ``L∞``."""
+    return re.sub(r"\b(linf|l0|l1|l2)\b", lambda norm: _NORMS[norm[0]], text)
 
 
 def lower(text: str) -> str:
-    """The text with a small first letter, unless it starts with an abbreviation."""
+    """Write the first letter in lower case, except in an abbreviation."""
     return text if text[:2].isupper() or text[:2] == "F1" else text[:1].lower() + text[1:]
 
 
-def reading(metric: Mapping[str, Any]) -> str:
-    """How a number reads: what an attack found bounds from one side, what a proof gives from the other."""
-    if metric["name"] == "robust_accuracy" and metric["at"].get("norm") in (None, "none"):
-        return "measured"
-    return _READINGS.get(metric["name"], "measured")
-
-
-def setting(content: Any) -> str:
-    """A probe's setting as text."""
+def setting(content: Json) -> str:
+    """Format a probe's setting."""
     if isinstance(content, str):
         return content
     if isinstance(content, float) and not math.isfinite(content):
@@ -273,7 +265,7 @@ def setting(content: Any) -> str:
 
 
 def seconds(duration: float) -> str:
-    """How long something took: ``0.4 s``, ``83 s``, ``12.5 min``."""
+    """Format a duration: ``0.4 s``, ``83 s``, ``12.5 min``."""
     if duration >= 600:
         return f"{duration / 60:.1f} min"
     return f"{duration:.1f} s" if duration < 60 else f"{duration:.0f} s"

@@ -25,7 +25,7 @@ class MetricSpec:
     label: str
     """The name for people: "Robust accuracy"."""
     better: Better
-    """Which direction is good news for the model; "neither" if a value is neither good nor bad."""
+    """The direction that is better for the model; "neither" if no value is better than another."""
     unit: Unit | Literal["norm"] = "fraction"
     """Unit of the value; "norm" if the unit is the norm that ``Metric.at`` names."""
     bound: Bound = "measured"
@@ -37,35 +37,32 @@ class MetricSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """One number with what it needs to be believed: how many images, which interval, which unit, measured at what."""
+    """One measured number with its interval, sample size, unit and the setting it was measured at."""
 
     name: str
     value: float | None
-    """None when there was nothing to measure; never 0 for "no data"."""
+    """None if nothing was measured; never 0 for "no data"."""
     low: float | None = None
     high: float | None = None
     """Ends of the 95 % interval."""
     n: int
     unit: str = "fraction"
-    """One of "fraction", "l2", "linf", "l1", "dB", "s", "count", "nats", "1"."""
+    """A ``Unit``."""
     at: Mapping[str, Scalar] = field(default_factory=dict)
-    """What it was measured at, for example ``{"norm": "linf", "epsilon": 0.0314}``."""
+    """The setting of the measurement, for example ``{"norm": "linf", "epsilon": 0.0314}``."""
 
     def cell(self) -> Mapping[str, float | None]:
-        """The number and its interval as one table cell."""
+        """Return the number and its interval as one table cell."""
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
 def percent(metric: Metric) -> str:
-    """A proportion as text: ``61.0 % [54.1, 67.5]``, or ``not measured``."""
-    if metric.value is None:
-        return "not measured"
-    text = f"{100 * metric.value:.1f} %"
-    if metric.low is None or metric.high is None:
-        return text
-    return f"{text} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
+    """Format a metric as ``formatting.measured`` does, and a missing value as ``not measured``."""
+    from auditor.findings.formatting import measured
+
+    return "not measured" if metric.value is None else measured(metric)
 
 
 def n_of_255(epsilon: float) -> str:
-    """An L-infinity size as n/255: ``8/255``, ``0.5/255``."""
+    """Format an L-infinity size as n/255: ``8/255``, ``0.5/255``."""
     return f"{epsilon * 255:.3g}/255"

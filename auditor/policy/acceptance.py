@@ -10,10 +10,11 @@ import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from auditor.findings.finding import SEVERITIES, Severity
 from auditor.findings.metric import Scalar
+from auditor.findings.record import AcceptanceRecord, AcceptanceStateRecord, MetricRecord, ProbeRecord
 from auditor.toml import Text
 
 
@@ -34,7 +35,7 @@ class Acceptance:
     at: Mapping[str, Scalar] = field(default_factory=dict)
     """Only metrics measured at this, for example ``{"group": "sex"}``."""
 
-    def covers(self, metric: Mapping[str, Any], severity: Severity, today: dt.date) -> bool:
+    def covers(self, metric: MetricRecord, severity: Severity, today: dt.date) -> bool:
         """Whether a failure of ``metric`` at this severity is accepted on the day ``today``."""
         return (
             today <= self.expires
@@ -43,22 +44,22 @@ class Acceptance:
             and SEVERITIES.index(severity) <= SEVERITIES.index(self.severity)
         )
 
-    def plain(self) -> dict[str, Any]:
+    def plain(self) -> AcceptanceRecord:
         """The acceptance as recorded in audit.json."""
-        return {**asdict(self), "at": dict(self.at), "expires": self.expires.isoformat()}
+        return cast(AcceptanceRecord, {**asdict(self), "at": dict(self.at), "expires": self.expires.isoformat()})
 
 
 def states(
-    acceptances: Sequence[Acceptance], probes: Sequence[Mapping[str, Any]], today: dt.date
-) -> list[dict[str, Any]]:
+    acceptances: Sequence[Acceptance], probes: Sequence[ProbeRecord], today: dt.date
+) -> list[AcceptanceStateRecord]:
     """Every acceptance with its state: "holds", "expired", or "unused" if nothing failed that it covers."""
     used = [entry for probe in probes for entry in probe.get("accepted", ())]
-    found = []
+    found: list[AcceptanceStateRecord] = []
     for acceptance in acceptances:
         entry = acceptance.plain()
-        held = any(all(each[key] == value for key, value in entry.items()) for each in used)
-        state = "expired" if today > acceptance.expires else "holds" if held else "unused"
-        found.append({**entry, "state": state})
+        held = any({**each, **entry} == each for each in used)
+        state: Literal["expired", "holds", "unused"] = "holds" if held else "unused"
+        found.append({**entry, "state": "expired" if today > acceptance.expires else state})
     return found
 
 

@@ -29,6 +29,7 @@ from typing import Any
 
 from auditor.errors import BadInput
 from auditor.findings.metric import Scalar, Unit
+from auditor.findings.record import DocumentedRecord, MetricRecord, ProbeRecord
 from auditor.toml import Text, nearest
 
 _TEXTS = ("claim", "source", "probe", "metric", "over", "series", "figure", "note")
@@ -91,14 +92,14 @@ def check_probes(entries: Sequence[PublishedNumber], probes: Collection[str], wh
 
 
 def compare_published(
-    entries: Sequence[PublishedNumber], records: Sequence[Mapping[str, Any]], model: str
-) -> list[dict[str, Any]]:
+    entries: Sequence[PublishedNumber], records: Sequence[ProbeRecord], model: str
+) -> list[DocumentedRecord]:
     """Every entry as recorded in audit.json: the published number and what ``records`` measured at the same place.
 
     Entries about other models keep their published numbers, for the figure, without a measured one.
     """
     name = PureWindowsPath(model).name
-    found = []
+    found: list[Any] = []
     for entry in entries:
         own = entry.is_about(name)
         record = next((record for record in records if record["id"] == entry.probe), None)
@@ -112,7 +113,7 @@ def compare_published(
     return found
 
 
-def _metric(metrics: Sequence[Mapping[str, Any]], name: str, at: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def _metric(metrics: Sequence[MetricRecord], name: str, at: Mapping[str, Any]) -> MetricRecord | None:
     """The metric ``name`` measured at ``at``; of several, the one with the fewest further conditions."""
     fitting = [
         metric

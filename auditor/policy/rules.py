@@ -21,6 +21,7 @@ from auditor.files import digest
 from auditor.findings.encoding import plain
 from auditor.findings.finding import Severity
 from auditor.findings.metric import Scalar
+from auditor.findings.record import MetricRecord, PolicyRecord, ProbeRecord
 from auditor.policy.acceptance import Acceptance, states
 from auditor.toml import Text, decode, nearest, read_toml
 
@@ -144,12 +145,12 @@ class Policy:
     """The day of judging: acceptances expire."""
     sha256: str = ""
 
-    def accepts(self, probe_id: str, metric: Mapping[str, Any], severity: Severity) -> Acceptance | None:
+    def accepts(self, probe_id: str, metric: MetricRecord, severity: Severity) -> Acceptance | None:
         """Return the acceptance that covers this failure, or None."""
         about = (each for each in self.accepted if each.probe == probe_id)
         return next((each for each in about if each.covers(metric, severity, self.today)), None)
 
-    def described(self, probes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def described(self, probes: Sequence[ProbeRecord]) -> PolicyRecord:
         """The policy as recorded in audit.json, with the state of every acceptance after judging ``probes``."""
         accepted = states(self.accepted, probes, self.today)
         return {"name": self.name, "sha256": self.sha256, "judged": self.today.isoformat(), "accepted": accepted}

@@ -3,30 +3,43 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal, cast
 
 from auditor.findings import formatting
 from auditor.findings.finding import SEVERITIES, Severity
+from auditor.findings.record import (
+    AppliedAcceptanceRecord,
+    FindingRecord,
+    MetricRecord,
+    MetricSpecRecord,
+    ProbeRecord,
+    Verdict,
+    metric_spec,
+    spec_of,
+)
 from auditor.policy.acceptance import at_matches
 from auditor.policy.rules import GRADES, NAMED, Invalidation, Policy, Rule
 
 
-def judge(probe: dict[str, Any], policy: Policy) -> dict[str, Any]:
+def judge(probe: ProbeRecord, policy: Policy) -> ProbeRecord:
     """A probe's record (as in audit.json) with status, severity and reason by this policy."""
     if probe["status"] in {"error", "not-applicable"}:
         return probe
-    judged = [_apply(rule, probe["metrics"]) for rule in policy.rules if rule.probe == probe["id"]]
+    judged = [_apply(rule, probe) for rule in policy.rules if rule.probe == probe["id"]]
     failed = [verdict for verdict in judged if verdict.status == "fail"]
-    accepted = {id(v): policy.accepts(probe["id"], v.metric, v.severity) for v in failed}
-    findings = [_without(finding, "accepted") | {"severity": "none"} for finding in probe["findings"]]
+    accepted = {id(v): v.metric and policy.accepts(probe["id"], v.metric, v.severity) for v in failed}
+    findings = [_unjudged(finding) for finding in probe["findings"]]
     for verdict in failed:
         _mark(findings, verdict, accepted=accepted[id(verdict)] is not None)
     caveat = probe.get("caveat", "")
-    result = _without(probe, "accepted") | {"findings": findings, "severity": "none"}
+    result: ProbeRecord = {**probe, "findings": findings, "severity": "none"}
+    result.pop("accepted", None)
     if failed:
-        entries = [{**a.plain(), "found": v.severity, "reason": v.reason} for v in failed if (a := accepted[id(v)])]
+        entries: list[AppliedAcceptanceRecord] = [
+            {**a.plain(), "found": v.severity, "reason": v.reason} for v in failed if (a := accepted[id(v)])
+        ]
         if entries:
             result["accepted"] = entries
         counted = [verdict for verdict in failed if not accepted[id(verdict)]]
@@ -44,7 +57,7 @@ def judge(probe: dict[str, Any], policy: Policy) -> dict[str, Any]:
     return {**result, "status": first.status, "reason": first.reason}
 
 
-def judge_all(probes: Sequence[dict[str, Any]], policy: Policy) -> list[dict[str, Any]]:
+def judge_all(probes: Sequence[ProbeRecord], policy: Policy) -> list[ProbeRecord]:
     """The records of an audit judged each by itself, then the passes taken back that a failed check voids."""
     judged = [judge(probe, policy) for probe in probes]
     failed = {probe["id"]: probe for probe in judged if probe["status"] == "fail"}
@@ -58,7 +71,7 @@ def judge_all(probes: Sequence[dict[str, Any]], policy: Policy) -> list[dict[str
     return judged
 
 
-def verdict(probes: Sequence[Mapping[str, Any]], policy: Policy, broken: Sequence[str]) -> tuple[str, str]:
+def verdict(probes: Sequence[ProbeRecord], policy: Policy, broken: Sequence[str]) -> tuple[Verdict, str]:
     """The audit's verdict and why: fail before incomplete before pass."""
     limit = SEVERITIES.index(policy.fails_at)
     failed = [p for p in probes if p["status"] == "fail" and SEVERITIES.index(p["severity"]) >= limit]
@@ -94,12 +107,12 @@ def verdict(probes: Sequence[Mapping[str, Any]], policy: Policy, broken: Sequenc
     return "pass", "; ".join(parts) + said
 
 
-def _excused(probe: Mapping[str, Any]) -> str:
+def _excused(probe: ProbeRecord) -> str:
     worst = max(probe["accepted"], key=lambda entry: SEVERITIES.index(entry["found"]))
     return f"{probe['id']} ({worst['found']}, until {worst['expires']})"
 
 
-def at_or_above(probes: Sequence[Mapping[str, Any]], level: str) -> bool:
+def at_or_above(probes: Sequence[ProbeRecord], level: str) -> bool:
     """Whether any failed probe is at least this severe (``--fail-on``)."""
     if level == "never":
         return False
@@ -112,39 +125,49 @@ class _Verdict:
     status: Literal["pass", "fail", "inconclusive"]
     severity: Severity
     reason: str
-    metric: Mapping[str, Any]
+    metric: MetricRecord | None
+    """None if the policy names a metric that was not measured."""
 
 
-def _apply(rule: Rule, metrics: Sequence[Mapping[str, Any]]) -> _Verdict:
+def _apply(rule: Rule, probe: ProbeRecord) -> _Verdict:
     """The worst verdict over all metrics that the rule names; inconclusive where none of them has a number."""
-    matching = [m for m in metrics if m["name"] == rule.metric and at_matches(rule.at, m["at"])]
-    verdicts = [_compare(rule, metric) for metric in matching if metric["value"] is not None]
+    spec = metric_spec(probe.get("metric_specs", []), rule.metric)
+    matching = [m for m in probe["metrics"] if m["name"] == rule.metric and at_matches(rule.at, m["at"])]
+    verdicts = [_compare(rule, metric, spec) for metric in matching if metric["value"] is not None]
     rank = {"pass": 0, "inconclusive": 1, "fail": 2}
     if not verdicts:
-        wanted: dict[str, Any] = {"name": rule.metric, "at": rule.at}
-        text = f"the policy asks for {formatting.name(wanted)}{formatting.place(wanted)}, which was not measured"
-        return _Verdict("inconclusive", "none", text, wanted)
+        text = f"the policy asks for {spec['label']}{formatting.place(rule.at)}, which was not measured"
+        return _Verdict("inconclusive", "none", text, None)
     return max(verdicts, key=lambda v: (rank[v.status], SEVERITIES.index(v.severity)))
 
 
-def _compare(rule: Rule, metric: Mapping[str, Any]) -> _Verdict:
+def _compare(rule: Rule, metric: MetricRecord, spec: MetricSpecRecord) -> _Verdict:
     sign = 1.0 if rule.side == "at_least" else -1.0
-    ends = sorted(sign * (metric[end] if metric[end] is not None else metric["value"]) for end in ("low", "high"))
-    words = f"{formatting.name(metric)}{formatting.place(metric)} is {formatting.measured(metric)} (n = {metric['n']})"
+    ends = sorted(sign * end for end in _ends(metric))
+    name, number = spec["label"] + formatting.place(metric["at"]), formatting.measured(metric, spec)
+    words = f"{name} is {number} (n = {metric['n']})"
     for grade in reversed(GRADES):
         limit = rule.thresholds.get(grade)
         if limit is not None and ends[1] < sign * limit:
-            return _Verdict("fail", grade, f"{words}; {_wanted(rule, limit, metric)}: {rule.reason}", metric)
+            return _Verdict("fail", grade, f"{words}; {_wanted(rule, limit, metric, spec)}: {rule.reason}", metric)
     mildest = next(rule.thresholds[grade] for grade in GRADES if grade in rule.thresholds)
     if ends[0] < sign * mildest:
-        text = f"{words}; the interval does not clear the threshold: {_wanted(rule, mildest, metric)}"
+        text = f"{words}; the interval does not clear the threshold: {_wanted(rule, mildest, metric, spec)}"
         return _Verdict("inconclusive", "none", text, metric)
     if rule.only_fails:
         return _Verdict("inconclusive", "none", f"{words}; {rule.only_fails}", metric)
-    return _Verdict("pass", "none", f"{words}; {_wanted(rule, mildest, metric)}", metric)
+    return _Verdict("pass", "none", f"{words}; {_wanted(rule, mildest, metric, spec)}", metric)
 
 
-def _voided(probe: dict[str, Any], void: Invalidation, check: Mapping[str, Any]) -> dict[str, Any]:
+def _ends(metric: MetricRecord) -> tuple[float, float]:
+    """Return the interval of a metric with a value; the value itself stands for an end that is missing."""
+    value = metric["value"]
+    assert value is not None
+    low, high = metric["low"], metric["high"]
+    return (value if low is None else low, value if high is None else high)
+
+
+def _voided(probe: ProbeRecord, void: Invalidation, check: ProbeRecord) -> ProbeRecord:
     """The record, inconclusive where it had passed and the void speaks of it."""
 
     def among(patterns: Sequence[str]) -> bool:
@@ -156,8 +179,9 @@ def _voided(probe: dict[str, Any], void: Invalidation, check: Mapping[str, Any])
     return {**probe, "status": "inconclusive", "reason": reason}
 
 
-def _named(check: Mapping[str, Any], policy: Policy, key: str) -> set[str]:
+def _named(check: ProbeRecord, policy: Policy, key: str) -> set[str]:
     """What the failed numbers of a check name under ``key``."""
+    specs = {metric["name"]: spec_of(check, metric) for metric in check["metrics"]}
     return {
         str(metric["at"][key])
         for rule in policy.rules
@@ -167,21 +191,25 @@ def _named(check: Mapping[str, Any], policy: Policy, key: str) -> set[str]:
         and metric["value"] is not None
         and key in metric["at"]
         and at_matches(rule.at, metric["at"])
-        and _compare(rule, metric).status == "fail"
+        and _compare(rule, metric, specs[rule.metric]).status == "fail"
     }
 
 
-def _without(record: Mapping[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in record.items() if name != key}
+def _unjudged(finding: FindingRecord) -> FindingRecord:
+    result: FindingRecord = {**finding, "severity": "none"}
+    result.pop("accepted", None)
+    return result
 
 
-def _acceptance(entry: Mapping[str, Any]) -> str:
+def _acceptance(entry: AppliedAcceptanceRecord) -> str:
     return f"accepted by {entry['author']} until {entry['expires']}: {entry['justification']}"
 
 
-def _mark(findings: list[dict[str, Any]], verdict: _Verdict, *, accepted: bool) -> None:
+def _mark(findings: list[FindingRecord], verdict: _Verdict, *, accepted: bool) -> None:
     """Give the severity to the finding that speaks of this metric, or to the first one."""
-    about = [f for f in findings if f["metric"] and _same(f["metric"], verdict.metric)] or findings[:1]
+    about = [f for f in findings if f["metric"] and verdict.metric and _same(f["metric"], verdict.metric)] or findings[
+        :1
+    ]
     for finding in about:
         if accepted and finding["severity"] == "none":
             finding["accepted"] = True
@@ -192,13 +220,13 @@ def _mark(findings: list[dict[str, Any]], verdict: _Verdict, *, accepted: bool) 
             finding["severity"] = verdict.severity
 
 
-def _same(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    return bool(a["name"] == b["name"] and a["at"] == b["at"])
+def _same(a: MetricRecord, b: MetricRecord) -> bool:
+    return a["name"] == b["name"] and a["at"] == b["at"]
 
 
-def _wanted(rule: Rule, limit: float, metric: Mapping[str, Any]) -> str:
-    return f"expected {rule.side.replace('_', ' ')} {formatting.value({**metric, 'value': limit})}"
+def _wanted(rule: Rule, limit: float, metric: MetricRecord, spec: MetricSpecRecord) -> str:
+    return f"expected {rule.side.replace('_', ' ')} {formatting.value({**metric, 'value': limit}, spec)}"
 
 
-def _by_severity(probes: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def _by_severity(probes: Sequence[ProbeRecord]) -> list[ProbeRecord]:
     return sorted(probes, key=lambda p: -SEVERITIES.index(p["severity"]))

@@ -158,6 +158,10 @@ class Probe(ABC):
     """A spec for every metric that ``conclude`` may return; a metric without one is an error of the probe."""
     depends_on: ClassVar[Sequence[str]] = ()
     """Ids or globs of other probes whose records ``conclude`` reads."""
+    adds_images: ClassVar[bool] = False
+    """True if ``extra_images`` may return images; they are measured when the probes of ``depends_on`` are done."""
+    accepts_surrogates: ClassVar[bool] = False
+    """True if the probe has a setting ``surrogates``: paths of other models (``--surrogate``)."""
 
     samples: int = 0
     """Audit at most this many images, drawn by the seed of the run; 0 for all."""

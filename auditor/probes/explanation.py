@@ -41,6 +41,7 @@ class Explanation(Probe):
     by_gradient: ClassVar[bool] = False
     """Whether ``attribute`` uses ``classifier.logits``; only then are maps of shuffled weights computed."""
     depends_on: ClassVar[Sequence[str]] = ("performance.accuracy", "attacks.*")
+    adds_images: ClassVar[bool] = True
 
     samples: int = 64
     grid: int = 8

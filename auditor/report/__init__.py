@@ -1,7 +1,7 @@
-"""The report: a pure view of audit.json and the evidence folder, in several formats.
+"""Reports: pure views of audit.json and the evidence folder, in several formats.
 
-``ReportFormat`` is what ``auditor_report_formats`` hooks return; the built-in ones are registered by
-``auditor.plugins.formats.reports``. Nothing here needs the model, the data or a GPU.
+``ReportFormat`` is what ``auditor_report_formats`` hooks return; ``auditor.plugins.formats.reports`` registers the
+built-in ones. No report needs the model, the data or a GPU.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 Drawing = Iterator[bytes | None]
-"""What another process draws: gives None when that has begun, so that other reports are written meanwhile, and then the
-bytes."""
+"""A report that another process renders: yields None once it has started, then the bytes.
+
+Other reports are written in between."""
 
 
 def whole(drawing: Drawing) -> bytes:
-    """The bytes, once they are drawn."""
+    """Wait for a report and return its bytes."""
     *_, content = drawing
     assert content is not None
     return content
@@ -24,20 +25,21 @@ def whole(drawing: Drawing) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFormat:
-    """One way to write a report down."""
+    """A report format."""
 
     name: str
-    """What ``--format`` takes: "html", "pdf", ..."""
+    """Value of ``--format``: "html", "pdf", ..."""
     file: str
     """File name in the run folder: "report.html"."""
     render: Callable[..., bytes | Drawing]
-    """From the audit (a mapping, the content of audit.json) and the run folder to the file's bytes; raises AuditorError
-    with one sentence where it cannot."""
+    """Render the audit (the content of audit.json) and the run folder as the file's bytes.
+
+    Raises AuditorError with one sentence if it cannot."""
     paged: bool = False
-    """True for a format that is laid out on paper: its ``render`` also takes ``paper="a4"`` or ``paper="letter"``."""
+    """True for a format with pages: ``render`` also takes ``paper="a4"`` or ``paper="letter"``."""
     prepare: Callable[[], None] | None = None
-    """Called where it is known early that the report will be wanted, so that what takes long to start can start."""
+    """Called as soon as the report is known to be needed, to start slow work early."""
 
     def on(self, paper: str) -> ReportFormat:
-        """This format on that paper; the same where there are no pages."""
+        """Return this format for a paper size; a format without pages stays the same."""
         return replace(self, render=partial(self.render, paper=paper)) if self.paged else self

@@ -1,52 +1,55 @@
-"""The report for a model card: metadata and sections as Hugging Face's model cards have them.
+"""The report for a Hugging Face model card.
 
-The metadata is a ``model-index`` (task, dataset, metrics), the text the card's sections "Evaluation" and "Bias, Risks,
-and Limitations". Numbers keep their interval and n; what was not measured is said where the limitations are.
+The metadata is a ``model-index`` (task, dataset, metrics); the text is the sections "Evaluation" and "Bias, Risks, and
+Limitations". Numbers keep their interval and n; missing measurements are listed as limitations.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from auditor.findings import formatting
+from auditor.findings.record import AuditRecord
 from auditor.report import summary
+from auditor.report.gaps import gaps
 from auditor.report.markdown import plain
+from auditor.report.ranking import RankedMetric, worst_findings
 
-Record = Mapping[str, Any]
 
-
-def render_card(audit: Record, run: Path) -> bytes:
-    """model-card.md: front matter and two sections, to be put into the model's own card."""
+def render_card(audit: AuditRecord, run: Path) -> bytes:
+    """Render model-card.md: front matter and two sections, to be copied into the model's own card."""
+    del run
     lines = ["---", *_metadata(audit), "---", "", *_evaluation(audit), *_limitations(audit)]
     return formatting.clean("\n".join(lines) + "\n").encode("utf-8")
 
 
 def _quoted(text: str) -> str:
-    """Text as a YAML string: a JSON string is one."""
+    """Quote text for YAML; a JSON string is a YAML string."""
     return json.dumps(formatting.clean(text), ensure_ascii=False)
 
 
-def _model(audit: Record) -> str:
+def _model(audit: AuditRecord) -> str:
     return PurePosixPath(summary.file_name(audit["model"]["path"])).stem
 
 
-def _dataset(audit: Record) -> str:
+def _dataset(audit: AuditRecord) -> str:
     return summary.file_name(audit["data"]["path"].rstrip("/\\"))
 
 
-def _headlines(audit: Record) -> Iterator[tuple[Record, Record]]:
-    """Every probe with its first number, where it has one."""
-    for probe in audit["probes"]:
-        if probe["metrics"] and probe["metrics"][0]["value"] is not None:
-            yield probe, probe["metrics"][0]
+def _key_metrics(audit: AuditRecord) -> list[RankedMetric]:
+    """Return the key metrics that have a value."""
+    return [
+        RankedMetric(probe, metric)
+        for probe in audit["probes"]
+        if (metric := summary.key_metric(probe)) is not None and metric["value"] is not None
+    ]
 
 
-def _metadata(audit: Record) -> Iterator[str]:
+def _metadata(audit: AuditRecord) -> Iterator[str]:
     yield "pipeline_tag: image-classification"
-    metrics = list(_headlines(audit))
+    metrics = _key_metrics(audit)
     if not metrics:
         return
     yield "model-index:"
@@ -62,12 +65,12 @@ def _metadata(audit: Record) -> Iterator[str]:
     for probe, metric in metrics:
         yield f"    - type: {metric['name']}"
         yield f"      value: {json.dumps(metric['value'])}"
-        said = f"{formatting.name(metric)}{formatting.place(metric)} ({probe['id']})"
-        yield f"      name: {_quoted(said)}"
+        label = f"{summary.metric_text(probe, metric)} ({probe['id']})"
+        yield f"      name: {_quoted(label)}"
         yield "      verified: false"
 
 
-def _evaluation(audit: Record) -> Iterator[str]:
+def _evaluation(audit: AuditRecord) -> Iterator[str]:
     data, model = audit["data"], audit["model"]
     kind = "labelled" if data["labelled"] else "unlabelled"
     yield "## Evaluation"
@@ -84,26 +87,27 @@ def _evaluation(audit: Record) -> Iterator[str]:
     yield ""
     yield "### Results"
     yield ""
-    yield "| Probe | Metric | Value, 95 % interval | n | Reads as | Status |"
+    yield "| Probe | Metric | Value, 95 % interval | n | Bound | Status |"
     yield "| :--- | :--- | ---: | ---: | :--- | :--- |"
-    for probe, metric in _headlines(audit):
-        name = f"{formatting.name(metric)}{formatting.place(metric)}"
+    for ranked in _key_metrics(audit):
+        probe, metric = ranked
         yield (
-            f"| `{probe['id']}` | {plain(name)} | {plain(formatting.measured(metric))} | {metric['n']} "
-            f"| {formatting.reading(metric)} | {probe['status']} |"
+            f"| `{probe['id']}` | {plain(summary.metric_text(probe, metric))}"
+            f" | {plain(formatting.measured(metric, ranked.spec))} | {metric['n']}"
+            f" | {formatting.bound(ranked.spec)} | {probe['status']} |"
         )
     yield ""
 
 
-def _limitations(audit: Record) -> Iterator[str]:
+def _limitations(audit: AuditRecord) -> Iterator[str]:
     yield "## Bias, Risks, and Limitations"
     yield ""
-    for worst in summary.worst_findings(audit, 5):
+    for worst in worst_findings(audit["probes"], 5):
         yield f"- **{worst.finding['severity']}**: {plain(worst.finding['statement'])} (`{worst.probe['id']}`)"
     for entry in summary.accepted(audit):
         if entry["state"] == "holds":
             text = f"accepted by {entry['author']} until {entry['expires']}: {entry['justification']}"
             yield f"- `{entry['probe']}` failed, {plain(text)}"
-    for gap in summary.gaps(audit):
-        yield f"- Not established: {plain(gap.what)} – {plain(gap.why)}"
+    for gap in gaps(audit):
+        yield f"- Not established: {plain(gap.part)} – {plain(gap.reason)}"
     yield "- Robust accuracy under an attack is an upper bound: a better attack can only lower it."

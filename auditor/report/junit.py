@@ -1,53 +1,60 @@
 """The report for build servers: JUnit XML with one test case per probe.
 
-Only ``pass`` is a passed test. What could not judge is skipped with its reason, never passed.
+Only ``pass`` is a passed test. A probe without a verdict is skipped with its reason, never passed.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Literal
 from xml.etree import ElementTree as ET
 
 from auditor.findings import formatting
+from auditor.findings.record import AuditRecord, ProbeRecord
 from auditor.report import summary
 
-Record = Mapping[str, Any]
-
-_TAGS = {"pass": None, "fail": "failure", "error": "error"}
+_Tag = Literal["failure", "error", "skipped"]
 
 
-def _tag(probe: Record) -> str | None:
-    """How a probe's case ends; a failure that the policy accepts is skipped, with who accepted it and why."""
-    excused = probe["status"] == "fail" and probe["severity"] == "none" and probe.get("accepted")
-    return "skipped" if excused else _TAGS.get(probe["status"], "skipped")
-
-
-def render_junit(audit: Record, run: Path) -> bytes:
-    """audit.junit.xml: one suite; its cases are named after the probes."""
+def render_junit(audit: AuditRecord, run: Path) -> bytes:
+    """Render audit.junit.xml: one suite whose cases are named after the probes."""
+    del run
     probes = audit["probes"]
+    totals = _totals(probes)
+    root = ET.Element("testsuites", {"name": "auditor", **totals})
+    name = f"auditor {audit['suite']} {summary.file_name(audit['model']['path'])}"
+    suite = ET.SubElement(root, "testsuite", {"name": formatting.clean(name), **totals, "timestamp": audit["created"]})
+    _add_properties(suite, audit)
+    for probe in probes:
+        _add_case(suite, probe)
+    ET.indent(root)
+    return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
+
+
+def _tag(probe: ProbeRecord) -> _Tag | None:
+    """Return the outcome of a probe's case; a failure that the policy accepts is skipped."""
+    if probe["status"] == "pass":
+        return None
+    if probe["status"] == "error":
+        return "error"
+    accepted = probe["severity"] == "none" and bool(probe.get("accepted"))
+    return "failure" if probe["status"] == "fail" and not accepted else "skipped"
+
+
+def _totals(probes: list[ProbeRecord]) -> dict[str, str]:
     tags = Counter(map(_tag, probes))
-    totals = {
+    return {
         "tests": str(len(probes)),
         "failures": str(tags["failure"]),
         "errors": str(tags["error"]),
         "skipped": str(tags["skipped"]),
         "time": f"{sum(probe['seconds'] for probe in probes):.3f}",
     }
-    root = ET.Element("testsuites", {"name": "auditor", **totals})
-    name = f"auditor {audit['suite']} {summary.file_name(audit['model']['path'])}"
-    suite = ET.SubElement(root, "testsuite", {"name": formatting.clean(name), **totals, "timestamp": audit["created"]})
-    _properties(suite, audit)
-    for probe in probes:
-        _case(suite, probe)
-    ET.indent(root)
-    return bytes(ET.tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
 
 
-def _properties(suite: ET.Element, audit: Record) -> None:
-    holder = ET.SubElement(suite, "properties")
+def _add_properties(suite: ET.Element, audit: AuditRecord) -> None:
+    properties = ET.SubElement(suite, "properties")
     for name, value in (
         ("verdict", audit["verdict"]),
         ("model.sha256", audit["model"]["sha256"]),
@@ -55,10 +62,10 @@ def _properties(suite: ET.Element, audit: Record) -> None:
         ("policy", audit["policy"]["name"]),
         ("seed", str(audit["seed"])),
     ):
-        ET.SubElement(holder, "property", {"name": name, "value": formatting.clean(value)})
+        ET.SubElement(properties, "property", {"name": name, "value": formatting.clean(value)})
 
 
-def _case(suite: ET.Element, probe: Record) -> None:
+def _add_case(suite: ET.Element, probe: ProbeRecord) -> None:
     attributes = {"classname": f"auditor.{probe['area']}", "name": probe["id"], "time": f"{probe['seconds']:.3f}"}
     case = ET.SubElement(suite, "testcase", attributes)
     tag = _tag(probe)

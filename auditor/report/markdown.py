@@ -1,16 +1,16 @@
-"""The report in short, as Markdown: what a reviewer reads under a pull request."""
+"""The summary as Markdown, for example for a pull request."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from auditor.findings import formatting
+from auditor.findings.record import AuditRecord, ProbeRecord, spec_of
 from auditor.report import documented, summary
-
-Record = Mapping[str, Any]
+from auditor.report.gaps import gaps
+from auditor.report.ranking import worst_findings
+from auditor.report.sentences import sentences
 
 MARKS = {
     "pass": "✅ pass",
@@ -24,25 +24,27 @@ MARKS = {
 
 
 def plain(text: object) -> str:
-    """Foreign text with everything escaped that Markdown, or HTML inside it, would read as an instruction."""
+    """Escape everything in foreign text that Markdown, or HTML inside it, would interpret."""
     line = " ".join(formatting.clean(str(text)).split())
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    # a zero-width space keeps code-hosting services from mentioning people
+    # a zero-width space prevents code-hosting services from mentioning people
     return re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", line).replace("@", "@\N{ZERO WIDTH SPACE}")
 
 
-def render_markdown(audit: Record, run: Path) -> bytes:
-    """summary.md: verdict, five sentences, worst findings, every probe, what is missing."""
+def render_markdown(audit: AuditRecord, run: Path) -> bytes:
+    """Render summary.md: verdict, five sentences, worst findings, every probe, gaps."""
+    del run
     model = audit["model"]
+    reason = audit.get("verdict_reason")
     lines = [
         f"## Audit of {plain(summary.file_name(model['path']))}: {MARKS[audit['verdict']]}",
         "",
-        *([plain(audit["verdict_reason"]), ""] if audit.get("verdict_reason") else []),
-        *(f"{number}. {plain(sentence)}" for number, sentence in enumerate(summary.sentences(audit), 1)),
+        *([plain(reason), ""] if reason else []),
+        *(f"{number}. {plain(sentence)}" for number, sentence in enumerate(sentences(audit), 1)),
         "",
         *_worst(audit),
         *_accepted(audit),
-        *_table(audit),
+        *_probes(audit),
         *_documented(audit),
         *_gaps(audit),
         f"SHA-256 of the model `{model['sha256']}`, seed {audit['seed']}, auditor {plain(audit['auditor'])}.",
@@ -51,51 +53,51 @@ def render_markdown(audit: Record, run: Path) -> bytes:
     return "\n".join(lines).encode("utf-8")
 
 
-def _worst(audit: Record) -> list[str]:
-    worst = summary.worst_findings(audit, 3)
-    if not worst:
-        return []
-    items = [
-        f"- **{f['severity']}{', accepted' * f.get('accepted', False)}** {plain(f['title'])}: {plain(f['statement'])}"
-        for _, f in worst
-    ]
-    return ["### Worst findings", "", *items, ""]
+def _section(title: str, items: list[str]) -> list[str]:
+    return [f"### {title}", "", *items, ""] if items else []
 
 
-def _accepted(audit: Record) -> list[str]:
-    entries = summary.accepted(audit)
-    if not entries:
-        return []
+def _worst(audit: AuditRecord) -> list[str]:
+    items = []
+    for _, finding in worst_findings(audit["probes"], 3):
+        severity = finding["severity"] + (", accepted" if finding.get("accepted") else "")
+        items.append(f"- **{severity}** {plain(finding['title'])}: {plain(finding['statement'])}")
+    return _section("Worst findings", items)
+
+
+def _accepted(audit: AuditRecord) -> list[str]:
     items = [
         f"- {entry['state']}: `{entry['probe']}` up to {entry['severity']}, by {plain(entry['author'])} until "
         f"{entry['expires']}: {plain(entry['justification'])}"
-        for entry in entries
+        for entry in summary.accepted(audit)
     ]
-    return ["### Accepted by the policy", "", *items, ""]
+    return _section("Accepted by the policy", items)
 
 
-def _table(audit: Record) -> list[str]:
-    rows = ["| Probe | Status | Severity | Headline | Reads as | n |", "| :--- | :--- | :--- | :--- | :--- | ---: |"]
-    for probe in audit["probes"]:
-        first = probe["metrics"][0] if probe["metrics"] else None
-        number = f"{summary.headline(probe)} {formatting.name(first)}{formatting.place(first)}" if first else "-"
-        reads = formatting.reading(first) if first else "-"
-        rows.append(
-            f"| {plain(probe['title'])} `{probe['id']}` | {MARKS[probe['status']]} | {probe['severity']} "
-            f"| {plain(number)} | {reads} | {probe['n']} |"
-        )
-    return ["### Probes", "", *rows, ""]
+def _probes(audit: AuditRecord) -> list[str]:
+    head = ["| Probe | Status | Severity | Key metric | Bound | n |", "| :--- | :--- | :--- | :--- | :--- | ---: |"]
+    return _section("Probes", head + [_probe(probe) for probe in audit["probes"]])
 
 
-def _documented(audit: Record) -> list[str]:
-    rows = [f"| {' | '.join(map(plain, line))} |" for line in documented.lines(audit)]
-    head = ["| What | Documented | Measured here | |", "| :--- | ---: | ---: | :--- |"]
-    return ["### Documented beside measured", "", *head, *rows, ""] if rows else []
+def _probe(probe: ProbeRecord) -> str:
+    metric = summary.key_metric(probe)
+    number = f"{summary.headline(probe)} {summary.metric_text(probe, metric)}" if metric else "-"
+    bound = formatting.bound(spec_of(probe, metric)) if metric else "-"
+    return (
+        f"| {plain(probe['title'])} `{probe['id']}` | {MARKS[probe['status']]} | {probe['severity']} "
+        f"| {plain(number)} | {bound} | {probe['n']} |"
+    )
 
 
-def _gaps(audit: Record) -> list[str]:
-    gaps = summary.gaps(audit)
-    if not gaps:
-        return []
-    items = [f"- {'⚠️ ' if gap.loud else ''}**{plain(gap.what)}** – {plain(gap.why)}" for gap in gaps]
-    return ["### Not measured or broken", "", *items, ""]
+def _documented(audit: AuditRecord) -> list[str]:
+    rows = [
+        f"| {plain(f'{line.owner}: {line.name}')} | {' | '.join(map(plain, line[2:]))} |"
+        for line in documented.lines(audit)
+    ]
+    head = ["| Metric | Documented | Measured | Comparison |", "| :--- | ---: | ---: | :--- |"]
+    return _section("Documented and measured numbers", head + rows) if rows else []
+
+
+def _gaps(audit: AuditRecord) -> list[str]:
+    items = [f"- {'⚠️ ' if gap.broken else ''}**{plain(gap.part)}** – {plain(gap.reason)}" for gap in gaps(audit)]
+    return _section("Not measured or broken", items)

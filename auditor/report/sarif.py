@@ -1,30 +1,31 @@
 """The report for code-scanning services: SARIF 2.1.0.
 
-Every finding with a severity is a result at the model's file, with a fingerprint that stays the same from run to run,
-so that a service recognises a finding it has already seen. What broke becomes a notification, not a result.
+Every finding with a severity is a result at the model's file. Its fingerprint is stable between runs, so that a service
+recognises a known finding. A broken probe or plugin is a notification, not a result.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 from urllib.parse import quote
 
 from auditor.findings import formatting
+from auditor.findings.finding import Severity
+from auditor.findings.record import AuditRecord, ProbeRecord
 from auditor.report import frameworks, summary
+from auditor.report.gaps import gaps
 
-Record = Mapping[str, Any]
-
-LEVELS = {"none": "none", "low": "note", "medium": "warning", "high": "error", "critical": "error"}
-SCORES = {"none": "0.0", "low": "3.0", "medium": "5.5", "high": "8.0", "critical": "9.5"}
-"""What code-scanning services rank security findings by."""
+LEVELS: dict[Severity, str] = {"none": "none", "low": "note", "medium": "warning", "high": "error", "critical": "error"}
+SCORES: dict[Severity, str] = {"none": "0.0", "low": "3.0", "medium": "5.5", "high": "8.0", "critical": "9.5"}
+"""Scores by which code-scanning services rank security findings."""
 
 
-def render_sarif(audit: Record, run: Path) -> bytes:
-    """audit.sarif: one run with a rule per probe and a result per finding that has a severity."""
+def render_sarif(audit: AuditRecord, run: Path) -> bytes:
+    """Render audit.sarif: one run with a rule per probe and a result per finding with a severity."""
+    del run
     probes = audit["probes"]
     uri = _uri(audit["model"]["path"])
     document = {
@@ -53,7 +54,7 @@ def render_sarif(audit: Record, run: Path) -> bytes:
 
 
 def _uri(path: str) -> str:
-    """The model's path as a URI reference: relative ones stay relative, whichever system wrote them."""
+    """Return the model's path as a URI reference; a relative path stays relative."""
     windows = PureWindowsPath(path)
     if windows.drive or "\\" in path:
         return windows.as_uri() if windows.is_absolute() else quote(windows.as_posix())
@@ -61,7 +62,7 @@ def _uri(path: str) -> str:
     return posix.as_uri() if posix.is_absolute() else quote(posix.as_posix())
 
 
-def _rule(probe: Record) -> dict[str, Any]:
+def _rule(probe: ProbeRecord) -> dict[str, Any]:
     why = probe.get("why") or probe["title"]
     return {
         "id": probe["id"],
@@ -78,32 +79,53 @@ def _rule(probe: Record) -> dict[str, Any]:
     }
 
 
-def _results(probe: Record, index: int, uri: str) -> list[dict[str, Any]]:
-    """A result per finding with a severity; a failed probe without such a finding gives one of its own."""
+def _results(probe: ProbeRecord, index: int, uri: str) -> list[dict[str, Any]]:
+    """Return a result per finding with a severity; a failed probe without one gets a result of its own."""
     found = [finding for finding in probe["findings"] if finding["severity"] != "none"]
     if found:
-        return [_result(probe, index, uri, finding) for finding in found]
+        return [
+            _result(
+                probe,
+                index,
+                uri,
+                key=finding["id"],
+                text=finding["statement"],
+                severity=finding["severity"],
+                suppressions=_suppressions(probe) if finding.get("accepted") else [],
+            )
+            for finding in found
+        ]
     if probe["status"] == "fail":
-        statement = probe["reason"] or f"{probe['title']}: {summary.headline(probe)}"
-        return [_result(probe, index, uri, {"id": probe["id"], "statement": statement, "severity": probe["severity"]})]
+        text = probe["reason"] or f"{probe['title']}: {summary.headline(probe)}"
+        return [_result(probe, index, uri, key=probe["id"], text=text, severity=probe["severity"], suppressions=[])]
     return []
 
 
-def _result(probe: Record, index: int, uri: str, finding: Record) -> dict[str, Any]:
-    key, severity = finding["id"], finding["severity"]
-    suppressions = [
+def _suppressions(probe: ProbeRecord) -> list[dict[str, str]]:
+    return [
         {"kind": "external", "status": "accepted", "justification": f"{entry['author']}: {entry['justification']}"}
         for entry in probe.get("accepted", ())
-        if finding.get("accepted")
     ]
+
+
+def _result(
+    probe: ProbeRecord,
+    index: int,
+    uri: str,
+    *,
+    key: str,
+    text: str,
+    severity: Severity,
+    suppressions: list[dict[str, str]],
+) -> dict[str, Any]:
     return {
         **({"suppressions": suppressions} if suppressions else {}),
         "ruleId": probe["id"],
         "ruleIndex": index,
         "kind": "fail",
-        # a failure without a severity must still be seen
+        # level "none" would hide a failure without a severity
         "level": "warning" if severity == "none" else LEVELS[severity],
-        "message": {"text": finding["statement"]},
+        "message": {"text": text},
         "locations": [
             {"physicalLocation": {"artifactLocation": {"uri": uri, "index": 0}, "region": {"startLine": 1}}},
         ],
@@ -112,10 +134,10 @@ def _result(probe: Record, index: int, uri: str, finding: Record) -> dict[str, A
     }
 
 
-def _invocation(audit: Record) -> dict[str, Any]:
+def _invocation(audit: AuditRecord) -> dict[str, Any]:
     notes = [
-        {"level": "error" if gap.loud else "note", "message": {"text": f"{gap.what}: {gap.why}"}}
-        for gap in summary.gaps(audit)
+        {"level": "error" if gap.broken else "note", "message": {"text": f"{gap.part}: {gap.reason}"}}
+        for gap in gaps(audit)
     ]
     broken = any(probe["status"] == "error" for probe in audit["probes"]) or any(p["error"] for p in audit["plugins"])
     return {"executionSuccessful": not broken, "commandLine": audit["command"], "toolExecutionNotifications": notes}

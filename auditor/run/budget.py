@@ -1,8 +1,7 @@
-"""``--budget``: how many images each probe gets, from what an image of each was measured to cost.
+"""``--budget``: divide the time among the probes by the measured cost of an image.
 
-Every probe first measures an image. What is left of the time is then shared evenly, and what a cheap probe does not
-need of its share goes to the others: the cheap ones are done with all of their images, and no expensive one starves.
-Costs are measured again as more images are, because one image costs more than each of many does.
+Every probe first measures one image. The remaining time is then shared equally; time that a cheap probe does not need
+goes to the others. Costs are updated as more images are measured, because one image alone costs more than each of many.
 """
 
 from __future__ import annotations
@@ -11,43 +10,43 @@ import time
 from collections.abc import Mapping
 
 PILOT = 1
-"""Images that every probe measures whatever the budget is, and that say what an image costs.
+"""Images that every probe measures regardless of the budget, to estimate the cost of an image.
 
-One, because there are networks on which an image takes the dearest attacks minutes.
+One only, because an image can take the most expensive attacks minutes.
 """
 
 GROWTH = 4
-"""By so much may a probe measure more in a round than before, until its cost is measured again."""
+"""Factor by which a round may exceed the images of the previous one before costs are updated."""
 
 
 class Budget:
-    """The time that is left, and what an image of each probe costs."""
+    """The remaining time, and the cost of an image of each probe."""
 
     def __init__(self, seconds: float) -> None:
-        """``seconds`` from now on."""
+        """Start the clock."""
         self._end = time.monotonic() + seconds
         self._spent: dict[str, tuple[float, int]] = {}
 
     @property
     def left(self) -> float:
-        """Seconds, negative when the time is over."""
+        """Remaining seconds, negative after the end."""
         return self._end - time.monotonic()
 
     def charge(self, probe_id: str, seconds: float, images: int) -> None:
-        """A probe took so long for so many images; what it cost before does not count any more."""
+        """Record the cost of the latest images; it replaces the previous cost."""
         if images:
             self._spent[probe_id] = (seconds, images)
 
     def cost(self, probe_id: str) -> float:
-        """Seconds for an image, as last measured; 0 for a probe that was not."""
+        """Return the latest seconds per image, 0 for a probe without a measurement."""
         seconds, images = self._spent.get(probe_id, (0.0, 1))
         return seconds / images
 
     def plan(self, wanted: Mapping[str, int], done: Mapping[str, int], seconds: float) -> dict[str, int]:
-        """How many images each probe should have measured once ``seconds`` more are spent; at least those ``done``."""
+        """Return how many images each probe should have measured after ``seconds``; at least those ``done``."""
         need = {probe_id: (count - done[probe_id]) * self.cost(probe_id) for probe_id, count in wanted.items()}
         share, left = 0.0, seconds
-        # whoever needs least is served first, so that what it leaves is known
+        # the cheapest first: time that they do not need raises the share of the others
         for number, price in enumerate(sorted(need.values())):
             share = max(share, left / (len(need) - number))
             left -= min(price, share)

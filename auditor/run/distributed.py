@@ -1,7 +1,7 @@
-"""Measuring in several processes with Ray (``--engine ray``, extra ``auditor[ray]``): same records, only sooner.
+"""Measure in several processes with Ray (``--engine ray``, extra ``auditor[ray]``); the records are the same.
 
-Every worker opens model and images for itself; what travels are ids and rows. Rows depend on the image, the probe and
-the seed alone, so it does not matter who measured which.
+Every worker opens the model and the images itself; only ids and rows are sent. Rows depend on image, probe and seed
+alone, so that the distribution does not change them.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 class Worker:
-    """One process with its own model and images."""
+    """A process with its own model and images."""
 
     def __init__(self, request: Request, device: str, batch_size: int, drop_copy: str) -> None:
-        """``drop_copy`` is why the copy was given up, or empty: whether to trust it was decided once, for all."""
+        """Open model and images; ``drop_copy`` is why the differentiable copy is not used, empty if it is."""
         from auditor.model.device import make_repeatable
         from auditor.plugin import registry
         from auditor.run.opening import open_audit
@@ -36,15 +36,15 @@ class Worker:
         self._measurer = Measurer(classifier, images, request.seed)
 
     def measure(self, probe: Probe, ids: Sequence[str]) -> Measured:
-        """The rows of some images."""
+        """Measure images."""
         return self._measurer.measure(probe, ids)
 
 
 class Workers:
-    """Ray workers on this machine, or on the cluster that ``RAY_ADDRESS`` names."""
+    """Ray workers on this machine or on the cluster of ``RAY_ADDRESS``."""
 
     def __init__(self, request: Request, measurer: Measurer, count: int | None) -> None:
-        """Start ``count`` workers, one per core by default. Raises BadInput where Ray is not installed."""
+        """Start ``count`` workers, one per core by default. Raises BadInput if Ray is not installed."""
         try:
             import ray
         except ImportError:
@@ -59,14 +59,14 @@ class Workers:
         share = {"num_gpus": resources.get("GPU", 0) / number} if on_gpu else {}
         remote = ray.remote(num_cpus=1, **share)(Worker)
         drop_copy = "" if classifier.access == "white-box" else classifier.access_reason
-        # a worker sees its own share of the GPUs, numbered from 0
+        # a worker's GPUs are numbered from 0
         device = "cuda:0" if on_gpu else classifier.device
         self._idle: list[Any] = [
             remote.remote(request, device, classifier.batch_size, drop_copy) for _ in range(number)
-        ]  # fmt: skip
+        ]
 
     def measure(self, probe: Probe, pieces: Iterator[Sequence[str]]) -> Iterator[Measured]:
-        """Rows of every piece, as they come."""
+        """Yield the rows of every piece, in the order of completion."""
         running: dict[Any, Any] = {}
         idle = list(self._idle)
         while True:
@@ -80,7 +80,7 @@ class Workers:
             try:
                 yield self._ray.get(done)
             except self._ray.exceptions.RayTaskError as error:
-                # the probe's own error, not Ray's account of it
+                # the error of the probe, without Ray's wrapper
                 raise error.cause from None
 
     def close(self) -> None:

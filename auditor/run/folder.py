@@ -1,8 +1,8 @@
 """The run folder: records, evidence, manifest. Files appear whole or not at all.
 
-A shard is a Parquet file with the rows of some images of one probe and, in its metadata, the digest of everything that
-these rows depend on. Resuming is reading which images have rows under today's digest; what was measured under another
-digest is never reused, and removed once the probe is measured afresh.
+A shard is a Parquet file with the rows of a subset of the images of one probe. Its metadata has the digest of
+everything that these rows depend on. A resumed run skips the images that have rows under the current digest. Rows under
+another digest are never reused; they are removed once the probe is measured again.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from auditor.errors import BadInput
+from auditor.files import ASIDE, write_whole
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-from auditor.files import ASIDE, write_whole
 
 FORMAT = 1
-"""Raise it when the meaning of records changes; part of every digest."""
+"""Version of the meaning of records; part of every digest."""
 
 
 @dataclass
 class Cost:
-    """What measuring cost: wall time and images through the network."""
+    """Cost of measuring: wall time in seconds, and images through the network."""
 
     seconds: float = 0.0
     forward: int = 0
@@ -38,10 +38,10 @@ class Cost:
 
 
 class RunFolder:
-    """One run's folder on disk."""
+    """The folder of one run."""
 
     def __init__(self, path: Path) -> None:
-        """Create the folder, or open it as it is. Raises BadInput when it cannot be written."""
+        """Create or open the folder. Raises BadInput if it cannot be written or another audit writes to it."""
         self.path = path
         try:
             (path / "records").mkdir(parents=True, exist_ok=True)
@@ -49,34 +49,34 @@ class RunFolder:
             self._lock: IO[bytes] | None = (path / ".lock").open("ab")
         except OSError as error:
             raise BadInput(
-                f"{path}: the run folder cannot be written ({error.strerror}); name another one with --out"
+                f"{path}: the run folder cannot be written ({error.strerror}); choose another one with --out"
             ) from None
         if not _try_lock(self._lock):
             self._lock.close()
             raise BadInput(
-                f"{path}: another audit is writing to this run folder now; wait for it, or name another one with --out"
+                f"{path}: another audit is writing to this run folder; wait for it, or choose another one with --out"
             )
-        # what a killed audit left half-written
-        for aside in path.rglob(ASIDE):
-            aside.unlink(missing_ok=True)
+        # unfinished files of a killed audit
+        for unfinished in path.rglob(ASIDE):
+            unfinished.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let another audit write here."""
+        """Release the lock, so that another audit can write to the folder."""
         if self._lock is not None:
             self._lock.close()
-            # the file stays: were it removed, two others could each lock a file of that name
+            # the file stays: without it, two other audits could each lock their own file of that name
             self._lock = None
 
     def write(self, name: str, content: bytes) -> Path:
-        """Write a file of the run, so that a reader never sees half of it."""
+        """Write a file atomically."""
         return write_whole(self.path / name, content)
 
-    def write_json(self, name: str, content: Any) -> Path:
-        """Write a JSON file, two spaces deep."""
+    def write_json(self, name: str, content: object) -> Path:
+        """Write a JSON file. Raises ValueError for NaN."""
         return self.write(name, (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file of the run; BadInput when it is not there or not whole."""
+        """Read a JSON file of the run. Raises BadInput if it is missing or invalid."""
         try:
             return json.loads((self.path / name).read_bytes())
         except FileNotFoundError:
@@ -95,7 +95,7 @@ class RunFolder:
         return self.write(f"records/{probe_id}/{kind}-{uuid.uuid4().hex[:12]}.parquet", sink.getvalue().to_pybytes())
 
     def read_shards(self, probe_id: str, key: str, *, kind: str = "shard") -> tuple[list[pa.Table], Cost]:
-        """All rows under ``key`` and what they cost. An unreadable shard counts as not measured."""
+        """Return all rows under ``key`` and their cost. An unreadable shard counts as not measured."""
         import pyarrow.parquet as pq
 
         tables: list[pa.Table] = []
@@ -108,7 +108,7 @@ class RunFolder:
         return tables, cost
 
     def measured(self, probe_id: str, key: str) -> set[str]:
-        """Ids of the images that have rows under ``key``."""
+        """Return the ids of the images that have rows under ``key``."""
         import pyarrow.parquet as pq
 
         return {
@@ -118,22 +118,28 @@ class RunFolder:
             for image_id in pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
         }
 
+    def replace_examples(self, probe_id: str, key: str, table: pa.Table, cost: Cost) -> None:
+        """Store the rows of a probe's example images; remove those of other examples."""
+        for path in (self.path / "records" / probe_id).glob("examples-*.parquet"):
+            path.unlink()
+        self.write_shard(probe_id, key, table, cost, kind="examples")
+
     def drop_stale(self, probe_id: str, key: str) -> None:
-        """Remove what was measured under another digest, now that the probe is measured under ``key``."""
+        """Remove rows under another digest than ``key``."""
         for path in self._shards(probe_id):
             label = _label(path)
-            # pictures have a digest of their own; the engine removes them when it draws others
+            # example images have their own digest; replace_examples removes them
             if label.get("key") != key and label.get("kind") != "examples":
                 path.unlink(missing_ok=True)
 
-    def forget(self) -> None:
-        """Remove everything measured: ``--fresh``."""
+    def clear(self) -> None:
+        """Remove all records and evidence: ``--fresh``."""
         for folder in ("records", "evidence"):
             for path in sorted((self.path / folder).rglob("*"), reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
 
     def keep_evidence(self, files: Sequence[str]) -> None:
-        """Remove evidence that no probe of this run shows any more."""
+        """Remove all evidence except ``files``."""
         for path in (self.path / "evidence").glob("*.png"):
             if f"evidence/{path.name}" not in files:
                 path.unlink()
@@ -143,9 +149,10 @@ class RunFolder:
 
 
 def read_rows(run: Path, probe_id: str, key: str | None) -> pd.DataFrame | None:
-    """A probe's rows in a run folder that somebody else may be writing, sorted by image id; None where there are none.
+    """Read a probe's rows from a run folder, sorted by image id; None without rows.
 
-    Without ``key`` (a run from before the manifest named it) only rows of one single digest are taken.
+    Without ``key`` (a manifest of an older version) the rows must have a single digest. Another audit may be writing to
+    the folder.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -176,7 +183,7 @@ def _try_lock(file: IO[bytes]) -> bool:
     try:
         import fcntl
     except ImportError:
-        # Windows: no advisory locks in the standard library that die with their process
+        # Windows: the standard library has no advisory locks that end with their process
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""From image ids to rows of a probe's records, in this process; ``distributed.py`` does the same in many."""
+"""Measure batches of images with a probe, in this process; ``distributed.py`` does the same in several."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _CLEAN_BYTES = 256 << 20
-"""Clean predictions kept in memory; beyond it they are computed again."""
+"""Memory for clean predictions in bytes; further predictions are computed again."""
 
 _FLUSH_SECONDS = 2.0
-"""Rows wait at most this long before they are on disk."""
+"""Longest time that rows wait before they are written."""
 
 
 class Measured(NamedTuple):
-    """Rows of some images, how many images, and what they cost."""
+    """Rows of a probe, the number of images, and the cost."""
 
     table: pa.Table
     images: int
@@ -34,17 +34,17 @@ class Measured(NamedTuple):
 
 
 class Measurer:
-    """A classifier and its images, ready to be measured."""
+    """Measures probes on a classifier and its images."""
 
     def __init__(self, classifier: DeployedModel, images: Images, seed: int) -> None:
-        """``seed`` is the run's."""
+        """``seed`` is the seed of the run."""
         self.classifier = classifier
         self.images = images
         self.seed = seed
         self._clean: dict[str, NDArray[np.float32]] = {}
 
     def measure(self, probe: Probe, ids: Sequence[str]) -> Measured:
-        """Measure some images; where the memory does not suffice, in halves, and smaller batches from then on."""
+        """Measure images; on out-of-memory, split the batch in half and keep the smaller batch size."""
         import pyarrow as pa
 
         calls = self.classifier.calls
@@ -63,7 +63,7 @@ class Measurer:
         return Measured(table, len(ids), cost)
 
     def batch(self, ids: Sequence[str]) -> Batch:
-        """Images with clean predictions, which are computed once for all probes."""
+        """Return images with their clean predictions, which are computed once for all probes."""
         pixels = self.images.pixels(ids)
         unknown = [i for i, image_id in enumerate(ids) if image_id not in self._clean]
         fresh: dict[str, NDArray[np.float32]] = {}
@@ -86,10 +86,10 @@ class Measurer:
 
 
 class Shards:
-    """Rows on their way to disk: written every few seconds, and at the end whatever the end is."""
+    """Writes rows to disk every few seconds and at the end, also after an exception."""
 
     def __init__(self, folder: RunFolder, probe_id: str, key: str) -> None:
-        """Shards of a probe under the digest ``key``."""
+        """Write shards of a probe under the digest ``key``."""
         self._folder, self._probe_id, self._key = folder, probe_id, key
         self._waiting: list[pa.Table] = []
         self._cost = Cost()
@@ -102,14 +102,14 @@ class Shards:
         self._flush()
 
     def add(self, measured: Measured) -> None:
-        """Take rows; write when the oldest has waited long enough."""
+        """Add rows; write all of them if the oldest have waited long enough."""
         self._waiting.append(measured.table)
         self._cost += measured.cost
         if time.monotonic() - self._since > _FLUSH_SECONDS:
             self._flush()
 
     def charge(self, cost: Cost) -> None:
-        """Add what was spent before the first row."""
+        """Add the cost of work before the first row."""
         self._cost += cost
 
     def _flush(self) -> None:
@@ -122,7 +122,7 @@ class Shards:
 
 
 def tune(classifier: DeployedModel, pixels: NDArray[np.float32]) -> int:
-    """The batch size at which most images a second go through, found by doubling while it pays."""
+    """Return the batch size with the highest throughput, found by doubling; ``pixels`` are (n, c, h, w)."""
     rates: dict[int, float] = {}
     began = time.monotonic()
     for size in (32, 64, 128, 256, 512):
@@ -135,17 +135,17 @@ def tune(classifier: DeployedModel, pixels: NDArray[np.float32]) -> int:
                 raise
             break
         if classifier.batch_size < size:
-            # the memory did not suffice, and predict has found what does
+            # memory ran out; predict has found a size that fits
             return classifier.batch_size
         rates[size] = size / seconds
         if size >= len(pixels) or time.monotonic() - began > 2.0 or rates[size] < 0.8 * max(rates.values()):
             break
-    # the largest that comes within 5 % of the best: what is done once a batch weighs least
+    # the largest size within 5 % of the best: the cost per batch counts least
     return max(size for size, rate in rates.items() if rate >= 0.95 * max(rates.values()))
 
 
 def _timed(classifier: DeployedModel, pixels: NDArray[np.float32]) -> float:
-    """Seconds for one pass of the original and, where there is a copy, one gradient: what attacks are made of."""
+    """Return the seconds for one prediction and, on a white-box model, one gradient: the parts of an attack."""
     start = time.monotonic()
     classifier.predict(pixels)
     if classifier.access == "white-box":
@@ -154,7 +154,7 @@ def _timed(classifier: DeployedModel, pixels: NDArray[np.float32]) -> float:
 
 
 def _table(batch: Batch, columns: Mapping[str, Any]) -> pa.Table:
-    """A probe's columns as rows with what every record carries."""
+    """Convert a probe's columns to rows with the columns of every record."""
     import pyarrow as pa
 
     rows = np.asarray(columns.get("row", np.arange(len(batch))), dtype=np.int64)

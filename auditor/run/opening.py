@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from auditor.data.dataset import Images, Source, sample
 from auditor.data.labels import match_labels
 from auditor.errors import BadInput
+from auditor.findings.record import Json
 from auditor.model.artefact import Artefact
 from auditor.model.deployed import DeployedModel
 from auditor.model.device import pick_device
@@ -18,28 +18,33 @@ from auditor.model.loading import Sidecar, build, read_sidecar, resizing, wanted
 from auditor.model.tabular import of_table
 from auditor.plugin import registry, suite
 from auditor.plugin.registry import Registry
+from auditor.run.request import Request
 from auditor.run.sandbox import load_in_sandbox
 
-if TYPE_CHECKING:
-    pass
-from auditor.run.request import Request
+Overrides = Mapping[str, Mapping[str, Json]]
+"""Properties of the model from the command line, in the tables and keys of the sidecar."""
 
 
 def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: str) -> tuple[DeployedModel, Images]:
-    """The classifier and its images, labels matched to classes."""
+    """Open the classifier and its images, and match labels to classes. Raises BadInput for unusable files."""
     artefact = _open_artefact(plugins, request.model, device, request.overrides, trust=request.trust_model)
     sidecar = _sidecar(request.model, artefact, request.overrides)
     source = _find_source(plugins, request, sidecar)
     samples = request.samples or suite.samples
     if source.columns is not None or len(artefact.input_shape) == 2:
         return _open_rows(request, artefact, sidecar, source, device=device, samples=samples)
-    # photographs that stand in for data say nothing of the size that the model wants
+    # packaged photographs say nothing about the input size of the model
     first = [] if source.note else sample(source.ids, samples, request.seed)[:1]
     classifier = build(
         request.model, artefact, sidecar, device=device, data_size=_size_of(source, first[0]) if first else None
     )
-    images = Images(source, shape=classifier.shape, resizing=resizing(sidecar, classifier.shape), samples=samples,
-                    seed=request.seed)  # fmt: skip
+    images = Images(
+        source,
+        shape=classifier.shape,
+        resizing=resizing(sidecar, classifier.shape),
+        samples=samples,
+        seed=request.seed,
+    )
     classifier.warnings += images.warnings
     _match(classifier, images)
     return classifier, images
@@ -48,23 +53,27 @@ def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: 
 def _open_rows(
     request: Request, artefact: Artefact, sidecar: Sidecar, source: Source, *, device: str, samples: int | None
 ) -> tuple[DeployedModel, Images]:
-    """A classifier of rows and its table."""
+    """Open a classifier of tabular data and its table."""
     declared = artefact.input_shape
     if source.columns is None:
         raise BadInput(
-            f"{request.model}: the model's input has {len(declared)} dimensions, so it takes rows of"
-            f" {declared[1] or 'any number of'} features, and {source.path} holds images; expected a .csv or .parquet"
-            " table with a column for each feature"
+            f"{request.model}: the model's input has {len(declared)} dimensions, so it takes"
+            f" {declared[1] or 'any number of'} tabular features, and {source.path} holds images; expected a .csv or"
+            " .parquet table with a column for each feature"
         )
     if len(declared) not in {0, 2}:
         raise BadInput(
-            f"{source.path}: has the columns {', '.join(source.columns)}, but the model takes images; expected one"
-            " called image (paths relative to the table), and label and group columns if there are any"
+            f"{source.path}: has the columns {', '.join(source.columns)}, but the model takes images; expected a"
+            " column image (paths relative to the table), and optional label and group columns"
         )
     rows, preprocessing = of_table(
-        source, declared[1] if declared else None, artefact.input_dtype, label=sidecar.label, groups=sidecar.groups,
+        source,
+        declared[1] if declared else None,
+        artefact.input_dtype,
+        label=sidecar.label,
+        groups=sidecar.groups,
         features=sidecar.features,
-    )  # fmt: skip
+    )
     classifier = build(request.model, artefact, sidecar, device=device, rows=preprocessing)
     images = Images(rows, shape=classifier.shape, samples=samples, seed=request.seed)
     _match(classifier, images)
@@ -72,7 +81,7 @@ def _open_rows(
 
 
 def _match(classifier: DeployedModel, images: Images) -> None:
-    """Labels of the data as classes of the model."""
+    """Match the labels of the data to the classes of the model."""
     if images.label_names is None:
         return
     try:
@@ -87,34 +96,36 @@ def _match(classifier: DeployedModel, images: Images) -> None:
 
 
 def open_model(
-    path: Path, wanted: str, overrides: Mapping[str, Any] | None = None, *, trust: bool = False
+    path: Path, device_name: str, overrides: Overrides | None = None, *, trust: bool = False
 ) -> DeployedModel:
-    """The classifier alone on the device ``wanted``, for ``auditor inspect``; ``stated``, ``trust``: as in Request."""
+    """Open the classifier without data, on a device ("auto" for the best one). Raises BadInput for an unusable file."""
     sandbox = load_in_sandbox(path, overrides, trust=trust)
     plugins = registry.load()
-    device = pick_device(wanted)
+    device = pick_device(device_name)
     sandbox.finish()
     artefact = _open_artefact(plugins, path, device, overrides or {}, trust=trust)
     return build(path, artefact, _sidecar(path, artefact, overrides or {}), device=device)
 
 
-def _sidecar(path: Path, artefact: Artefact, overrides: Mapping[str, Any]) -> Sidecar:
-    return read_sidecar(path, artefact.metadata, options=dict(overrides), properties=artefact.properties)
+def _sidecar(path: Path, artefact: Artefact, overrides: Overrides) -> Sidecar:
+    return read_sidecar(path, artefact.metadata, options=_tables(overrides), properties=artefact.properties)
 
 
-def _open_artefact(
-    plugins: Registry, path: Path, device: str, overrides: Mapping[str, Any], *, trust: bool
-) -> Artefact:
+def _tables(overrides: Overrides) -> dict[str, dict[str, Json]]:
+    return {table: dict(keys) for table, keys in overrides.items()}
+
+
+def _open_artefact(plugins: Registry, path: Path, device: str, overrides: Overrides, *, trust: bool) -> Artefact:
     if not path.exists():
         raise BadInput(f"{path}: no such file")
     if path.is_dir():
         raise BadInput(f"{path}: a folder; expected a model file, .onnx, TorchScript .pt or torch.export .pt2")
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: an empty file; expected a model, .onnx, TorchScript .pt or torch.export .pt2")
-    output = wanted_output(path, dict(overrides))
+    output = wanted_output(path, _tables(overrides))
     artefact: Artefact | None = plugins.first(
         "auditor_open_model", path=path, device=device, trust=trust, output=output
-    )  # fmt: skip
+    )
     if artefact is None:
         for plugin in plugins.broken:
             if (plugin.error or "").startswith("auditor_open_model"):
@@ -127,7 +138,7 @@ def _open_artefact(
 
 
 def _find_source(plugins: Registry, request: Request, sidecar: Sidecar) -> Source:
-    """The data, in the order of the contract: --data, sidecar or the artefact's metadata, the packaged photographs."""
+    """Return the data: --data, else sidecar or metadata of the artefact, else the packaged photographs."""
     path = request.data or sidecar.data
     if path is None:
         from auditor.data.sample_photos import source
@@ -149,7 +160,7 @@ def _size_of(source: Source, index: int) -> tuple[int, int] | None:
     try:
         picture = source.read(index)[1]
     except Exception:
-        # an unreadable image is named when all are read
+        # unreadable images are reported when all are read
         return None
     if isinstance(picture, np.ndarray):
         first = picture.ndim == 3 and picture.shape[-1] not in {1, 3} and picture.shape[0] in {1, 3}

@@ -1,24 +1,175 @@
-"""The record of a probe in audit.json, and the JSON Schema."""
+"""Build and validate the records of audit.json."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from auditor.probes.base import Records
+import auditor
+from auditor.data.dataset import Images
+from auditor.findings.encoding import plain
+from auditor.findings.finding import Conclusion, Status
+from auditor.findings.record import AuditRecord, DataRecord, FindingRecord, InputRecord, ModelRecord, ProbeRecord
+from auditor.model.deployed import DeployedModel
+from auditor.model.device import describe
+from auditor.plugin.registry import Registry
+from auditor.plugin.suite import Suite
+from auditor.policy import published
+from auditor.policy.rules import Policy
+from auditor.policy.verdict import verdict
+from auditor.probes.base import Probe, Records
+from auditor.run.folder import Cost
+from auditor.run.request import Request
 
 if TYPE_CHECKING:
     import pandas as pd
 
+_MAX_UNREADABLE = 200
+"""Unreadable images that audit.json names."""
 
-def evidence_files(record: Mapping[str, Any]) -> list[str]:
-    """The picture files that a probe's findings show."""
+
+def probe_record(
+    probe: Probe,
+    cost: Cost,
+    *,
+    status: Status = "informative",
+    reason: str = "",
+    conclusion: Conclusion | None = None,
+    n: int = 0,
+    caveat: str = "",
+) -> ProbeRecord:
+    """Return the record of a probe before the policy judges it."""
+    conclusion = conclusion or Conclusion()
+    meta = probe.meta
+    return {
+        "id": meta.id,
+        "title": meta.title,
+        "why": meta.why,
+        "area": meta.area,
+        "status": status,
+        "severity": "none",
+        "reason": reason,
+        "caveat": "; ".join(text for text in (conclusion.inconclusive, caveat) if text),
+        "n": n,
+        # a probe that broke may break again
+        "threat_model": None if status == "error" else plain(probe.threat_model()),
+        "seconds": round(cost.seconds, 3),
+        "model_calls": {"forward": cost.forward, "backward": cost.backward},
+        "settings": plain(asdict(probe)),
+        "references": list(meta.references),
+        "metric_specs": plain(probe.metrics),
+        "metrics": plain(conclusion.metrics),
+        "findings": plain(conclusion.findings),
+    }
+
+
+def audit_record(
+    request: Request,
+    classifier: DeployedModel,
+    images: Images,
+    *,
+    plugins: Registry,
+    suite: Suite,
+    policy: Policy,
+    probes: list[ProbeRecord],
+    warnings: list[str],
+) -> AuditRecord:
+    """Return the whole audit.json, with the verdict of the policy."""
+    outcome, reason = verdict(probes, policy, [plugin.name for plugin in plugins.broken])
+    return {
+        "schema": "auditor/1",
+        "auditor": auditor.__version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": request.seed,
+        "suite": suite.name,
+        "command": request.command,
+        "environment": describe(classifier.device),
+        "model": _model_record(classifier),
+        "data": _data_record(images, classifier),
+        "policy": policy.described(probes),
+        "plugins": [
+            {"name": plugin.name, "version": plugin.version, "error": plugin.error}
+            for plugin in plugins.plugins
+            if plugin.error or plugin.package != "auditor"
+        ],
+        "warnings": warnings,
+        "verdict": outcome,
+        "verdict_reason": reason,
+        "documented": plain(published.compare_published(suite.documented, probes, classifier.path)),
+        "probes": probes,
+    }
+
+
+def _model_record(classifier: DeployedModel) -> ModelRecord:
+    artefact, decoder = classifier.artefact, classifier.decoder
+    return {
+        "path": classifier.path,
+        "sha256": classifier.sha256,
+        "format": artefact.format,
+        "access": classifier.access,
+        "access_reason": classifier.access_reason,
+        "runtime": artefact.runtime,
+        "input": _input_record(classifier),
+        "outputs": classifier.outputs,
+        "output": {"name": artefact.output or None, "ends_in": decoder.activation, "single": decoder.single},
+        "classes": list(classifier.classes),
+        "parity": None if classifier.parity is None else plain(classifier.parity._asdict()),
+    }
+
+
+def _input_record(classifier: DeployedModel) -> InputRecord:
+    channels, height, width = classifier.shape
+    axes = {"nchw": [channels, height, width], "nhwc": [height, width, channels], "rows": [width]}
+    described: dict[str, Any] = {
+        "shape": [classifier.fixed_batch, *axes[classifier.preprocessing.layout]],
+        **plain(classifier.preprocessing.describe()),
+        "source": classifier.preprocessing_source,
+    }
+    return cast(InputRecord, described)
+
+
+def _data_record(images: Images, classifier: DeployedModel) -> DataRecord:
+    return {
+        "path": images.path,
+        "sha256": images.sha256,
+        "kind": classifier.input_kind,
+        "n": len(images),
+        "n_available": images.n_available,
+        "n_unreadable": len(images.unreadable),
+        "unreadable": images.unreadable[:_MAX_UNREADABLE],
+        "labelled": images.labels is not None,
+        "groups": {name: dict(sorted(Counter(values).items())) for name, values in images.groups.items()},
+    }
+
+
+def audit_warnings(classifier: DeployedModel, images: Images) -> list[str]:
+    """Return the warnings of page one: data, preprocessing, access."""
+    warnings = list(classifier.warnings)
+    if images.note:
+        warnings.insert(0, images.note)
+    elif images.labels is None:
+        warnings.insert(
+            0,
+            "The data has no labels: the model's own predictions replace them, and accuracy and bias were not"
+            " measured.",
+        )
+    if images.unreadable:
+        warnings.append(f"{len(images.unreadable)} images could not be read and are left out.")
+    if classifier.access == "black-box":
+        warnings.append(f"Black-box only: {classifier.access_reason}.")
+    return warnings
+
+
+def evidence_files(findings: Sequence[FindingRecord]) -> list[str]:
+    """Return the image files of findings."""
     return [
         cell["file"]
-        for finding in record["findings"]
+        for finding in findings
         for item in finding["evidence"]
         if item["kind"] == "image-grid"
         for row in item["rows"]
@@ -28,7 +179,7 @@ def evidence_files(record: Mapping[str, Any]) -> list[str]:
 
 
 def validator(definition: str = "") -> Any:
-    """A JSON Schema validator for audit.json, or for one of its ``$defs``."""
+    """Return a JSON Schema validator for audit.json, or for one of its ``$defs``."""
     import jsonschema
 
     schema = json.loads((Path(__file__).parents[1] / "schemas" / "audit.schema.json").read_text(encoding="utf-8"))
@@ -37,8 +188,8 @@ def validator(definition: str = "") -> Any:
     return jsonschema.Draft202012Validator(schema)
 
 
-def check_record(record: Mapping[str, Any]) -> None:
-    """A probe's result must fit the schema, or it is the probe that broke."""
+def check_record(record: ProbeRecord) -> None:
+    """Raise ValueError if the result of a probe does not fit the schema."""
     problem = next(iter(validator("probe").iter_errors(record)), None)
     if problem is not None:
         place = "/".join(str(part) for part in problem.absolute_path)
@@ -46,36 +197,17 @@ def check_record(record: Mapping[str, Any]) -> None:
 
 
 def n_examined(records: Records, measured: int) -> int:
-    """How many images a probe looked at: those measured or, where it only reads other probes' rows, theirs."""
-    read = [frame for frame in records.others.values() if _holds_more(frame)]
-    if not read or _holds_more(records.frame):
+    """Return how many images a probe is about.
+
+    These are the measured ones, or those of the probes whose records it reads if it measures nothing itself.
+    """
+    read = [frame for frame in records.others.values() if _has_measurements(frame)]
+    if not read or _has_measurements(records.frame):
         return measured
     return len(set().union(*(frame["image_id"] for frame in read)))
 
 
-def _holds_more(frame: pd.DataFrame) -> bool:
-    """Whether records say more than which images there are: those of a probe that only reads others' do not."""
-    every = {"image_id", "label", "prediction", "sampled"}
-    return any(name not in every and not str(name).startswith("group:") for name in frame.columns)
-
-
-def value_counts(values: Sequence[str]) -> dict[str, int]:
-    """Count each value."""
-    return dict(sorted(Counter(values).items()))
-
-
-def manifest_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two manifests and makes records unusable, key by key with both values."""
-    lines = []
-    for key in ("model", "data"):
-        old, new = before.get(key, {}).get("sha256", "?"), now[key]["sha256"]
-        if old != new:
-            lines.append(f"{key} {old[:12]} -> {new[:12]}")
-    if before.get("seed") != now["seed"]:
-        lines.append(f"seed {before.get('seed')} -> {now['seed']}")
-    for probe_id, settings in now["settings"].items():
-        old = before.get("settings", {}).get(probe_id)
-        for name, value in settings.items():
-            if old is not None and old.get(name) != value:
-                lines.append(f"{probe_id}.{name} {old.get(name)} -> {value}")
-    return lines
+def _has_measurements(frame: pd.DataFrame) -> bool:
+    """Whether records have columns other than those of every record."""
+    common = {"image_id", "label", "prediction", "sampled"}
+    return any(name not in common and not str(name).startswith("group:") for name in frame.columns)

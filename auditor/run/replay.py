@@ -1,21 +1,24 @@
-"""A finished run once more: judged by another policy, drawn again, or its evidence shown to the model again."""
+"""Process a finished run again: judge it by another policy, render its reports, or replay its evidence."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from auditor.errors import BadInput
 from auditor.files import file_sha256
+from auditor.findings.record import AuditRecord, Json, ModelRecord
 from auditor.plugin.registry import load
 from auditor.policy.rules import read_policy
 from auditor.policy.verdict import judge_all, verdict
+from auditor.report import ReportFormat
+from auditor.run.examples import ExampleRow
 from auditor.run.folder import RunFolder
 from auditor.run.opening import open_model
 from auditor.run.record import evidence_files, validator
@@ -24,46 +27,53 @@ from auditor.run.writing import finish, pick_formats, prepare
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One stored picture and what the model answers to it now, beside what the report says."""
+class ReplayedImage:
+    """A stored image with the reported and the current prediction."""
 
     text: str
     holds: bool
+    """True if both predictions are the same class."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A finding and the pictures that the report shows for it."""
+    """A finding and the images that the report shows for it."""
 
     finding: str
-    """Its id."""
+    """Id of the finding."""
     statement: str
-    pictures: Sequence[Seen]
+    images: Sequence[ReplayedImage]
 
     @property
     def holds(self) -> bool:
-        """Whether every picture gets the answer that the report states."""
-        return all(picture.holds for picture in self.pictures)
+        """Whether every image has the reported prediction."""
+        return all(image.holds for image in self.images)
 
 
-def read_audit(folder: Path) -> dict[str, Any]:
-    """The audit.json of a run folder, valid by the schema. Raises BadInput."""
+class StoredExample(ExampleRow):
+    """An example image, and the probe that stored it."""
+
+    probe: str
+
+
+def read_audit(folder: Path) -> AuditRecord:
+    """Read the audit.json of a run folder. Raises BadInput if it is missing or does not fit the schema."""
     path = folder / "audit.json"
     try:
-        audit: dict[str, Any] = json.loads(path.read_bytes())
+        audit = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise BadInput(f"{folder}: has no audit.json; expected the folder of a finished audit") from None
     except (OSError, ValueError) as error:
         raise BadInput(f"{path}: not readable as JSON: {error}") from None
     problem = next(iter(validator().iter_errors(audit)), None)
     if problem is not None:
-        place = "/".join(str(part) for part in problem.absolute_path) or "the top"
+        place = "/".join(str(part) for part in problem.absolute_path) or "the top level"
         raise BadInput(f"{path}: not an audit of this version: at {place}: {problem.message[:200]}")
-    return audit
+    return cast(AuditRecord, audit)
 
 
 def judge_again(folder: Path, policy_name: str, formats: Sequence[str], paper: str = "a4") -> Outcome:
-    """Status, severity and verdict by another policy; no model call."""
+    """Judge a run by another policy and render its reports, without a model call."""
     plugins = load()
     chosen = pick_formats(plugins, formats, paper)
     prepare(chosen)
@@ -77,107 +87,129 @@ def judge_again(folder: Path, policy_name: str, formats: Sequence[str], paper: s
 
 
 def draw_again(folder: Path, formats: Sequence[str], paper: str = "a4") -> Outcome:
-    """The reports once more."""
+    """Render the reports of a run again."""
     chosen = pick_formats(load(), formats, paper)
     prepare(chosen)
     return _write(folder, read_audit(folder), chosen)
 
 
-def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False) -> list[Claim]:
-    """Ask the model about every stored picture, finding by finding: does it still give the answer that the report says?
+def _write(path: Path, audit: AuditRecord, formats: Sequence[ReportFormat]) -> Outcome:
+    folder = RunFolder(path)
+    try:
+        return finish(audit, folder, formats)
+    finally:
+        folder.close()
 
-    Needs neither the data nor a GPU. Raises BadInput for a run without pictures or another model file.
+
+def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False) -> list[Claim]:
+    """Classify the stored images of every finding again and compare the predictions with the reported ones.
+
+    Needs neither the data nor a GPU. ``model`` replaces the model of the run. Raises BadInput for a run without images
+    or a changed model file.
     """
     audit = read_audit(folder)
     path = model or Path(audit["model"]["path"])
     if model is None and not path.is_file():
-        raise BadInput(f"{path}: the audited model is not there (any more); name the file with --model")
-    classifier = open_model(path, device, _stated(audit["model"], named=model is None), trust=trust)
+        raise BadInput(f"{path}: the audited model does not exist (any more); give the file with --model")
+    classifier = open_model(path, device, _overrides(audit["model"], same_file=model is None), trust=trust)
     if model is None and file_sha256(path) != audit["model"]["sha256"]:
-        raise BadInput(f"{path}: not the file that was audited (its SHA-256 differs); name it with --model")
-    rows = _examples(folder)
-    if not rows:
-        raise BadInput(f"{folder}: this run stored no pictures, so there is nothing to replay")
-    # what 8-bit rounding repaired is recorded, too, but no report shows it and its file is not kept
-    shown: dict[str, list[str]] = {}
+        raise BadInput(f"{path}: not the audited file (its SHA-256 differs); to use it anyway, give it with --model")
+    examples = _stored_examples(folder)
+    if not examples:
+        raise BadInput(f"{folder}: this run stored no images, so there is nothing to replay")
+    findings = _findings_by_file(audit)
+    # examples that rounding to 8 bits undid have rows, but no report shows them and their files are not kept
+    examples = [example for example in examples if example["file"] in findings]
+    pixels, unreadable = _read_images(folder, {example["file"] for example in examples}, classifier.shape)
+    predictions: dict[str, NDArray[np.float32]] = {}
+    if pixels:
+        predictions = dict(zip(pixels, classifier.predict(np.stack(list(pixels.values()))), strict=True))
+    images: dict[str, dict[tuple[str, str, str], ReplayedImage]] = {}
+    for example in examples:
+        image = _replayed(example, predictions.get(example["file"]), unreadable, audit["model"]["classes"])
+        for finding_id in findings[example["file"]]:
+            # several probes may show an image; it belongs to the claims of the probe that stored it
+            if finding_id.partition("/")[0] == example["probe"]:
+                key = example["picture"], example["image_id"], example["at"]
+                images.setdefault(finding_id, {})[key] = image
+    return list(_claims(audit, images))
+
+
+def _claims(audit: AuditRecord, images: Mapping[str, Mapping[tuple[str, str, str], ReplayedImage]]) -> Iterator[Claim]:
     for probe in audit["probes"]:
         for finding in probe["findings"]:
-            shown |= {file: [*shown.get(file, []), finding["id"]] for file in evidence_files({"findings": [finding]})}
-    rows = [row for row in rows if row["file"] in shown]
-    pixels, gone = _pictures(folder, {row["file"] for row in rows}, classifier.shape)
-    answers = dict(zip(pixels, classifier.predict(np.stack(list(pixels.values()))), strict=True)) if pixels else {}
-    seen: dict[str, dict[tuple[str, str, str], Seen]] = {}
-    for row in rows:
-        picture = _seen(row, answers.get(row["file"]), gone, audit["model"]["classes"])
-        for finding_id in shown[row["file"]]:
-            # a picture may be shown by several probes; it is a claim of those whose own it is
-            if finding_id.partition("/")[0] == row["probe"]:
-                seen.setdefault(finding_id, {})[row["picture"], row["image_id"], row["at"]] = picture
-    return [
-        Claim(finding["id"], finding["statement"], list(seen[finding["id"]].values()))
-        for probe in audit["probes"]
-        for finding in probe["findings"]
-        if finding["id"] in seen
-    ]
+            if finding["id"] in images:
+                yield Claim(finding["id"], finding["statement"], list(images[finding["id"]].values()))
 
 
-def _examples(folder: Path) -> list[dict[str, Any]]:
-    """What the original answered to every stored picture, with the probe that stored it."""
+def _findings_by_file(audit: AuditRecord) -> dict[str, list[str]]:
+    """Return the ids of the findings that show an image, by file."""
+    findings: dict[str, list[str]] = {}
+    for probe in audit["probes"]:
+        for finding in probe["findings"]:
+            for file in dict.fromkeys(evidence_files([finding])):
+                findings.setdefault(file, []).append(finding["id"])
+    return findings
+
+
+def _stored_examples(folder: Path) -> list[StoredExample]:
+    """Read the rows of all stored images."""
     import pyarrow.parquet as pq
 
     shards = sorted((folder / "records").glob("*/examples-*.parquet"))
-    return [{"probe": shard.parent.name} | row for shard in shards for row in pq.read_table(shard).to_pylist()]
+    return [
+        cast(StoredExample, {"probe": shard.parent.name} | row)
+        for shard in shards
+        for row in pq.read_table(shard).to_pylist()
+    ]
 
 
-def _pictures(
+def _read_images(
     folder: Path, files: set[str], shape: tuple[int, int, int]
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
-    """Stored pictures as the model takes them, by file; and why the others cannot be read."""
+    """Return the stored images as model input, (c, h, w) by file; and why others cannot be read."""
     from PIL import Image
 
     from auditor.data.resizing import Resizing, fit
 
     pixels: dict[str, NDArray[np.float32]] = {}
-    gone: dict[str, str] = {}
+    unreadable: dict[str, str] = {}
     for file in sorted(files):
         try:
             with Image.open(folder / file) as picture:
                 fitted = fit(picture, shape, Resizing(resize="stretch"))
                 pixels[file] = fitted.astype(np.float32) / np.float32(255)
         except OSError as error:
-            gone[file] = str(error)
-    return pixels, gone
+            unreadable[file] = str(error)
+    return pixels, unreadable
 
 
-def _seen(
-    row: Mapping[str, Any], answer: NDArray[np.float32] | None, gone: Mapping[str, str], classes: Sequence[str]
-) -> Seen:
-    if answer is None:
-        return Seen(f"MISSING  {row['file']}: {gone[row['file']]}", holds=False)
-    now = int(answer.argmax())
-    holds = now == row["prediction"]
-    return Seen(
-        f"{'holds  ' if holds else 'DIFFERS'}  {row['picture']} of {row['image_id']}: label {classes[row['label']]},"
-        f" reported {classes[row['prediction']]} ({row['confidence']:.2f}), now {classes[now]} ({answer[now]:.2f})",
+def _replayed(
+    example: ExampleRow,
+    probabilities: NDArray[np.float32] | None,
+    unreadable: Mapping[str, str],
+    classes: Sequence[str],
+) -> ReplayedImage:
+    if probabilities is None:
+        return ReplayedImage(f"MISSING  {example['file']}: {unreadable[example['file']]}", holds=False)
+    now = int(probabilities.argmax())
+    holds = now == example["prediction"]
+    return ReplayedImage(
+        f"{'holds  ' if holds else 'DIFFERS'}  {example['picture']} of {example['image_id']}:"
+        f" label {classes[example['label']]},"
+        f" reported {classes[example['prediction']]} ({example['confidence']:.2f}),"
+        f" now {classes[now]} ({probabilities[now]:.2f})",
         holds,
     )
 
 
-def _stated(model: Mapping[str, Any], *, named: bool) -> dict[str, Any]:
-    """The preprocessing and the output of a run, as the command line would state them; its name only if ``named``."""
+def _overrides(model: ModelRecord, *, same_file: bool) -> dict[str, dict[str, Json]]:
+    """Return preprocessing and output of a run in the tables of the sidecar."""
     described = model["input"]
     batch_first = described["shape"][1:]
     channels, *size = batch_first if described["layout"] == "nchw" else [batch_first[2], *batch_first[:2]]
-    kept = {key: described[key] for key in ("layout", "range", "mean", "std", "order") if key in described}
-    # another file of the same network (TorchScript beside ONNX) has other names
-    name = model.get("output", {}).get("name") if named else None
-    output = {"kind": model["outputs"]} | ({"name": name} if name else {})
-    return {"input": kept | {"channels": channels, "size": size}, "output": output}
-
-
-def _write(path: Path, audit: dict[str, Any], formats: Sequence[Any]) -> Outcome:
-    folder = RunFolder(path)
-    try:
-        return finish(audit, folder, formats)
-    finally:
-        folder.close()
+    kept = {key: value for key, value in described.items() if key in ("layout", "range", "mean", "std", "order")}
+    # another file of the same network (TorchScript instead of ONNX) has other output names
+    name = model.get("output", {}).get("name") if same_file else None
+    output: dict[str, Json] = {"kind": model["outputs"]} | ({"name": name} if name else {})
+    return {"input": cast(dict[str, Json], kept | {"channels": channels, "size": size}), "output": output}

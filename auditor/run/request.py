@@ -1,19 +1,18 @@
-"""What the user asks for, and what comes back."""
+"""The request for an audit, its progress and its outcome."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Literal, Protocol
 
-if TYPE_CHECKING:
-    pass
+from auditor.findings.record import AuditRecord, Json, ProbeRecord
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user asks for; every field is an option of ``auditor run``."""
+    """An audit to run; every field is an option of ``auditor run``."""
 
     model: Path
     suite: str = "standard"
@@ -34,49 +33,49 @@ class Request:
     workers: int | None = None
     """Workers of the engine "ray"; None for one per core."""
     surrogates: Sequence[Path] = ()
-    """Other models for the same classes: the setting ``surrogates`` of every probe that has one."""
+    """Other models for the same classes, for every probe that accepts surrogates."""
     fresh: bool = False
-    overrides: Mapping[str, Any] = field(default_factory=dict)
-    """What the command line says about the model, in the tables and keys of the sidecar."""
+    overrides: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
+    """Properties of the model from the command line, in the tables and keys of the sidecar."""
     trust_model: bool = False
-    """Open the model file without trying it in a child process first, whatever is in it."""
+    """Load the model file directly, without the sandbox."""
     command: str = ""
 
 
 class Progress(Protocol):
-    """Who wants to know how far the audit is."""
+    """An observer of an audit."""
 
     def say(self, message: str) -> None:
-        """Something happened that is worth a line."""
+        """Report an event in one line."""
 
     def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
-        """A probe begins to measure this many images."""
+        """Report that a probe begins to measure this many images."""
 
     def advance(self, images: int) -> None:
-        """So many images more are measured."""
+        """Report that this many more images are measured."""
 
-    def end(self, record: Mapping[str, Any]) -> None:
-        """A probe has ended, as it will stand in audit.json."""
+    def end(self, record: ProbeRecord) -> None:
+        """Report that a probe has ended, with its record in audit.json."""
 
 
 class Silent:
-    """Nobody wants to know."""
+    """A progress that ignores everything."""
 
     def say(self, message: str) -> None:
-        """Say nothing."""
+        """Ignore the event."""
 
     def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
-        """Show nothing."""
+        """Ignore the event."""
 
     def advance(self, images: int) -> None:
-        """Show nothing."""
+        """Ignore the event."""
 
-    def end(self, record: Mapping[str, Any]) -> None:
-        """Show nothing."""
+    def end(self, record: ProbeRecord) -> None:
+        """Ignore the event."""
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: what was measured is on disk."""
+    """Ctrl-C or SIGTERM; everything measured so far is on disk."""
 
     def __init__(self, out: Path) -> None:
         super().__init__(str(out))
@@ -87,9 +86,10 @@ class Interrupted(Exception):
 class Outcome:
     """A finished audit."""
 
-    audit: dict[str, Any]
+    audit: AuditRecord
     out: Path
     files: list[Path]
     incomplete: bool
-    """A probe, a plugin or a report format broke: exit status 3."""
+    """True if a probe, a plugin or a report format broke: exit status 3."""
     problems: list[str] = field(default_factory=list)
+    """Reports that were not written, and why."""

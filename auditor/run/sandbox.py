@@ -1,12 +1,12 @@
-"""A model file is untrusted input: before this process opens one, a child process does, with limits.
+"""Load a model file in a child process with limits before this process does: the file is untrusted input.
 
-The child opens the file as the audit will, asks original and copy about two images and takes one gradient. Whatever a
-malformed or hostile file does to it (a crash of a library, an endless loop, gigabytes from a few bytes, a file that
-it would write) happens there, and ends here as one sentence. What this does not catch: docs/explanation/security.md.
+The child loads the file as the audit does, classifies two images with the deployed model and the differentiable copy,
+and computes one gradient. A crash, an endless loop, excessive memory or a write by a malformed or hostile file affects
+only the child; the audit reports it in one sentence. docs/security.md lists what the sandbox does not prevent.
 
-Started as a program this module is the server: it imports the libraries once, forks for every file that it is told on
-stdin, and answers on stdout, one line of JSON each. It starts before the audit imports the same libraries, so that the
-two do it at the same time.
+As a program, this module is the server: it imports the libraries once and forks for each file. It reads jobs from stdin
+and writes answers to stdout, each one line of JSON. It starts before the audit imports the same libraries, so that both
+import them at the same time.
 """
 
 from __future__ import annotations
@@ -21,42 +21,42 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from auditor.errors import AuditorError, BadInput
 
 SECONDS = 120.0
-"""How long opening a file may take, per started gigabyte of it."""
+"""Time limit for loading a file, per started gigabyte."""
 MEMORY = 4 * 2**30
-"""Bytes of memory that opening any file may take, and ``MEMORY_FACTOR`` times its own size on top."""
+"""Memory limit for loading a file in bytes, in addition to ``MEMORY_FACTOR`` times its size."""
 MEMORY_FACTOR = 10
-"""The file itself, the runtime's and the copy's weights, and what both of them hold while they are being built."""
-_LATER = "left to the audit"
-_WAY_OUT = "if you trust the file, --trust-model opens it without limits"
+"""Covers the file, the weights of runtime and copy, and their temporary memory while they are built."""
+_DEFERRED = "left to the audit"
+_ADVICE = "if you trust the file, --trust-model loads it without limits"
 
 
-class NoRehearsal:
-    """For files that are trusted, and for what is no file."""
+class NoSandbox:
+    """Stands for the sandbox of a trusted file, and of a path that is not a file."""
 
     def finish(self) -> None:
-        """Nothing to wait for."""
+        """Return at once."""
 
 
 def load_in_sandbox(
     path: Path, overrides: Mapping[str, Any] | None = None, *, trust: bool = False
-) -> Sandbox | NoRehearsal:
-    """Begin to try a model file in a child process; call ``finish`` before opening it here.
+) -> Sandbox | NoSandbox:
+    """Start to load a model file in a child process; call ``finish`` before loading it in this process.
 
-    ``stated`` is what the command line says about the model, in the tables of the sidecar.
+    ``overrides`` are properties of the model from the command line, in the tables of the sidecar.
     """
     possible = hasattr(os, "fork") and path.is_file() and path.stat().st_size > 0
-    return Sandbox(path, overrides) if possible and not trust else NoRehearsal()
+    return Sandbox(path, overrides) if possible and not trust else NoSandbox()
 
 
 class Sandbox:
-    """One file on its way through the child; ``finish`` waits for the outcome."""
+    """The loading of one file in the child; ``finish`` waits for the outcome."""
 
     def __init__(
         self,
@@ -66,56 +66,65 @@ class Sandbox:
         seconds: float = SECONDS,
         memory: int = MEMORY,
     ) -> None:
-        """Begin; returns at once."""
+        """Start loading; return at once. Limits: ``seconds``, and ``memory`` in bytes."""
         size = _size(path)
         self._path = path
         self._seconds = seconds * (1 + size // 2**30)
         self._memory = memory + MEMORY_FACTOR * size
         self._answer = _server().send(
-            {"path": str(path.absolute()), "as": str(path), "stated": dict(overrides or {}), "seconds": self._seconds,
-             "memory": self._memory}
-        )  # fmt: skip
+            {
+                "path": str(path.absolute()),
+                "as": str(path),
+                "overrides": dict(overrides or {}),
+                "seconds": self._seconds,
+                "memory": self._memory,
+            }
+        )
 
     def finish(self) -> None:
-        """Raise BadInput when this process should not touch the file."""
+        """Wait for the child. Raises BadInput if this process should not load the file."""
         answer = self._answer()
         if answer["refused"]:
             raise BadInput(answer["refused"])
         if answer["ended"] == "time":
-            what = f"opening it took longer than {self._seconds:.0f} s"
+            what = f"loading it took longer than {self._seconds:.0f} s"
         elif answer["ended"] == "memory":
-            what = f"opening it takes more than {self._memory / 2**30:.1f} GiB of memory"
+            what = f"loading it takes more than {self._memory / 2**30:.1f} GiB of memory"
         elif answer["ended"]:
-            what = f"opening it crashed the process that tried ({answer['ended']})"
+            what = f"loading it crashed the child process ({answer['ended']})"
         else:
             return
-        raise BadInput(f"{self._path}: {what}; expected a sound model file ({_WAY_OUT})")
+        raise BadInput(f"{self._path}: {what}; expected a valid model file ({_ADVICE})")
 
 
 def _size(path: Path) -> int:
-    """Bytes of the file and of what may be its weights beside it."""
+    """Return the bytes of the file and of the files next to it that may hold its weights."""
     try:
-        beside = path.parent.glob(path.stem + "*")
-        return sum(file.stat().st_size for file in {path, *beside} if file.is_file())
+        siblings = path.parent.glob(path.stem + "*")
+        return sum(file.stat().st_size for file in {path, *siblings} if file.is_file())
     except OSError:
         return 0
 
 
 class _Server:
-    """The child that imports the libraries once. Files are asked about one after another."""
+    """The child that imports the libraries once; it loads one file after another."""
 
     def __init__(self) -> None:
-        # -P: a torch.py in the folder that the user works in is not torch. A session of its own: Ctrl-C is for us
+        # -P: ignore a torch.py in the working folder. Own session: Ctrl-C must reach the audit only
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-W", "ignore", "-m", "auditor.run.sandbox"], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+            [sys.executable, "-P", "-W", "ignore", "-m", "auditor.run.sandbox"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
             env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        )  # fmt: skip
+        )
         self._waiting: dict[int, dict[str, Any]] = {}
         self._sent = 0
 
-    def send(self, job: dict[str, Any]) -> Any:
-        """Ask about a file; returns the function that waits for the answer."""
+    def send(self, job: dict[str, Any]) -> Callable[[], dict[str, Any]]:
+        """Send a job; return the function that waits for the answer."""
         number = self._sent
         self._sent += 1
         with contextlib.suppress(BrokenPipeError):
@@ -129,8 +138,8 @@ class _Server:
             if not line:
                 self.close()
                 raise BadInput(
-                    "the child process in which model files are opened first could not be started, or was killed; see"
-                    f" `auditor doctor` ({_WAY_OUT})"
+                    "the child process that loads model files first could not be started, or was killed; see"
+                    f" `auditor doctor` ({_ADVICE})"
                 )
             answer: dict[str, Any] = json.loads(line)
             self._waiting[answer["number"]] = answer
@@ -152,7 +161,7 @@ _running: list[_Server] = []
 
 
 def _server() -> _Server:
-    """The running server, or a new one."""
+    """Return the running server, or start one."""
     if _running and _running[0].process.poll() is not None:
         _running[0].close()
     if not _running:
@@ -168,11 +177,8 @@ def _write(pipe: IO[str] | None, message: dict[str, Any]) -> None:
     pipe.flush()
 
 
-# --- the server's side ------------------------------------------------------------------------------------------------
-
-
 def _serve() -> None:
-    """Answer until stdin ends. Nothing that a file prints may get between the answers."""
+    """Answer until stdin ends. Output of a file must not mix with the answers."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     from auditor.plugin import registry
@@ -191,14 +197,14 @@ def _import_libraries() -> None:
 
     import auditor.onnx.graph  # noqa: F401
 
-    # it is found by writing to it, which a fork may not
+    # the first call writes a file, which a fork may not
     tempfile.gettempdir()
     torch.set_num_threads(1)
     onnxruntime.set_default_logger_severity(4)
 
 
 def _try(plugins: Any, job: dict[str, Any]) -> dict[str, Any]:
-    """Rehearse in a fork, watched: what it said, or how it ended if it could not say anything."""
+    """Load a file in a watched fork; return its answer, or how it ended without one."""
     reads, writes = os.pipe()
     child = os.fork()
     if child == 0:
@@ -211,32 +217,32 @@ def _try(plugins: Any, job: dict[str, Any]) -> dict[str, Any]:
         finally:
             os._exit(status)
     os.close(writes)
-    asker = os.getppid()
+    parent = os.getppid()
     deadline = time.monotonic() + job["seconds"]
     while not select.select([reads], [], [], 0.5)[0]:
-        # whoever asked may be gone
-        if time.monotonic() >= deadline or os.getppid() != asker:
+        # stop also if the audit has ended
+        if time.monotonic() >= deadline or os.getppid() != parent:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             os.close(reads)
             return {"refused": "", "ended": "time"}
-    # less than a pipe holds, so it comes whole, or not at all when the child died
-    said = os.read(reads, 65536)
+    # an answer is smaller than a pipe's buffer: it arrives whole, or not at all if the child died
+    answer = os.read(reads, 65536)
     os.close(reads)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if said:
-        found: dict[str, Any] = json.loads(said)
-        return found
-    # the kernel's way to say that memory ran out
+    if answer:
+        outcome: dict[str, Any] = json.loads(answer)
+        return outcome
+    # the kernel kills a process that runs out of memory
     ended = "memory" if code == -signal.SIGKILL else signal.Signals(-code).name if code < 0 else f"status {code}"
     return {"refused": "", "ended": ended}
 
 
 def _limit(memory: int) -> None:
-    """Less memory, no core dump, not a byte written to any file."""
+    """Limit the memory; forbid core dumps and writing to files."""
     import resource
 
-    # RLIMIT_DATA counts private memory only: libraries that are merely mapped cost nothing
+    # RLIMIT_DATA counts private memory only, not mapped libraries
     for what, most in ((resource.RLIMIT_DATA, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         _, hard = resource.getrlimit(what)
         resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard),) * 2)
@@ -244,24 +250,24 @@ def _limit(memory: int) -> None:
 
 
 def _load(plugins: Any, job: dict[str, Any]) -> dict[str, str]:
-    """Open the file and use it as an audit does; what refuses it in so many words is passed on."""
+    """Load the file and use it as an audit does; return why it is refused."""
     import numpy as np
 
     from auditor.errors import first_line, is_out_of_memory
     from auditor.model.loading import build, read_sidecar, wanted_output
 
-    path, shown = Path(job["path"]), job["as"]
+    path, given = Path(job["path"]), job["as"]
     refused, problem = "", ""
     try:
-        output = wanted_output(path, job["stated"])
+        output = wanted_output(path, job["overrides"])
         artefact = plugins.first("auditor_open_model", path=path, device="cpu", trust=False, output=output)
-        # once it is open, the audit comes to the same place, knows the images, and says it better
-        refused = _LATER
+        # later errors are left to the audit, which knows the images and reports them better
+        refused = _DEFERRED
         if artefact is None:
-            # nobody's; or a plugin's that only the asking process knows; or its plugin broke, which is said there, too
+            # unknown format, or a plugin loaded only in the parent; the parent reports the error
             problem = " ".join(plugin.error or "" for plugin in plugins.broken)
         else:
-            sidecar = read_sidecar(path, artefact.metadata, options=job["stated"], properties=artefact.properties)
+            sidecar = read_sidecar(path, artefact.metadata, options=job["overrides"], properties=artefact.properties)
             classifier = build(path, artefact, sidecar)
             images = np.linspace(0, 1, 2 * int(np.prod(classifier.shape)), dtype=np.float32)
             classifier.verify(images.reshape(2, *classifier.shape))
@@ -270,10 +276,10 @@ def _load(plugins: Any, job: dict[str, Any]) -> dict[str, str]:
         refused, problem = refused or str(error), str(error)
     except Exception as error:
         problem = f"{type(error).__name__}: {error}"
-        refused = f"{shown}: not a sound model file: opening it raised {type(error).__name__}: {first_line(error)}"
+        refused = f"{given}: not a valid model file: loading it raised {type(error).__name__}: {first_line(error)}"
     if is_out_of_memory(RuntimeError(problem)) or "MemoryError" in problem:
         return {"refused": "", "ended": "memory"}
-    return {"refused": "" if refused == _LATER else refused.replace(str(path), shown)[:2000], "ended": ""}
+    return {"refused": "" if refused == _DEFERRED else refused.replace(str(path), given)[:2000], "ended": ""}
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""Choose, configure and order the probes of a run."""
+"""Select, configure and order the probes of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import fields
+import fnmatch
+from collections.abc import Mapping, Sequence
 
 from auditor.errors import BadInput
+from auditor.findings.record import Json
 from auditor.plugin.registry import Registry
 from auditor.plugin.suite import Suite
 from auditor.probes.base import Probe
@@ -13,45 +14,55 @@ from auditor.run.request import Request
 
 
 def choose_probes(plugins: Registry, suite: Suite, request: Request) -> list[Probe]:
-    """The probes of a run, configured, in the order in which they measure."""
-    wanted = plugins.select(suite.probes, option="suite probes:")
+    """Return the configured probes of a run in the order of measuring. Raises BadInput if none is left."""
+    selected = plugins.select(suite.probes, option="suite probes:")
     if request.probes:
-        wanted = plugins.select(request.probes, option="--probe")
-    dropped = plugins.select(request.skip, option="--skip") if request.skip else []
-    left = [probe_id for probe_id in wanted if probe_id not in dropped]
-    if not left:
-        raise BadInput("no probe is left to run: --skip leaves out all of them")
-    lent = {"surrogates": [str(path) for path in request.surrogates]}
+        selected = plugins.select(request.probes, option="--probe")
+    skipped = plugins.select(request.skip, option="--skip") if request.skip else []
+    ids = [probe_id for probe_id in selected if probe_id not in skipped]
+    if not ids:
+        raise BadInput("no probe is left to run: --skip excludes all of them")
+    surrogates = _surrogates(plugins, request, ids)
+    probes = [
+        plugins.configure(
+            probe_id,
+            {**suite.settings.get(probe_id, {}), **surrogates.get(probe_id, {})},
+            where=f"suite {suite.name}",
+        )
+        for probe_id in ids
+    ]
+    return _dependencies_first(probes)
+
+
+def _surrogates(plugins: Registry, request: Request, ids: Sequence[str]) -> Mapping[str, Mapping[str, Json]]:
+    """Return the setting of every probe that uses the surrogates of the request."""
     for path in request.surrogates:
         if not path.is_file():
             raise BadInput(f"--surrogate {path}: no such file; expected a model for the same classes")
-    takers = [i for i in left if "surrogates" in {f.name for f in fields(plugins.probes[i])}]
-    if request.surrogates and not takers:
-        raise BadInput("--surrogate: no probe of this run uses other models; add --probe attacks.transfer")
-    probes = [
-        plugins.configure(
-            i, {**suite.settings.get(i, {}), **(lent if request.surrogates and i in takers else {})},
-            where=f"suite {suite.name}",
-        )
-        for i in left
-    ]  # fmt: skip
-    return _readers_last(probes)
+    users = [probe_id for probe_id in ids if plugins.probes[probe_id].accepts_surrogates]
+    if not request.surrogates:
+        return {}
+    if not users:
+        raise BadInput("--surrogate: no probe of this run uses surrogates; add --probe attacks.transfer")
+    return {probe_id: {"surrogates": [str(path) for path in request.surrogates]} for probe_id in users}
 
 
-def _readers_last(probes: Sequence[Probe]) -> list[Probe]:
-    """The same order, but whoever reads other probes' records comes after them."""
+def _dependencies_first(probes: Sequence[Probe]) -> list[Probe]:
+    """Keep the order, but move every probe behind those that it depends on."""
     left = sorted(probes, key=lambda probe: bool(probe.depends_on))
     ordered: list[Probe] = []
     while left:
-        # where two read each other, the first goes first
-        ready = next((p for p in left if not any(is_used(o.meta.id, p) for o in left if o is not p)), left[0])
+        # of two probes that depend on each other, the first one stays first
+        ready = next((probe for probe in left if not _waits(probe, left)), left[0])
         left.remove(ready)
         ordered.append(ready)
     return ordered
 
 
-def is_used(probe_id: str, probe: Probe) -> bool:
-    """Whether ``probe`` reads the records of ``probe_id``."""
-    import fnmatch
+def _waits(probe: Probe, others: Sequence[Probe]) -> bool:
+    return any(depends_on(probe, other.meta.id) for other in others if other is not probe)
 
+
+def depends_on(probe: Probe, probe_id: str) -> bool:
+    """Whether ``probe`` reads the records of ``probe_id``."""
     return any(fnmatch.fnmatch(probe_id, pattern) for pattern in probe.depends_on)

@@ -4,67 +4,63 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from auditor.errors import BadInput, one_line
+from auditor.findings.record import AuditRecord
 from auditor.plugin.registry import Registry
+from auditor.report import ReportFormat
 from auditor.run.folder import RunFolder
-
-if TYPE_CHECKING:
-    pass
 from auditor.run.request import Outcome
 
 
-def pick_formats(plugins: Registry, names: Sequence[str], paper: str = "a4") -> list[Any]:
-    """The report formats called so, on that paper; audit.json is always written. Raises BadInput for an unknown one."""
-    known = plugins.formats()
+def pick_formats(plugins: Registry, names: Sequence[str], paper: str = "a4") -> list[ReportFormat]:
+    """Return the report formats with these names, for a paper size. Raises BadInput for an unknown name.
+
+    "json" is not among them: audit.json is always written.
+    """
+    known: dict[str, ReportFormat] = plugins.formats()
     for name in names:
         if name != "json" and name not in known:
-            raise BadInput(f"--format {name}: no such format; expected some of {', '.join(['json', *known])}")
-    return [_on_paper(known[name], paper) for name in dict.fromkeys(names) if name != "json"]
+            raise BadInput(f"--format {name}: no such format; expected one of {', '.join(['json', *known])}")
+        if not isinstance(known.get(name), ReportFormat | None):
+            raise BadInput(f"--format {name}: not an auditor.report.ReportFormat; fix its plugin")
+    return [known[name].on(paper) for name in dict.fromkeys(names) if name != "json"]
 
 
-def prepare(formats: Sequence[Any]) -> None:
-    """Let formats that take long to start begin already; what one cannot do, its ``render`` will say."""
-    for form in formats:
-        if begin := getattr(form, "prepare", None):
+def prepare(formats: Sequence[ReportFormat]) -> None:
+    """Let slow formats start early; ``render`` reports their errors."""
+    for report_format in formats:
+        if report_format.prepare is not None:
             with contextlib.suppress(Exception):
-                begin()
+                report_format.prepare()
 
 
-def _on_paper(form: Any, paper: str) -> Any:
-    """The format for this size of paper; a plugin's format need not know of paper."""
-    return form.on(paper) if hasattr(form, "on") else form
-
-
-def finish(audit: dict[str, Any], folder: RunFolder, formats: Sequence[Any]) -> Outcome:
-    """Write audit.json, then every report; a report that breaks is named and does not take the others with it."""
+def finish(audit: AuditRecord, folder: RunFolder, formats: Sequence[ReportFormat]) -> Outcome:
+    """Write audit.json, then every report. A report that breaks is named; the others are still written."""
     files = [folder.write_json("audit.json", audit)]
     problems: list[str] = []
-    # what another process draws is begun first and asked for last: the others are written while it works
-    first = sorted(formats, key=lambda fmt: not getattr(fmt, "paged", False))
-    drawings = deque((fmt.file, drawn(fmt, audit, folder.path)) for fmt in first)
-    while drawings:
-        file, drawing = drawings.popleft()
+    # paged formats render in another process: start them first, collect them last
+    ordered = sorted(formats, key=lambda report_format: not report_format.paged)
+    waiting = deque((each.file, drawn(each, audit, folder.path)) for each in ordered)
+    while waiting:
+        file, drawing = waiting.popleft()
         try:
             content = next(drawing)
             if content is None:
-                drawings.append((file, drawing))
+                waiting.append((file, drawing))
             else:
                 files.append(folder.write(file, content))
         except Exception as error:
             problems.append(f"{file} was not written: {one_line(error)}")
-    broken = any(p["status"] == "error" for p in audit["probes"]) or any(p["error"] for p in audit["plugins"])
-    return Outcome(
-        audit=audit, out=folder.path, files=files, incomplete=broken or bool(problems), problems=problems
-    )  # fmt: skip
+    broken = any(probe["status"] == "error" for probe in audit["probes"]) or any(p["error"] for p in audit["plugins"])
+    return Outcome(audit=audit, out=folder.path, files=files, incomplete=broken or bool(problems), problems=problems)
 
 
-def drawn(fmt: Any, audit: Mapping[str, Any], folder: Path) -> Iterator[bytes | None]:
-    """A report's bytes, after None where another process draws it."""
-    content = fmt.render(audit, folder)
+def drawn(report_format: ReportFormat, audit: AuditRecord, folder: Path) -> Iterator[bytes | None]:
+    """Yield the bytes of a report, after None if another process renders it."""
+    content = report_format.render(audit, folder)
     if isinstance(content, Iterator):
         yield from content
     else:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import (
     Attack,
@@ -57,6 +57,8 @@ class Transfer(Attack):
         " than its own, its gradients are masked.",
         references=("https://arxiv.org/abs/1605.07277", "https://arxiv.org/abs/1710.06081"),
     )
+    accepts_surrogates: ClassVar[bool] = True
+
     surrogates: Sequence[str] = ()
     """Model files for the same classes: ``--surrogate`` of ``auditor run``."""
     epsilons: Sequence[float] = tuple(n / 255 for n in (4, 8, 16))

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from auditor import hookimpl
 from auditor.report import Drawing, ReportFormat
 
+if TYPE_CHECKING:
+    from auditor.findings.record import AuditRecord
 
-def _html(audit: Mapping[str, Any], run: Path) -> bytes:
+
+def _html(audit: AuditRecord, run: Path) -> bytes:
     from auditor.report.html import render_html
 
     return render_html(audit, run)
 
 
-def _pdf(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> Drawing:
+def _pdf(audit: AuditRecord, run: Path, *, paper: str = "a4") -> Drawing:
     from auditor.report.pdf import render_pdf
 
     return render_pdf(audit, run, paper=paper)
 
 
-def _pdfa(audit: Mapping[str, Any], run: Path, *, paper: str = "a4") -> Drawing:
+def _pdfa(audit: AuditRecord, run: Path, *, paper: str = "a4") -> Drawing:
     from auditor.report.pdf import render_pdfa
 
     return render_pdfa(audit, run, paper=paper)
@@ -34,25 +36,25 @@ def _prepare_pdf() -> None:
     prepare()
 
 
-def _sarif(audit: Mapping[str, Any], run: Path) -> bytes:
+def _sarif(audit: AuditRecord, run: Path) -> bytes:
     from auditor.report.sarif import render_sarif
 
     return render_sarif(audit, run)
 
 
-def _junit(audit: Mapping[str, Any], run: Path) -> bytes:
+def _junit(audit: AuditRecord, run: Path) -> bytes:
     from auditor.report.junit import render_junit
 
     return render_junit(audit, run)
 
 
-def _markdown(audit: Mapping[str, Any], run: Path) -> bytes:
+def _markdown(audit: AuditRecord, run: Path) -> bytes:
     from auditor.report.markdown import render_markdown
 
     return render_markdown(audit, run)
 
 
-def _card(audit: Mapping[str, Any], run: Path) -> bytes:
+def _card(audit: AuditRecord, run: Path) -> bytes:
     from auditor.report.card import render_card
 
     return render_card(audit, run)

@@ -1,0 +1,160 @@
+"""Types of comparison.json; ``auditor/schemas/compare.schema.json`` is the published contract."""
+
+from __future__ import annotations
+
+from typing import Literal, NotRequired, TypedDict
+
+from auditor.findings.finding import Area, Severity, Status
+from auditor.findings.metric import Scalar, Unit
+from auditor.findings.record import (
+    CurveRecord,
+    IntervalRecord,
+    MetricRecord,
+    MetricSpecRecord,
+    Verdict,
+)
+
+Outcome = Literal["better", "worse", "different", "no-difference", "not-tested"]
+Test = Literal["mcnemar", "bootstrap", "intervals", "none"]
+ComparisonVerdict = Literal["better", "worse", "mixed", "no-difference", "ranked"]
+
+
+class ValueRecord(IntervalRecord):
+    """The value of a metric in one run."""
+
+    n: int
+
+
+class PairRecord(TypedDict):
+    """The difference of a metric between two runs, and its test."""
+
+    runs: list[int]
+    """Indices of the two runs."""
+    difference: IntervalRecord
+    """The second run minus the first."""
+    n: int
+    test: Test
+    only: list[int] | None
+    """Images whose value is 1 in the first run only, and in the second only (McNemar)."""
+    p: float | None
+    p_adjusted: float | None
+    outcome: Outcome
+
+
+class ComparedMetricRecord(TypedDict):
+    """One metric in all runs."""
+
+    name: str
+    at: dict[str, Scalar]
+    unit: Unit
+    headline: bool
+    """True for the key metric of its probe."""
+    values: list[ValueRecord]
+    pairs: list[PairRecord]
+
+
+class ComparedProbeRecord(TypedDict):
+    """One probe in all runs."""
+
+    id: str
+    title: str
+    area: Area
+    status: list[Status | None]
+    severity: list[Severity | None]
+    reason: str
+    """Why the probe is not compared; empty if it is."""
+    metric_specs: NotRequired[list[MetricSpecRecord]]
+    metrics: list[ComparedMetricRecord]
+    curves: list[CurveRecord]
+
+
+class ComparedModelRecord(TypedDict):
+    """The model of a run."""
+
+    path: str
+    sha256: str
+    format: str
+    access: str
+
+
+class ComparedDataRecord(TypedDict):
+    """The data of a run."""
+
+    path: str
+    sha256: str
+    n: int
+    labelled: bool
+
+
+class ComparedRunRecord(TypedDict):
+    """One of the compared runs."""
+
+    name: str
+    """A, B, C, ..."""
+    path: str
+    created: str
+    auditor: str
+    suite: str
+    seed: int
+    policy: str
+    model: ComparedModelRecord
+    data: ComparedDataRecord
+    verdict: Verdict
+
+
+class ImagesRecord(TypedDict):
+    """How many images the runs have in common."""
+
+    common: int
+    of: list[int]
+    other_bytes: int
+    """Ids with different bytes."""
+    other_label: int
+    """Images with different labels."""
+
+
+class DifferenceRecord(TypedDict):
+    """A difference between the runs other than the model, and its effect."""
+
+    what: str
+    values: list[str]
+    effect: str
+
+
+class TestsRecord(TypedDict):
+    """Tests in each of the two families of corrected p-values."""
+
+    headline: int
+    other: int
+
+
+class RankRecord(TypedDict):
+    """A run in the leaderboard."""
+
+    rank: int
+    points: int
+    run: int
+    better: int
+    worse: int
+    no_difference: int
+
+
+class ComparisonRecord(TypedDict):
+    """The whole comparison.json."""
+
+    schema: Literal["auditor-compare/1"]
+    auditor: str
+    runs: list[ComparedRunRecord]
+    images: ImagesRecord
+    differences: list[DifferenceRecord]
+    alpha: float
+    tests: TestsRecord
+    probes: list[ComparedProbeRecord]
+    leaderboard: list[RankRecord]
+    verdict: ComparisonVerdict
+    verdict_reason: str
+
+
+def metric_of(metric: ComparedMetricRecord, value: ValueRecord) -> MetricRecord:
+    """Return a compared metric with its value in one run."""
+    return {"name": metric["name"], "at": metric["at"], "unit": metric["unit"], **value}

@@ -1,0 +1,404 @@
+"""Types of audit.json: the record that the run writes and that policy, reports and comparison read.
+
+``auditor/schemas/audit.schema.json`` is the published contract; a test keeps both in agreement. Keys under
+``NotRequired`` are missing from the records of older versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NotRequired, TypeAlias, TypedDict
+
+from auditor.findings.finding import Area, Severity, Status
+from auditor.findings.metric import Better, Bound, Scalar, Unit
+
+Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | None"
+"""Any JSON value."""
+
+Verdict = Literal["pass", "fail", "incomplete"]
+NumberFormat = Literal["text", "number", "percent", "n/255", "count"]
+
+
+class MetricSpecRecord(TypedDict):
+    """What a metric means, as its probe declares it (``MetricSpec``)."""
+
+    name: str
+    label: str
+    better: Better
+    unit: Unit | Literal["norm"]
+    bound: Bound
+    difference: bool
+
+
+class IntervalRecord(TypedDict):
+    """A value with the ends of its 95 % interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class MetricRecord(IntervalRecord):
+    """One measured number (``Metric``)."""
+
+    name: str
+    n: int
+    unit: Unit
+    at: dict[str, Scalar]
+
+
+class AxisRecord(TypedDict):
+    """An axis of a curve or a scatter plot."""
+
+    label: str
+    unit: str
+    scale: Literal["linear", "log", "symlog"]
+    format: Literal["number", "percent", "n/255"]
+    low: float | None
+    high: float | None
+
+
+class PointRecord(TypedDict):
+    """One point of a curve or a scatter plot, with the interval of ``y``."""
+
+    x: float
+    y: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+
+
+class SeriesRecord(TypedDict):
+    """A named line of a curve, or a named cloud of a scatter plot."""
+
+    name: str
+    points: list[PointRecord]
+
+
+class CurveRecord(TypedDict):
+    """Lines with interval bands."""
+
+    kind: Literal["curve"]
+    title: str
+    x: AxisRecord
+    y: AxisRecord
+    series: list[SeriesRecord]
+    caption: str
+
+
+class ScatterRecord(TypedDict):
+    """Clouds of points."""
+
+    kind: Literal["scatter"]
+    title: str
+    x: AxisRecord
+    y: AxisRecord
+    series: list[SeriesRecord]
+    caption: str
+
+
+CellRecord = Scalar | IntervalRecord
+"""A table cell: a scalar, or a number with its interval."""
+
+
+class TableRecord(TypedDict):
+    """Rows under named columns."""
+
+    kind: Literal["table"]
+    title: str
+    columns: list[str]
+    rows: list[list[CellRecord]]
+    formats: list[NumberFormat]
+    caption: str
+
+
+class PictureRecord(TypedDict):
+    """One cell of an image grid."""
+
+    file: str | None
+    caption: str
+    alt: str
+    heat: list[list[float]] | None
+
+
+class GridRowRecord(TypedDict):
+    """A row of an image grid."""
+
+    label: str
+    cells: list[PictureRecord]
+
+
+class ImageGridRecord(TypedDict):
+    """Images in rows under named columns."""
+
+    kind: Literal["image-grid"]
+    title: str
+    columns: list[str]
+    rows: list[GridRowRecord]
+    caption: str
+
+
+class HeatMapRecord(TypedDict):
+    """A matrix of numbers as colours."""
+
+    kind: Literal["heat-map"]
+    title: str
+    values: list[list[float | None]]
+    row_labels: list[str]
+    column_labels: list[str]
+    row_title: NotRequired[str]
+    column_title: NotRequired[str]
+    format: Literal["number", "percent", "count"]
+    diverging: bool
+    caption: str
+
+
+class TextRecord(TypedDict):
+    """A paragraph of plain text."""
+
+    kind: Literal["text"]
+    title: str
+    text: str
+
+
+PlotRecord = CurveRecord | ScatterRecord
+EvidenceRecord = CurveRecord | ScatterRecord | TableRecord | ImageGridRecord | HeatMapRecord | TextRecord
+"""Evidence, told apart by ``kind``."""
+
+
+class FindingRecord(TypedDict):
+    """One claim with its number and evidence (``Finding``)."""
+
+    id: str
+    title: str
+    statement: str
+    severity: Severity
+    accepted: NotRequired[bool]
+    """True for a failure that the policy accepts."""
+    metric: MetricRecord | None
+    evidence: list[EvidenceRecord]
+
+
+class ThreatModelRecord(TypedDict):
+    """The attacker's goal, knowledge and budget (``ThreatModel``)."""
+
+    goal: str
+    knowledge: Literal["white-box", "black-box", "none"]
+    norm: str
+    budget: str
+
+
+class ModelCallsRecord(TypedDict):
+    """Images through the network."""
+
+    forward: int
+    backward: int
+
+
+class AcceptanceRecord(TypedDict):
+    """A failure that the policy accepts, with its justification and expiry date."""
+
+    probe: str
+    severity: Severity
+    """The worst outcome that is accepted."""
+    justification: str
+    author: str
+    expires: str
+    metric: str
+    at: dict[str, Json]
+
+
+class AppliedAcceptanceRecord(AcceptanceRecord):
+    """An acceptance that covers a failure of this probe."""
+
+    found: Severity
+    reason: str
+
+
+class AcceptanceStateRecord(AcceptanceRecord):
+    """An acceptance of the policy and whether it applied to this audit."""
+
+    state: Literal["holds", "expired", "unused"]
+
+
+class ProbeRecord(TypedDict):
+    """One probe: status, metrics, findings and what measuring took."""
+
+    id: str
+    title: str
+    why: NotRequired[str]
+    area: Area
+    status: Status
+    severity: Severity
+    reason: str
+    caveat: NotRequired[str]
+    """Why a pass of this probe is inconclusive; empty without such a reason."""
+    accepted: NotRequired[list[AppliedAcceptanceRecord]]
+    n: int
+    threat_model: ThreatModelRecord | None
+    seconds: float
+    model_calls: ModelCallsRecord
+    settings: dict[str, Json]
+    references: list[str]
+    metric_specs: NotRequired[list[MetricSpecRecord]]
+    metrics: list[MetricRecord]
+    findings: list[FindingRecord]
+
+
+class FeatureRecord(TypedDict):
+    """A column of tabular data that the model sees, in its own unit."""
+
+    name: str
+    low: float
+    high: float
+    deviation: float
+    whole: bool
+
+
+class InputRecord(TypedDict):
+    """The model's input and its preprocessing."""
+
+    shape: list[int | None]
+    dtype: str
+    layout: Literal["nchw", "nhwc", "rows"]
+    features: NotRequired[list[FeatureRecord]]
+    range: list[float]
+    mean: list[float]
+    std: list[float]
+    order: NotRequired[Literal["rgb", "bgr"]]
+    source: NotRequired[str]
+
+
+class OutputRecord(TypedDict, total=False):
+    """Which output holds the scores, and its final activation."""
+
+    name: str | None
+    ends_in: Literal["none", "softmax", "log-softmax", "sigmoid"]
+    single: bool
+
+
+class ParityRecord(TypedDict):
+    """How far the differentiable copy agrees with the deployed model."""
+
+    n: int
+    max_abs_difference: float | None
+    label_agreement: float | None
+
+
+class ModelRecord(TypedDict):
+    """The audited model file."""
+
+    path: str
+    sha256: str
+    format: Literal["onnx", "torchscript", "exported-program"]
+    access: Literal["white-box", "black-box"]
+    access_reason: str
+    runtime: str
+    input: InputRecord
+    outputs: Literal["logits", "probabilities"]
+    output: NotRequired[OutputRecord]
+    classes: list[str]
+    parity: ParityRecord | None
+
+
+class DataRecord(TypedDict):
+    """The audited images, or the tabular data."""
+
+    path: str
+    sha256: str
+    source: NotRequired[str]
+    kind: NotRequired[Literal["images", "rows"]]
+    n: int
+    n_available: NotRequired[int]
+    n_unreadable: int
+    unreadable: NotRequired[list[str]]
+    labelled: bool
+    groups: dict[str, dict[str, int]]
+
+
+class PolicyRecord(TypedDict):
+    """The policy that judged the audit."""
+
+    name: str
+    sha256: str
+    judged: NotRequired[str]
+    accepted: NotRequired[list[AcceptanceStateRecord]]
+
+
+class PluginRecord(TypedDict):
+    """A plugin from another package, or a broken one with the reason."""
+
+    name: str
+    version: str | None
+    error: str | None
+
+
+class DocumentedRowRecord(TypedDict):
+    """One published number and the measured one at the same place."""
+
+    at: dict[str, Json]
+    documented: float | None
+    value: float | None
+    low: float | None
+    high: float | None
+    n: int | None
+    reading: Literal["within the interval", "measured lower", "measured higher", "not measured", "no number documented"]
+
+
+class DocumentedRecord(TypedDict):
+    """Published numbers of this or another model, next to the measured ones."""
+
+    claim: str
+    source: str
+    probe: str
+    metric: str
+    over: str
+    series: str
+    figure: str
+    note: str
+    unit: Unit
+    this_model: bool
+    rows: list[DocumentedRowRecord]
+
+
+class AuditRecord(TypedDict):
+    """The whole audit.json."""
+
+    schema: Literal["auditor/1"]
+    auditor: str
+    created: str
+    seed: int
+    suite: str
+    command: str
+    environment: dict[str, str | float | bool | None]
+    model: ModelRecord
+    data: DataRecord
+    policy: PolicyRecord
+    plugins: list[PluginRecord]
+    warnings: list[str]
+    verdict: Verdict
+    verdict_reason: NotRequired[str]
+    documented: NotRequired[list[DocumentedRecord]]
+    probes: list[ProbeRecord]
+
+
+def unknown_spec(name: str) -> MetricSpecRecord:
+    """Return the meaning of a metric without a declaration: no better direction, no bound."""
+    return {
+        "name": name,
+        "label": name.replace("_", " ").capitalize(),
+        "better": "neither",
+        "unit": "1",
+        "bound": "measured",
+        "difference": False,
+    }
+
+
+def metric_spec(specs: Sequence[MetricSpecRecord], name: str) -> MetricSpecRecord:
+    """Return the declaration of the metric called ``name``, or ``unknown_spec`` without one."""
+    return next((spec for spec in specs if spec["name"] == name), unknown_spec(name))
+
+
+def spec_of(probe: ProbeRecord, metric: MetricRecord) -> MetricSpecRecord:
+    """Return what a metric of this probe means."""
+    return metric_spec(probe.get("metric_specs", []), metric["name"])

@@ -1,0 +1,139 @@
+"""Identity of a run: the digest that records are stored under, and manifest.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TypedDict
+
+import auditor
+from auditor.data.dataset import Images
+from auditor.files import digest
+from auditor.findings.encoding import plain
+from auditor.findings.record import Json
+from auditor.model.classifier import Classifier
+from auditor.model.device import describe
+from auditor.probes.base import Probe
+from auditor.run.folder import FORMAT, RunFolder
+from auditor.run.request import Progress, Request
+
+
+class FileRecord(TypedDict):
+    """An input of the run."""
+
+    path: str
+    sha256: str
+
+
+class ImagesFileRecord(FileRecord):
+    """The images of the run."""
+
+    n: int
+
+
+class Manifest(TypedDict):
+    """The content of manifest.json; ``records`` is added when all probes are measured."""
+
+    schema: str
+    auditor: str
+    model: FileRecord
+    data: ImagesFileRecord
+    suite: str
+    settings: dict[str, dict[str, Json]]
+    seed: int
+    command: str
+    environment: dict[str, str | float | bool | None]
+
+
+def records_key(
+    probe: Probe, ids: Sequence[str], *, probes: Sequence[Probe], classifier: Classifier, images: Images, seed: int
+) -> str:
+    """Return the digest of everything that a probe's records depend on.
+
+    Batch size, budget and number of workers do not change records and are not part of it.
+    """
+    measurement = [FORMAT, probe.meta.id, probe.meta.version, plain(asdict(probe)), probe.fingerprint(probes)]
+    inputs = [_model_identity(classifier), images.sha256, sorted(ids)]
+    return digest([*measurement, *inputs, seed, classifier.device.partition(":")[0]])
+
+
+def _model_identity(classifier: Classifier) -> list[Json]:
+    output: list[Json] = [plain(classifier.decoder), classifier.artefact.output]
+    return [
+        classifier.sha256,
+        list(classifier.shape),
+        plain(classifier.preprocessing.describe()),
+        output,
+        classifier.access,
+        list(classifier.classes),
+    ]
+
+
+def write_manifest(
+    folder: RunFolder,
+    request: Request,
+    classifier: Classifier,
+    images: Images,
+    *,
+    probes: Sequence[Probe],
+    suite: str,
+    progress: Progress,
+) -> None:
+    """Write manifest.json and the list of images; report what differs from an earlier run in this folder."""
+    manifest: Manifest = {
+        "schema": "auditor-run/1",
+        "auditor": auditor.__version__,
+        "model": {"path": classifier.path, "sha256": classifier.sha256},
+        "data": {"path": images.path, "sha256": images.sha256, "n": len(images)},
+        "suite": suite,
+        "settings": {probe.meta.id: plain(asdict(probe)) for probe in probes},
+        "seed": request.seed,
+        "command": request.command,
+        "environment": describe(classifier.device),
+    }
+    if (folder.path / "manifest.json").is_file():
+        for line in manifest_changes(folder.read_json("manifest.json"), manifest):
+            progress.say(f"Changed since the last run, so measured again: {line}")
+    folder.write_json("manifest.json", manifest)
+    folder.write("records/images.parquet", _image_list(images, classifier.classes))
+
+
+def write_keys(folder: RunFolder, keys: Mapping[str, str]) -> None:
+    """Add the digests of this run's records to manifest.json; records of earlier runs may be in the folder, too."""
+    folder.write_json("manifest.json", folder.read_json("manifest.json") | {"records": dict(keys)})
+
+
+def manifest_changes(before: Manifest, now: Manifest) -> list[str]:
+    """List the differences between two manifests that make records unusable: key and both values."""
+    lines = [*_input_change("model", before.get("model"), now["model"])]
+    lines += _input_change("data", before.get("data"), now["data"])
+    if before.get("seed") != now["seed"]:
+        lines.append(f"seed {before.get('seed')} -> {now['seed']}")
+    for probe_id, settings in now["settings"].items():
+        old = before.get("settings", {}).get(probe_id)
+        if old is not None:
+            lines += [
+                f"{probe_id}.{name} {old.get(name)} -> {value}"
+                for name, value in settings.items()
+                if old.get(name) != value
+            ]
+    return lines
+
+
+def _input_change(name: str, before: FileRecord | None, now: FileRecord) -> list[str]:
+    old, new = before["sha256"] if before else "?", now["sha256"]
+    return [] if old == new else [f"{name} {old[:12]} -> {new[:12]}"]
+
+
+def _image_list(images: Images, classes: Sequence[str]) -> bytes:
+    """Return a Parquet file that identifies the images for comparisons: id, digest of the bytes, label."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    labels = [None] * len(images) if images.labels is None else [classes[label] for label in images.labels]
+    columns = {"image_id": images.ids, "sha256": images.digests, "label": labels}
+    table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
