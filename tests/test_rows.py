@@ -99,7 +99,7 @@ def test_a_tree_gets_the_very_rows_of_the_table(zipmap: bool, table: Path) -> No
     """It splits at values that occur, so an error of rounding would change answers; all 120 must be right."""
     classifier, images = audited(tree(table.with_name("t.onnx"), zipmap=zipmap), table)
     pixels = images.pixels(images.ids)
-    assert pixels.shape == (N, 1, 1, 2)
+    assert pixels.shape == (N, 2)
     assert (pixels.min(), pixels.max()) == (0, 1)
     given = classifier.preprocessing.apply(pixels)
     np.testing.assert_array_equal(given, patients()[["age", "fever"]].to_numpy().astype(np.float32))
@@ -164,7 +164,7 @@ def test_columns_are_told_apart() -> None:
         ({"a": [1], "b": [2]}, {}, r"has 2 columns of features \(a, b\), but the model takes 1; name label, groups"),
         ({"a": [1]}, {"label": "y"}, "has no column 'y'; it has a"),
         ({"a": ["x"]}, {"features": ["a"]}, "column a holds 'x'; expected numbers"),
-        ({"a": [float("nan")]}, {}, "not one row has a number in every feature"),
+        ({"a": [float("nan")]}, {}, "no row has a number in every feature"),
         ({"a": [1, 2], "label": ["x", None]}, {}, "1 of 2 rows have no label"),
     ],
 )
@@ -175,10 +175,10 @@ def test_tables_that_do_not_fit(columns: dict[str, Any], overrides: dict[str, An
 
 def test_a_feature_that_never_changes() -> None:
     rows, how = of_table(source(a=[3, 3], b=[0.1, 0.2]), 2, "float32", **NOTHING)
-    pixels = np.stack([rows.read(i)[1] for i in range(2)])[:, None]
+    pixels = np.stack([rows.read(i)[1] for i in range(2)])
     np.testing.assert_array_equal(how.apply(pixels), np.float32([[3, 0.1], [3, 0.2]]))
     assert how.deviations[0] == 0
-    assert unknown(3, "int64").apply(np.full((1, 1, 1, 3), 0.9, np.float32)).tolist() == [[1, 1, 1]]
+    assert unknown(3, "int64").apply(np.full((1, 3), 0.9, np.float32)).tolist() == [[1, 1, 1]]
 
 
 def test_full_suite_on_a_tree(table: Path, auditor_cli: Cli, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_shap_of_rows_is_the_library_s_own_and_adds_up(regression: tuple[Any, Ba
         import shap
 
     classifier, batch = regression
-    width, answer = batch.pixels.shape[3], int(batch.predictions[1])
+    width, answer = batch.pixels.shape[1], int(batch.predictions[1])
     usual = background(classifier)
     assert usual.shape == (100, width)
     probe = Shap(evaluations=200)
@@ -272,25 +272,25 @@ def test_shap_of_rows_is_the_library_s_own_and_adds_up(regression: tuple[Any, Ba
     assert probe.draws(classifier) is (width > 10)
 
     def plain(rows: np.ndarray) -> np.ndarray:
-        return classifier.predict(rows.astype(np.float32).reshape(-1, 1, 1, width))[:, answer]
+        return classifier.predict(rows.astype(np.float32))[:, answer]
 
     # what shap picks by itself for so many features, with its own batches
     explainer = shap.Explainer(plain, shap.maskers.Independent(usual), seed=3)
     theirs = explainer(batch.pixels[1].reshape(1, -1), max_evals=200 if width > 10 else 2**width, silent=True)
     np.testing.assert_allclose(values, theirs.values[0], atol=1e-6)
     maps = probe.attribute(classifier, batch, Randomness(0, "x"))
-    assert maps.shape == (5, 1, width)
+    assert maps.shape == (5, width)
 
 
 def test_lime_of_rows_is_the_package_s_own_for_the_same_seed(regression: tuple[Any, Batch]) -> None:
     from lime.lime_tabular import LimeTabularExplainer
 
     classifier, batch = regression
-    width, answer = batch.pixels.shape[3], int(batch.predictions[0])
+    width, answer = batch.pixels.shape[1], int(batch.predictions[0])
     ours = Lime(evaluations=300).features(classifier, batch, 0, seed=11)
     explainer = LimeTabularExplainer(background(classifier), feature_selection="none", random_state=11)
     found = explainer.explain_instance(
-        batch.pixels[0].ravel(), lambda x: classifier.predict(x.astype(np.float32).reshape(-1, 1, 1, width)),
+        batch.pixels[0].ravel(), lambda x: classifier.predict(x.astype(np.float32)),
         labels=(answer,), num_features=width, num_samples=300,
     )  # fmt: skip
     for feature, coefficient in found.local_exp[answer]:
@@ -302,11 +302,11 @@ def test_covering_a_feature_gives_it_its_mean(regression: tuple[Any, Batch]) -> 
     classifier, batch = regression
     maps = OcclusionMap().attribute(classifier, batch, Randomness(0, "x"))
     covered = batch.pixels.copy()
-    covered[:, 0, 0, 0] = background(classifier)[:, 0].mean(dtype=np.float64)
+    covered[:, 0] = background(classifier)[:, 0].mean(dtype=np.float64)
     rows = np.arange(5)
     fall = (batch.probabilities - classifier.predict(covered))[rows, batch.predictions]
-    np.testing.assert_allclose(maps[:, 0, 0], fall, atol=1e-6)
-    np.testing.assert_allclose(maps[:, 0, 3:], 0, atol=1e-6)
+    np.testing.assert_allclose(maps[:, 0], fall, atol=1e-6)
+    np.testing.assert_allclose(maps[:, 3:], 0, atol=1e-6)
 
 
 def test_what_hangs_on_a_feature_is_said_of_rows(auditor_cli: Cli, tmp_path: Path, table: Path) -> None:

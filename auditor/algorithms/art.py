@@ -39,8 +39,8 @@ class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
         self._cached: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None = None
 
     @property
-    def input_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)"""
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
         return self._classifier.shape
 
     def predict(self, x: NDArray[Any], batch_size: int = 0, **_: Any) -> NDArray[np.float32]:

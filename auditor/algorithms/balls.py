@@ -55,10 +55,10 @@ def project(delta: torch.Tensor, norm: str, radius: torch.Tensor) -> torch.Tenso
     L1 by thresholding the sorted magnitudes (Duchi et al. 2008, Efficient projections onto the l1-ball, figure 1).
     """
     if norm == "linf":
-        size = per_image(radius)
+        size = per_image(radius, delta.ndim)
         return delta.clamp(-size, size)
     if norm == "l2":
-        return delta * per_image((radius / length(delta, norm).clamp_min(1e-30)).clamp_max(1))
+        return delta * per_image((radius / length(delta, norm).clamp_min(1e-30)).clamp_max(1), delta.ndim)
     import torch
 
     magnitude = delta.flatten(1).abs()
@@ -90,11 +90,11 @@ class Ball:
         """Return a random perturbation within the ball, from noise uniform in [-1, 1]."""
         if self.norm == "linf":
             return noise * self.epsilon
-        return self.surface(noise) * per_image(noise.flatten(1)[:, 0].abs())
+        return self.surface(noise) * per_image(noise.flatten(1)[:, 0].abs(), noise.ndim)
 
     def surface(self, noise: torch.Tensor) -> torch.Tensor:
         """Scale the noise to the surface of the ball."""
-        return noise * per_image(self.epsilon / self.length(noise).clamp_min(1e-30))
+        return noise * per_image(self.epsilon / self.length(noise).clamp_min(1e-30), noise.ndim)
 
     def direction(self, slope: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Return the unit step from ``x`` that raises a loss with this gradient most.
@@ -108,7 +108,7 @@ class Ball:
         if self.norm == "linf":
             return slope.sign()
         if self.norm == "l2":
-            return slope / per_image(self.length(slope).clamp_min(1e-30))
+            return slope / per_image(self.length(slope).clamp_min(1e-30), slope.ndim)
         room = torch.where(slope > 0, x < 1, x > 0)
         size = (slope.abs() * room).flatten(1)
         least = size.topk(max(1, math.ceil(_L1_SHARE * size.shape[1])), dim=1).values[:, -1:]

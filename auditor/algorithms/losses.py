@@ -66,6 +66,6 @@ def targeted_dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tens
     return gain / (top[:, 0] - top[:, 2:].mean(1) + 1e-12)
 
 
-def per_image(values: torch.Tensor) -> torch.Tensor:
-    """Reshape per-image numbers (n,) to (n, 1, 1, 1), to multiply images."""
-    return values.view(-1, 1, 1, 1)
+def per_image(values: torch.Tensor, ndim: int = 4) -> torch.Tensor:
+    """Reshape one number per image (n,) to (n, 1, ...) with ``ndim`` axes, to multiply inputs."""
+    return values.view(-1, *[1] * (ndim - 1))

@@ -55,7 +55,7 @@ def pgd(
         (slope,) = torch.autograd.grad(soft_margin(logits, y).sum(), x)
         x = x.detach()
         if momentum:
-            memory = momentum * memory + slope / per_image(length(slope, "l1").clamp_min(1e-30))
+            memory = momentum * memory + slope / per_image(length(slope, "l1").clamp_min(1e-30), slope.ndim)
             slope = memory
         if not bool(active.all()):
             # misclassified images leave the batch

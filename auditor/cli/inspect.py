@@ -74,8 +74,8 @@ def _properties(path: Path, classifier: DeployedModel) -> Iterator[tuple[str, st
 
 def _describe_input(classifier: DeployedModel) -> str:
     preprocessing = classifier.preprocessing
-    channels, height, width = preprocessing.shape
-    size = f"{width} tabular features" if classifier.input_kind == "rows" else f"{channels} x {height} x {width}"
+    tabular = classifier.input_kind == "rows"
+    size = f"{classifier.shape[0]} tabular features" if tabular else " x ".join(map(str, classifier.shape))
     batch = "any batch size" if classifier.fixed_batch is None else f"batch size {classifier.fixed_batch} only"
     name = classifier.artefact.details.get("input", "image")
     return f"{name}: {size}, {preprocessing.dtype}, {preprocessing.layout}, {batch}"
@@ -83,10 +83,11 @@ def _describe_input(classifier: DeployedModel) -> str:
 
 def _describe_preprocessing(classifier: DeployedModel) -> str:
     from auditor.model import presets
+    from auditor.model.preprocessing import Preprocessing
 
-    if classifier.input_kind == "rows":
-        return "features in their own units"
     p = classifier.preprocessing
+    if not isinstance(p, Preprocessing):
+        return "features in their own units"
     preset = presets.name_of(p)
     return (
         f"pixels to [{p.range[0]:g}, {p.range[1]:g}], mean {list(p.mean)}, std {list(p.std)}, {p.order}"

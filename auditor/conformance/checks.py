@@ -227,7 +227,7 @@ def _reports_real_errors(subject: Subject, kind: type[Probe]) -> None:
             raise Breach(f"images are {images.dtype} {images.shape} in {norm}; expected float32 {batch.pixels.shape}")
         if not (images.min() >= 0 and images.max() <= 1):
             raise Breach(f"pixels go from {images.min():g} to {images.max():g} in {norm}; expected 0 to 1")
-        changed = (images != batch.pixels).any(axis=(1, 2, 3))
+        changed = (images != batch.pixels).reshape(len(images), -1).any(axis=1)
         right = batch.predictions == batch.labels
         if ((answers.argmax(axis=1) != batch.labels) != changed)[right].any() or not found[changed].all():
             raise Breach(f"in {norm} an image was moved and is not misclassified, or misclassified and was not moved")

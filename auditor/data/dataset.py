@@ -98,7 +98,7 @@ class Images:
         self,
         source: Source,
         *,
-        shape: tuple[int, int, int],
+        shape: tuple[int, ...],
         resizing: Resizing | None = None,
         samples: int | None = None,
         seed: int = 0,
@@ -174,16 +174,23 @@ class Images:
     def _pixels(self, index: int) -> Pixels:
         stored = self._cache.get(index)
         if stored is None:
-            stored = fit(self._source.read(index)[1], self.shape, self._resizing)
+            stored = self._fit(self._source.read(index)[1])
             self._remember(index, stored)
         return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored.astype(np.float32)
+
+    def _fit(self, picture: Image.Image | NDArray[Any]) -> NDArray[Any]:
+        """Bring a picture to the input size; a row of tabular data is not changed."""
+        if len(self.shape) == 1:
+            return np.asarray(picture)
+        return fit(picture, self.shape, self._resizing)
 
     def _mask(self, index: int) -> tuple[bytes, NDArray[np.uint8] | None, tuple[int, ...]]:
         """Read a mask: its bytes, its packed bits at the input size of the model, and its own size."""
         found = None if self._source.mask is None else self._source.mask(index)
         if found is None:
             return b"", None, ()
-        scaled = fit(found[1], (1, *self.shape[1:]), self._resizing)[0]
+        _, height, width = self.shape
+        scaled = fit(found[1], (1, height, width), self._resizing)[0]
         inside = scaled > (127 if scaled.dtype == np.uint8 else 0.5)
         return found[0], np.packbits(inside), _size(found[1])
 
@@ -209,7 +216,7 @@ class Images:
                         self._masks[index] = bits
                 if (largest := deep_maximum(picture)) is not None:
                     deep.append(largest)
-                return index, digest.hexdigest(), fit(picture, self.shape, self._resizing)
+                return index, digest.hexdigest(), self._fit(picture)
             except Exception as error:
                 # decoders raise anything for broken files: SyntaxError, struct.error, IndexError, ...
                 return f"{self._source.ids[index]}: {_why(error)}"

@@ -37,7 +37,7 @@ class Resizing:
     """Value of white in images of more than 8 bits; by default the largest value of 16 bits, 65535."""
 
 
-def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, int, int], resizing: Resizing) -> NDArray[Any]:
+def fit(picture: Image.Image | NDArray[Any], shape: tuple[int, ...], resizing: Resizing) -> NDArray[Any]:
     """Resize a picture to ``shape`` (c, h, w); the result is uint8, or float32 in [0, 1] if it has more than 8 bits."""
     from PIL import Image, ImageOps
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from auditor.data.dataset import Pixels
     from auditor.model.artefact import Artefact
     from auditor.model.deployed import Calls
-    from auditor.model.preprocessing import Preprocessing
+    from auditor.model.preprocessing import InputTransform
     from auditor.model.scores import OutputDecoder, Outputs
 
 
@@ -39,8 +39,8 @@ class Classifier(Protocol):
         """Class names; class indices if the model has no names."""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input: (channels, height, width) of an image, or (features,) of tabular data."""
 
     @property
     def input_kind(self) -> Literal["images", "rows"]:
@@ -67,7 +67,7 @@ class Classifier(Protocol):
         """Number of images passed forward and backward."""
 
     @property
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self) -> InputTransform:
         """From pixels in [0, 1] to the input of the model."""
 
     @property
@@ -105,5 +105,5 @@ class Classifier(Protocol):
     def compare(self, images: Pixels) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return per image the largest difference between copy and deployed model, and whether labels agree."""
 
-    def with_preprocessing(self, preprocessing: Preprocessing) -> Classifier:
+    def with_preprocessing(self, preprocessing: InputTransform) -> Classifier:
         """Return the same model with another preprocessing."""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from auditor.data.dataset import Pixels
 from auditor.model.artefact import Artefact, Precision
-from auditor.model.preprocessing import Preprocessing
+from auditor.model.preprocessing import InputTransform
 
 _TOLERANCE: Mapping[Precision, float] = {"float32": 1e-3, "float16": 2e-2, "int8": 0.25}
 """Largest difference between the scores of copy and deployed model, relative to the largest score, for parity.
@@ -55,7 +55,7 @@ class DeployedModel:
     def __init__(
         self,
         artefact: Artefact,
-        preprocessing: Preprocessing,
+        preprocessing: InputTransform,
         *,
         path: str,
         sha256: str,
@@ -133,11 +133,11 @@ class DeployedModel:
         return "rows" if self.preprocessing.layout == "rows" else "images"
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input: (channels, height, width) of an image, or (features,) of tabular data."""
         return self.preprocessing.shape
 
-    def with_preprocessing(self, preprocessing: Preprocessing) -> DeployedModel:
+    def with_preprocessing(self, preprocessing: InputTransform) -> DeployedModel:
         """Return the same model with another preprocessing; both share memory and the counter of passes."""
         other = copy.copy(self)
         other.preprocessing = preprocessing

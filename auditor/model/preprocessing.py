@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +17,41 @@ if TYPE_CHECKING:
 Layout = Literal["nchw", "nhwc", "rows"]
 
 
+class InputTransform(Protocol):
+    """From inputs in [0, 1], images or rows of features, to the input of the model."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input: (channels, height, width), or (features,)."""
+
+    @property
+    def layout(self) -> Layout:
+        """Order of the axes of an image; "rows" for tabular data."""
+
+    @property
+    def dtype(self) -> str:
+        """numpy name of the input type of the model."""
+
+    def describe(self) -> dict[str, Any]:
+        """Describe the transform for audit.json, without the shape."""
+
+    def apply(self, pixels: Pixels) -> NDArray[Any]:
+        """Convert inputs (n, *shape) in [0, 1] to the input of the deployed model."""
+
+    def on_device(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Like ``apply`` for a tensor, on its device, in the input type of the deployed model."""
+
+    def differentiable(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Like ``apply`` under autograd, without rounding."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
     """From pixels in [0, 1] to the model's input: ``((low + x (high - low)) - mean) / std``, order, layout, type."""
 
     shape: tuple[int, int, int]
     """(channels, height, width)"""
-    layout: Layout = "nchw"
+    layout: Literal["nchw", "nhwc"] = "nchw"
     dtype: str = "float32"
     range: tuple[float, float] = (0.0, 1.0)
     mean: tuple[float, ...] = (0.0,)

@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from auditor.model.preprocessing import InputTransform, Preprocessing
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from auditor.data.dataset import Pixels
     from auditor.model.classifier import Classifier
-    from auditor.model.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,24 +66,24 @@ PRESETS: Mapping[str, Preset] = {
 }
 
 
-def name_of(preprocessing: Preprocessing) -> str:
+def name_of(preprocessing: InputTransform) -> str:
     """Return the preset with the same effect on every pixel, or an empty text."""
-    channels = preprocessing.shape[0]
-    if preprocessing.layout == "rows":
+    if not isinstance(preprocessing, Preprocessing):
         return ""
+    channels = preprocessing.shape[0]
     return next(
         (name for name in PRESETS if _fits(name, channels) and _same(apply(name, preprocessing), preprocessing)), ""
     )
 
 
-def others(preprocessing: Preprocessing) -> dict[str, Preprocessing]:
+def others(preprocessing: InputTransform) -> dict[str, Preprocessing]:
     """Return the presets that differ from ``preprocessing``, and ``preprocessing`` with reversed channels.
 
     Empty for tabular data and for integer inputs, which can only hold 8-bit values.
     """
     import numpy as np
 
-    if preprocessing.layout == "rows" or np.issubdtype(np.dtype(preprocessing.dtype), np.integer):
+    if not isinstance(preprocessing, Preprocessing) or np.issubdtype(np.dtype(preprocessing.dtype), np.integer):
         return {}
     channels = preprocessing.shape[0]
     order: Literal["rgb", "bgr"] = "bgr" if preprocessing.order == "rgb" else "rgb"

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from auditor.model.artefact import Artefact
     from auditor.model.classifier import Classifier
     from auditor.model.deployed import Calls
-    from auditor.model.preprocessing import Preprocessing
+    from auditor.model.preprocessing import InputTransform
     from auditor.model.scores import OutputDecoder, Outputs
 
 
@@ -43,8 +43,8 @@ class Wrapper:
         return tuple(self.named_classes or map(str, range(self.n_classes)))
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of an image."""
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input: (channels, height, width) of an image, or (features,) of tabular data."""
         return self.inner.shape
 
     @property
@@ -78,7 +78,7 @@ class Wrapper:
         return self.inner.calls
 
     @property
-    def preprocessing(self) -> Preprocessing:
+    def preprocessing(self) -> InputTransform:
         """From pixels in [0, 1] to the input of the model."""
         return self.inner.preprocessing
 
@@ -127,6 +127,6 @@ class Wrapper:
         """Return per image the largest difference between copy and deployed model, and whether labels agree."""
         return self.inner.compare(images)
 
-    def with_preprocessing(self, preprocessing: Preprocessing) -> Classifier:
+    def with_preprocessing(self, preprocessing: InputTransform) -> Classifier:
         """Return the wrapped model with another preprocessing, without this wrapper."""
         return self.inner.with_preprocessing(preprocessing)

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor.algorithms.masking import Block, Fill
+from auditor.algorithms.masking import Fill
 from auditor.findings.finding import Conclusion, Finding
 from auditor.findings.metric import Metric
 from auditor.probes import attribution_regions, feature_attribution
 from auditor.probes.base import Columns, Example, Probe, Randomness, Records
-from auditor.probes.cells import cell_means, map_cells
+from auditor.probes.cells import Cell, cell_means, map_cells, map_shape
 from auditor.probes.explanation_evidence import faithfulness_finding, map_images
 from auditor.probes.grading import GRADE_METRICS, grade, random_sample, rank_correlation
 from auditor.probes.map_checks import MapChecks, Reseeded, attribution_in_mask
@@ -104,7 +104,7 @@ class Explanation(Probe):
         return columns
 
     def _cell_maps(
-        self, classifier: Classifier, batch: Batch, rng: Randomness, grid: Sequence[Block]
+        self, classifier: Classifier, batch: Batch, rng: Randomness, grid: Sequence[Cell]
     ) -> NDArray[np.float64]:
         """Return the map of each image as means over cells, (n, cells)."""
         return cell_means(self._pixel_maps(classifier, batch, rng), grid)
@@ -114,7 +114,7 @@ class Explanation(Probe):
         import numpy as np
 
         pixels = np.asarray(self.attribute(classifier, batch, rng), dtype=np.float64)
-        expected = (len(batch), *classifier.shape[1:])
+        expected = (len(batch), *map_shape(classifier))
         if pixels.shape != expected:
             raise ValueError(f"{self.meta.id}: attribute returned shape {pixels.shape}; expected {expected}")
         if not np.isfinite(pixels).all():

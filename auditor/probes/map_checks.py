@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from auditor.algorithms.masking import Block, Fill
+from auditor.algorithms.masking import Fill
 from auditor.probes.base import Randomness
-from auditor.probes.cells import covered_probability
+from auditor.probes.cells import Cell, covered_probability
 from auditor.probes.grading import infidelity
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class MapChecks:
     classifier: Classifier
     batch: Batch
     rng: Randomness
-    grid: Sequence[Block]
+    grid: Sequence[Cell]
     maps: NDArray[np.float64]
     """(n, cells)"""
     fill: Fill

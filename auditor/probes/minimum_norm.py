@@ -123,13 +123,13 @@ class MinimumNorm(Probe):
             f"{self.meta.id}: search", self.search(classifier, batch, rng, norm), batch, {"norm": norm}
         )
         delta = results - batch.pixels
-        found: NDArray[np.bool_] = np.abs(delta).max(axis=(1, 2, 3)) > 0
+        found: NDArray[np.bool_] = np.abs(delta).reshape(len(delta), -1).max(axis=1) > 0
         images, answers = batch.pixels.copy(), batch.probabilities.copy()
         inner, outer = np.zeros(len(batch)), np.zeros(len(batch))
 
         def query(rows: NDArray[np.int64], scale: NDArray[np.float64]) -> NDArray[np.bool_]:
             """Query the deployed model at ``scale`` times the perturbation and keep the misclassified images."""
-            steps = delta[rows] * scale.astype(np.float32).reshape(-1, 1, 1, 1)
+            steps = delta[rows] * scale.astype(np.float32).reshape(-1, *[1] * (delta.ndim - 1))
             candidates = (batch.pixels[rows] + steps).clip(0, 1)
             probabilities = classifier.predict(candidates)
             wrong: NDArray[np.bool_] = probabilities.argmax(axis=1) != batch.labels[rows]

@@ -46,7 +46,7 @@ def unmet_requirement(probe: Probe, classifier: DeployedModel, images: Images) -
     if classifier.input_kind not in probe.meta.input_kinds:
         kinds = {"images": "image input", "rows": "tabular data"}
         required = " or ".join(kinds[kind] for kind in sorted(probe.meta.input_kinds))
-        found = "images" if classifier.input_kind == "images" else f"{classifier.shape[2]} tabular features"
+        found = "images" if classifier.input_kind == "images" else f"{classifier.shape[0]} tabular features"
         return f"requires {required}; this model takes {found}"
     if "labels" in needs and images.labels is None:
         return "requires labels; the data has no labels"

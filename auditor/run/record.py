@@ -123,10 +123,10 @@ def _model_record(classifier: DeployedModel) -> ModelRecord:
 
 
 def _input_record(classifier: DeployedModel) -> InputRecord:
-    channels, height, width = classifier.shape
-    axes = {"nchw": [channels, height, width], "nhwc": [height, width, channels], "rows": [width]}
+    shape = classifier.shape
+    axes = (*shape[1:], shape[0]) if classifier.preprocessing.layout == "nhwc" else shape
     described: dict[str, Any] = {
-        "shape": [classifier.fixed_batch, *axes[classifier.preprocessing.layout]],
+        "shape": [classifier.fixed_batch, *axes],
         **plain(classifier.preprocessing.describe()),
         "source": classifier.preprocessing_source,
     }

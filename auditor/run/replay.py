@@ -165,7 +165,7 @@ def _stored_examples(folder: Path) -> list[StoredExample]:
 
 
 def _read_images(
-    folder: Path, files: set[str], shape: tuple[int, int, int]
+    folder: Path, files: set[str], shape: tuple[int, ...]
 ) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
     """Return the stored images as model input, (c, h, w) by file; and why others cannot be read."""
     from PIL import Image

@@ -37,16 +37,17 @@ def to_boundary(points: Pixels, clean: Pixels, norm: str, is_wrong: Callable[[Pi
 
     low, high = np.zeros(len(points)), np.ones(len(points))
     delta = points - clean
-    size = np.abs(delta).max(axis=(1, 2, 3))
+    size = np.abs(delta).reshape(len(delta), -1).max(axis=1)
+    column = (-1, *[1] * (delta.ndim - 1))
     result = points
     for _ in range(min(_HALVINGS, math.ceil(-math.log2(_tolerance(norm, clean[0].size))))):
         middle = (low + high) / 2
-        share = middle.astype(np.float32).reshape(-1, 1, 1, 1)
-        box = (middle * size).astype(np.float32).reshape(-1, 1, 1, 1)
+        share = middle.astype(np.float32).reshape(column)
+        box = (middle * size).astype(np.float32).reshape(column)
         candidates = (clean + (share * delta if norm == "l2" else delta.clip(-box, box))).clip(0, 1)
         wrong = is_wrong(candidates)
         high, low = np.where(wrong, middle, high), np.where(wrong, low, middle)
-        result = np.where(wrong.reshape(-1, 1, 1, 1), candidates, result)
+        result = np.where(wrong.reshape(column), candidates, result)
     return result
 
 
@@ -61,7 +62,7 @@ def boundary_normals(
     """Estimate the unit normal of the boundary at each point, towards the wrong side.
 
     Args:
-        points: (n, c, h, w), on the boundary.
+        points: (n, c, h, w) or (n, features), on the boundary.
         step: Length of the random steps at each point, (n,).
         noises: Source of random steps of each point.
         count: Number of random steps per point.
@@ -74,15 +75,15 @@ def boundary_normals(
     for first in range(0, len(points), chunk):
         at = np.arange(first, min(first + chunk, len(points)))
         noise = np.stack([noises[i]((count, *points.shape[1:])) for i in at])
-        noise *= step[at].astype(np.float32).reshape(-1, 1, 1, 1, 1) / _lengths(noise)
+        noise *= step[at].astype(np.float32).reshape(-1, *[1] * points.ndim) / _lengths(noise, points.ndim - 1)
         candidates = (points[at][:, None] + noise).clip(0, 1)
         wrong = is_wrong(at.repeat(count), candidates.reshape(-1, *points.shape[1:])).reshape(len(at), count)
         signs = np.where(wrong, np.float32(1), np.float32(-1))
         # subtracting the mean reduces the variance; equal answers have no other information than their mean
         mixed = wrong.any(axis=1) & ~wrong.all(axis=1)
         weights = signs - np.where(mixed, signs.mean(axis=1), 0)[:, None].astype(np.float32)
-        result[at] = np.einsum("nk,nkchw->nchw", weights, candidates - points[at][:, None], optimize=True)
-    return result / _lengths(result)
+        result[at] = np.einsum("nk,nk...->n...", weights, candidates - points[at][:, None], optimize=True)
+    return result / _lengths(result, points.ndim - 1)
 
 
 def probe_noise(generator: np.random.Generator, norm: str) -> Noise:
@@ -100,7 +101,7 @@ def jump(points: Pixels, direction: Pixels, size: NDArray[np.float64], is_wrong:
 
     result, left, length = points.copy(), np.arange(len(points)), size.astype(np.float32)
     for _ in range(_HALVINGS):
-        candidates = (points[left] + length[left].reshape(-1, 1, 1, 1) * direction[left]).clip(0, 1)
+        candidates = (points[left] + length[left].reshape(-1, *[1] * (points.ndim - 1)) * direction[left]).clip(0, 1)
         wrong = is_wrong(left, candidates)
         result[left[wrong]] = candidates[wrong]
         left = left[~wrong]
@@ -110,9 +111,9 @@ def jump(points: Pixels, direction: Pixels, size: NDArray[np.float64], is_wrong:
     return result
 
 
-def _lengths(images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return positive L2 norms over the last three axes, which are kept."""
+def _lengths(images: NDArray[np.float32], axes: int) -> NDArray[np.float32]:
+    """Return positive L2 norms over the last ``axes`` axes, which are kept."""
     import numpy as np
 
-    size: NDArray[np.float32] = np.sqrt(np.square(images).sum(axis=(-3, -2, -1), keepdims=True))
+    size: NDArray[np.float32] = np.sqrt(np.square(images).sum(axis=tuple(range(-axes, 0)), keepdims=True))
     return np.maximum(size, np.float32(1e-12))

@@ -65,7 +65,9 @@ class Fgsm(Attack):
         step = steepest(classifier, batch.pixels, batch.labels, "l2" if level["norm"] == "l2" else "linf")
         images: Pixels = np.float32(level["epsilon"]) * step
         if level["norm"] == "snr":
-            signal, length = (image_norms(x).astype(np.float32).reshape(-1, 1, 1, 1) for x in (batch.pixels, step))
+            signal, length = (
+                image_norms(x).astype(np.float32).reshape(-1, *[1] * (step.ndim - 1)) for x in (batch.pixels, step)
+            )
             images *= signal / np.maximum(length, np.float32(1e-12))
         images += batch.pixels
         return images

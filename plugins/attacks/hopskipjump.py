@@ -121,19 +121,27 @@ class HopSkipJump(MinimumNorm):
         starts = batch.pixels.copy()
         left = np.arange(len(batch))
         generators = [rng(image_id, f"{norm} start") for image_id in batch.ids]
-        _, channels, height, width = batch.pixels.shape
         for trial in range(self.starts):
             if not len(left):
                 break
-            side = min(2 ** (trial % 4), height, width)
-            coarse = (channels, -(-height // side), -(-width // side))
-            tiles = np.stack([generators[row].random(coarse, dtype=np.float32) for row in left])
-            candidates = tiles.repeat(side, axis=2).repeat(side, axis=3)[:, :, :height, :width]
+            candidates = np.stack([_tiled_noise(generators[row], batch.pixels.shape[1:], trial) for row in left])
             wrong = is_wrong(left, candidates)
             starts[left[wrong]] = candidates[wrong]
             left = left[~wrong]
         found = np.setdiff1d(np.arange(len(batch)), left)
         return found, starts[found]
+
+
+def _tiled_noise(generator: np.random.Generator, shape: tuple[int, ...], trial: int) -> Pixels:
+    """Return noise of one grey level per tile of 1, 2, 4 or 8 pixels; of one number per feature for tabular data."""
+    import numpy as np
+
+    if len(shape) == 1:
+        return generator.random(shape, dtype=np.float32)
+    channels, height, width = shape
+    side = min(2 ** (trial % 4), height, width)
+    tiles = generator.random((channels, -(-height // side), -(-width // side)), dtype=np.float32)
+    return tiles.repeat(side, axis=1).repeat(side, axis=2)[:, :height, :width]
 
 
 @hookimpl

@@ -91,7 +91,7 @@ class Occlusion(GridSearch):
         before = batch.probabilities[rows, batch.labels]
         parts: list[dict[str, Any]] = []
         for side, fill in product(self._sides(), self.fills):
-            blocks = sliding(*classifier.shape[1:], side, self.steps)
+            blocks = sliding(classifier.shape[1], classifier.shape[2], side, self.steps)
             covered = (cover(batch.pixels, [block], fill) for block in blocks)
             answers = self.query_grid(classifier, batch.labels, covered)
             drops = before[:, None] - answers.label_probability
@@ -143,7 +143,7 @@ class Occlusion(GridSearch):
     ) -> Mapping[str, Pixels]:
         """Draw the clean images, covered at the worst position and covered at the control position."""
         del rng
-        blocks = sliding(*classifier.shape[1:], self.block, self.steps)
+        blocks = sliding(classifier.shape[1], classifier.shape[2], self.block, self.steps)
         at: Mapping[str, Any] = example.at
         covered = {key: cover(batch.pixels, [blocks[at[key]]], at["fill"]) for key in ("position", "control")}
         return {"clean": batch.pixels, "worst position": covered["position"], "control": covered["control"]}

@@ -132,7 +132,7 @@ class CounterfactualOcclusion(Breakdown):
         images: Pixels = batch.pixels.copy()
         for i, numbers in enumerate(region):
             for cell in (grid[int(number)] for number in numbers):
-                part = (i, slice(None), slice(cell.top, cell.bottom), slice(cell.left, cell.right))
+                part: Any = (i, ..., *cell)
                 images[part] = colour[part]
         return images
 

@@ -59,7 +59,8 @@ class GradientShap(Explanation):
         import numpy as np
 
         seeds = [int(rng(image_id, "samples").integers(2**31)) for image_id in batch.ids]
-        return np.stack([self.values(classifier, batch, i, seed).sum(axis=0) for i, seed in enumerate(seeds)])
+        values = np.stack([self.values(classifier, batch, i, seed) for i, seed in enumerate(seeds)])
+        return values.sum(axis=1) if classifier.input_kind == "images" else values
 
     def values(self, classifier: Classifier, batch: Batch, index: int, seed: int) -> NDArray[Any]:
         """Return shap's values of one image for this ``seed``, (c, h, w)."""
@@ -99,8 +100,7 @@ class GradientShap(Explanation):
 
         if classifier.input_kind == "images":
             raise NotApplicable("the probe was not prepared with baseline images")
-        rows = background(classifier)
-        return rows.reshape(len(rows), *classifier.shape)
+        return background(classifier)
 
 
 @dataclass(frozen=True, kw_only=True)

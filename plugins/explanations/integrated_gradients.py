@@ -42,7 +42,7 @@ class IntegratedGradients(Explanation):
             raise ValueError("iterations must be at least 1")
 
     def attribute(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[Any]:
-        """Return the sum over the channels, (n, h, w)."""
+        """Return the sum over the channels, (n, h, w), or one value per feature, (n, features)."""
         del rng
         import numpy as np
         import torch
@@ -60,7 +60,9 @@ class IntegratedGradients(Explanation):
             n_steps=self.iterations,
             internal_batch_size=max(classifier.batch_size, len(batch)),
         )
-        result: NDArray[Any] = found.sum(dim=1).detach().cpu().numpy()
+        if classifier.input_kind == "images":
+            found = found.sum(dim=1)
+        result: NDArray[Any] = found.detach().cpu().numpy()
         return result
 
 

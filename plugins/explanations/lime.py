@@ -56,7 +56,7 @@ class Lime(Explanation):
 
         if classifier.input_kind == "rows":
             seeds = [int(rng(image_id, "samples").integers(2**31)) for image_id in batch.ids]
-            return np.stack([self.features(classifier, batch, i, seed)[None] for i, seed in enumerate(seeds)])
+            return np.stack([self.features(classifier, batch, i, seed) for i, seed in enumerate(seeds)])
         maps = []
         for i in range(len(batch)):
             segments = self.superpixels(batch.pixels[i])
@@ -99,10 +99,10 @@ class Lime(Explanation):
 
         from auditor.probes.cells import background
 
-        row, predicted = batch.pixels[index].ravel(), int(batch.predictions[index])
+        row, predicted = batch.pixels[index], int(batch.predictions[index])
 
         def probabilities(rows: NDArray[Any]) -> NDArray[Any]:
-            pixels = np.asarray(rows, dtype=np.float32).reshape(-1, 1, 1, len(row)).clip(0, 1)
+            pixels = np.asarray(rows, dtype=np.float32).clip(0, 1)
             return classifier.predict(pixels).astype(np.float64)
 
         explainer = LimeTabularExplainer(background(classifier), feature_selection="none", random_state=seed)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from auditor import Explanation, Meta, Probe, hookimpl
-from auditor.probes.cells import covering, map_cells
+from auditor.probes.cells import covering, map_cells, map_shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,20 +33,20 @@ class OcclusionMap(Explanation):
     )
 
     def attribute(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[Any]:
-        """Return the probability drop under covering of the cell at each of its pixels, (n, h, w)."""
+        """Return the probability drop under covering each cell, at its pixels (n, h, w) or features (n, features)."""
         del rng
         import numpy as np
 
         predicted = np.arange(len(batch)), batch.predictions
         before = classifier.predict(batch.pixels)[predicted]
-        result = np.zeros((len(batch), *classifier.shape[1:]), dtype=np.float32)
+        result = np.zeros((len(batch), *map_shape(classifier)), dtype=np.float32)
         colour = np.broadcast_to(covering(classifier, batch.pixels, self.fill), batch.pixels.shape)
         for cell in map_cells(classifier, self.grid):
-            region = (..., slice(cell.top, cell.bottom), slice(cell.left, cell.right))
+            region: Any = (..., *cell)
             covered = batch.pixels.copy()
             covered[region] = colour[region]
             drop = before - classifier.predict(covered)[predicted]
-            result[region] = drop[:, None, None]
+            result[region] = drop.reshape(-1, *[1] * len(cell))
         return result
 
 

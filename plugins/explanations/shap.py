@@ -63,11 +63,11 @@ class Shap(Explanation):
         if classifier.input_kind == "images":
             return np.stack([self.values(classifier, batch, i)[0].sum(axis=2) for i in range(len(batch))])
         seeds = [int(rng(image_id, "orders").integers(2**31)) for image_id in batch.ids]
-        return np.stack([self.features(classifier, batch, i, seed)[0][None] for i, seed in enumerate(seeds)])
+        return np.stack([self.features(classifier, batch, i, seed)[0] for i, seed in enumerate(seeds)])
 
     def draws(self, classifier: Classifier) -> bool:
         """Return whether random orders are used: only for many features of tabular data."""
-        return classifier.input_kind == "rows" and classifier.shape[2] > _MAX_EXACT
+        return classifier.input_kind == "rows" and classifier.shape[0] > _MAX_EXACT
 
     def values(self, classifier: Classifier, batch: Batch, index: int) -> tuple[NDArray[Any], float]:
         """Return the SHAP values of one image, (h, w, c), and the prediction's probability for the covered image."""
@@ -100,11 +100,11 @@ class Shap(Explanation):
 
         shap = _library()
         rows = background(classifier)
-        row = batch.pixels[index].reshape(1, -1)
+        row = batch.pixels[index][None]
         predicted, width = int(batch.predictions[index]), row.shape[1]
 
         def probability(features: NDArray[Any]) -> NDArray[Any]:
-            pixels = np.asarray(features, dtype=np.float32).reshape(-1, 1, 1, width)
+            pixels = np.asarray(features, dtype=np.float32)
             return classifier.predict(pixels)[:, predicted].astype(np.float64)
 
         masker = shap.maskers.Independent(rows, max_samples=len(rows))

@@ -16,9 +16,9 @@ from auditor.model.deployed import DeployedModel
 from auditor.model.identity import model_digest
 from auditor.model.loading.input_shape import Candidate, candidates, is_integer
 from auditor.model.loading.sidecar import Sidecar, sidecar_path
-from auditor.model.preprocessing import Preprocessing
+from auditor.model.preprocessing import InputTransform, Preprocessing
 from auditor.model.scores import Outputs, class_scores, look_at_outputs
-from auditor.model.tabular import RowPreprocessing, unknown
+from auditor.model.tabular import TabularPreprocessing, unknown
 
 _FREE = 3
 """A batch size that no export fixes, so that a model that accepts it accepts any."""
@@ -27,7 +27,7 @@ _FREE = 3
 class _Answer(NamedTuple):
     """The first answer of the model."""
 
-    preprocessing: Preprocessing
+    preprocessing: InputTransform
     scores: NDArray[np.float32]
     fixed_batch: int | None
 
@@ -39,7 +39,7 @@ def build(
     *,
     device: str = "cpu",
     data_size: tuple[int, int] | None = None,
-    rows: RowPreprocessing | None = None,
+    rows: TabularPreprocessing | None = None,
 ) -> DeployedModel:
     """Make the classifier of ``artefact``.
 
@@ -84,7 +84,7 @@ def build(
     )
 
 
-def resizing(sidecar: Sidecar, shape: tuple[int, int, int]) -> Resizing:
+def resizing(sidecar: Sidecar, shape: tuple[int, ...]) -> Resizing:
     """Return how pictures are brought to ``shape`` (channels, height, width).
 
     Raises:
@@ -122,9 +122,9 @@ def _output_warnings(artefact: Artefact, kind: Outputs, *, single: bool) -> list
     return []
 
 
-def _preprocessing_source(path: Path, sidecar: Sidecar, preprocessing: Preprocessing, warnings: list[str]) -> str:
+def _preprocessing_source(path: Path, sidecar: Sidecar, preprocessing: InputTransform, warnings: list[str]) -> str:
     """Say where the preprocessing is stated; warn if it is a guess."""
-    if isinstance(preprocessing, RowPreprocessing):
+    if not isinstance(preprocessing, Preprocessing):
         return "the table: every feature from its smallest to its largest value"
     source = sidecar.where("mean") if sidecar.mean or sidecar.range or sidecar.std else ""
     if not source and is_integer(preprocessing.dtype):
@@ -195,18 +195,18 @@ def _first_answer(path: Path, artefact: Artefact, tried: Sequence[Candidate], wa
                 candidate.preprocessing, scores, _declared_batch(artefact) or (None if batch == _FREE else batch)
             )
     first = tried[0].preprocessing
-    sizes = dict.fromkeys(f"{c.preprocessing.shape[1]}x{c.preprocessing.shape[2]}" for c in tried)
+    sizes = dict.fromkeys("x".join(map(str, c.preprocessing.shape[1:])) for c in tried)
     if refusal is not None and (len(sizes) == 1 or not problem):
         raise BadInput(f"{path}: {refusal}")
-    if isinstance(first, RowPreprocessing):
-        raise BadInput(f"{path}: the model does not accept a row of {first.shape[2]} features ({problem})")
+    if not isinstance(first, Preprocessing):
+        raise BadInput(f"{path}: the model does not accept a row of {first.shape[0]} features ({problem})")
     raise BadInput(
         f"{path}: the model accepted none of the image sizes tried ({', '.join(sizes)}); the last error: {problem};"
         f" state the size with --input-size HEIGHT,WIDTH, or as [input] size and channels in {sidecar_path(path).name}"
     )
 
 
-def _try(artefact: Artefact, preprocessing: Preprocessing, batch: int) -> NDArray[np.float32]:
+def _try(artefact: Artefact, preprocessing: InputTransform, batch: int) -> NDArray[np.float32]:
     """Scores of ``batch`` test images that rise from black to white."""
     ramp = np.linspace(0, 1, batch * int(np.prod(preprocessing.shape)), dtype=np.float32)
     images = ramp.reshape(batch, *preprocessing.shape)

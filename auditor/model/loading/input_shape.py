@@ -13,7 +13,7 @@ import numpy as np
 from auditor.errors import BadInput
 from auditor.model.artefact import Artefact
 from auditor.model.loading.sidecar import Sidecar
-from auditor.model.preprocessing import Preprocessing
+from auditor.model.preprocessing import InputTransform, Preprocessing
 
 USUAL_SIZES = (224, 32, 28, 64, 112, 128, 96, 256, 299, 384, 48, 8)
 """Sides in pixels to try if neither model file, sidecar nor data state one; that of ImageNet first."""
@@ -35,7 +35,7 @@ ImageLayout = Literal["nchw", "nhwc"]
 class Candidate:
     """A possible preprocessing of the model."""
 
-    preprocessing: Preprocessing
+    preprocessing: InputTransform
     guess: str = ""
     """What had to be guessed, for a warning; empty if everything is stated."""
 
