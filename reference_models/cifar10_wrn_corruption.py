@@ -78,9 +78,9 @@ def augment(settings: Settings, batch: torch.Tensor, generator: torch.Generator)
 def corrupted(batch: torch.Tensor, corruptions: Sequence[Corruption], generator: torch.Generator) -> torch.Tensor:
     """Apply one corruption to each image, drawn from the list."""
     result = batch.clone()
-    drawn = torch.randint(len(corruptions), (len(batch),), generator=generator)
+    choices = torch.randint(len(corruptions), (len(batch),), generator=generator)
     for number, (norm, size) in enumerate(corruptions):
-        rows = (drawn == number).nonzero()[:, 0].to(batch.device)
+        rows = (choices == number).nonzero()[:, 0].to(batch.device)
         if not len(rows):
             continue
         if isinstance(norm, str):
