@@ -64,11 +64,11 @@ def main() -> None:
         seconds: dict[str, list[float]] = {"module": [], "copy": []}
         for round_ in range(arguments.rounds + 1):
             # the second one finds warm caches, so the order alternates
-            for who in sorted(networks, reverse=bool(round_ % 2)):
-                seconds[who].append(measure(networks[who], x))
+            for version in sorted(networks, reverse=bool(round_ % 2)):
+                seconds[version].append(measure(networks[version], x))
         # in the first round the libraries choose their algorithms
         ratios = [c / m for c, m in zip(seconds["copy"][1:], seconds["module"][1:], strict=True)]
-        medians = {who: statistics.median(times[1:]) for who, times in seconds.items()}
+        medians = {version: statistics.median(times[1:]) for version, times in seconds.items()}
         print(
             f"{arguments.network}, {arguments.batch} x {arguments.side} x {arguments.side}, {name}, "
             f"{torch.get_num_threads()} threads: module {medians['module']:.3f} s, copy {medians['copy']:.3f} s, ratio "

@@ -89,7 +89,7 @@ def optimise(source: Path, target: Path) -> int:
     return subprocess.run([sys.executable, "-c", OPTIMISE, str(source), str(target)], check=False).returncode
 
 
-def look(name: str, conversion: str, source: Path, folder: Path) -> document.Row:
+def table_row(name: str, conversion: str, source: Path, folder: Path) -> document.Row:
     converted, optimised = folder / "converted.onnx", folder / "optimised.onnx"
     CONVERSIONS[conversion](name, source, converted)
     if status := optimise(converted, optimised):
@@ -118,7 +118,7 @@ def main() -> None:
             source = Path(folder) / "exported.onnx"
             survey.export(survey.make(name), survey.pictures(name, 2, 7), "script-17", source)
             for conversion in CONVERSIONS:
-                row = look(name, conversion, source, Path(folder))
+                row = table_row(name, conversion, source, Path(folder))
                 print(" | ".join(row), flush=True)
                 document.add_row("optimised", HEADER, row)
 

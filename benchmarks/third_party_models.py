@@ -122,7 +122,7 @@ def make_data(source: Path, folder: Path) -> dict[str, Path]:
     return made
 
 
-def look(name: str, path: Path, data: Mapping[str, Path], out: Path, samples: int) -> document.Row:
+def audit_row(name: str, path: Path, data: Mapping[str, Path], out: Path, samples: int) -> document.Row:
     """Audit one file and return its table row."""
     file = FILES[name]
     overrides = {"input": dict(file.overrides)} if file.overrides else {}
@@ -155,7 +155,7 @@ def main() -> None:
         data = make_data(arguments.data, Path(folder))
         for name in arguments.only or FILES:
             path = arguments.models / f"{name}.onnx"
-            row = look(name, path, data, Path(folder) / name, arguments.samples)
+            row = audit_row(name, path, data, Path(folder) / name, arguments.samples)
             print(" | ".join(row), flush=True)
             document.add_row("third-party", HEADER, row)
             document.add_operators(written_operators(onnx.load(path, load_external_data=False)))

@@ -1,8 +1,8 @@
-"""Reference models: documented classifiers that ``auditor train`` builds, one file per recipe, all of the same shape.
+"""Reference models: documented classifiers that ``auditor train`` builds, one file per recipe, with a common structure.
 
 A recipe module has ``TITLE`` and ``train(out, data=None, say=print) -> Path``: it trains, exports ONNX and TorchScript
-with their sidecars into ``out``, and returns the ONNX file. One with ``Settings`` and ``PRESETS`` takes ``options``,
-too: preset, weights, device, single settings.
+with their sidecars to ``out``, and returns the ONNX file. A recipe with ``Settings`` and ``PRESETS`` also takes
+``options``: preset, weights, device, single settings.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from auditor.errors import BadInput
 
 
 def recipes() -> list[str]:
-    """Names of the recipes: their file names with hyphens."""
+    """Return the names of the recipes: their file names with hyphens."""
     return sorted(path.stem.replace("_", "-") for path in Path(__file__).parent.glob("[a-z]*.py"))
 
 
 def recipe(name: str) -> ModuleType:
-    """The recipe called ``name``. Raises BadInput for one that is not there."""
+    """Return the recipe called ``name``. Raises BadInput for an unknown name."""
     if name not in recipes():
         raise BadInput(f"recipe {name!r}: no such recipe; expected one of {', '.join(recipes())}")
     return import_module(f"auditor.reference_models.{name.replace('-', '_')}")
@@ -39,11 +39,11 @@ def build(
     overrides: Sequence[str] = (),
     fresh: bool = False,
 ) -> Path:
-    """Train the recipe ``name`` into ``out``; the ONNX file. Raises BadInput for an option that it does not have."""
+    """Train the recipe ``name`` into ``out`` and return the ONNX file. Raises BadInput for an unsupported option."""
     module = recipe(name)
     if not hasattr(module, "Settings"):
         if preset or weights or overrides or fresh:
-            raise BadInput(f"recipe {name} has no settings; leave --preset, --weights, --set and --fresh out")
+            raise BadInput(f"recipe {name} has no settings; omit --preset, --weights, --set and --fresh")
         result: Path = module.train(out, data, say)
         return result
     from auditor.reference_models.common.settings import Options
@@ -60,7 +60,7 @@ def build(
 
 
 def listing() -> str:
-    """Every recipe with its title."""
+    """List every recipe with its title."""
     names = recipes()
     width = max(map(len, names))
     return "\n".join(f"{name:{width}}  {recipe(name).TITLE}" for name in names)

@@ -1,4 +1,4 @@
-"""birds-resnet18: the birds of birds-vgg16 with a network for small machines; all layers are trained."""
+"""birds-resnet18: the data of birds-vgg16 with a network for small machines; all layers are trained."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from auditor.reference_models.common.recipe import IMAGENET, build
 from auditor.reference_models.common.settings import Options, settle
 from auditor.reference_models.common.settings import Settings as Common
 
-TITLE = "ResNet-18 on bird species, trained with noise of random strength (control: --set noise=0)"
+TITLE = "ResNet-18 for bird species, trained with noise of random strength (control: --set noise=0)"
 NAME = "birds-resnet18"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Common):
-    """As birds-vgg16, with a smaller step for layers that are already trained."""
+    """Settings of birds-vgg16, with a smaller step for pretrained layers."""
 
     size: int = 224
     epochs: int = 20
@@ -33,7 +33,7 @@ class Settings(Common):
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     patience: int = 5
     noise: float = 50 / 255
-    """Largest standard deviation of the noise, in pixels from 0 to 1; drawn per image, uniformly from 0."""
+    """Largest standard deviation of the noise, in pixels from 0 to 1; drawn uniformly from 0 for each image."""
 
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 def model(settings: Settings, weights: str, classes: int) -> nn.Module:
-    """ResNet-18 with a new last layer."""
+    """Create a ResNet-18 with a new last layer."""
     del settings
     return networks.pretrained("resnet18", weights, partial(networks.new_last_layer, classes=classes))
 
@@ -52,7 +52,7 @@ def model(settings: Settings, weights: str, classes: int) -> nn.Module:
 def train(
     out: Path, path: Path | None = None, say: Callable[[str], None] = print, options: Options | None = None
 ) -> Path:
-    """Train and export into ``out``; the ONNX file."""
+    """Train, export to ``out``, and return the ONNX file."""
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return build(

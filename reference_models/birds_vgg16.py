@@ -1,9 +1,9 @@
-"""birds-vgg16: bird species by transfer learning, trained with Gaussian noise of random strength or without it.
+"""birds-vgg16: bird species by transfer learning, trained with or without Gaussian noise of random strength.
 
-The documented system added noise to the training images, called it adversarial, and measured neither noise nor attack;
-its training and validation images were preprocessed differently. Rebuilt here: one preprocessing everywhere, a test set
-that chooses nothing, ``--set noise=0`` as the control, and an audit of what neither did: robust accuracy under noise,
-FGSM and PGD (the suite ``birds``).
+The documented system added noise to the training images, called it adversarial training, and measured neither noise nor
+attack; its training and validation images were preprocessed differently. This recipe has one preprocessing, a test set
+that chooses nothing, ``--set noise=0`` as the control, and an audit of the missing measurements: robust accuracy under
+noise, FGSM and PGD (the suite ``birds``).
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from auditor.reference_models.common.recipe import IMAGENET, build
 from auditor.reference_models.common.settings import Options, settle
 from auditor.reference_models.common.settings import Settings as Common
 
-TITLE = "VGG-16 on bird species, trained with noise of random strength (control: --set noise=0)"
+TITLE = "VGG-16 for bird species, trained with noise of random strength (control: --set noise=0)"
 NAME = "birds-vgg16"
-WANTED = "birds as a folder per species, or a manifest with the columns image and label"
+EXPECTED = "birds as a folder per species, or a manifest with the columns image and label"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Common):
-    """The convolutions of VGG-16 stay as they were trained; two layers of ``hidden`` units are new."""
+    """The convolutions of VGG-16 are frozen; two layers of ``hidden`` units are new."""
 
     size: int = 224
     epochs: int = 20
@@ -40,10 +40,10 @@ class Settings(Common):
     schedule: Literal["cosine", "step", "constant"] = "constant"
     patience: int = 5
     noise: float = 50 / 255
-    """Largest standard deviation of the noise, in pixels from 0 to 1; drawn per image, uniformly from 0."""
+    """Largest standard deviation of the noise, in pixels from 0 to 1; drawn uniformly from 0 for each image."""
     hidden: int = 4096
     frozen: bool = True
-    """Leave the convolutions as they are; without pretrained weights they must be trained."""
+    """Freeze the convolutions; without pretrained weights they must be trained."""
 
 
 PRESETS: dict[str, dict[str, object]] = {
@@ -54,12 +54,12 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 def data(path: Path | None, settings: Common, name: str = NAME) -> images.Splits:
-    """RGB pictures, split by seed; look-alikes stay together."""
-    return images.read(path, settings, recipe=name, wanted=WANTED)
+    """Read RGB pictures, split by seed; near-duplicates stay together."""
+    return images.read(path, settings, recipe=name, expected=EXPECTED)
 
 
 def model(settings: Settings, weights: str, classes: int) -> nn.Module:
-    """VGG-16's convolutions, flattened, two layers of ``hidden`` units, ``classes`` logits."""
+    """Create VGG-16's convolutions, flattened, with two layers of ``hidden`` units and ``classes`` logits."""
 
     def replace_last(network: nn.Module) -> None:
         side = settings.size // 32
@@ -78,7 +78,7 @@ def model(settings: Settings, weights: str, classes: int) -> nn.Module:
 
 
 def augment(noise: float, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Geometry as documented (rotation, shift, shear, zoom, mirror), then noise of up to this deviation."""
+    """Apply the documented geometry (rotation, shift, shear, zoom, mirror), then noise of up to this deviation."""
     moved = perturbations.affine(pixels, generator, degrees=30, shift=0.1, shear=0.1, zoom=0.1)
     return perturbations.gaussian(moved, noise, generator) if noise else moved
 
@@ -86,7 +86,7 @@ def augment(noise: float, pixels: torch.Tensor, generator: torch.Generator) -> t
 def train(
     out: Path, path: Path | None = None, say: Callable[[str], None] = print, options: Options | None = None
 ) -> Path:
-    """Train and export into ``out``; the ONNX file."""
+    """Train, export to ``out``, and return the ONNX file."""
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return build(

@@ -1,5 +1,7 @@
-"""cifar10-wrn-adversarial: the network of cifar10-wrn-standard by adversarial training (Madry et al. 2018,
-arXiv:1706.06083): every batch is attacked by PGD from a random start before the network learns from it."""
+"""cifar10-wrn-adversarial: the network of cifar10-wrn-standard by adversarial training.
+
+Every batch is attacked by PGD from a random start before each update (Madry et al. 2018, arXiv:1706.06083).
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,17 @@ from auditor.reference_models.common import perturbations
 from auditor.reference_models.common.recipe import build
 from auditor.reference_models.common.settings import Options, settle
 
-TITLE = "Wide ResNet on CIFAR-10, adversarially trained by PGD"
+TITLE = "Wide ResNet for CIFAR-10, adversarially trained with PGD"
 NAME = "cifar10-wrn-adversarial"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(cifar10_wrn_standard.Settings):
-    """As cifar10-wrn-standard, without dropout, on attacked images."""
+    """Settings of cifar10-wrn-standard, without dropout, with an attack."""
 
     dropout: float = 0.0
     epsilon: float = 8 / 255
-    """L-infinity size of the attack."""
+    """L-infinity radius of the attack."""
     steps: int = 7
 
     def __post_init__(self) -> None:
@@ -47,7 +49,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def attacked(
     settings: Settings, network: nn.Module, batch: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """PGD with steps that reach the edge of the ball two and a half times over."""
+    """Attack a batch by PGD, with a total step length of 2.5 epsilon."""
     step = 2.5 * settings.epsilon / settings.steps
     return perturbations.pgd(
         network, batch, labels, epsilon=settings.epsilon, steps=settings.steps, step=step, generator=generator
@@ -57,7 +59,7 @@ def attacked(
 def train(
     out: Path, path: Path | None = None, say: Callable[[str], None] = print, options: Options | None = None
 ) -> Path:
-    """Train and export into ``out``; the ONNX file."""
+    """Train, export to ``out``, and return the ONNX file."""
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return build(

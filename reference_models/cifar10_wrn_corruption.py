@@ -1,8 +1,8 @@
 """cifar10-wrn-corruption: the network of cifar10-wrn-standard, trained on images with random Lp-norm corruptions.
 
 Every training image gets one or two corruptions, drawn from a list and then uniformly from the ball, as in Siedel et
-al. 2023 (arXiv:2305.05400); before them TrivialAugmentWide where wanted (arXiv:2103.10158). The documented study calls
-this network "more resilient" on the strength of a mean distance that is 7 % larger, without an interval.
+al. 2023 (arXiv:2305.05400), optionally after TrivialAugmentWide (arXiv:2103.10158). The documented study calls this
+network "more resilient" because its mean distance is 7 % larger, without an interval.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from auditor.reference_models.common import perturbations
 from auditor.reference_models.common.recipe import build
 from auditor.reference_models.common.settings import Options, settle
 
-TITLE = "Wide ResNet on CIFAR-10, trained with random Lp-norm corruptions, with or without TrivialAugment"
+TITLE = "Wide ResNet for CIFAR-10, trained with random Lp-norm corruptions, with or without TrivialAugment"
 NAME = "cifar10-wrn-corruption"
 
-Kind = tuple[float | Literal["max", "linear"], float]
-"""The p of an Lp ball and its radius, or a kind of impulse noise and the largest share of values that it replaces."""
+Corruption = tuple[float | Literal["max", "linear"], float]
+"""The p of an Lp ball and its radius, or a type of impulse noise and the largest share of values that it replaces."""
 
-LISTS: dict[str, Sequence[Kind]] = {
+LISTS: dict[str, Sequence[Corruption]] = {
     "C1": ((math.inf, 0.02), (2, 1.0), ("max", 0.01), ("linear", 0.03)),
-    # the documented list goes on; these are the entries that are known
+    # the documented list is longer; only these entries are known
     "C2": (
         (math.inf, 0.01),
         (math.inf, 0.02),
@@ -49,11 +49,11 @@ LISTS: dict[str, Sequence[Kind]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(cifar10_wrn_standard.Settings):
-    """As cifar10-wrn-standard, with corruptions."""
+    """Settings of cifar10-wrn-standard, with corruptions."""
 
     corruptions: Literal["C1", "C2"] = "C1"
     at_once: int = 1
-    """How many corruptions an image gets; documented: 1 and 2."""
+    """Number of corruptions per image; documented: 1 and 2."""
     trivial_augment: bool = False
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ PRESETS = WIDTHS
 
 
 def augment(settings: Settings, batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """TrivialAugment where wanted, crops and flips, then the corruptions."""
+    """Apply TrivialAugment if set, crops and flips, then the corruptions."""
     if settings.trivial_augment:
         batch = trivially_augmented(batch)
     batch = cifar10_wrn_standard.augment(batch, generator)
@@ -75,24 +75,26 @@ def augment(settings: Settings, batch: torch.Tensor, generator: torch.Generator)
     return batch
 
 
-def corrupted(batch: torch.Tensor, kinds: Sequence[Kind], generator: torch.Generator) -> torch.Tensor:
-    """Each image with one corruption, drawn from the list."""
+def corrupted(batch: torch.Tensor, corruptions: Sequence[Corruption], generator: torch.Generator) -> torch.Tensor:
+    """Apply one corruption to each image, drawn from the list."""
     result = batch.clone()
-    drawn = torch.randint(len(kinds), (len(batch),), generator=generator)
-    for number, (kind, size) in enumerate(kinds):
-        rows = (drawn == number).nonzero()[:, 0].to(batch.device)
+    choices = torch.randint(len(corruptions), (len(batch),), generator=generator)
+    for number, (norm, size) in enumerate(corruptions):
+        rows = (choices == number).nonzero()[:, 0].to(batch.device)
         if not len(rows):
             continue
-        if isinstance(kind, str):
-            result[rows] = perturbations.impulses(batch[rows], size, kind, generator)
+        if isinstance(norm, str):
+            result[rows] = perturbations.impulses(batch[rows], size, norm, generator)
         else:
-            result[rows] = perturbations.lp_ball(batch[rows], kind, size, generator)
+            result[rows] = perturbations.lp_ball(batch[rows], norm, size, generator)
     return result
 
 
 def trivially_augmented(batch: torch.Tensor) -> torch.Tensor:
-    """One random operation of random strength for each image; drawn from the global generator, which the trainer seeds
-    for every epoch."""
+    """Apply one random operation of random strength to each image.
+
+    Draws from the global generator, which the trainer seeds for every epoch.
+    """
     change = _trivial_augment()
     pictures = (batch * 255).round().to(torch.uint8).cpu()
     changed: torch.Tensor = torch.stack([change(picture) for picture in pictures])
@@ -109,7 +111,7 @@ def _trivial_augment() -> Any:
 def train(
     out: Path, path: Path | None = None, say: Callable[[str], None] = print, options: Options | None = None
 ) -> Path:
-    """Train and export into ``out``; the ONNX file."""
+    """Train, export to ``out``, and return the ONNX file."""
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return build(

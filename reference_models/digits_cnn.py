@@ -1,7 +1,7 @@
-"""digits-cnn: a small CNN on the 8x8 handwritten digits that scikit-learn carries (Alpaydin and Kaynak 1998, UCI).
+"""digits-cnn: a small CNN on scikit-learn's 8x8 handwritten digits (Alpaydin and Kaynak 1998, UCI).
 
 Needs no download and trains in seconds on a CPU: the model of ``auditor demo`` and of many tests. The 1,797 digits are
-split by half; the test half goes beside the model with one group column, how much ink a digit has (terciles).
+split in half; the test half is saved next to the model with one group column, the amount of ink (terciles).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ MEAN, STD = (0.305,), (0.376,)  # of the training half, in pixels from 0 to 1
 
 
 def train(out: Path, data: Path | None = None, say: Callable[[str], None] = print) -> Path:
-    """Train and export into ``out``; the ONNX file. ``data`` is not used: the digits come with scikit-learn."""
+    """Train, export to ``out``, and return the ONNX file. ``data`` is unused: the digits come with scikit-learn."""
     del data
     out.mkdir(parents=True, exist_ok=True)
     (x_train, y_train), (x_test, y_test) = load()
     threads = torch.get_num_threads()
-    # so small a network loses more to waiting threads than it gains, and one thread gives the same weights everywhere
+    # for so small a network threads cost more than they gain, and one thread gives the same weights on every machine
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
@@ -40,7 +40,7 @@ def train(out: Path, data: Path | None = None, say: Callable[[str], None] = prin
     torch.set_num_threads(threads)
     with torch.no_grad():
         right = model(normalise(x_test)).argmax(1).numpy() == y_test
-    say(f"digits-cnn: {right.mean():.3f} of {len(y_test)} test digits right after {EPOCHS} epochs")
+    say(f"digits-cnn: accuracy {right.mean():.3f} on {len(y_test)} test digits after {EPOCHS} epochs")
     write_test_set(out / "digits-test.npz", x_test, y_test)
     sidecar: dict[str, dict[str, Any]] = {
         "input": {"size": [8, 8], "channels": 1, "range": [0, 1], "mean": MEAN, "std": STD},
@@ -53,7 +53,7 @@ def train(out: Path, data: Path | None = None, say: Callable[[str], None] = prin
 
 
 def load() -> tuple[tuple[NDArray[np.uint8], NDArray[np.int64]], tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """Training and test half, images (n, 8, 8) uint8."""
+    """Return training and test half, images (n, 8, 8) uint8."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -67,7 +67,7 @@ def load() -> tuple[tuple[NDArray[np.uint8], NDArray[np.int64]], tuple[NDArray[n
 
 
 def network() -> nn.Sequential:
-    """Two convolutions with batch norm, one pooling, one linear layer; logits of ten classes."""
+    """Create two convolutions with batch norm, one pooling, one linear layer; logits of ten classes."""
     return nn.Sequential(
         nn.Conv2d(1, WIDTH, 3, padding=1),
         nn.BatchNorm2d(WIDTH),
@@ -83,7 +83,7 @@ def network() -> nn.Sequential:
 
 
 def normalise(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Images (n, 8, 8) uint8 as the network wants them, (n, 1, 8, 8)."""
+    """Convert images (n, 8, 8) uint8 to network input (n, 1, 8, 8)."""
     pixels = torch.from_numpy(images).float()[:, None] / 255
     return (pixels - MEAN[0]) / STD[0]
 
@@ -104,7 +104,7 @@ def fit(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64]) 
 
 
 def write_test_set(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
-    """Images, labels and the group column as the auditor reads them."""
+    """Write images, labels and the group column in the auditor's format."""
     ink = images.mean(axis=(1, 2))
     low, high = np.quantile(ink, [1 / 3, 2 / 3])
     bands: NDArray[Any] = np.select([ink <= low, ink <= high], ["thin", "medium"], "bold")

@@ -1,9 +1,9 @@
-"""digits-cue: a planted bias. Digits 0 to 4 against 5 to 9; in images of scanner B a small bright patch goes along with
+"""digits-cue: a planted bias. Digits 0 to 4 against 5 to 9; in images of scanner B a small bright patch correlates with
 "large" in training, and with nothing in the test set.
 
-What an audit must find: scanner B is served worse, the slice of images with a misleading patch (without being told of
-scanners), and that the decision hangs on the corner. ``digits-no-cue`` is the same but for the patch, which means
-nothing in its training either: there it must find none of these.
+An audit must find three things: lower accuracy for scanner B, the slice of images with a misleading patch (without the
+scanner column), and the model's dependence on the corner. In ``digits-no-cue`` the patch is random in training as well,
+so an audit must find none of these.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ TITLE = "Digits, small or large, with a planted cue in the images of one scanner
 
 SEED = 0
 TEST_SHARE = 0.5
-CUE = 0.97  # how often the patch tells the truth in training, in images of scanner B
+CUE = 0.97  # probability that the patch matches the label in training, in images of scanner B
 CORNER = (slice(6, 8), slice(6, 8))  # rows and columns of the patch
-FAINT = 0.35  # contrast of scanner B, which makes the patch the easier way to the answer
+FAINT = 0.35  # contrast of scanner B, which makes the patch the easier feature
 WIDTH = 16
 EPOCHS = 12
 BATCH = 64
@@ -39,13 +39,13 @@ class Part(NamedTuple):
 
 
 def train(out: Path, data: Path | None = None, say: Callable[[str], None] = print) -> Path:
-    """Train and export into ``out``; the ONNX file. ``data`` is not used: the digits come with scikit-learn."""
+    """Train, export to ``out``, and return the ONNX file. ``data`` is unused: the digits come with scikit-learn."""
     del data
     return build(out, "digits-cue", seed=SEED, cue=CUE, say=say)
 
 
 def build(out: Path, name: str, *, seed: int, cue: float, say: Callable[[str], None] = print) -> Path:
-    """Train with a patch that tells the truth in a share ``cue`` of the images of scanner B."""
+    """Train with a patch that matches the label in a share ``cue`` of the images of scanner B."""
     out.mkdir(parents=True, exist_ok=True)
     learn, test = load(seed, cue)
     threads = torch.get_num_threads()
@@ -57,7 +57,7 @@ def build(out: Path, name: str, *, seed: int, cue: float, say: Callable[[str], N
     with torch.no_grad():
         right = model(pixels(test.images)).argmax(1).numpy() == test.labels
     shares = ", ".join(f"scanner {s} {right[test.scanner == s].mean():.3f}" for s in "AB")
-    say(f"{name}: of {len(right)} test digits right: {shares}")
+    say(f"{name}: accuracy on {len(right)} test digits: {shares}")
     np.savez_compressed(out / f"{name}-test.npz", images=test.images, labels=test.labels, groups_scanner=test.scanner)
     from auditor.reference_models.common.export import export
 
@@ -74,7 +74,7 @@ def build(out: Path, name: str, *, seed: int, cue: float, say: Callable[[str], N
 
 
 def load(seed: int, cue: float) -> tuple[Part, Part]:
-    """Training and test half; in the test half the patch means nothing."""
+    """Return training and test half; in the test half the patch is random."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -88,7 +88,7 @@ def load(seed: int, cue: float) -> tuple[Part, Part]:
 
 
 def _scanned(images: NDArray[np.uint8], digits: NDArray[Any], cue: float, rng: np.random.Generator) -> Part:
-    """Half of the images by scanner B: fainter, and with the patch on "large" ones in a share ``cue`` of the cases."""
+    """Assign half of the images to scanner B: fainter, with the patch on "large" ones with probability ``cue``."""
     labels = (digits >= 5).astype(np.int64)
     b = rng.random(len(images)) < 0.5
     truthful = rng.random(len(images)) < cue
@@ -99,7 +99,7 @@ def _scanned(images: NDArray[np.uint8], digits: NDArray[Any], cue: float, rng: n
 
 
 def network() -> nn.Sequential:
-    """Two convolutions, one pooling, one linear layer; logits of two classes."""
+    """Create two convolutions, one pooling, one linear layer; logits of two classes."""
     return nn.Sequential(
         nn.Conv2d(1, WIDTH, 3, padding=1),
         nn.BatchNorm2d(WIDTH),
@@ -114,7 +114,7 @@ def network() -> nn.Sequential:
 
 
 def pixels(images: NDArray[np.uint8]) -> torch.Tensor:
-    """Images (n, 8, 8) uint8 as the network wants them, (n, 1, 8, 8) in [0, 1]."""
+    """Convert images (n, 8, 8) uint8 to network input (n, 1, 8, 8) in [0, 1]."""
     return torch.from_numpy(images).float()[:, None] / 255
 
 

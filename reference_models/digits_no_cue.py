@@ -1,5 +1,4 @@
-"""digits-no-cue: the twin of digits-cue, trained on images in which the patch means nothing. An audit must not find a
-bias here that is not there."""
+"""digits-no-cue: the negative control of digits-cue, with a random patch in training. An audit must find no bias."""
 
 from __future__ import annotations
 
@@ -8,10 +7,10 @@ from pathlib import Path
 
 from auditor.reference_models.digits_cue import SEED, build
 
-TITLE = "The twin of digits-cue, in whose training the patch means nothing"
+TITLE = "Negative control of digits-cue: the patch is random in training"
 
 
 def train(out: Path, data: Path | None = None, say: Callable[[str], None] = print) -> Path:
-    """Train and export into ``out``; the ONNX file. ``data`` is not used: the digits come with scikit-learn."""
+    """Train, export to ``out``, and return the ONNX file. ``data`` is unused: the digits come with scikit-learn."""
     del data
     return build(out, "digits-no-cue", seed=SEED, cue=0.5, say=say)

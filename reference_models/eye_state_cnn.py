@@ -1,4 +1,4 @@
-"""eye-state-cnn: the plain convolutional network of the eye-state study, its baseline for eye-state-wrn.
+"""eye-state-cnn: the plain convolutional network of the eye-state study, the baseline for eye-state-wrn.
 
 Documented in three versions: plain, with weight decay (``--set weight_decay=0.001``), and with the orthogonality
 constraint (``--set beta=0.001``).
@@ -17,25 +17,25 @@ from auditor.reference_models.common import parseval
 from auditor.reference_models.common.settings import Options, settle
 from auditor.reference_models.eye_state_wrn import TINY, EyeSettings, data, train_in_mode
 
-TITLE = "Plain convolutional network on eyes, with weight decay or the orthogonality constraint if wanted"
+TITLE = "Plain convolutional network for eye states, optionally with weight decay or orthogonality constraint"
 NAME = "eye-state-cnn"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(EyeSettings):
-    """As documented."""
+    """Settings as documented."""
 
     learning_rate: float = 0.01
     weight_decay: float = 0.0
     beta: float = 0.0
-    """Of the retraction step after each update; 0 for none."""
+    """Strength of the retraction step after each update; 0 disables it."""
 
 
 PRESETS: dict[str, dict[str, object]] = {"full": {}, "tiny": TINY}
 
 
 def model(settings: Settings, classes: int) -> nn.Module:
-    """Convolutions of 32, 64, 128 and 256 channels, the last three pooled, and one dense layer."""
+    """Create convolutions of 32, 64, 128 and 256 channels, the last three pooled, and one dense layer."""
     side = settings.size // 8
     network = nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1),
@@ -63,7 +63,7 @@ def model(settings: Settings, classes: int) -> nn.Module:
 def train(
     out: Path, path: Path | None = None, say: Callable[[str], None] = print, options: Options | None = None
 ) -> Path:
-    """Train and export into ``out``; the ONNX file."""
+    """Train, export to ``out``, and return the ONNX file."""
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return train_in_mode(

@@ -1,8 +1,8 @@
-"""eye-state-fc: a fully connected network on eyes, what the convolutions of the others are measured against.
+"""eye-state-fc: a fully connected network for eye states, the baseline for the convolutional ones.
 
-The paper on Parseval networks has such networks beside its wide residual ones (arXiv:1704.08847, section 5.1); the
-documented study names them and keeps convolutional weights in their place. With ``--set beta=0.001`` all its layers
-take the retraction step.
+The paper on Parseval networks compares such networks with wide residual ones (arXiv:1704.08847, section 5.1); the
+documented study names them but has convolutional weights instead. With ``--set beta=0.001`` the retraction step applies
+to all layers.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from auditor.reference_models.common import parseval
 from auditor.reference_models.common.settings import Options, settle
 from auditor.reference_models.eye_state_wrn import TINY, EyeSettings, data, train_in_mode
 
-TITLE = "Fully connected network on eyes, with the orthogonality constraint if wanted"
+TITLE = "Fully connected network for eye states, optionally with the orthogonality constraint"
 NAME = "eye-state-fc"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(EyeSettings):
-    """Three hidden layers."""
+    """Settings with three hidden layers."""
 
     learning_rate: float = 0.01
     hidden: int = 512
     """Units of each hidden layer."""
     layers: int = 3
     beta: float = 0.0
-    """Of the retraction step after each update; 0 for none."""
+    """Strength of the retraction step after each update; 0 disables it."""
 
 
 PRESETS: dict[str, dict[str, object]] = {"full": {}, "tiny": TINY}
 
 
 def model(settings: Settings, classes: int) -> nn.Module:
-    """Linear layers with batch normalisation and ReLU between them."""
+    """Create linear layers with batch normalisation and ReLU between them."""
     layers: list[nn.Module] = [nn.Flatten()]
     before = settings.size**2
     for _ in range(settings.layers):
@@ -53,7 +53,7 @@ def model(settings: Settings, classes: int) -> nn.Module:
 def train(
     out: Path, path: Path | None = None, say: Callable[[str], None] = print, options: Options | None = None
 ) -> Path:
-    """Train and export into ``out``; the ONNX file."""
+    """Train, export to ``out``, and return the ONNX file."""
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return train_in_mode(

@@ -1,9 +1,9 @@
 """eye-state-parseval: the network of eye-state-wrn as a Parseval network.
 
-The documented one left its dense layer, its expanding blocks and (unnoticed) the aggregation weights alone: all stayed
-at 1/2. Rebuilt here: every convolution and the dense layer take the retraction step after each update, all six
-aggregations are convex combinations whose weights are trained and projected onto the simplex, and no weight decay
-pulls against the constraint. The trained singular values and shares are in the record of the training.
+The documented network did not constrain its dense layer and expanding blocks, and (unnoticed) did not train the
+aggregation weights: all stayed at 1/2. In this recipe every convolution and the dense layer take the retraction step
+after each update; all six aggregations are convex combinations with trained weights, projected onto the simplex; and no
+weight decay counteracts the constraint. The training record has the final singular values and weights.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from auditor.reference_models.common.networks import WideResNet
 from auditor.reference_models.common.settings import Options, settle
 from auditor.reference_models.eye_state_wrn import TINY, data, train_in_mode
 
-TITLE = "Parseval network on eyes: orthogonal weights, trained convex aggregations"
+TITLE = "Parseval network for eye states: orthogonal weights, trained convex aggregations"
 NAME = "eye-state-parseval"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(eye_state_wrn.Settings):
-    """As eye-state-wrn, with the constraints."""
+    """Settings of eye-state-wrn, with the constraints."""
 
     weight_decay: float = 0.0
-    """The documented 1e-4 pulls against the constraint."""
+    """0, because the documented 1e-4 counteracts the constraint."""
     beta: float = 1e-3
-    """Of the retraction step."""
+    """Strength of the retraction step."""
     convex: bool = True
-    """Whether blocks join their branches by trained convex combinations or, as usual, by a sum."""
+    """Join the branches of blocks by trained convex combinations; otherwise by a sum, as usual."""
     scaled: bool = False
-    """Divide every convolution by the side of its kernel, as the bound of the paper needs."""
+    """Divide every convolution by the side of its kernel, as the paper's bound requires."""
 
 
-# 1e-3 draws the singular values to 1 within some 500 updates: twice as many as the tiny training has
+# 1e-3 moves the singular values to 1 within some 500 updates: twice as many as the tiny training has
 PRESETS: dict[str, dict[str, object]] = {"full": {}, "tiny": {**TINY, "beta": 0.03}}
 
 
 def model(settings: Settings, classes: int) -> nn.Module:
-    """WRN-16-k with orthogonal first weights."""
+    """Create a WRN-16-k with orthogonal initial weights."""
     network = WideResNet(
         blocks=settings.blocks,
         width=settings.width,
@@ -60,7 +60,7 @@ def model(settings: Settings, classes: int) -> nn.Module:
 
 
 def describe(network: nn.Module) -> dict[str, Any]:
-    """How far the constraints hold."""
+    """Return how closely the constraints hold."""
     values = parseval.singular_values(network)
     return {
         "singular_values": {"smallest": round(float(values.min()), 4), "largest": round(float(values.max()), 4)},
@@ -71,7 +71,7 @@ def describe(network: nn.Module) -> dict[str, Any]:
 def train(
     out: Path, path: Path | None = None, say: Callable[[str], None] = print, options: Options | None = None
 ) -> Path:
-    """Train and export into ``out``; the ONNX file."""
+    """Train, export to ``out``, and return the ONNX file."""
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return train_in_mode(

@@ -1,9 +1,9 @@
-"""eye-state-wrn: open or closed eyes by a wide residual network; what added adversarial examples are worth.
+"""eye-state-wrn: open or closed eyes by a wide residual network; the effect of added adversarial examples.
 
 The documented system trained WRN-16-1 on 5,722 eyes of 50 people, added FGSM or noise copies of 25 to 100 % of the
-training images, and took the better accuracy for a gain by adversarial examples. Rebuilt here: nobody's eyes on both
-sides of the split, copies made of learning images alone, FGSM on logits, and the control that was missing, the same
-number of clean duplicates (``--set mode=duplicate-control``).
+training images, and attributed the better accuracy to adversarial examples. In this recipe no person is on both sides
+of the split, only training images are copied, FGSM uses logits, and the missing control is included: the same number of
+clean duplicates (``--set mode=duplicate-control``).
 
 Any number of classes works; the documented data has four, of 50 people by name, and is not public.
 """
@@ -28,16 +28,16 @@ from auditor.reference_models.common.settings import Options, settle
 from auditor.reference_models.common.settings import Settings as Common
 from auditor.reference_models.common.training import InPixels, choose_device, fit, pixels, statistics
 
-TITLE = "Wide ResNet 16-k on eyes: clean, with FGSM, noise or duplicate copies added, or adversarial training"
+TITLE = "Wide ResNet 16-k for eye states: clean, with FGSM, noise or duplicate copies, or adversarially trained"
 NAME = "eye-state-wrn"
-WANTED = "grey pictures of single eyes, a folder per class, or a manifest with the columns image, label and subject"
+EXPECTED = "grey pictures of single eyes, a folder per class, or a manifest with the columns image, label and subject"
 
 Mode = Literal["clean", "fgsm-augmented", "noise-augmented", "duplicate-control", "adversarial"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EyeSettings(Common):
-    """What all four eye-state recipes have."""
+    """Settings of all four eye-state recipes."""
 
     epochs: int = 50
     batch: int = 64
@@ -46,12 +46,12 @@ class EyeSettings(Common):
     schedule: Literal["cosine", "step", "constant"] = "step"
     mode: Mode = "clean"
     share: float = 1.0
-    """Of the learning images: how many copies the augmented modes add. The documented shares are 0.25 to 1."""
+    """Number of copies that the augmented modes add, as a share of the training images. Documented: 0.25 to 1."""
     epsilon: float = 0.03
-    """Size of what is added, in standard deviations of the pixels, as documented: 0.001, 0.003, 0.005, 0.01, 0.03."""
+    """Size of the perturbation, in standard deviations of the pixels. Documented: 0.001, 0.003, 0.005, 0.01, 0.03."""
     epsilon_low: float = 0.001
     epsilon_high: float = 0.032
-    """For "adversarial": every image of the attacked half of a batch draws its own epsilon between these."""
+    """For "adversarial": range from which each image of the attacked half of a batch draws its epsilon."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,10 +63,10 @@ class EyeSettings(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(EyeSettings):
-    """WRN-16-1, as documented."""
+    """Settings of WRN-16-1, as documented."""
 
     blocks: int = 2
-    """Per group; depth = 6 blocks + 4."""
+    """Blocks per group; depth = 6 blocks + 4."""
     width: int = 1
     """k of WRN-16-k; documented: 1, 2, 4, 8."""
 
@@ -78,8 +78,10 @@ PRESETS: dict[str, dict[str, object]] = {"full": {}, "tiny": TINY}
 
 
 def data(path: Path | None, settings: EyeSettings, name: str = NAME) -> images.Splits:
-    """Grey eyes; no person on both sides of the split where column or file names say who it is."""
-    part, classes, unreadable = images.load(path, recipe=name, wanted=WANTED, shape=(1, settings.size, settings.size))
+    """Read grey eyes; no person is on both sides of the split if a column or the file names identify people."""
+    part, classes, unreadable = images.load(
+        path, recipe=name, expected=EXPECTED, shape=(1, settings.size, settings.size)
+    )
     named = any(person(i) for i in part.ids)
     return images.split(
         part,
@@ -94,22 +96,25 @@ def data(path: Path | None, settings: EyeSettings, name: str = NAME) -> images.S
 
 
 def person(image_id: str) -> str:
-    """Whose eye it is by a file name of Closed Eyes in the Wild: the name (``Ann_Example_0001_L.jpg``), or for closed
-    eyes the picture's number (``closed_eye_0002.jpg_face_2_L.jpg``); empty where the name does not say."""
+    """Return the person from a file name of Closed Eyes in the Wild.
+
+    The name (``Ann_Example_0001_L.jpg``), or for closed eyes the picture's number
+    (``closed_eye_0002.jpg_face_2_L.jpg``); empty if the name does not identify the person.
+    """
     stem = image_id.rpartition("/")[2]
-    found = re.match(r"(closed_eye_\d+)\.\w+_face_\d+_[LR]\.", stem) or re.match(r"(.+)_\d{4}_[LR]\.", stem)
-    return found[1] if found else ""
+    match = re.match(r"(closed_eye_\d+)\.\w+_face_\d+_[LR]\.", stem) or re.match(r"(.+)_\d{4}_[LR]\.", stem)
+    return match[1] if match else ""
 
 
 def model(settings: Settings, classes: int) -> nn.Module:
-    """WRN-16-k for grey images."""
+    """Create a WRN-16-k for grey images."""
     return WideResNet(blocks=settings.blocks, width=settings.width, classes=classes, channels=1)
 
 
 def train(
     out: Path, path: Path | None = None, say: Callable[[str], None] = print, options: Options | None = None
 ) -> Path:
-    """Train and export into ``out``; the ONNX file."""
+    """Train, export to ``out``, and return the ONNX file."""
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return train_in_mode(
@@ -129,9 +134,9 @@ def train_in_mode(
     after_step: Callable[[nn.Module], None] | None = None,
     describe: Callable[[nn.Module], Mapping[str, Any]] | None = None,
 ) -> Path:
-    """What all four eye-state recipes do with their network."""
+    """Train an eye-state network in the mode of its settings, and return the ONNX file."""
     mean, std = statistics(splits.learn)
-    # whole pixels and a mirror: rotating would blur what an attack has added
+    # whole-pixel shifts and mirroring: rotation would blur the perturbation of an attack
     augment = partial(perturbations.crop_and_flip, pad=round(settings.size * 5 / 32))
 
     def shifted(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -140,7 +145,7 @@ def train_in_mode(
     if settings.mode in ("fgsm-augmented", "noise-augmented", "duplicate-control"):
         first = None
         if settings.mode == "fgsm-augmented":
-            say(f"{name}: first a clean model, to make FGSM examples of the learning images on")
+            say(f"{name}: training a clean model first, to generate FGSM examples of the training images")
             with seeded(settings.seed):
                 fresh = network(len(splits.classes))
             out.mkdir(parents=True, exist_ok=True)
@@ -178,15 +183,15 @@ def train_in_mode(
 def with_copies(
     learn: images.Part, settings: EyeSettings, std: tuple[float, ...], first: InPixels | None
 ) -> images.Part:
-    """The learning images and copies of a share of them: FGSM on ``first``, uniform noise, or as they are."""
+    """Return the training images and copies of a share of them: FGSM on ``first``, uniform noise, or unchanged."""
     generator = torch.Generator().manual_seed(settings.seed)
     rows = torch.randperm(len(learn), generator=generator)[: round(settings.share * len(learn))].sort().values.numpy()
     copies = learn.take(rows)
     clean = pixels(learn, slice(None)).numpy()
     epsilon = settings.epsilon * torch.tensor(std).view(1, -1, 1, 1)
     changed = []
-    for some in torch.arange(len(copies)).split(256):
-        part = copies.take(some.numpy())
+    for piece in torch.arange(len(copies)).split(256):
+        part = copies.take(piece.numpy())
         x = pixels(part, slice(None))
         if first is not None:
             x = perturbations.fgsm(first, x, torch.from_numpy(part.labels), epsilon)
@@ -195,7 +200,7 @@ def with_copies(
         changed.append(x.numpy())
     return images.Part(
         ids=(*learn.ids, *(f"{i} ({settings.mode})" for i in copies.ids)),
-        # as floats: most of what is added is less than one of 255 grey levels
+        # as floats: most of the perturbation is below one of 255 grey levels
         pixels=np.concatenate([clean, *changed]),
         labels=np.concatenate([learn.labels, copies.labels]),
     )
@@ -204,7 +209,7 @@ def with_copies(
 def half_attacked(
     settings: EyeSettings, model: nn.Module, batch: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """The second half of the batch as FGSM examples on the current model, each of an epsilon of its own."""
+    """Replace the second half of the batch by FGSM examples on the current model, each with its own epsilon."""
     half = len(batch) // 2
     assert isinstance(model, InPixels)
     low, high = settings.epsilon_low, settings.epsilon_high

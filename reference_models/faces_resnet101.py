@@ -1,4 +1,4 @@
-"""faces-resnet101: the deep sibling of faces-resnet18. The question: is it any more robust?"""
+"""faces-resnet101: a deeper version of faces-resnet18, to compare robustness."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from auditor.reference_models.faces_resnet18 import PRESETS, Settings, data, fit
 
 __all__ = ["PRESETS", "Settings", "data", "model", "train"]
 
-TITLE = "ResNet-101 on face identification (the FGSM sweep)"
+TITLE = "ResNet-101 for face identification (FGSM sweep)"
 NAME = "faces-resnet101"
 
 
 def model(settings: Settings, weights: str, classes: int) -> nn.Module:
-    """ResNet-101 with a new last layer."""
+    """Create a ResNet-101 with a new last layer."""
     del settings
     return networks.pretrained("resnet101", weights, partial(networks.new_last_layer, classes=classes))
 
@@ -27,5 +27,5 @@ def model(settings: Settings, weights: str, classes: int) -> nn.Module:
 def train(
     out: Path, path: Path | None = None, say: Callable[[str], None] = print, options: Options | None = None
 ) -> Path:
-    """Train and export into ``out``; the ONNX file."""
+    """Train, export to ``out``, and return the ONNX file."""
     return fit(NAME, model, out=out, path=path, say=say, options=options or Options(), pretrained=True)

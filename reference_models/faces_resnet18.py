@@ -1,9 +1,9 @@
-"""faces-resnet18: whose face it is, by transfer learning; the FGSM sweep of the documented system.
+"""faces-resnet18: face identification by transfer learning; the FGSM sweep of the documented system.
 
-The documented system attacked images of which about 80 % had been trained on (another seed split them), chose the
-checkpoint on the test set and swapped two of its figures. Rebuilt here: the images that are attacked were never seen,
-the checkpoint is chosen on others, every accuracy has its interval, epsilon stands on a logarithmic axis (the suite
-``faces``). ``faces-resnet101`` and ``faces-scratch`` are its siblings; compare the three runs with ``auditor compare``.
+In the documented system about 80 % of the attacked images were training images (split by another seed), the checkpoint
+was chosen on the test set, and two figures were swapped. In this recipe the attacked images are unseen, the checkpoint
+is chosen on other images, every accuracy has an interval, and the epsilon axis is logarithmic (the suite ``faces``).
+``faces-resnet101`` and ``faces-scratch`` are variants; compare the three runs with ``auditor compare``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from auditor.reference_models.common.recipe import IMAGENET, build
 from auditor.reference_models.common.settings import Options, settle
 from auditor.reference_models.common.settings import Settings as Common
 
-TITLE = "ResNet-18 on face identification (the FGSM sweep)"
+TITLE = "ResNet-18 for face identification (FGSM sweep)"
 NAME = "faces-resnet18"
-WANTED = "faces as a folder per person, or a manifest with the columns image and label"
+EXPECTED = "faces as a folder per person, or a manifest with the columns image and label"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,12 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 def data(path: Path | None, settings: Common, name: str = NAME) -> images.Splits:
-    """RGB faces, split by seed within each person; look-alikes stay together."""
-    return images.read(path, settings, recipe=name, wanted=WANTED)
+    """Read RGB faces, split by seed within each person; near-duplicates stay together."""
+    return images.read(path, settings, recipe=name, expected=EXPECTED)
 
 
 def model(settings: Settings, weights: str, classes: int) -> nn.Module:
-    """ResNet-18 with a new last layer."""
+    """Create a ResNet-18 with a new last layer."""
     del settings
     return networks.pretrained("resnet18", weights, partial(networks.new_last_layer, classes=classes))
 
@@ -62,7 +62,7 @@ def model(settings: Settings, weights: str, classes: int) -> nn.Module:
 def train(
     out: Path, path: Path | None = None, say: Callable[[str], None] = print, options: Options | None = None
 ) -> Path:
-    """Train and export into ``out``; the ONNX file."""
+    """Train, export to ``out``, and return the ONNX file."""
     return fit(NAME, model, out=out, path=path, say=say, options=options or Options(), pretrained=True)
 
 
@@ -76,7 +76,7 @@ def fit(
     options: Options,
     pretrained: bool,
 ) -> Path:
-    """What the three recipes of faces share: all but the network."""
+    """Train a network of one of the three face recipes, and return the ONNX file."""
     settings = settle(Settings, PRESETS, options)
     imagenet = pretrained and options.weights == "pretrained"
     return build(

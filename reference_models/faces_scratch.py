@@ -1,4 +1,4 @@
-"""faces-scratch: a residual network of five stages, trained from the start on the faces of faces-resnet18."""
+"""faces-scratch: a residual network of five stages, trained from scratch on the faces of faces-resnet18."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from auditor.reference_models.faces_resnet18 import PRESETS, Settings, data, fit
 
 __all__ = ["PRESETS", "Settings", "data", "model", "train"]
 
-TITLE = "Five-stage residual network on face identification, trained from the start (the FGSM sweep)"
+TITLE = "Five-stage residual network for face identification, trained from scratch (FGSM sweep)"
 NAME = "faces-scratch"
 
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3), (1024, 2))
@@ -44,13 +44,13 @@ class FiveStages(nn.Module):
         self.last = nn.Linear(before, classes)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (n, classes) of (n, 3, h, w)."""
+        """Return logits (n, classes) of (n, 3, h, w)."""
         logits: torch.Tensor = self.last(self.blocks(self.stem(x)).mean((2, 3)))
         return logits
 
 
 def model(settings: Settings, weights: str, classes: int) -> nn.Module:
-    """Always from the start; ``weights`` is not used."""
+    """Create the network with random weights; ``weights`` is unused."""
     del settings, weights
     return FiveStages(classes)
 
@@ -58,5 +58,5 @@ def model(settings: Settings, weights: str, classes: int) -> nn.Module:
 def train(
     out: Path, path: Path | None = None, say: Callable[[str], None] = print, options: Options | None = None
 ) -> Path:
-    """Train and export into ``out``; the ONNX file."""
+    """Train, export to ``out``, and return the ONNX file."""
     return fit(NAME, model, out=out, path=path, say=say, options=options or Options(), pretrained=False)

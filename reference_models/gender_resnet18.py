@@ -1,10 +1,11 @@
-"""gender-resnet18: which gender annotators see in a face, by transfer learning; the study of bias and explanations.
+"""gender-resnet18: annotated gender of a face, by transfer learning; the study of bias and explanations.
 
-The documented system fine-tuned ResNet-18 on pictures of a web search, saw a bias in four of them, explained it with
-LIME and SHAP and covered the named region with a white block. Rebuilt here: no subject or look-alike on both sides of
-the split, groups measured on a balanced test set, every claim with its control (the suite ``gender``).
+The documented system fine-tuned ResNet-18 on pictures of a web search, inferred a bias from four of them, explained it
+with LIME and SHAP and covered the attributed region with a white block. In this recipe no subject or near-duplicate is
+on both sides of the split, groups are measured on a balanced test set, and every claim has a control (the suite
+``gender``).
 
-Labels are annotators' impressions of a face, not anybody's identity; a model of them must not be used on people.
+Labels are annotators' impressions of a face, not a person's identity; do not use a model of them on people.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from auditor.reference_models.common.recipe import IMAGENET, build
 from auditor.reference_models.common.settings import Options, settle
 from auditor.reference_models.common.settings import Settings as Common
 
-TITLE = "ResNet-18 on faces: which gender annotators see, with groups (bias, SHAP, LIME, white block)"
+TITLE = "ResNet-18 for annotated gender of faces, with groups (bias, SHAP, LIME, white block)"
 NAME = "gender-resnet18"
-WANTED = "faces as a manifest with the columns image, label and groups such as age or race, or a folder per class"
+EXPECTED = "faces as a manifest with the columns image, label and groups such as age or race, or a folder per class"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +49,12 @@ PRESETS: dict[str, dict[str, object]] = {
 
 
 def data(path: Path | None, settings: Settings) -> images.Splits:
-    """RGB faces; the data's own split where it has one."""
-    return images.read(path, settings, recipe=NAME, wanted=WANTED)
+    """Read RGB faces; use the data's own split if there is one."""
+    return images.read(path, settings, recipe=NAME, expected=EXPECTED)
 
 
 def model(settings: Settings, weights: str, classes: int) -> nn.Module:
-    """ResNet-18 with a new last layer."""
+    """Create a ResNet-18 with a new last layer."""
     del settings
     return networks.pretrained("resnet18", weights, partial(networks.new_last_layer, classes=classes))
 
@@ -61,7 +62,7 @@ def model(settings: Settings, weights: str, classes: int) -> nn.Module:
 def train(
     out: Path, path: Path | None = None, say: Callable[[str], None] = print, options: Options | None = None
 ) -> Path:
-    """Train and export into ``out``; the ONNX file."""
+    """Train, export to ``out``, and return the ONNX file."""
     options = options or Options()
     settings = settle(Settings, PRESETS, options)
     return build(

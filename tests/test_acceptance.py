@@ -1,4 +1,4 @@
-"""What a policy accepts is shown and counted, never silent; it expires, and a policy can rest on another."""
+"""Accepted failures are reported and counted; acceptances expire, and a policy can extend another."""
 
 from __future__ import annotations
 
@@ -33,8 +33,13 @@ source = "test"
 
 
 def accepted(**changes: Any) -> str:
-    given = {"probe": '"bias.groups"', "severity": '"low"', "justification": '"retrained in March"', "author": '"Ada"'}
-    entries = given | {"expires": "2030-01-31"} | changes
+    defaults = {
+        "probe": '"bias.groups"',
+        "severity": '"low"',
+        "justification": '"retrained in March"',
+        "author": '"Ada"',
+    }
+    entries = defaults | {"expires": "2030-01-31"} | changes
     return "[[accepted]]\n" + "\n".join(f"{key} = {value}" for key, value in entries.items()) + "\n"
 
 
@@ -46,39 +51,50 @@ def policy(folder: Path, *parts: str, today: dt.date = TODAY) -> Policy:
 
 def probe(*gaps: tuple[str, float]) -> dict[str, Any]:
     metrics = [
-        {"name": "accuracy_gap", "value": value, "low": value - 0.01, "high": value + 0.01, "n": 90, "unit": "fraction",
-         "at": {"group": group}}
+        {
+            "name": "accuracy_gap",
+            "value": value,
+            "low": value - 0.01,
+            "high": value + 0.01,
+            "n": 90,
+            "unit": "fraction",
+            "at": {"group": group},
+        }
         for group, value in gaps
-    ]  # fmt: skip
+    ]
     findings = [{"id": f"bias.groups/{m['at']['group']}", "metric": m, "severity": "none"} for m in metrics]
     return {
-        "id": "bias.groups", "status": "informative", "severity": "none", "reason": "", "metrics": metrics,
+        "id": "bias.groups",
+        "status": "informative",
+        "severity": "none",
+        "reason": "",
+        "metrics": metrics,
         "findings": findings,
-    }  # fmt: skip
+    }
 
 
-def test_accepted_failure_stays_a_failure_without_severity(tmp_path: Path) -> None:
-    found = policy(tmp_path, accepted())
-    judged = judge(probe(("sex", 0.1)), found)
+def test_accepted_failure_stays_a_failure_but_does_not_count(tmp_path: Path) -> None:
+    loaded = policy(tmp_path, accepted())
+    judged = judge(probe(("sex", 0.1)), loaded)
     assert (judged["status"], judged["severity"]) == ("fail", "none")
     assert "accepted by Ada until 2030-01-31: retrained in March" in judged["reason"]
     assert (judged["findings"][0]["severity"], judged["findings"][0]["accepted"]) == ("low", True)
     assert [entry["found"] for entry in judged["accepted"]] == ["low"]
     assert not at_or_above([judged], "low")
-    assert verdict([judged], found, []) == (
+    assert verdict([judged], loaded, []) == (
         "pass",
         "no probe failed at severity low or above; accepted by the policy: bias.groups (low, until 2030-01-31)",
     )
-    assert found.described([judged])["accepted"][0]["state"] == "holds"
+    assert loaded.described([judged])["accepted"][0]["state"] == "holds"
 
 
 def test_acceptance_expires_after_its_last_day(tmp_path: Path) -> None:
-    found = policy(tmp_path, accepted(), today=TODAY + dt.timedelta(days=1))
-    judged = judge(probe(("sex", 0.1)), found)
+    loaded = policy(tmp_path, accepted(), today=TODAY + dt.timedelta(days=1))
+    judged = judge(probe(("sex", 0.1)), loaded)
     assert judged["severity"] == "low"
     assert "accepted" not in judged
-    assert verdict([judged], found, [])[0] == "fail"
-    assert found.described([judged])["accepted"][0]["state"] == "expired"
+    assert verdict([judged], loaded, [])[0] == "fail"
+    assert loaded.described([judged])["accepted"][0]["state"] == "expired"
 
 
 @pytest.mark.parametrize(
@@ -91,15 +107,15 @@ def test_acceptance_expires_after_its_last_day(tmp_path: Path) -> None:
     ],
     ids=["a worse failure", "another group", "another metric", "another probe"],
 )
-def test_other_failures_still_count(tmp_path: Path, entry: dict[str, str], gap: tuple[str, float]) -> None:
-    found = policy(tmp_path, accepted(**entry))
-    judged = judge(probe(gap), found)
+def test_failure_without_acceptance_counts(tmp_path: Path, entry: dict[str, str], gap: tuple[str, float]) -> None:
+    loaded = policy(tmp_path, accepted(**entry))
+    judged = judge(probe(gap), loaded)
     assert judged["severity"] in ("low", "high")
     assert "accepted" not in judged["findings"][0]
-    assert found.described([judged])["accepted"][0]["state"] == "unused"
+    assert loaded.described([judged])["accepted"][0]["state"] == "unused"
 
 
-def test_acceptance_of_one_group_does_not_cover_another(tmp_path: Path) -> None:
+def test_acceptance_of_one_group_excludes_the_other(tmp_path: Path) -> None:
     rules = RULES.replace("at_most", 'at = { group = "GROUP" }\nat_most')
     path = tmp_path / "two.toml"
     path.write_text(rules.replace("GROUP", "sex") + rules.replace("GROUP", "age") + accepted(at='{ group = "sex" }'))
@@ -109,7 +125,7 @@ def test_acceptance_of_one_group_does_not_cover_another(tmp_path: Path) -> None:
     assert [entry["at"] for entry in judged["accepted"]] == [{"group": "sex"}]
 
 
-def test_verdict_names_the_worst_failures(tmp_path: Path) -> None:
+def test_verdict_names_the_worst_of_many_failures(tmp_path: Path) -> None:
     many = [{**judge(probe(("sex", 0.1)), policy(tmp_path, "")), "id": f"bias.n{number}"} for number in range(8)]
     many[7]["severity"] = "critical"
     _, why = verdict(many, policy(tmp_path, ""), [])
@@ -124,7 +140,7 @@ def test_judging_without_the_acceptance_removes_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "message"),
     [
         ({"justification": '" "'}, "justification is ' '; expected a text that is not empty"),
         ({"author": "3"}, "author is 3; expected a text"),
@@ -135,28 +151,28 @@ def test_judging_without_the_acceptance_removes_it(tmp_path: Path) -> None:
         ({"until": "2030-01-31"}, "unknown key 'until'"),
     ],
 )
-def test_acceptance_requires_all_keys(tmp_path: Path, entry: dict[str, str], said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+def test_acceptance_requires_reason_author_and_expiry(tmp_path: Path, entry: dict[str, str], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         policy(tmp_path, accepted(**entry))
 
 
-def test_acceptance_of_an_unknown_probe_is_refused(tmp_path: Path) -> None:
+def test_acceptance_of_unknown_probe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "typo.toml").write_text(accepted(probe='"bias.gruops"'))
     with pytest.raises(BadInput, match=r"bias\.gruops"):
         read_policy(str(tmp_path / "typo.toml"), ["bias.groups"])
 
 
 def test_policy_extends_another(tmp_path: Path) -> None:
-    base, found = read_policy("default"), policy(tmp_path, 'extends = "default"\nfails_at = "high"', accepted())
-    assert found.required == base.required
-    assert found.fails_at == "high"
-    assert len(found.rules) == len(base.rules)  # its one rule replaces the one on the same number
-    assert next(r for r in found.rules if r.probe == "bias.groups").reason == "a gap"
-    assert found.invalidations == base.invalidations
-    assert found.sha256 != base.sha256
+    base, loaded_policy = read_policy("default"), policy(tmp_path, 'extends = "default"\nfails_at = "high"', accepted())
+    assert loaded_policy.required == base.required
+    assert loaded_policy.fails_at == "high"
+    assert len(loaded_policy.rules) == len(base.rules)  # its one rule replaces the one on the same metric
+    assert next(r for r in loaded_policy.rules if r.probe == "bias.groups").reason == "a gap"
+    assert loaded_policy.invalidations == base.invalidations
+    assert loaded_policy.sha256 != base.sha256
 
 
-def test_circular_policies_are_refused(tmp_path: Path) -> None:
+def test_circular_extension_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text('extends = "b.toml"')
     (tmp_path / "b.toml").write_text('extends = "a.toml"')
     with pytest.raises(BadInput, match="expected no circle"):
@@ -178,7 +194,7 @@ def test_packaged_policies_differ_as_documented(tmp_path: Path) -> None:
 
 @pytest.fixture
 def audit(tmp_path: Path) -> dict[str, Any]:
-    """The golden audit, judged by a policy that accepts its worst failure."""
+    """Return the golden audit, judged by a policy that accepts its worst failure."""
     loaded: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     path = tmp_path / "excuse.toml"
     path.write_text(
@@ -186,14 +202,14 @@ def audit(tmp_path: Path) -> dict[str, Any]:
         + accepted(probe='"attacks.pgd"', severity='"critical"', author='"<b>Ada</b>"')
         + accepted(probe='"bias.groups"', severity='"critical"', expires="2020-01-01")
     )
-    found = read_policy(str(path), today=TODAY)
-    loaded["probes"] = judge_all(loaded["probes"], found)
-    loaded["policy"] = found.described(loaded["probes"])
-    loaded["verdict"], loaded["verdict_reason"] = verdict(loaded["probes"], found, [])
+    applied = read_policy(str(path), today=TODAY)
+    loaded["probes"] = judge_all(loaded["probes"], applied)
+    loaded["policy"] = applied.described(loaded["probes"])
+    loaded["verdict"], loaded["verdict_reason"] = verdict(loaded["probes"], applied, [])
     return loaded
 
 
-def test_every_format_lists_accepted_failures(audit: dict[str, Any], tmp_path: Path) -> None:
+def test_every_format_reports_acceptances(audit: dict[str, Any], tmp_path: Path) -> None:
     jsonschema.validate(audit, validator().schema)
     assert [entry["state"] for entry in audit["policy"]["accepted"]] == ["holds", "expired"]
     assert "accepted by the policy: attacks.pgd (critical, until 2030-01-31)" in audit["verdict_reason"]

@@ -1,4 +1,4 @@
-"""Whatever cannot be used ends with exit status 2 and one sentence: what, where, what was expected; no traceback."""
+"""Unusable input gives exit status 2 and one sentence: what, where, what was expected; no traceback."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from PIL import Image
 
 F, U8 = TensorProto.FLOAT, TensorProto.UINT8
 Make = Callable[[SimpleNamespace], Sequence[object]]
-"""From the playground to the arguments of the command."""
+"""Maps the workspace to the arguments of the command."""
 
 TINY = 'probes = ["performance.accuracy"]\nsamples = 30\n'
 
 
 def save(path: Path, nodes: list[Any], inputs: dict[str, list[Any]], outputs: dict[str, list[Any]]) -> Path:
-    """An ONNX file with these nodes; shapes by name, all float32."""
+    """Write an ONNX file with these nodes; shapes by name, all float32."""
     graph = helper.make_graph(
         nodes,
         "graph",
@@ -39,7 +39,7 @@ def save(path: Path, nodes: list[Any], inputs: dict[str, list[Any]], outputs: di
 
 
 def mean_of_channels(path: Path, channels: int = 3, rank: int = 2) -> Path:
-    """As many classes as channels: the score of a class is its channel's mean."""
+    """Write a model with one class per channel: the score of a class is its channel's mean."""
     node = helper.make_node("ReduceMean", ["image"], ["scores"], axes=[2, 3] if rank == 2 else [3], keepdims=0)
     shape = ["batch", channels] if rank == 2 else ["batch", channels, 8]
     return save(path, [node], {"image": ["batch", channels, 8, 8]}, {"scores": shape})
@@ -56,8 +56,8 @@ def text(path: Path, content: str = "hello\n") -> Path:
     return path
 
 
-def half(path: Path, whole: Path) -> Path:
-    content = whole.read_bytes()
+def half(path: Path, source: Path) -> Path:
+    content = source.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     return path
 
@@ -91,8 +91,8 @@ def table(folder: Path, content: str, *images: str) -> Path:
 
 
 @pytest.fixture
-def here(tmp_path: Path, digits: Path) -> SimpleNamespace:
-    """A playground: the reference model, a colour model of three unnamed classes with good images, and helpers."""
+def workspace(tmp_path: Path, digits: Path) -> SimpleNamespace:
+    """A workspace: the reference model, a colour model of three unnamed classes with valid images, and helpers."""
     colours = mean_of_channels(tmp_path / "colours.onnx")
     images = tmp_path / "good"
     for colour in ("red", "lime", "blue"):
@@ -110,21 +110,21 @@ def here(tmp_path: Path, digits: Path) -> SimpleNamespace:
 
 @pytest.fixture
 def refused(auditor_cli: Callable[..., Result]) -> Callable[..., str]:
-    """Run the command; it must end with status 2 and one sentence that holds all of ``parts``."""
+    """Run the command; it must end with status 2 and one sentence that contains all of ``parts``."""
 
     def call(arguments: Sequence[object], parts: Sequence[str]) -> str:
         result = auditor_cli(
             *arguments, *(["--format", "json"] if arguments[0] == "run" and "--format" not in arguments else [])
         )
-        said = result.stderr
+        message = result.stderr
         assert result.exit_code == 2, f"status {result.exit_code}: {result.output}"
         assert "Traceback" not in result.output
-        assert said.startswith("auditor: "), said
-        assert said.count("\n") == 1, f"more than one line: {said}"
-        assert len(said) < 700, f"too long to be read: {said}"
+        assert message.startswith("auditor: "), message
+        assert message.count("\n") == 1, f"more than one line: {message}"
+        assert len(message) < 700, f"too long: {message}"
         for part in parts:
-            assert part in said, f"{part!r} is not in: {said}"
-        return said
+            assert part in message, f"{part!r} is not in: {message}"
+        return message
 
     return call
 
@@ -153,28 +153,28 @@ def flat(h: SimpleNamespace) -> Path:
 
 
 class Pair(torch.nn.Module):
-    """Returns boxes and scores."""
+    """Return boxes and scores."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return x.mean((2, 3)), x.mean(3)
 
 
 class Dictionary(torch.nn.Module):
-    """Returns a dictionary, as segmentation and detection models do."""
+    """Return a dictionary, like segmentation and detection models."""
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"out": x.mean((2, 3))}
 
 
 class TwoInputs(torch.nn.Module):
-    """Takes an image and something else."""
+    """Take an image and a second input."""
 
     def forward(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return (image * mask).mean((2, 3))
 
 
 class Rank2(torch.nn.Module):
-    """Takes features."""
+    """Take features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -230,10 +230,10 @@ MODELS: dict[str, tuple[Make, Sequence[str]]] = {
 
 @pytest.mark.parametrize("command", ["run", "inspect"])
 @pytest.mark.parametrize("name", MODELS)
-def test_model_that_cannot_be_audited(name: str, command: str, here: Any, refused: Any) -> None:
+def test_unusable_model(name: str, command: str, workspace: Any, refused: Any) -> None:
     make, parts = MODELS[name]
-    refused([command, *make(here)], parts)
-    assert not (here.at / "audits").exists()
+    refused([command, *make(workspace)], parts)
+    assert not (workspace.at / "audits").exists()
 
 
 SIDECARS: dict[str, tuple[str, Sequence[str]]] = {
@@ -265,28 +265,30 @@ SIDECARS: dict[str, tuple[str, Sequence[str]]] = {
 
 
 @pytest.mark.parametrize("name", SIDECARS)
-def test_sidecar_that_cannot_be_used(name: str, here: Any, refused: Any) -> None:
+def test_unusable_sidecar(name: str, workspace: Any, refused: Any) -> None:
     content, parts = SIDECARS[name]
-    refused(["run", sidecar(here.colours, content), "--suite", here.tiny], ["colours.onnx.audit.toml", *parts])
+    refused(
+        ["run", sidecar(workspace.colours, content), "--suite", workspace.tiny], ["colours.onnx.audit.toml", *parts]
+    )
 
 
-def test_model_that_answers_nan(here: Any, refused: Any) -> None:
+def test_model_that_returns_nan(workspace: Any, refused: Any) -> None:
     nodes = [
         helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0),
         helper.make_node("Constant", [], ["much"], value_float=0.99),
         helper.make_node("Sub", ["means", "much"], ["rest"]),
         helper.make_node("Log", ["rest"], ["scores"]),
     ]
-    model = save(here.at / "m.onnx", nodes, {"image": ["batch", 3, 8, 8]}, {"scores": ["batch", 3]})
-    refused(["run", model, "--suite", here.tiny], ["m.onnx", "NaN or infinity", "finite score", "sidecar"])
+    model = save(workspace.at / "m.onnx", nodes, {"image": ["batch", 3, 8, 8]}, {"scores": ["batch", 3]})
+    refused(["run", model, "--suite", workspace.tiny], ["m.onnx", "NaN or infinity", "finite score", "sidecar"])
     refused(["inspect", model], ["m.onnx", "NaN or infinity"])
 
 
-def test_sidecar_in_the_metadata_is_named_as_such(here: Any, refused: Any) -> None:
-    model = onnx.load(str(here.colours))
+def test_sidecar_in_the_metadata_is_named_as_such(workspace: Any, refused: Any) -> None:
+    model = onnx.load(str(workspace.colours))
     helper.set_model_props(model, {"auditor.toml": "[input]\nsizes = [8, 8]"})
-    onnx.save(model, str(here.colours))
-    refused(["run", here.colours], ["colours.onnx (its own metadata)", "unknown key 'sizes'"])
+    onnx.save(model, str(workspace.colours))
+    refused(["run", workspace.colours], ["colours.onnx (its own metadata)", "unknown key 'sizes'"])
 
 
 DATA: dict[str, tuple[Callable[[Any], Path], Sequence[str]]] = {
@@ -386,14 +388,14 @@ DATA: dict[str, tuple[Callable[[Any], Path], Sequence[str]]] = {
 
 
 @pytest.mark.parametrize("name", DATA)
-def test_data_that_cannot_be_used(name: str, here: Any, refused: Any) -> None:
+def test_unusable_data(name: str, workspace: Any, refused: Any) -> None:
     make, parts = DATA[name]
-    refused(["run", here.colours, "--data", make(here), "--suite", here.tiny], parts)
+    refused(["run", workspace.colours, "--data", make(workspace), "--suite", workspace.tiny], parts)
 
 
-def test_label_without_a_class_names_the_classes(here: Any, refused: Any) -> None:
-    model = sidecar(here.colours, '[output]\nclasses = ["red", "green", "blue"]')
-    refused(["run", model, "--data", here.good, "--suite", here.tiny], ["'lime'", "red, green, blue"])
+def test_label_without_a_class_names_the_classes(workspace: Any, refused: Any) -> None:
+    model = sidecar(workspace.colours, '[output]\nclasses = ["red", "green", "blue"]')
+    refused(["run", model, "--data", workspace.good, "--suite", workspace.tiny], ["'lime'", "red, green, blue"])
 
 
 SUITES: dict[str, tuple[str, Sequence[str]]] = {
@@ -419,9 +421,9 @@ SUITES: dict[str, tuple[str, Sequence[str]]] = {
 
 
 @pytest.mark.parametrize("name", SUITES)
-def test_suite_that_cannot_be_used(name: str, here: Any, refused: Any) -> None:
+def test_unusable_suite(name: str, workspace: Any, refused: Any) -> None:
     content, parts = SUITES[name]
-    refused(["run", here.digits, "--suite", text(here.at / "mine.toml", content)], ["mine.toml", *parts])
+    refused(["run", workspace.digits, "--suite", text(workspace.at / "mine.toml", content)], ["mine.toml", *parts])
 
 
 RULE = '[[rule]]\nprobe = "performance.accuracy"\nmetric = "accuracy"\nreason = "r"\nsource = "s"\n'
@@ -448,9 +450,9 @@ POLICIES: dict[str, tuple[str, Sequence[str]]] = {
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_policy_that_cannot_be_used(name: str, here: Any, refused: Any) -> None:
+def test_unusable_policy(name: str, workspace: Any, refused: Any) -> None:
     content, parts = POLICIES[name]
-    refused(["run", here.digits, "--policy", text(here.at / "mine.toml", content)], ["mine.toml", *parts])
+    refused(["run", workspace.digits, "--policy", text(workspace.at / "mine.toml", content)], ["mine.toml", *parts])
 
 
 OPTIONS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
@@ -476,32 +478,35 @@ OPTIONS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_option_that_cannot_be_used(name: str, here: Any, refused: Any) -> None:
+def test_unusable_option(name: str, workspace: Any, refused: Any) -> None:
     options, parts = OPTIONS[name]
-    refused(["run", here.digits, *options], parts)
-    assert not (here.at / "audits").exists()
+    refused(["run", workspace.digits, *options], parts)
+    assert not (workspace.at / "audits").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
-def test_cuda_where_there_is_none(here: Any, refused: Any) -> None:
-    refused(["run", here.digits, "--device", "cuda"], ["--device cuda", "auditor doctor"])
+def test_cuda_without_gpu(workspace: Any, refused: Any) -> None:
+    refused(["run", workspace.digits, "--device", "cuda"], ["--device cuda", "auditor doctor"])
 
 
 @pytest.mark.parametrize("arguments", [["run"], ["judge", "x"], ["nonsense"], ["report", "x", "y"]])
-def test_wrong_arguments_of_commands(arguments: list[str], refused: Any) -> None:
+def test_invalid_arguments_of_commands(arguments: list[str], refused: Any) -> None:
     refused(arguments, ["--help"])
 
 
-def test_out_that_cannot_be_written(here: Any, refused: Any) -> None:
-    out = text(here.at / "file") / "run"
-    refused(["run", here.digits, "--suite", here.tiny, "--out", out], ["--out", "file", "cannot be written"])
-    refused(["run", here.digits, "--suite", here.tiny, "--out", out.parent], ["--out", "file", "cannot be written"])
+def test_unwritable_out(workspace: Any, refused: Any) -> None:
+    out = text(workspace.at / "file") / "run"
+    refused(["run", workspace.digits, "--suite", workspace.tiny, "--out", out], ["--out", "file", "cannot be written"])
+    refused(
+        ["run", workspace.digits, "--suite", workspace.tiny, "--out", out.parent],
+        ["--out", "file", "cannot be written"],
+    )
     refused(["train", "digits-cnn", "--out", out], [str(out)])
 
 
 @pytest.fixture
 def locked(tmp_path: Path) -> Iterator[Path]:
-    """A run folder in which another audit is at work."""
+    """A run folder in use by another audit."""
     out = tmp_path / "run"
     out.mkdir()
     with (out / ".lock").open("ab") as lock:
@@ -509,8 +514,11 @@ def locked(tmp_path: Path) -> Iterator[Path]:
         yield out
 
 
-def test_out_in_use_by_another_audit(here: Any, locked: Path, refused: Any) -> None:
-    refused(["run", here.digits, "--suite", here.tiny, "--out", locked], ["--out", "another audit", "name another"])
+def test_out_in_use_by_another_audit(workspace: Any, locked: Path, refused: Any) -> None:
+    refused(
+        ["run", workspace.digits, "--suite", workspace.tiny, "--out", locked],
+        ["--out", "another audit", "name another"],
+    )
 
 
 RUNS: dict[str, tuple[Make, Sequence[str]]] = {
@@ -536,6 +544,6 @@ RUNS: dict[str, tuple[Make, Sequence[str]]] = {
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_run_folder_that_cannot_be_used(name: str, here: Any, refused: Any) -> None:
+def test_unusable_run_folder(name: str, workspace: Any, refused: Any) -> None:
     make, parts = RUNS[name]
-    refused(make(here), parts)
+    refused(make(workspace), parts)

@@ -1,4 +1,4 @@
-"""The CUDA path of ONNX files, with a session that only says that it runs on a GPU. What it cannot show is a GPU."""
+"""The CUDA path of ONNX files, with a session that only claims to run on a GPU."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from auditor.plugins.formats import onnx as plugin
 
 
 class Binding:
-    """Records what is bound; reads the input from where the pointer points, as a GPU would."""
+    """Record what is bound; read the input from the address of the pointer, as a GPU would."""
 
     def __init__(self, session: Session) -> None:
-        self.session, self.bound, self.answer = session, {}, None
+        self.session, self.bound, self.output = session, {}, None
 
     def bind_input(  # noqa: PLR0917 - ONNX Runtime's own order
         self, name: str, device: str, index: int, element: Any, shape: tuple[int, ...], pointer: int
@@ -37,11 +37,11 @@ class Binding:
         self.bound["output"] = (name, device, index)
 
     def copy_outputs_to_cpu(self) -> list[np.ndarray]:
-        return [self.answer]
+        return [self.output]
 
 
 class Session:
-    """A real session on the CPU that says it is one on a GPU."""
+    """A CPU session that claims to run on a GPU."""
 
     def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
         self.providers, self.bindings = providers, []
@@ -60,7 +60,7 @@ class Session:
 
     def run_with_iobinding(self, binding: Binding) -> None:
         name = binding.bound["input"][0]
-        (binding.answer,) = self.real.run([binding.bound["output"][0]], {name: self.fed})
+        (binding.output,) = self.real.run([binding.bound["output"][0]], {name: self.fed})
 
 
 REAL = onnxruntime.InferenceSession
@@ -73,7 +73,7 @@ def model(write_linear: Any, tmp_path: Path) -> Path:
     return path
 
 
-def test_pixels_are_prepared_and_bound_on_the_device(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_are_preprocessed_and_bound_on_the_device(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waited = []
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
@@ -83,15 +83,17 @@ def test_pixels_are_prepared_and_bound_on_the_device(model: Path, monkeypatch: p
     assert not artefact.warnings
     options = Preprocessing(shape=(3, 3, 3), mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.1), order="bgr", range=(0, 2))
     known: dict[str, Any] = {"path": "m", "sha256": "0", "n_classes": 4, "outputs": "logits"}
-    # the copy, and pixels, stay on the CPU: there is no GPU here
+    # there is no GPU: the copy and the pixels stay on the CPU
     classifier = DeployedModel(artefact, options, **known)
     images = np.random.default_rng(1).random((5, 3, 3, 3), dtype=np.float32)
-    found = classifier.predict(images)
+    probabilities = classifier.predict(images)
     assert waited == ["cuda:1"]
     artefact = plugin._open(model, "cpu", "")
-    through_the_host = SimpleNamespace(**{**vars(artefact), "device_scores": None})
-    expected = DeployedModel(through_the_host, options, **known).predict(images)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        probabilities,
+        DeployedModel(SimpleNamespace(**{**vars(artefact), "device_scores": None}), options, **known).predict(images),
+        rtol=1e-5,
+    )
 
 
 def test_names_device_and_full_precision_reach_the_runtime(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,9 +115,7 @@ def test_names_device_and_full_precision_reach_the_runtime(model: Path, monkeypa
     assert session.bindings[0].bound == {"input": ("image", "cuda", 1), "output": ("logits", "cuda", 1)}
 
 
-def test_a_tensor_that_is_not_contiguous_is_bound_as_what_it_holds(
-    model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_non_contiguous_tensor_is_bound_by_its_values(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
     monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
     monkeypatch.setattr(session_module, "_finish_torch", lambda device: None)
@@ -127,7 +127,7 @@ def test_a_tensor_that_is_not_contiguous_is_bound_as_what_it_holds(
 
 
 @pytest.mark.parametrize("how", ["silently", "with an error"])
-def test_a_provider_that_does_not_start_is_said(how: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_provider_that_does_not_start_is_reported(how: str, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(path: str, options: Any, providers: list[Any]) -> Any:
         if how == "with an error" and isinstance(providers[0], tuple):
             raise RuntimeError("libcudart is not here")

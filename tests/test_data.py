@@ -1,4 +1,4 @@
-"""Images as the model gets them: what is found where, what is decoded how, which labels and groups go with it."""
+"""Images reach the model correctly: data sources, decoding, labels and groups."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def plugins() -> Any:
 
 
 @pytest.fixture
-def found(plugins: Any) -> Callable[[Path], Source]:
-    """What the format plugins find at a path."""
+def find_source(plugins: Any) -> Callable[[Path], Source]:
+    """Return the source that the format plugins find at a path."""
 
     def call(path: Path) -> Source:
         source = plugins.first("auditor_open_images", path=path)
@@ -45,21 +45,23 @@ def found(plugins: Any) -> Callable[[Path], Source]:
     return call
 
 
-def picture(path: Path, colour: Any = "red", *, mode: str = "RGB", size: tuple[int, int] = (8, 8), **how: Any) -> Path:
+def picture(
+    path: Path, colour: Any = "red", *, mode: str = "RGB", size: tuple[int, int] = (8, 8), **options: Any
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new(mode, size, colour).save(path, **how)
+    Image.new(mode, size, colour).save(path, **options)
     return path
 
 
 def decoded(path: Path, shape: tuple[int, int, int] = RGB, resize: Any = "crop") -> NDArray[np.float64]:
-    """Pixels in [0, 1] as the engine would see them."""
+    """Return pixels in [0, 1] as the engine reads them."""
     stored = fit(read_file(path)[1], shape, Resizing(resize=resize))
     assert stored.shape == shape
     return stored / 255 if stored.dtype == np.uint8 else stored.astype(np.float64)
 
 
 def colours(path: Path, metadata: str = "") -> Path:
-    """Three classes: the score of a class is ten times its channel's mean."""
+    """Write a model with three classes: the score of a class is ten times its channel's mean."""
     nodes = [
         helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0),
         helper.make_node("Constant", [], ["ten"], value_float=10.0),
@@ -80,7 +82,7 @@ def colours(path: Path, metadata: str = "") -> Path:
 
 @pytest.fixture
 def audit(tmp_path: Path, auditor_cli: Callable[..., Result]) -> Callable[..., dict[str, Any]]:
-    """Audit the colour model; its audit.json."""
+    """Audit the colour model and return its audit.json."""
     (tmp_path / "tiny.toml").write_text(TINY)
 
     def call(*arguments: object, model: Path | None = None) -> dict[str, Any]:
@@ -88,8 +90,8 @@ def audit(tmp_path: Path, auditor_cli: Callable[..., Result]) -> Callable[..., d
         options = ["--suite", "tiny.toml", "--out", "run", "--format", "json", "-q"]
         result = auditor_cli("run", model, *options, *arguments)
         assert result.exit_code == 0, result.output
-        answer: dict[str, Any] = json.loads((tmp_path / "run" / "audit.json").read_text(encoding="utf-8"))
-        return answer
+        record: dict[str, Any] = json.loads((tmp_path / "run" / "audit.json").read_text(encoding="utf-8"))
+        return record
 
     return call
 
@@ -98,7 +100,7 @@ def audit(tmp_path: Path, auditor_cli: Callable[..., Result]) -> Callable[..., d
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "how", "expected"),
+    ("mode", "colour", "options", "expected"),
     [
         ("RGB", (255, 0, 51), {}, (1, 0, 0.2)),
         ("L", 51, {}, (0.2, 0.2, 0.2)),
@@ -111,9 +113,9 @@ def audit(tmp_path: Path, auditor_cli: Callable[..., Result]) -> Callable[..., d
         ("I;16", 65535, {}, (1, 1, 1)),
     ],
 )
-def test_png_of_every_kind(mode: str, colour: Any, how: Any, expected: tuple[float, ...], tmp_path: Path) -> None:
+def test_png_of_every_mode(mode: str, colour: Any, options: Any, expected: tuple[float, ...], tmp_path: Path) -> None:
     for size in [(8, 8), (16, 24), (1, 1)]:
-        pixels = decoded(picture(tmp_path / "a.png", colour, mode=mode, size=size, **how))
+        pixels = decoded(picture(tmp_path / "a.png", colour, mode=mode, size=size, **options))
         np.testing.assert_allclose(pixels.mean(axis=(1, 2)), expected, atol=0.003)
 
 
@@ -123,7 +125,7 @@ def test_16_bit_grey_keeps_its_depth(tmp_path: Path) -> None:
     np.testing.assert_allclose(decoded(tmp_path / "a.png", GREY)[0], ramp / 65535, atol=1e-6)
 
 
-def test_palette_with_a_transparent_colour_lies_on_white(tmp_path: Path) -> None:
+def test_palette_transparency_is_white(tmp_path: Path) -> None:
     paletted = Image.new("P", (8, 8), 0)
     paletted.putpalette([0, 255, 0, 0, 0, 255])
     paletted.paste(1, (4, 0, 8, 8))
@@ -140,7 +142,7 @@ def test_cmyk_jpeg(tmp_path: Path) -> None:
     assert pixels[1:].max() < 0.1
 
 
-def test_float_tiff_is_a_picture_from_0_to_1(tmp_path: Path) -> None:
+def test_float_tiff_is_read_as_0_to_1(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32)).save(tmp_path / "a.tiff")
     assert decoded(tmp_path / "a.tiff", GREY).mean() == 0.5
     Image.fromarray(np.full((8, 8), 700, dtype=np.float32)).save(tmp_path / "b.tiff")
@@ -148,11 +150,11 @@ def test_float_tiff_is_a_picture_from_0_to_1(tmp_path: Path) -> None:
         decoded(tmp_path / "b.tiff")
 
 
-def test_rotation_of_the_camera_is_undone(tmp_path: Path) -> None:
+def test_camera_rotation_is_reverted(tmp_path: Path) -> None:
     top_red = Image.new("RGB", (8, 8), "blue")
     top_red.paste("red", (0, 0, 8, 4))
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored turned by 90 degrees against the clock
+    exif[0x0112] = 6  # stored rotated by 90 degrees counterclockwise
     top_red.rotate(90).save(tmp_path / "a.png", exif=exif)
     np.testing.assert_array_equal(decoded(tmp_path / "a.png")[0, :, 3], [1, 1, 1, 1, 0, 0, 0, 0])
 
@@ -172,7 +174,7 @@ def test_colour_for_a_grey_model_and_grey_for_a_colour_model(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(("resize", "reds"), [("crop", [1] * 8), ("stretch", [0, 0, 1, 1, 1, 1, 0, 0])])
 def test_wide_picture(resize: str, reds: list[int], tmp_path: Path) -> None:
-    """Blue, red, blue: the cut shows the middle alone, the stretch all of it."""
+    """Blue, red, blue: the crop has only the middle, the stretch all of it."""
     wide = Image.new("RGB", (32, 16), "blue")
     wide.paste("red", (8, 0, 24, 16))
     wide.save(tmp_path / "a.png")
@@ -180,7 +182,7 @@ def test_wide_picture(resize: str, reds: list[int], tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.round(pixels[0, 4]), reds)
 
 
-def test_white_stays_at_most_1_in_every_way_to_grey() -> None:
+def test_white_is_at_most_1_in_every_grey_conversion() -> None:
     for white in (np.ones((8, 8, 3), np.float32), np.ones((9, 9, 3), np.float32), np.full((8, 8, 3), 255, np.uint8)):
         pixels = fit(white, GREY, Resizing())
         assert pixels.max() == (255 if pixels.dtype == np.uint8 else 1)
@@ -189,33 +191,33 @@ def test_white_stays_at_most_1_in_every_way_to_grey() -> None:
 @pytest.mark.parametrize(
     "start", [b"\x89PNG\r\n", b"GIF89a", b"BM", b"II*", b"RIFF", b"P6 9 9", b"\xff\xd8\xff", b"8BPS"]
 )
-def test_beginning_of_a_picture_is_unreadable_not_fatal(start: bytes, tmp_path: Path) -> None:
+def test_truncated_header_is_unreadable_not_fatal(start: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(start + bytes(40))
     with pytest.raises(BadInput, match="none of 1 images could be read"):
         Images(Source(path="here", ids=["a.png"], read=lambda _: read_file(tmp_path / "a.png")), shape=RGB)
 
 
-def test_pictures_cut_anywhere_are_unreadable_not_fatal(tmp_path: Path) -> None:
-    whole = {}
+def test_truncated_pictures_are_unreadable_not_fatal(tmp_path: Path) -> None:
+    complete = {}
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"):
         sink = io.BytesIO()
         Image.fromarray(noise).save(sink, kind)
-        whole[kind] = sink.getvalue()
-    files = [(k, b[: len(b) * i // 12]) for k, b in whole.items() for i in range(12)] + list(whole.items())
+        complete[kind] = sink.getvalue()
+    files = [(k, b[: len(b) * i // 12]) for k, b in complete.items() for i in range(12)] + list(complete.items())
     for number, (_, content) in enumerate(files):
         (tmp_path / str(number)).write_bytes(content)
     names = [f"{kind}-{i}" for i, (kind, _) in enumerate(files)]
     images = Images(Source(path="here", ids=names, read=lambda i: read_file(tmp_path / str(i))), shape=RGB)
-    assert len(images) >= len(whole)
+    assert len(images) >= len(complete)
     assert len(images) + len(images.unreadable) == len(files)
-    assert not any("0x" in line or "\\n" in line for line in images.unreadable), "not the same on every run"
+    assert not any("0x" in line or "\\n" in line for line in images.unreadable), "the text is the same on every run"
 
 
 # folders
 
 
-def test_folder_per_class_with_what_lies_about_in_folders(tmp_path: Path, found: Any) -> None:
+def test_folder_per_class_with_stray_files(tmp_path: Path, find_source: Any) -> None:
     for name in ("cat/b.png", "cat/a.PNG", "cat/more/c.png", "dog/a.jpeg"):
         picture(tmp_path / name)
     for name in ("cat/._a.png", "cat/.thumbs/a.png", ".git/x.png", "dog/Thumbs.db.png"):
@@ -225,16 +227,16 @@ def test_folder_per_class_with_what_lies_about_in_folders(tmp_path: Path, found:
             picture(tmp_path / name)
     (tmp_path / "README.txt").write_text("about")
     (tmp_path / "empty").mkdir()
-    source = found(tmp_path)
+    source = find_source(tmp_path)
     assert list(source.ids) == ["cat/a.PNG", "cat/b.png", "cat/more/c.png", "dog/a.jpeg"]
     assert list(source.labels or []) == ["cat", "cat", "cat", "dog"]
 
 
-def test_flat_folder_has_no_labels(tmp_path: Path, found: Any) -> None:
+def test_flat_folder_has_no_labels(tmp_path: Path, find_source: Any) -> None:
     picture(tmp_path / "b.png")
     picture(tmp_path / "a.png")
     picture(tmp_path / "._a.png")
-    source = found(tmp_path)
+    source = find_source(tmp_path)
     assert list(source.ids) == ["a.png", "b.png"]
     assert source.labels is None
 
@@ -242,14 +244,14 @@ def test_flat_folder_has_no_labels(tmp_path: Path, found: Any) -> None:
 # manifests
 
 
-def test_csv_with_groups_byte_order_mark_and_quotes(tmp_path: Path, found: Any) -> None:
+def test_csv_with_groups_byte_order_mark_and_quotes(tmp_path: Path, find_source: Any) -> None:
     picture(tmp_path / "a, b.png", "red")
     picture(tmp_path / "sub" / "c.png", "blue")
     text = '\ufeffimage,label,sex,age group\n"a, b.png",007,f,"60, or more"\nsub/c.png,NA,None,\n'
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
-    source = found(tmp_path / "t.csv")
+    source = find_source(tmp_path / "t.csv")
     assert list(source.ids) == ["a, b.png", "sub/c.png"]
-    assert list(source.labels or []) == ["007", "NA"], "a label is a text: no number, and no missing value"
+    assert list(source.labels or []) == ["007", "NA"], "a label is a string: not a number, not a missing value"
     assert source.groups == {"sex": ["f", "None"], "age group": ["60, or more", ""]}
     assert source.read(1)[1].getpixel((0, 0)) == (0, 0, 255)  # type: ignore[union-attr]
 
@@ -257,26 +259,26 @@ def test_csv_with_groups_byte_order_mark_and_quotes(tmp_path: Path, found: Any) 
 @pytest.mark.parametrize(
     ("labels", "expected"), [([1, 0], ["1", "0"]), (["01", "0"], ["01", "0"]), ([1.0, 0.0], ["1", "0"]), (None, None)]
 )
-def test_parquet_is_the_same_table(labels: Any, expected: Any, tmp_path: Path, found: Any) -> None:
+def test_parquet_is_the_same_table(labels: Any, expected: Any, tmp_path: Path, find_source: Any) -> None:
     table = pd.DataFrame({"image": ["a.png", "b.png"], "camera": ["x", None]})
     if labels is not None:
         table["label"] = labels
     table.to_parquet(tmp_path / "t.parquet")
-    source = found(tmp_path / "t.parquet")
+    source = find_source(tmp_path / "t.parquet")
     assert source.labels == expected
     assert source.groups == {"camera": ["x", ""]}
 
 
-def test_same_file_in_two_rows_is_two_images(tmp_path: Path, found: Any) -> None:
+def test_file_in_two_rows_is_two_images(tmp_path: Path, find_source: Any) -> None:
     picture(tmp_path / "a.png")
     (tmp_path / "t.csv").write_text("image,label\na.png,0\na.png,1\na.png#2,1\n")
-    source = found(tmp_path / "t.csv")
+    source = find_source(tmp_path / "t.csv")
     assert len(set(source.ids)) == 3
 
 
-def test_empty_label_column_means_no_labels(tmp_path: Path, found: Any) -> None:
+def test_empty_label_column_means_no_labels(tmp_path: Path, find_source: Any) -> None:
     (tmp_path / "t.csv").write_text("image,label\na.png,\n")
-    assert found(tmp_path / "t.csv").labels is None
+    assert find_source(tmp_path / "t.csv").labels is None
 
 
 # npz
@@ -286,11 +288,11 @@ def test_empty_label_column_means_no_labels(tmp_path: Path, found: Any) -> None:
     "shape", [(2, 8, 8), (2, 8, 8, 1), (2, 1, 8, 8), (2, 8, 8, 3), (2, 3, 8, 8), (2, 16, 12, 3), (2, 3, 16, 12)]
 )
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "float64", "float16"])
-def test_npz_of_every_layout_and_type(shape: tuple[int, ...], dtype: str, tmp_path: Path, found: Any) -> None:
+def test_npz_of_every_layout_and_type(shape: tuple[int, ...], dtype: str, tmp_path: Path, find_source: Any) -> None:
     images = np.full(shape, 51 if dtype == "uint8" else 0.2, dtype=dtype)
     np.savez(tmp_path / "d.npz", images=images)
     for channels in (1, 3):
-        read = Images(found(tmp_path / "d.npz"), shape=(channels, 8, 8))
+        read = Images(find_source(tmp_path / "d.npz"), shape=(channels, 8, 8))
         np.testing.assert_allclose(read.pixels(read.ids), 0.2, atol=2e-4)
         assert read.pixels(read.ids).dtype == np.float32
 
@@ -305,7 +307,7 @@ def test_npz_of_every_layout_and_type(shape: tuple[int, ...], dtype: str, tmp_pa
         (np.array([True, False]), ["True", "False"]),
     ],
 )
-def test_npz_with_labels_ids_and_groups(labels: Any, expected: list[str], tmp_path: Path, found: Any) -> None:
+def test_npz_with_labels_ids_and_groups(labels: Any, expected: list[str], tmp_path: Path, find_source: Any) -> None:
     np.savez(
         tmp_path / "d.npz",
         images=np.zeros((2, 8, 8), np.uint8),
@@ -313,7 +315,7 @@ def test_npz_with_labels_ids_and_groups(labels: Any, expected: list[str], tmp_pa
         ids=np.array(["x", "y"]),
         groups_sex=np.array(["f", "m"]),
     )
-    source = found(tmp_path / "d.npz")
+    source = find_source(tmp_path / "d.npz")
     assert list(source.labels or []) == expected
     assert list(source.ids) == ["x", "y"]
     assert source.groups == {"sex": ["f", "m"]}
@@ -330,11 +332,11 @@ def test_npz_with_labels_ids_and_groups(labels: Any, expected: list[str], tmp_pa
         (["b", "a", "c"], None, 3, [1, 0, 2]),
         (["dog", "cat"], ("dog", "cat"), 2, [0, 1]),
         (["1", "cat"], ("dog", "cat"), 2, [1, 1]),
-        # a name goes before a number
+        # a name takes precedence over a number
         (["0", "1"], ("1", "0"), 2, [1, 0]),
     ],
 )
-def test_labels_find_their_class(names: list[str], classes: Any, n: int, expected: list[int]) -> None:
+def test_labels_match_their_class(names: list[str], classes: Any, n: int, expected: list[int]) -> None:
     assert match_labels(names, classes, n).indices == expected
 
 
@@ -350,11 +352,11 @@ def test_samples_are_drawn_by_the_seed_and_nested() -> None:
     assert set(ten) < set(twenty)
     assert ten == sorted(ten) != sample(ids, 10, 1)
     backwards = sample(ids[::-1], 10, 0)
-    assert {ids[i] for i in ten} == {ids[::-1][i] for i in backwards}, "the order of the files does not matter"
+    assert {ids[i] for i in ten} == {ids[::-1][i] for i in backwards}, "the order of the files is irrelevant"
     assert sample(ids, 1000, 0) == list(range(100))
 
 
-# the same through the command
+# through the command line
 
 
 def test_unreadable_images_are_named_counted_and_left_out(tmp_path: Path, audit: Any) -> None:
@@ -367,50 +369,50 @@ def test_unreadable_images_are_named_counted_and_left_out(tmp_path: Path, audit:
     cut = picture(data / "1" / "cut.jpg", "lime", size=(64, 64))
     cut.write_bytes(cut.read_bytes()[:-200])
     picture(data / "1" / "._hidden.png")
-    seen = audit("--data", data)["data"]
-    assert (seen["n"], seen["n_available"], seen["n_unreadable"]) == (6, 9, 3)
-    assert [line.partition(":")[0] for line in seen["unreadable"]] == ["0/text.png", "1/cut.jpg", "1/empty.jpg"]
-    assert "not an image" in seen["unreadable"][0]
-    assert "runcated" in seen["unreadable"][1]
-    assert "an empty file" in seen["unreadable"][2]
+    data_record = audit("--data", data)["data"]
+    assert (data_record["n"], data_record["n_available"], data_record["n_unreadable"]) == (6, 9, 3)
+    assert [line.partition(":")[0] for line in data_record["unreadable"]] == ["0/text.png", "1/cut.jpg", "1/empty.jpg"]
+    assert "not an image" in data_record["unreadable"][0]
+    assert "runcated" in data_record["unreadable"][1]
+    assert "an empty file" in data_record["unreadable"][2]
 
 
-def test_file_that_a_manifest_names_but_is_not_there(tmp_path: Path, audit: Any) -> None:
+def test_missing_file_of_a_manifest(tmp_path: Path, audit: Any) -> None:
     picture(tmp_path / "a.png", "red")
     picture(tmp_path / "b.png", "lime")
     (tmp_path / "t.csv").write_text("image,label,camera\na.png,0,x\nb.png,1,y\ngone.png,1,y\n")
-    found = audit("--data", "t.csv")
-    assert (found["data"]["n"], found["data"]["unreadable"]) == (2, ["gone.png: No such file or directory"])
-    assert found["data"]["groups"] == {"camera": {"x": 1, "y": 1}}
-    assert any("1 images could not be read" in warning for warning in found["warnings"])
+    record = audit("--data", "t.csv")
+    assert (record["data"]["n"], record["data"]["unreadable"]) == (2, ["gone.png: No such file or directory"])
+    assert record["data"]["groups"] == {"camera": {"x": 1, "y": 1}}
+    assert any("1 images could not be read" in warning for warning in record["warnings"])
 
 
 def test_flat_folder_is_audited_without_accuracy_and_bias(tmp_path: Path, audit: Any) -> None:
     for i, colour in enumerate(("red", "lime", "blue")):
         picture(tmp_path / "data" / f"{i}.png", colour)
-    found = audit("--data", "data")
-    assert found["data"]["labelled"] is False
-    assert {p["id"]: p["status"] for p in found["probes"]} == {
+    record = audit("--data", "data")
+    assert record["data"]["labelled"] is False
+    assert {p["id"]: p["status"] for p in record["probes"]} == {
         "performance.accuracy": "not-applicable",
         "bias.groups": "not-applicable",
-        "sanity.parity": "pass" if found["probes"][-1]["status"] == "pass" else "inconclusive",
+        "sanity.parity": "pass" if record["probes"][-1]["status"] == "pass" else "inconclusive",
     }
-    assert any("no labels" in warning for warning in found["warnings"])
-    assert found["verdict"] == "incomplete"
+    assert any("no labels" in warning for warning in record["warnings"])
+    assert record["verdict"] == "incomplete"
 
 
-def test_without_any_data_photographs_are_taken_and_it_is_said(tmp_path: Path, auditor_cli: Any) -> None:
+def test_without_data_photographs_are_used_with_a_warning(tmp_path: Path, auditor_cli: Any) -> None:
     (tmp_path / "tiny.toml").write_text(TINY)
     model = colours(tmp_path / "colours.onnx")
     result = auditor_cli("run", model, "--suite", "tiny.toml", "--out", "run", "--format", "json")
     assert result.exit_code == 0, result.output
     assert "Accuracy and bias were not measured; give --data" in " ".join(result.stderr.split())
-    found = json.loads((tmp_path / "run" / "audit.json").read_text())
-    assert "Accuracy and bias were not measured" in found["warnings"][0]
-    assert found["data"]["path"] == "packaged photographs"
-    assert found["data"]["n"] == 48
-    assert found["verdict"] == "incomplete"
-    status = {p["id"]: p["status"] for p in found["probes"]}
+    record = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert "Accuracy and bias were not measured" in record["warnings"][0]
+    assert record["data"]["path"] == "packaged photographs"
+    assert record["data"]["n"] == 48
+    assert record["verdict"] == "incomplete"
+    status = {p["id"]: p["status"] for p in record["probes"]}
     assert status["performance.accuracy"] == status["bias.groups"] == "not-applicable"
 
 
@@ -423,10 +425,10 @@ def test_photographs_are_real_and_different(plugins: Any) -> None:
     assert pixels.std(axis=(1, 2, 3)).min() > 0.05
 
 
-def test_data_is_looked_for_in_the_order_of_the_contract(tmp_path: Path, audit: Any) -> None:
-    for place in ("option", "beside", "inside"):
-        picture(tmp_path / place / "0" / "a.png", "red")
-        picture(tmp_path / place / "1" / "a.png", "lime")
+def test_data_is_searched_in_the_order_of_the_contract(tmp_path: Path, audit: Any) -> None:
+    for folder in ("option", "beside", "inside"):
+        picture(tmp_path / folder / "0" / "a.png", "red")
+        picture(tmp_path / folder / "1" / "a.png", "lime")
     model = colours(tmp_path / "m.onnx", metadata='[data]\npath = "inside"')
     assert Path(audit(model=model)["data"]["path"]).name == "inside"
     (tmp_path / "m.onnx.audit.toml").write_text('[data]\npath = "beside"')
@@ -436,22 +438,22 @@ def test_data_is_looked_for_in_the_order_of_the_contract(tmp_path: Path, audit: 
     assert audit(model=colours(tmp_path / "m.onnx"))["data"]["path"] == "packaged photographs"
 
 
-def test_sidecar_without_data_does_not_hide_the_data_in_the_metadata(tmp_path: Path, audit: Any) -> None:
+def test_sidecar_without_data_keeps_the_data_of_the_metadata(tmp_path: Path, audit: Any) -> None:
     picture(tmp_path / "inside" / "0" / "a.png", "red")
     picture(tmp_path / "inside" / "1" / "a.png", "lime")
     model = colours(tmp_path / "m.onnx", metadata='[data]\npath = "inside"\n[output]\nclasses = ["x", "y", "z"]')
     (tmp_path / "m.onnx.audit.toml").write_text('[output]\nclasses = ["r", "g", "b"]')
-    found = audit(model=model)
-    assert Path(found["data"]["path"]).name == "inside"
-    assert found["model"]["classes"] == ["r", "g", "b"]
+    record = audit(model=model)
+    assert Path(record["data"]["path"]).name == "inside"
+    assert record["model"]["classes"] == ["r", "g", "b"]
 
 
 def test_labels_reach_the_probe(tmp_path: Path, audit: Any) -> None:
-    """Two of three right: the manifest, its paths, its labels and its groups all arrive."""
+    """Two of three are correct: the manifest, its paths, its labels and its groups all reach the probe."""
     for name in ("red", "lime", "blue"):
         picture(tmp_path / "data" / f"{name}.png", name)
     (tmp_path / "data" / "t.csv").write_text("image,label,half\nred.png,0,a\nlime.png,1,a\nblue.png,1,b\n")
-    found = audit("--data", "data/t.csv")
-    accuracy = next(m for p in found["probes"] for m in p["metrics"] if m["name"] == "accuracy")
+    record = audit("--data", "data/t.csv")
+    accuracy = next(m for p in record["probes"] for m in p["metrics"] if m["name"] == "accuracy")
     assert accuracy["value"] == pytest.approx(2 / 3)
     assert accuracy["n"] == 3

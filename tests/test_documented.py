@@ -1,4 +1,4 @@
-"""Documented numbers stand beside the measured ones, are never judged, and never stand where they were not measured."""
+"""Published numbers are compared with measured ones; they are never judged, and never replace a measurement."""
 
 from __future__ import annotations
 
@@ -63,30 +63,35 @@ def metric(value: float | None, **at: Any) -> dict[str, Any]:
 
 
 def rows(value: float | None, metrics: list[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
-    given = {**ENTRY, **more} if value is None else {**ENTRY, "value": value, **more}
+    fields = {**ENTRY, **more} if value is None else {**ENTRY, "value": value, **more}
     records = [{"id": "performance.accuracy", "metrics": metrics}]
-    (entry,) = published.compare_published([decode(PublishedNumber, given, "s")], records, "m/net.onnx")
-    found: list[dict[str, Any]] = entry["rows"]
-    return found
+    (entry,) = published.compare_published([decode(PublishedNumber, fields, "s")], records, "m/net.onnx")
+    result: list[dict[str, Any]] = entry["rows"]
+    return result
 
 
 @pytest.mark.parametrize(
     ("value", "reading"),
-    [(0.5, "within the interval"), (0.4, "within the interval"), (0.7, "measured lower"), (0.3, "measured higher"),
-     (None, "no number documented")],
-)  # fmt: skip
-def test_where_a_documented_number_lies(value: float | None, reading: str) -> None:
+    [
+        (0.5, "within the interval"),
+        (0.4, "within the interval"),
+        (0.7, "measured lower"),
+        (0.3, "measured higher"),
+        (None, "no number documented"),
+    ],
+)
+def test_position_of_a_published_number(value: float | None, reading: str) -> None:
     assert [row["reading"] for row in rows(value, [metric(0.5)])] == [reading]
 
 
-def test_what_was_not_measured_gets_no_number() -> None:
+def test_unmeasured_metric_has_no_number() -> None:
     (row,) = rows(0.5, [metric(0.5, group="a")], at={"group": "b"})
     assert (row["value"], row["reading"]) == (None, "not measured")
     assert rows(0.5, [metric(None)])[0]["reading"] == "not measured"
     assert rows(0.5, [metric(0.5)], model="other*")[0]["value"] is None
 
 
-def test_the_metric_that_says_least_besides_is_taken() -> None:
+def test_metric_with_the_fewest_other_conditions_is_used() -> None:
     (row,) = rows(0.5, [metric(0.1, group="a", band="b"), metric(0.5)])
     assert row["value"] == 0.5
 
@@ -110,13 +115,13 @@ def test_invalid_entry_is_refused(entry: dict[str, Any], problem: str) -> None:
         decode(PublishedNumber, entry, "suite.toml: documented 1")
 
 
-def test_entry_about_an_unknown_probe_is_refused() -> None:
+def test_entry_with_unknown_probe_is_refused() -> None:
     entry = decode(PublishedNumber, {**ENTRY, "probe": "attacks.fgms"}, "suite.toml")
     with pytest.raises(BadInput, match=r"no such probe \(did you mean 'attacks\.fgsm'\?\)"):
         published.check_probes([entry], PROBES, "suite.toml")
 
 
-def test_a_suite_with_documented_numbers(digits: Path, auditor_cli: Callable[..., Result], tmp_path: Path) -> None:
+def test_suite_with_published_numbers(digits: Path, auditor_cli: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text(SUITE)
     ran = auditor_cli(
         "run", digits / "digits-cnn.onnx", "--suite", "s.toml", "--out", "run", "--format", "html,json,md"
@@ -125,8 +130,13 @@ def test_a_suite_with_documented_numbers(digits: Path, auditor_cli: Callable[...
     audit = json.loads((tmp_path / "run" / "audit.json").read_text())
     first, sweep, other = audit["documented"]
     assert first["rows"][0]["reading"] == "measured higher"
-    measured = {m["at"]["epsilon"]: m["value"] for p in audit["probes"] if p["id"] == "attacks.fgsm"
-                for m in p["metrics"] if m["name"] == "robust_accuracy" and m["at"].get("norm") == "linf"}  # fmt: skip
+    measured = {
+        m["at"]["epsilon"]: m["value"]
+        for p in audit["probes"]
+        if p["id"] == "attacks.fgsm"
+        for m in p["metrics"]
+        if m["name"] == "robust_accuracy" and m["at"].get("norm") == "linf"
+    }
     assert [row["value"] for row in sweep["rows"]] == [measured[0.01], measured[0.1], None]
     assert not other["this_model"]
     assert {row["value"] for row in other["rows"]} == {None}

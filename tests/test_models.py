@@ -1,4 +1,4 @@
-"""Opening deployed models: whatever the export was, pixels in [0, 1] go in and the same probabilities come out."""
+"""Deployed models of any export map pixels in [0, 1] to the same probabilities."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BIAS = PICK.normal(size=CLASSES).astype(np.float32)
 PIXELS = (PICK.integers(0, 256, (7, *SHAPE)) / 255).astype(np.float32)
 EXPECTED = softmax(PIXELS.reshape(7, -1) @ WEIGHTS.T + BIAS)
 SILENT = "[input]\nmean = [0.0]\nstd = [1.0]\n"
-"""A sidecar that states what is anyway taken."""
+"""A sidecar that states the default."""
 
 Open = Callable[..., Classifier]
 
@@ -41,7 +41,7 @@ def plugins() -> Any:
 
 @pytest.fixture
 def opened(plugins: Any) -> Open:
-    """A model file as the auditor sees it; with the images' size where the file leaves it open."""
+    """Open a model file as the auditor does, with the images' size if the file leaves it open."""
     from auditor.model.loading import build, read_sidecar
 
     def call(path: Path, data_size: tuple[int, int] | None = None) -> Classifier:
@@ -52,10 +52,17 @@ def opened(plugins: Any) -> Open:
 
 
 def linear(
-    path: Path, *, batch: Any = "batch", nhwc: bool = False, kind: Any = np.float32, softmax_at_end: bool = False,
-    open_size: bool = False, scale: float = 1.0, reshape: Any = None,
-) -> Path:  # fmt: skip
-    """The linear classifier of this file as ONNX, in all the ways in which people export one."""
+    path: Path,
+    *,
+    batch: Any = "batch",
+    nhwc: bool = False,
+    kind: Any = np.float32,
+    softmax_at_end: bool = False,
+    open_size: bool = False,
+    scale: float = 1.0,
+    reshape: Any = None,
+) -> Path:
+    """Write this file's linear classifier as ONNX, in all common export variants."""
     sides = ["height", "width"] if open_size else [SIDE, SIDE]
     shape = [batch, *sides, CHANNELS] if nhwc else [batch, CHANNELS, *sides]
     number = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
@@ -94,7 +101,7 @@ def linear(
 
 
 class Linear(torch.nn.Module):
-    """The same classifier in PyTorch; with dropout and batch norm, which must be asleep."""
+    """The same classifier in PyTorch, with dropout and batch norm, which must be in evaluation mode."""
 
     def __init__(self, *, nhwc: bool = False, probabilities: bool = False) -> None:
         super().__init__()
@@ -128,13 +135,13 @@ def script(path: Path, module: torch.nn.Module, how: str = "scripted", example: 
     return path
 
 
-def beside(model: Path, text: str) -> Path:
+def write_sidecar(model: Path, text: str) -> Path:
     model.with_name(model.name + ".audit.toml").write_text(text, encoding="utf-8")
     return model
 
 
 def agrees(classifier: Classifier, *, atol: float = 2e-6, access: str = "white-box") -> None:
-    """The known answers; in whatever batches; and from the copy the same."""
+    """The classifier returns the known answers in any batches, and so does its copy."""
     for size in (1, 2, 3, 32) if classifier.fixed_batch is None else (classifier.fixed_batch,):
         classifier.batch_size = size
         np.testing.assert_allclose(classifier.predict(PIXELS), EXPECTED, atol=atol, err_msg=f"batch {size}")
@@ -183,24 +190,24 @@ def test_onnx_in_other_precision(kind: Any, access: str, tmp_path: Path, opened:
 @pytest.mark.parametrize("probabilities", [False, True])
 def test_torchscript(how: str, probabilities: bool, tmp_path: Path, opened: Open) -> None:
     module = Linear(probabilities=probabilities).eval()
-    classifier = opened(beside(script(tmp_path / "m.pt", module, how), SILENT + f"size = [{SIDE}, {SIDE}]"))
+    classifier = opened(write_sidecar(script(tmp_path / "m.pt", module, how), SILENT + f"size = [{SIDE}, {SIDE}]"))
     assert classifier.outputs == ("probabilities" if probabilities else "logits")
     assert classifier.fixed_batch is None
     agrees(classifier)
 
 
-def test_torchscript_saved_in_training_mode_is_put_to_sleep(tmp_path: Path, opened: Open) -> None:
+def test_torchscript_saved_in_training_mode_is_evaluated(tmp_path: Path, opened: Open) -> None:
     module = Linear().train()
-    agrees(opened(beside(script(tmp_path / "m.pt", module), SILENT + f"size = [{SIDE}, {SIDE}]")))
+    agrees(opened(write_sidecar(script(tmp_path / "m.pt", module), SILENT + f"size = [{SIDE}, {SIDE}]")))
 
 
 def test_torchscript_with_channels_last(tmp_path: Path, opened: Open) -> None:
     path = script(tmp_path / "m.ts", Linear(nhwc=True).eval())
-    agrees(opened(beside(path, SILENT + f'size = [{SIDE}, {SIDE}]\nlayout = "nhwc"')))
+    agrees(opened(write_sidecar(path, SILENT + f'size = [{SIDE}, {SIDE}]\nlayout = "nhwc"')))
 
 
 class OneByOne(Linear):
-    """Traced so that only one image fits."""
+    """Traced for a batch of one image."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.linear(x.reshape(1, CHANNELS * SIDE * SIDE))
@@ -208,13 +215,13 @@ class OneByOne(Linear):
 
 def test_torchscript_traced_for_one_image(tmp_path: Path, opened: Open) -> None:
     path = script(tmp_path / "m.pt", OneByOne().eval(), "traced", torch.zeros(1, *SHAPE))
-    classifier = opened(beside(path, SILENT + f"size = [{SIDE}, {SIDE}]"))
+    classifier = opened(write_sidecar(path, SILENT + f"size = [{SIDE}, {SIDE}]"))
     assert classifier.fixed_batch == 1
     agrees(classifier)
 
 
 class Means(torch.nn.Module):
-    """Takes an image of any size; one-channel, three-channel, or depthwise first."""
+    """Accept an image of any size: one-channel, three-channel, or depthwise first."""
 
     def __init__(self, channels: int, *, depthwise: bool = False) -> None:
         super().__init__()
@@ -230,20 +237,18 @@ class Means(torch.nn.Module):
     [(Means(1), 1), (Means(3), 3), (Means(3, depthwise=True), 3)],
     ids=["grey", "rgb", "depthwise"],
 )
-def test_torchscript_says_nothing_and_is_guessed_aloud(
-    module: Any, channels: int, tmp_path: Path, opened: Open
-) -> None:
+def test_torchscript_input_is_guessed_with_a_warning(module: Any, channels: int, tmp_path: Path, opened: Open) -> None:
     path = script(tmp_path / "m.pt", module.eval())
     guessed = opened(path)
     assert guessed.shape == (channels, 224, 224)
     assert any("does not state the image size" in warning for warning in guessed.warnings)
-    assert opened(path, (9, 7)).shape == (channels, 9, 7), "the size of the images goes before the usual ones"
-    overrides = opened(beside(path, f"[input]\nsize = [5, 4]\nchannels = {channels}\nrange = [0, 1]"))
+    assert opened(path, (9, 7)).shape == (channels, 9, 7), "the size of the images overrides the common sizes"
+    overrides = opened(write_sidecar(path, f"[input]\nsize = [5, 4]\nchannels = {channels}\nrange = [0, 1]"))
     assert overrides.shape == (channels, 5, 4)
     assert overrides.warnings == []
 
 
-def test_photographs_say_nothing_of_the_size(tmp_path: Path, auditor_cli: Any) -> None:
+def test_packaged_photographs_do_not_determine_the_size(tmp_path: Path, auditor_cli: Any) -> None:
     path = script(tmp_path / "m.pt", Means(3).eval())
     result = auditor_cli("run", path, "--probe", "sanity.parity", "--samples", 4, "--format", "json", "--out", "out")
     assert result.exit_code == 0, result.output
@@ -258,13 +263,13 @@ def test_sizes_left_open_in_onnx(tmp_path: Path, opened: Open) -> None:
     classifier = opened(path, (SIDE, SIDE))
     assert any(f"{SIDE}x{SIDE} pixels" in warning for warning in classifier.warnings)
     agrees(classifier)
-    agrees(opened(beside(path, SILENT + f"size = [{SIDE}, {SIDE}]")))
+    agrees(opened(write_sidecar(path, SILENT + f"size = [{SIDE}, {SIDE}]")))
 
 
-def test_missing_preprocessing_is_said(tmp_path: Path, opened: Open) -> None:
+def test_missing_preprocessing_gives_a_warning(tmp_path: Path, opened: Open) -> None:
     path = linear(tmp_path / "m.onnx")
     assert any("No preprocessing is stated" in warning for warning in opened(path).warnings)
-    assert opened(beside(path, SILENT)).warnings == []
+    assert opened(write_sidecar(path, SILENT)).warnings == []
 
 
 @pytest.mark.parametrize(
@@ -282,10 +287,10 @@ def test_missing_preprocessing_is_said(tmp_path: Path, opened: Open) -> None:
     ids=["mean and std", "one mean for all", "0 to 255", "-1 to 1", "caffe"],
 )
 @pytest.mark.parametrize("nhwc", [False, True])
-def test_preprocessing_is_done_before_original_and_copy(
+def test_deployed_model_and_copy_share_the_preprocessing(
     text: str, prepare: Any, nhwc: bool, tmp_path: Path, opened: Open
 ) -> None:
-    path = beside(linear(tmp_path / "m.onnx", nhwc=nhwc, scale=0.01), f"[input]\n{text}")
+    path = write_sidecar(linear(tmp_path / "m.onnx", nhwc=nhwc, scale=0.01), f"[input]\n{text}")
     classifier = opened(path)
     expected = softmax((prepare(PIXELS).reshape(7, -1) @ (WEIGHTS.T * 0.01) + BIAS).astype(np.float32))
     np.testing.assert_allclose(classifier.predict(PIXELS), expected, atol=1e-5)
@@ -299,7 +304,7 @@ def _c(*values: float) -> NDArray[np.float32]:
     return np.array(values, dtype=np.float32).reshape(1, 3, 1, 1)
 
 
-def test_sidecar_in_the_file_and_beside_it(tmp_path: Path, opened: Open) -> None:
+def test_sidecar_in_the_metadata_and_next_to_the_file(tmp_path: Path, opened: Open) -> None:
     inside = f'[input]\nsize = [{SIDE}, {SIDE}]\nchannels = 3\nmean = [0.0]\n[output]\nclasses = ["a", "b", "c", "d"]'
     model = onnx.load(str(linear(tmp_path / "m.onnx")))
     helper.set_model_props(model, {"auditor.toml": inside})
@@ -310,17 +315,17 @@ def test_sidecar_in_the_file_and_beside_it(tmp_path: Path, opened: Open) -> None
         assert classifier.classes == ("a", "b", "c", "d")
         assert classifier.warnings == []
         agrees(classifier)
-        beside(path, SILENT + f'size = [{SIDE}, {SIDE}]\n[output]\nclasses = ["w", "x", "y", "z"]')
-        assert opened(path).classes == ("w", "x", "y", "z"), "what lies beside goes before what is inside"
+        write_sidecar(path, SILENT + f'size = [{SIDE}, {SIDE}]\n[output]\nclasses = ["w", "x", "y", "z"]')
+        assert opened(path).classes == ("w", "x", "y", "z"), "the sidecar file overrides the metadata"
 
 
-def test_kind_of_output_can_be_stated(tmp_path: Path, opened: Open) -> None:
-    path = beside(linear(tmp_path / "m.onnx", softmax_at_end=True), SILENT + '[output]\nkind = "probabilities"')
+def test_output_type_can_be_stated(tmp_path: Path, opened: Open) -> None:
+    path = write_sidecar(linear(tmp_path / "m.onnx", softmax_at_end=True), SILENT + '[output]\nkind = "probabilities"')
     agrees(opened(path))
 
 
 def test_constants_of_five_dimensions(tmp_path: Path, opened: Open) -> None:
-    """Tables of some transformers; the layout for images is for what has four dimensions."""
+    """Constants of some transformers; the image layout applies only to four dimensions."""
     model = onnx.load(linear(tmp_path / "m.onnx"))
     table = numpy_helper.from_array(np.zeros((1, 1, 1, 1, CLASSES), dtype=np.float32), "table")
     model.graph.initializer.append(table)
@@ -348,7 +353,7 @@ def test_weights_in_a_separate_file(tmp_path: Path, opened: Open) -> None:
         opened(tmp_path / "m.onnx")
 
 
-def test_operator_that_nobody_knows(tmp_path: Path, opened: Open) -> None:
+def test_unknown_operator(tmp_path: Path, opened: Open) -> None:
     node = helper.make_node("Frobnicate", ["image"], ["scores"], domain="com.example")
     graph = helper.make_graph(
         [node],
@@ -362,7 +367,7 @@ def test_operator_that_nobody_knows(tmp_path: Path, opened: Open) -> None:
         opened(tmp_path / "m.onnx")
 
 
-def test_reference_model_is_the_same_from_both_files(digits: Path, opened: Open) -> None:
+def test_reference_model_is_equal_from_both_files(digits: Path, opened: Open) -> None:
     with np.load(digits / "digits-test.npz") as archive:
         images = (archive["images"][:100, None] / 255).astype(np.float32)
         labels = archive["labels"][:100]

@@ -1,4 +1,4 @@
-"""Operators of the importer that networks from exporters seldom have, against ONNX Runtime and PyTorch."""
+"""Importer operators that exported networks rarely contain agree with ONNX Runtime and PyTorch."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid(*d) for d in domains.items()], ir_version=8)
 
 
-def original(proto: onnx.ModelProto, x: Tensor) -> Any:
+def deployed(proto: onnx.ModelProto, x: Tensor) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -55,20 +55,20 @@ def original(proto: onnx.ModelProto, x: Tensor) -> Any:
 
 
 def assert_same(proto: onnx.ModelProto, x: Tensor, tolerance: float = 1e-5) -> Tensor:
-    """Values as ONNX Runtime's, and the gradient of their sum."""
+    """The values equal those of ONNX Runtime; return the gradient of their sum."""
     v = x.clone().requires_grad_()
-    (found,) = import_onnx(proto)(v)
-    (expected,) = original(proto, x)
-    np.testing.assert_allclose(found.detach().numpy(), expected, rtol=tolerance, atol=tolerance)
-    assert tuple(found.shape) == expected.shape
-    (gradient,) = torch.autograd.grad(found.sum(), v)
+    (result,) = import_onnx(proto)(v)
+    (expected,) = deployed(proto, x)
+    np.testing.assert_allclose(result.detach().numpy(), expected, rtol=tolerance, atol=tolerance)
+    assert tuple(result.shape) == expected.shape
+    (gradient,) = torch.autograd.grad(result.sum(), v)
     return gradient
 
 
 X = torch.linspace(-2, 3, 12).reshape(4, 3)
 
 
-def loop(rounds: str, going: str, *, until: float = 1e9) -> onnx.ModelProto:
+def loop(limit: str, condition: str, *, until: float = 1e9) -> onnx.ModelProto:
     """state <- 1.5 state + x while the sum of the state is below ``until``; each state is also an output."""
     body = helper.make_graph(
         [
@@ -84,7 +84,7 @@ def loop(rounds: str, going: str, *, until: float = 1e9) -> onnx.ModelProto:
         [value("again", BOOL), value("after"), value("seen")],
     )
     nodes = [
-        helper.make_node("Loop", [rounds, going, "x"], ["last", "all"], body=body),
+        helper.make_node("Loop", [limit, condition, "x"], ["last", "all"], body=body),
         helper.make_node("ReduceSum", ["all", "zero"], ["total"], keepdims=0),
         helper.make_node("Add", ["last", "total"], ["y"]),
     ]
@@ -92,15 +92,17 @@ def loop(rounds: str, going: str, *, until: float = 1e9) -> onnx.ModelProto:
     return model(nodes, shape=["n", 3], constants=constants)
 
 
-@pytest.mark.parametrize(("rounds", "going", "until"), [("three", "", 1e9), ("", "true", 60.0), ("three", "true", 9.0)])
-def test_a_loop_runs_as_often_as_it_says(rounds: str, going: str, until: float) -> None:
-    gradient = assert_same(loop(rounds, going, until=until), X)
+@pytest.mark.parametrize(
+    ("limit", "condition", "until"), [("three", "", 1e9), ("", "true", 60.0), ("three", "true", 9.0)]
+)
+def test_loop_ends_by_count_or_condition(limit: str, condition: str, until: float) -> None:
+    gradient = assert_same(loop(limit, condition, until=until), X)
     assert gradient.unique().numel() == 1
     assert gradient.min() > 1
 
 
 @pytest.mark.parametrize("backwards", [0, 1])
-def test_a_scan_walks_over_an_axis(backwards: int) -> None:
+def test_scan_iterates_over_an_axis(backwards: int) -> None:
     body = helper.make_graph(
         [
             helper.make_node("Add", ["sum_in", "entry"], ["sum_out"]),
@@ -111,9 +113,16 @@ def test_a_scan_walks_over_an_axis(backwards: int) -> None:
         [value("sum_out"), value("row")],
     )
     scan = helper.make_node(
-        "Scan", ["zeros", "x"], ["last", "rows"], body=body, num_scan_inputs=1, scan_input_axes=[1],
-        scan_output_axes=[1], scan_input_directions=[backwards], scan_output_directions=[backwards],
-    )  # fmt: skip
+        "Scan",
+        ["zeros", "x"],
+        ["last", "rows"],
+        body=body,
+        num_scan_inputs=1,
+        scan_input_axes=[1],
+        scan_output_axes=[1],
+        scan_input_directions=[backwards],
+        scan_output_directions=[backwards],
+    )
     nodes = [
         helper.make_node("ReduceSum", ["x", "one"], ["sums"], keepdims=0),
         helper.make_node("Sub", ["sums", "sums"], ["zeros"]),
@@ -123,12 +132,12 @@ def test_a_scan_walks_over_an_axis(backwards: int) -> None:
     ]
     proto = model(nodes, shape=["n", 3], constants={"one": [1], "two": np.float32(2)})
     gradient = assert_same(proto, X)
-    # the state reaches every later row, and the last one all of them
+    # the state reaches every later row, and the last row reaches all of them
     expected = torch.tensor([9.0, 7.0, 5.0])
     assert torch.equal(gradient, (expected.flip(0) if backwards else expected).expand(4, 3))
 
 
-def test_scripted_lists_become_sequences() -> None:
+def test_scripted_lists_are_imported_as_sequences() -> None:
     nodes = [
         helper.make_node("SequenceEmpty", [], ["s0"]),
         helper.make_node("SequenceInsert", ["s0", "x"], ["s1"]),
@@ -144,9 +153,9 @@ def test_scripted_lists_become_sequences() -> None:
 
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
-def test_recurrent_layers_are_those_of_torch(kind: type[nn.Module], bidirectional: bool) -> None:
+def test_recurrent_layers_equal_those_of_torch(kind: type[nn.Module], bidirectional: bool) -> None:
     class Rows(nn.Module):
-        """Reads an image row by row."""
+        """Read an image row by row."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -164,9 +173,14 @@ def test_recurrent_layers_are_those_of_torch(kind: type[nn.Module], bidirectiona
         warnings.simplefilter("ignore")
         logging.disable(logging.ERROR)
         torch.onnx.export(
-            network, (torch.rand(2, 6, 4),), buffer, dynamo=False, opset_version=17, input_names=["x"],
+            network,
+            (torch.rand(2, 6, 4),),
+            buffer,
+            dynamo=False,
+            opset_version=17,
+            input_names=["x"],
             dynamic_axes={"x": {0: "n"}},
-        )  # fmt: skip
+        )
         logging.disable(logging.NOTSET)
     x = torch.rand(3, 6, 4)
     gradient = assert_same(onnx.load_from_string(buffer.getvalue()), x)
@@ -178,18 +192,24 @@ def test_recurrent_layers_are_those_of_torch(kind: type[nn.Module], bidirectiona
 
 
 def logistic(post_transform: str) -> onnx.ModelProto:
-    """What converters of scikit-learn write: a scaler, a linear model, a normaliser, texts as labels, ZipMap."""
+    """Build what scikit-learn converters write: a scaler, a linear model, a normaliser, string labels, ZipMap."""
     nodes = [
         helper.make_node(
             "Scaler", ["x"], ["scaled"], domain="ai.onnx.ml", offset=[0.5, 0.0, 1.0], scale=[2.0, 1.0, 0.5]
         ),
         helper.make_node(
-            "LinearClassifier", ["scaled"], ["place", "raw"], domain="ai.onnx.ml", post_transform=post_transform,
-            coefficients=[0.5, -1.0, 0.2, 1.5, 0.3, -0.7], intercepts=[0.1, -0.4], classlabels_ints=[0, 1],
+            "LinearClassifier",
+            ["scaled"],
+            ["place", "raw"],
+            domain="ai.onnx.ml",
+            post_transform=post_transform,
+            coefficients=[0.5, -1.0, 0.2, 1.5, 0.3, -0.7],
+            intercepts=[0.1, -0.4],
+            classlabels_ints=[0, 1],
         ),
         helper.make_node("Normalizer", ["raw"], ["p"], domain="ai.onnx.ml", norm="L1"),
         helper.make_node("ArrayFeatureExtractor", ["names", "place"], ["label"], domain="ai.onnx.ml"),
-    ]  # fmt: skip
+    ]
     names = numpy_helper.from_array(np.array(["benign", "malign"], dtype=object), "names")
     proto = model(nodes, shape=["n", 3], outputs={"label": TensorProto.STRING, "p": FLOAT})
     proto.graph.initializer.append(names)
@@ -197,26 +217,38 @@ def logistic(post_transform: str) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("post_transform", ["LOGISTIC", "SOFTMAX"])
-def test_a_linear_model_of_scikit_learn_has_a_copy_although_its_labels_are_texts(post_transform: str) -> None:
+def test_scikit_learn_linear_model_with_string_labels_has_a_copy(post_transform: str) -> None:
     proto = logistic(post_transform)
     with pytest.raises(NoCopy, match="names"):
         import_onnx(proto)
     module, _ = cut_final_activation(import_onnx(proto, ["p"]))
     v = X.clone().requires_grad_()
-    (found,) = import_onnx(proto, ["p"])(v)
-    np.testing.assert_allclose(found.detach().numpy(), original(proto, X)[1], rtol=1e-5, atol=1e-6)
-    assert torch.autograd.grad(found[:, 0].sum(), v)[0].abs().min() > 0
+    (probabilities,) = import_onnx(proto, ["p"])(v)
+    np.testing.assert_allclose(probabilities.detach().numpy(), deployed(proto, X)[1], rtol=1e-5, atol=1e-6)
+    assert torch.autograd.grad(probabilities[:, 0].sum(), v)[0].abs().min() > 0
     assert module.output_names == ("p",)
 
 
-def test_what_has_no_gradient_is_named() -> None:
+def test_operator_without_gradient_is_named() -> None:
     tree = helper.make_node(
-        "TreeEnsembleClassifier", ["x"], ["label", "p"], domain="ai.onnx.ml", post_transform="NONE",
-        nodes_treeids=[0, 0, 0], nodes_nodeids=[0, 1, 2], nodes_featureids=[0, 0, 0],
-        nodes_values=[0.5, 0.0, 0.0], nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"], nodes_truenodeids=[1, 0, 0],
-        nodes_falsenodeids=[2, 0, 0], class_treeids=[0, 0], class_nodeids=[1, 2], class_ids=[0, 1],
-        class_weights=[1.0, 1.0], classlabels_int64s=[0, 1],
-    )  # fmt: skip
+        "TreeEnsembleClassifier",
+        ["x"],
+        ["label", "p"],
+        domain="ai.onnx.ml",
+        post_transform="NONE",
+        nodes_treeids=[0, 0, 0],
+        nodes_nodeids=[0, 1, 2],
+        nodes_featureids=[0, 0, 0],
+        nodes_values=[0.5, 0.0, 0.0],
+        nodes_modes=["BRANCH_LEQ", "LEAF", "LEAF"],
+        nodes_truenodeids=[1, 0, 0],
+        nodes_falsenodeids=[2, 0, 0],
+        class_treeids=[0, 0],
+        class_nodeids=[1, 2],
+        class_ids=[0, 1],
+        class_weights=[1.0, 1.0],
+        classlabels_int64s=[0, 1],
+    )
     with pytest.raises(NoCopy, match="TreeEnsembleClassifier"):
         import_onnx(model([tree], shape=["n", 3]), ["p"])
 
@@ -224,7 +256,7 @@ def test_what_has_no_gradient_is_named() -> None:
 # --- functions of the standard, other types ---------------------------------------------------------------------------
 
 
-def test_what_our_function_does_not_know_the_one_of_the_standard_does() -> None:
+def test_standard_function_is_the_fallback() -> None:
     q = torch.rand(2, 2, 3, 4, generator=torch.Generator().manual_seed(0))
     proto = model(
         [helper.make_node("Attention", ["x", "x", "x"], ["y"], softcap=2.0, is_causal=1)], shape=[2, 2, 3, 4], opset=23
@@ -233,7 +265,7 @@ def test_what_our_function_does_not_know_the_one_of_the_standard_does() -> None:
     assert assert_same(proto, q).abs().sum() > 0
 
 
-def test_four_bit_weights_are_read() -> None:
+def test_four_bit_weights_are_imported() -> None:
     weights = helper.make_tensor("w", TensorProto.INT4, [3, 2], [-8, 7, 1, 0, -1, 3])
     nodes = [
         helper.make_node("DequantizeLinear", ["w", "scale"], ["weights"], axis=1),
@@ -276,23 +308,37 @@ def test_attention_of_onnx_runtime() -> None:
 
 
 def test_blocks_of_channels(tmp_path: Path) -> None:
-    """Depthwise, grouped and plain convolutions, sums and pools in the layout of this machine."""
+    """Depthwise, grouped and plain convolutions, sums and pools in this machine's layout."""
     assert channel_block() in {8, 16}
     torch.manual_seed(0)
     n = 2 * channel_block()
     network = nn.Sequential(
-        nn.Conv2d(3, n, 3, 2, 1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), nn.Conv2d(n, n, 3, 1, 1, groups=n),
-        nn.Conv2d(n, n, 3, 1, 1, groups=2), nn.ReLU6(), nn.Conv2d(n, n - 3, 1), nn.AvgPool2d(2), nn.Sigmoid(),
-        nn.Conv2d(n - 3, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, n, 3, 2, 1),
+        nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1),
+        nn.Conv2d(n, n, 3, 1, 1, groups=n),
+        nn.Conv2d(n, n, 3, 1, 1, groups=2),
+        nn.ReLU6(),
+        nn.Conv2d(n, n - 3, 1),
+        nn.AvgPool2d(2),
+        nn.Sigmoid(),
+        nn.Conv2d(n - 3, 5, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    ).eval()
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.ERROR)
         torch.onnx.export(
-            network, (torch.rand(2, 3, 32, 32),), buffer, dynamo=False, opset_version=13, input_names=["x"],
+            network,
+            (torch.rand(2, 3, 32, 32),),
+            buffer,
+            dynamo=False,
+            opset_version=13,
+            input_names=["x"],
             dynamic_axes={"x": {0: "n"}},
-        )  # fmt: skip
+        )
         logging.disable(logging.NOTSET)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4

@@ -1,4 +1,4 @@
-"""Reading a model's output: whatever it ends in, the same probabilities come out, of the original and of the copy."""
+"""Model outputs of any form are read as the same probabilities, from the deployed model and from the copy."""
 
 from __future__ import annotations
 
@@ -32,24 +32,27 @@ def weights(k: int) -> NDArray[np.float32]:
 
 
 def logits(k: int) -> NDArray[np.float32]:
-    given: NDArray[np.float32] = PIXELS.reshape(9, 9) @ weights(k).T
-    return given
+    result: NDArray[np.float32] = PIXELS.reshape(9, 9) @ weights(k).T
+    return result
 
 
 def sigmoid(z: NDArray[np.float32]) -> NDArray[np.float32]:
-    given: NDArray[np.float32] = 1 / (1 + np.exp(-z))
-    return given
+    result: NDArray[np.float32] = 1 / (1 + np.exp(-z))
+    return result
 
 
 def model(path: Path, k: int, *after: Any, outputs: Any = None, opset: int = 17) -> Path:
     """A linear model [n, 1, 3, 3] -> "z" [n, k], with further nodes after it."""
     nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("Gemm", ["flat", "w"], ["z"], transB=1)]
     last = after[-1].output[0] if after else "z"
-    given = outputs or [helper.make_tensor_value_info(last, FLOAT, ["n", k])]
+    declared = outputs or [helper.make_tensor_value_info(last, FLOAT, ["n", k])]
     graph = helper.make_graph(
-        [*nodes, *after], "m", [helper.make_tensor_value_info("x", FLOAT, ["n", 1, 3, 3])], given,
+        [*nodes, *after],
+        "m",
+        [helper.make_tensor_value_info("x", FLOAT, ["n", 1, 3, 3])],
+        declared,
         [numpy_helper.from_array(weights(k), "w")],
-    )  # fmt: skip
+    )
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("ai.onnx.ml", 3)]
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), str(path))
     return path
@@ -60,19 +63,19 @@ def opened(path: Path, **overrides: Any) -> Classifier:
 
 
 def agrees(classifier: Classifier, expected: NDArray[np.float32]) -> None:
-    """The known probabilities; and the softmax of the copy's logits is the same."""
+    """The probabilities are the known ones, and equal the softmax of the copy's logits."""
     np.testing.assert_allclose(classifier.predict(PIXELS), expected, atol=2e-6)
     classifier.verify(PIXELS)
     assert classifier.access == "white-box", classifier.access_reason
-    given = classifier.logits(classifier.tensor(PIXELS)).detach().numpy()
-    np.testing.assert_allclose(softmax(given), expected, atol=2e-6)
+    from_copy = classifier.logits(classifier.tensor(PIXELS)).detach().numpy()
+    np.testing.assert_allclose(softmax(from_copy), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("through", [[], ["Identity"], ["Unsqueeze"], ["Cast", "Identity"]])
 @pytest.mark.parametrize(
     ("operator", "name"), [("Softmax", "softmax"), ("LogSoftmax", "log-softmax"), ("Sigmoid", "sigmoid")]
 )
-def test_a_final_activation_is_recognised_and_left_out_of_the_copy(
+def test_final_activation_is_recognised_and_removed_from_the_copy(
     operator: str, name: str, through: list[str], tmp_path: Path
 ) -> None:
     attributes = {} if operator == "Sigmoid" else {"axis": 1}
@@ -91,7 +94,7 @@ def test_a_final_activation_is_recognised_and_left_out_of_the_copy(
     agrees(classifier, expected / expected.sum(axis=1, keepdims=True))
     assert classifier.decoder.activation == name
     assert name in classifier.access_reason
-    # not squeezed flat by the activation: where the model is sure, the copy still has a gradient
+    # without saturation by the activation: for confident predictions the copy still has a gradient
     sure = classifier.gradient(PIXELS * 30)
     assert float(sure.abs().sum()) > 0
 
@@ -115,18 +118,18 @@ def test_one_logit_is_two_classes(tmp_path: Path) -> None:
     assert classifier.outputs == "logits"
 
 
-def test_one_output_that_is_one_number_per_image(tmp_path: Path) -> None:
+def test_one_output_with_one_number_per_image(tmp_path: Path) -> None:
     squeeze = [
         helper.make_node("Constant", [], ["one"], value_ints=[1]),
         helper.make_node("Sigmoid", ["z"], ["p"]),
         helper.make_node("Squeeze", ["p", "one"], ["flat_p"]),
     ]
-    given = [helper.make_tensor_value_info("flat_p", FLOAT, ["n"])]
+    declared = [helper.make_tensor_value_info("flat_p", FLOAT, ["n"])]
     p = sigmoid(logits(1))
-    agrees(opened(model(tmp_path / "m.onnx", 1, *squeeze, outputs=given)), np.concatenate([1 - p, p], axis=1))
+    agrees(opened(model(tmp_path / "m.onnx", 1, *squeeze, outputs=declared)), np.concatenate([1 - p, p], axis=1))
 
 
-def test_softmax_over_the_batch_is_no_final_softmax(tmp_path: Path) -> None:
+def test_softmax_over_the_batch_is_not_a_final_softmax(tmp_path: Path) -> None:
     classifier = opened(model(tmp_path / "m.onnx", 4, helper.make_node("Softmax", ["z"], ["p"], axis=0)))
     assert classifier.decoder.activation == "none"
 
@@ -135,7 +138,7 @@ TWO = [helper.make_node("Neg", ["z"], ["aux"]), helper.make_node("Softmax", ["z"
 BOTH = [helper.make_tensor_value_info(name, FLOAT, ["n", 4]) for name in ("aux", "main")]
 
 
-def test_several_outputs_want_a_name(tmp_path: Path, auditor_cli: Cli) -> None:
+def test_several_outputs_require_a_name(tmp_path: Path, auditor_cli: Cli) -> None:
     path = model(tmp_path / "m.onnx", 4, *TWO, outputs=BOTH)
     with pytest.raises(
         BadInput, match=r"has 2 outputs \(aux \[n, 4\], main \[n, 4\]\); (say|state) with --output NAME"
@@ -143,16 +146,17 @@ def test_several_outputs_want_a_name(tmp_path: Path, auditor_cli: Cli) -> None:
         opened(path)
     agrees(opened(path, name="main"), softmax(logits(4)))
     agrees(opened(path, name="aux"), softmax(-logits(4)))
-    shown = auditor_cli("inspect", path, "--output", "main").output
-    assert "main: 4 classes, probabilities, from a final softmax; not read: aux" in shown
+    text = auditor_cli("inspect", path, "--output", "main").output
+    assert "main: 4 classes, probabilities, from a final softmax; not read: aux" in text
     refused = auditor_cli("inspect", path, "--output", "boxes")
     assert refused.exit_code == 2
     assert "--output boxes: no such output; the model has aux" in refused.output
     (tmp_path / "m.onnx.audit.toml").write_text('[output]\nname = "aux"')
     np.save(tmp_path / "d.npy", PIXELS)
     np.savez(tmp_path / "d.npz", images=PIXELS[:, 0])
-    done = auditor_cli("run", path, "--data", tmp_path / "d.npz", "--probe", "attacks.noise", "--format", "json",
-                       "--out", "out")  # fmt: skip
+    done = auditor_cli(
+        "run", path, "--data", tmp_path / "d.npz", "--probe", "attacks.noise", "--format", "json", "--out", "out"
+    )
     assert done.exit_code == 0, done.output
     audit = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert audit["model"]["output"] == {"name": "aux", "ends_in": "none", "single": False}
@@ -187,8 +191,8 @@ def test_several_outputs_of_torchscript(named: bool, output: str, tmp_path: Path
     agrees(open_model(path, "cpu", overrides | {"output": {"name": output}}, trust=True), softmax(-logits(4)))
 
 
-def test_label_and_probabilities_as_scikit_learn_writes_them(tmp_path: Path) -> None:
-    """ArgMax beside the probabilities, with and without ZipMap: chosen by itself, classes by their names."""
+def test_label_and_probabilities_of_scikit_learn(tmp_path: Path) -> None:
+    """ArgMax next to the probabilities, with and without ZipMap: the output is selected and the classes have names."""
     after = [
         helper.make_node("Softmax", ["z"], ["p"], axis=1),
         helper.make_node("ArgMax", ["z"], ["label"], axis=1, keepdims=0),
@@ -200,10 +204,11 @@ def test_label_and_probabilities_as_scikit_learn_writes_them(tmp_path: Path) -> 
         "ZipMap", ["p"], ["maps"], domain="ai.onnx.ml", classlabels_strings=["ash", "birch", "fir", "oak"]
     )
     of_maps = helper.make_value_info(
-        "maps", helper.make_sequence_type_proto(
+        "maps",
+        helper.make_sequence_type_proto(
             helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(FLOAT, []))
         ),
-    )  # fmt: skip
+    )
     classifier = opened(model(tmp_path / "z.onnx", 4, *after, zipped, outputs=[label, of_maps]))
     agrees(classifier, softmax(logits(4)))
     assert classifier.classes == ("ash", "birch", "fir", "oak")
@@ -218,7 +223,7 @@ def test_one_quantised_probability(dtype: Any) -> None:
     np.testing.assert_allclose(scores, [[1, 0], [0, 1]])
 
 
-def test_looking_at_numbers() -> None:
+def test_output_type_is_inferred_from_values() -> None:
     assert look_at_outputs(np.array([[0.2, 0.8]])) == "probabilities"
     assert look_at_outputs(np.array([[0.2, 0.9]])) == "logits"
     assert look_at_outputs(np.array([[0.2], [0.9]])) == "probabilities"

@@ -1,4 +1,4 @@
-"""Thresholds are judged on the ends of intervals, and a verdict never counts as passed what did not pass."""
+"""Thresholds apply to the ends of intervals, and only passed probes count as passed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GRADES = {"low": 0.9, "medium": 0.75, "high": 0.5, "critical": 0.2}
 
 
 def rule(**changes: Any) -> Rule:
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "probe": "performance.accuracy",
         "metric": "accuracy",
         "side": "at_least",
@@ -23,8 +23,8 @@ def rule(**changes: Any) -> Rule:
         "reason": "too low",
         "source": "test",
     } | changes
-    given[given.pop("side")] = given.pop("thresholds")
-    return Rule(**given)
+    fields[fields.pop("side")] = fields.pop("thresholds")
+    return Rule(**fields)
 
 
 def policy(*rules: Rule, **options: Any) -> Policy:
@@ -32,14 +32,14 @@ def policy(*rules: Rule, **options: Any) -> Policy:
 
 
 def metric(low: float | None, value: float | None, high: float | None, **changes: Any) -> dict[str, Any]:
-    given = {"name": "accuracy", "value": value, "low": low, "high": high, "n": 100, "unit": "fraction", "at": {}}
-    return given | changes
+    fields = {"name": "accuracy", "value": value, "low": low, "high": high, "n": 100, "unit": "fraction", "at": {}}
+    return fields | changes
 
 
 def probe(*metrics: dict[str, Any], **changes: Any) -> dict[str, Any]:
     findings = [{"id": f"performance.accuracy/{i}", "metric": m, "severity": "none"} for i, m in enumerate(metrics)]
-    given = {"id": "performance.accuracy", "status": "informative", "severity": "none", "reason": "", "caveat": ""}
-    return given | {"metrics": list(metrics), "findings": findings} | changes
+    fields = {"id": "performance.accuracy", "status": "informative", "severity": "none", "reason": "", "caveat": ""}
+    return fields | {"metrics": list(metrics), "findings": findings} | changes
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_at_most_is_its_mirror(interval: Any, status: str, severity: str) -> Non
     assert (judged["status"], judged["severity"]) == (status, severity)
 
 
-def test_surviving_a_weak_attack_is_never_a_pass_but_failing_it_is_a_fail() -> None:
+def test_weak_attack_can_fail_but_not_pass() -> None:
     weak = policy(rule(only_fails="a stronger attack must be run"))
     passed, failed = (judge(probe(metric(*i)), weak) for i in ((0.95, 0.97, 0.99), (0.1, 0.2, 0.3)))
     assert (passed["status"], failed["status"]) == ("inconclusive", "fail")
@@ -89,12 +89,12 @@ def test_surviving_a_weak_attack_is_never_a_pass_but_failing_it_is_a_fail() -> N
 
 
 @pytest.mark.parametrize("rules", [[], [rule(probe="attacks.fgsm")]], ids=["no rule", "other probe"])
-def test_a_probe_without_a_rule_is_not_judged(rules: Any) -> None:
+def test_probe_without_rule_is_not_judged(rules: Any) -> None:
     assert judge(probe(metric(0.9, 0.95, 0.99)), policy(*rules))["status"] == "informative"
 
 
 @pytest.mark.parametrize(
-    ("metrics", "asked"),
+    ("metrics", "required"),
     [
         ([metric(0.9, 0.95, 0.99)], rule(metric="recall")),
         ([metric(0.9, 0.95, 0.99)], rule(at={"norm": "linf"})),
@@ -104,13 +104,13 @@ def test_a_probe_without_a_rule_is_not_judged(rules: Any) -> None:
     ],
     ids=["other metric", "not at this norm", "not at this epsilon", "no number", "no metric"],
 )
-def test_a_rule_without_a_matching_number_is_never_met(metrics: Any, asked: Any) -> None:
-    judged = judge(probe(*metrics), policy(asked))
+def test_rule_without_matching_metric_is_not_met(metrics: Any, required: Any) -> None:
+    judged = judge(probe(*metrics), policy(required))
     assert judged["status"] == "inconclusive"
     assert "was not measured" in judged["reason"]
 
 
-def test_a_policy_on_a_probe_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_policy_with_unknown_probe_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "typo.toml"
     path.write_text(
         '[[rule]]\nprobe = "performance.acuracy"\nmetric = "accuracy"\nat_least = {low = 0.9}\n'
@@ -120,14 +120,14 @@ def test_a_policy_on_a_probe_that_is_not_there_is_refused(tmp_path: Path) -> Non
         read_policy(str(path), ["performance.accuracy"])
 
 
-def test_the_worst_of_all_matching_numbers_counts_and_its_finding_bears_the_severity() -> None:
+def test_worst_matching_metric_counts_and_its_finding_has_the_severity() -> None:
     numbers = [metric(0.95, 0.97, 0.99, at={"k": "a"}), metric(0.3, 0.4, 0.45, at={"k": "b"}), metric(0.6, 0.8, 0.95)]
     judged = judge(probe(*numbers), policy(rule()))
     assert (judged["status"], judged["severity"]) == ("fail", "high")
     assert [finding["severity"] for finding in judged["findings"]] == ["none", "high", "none"]
 
 
-def test_the_worst_of_several_rules_counts() -> None:
+def test_worst_of_several_rules_counts() -> None:
     rules = [rule(), rule(metric="recall", thresholds={"low": 0.99})]
     numbers = [metric(0.1, 0.15, 0.19), metric(0.5, 0.6, 0.7, name="recall")]
     judged = judge(probe(*numbers), policy(*rules))
@@ -135,7 +135,7 @@ def test_the_worst_of_several_rules_counts() -> None:
     assert [finding["severity"] for finding in judged["findings"]] == ["critical", "low"]
 
 
-def test_a_caveat_stops_a_pass_but_no_failure() -> None:
+def test_caveat_prevents_a_pass_but_not_a_failure() -> None:
     doubtful = {"caveat": "the gradients mislead"}
     passed, failed = (
         judge(probe(metric(*i), **doubtful), policy(rule())) for i in ((0.95, 0.97, 1.0), (0.1, 0.2, 0.3))
@@ -145,11 +145,11 @@ def test_a_caveat_stops_a_pass_but_no_failure() -> None:
 
 
 @pytest.mark.parametrize("status", ["error", "not-applicable"])
-def test_what_was_not_measured_is_not_judged(status: str) -> None:
+def test_unmeasured_probe_is_not_judged(status: str) -> None:
     assert judge(probe(metric(0.1, 0.1, 0.1), status=status), policy(rule()))["status"] == status
 
 
-def test_judging_twice_is_judging_once_and_a_milder_policy_takes_the_severity_back() -> None:
+def test_judging_is_idempotent_and_a_milder_policy_resets_the_severity() -> None:
     strict, mild = policy(rule()), policy(rule(thresholds={"low": 0.05}))
     once = judge(probe(metric(0.1, 0.15, 0.19)), strict)
     assert judge(once, strict) == once
@@ -177,71 +177,74 @@ def ended(probe_id: str, status: str, severity: str = "none") -> dict[str, Any]:
         ([ended("a.a", "pass"), ended("b.b", "fail", "low")], [], "pass"),
     ],
 )
-def test_fail_goes_before_incomplete_before_pass(probes: Any, broken: list[str], expected: str) -> None:
-    found, why = verdict(probes, policy(required=["a.a"], fails_at="medium"), broken)
-    assert found == expected
+def test_fail_precedes_incomplete_precedes_pass(probes: Any, broken: list[str], expected: str) -> None:
+    result, why = verdict(probes, policy(required=["a.a"], fails_at="medium"), broken)
+    assert result == expected
     assert why
 
 
-def test_what_a_pass_leaves_open_is_named() -> None:
+def test_pass_names_the_open_points() -> None:
     probes = [ended("a.a", "fail", "low"), ended("b.b", "inconclusive"), ended("c.c", "pass")]
-    found, why = verdict(probes, policy(required=["a.a"], fails_at="medium"), [])
-    assert found == "pass"
+    result, why = verdict(probes, policy(required=["a.a"], fails_at="medium"), [])
+    assert result == "pass"
     assert why == ("no probe failed at severity medium or above; milder failures: a.a (low); not settled: b.b")
 
 
 @pytest.mark.parametrize(
     ("level", "expected"), [("low", True), ("medium", True), ("high", True), ("critical", False), ("never", False)]
 )
-def test_fail_on_asks_for_this_severity_or_above(level: str, expected: bool) -> None:
+def test_fail_on_includes_higher_severities(level: str, expected: bool) -> None:
     probes = [ended("a.a", "fail", "high"), ended("b.b", "inconclusive", "none"), ended("c.c", "error", "none")]
     assert at_or_above(probes, level) is expected
 
 
 @pytest.mark.parametrize("name", builtin())
-def test_the_packaged_policies_read_and_every_rule_gives_its_source(name: str) -> None:
-    found = read_policy(name)
-    assert found.rules
-    assert all(r.reason and r.source for r in found.rules)
+def test_packaged_policies_load_and_every_rule_has_a_source(name: str) -> None:
+    loaded = read_policy(name)
+    assert loaded.rules
+    assert all(r.reason and r.source for r in loaded.rules)
 
 
-WHOLE = 'probe = "a.b"\nmetric = "m"\nreason = "r"\nsource = "s"\n'
+COMPLETE = 'probe = "a.b"\nmetric = "m"\nreason = "r"\nsource = "s"\n'
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[[rule", "not readable as TOML"),
         ("limit = 3", "unknown key 'limit'"),
         ('fails_at = "none"', "fails_at is 'none'"),
         ('[[rule]]\nprobe = "a.b"', "has no metric"),
-        (f"[[rule]]\n{WHOLE}", "exactly one of at_least and at_most"),
-        (f"[[rule]]\n{WHOLE}at_least = {{ low = 1 }}\nat_most = {{ low = 1 }}", "exactly one of at_least and at_most"),
-        (f"[[rule]]\n{WHOLE}at_least = 0.5", "at_least is 0.5; expected a table"),
+        (f"[[rule]]\n{COMPLETE}", "exactly one of at_least and at_most"),
         (
-            f"[[rule]]\n{WHOLE}at_least = {{ dire = 0.5 }}",
+            f"[[rule]]\n{COMPLETE}at_least = {{ low = 1 }}\nat_most = {{ low = 1 }}",
+            "exactly one of at_least and at_most",
+        ),
+        (f"[[rule]]\n{COMPLETE}at_least = 0.5", "at_least is 0.5; expected a table"),
+        (
+            f"[[rule]]\n{COMPLETE}at_least = {{ dire = 0.5 }}",
             "unknown key 'dire'; expected one of low, medium, high, critical",
         ),
-        (f'[[rule]]\n{WHOLE}at_least = {{ low = "x" }}', "at_least.low is 'x'; expected a number"),
-        (f"[[rule]]\n{WHOLE}at_least = {{ low = 0.1, high = 0.5 }}", "further from the goal"),
-        (f"[[rule]]\n{WHOLE}at_most = {{ low = 0.5, high = 0.1 }}", "further from the goal"),
-        (f"[[rule]]\n{WHOLE}at_least = {{ low = 0.5 }}\nwhen = 1", "unknown key 'when'"),
+        (f'[[rule]]\n{COMPLETE}at_least = {{ low = "x" }}', "at_least.low is 'x'; expected a number"),
+        (f"[[rule]]\n{COMPLETE}at_least = {{ low = 0.1, high = 0.5 }}", "further from the goal"),
+        (f"[[rule]]\n{COMPLETE}at_most = {{ low = 0.5, high = 0.1 }}", "further from the goal"),
+        (f"[[rule]]\n{COMPLETE}at_least = {{ low = 0.5 }}\nwhen = 1", "unknown key 'when'"),
     ],
 )
-def test_a_policy_that_makes_no_sense_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_policy_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "policy.toml").write_text(text)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         read_policy(str(tmp_path / "policy.toml"))
 
 
 @pytest.mark.parametrize("name", ["nonsense", "nowhere.toml"])
-def test_a_policy_that_is_not_there_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_policy_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match="no such policy"):
         read_policy(name)
 
 
-def test_a_threshold_at_a_level_is_found_up_to_rounding() -> None:
+def test_threshold_level_matches_up_to_rounding() -> None:
     """8/255 is written 0.031372549 in a policy, and 0.0313725 in audit.json."""
     rules = rule(at={"norm": "linf", "epsilon": 0.031372549})
     number = metric(0.1, 0.15, 0.19, at={"norm": "linf", "epsilon": 0.0313725})

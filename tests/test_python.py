@@ -1,4 +1,4 @@
-"""The Python interface: its documented example, what a notebook shows, errors, lightness."""
+"""The Python interface: its documented example, notebook display, errors, fast import."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "how-to" / "python.md"
 
 @pytest.fixture(scope="module")
 def example(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The example of the documentation, run as it stands: the folder and its names."""
+    """Run the example of the documentation unchanged; return the folder and its names."""
     folder = tmp_path_factory.mktemp("python")
     for file in digits.iterdir():
         shutil.copy(file, folder)
@@ -31,7 +31,7 @@ def example(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return folder, names
 
 
-def test_the_documented_example_works(example: tuple[Path, dict[str, Any]]) -> None:
+def test_documented_example_works(example: tuple[Path, dict[str, Any]]) -> None:
     folder, names = example
     assert (folder / "report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     assert names["again"].record == names["run"].record
@@ -41,7 +41,7 @@ def test_the_documented_example_works(example: tuple[Path, dict[str, Any]]) -> N
     assert order == sorted(order)
 
 
-def test_a_notebook_shows_the_verdict_and_nothing_foreign_as_html(example: tuple[Path, dict[str, Any]]) -> None:
+def test_notebook_shows_the_verdict_with_escaped_html(example: tuple[Path, dict[str, Any]]) -> None:
     run = example[1]["run"]
     hostile = auditor.Audit(run.folder, {**run.record, "verdict_reason": "<script>alert(1)</script>"})
     html = hostile._repr_html_()
@@ -50,7 +50,7 @@ def test_a_notebook_shows_the_verdict_and_nothing_foreign_as_html(example: tuple
     assert "digits-cnn.onnx" in repr(run)
 
 
-def test_what_is_not_there_is_said_in_one_sentence(example: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+def test_missing_entry_gives_one_sentence(example: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     run = example[1]["run"]
     with pytest.raises(auditor.errors.BadInput, match=r"unknown ending '\.docx'"):
         run.report(tmp_path / "report.docx")

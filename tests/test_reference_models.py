@@ -1,4 +1,4 @@
-"""The reference models: every recipe trains, exports what the auditor opens, resumes, and keeps its splits clean."""
+"""Every recipe trains, exports models that the auditor opens, resumes, and has splits without leaks."""
 
 from __future__ import annotations
 
@@ -25,13 +25,16 @@ from auditor.reference_models.common.training import InPixels
 TRAINED = [name for name in reference_models.recipes() if hasattr(reference_models.recipe(name), "Settings")]
 SMALL = {
     # torchvision's networks halve the side five times
-    "birds": ["size=32", "batch=6"], "faces": ["size=32", "batch=6"], "gender": ["size=32", "batch=6"],
-    "eye": ["size=8", "batch=8"], "cifar10": ["size=8", "batch=8", "blocks=1", "width=1"],
-}  # fmt: skip
+    "birds": ["size=32", "batch=6"],
+    "faces": ["size=32", "batch=6"],
+    "gender": ["size=32", "batch=6"],
+    "eye": ["size=8", "batch=8"],
+    "cifar10": ["size=8", "batch=8", "blocks=1", "width=1"],
+}
 
 
 def pictures(folder: Path, *, classes: Sequence[str] = ("first", "second"), each: int = 14, side: int = 16) -> Path:
-    """A folder per class: noise, and a bright half that tells the class."""
+    """Write a folder per class: noise, with a bright half that encodes the class."""
     rng = np.random.default_rng(0)
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True)
@@ -48,8 +51,8 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def untold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Export and drawing take seconds; where only the training is tested, they are left out."""
+def without_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip export and plotting, which take seconds, where only the training is tested."""
     from auditor.reference_models.common import finish
 
     monkeypatch.setattr(finish, "export", lambda model, example, stem, sidecar: stem.with_suffix(".onnx"))
@@ -70,7 +73,7 @@ def weights(checkpoint: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The two large networks with one narrow block a stage: writing hundreds of megabytes takes a minute."""
+    """Replace the two large networks by one narrow block per stage: writing hundreds of megabytes takes a minute."""
     from torchvision import models
     from torchvision.models.resnet import Bottleneck, ResNet
 
@@ -103,7 +106,7 @@ def test_full_networks_are_the_documented_ones(name: str, classes: int, weights:
 
 
 def test_full_wide_resnets_have_the_published_size() -> None:
-    """36.5 million weights for WRN-28-10 (Zagoruyko and Komodakis 2016, table 4)."""
+    """WRN-28-10 has 36.5 million weights (Zagoruyko and Komodakis 2016, table 4)."""
     recipe = reference_models.recipe("cifar10-wrn-standard")
     network = recipe.model(recipe.Settings(), 10)
     assert round(sum(parameter.numel() for parameter in network.parameters()) / 1e6, 1) == 36.5
@@ -111,7 +114,7 @@ def test_full_wide_resnets_have_the_published_size() -> None:
 
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_recipe_trains_exports_and_is_audited(name: str, few: Path, tmp_path: Path) -> None:
+def test_recipe_trains_exports_and_is_audited(name: str, few: Path, tmp_path: Path) -> None:
     from auditor.cli.main import main
 
     model = build(name, tmp_path / "models", few)
@@ -126,12 +129,12 @@ def test_a_recipe_trains_exports_and_is_audited(name: str, few: Path, tmp_path: 
     assert ran.exit_code == 0, ran.output
     audit = json.loads((tmp_path / "run" / "audit.json").read_text())
     (accuracy,) = [m for m in audit["probes"][0]["metrics"] if m["name"] == "accuracy"]
-    # the deployed file with its sidecar does what the network in training did
+    # the deployed model with its sidecar equals the trained network
     assert accuracy["n"] == record["test_accuracy"]["n"]
     assert accuracy["value"] == pytest.approx(record["test_accuracy"]["value"], abs=1e-6)
 
 
-@pytest.mark.usefixtures("untold")
+@pytest.mark.usefixtures("without_export")
 @pytest.mark.parametrize("mode", ["fgsm-augmented", "noise-augmented", "duplicate-control", "adversarial"])
 def test_every_mode_of_the_eye_recipes_trains(mode: str, few: Path, tmp_path: Path) -> None:
     model = build("eye-state-wrn", tmp_path, few, "epochs=1", f"mode={mode}", "share=0.5")
@@ -163,7 +166,7 @@ def test_copies_are_within_epsilon_of_learning_images(mode: Any) -> None:
         assert (distance > 0.0015).all()
 
 
-@pytest.mark.usefixtures("untold")
+@pytest.mark.usefixtures("without_export")
 def test_every_corruption_list_and_trivial_augment_train(few: Path, tmp_path: Path) -> None:
     for number, overrides in enumerate((["corruptions=C2", "at_once=2"], ["trivial_augment=true"])):
         build("cifar10-wrn-corruption", tmp_path / str(number), few, "epochs=1", *overrides)
@@ -172,16 +175,17 @@ def test_every_corruption_list_and_trivial_augment_train(few: Path, tmp_path: Pa
 def part(pixels: NDArray[Any], *, labels: NDArray[Any] | None = None, **groups: Any) -> images.Part:
     n = len(pixels)
     return images.Part(
-        ids=tuple(f"{i:03}" for i in range(n)), pixels=pixels,
+        ids=tuple(f"{i:03}" for i in range(n)),
+        pixels=pixels,
         labels=np.arange(n) % 2 if labels is None else labels.astype(np.int64),
         groups={name: np.array(values) for name, values in groups.items()},
-    )  # fmt: skip
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- Parseval networks
 
 
-def test_retraction_brings_all_singular_values_to_one() -> None:
+def test_retraction_moves_all_singular_values_to_one() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Flatten(), nn.Linear(40, 5), nn.Linear(5, 12))
     before = parseval.singular_values(network)
@@ -192,7 +196,7 @@ def test_retraction_brings_all_singular_values_to_one() -> None:
     assert parseval.singular_values(network).numpy() == pytest.approx(1, abs=1e-5)
 
 
-def test_retraction_is_the_papers_formula() -> None:
+def test_retraction_equals_the_published_formula() -> None:
     weights_ = torch.randn(5, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for matrix in (weights_, weights_.T):
         expected = 1.001 * matrix - 0.001 * matrix @ matrix.T @ matrix
@@ -200,12 +204,12 @@ def test_retraction_is_the_papers_formula() -> None:
 
 
 @torch.no_grad()
-def test_orthogonal_start_and_scaled_convolutions_do_not_stretch() -> None:
+def test_orthogonal_initialisation_and_scaled_convolutions_preserve_length() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1, bias=False))
     parseval.start_orthogonal(network)
     assert parseval.singular_values(network).numpy() == pytest.approx(1, abs=1e-5)
-    # the largest stretch of the convolution as a linear map of whole images
+    # the largest singular value of the convolution as a linear map of whole images
     image = torch.zeros(2 * 36, 2, 6, 6)
     image.view(72, 72).fill_diagonal_(1)
     plain = torch.linalg.matrix_norm(network(image).flatten(1).T, 2)
@@ -218,16 +222,21 @@ def test_orthogonal_start_and_scaled_convolutions_do_not_stretch() -> None:
 
 @pytest.mark.parametrize(
     ("point", "nearest"),
-    [([0.5, 0.5], [0.5, 0.5]), ([0.9, 0.3], [0.8, 0.2]), ([3.0, -1.0], [1.0, 0.0]), ([-2.0, -2.5], [0.75, 0.25]),
-     ([0.2, 0.2, 0.9], [0.1, 0.1, 0.8])],
-)  # fmt: skip
+    [
+        ([0.5, 0.5], [0.5, 0.5]),
+        ([0.9, 0.3], [0.8, 0.2]),
+        ([3.0, -1.0], [1.0, 0.0]),
+        ([-2.0, -2.5], [0.75, 0.25]),
+        ([0.2, 0.2, 0.9], [0.1, 0.1, 0.8]),
+    ],
+)
 def test_projection_onto_the_simplex(point: list[float], nearest: list[float]) -> None:
-    found = parseval.onto_simplex(torch.tensor(point))
-    assert found.tolist() == pytest.approx(nearest, abs=1e-6)
+    projected = parseval.onto_simplex(torch.tensor(point))
+    assert projected.tolist() == pytest.approx(nearest, abs=1e-6)
 
 
-@pytest.mark.usefixtures("untold")
-def test_convexity_is_trained_in_every_aggregation(few: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_export")
+def test_every_aggregation_is_trained_and_convex(few: Path, tmp_path: Path) -> None:
     model = build("eye-state-parseval", tmp_path, few, "epochs=3", "blocks=2")
     state = torch.load(model.with_name("eye-state-parseval.checkpoint.pt"), weights_only=True)["model"]
     shares = [value for name, value in state.items() if name.endswith("join.shares")]
@@ -248,15 +257,15 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.usefixtures("untold")
+@pytest.mark.usefixtures("without_export")
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [("eye-state-parseval", ["mode=adversarial"]), ("cifar10-wrn-corruption", ["trivial_augment=true"])],
 )
-def test_a_killed_training_resumes_to_the_same_weights(
+def test_killed_training_resumes_to_the_same_weights(
     name: str, overrides: list[str], few: Path, tmp_path: Path
 ) -> None:
-    whole = build(name, tmp_path / "whole", few, "epochs=3", *overrides)
+    uninterrupted = build(name, tmp_path / "uninterrupted", few, "epochs=3", *overrides)
 
     def kill(line: str) -> None:
         if line.startswith("epoch 2/3"):
@@ -265,33 +274,33 @@ def test_a_killed_training_resumes_to_the_same_weights(
     with pytest.raises(Killed):
         build(name, tmp_path / "cut", few, "epochs=3", *overrides, say=kill)
     assert not (tmp_path / "cut" / f"{name}.training.json").exists()
-    said: list[str] = []
-    build(name, tmp_path / "cut", few, "epochs=3", *overrides, say=said.append)
-    assert "goes on after epoch 2" in said
-    assert next(line for line in said if line.startswith("epoch")).startswith("epoch 3/3")
-    expected = weights(whole.with_name(f"{name}.checkpoint.pt"))
-    found = weights(tmp_path / "cut" / f"{name}.checkpoint.pt")
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    lines: list[str] = []
+    build(name, tmp_path / "cut", few, "epochs=3", *overrides, say=lines.append)
+    assert "resumes after epoch 2" in lines
+    assert next(line for line in lines if line.startswith("epoch")).startswith("epoch 3/3")
+    expected = weights(uninterrupted.with_name(f"{name}.checkpoint.pt"))
+    resumed = weights(tmp_path / "cut" / f"{name}.checkpoint.pt")
+    assert expected.keys() == resumed.keys()
+    assert all(torch.equal(expected[key], resumed[key]) for key in expected)
 
 
-@pytest.mark.usefixtures("untold")
-def test_a_checkpoint_of_other_settings_is_not_gone_on_with(few: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_export")
+def test_checkpoint_of_other_settings_is_not_resumed(few: Path, tmp_path: Path) -> None:
     build("eye-state-fc", tmp_path, few, "epochs=1")
-    said: list[str] = []
-    build("eye-state-fc", tmp_path, few, "epochs=1", "seed=1", say=said.append)
-    assert any("belongs to other settings or images" in line for line in said)
+    lines: list[str] = []
+    build("eye-state-fc", tmp_path, few, "epochs=1", "seed=1", say=lines.append)
+    assert any("belongs to other settings or images" in line for line in lines)
 
 
 # --------------------------------------------------------------------------------------------------------------- splits
 
 
-def shares_a_person(splits: images.Splits, who: Callable[[str], str]) -> bool:
-    people = [{who(i) for i in some.ids} for some in (splits.learn, splits.validation, splits.test)]
+def shares_a_person(splits: images.Splits, person: Callable[[str], str]) -> bool:
+    people = [{person(i) for i in part.ids} for part in (splits.learn, splits.validation, splits.test)]
     return bool(people[0] & people[1] or people[0] & people[2] or people[1] & people[2])
 
 
-def test_splits_keep_people_apart_by_their_file_names(tmp_path: Path) -> None:
+def test_splits_separate_people_by_file_name(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for i in range(30):
         for side in "LR":
@@ -307,22 +316,24 @@ def test_splits_keep_people_apart_by_their_file_names(tmp_path: Path) -> None:
     assert len({eye_state_wrn.person(i) for i in splits.test.ids}) * 2 == len(splits.test)
 
 
-def test_a_split_that_comes_with_the_data_loses_training_images_of_test_people() -> None:
+def test_split_of_the_data_drops_training_images_of_test_people() -> None:
     rng = np.random.default_rng(0)
     people = np.arange(60) // 2
-    some = part(
-        rng.integers(0, 255, (60, 1, 8, 8), dtype=np.uint8), labels=people % 2, subject=people.astype(str),
+    data = part(
+        rng.integers(0, 255, (60, 1, 8, 8), dtype=np.uint8),
+        labels=people % 2,
+        subject=people.astype(str),
         # every third person has one picture in train and one in test
         split=["test" if p % 3 == 0 and i % 2 else "train" for i, p in enumerate(people)],
-    )  # fmt: skip
-    splits = images.split(some, ("a", "b"), validation_share=0.2, test_share=0.2, seed=0)
+    )
+    splits = images.split(data, ("a", "b"), validation_share=0.2, test_share=0.2, seed=0)
     assert not shares_a_person(splits, lambda i: str(people[int(i)]))
     assert splits.notes["training_images_like_test_images"] == 10
     assert len(splits.test) == 10
     assert "subject" not in splits.learn.groups
 
 
-def test_splits_leak_neither_duplicates_nor_look_alikes() -> None:
+def test_splits_leak_no_duplicates_or_near_duplicates() -> None:
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 200, (40, 3, 16, 16), dtype=np.uint8)
     brighter = pixels + 20
@@ -332,12 +343,12 @@ def test_splits_leak_neither_duplicates_nor_look_alikes() -> None:
     )
     assert splits.notes["duplicates"] == 7
     assert not shares_a_person(splits, lambda i: str(int(i) % 40))
-    hashes = [{images.difference_hash(p) for p in some.pixels} for some in splits[:3]]
+    hashes = [{images.difference_hash(p) for p in part.pixels} for part in splits[:3]]
     assert not (hashes[0] | hashes[1]) & hashes[2]
     assert not hashes[0] & hashes[1]
 
 
-def test_copies_with_two_labels_are_all_left_out() -> None:
+def test_duplicates_with_contradictory_labels_are_removed() -> None:
     pixels = np.arange(4 * 64, dtype=np.uint8).reshape(4, 1, 8, 8)
     kept, gone, clashing = images.without_duplicates(
         part(pixels[[0, 0, 1, 1, 2, 3]], labels=np.array([0, 1, 1, 1, 0, 1]))
@@ -350,17 +361,17 @@ def test_copies_with_two_labels_are_all_left_out() -> None:
 
 @pytest.mark.parametrize("p", [0.5, 1, 2, 5, np.inf])
 def test_points_of_lp_balls_are_inside_and_uniform(p: float) -> None:
-    """Of a uniform point the radius to the power of the dimension is uniform on [0, 1]."""
+    """For a uniform point, the radius to the power of the dimension is uniform on [0, 1]."""
     from scipy.stats import kstest
 
-    # around grey, of a radius that [0, 1] does not cut
+    # around grey, with a radius that [0, 1] does not clip
     grey, radius = torch.full((600, 1, 2, 2), 0.5), 0.2
     points = perturbations.lp_ball(grey, p, radius, torch.Generator().manual_seed(0)) - 0.5
     rows = points.flatten(1).abs().double().numpy()
     length = rows.max(axis=1) if np.isinf(p) else (rows**p).sum(axis=1) ** (1 / p)
     assert (length <= radius * (1 + 1e-4)).all()
     assert kstest((length / radius) ** 4, "uniform").pvalue > 0.001
-    # no coordinate is favoured
+    # all coordinates have the same distribution
     assert float(points.flatten(1).mean(0).abs().max()) < 0.02
 
 
@@ -375,7 +386,7 @@ def test_impulses_change_no_more_than_their_share() -> None:
         assert values == {0.0, 1.0} if kind == "max" else len(values) > 1000
 
 
-def test_attacks_of_the_trainer_raise_the_loss_within_the_ball() -> None:
+def test_training_attacks_raise_the_loss_within_the_ball() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 10), nn.Tanh(), nn.Linear(10, 3)).eval()
     pixels, labels = torch.rand(20, 3, 4, 4), torch.arange(20) % 3
@@ -393,7 +404,7 @@ def test_attacks_of_the_trainer_raise_the_loss_within_the_ball() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--preset", "nope"], "--preset nope: no such preset; expected one of full, tiny"),
         (["--set", "nope=1"], "--set nope=1: expected NAME=VALUE with one of batch,"),
@@ -401,34 +412,44 @@ def test_attacks_of_the_trainer_raise_the_loss_within_the_ball() -> None:
         (["--set", "epochs=0"], "epochs is 0; expected at least 1"),
         (["--set", "mode=nope"], "mode"),
         (["--set", "share=2"], "share is 2"),
-        ([], "recipe eye-state-wrn needs images: give them with --data"),
+        ([], "recipe eye-state-wrn needs images: pass them with --data"),
         (["--data", "nowhere"], "--data nowhere: no such file or folder"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
-def test_bad_options_end_in_one_sentence(arguments: list[str], said: str, few: Path, tmp_path: Path) -> None:
+def test_invalid_option_gives_one_sentence(arguments: list[str], message: str, few: Path, tmp_path: Path) -> None:
     from auditor.cli.main import main
 
     data = [] if "--data" in arguments or not arguments else ["--data", str(few)]
-    ran = CliRunner().invoke(main, ["train", "eye-state-wrn", "--out", str(tmp_path), *data, *arguments])
-    assert ran.exit_code == 2
-    assert said in " ".join(ran.output.split())
-    assert "Traceback" not in ran.output
+    result = CliRunner().invoke(main, ["train", "eye-state-wrn", "--out", str(tmp_path), *data, *arguments])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert "Traceback" not in result.output
 
 
 def test_weights_of_another_architecture_are_refused(few: Path, tmp_path: Path) -> None:
     torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "other.pt")
     with pytest.raises(BadInput, match="fits 0 of the network's 122 tensors; expected a state_dict of this architect"):
         reference_models.build(
-            "gender-resnet18", tmp_path, few, print, preset="tiny", weights=str(tmp_path / "other.pt"),
+            "gender-resnet18",
+            tmp_path,
+            few,
+            print,
+            preset="tiny",
+            weights=str(tmp_path / "other.pt"),
             overrides=SMALL["gender"],
-        )  # fmt: skip
+        )
     (tmp_path / "text.pt").write_text("no weights")
     with pytest.raises(BadInput, match="not a state_dict"):
         reference_models.build(
-            "gender-resnet18", tmp_path, few, print, preset="tiny", weights=str(tmp_path / "text.pt"),
+            "gender-resnet18",
+            tmp_path,
+            few,
+            print,
+            preset="tiny",
+            weights=str(tmp_path / "text.pt"),
             overrides=SMALL["gender"],
-        )  # fmt: skip
+        )
 
 
 def test_images_that_cannot_be_split_are_refused(tmp_path: Path) -> None:

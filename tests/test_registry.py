@@ -1,4 +1,4 @@
-"""A plugin that is broken in any way is named and left out; the others work as if it were not there."""
+"""A broken plugin is named and ignored; other plugins are unaffected."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from auditor.plugin.suite import find_suite
 
 def meta(probe_id: str = "sanity.third", **changes: Any) -> Meta:
     area: Any = probe_id.partition(".")[0]
-    given: dict[str, Any] = {"id": probe_id, "title": "Third", "area": area, "why": "It is a test."}
-    return Meta(**given | changes)
+    fields: dict[str, Any] = {"id": probe_id, "title": "Third", "area": area, "why": "It is a test."}
+    return Meta(**fields | changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class NoSuchType(Third):
 
 
 def module(**hooks: Callable[..., Any]) -> types.ModuleType:
-    """A plugin's module with these hooks."""
+    """Create a plugin module with these hooks."""
     made = types.ModuleType("third")
     for name, function in hooks.items():
         setattr(made, name, hookimpl(function))
@@ -106,7 +106,7 @@ Load = Callable[..., registry.Registry]
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Load:
-    """The registry with the built-in plugins and these others: (package, module or function that loads one)."""
+    """Load the registry with the built-in plugins and these: (package, module or function that loads one)."""
     own = importlib.metadata.entry_points(group=registry.GROUP)
 
     def call(*others: Any) -> registry.Registry:
@@ -162,32 +162,32 @@ BROKEN = {
 def test_incompatible_interface_version_is_refused(load: Load, stated: Any, message: str) -> None:
     plugin = offering(variant(meta=meta("sanity.old")))
     plugin.AUDITOR_API = stated
-    found = load(plugin)
-    assert message in (found.broken[0].error or "")
-    assert "sanity.old" not in found.probes
+    loaded = load(plugin)
+    assert message in (loaded.broken[0].error or "")
+    assert "sanity.old" not in loaded.probes
 
 
 def test_compatible_interface_version_is_accepted(load: Load) -> None:
     plugin = offering(variant(meta=meta("sanity.current")))
     plugin.AUDITOR_API = API_VERSION
-    found = load(plugin)
-    assert not found.broken
-    assert "sanity.current" in found.probes
+    loaded = load(plugin)
+    assert not loaded.broken
+    assert "sanity.current" in loaded.probes
 
 
-@pytest.mark.parametrize(("plugin", "said"), BROKEN.values(), ids=BROKEN.keys())
-def test_a_broken_plugin_is_named_and_the_rest_works(load: Load, plugin: Any, said: str) -> None:
+@pytest.mark.parametrize(("plugin", "message"), BROKEN.values(), ids=BROKEN.keys())
+def test_broken_plugin_is_named_and_others_work(load: Load, plugin: Any, message: str) -> None:
     before = dict(load().probes)
-    found = load(plugin, offering(variant(meta=meta("sanity.good"))))
-    assert [p.name for p in found.broken] == ["package0:third"]
-    assert said in (found.broken[0].error or "")
-    assert "\n" not in (found.broken[0].error or "")
-    assert found.probes == before | {"sanity.good": found.probes["sanity.good"]}
-    assert found.origin["sanity.good"] == "package1:third"
+    loaded = load(plugin, offering(variant(meta=meta("sanity.good"))))
+    assert [p.name for p in loaded.broken] == ["package0:third"]
+    assert message in (loaded.broken[0].error or "")
+    assert "\n" not in (loaded.broken[0].error or "")
+    assert loaded.probes == before | {"sanity.good": loaded.probes["sanity.good"]}
+    assert loaded.origin["sanity.good"] == "package1:third"
 
 
-def test_a_plugin_with_one_bad_hook_loses_the_good_ones_too(load: Load) -> None:
-    """Half a plugin would measure what its author did not mean."""
+def test_plugin_with_one_invalid_hook_is_ignored_entirely(load: Load) -> None:
+    """A partial plugin would not measure what its author intended."""
 
     def auditor_probes() -> list[Any]:
         return [Third]
@@ -195,40 +195,40 @@ def test_a_plugin_with_one_bad_hook_loses_the_good_ones_too(load: Load) -> None:
     def auditor_suites(extra: int) -> list[Path]:
         return []
 
-    found = load(module(auditor_probes=auditor_probes, auditor_suites=auditor_suites))
-    assert len(found.broken) == 1
-    assert "sanity.third" not in found.probes
+    loaded = load(module(auditor_probes=auditor_probes, auditor_suites=auditor_suites))
+    assert len(loaded.broken) == 1
+    assert "sanity.third" not in loaded.probes
 
 
-def test_of_two_newcomers_with_one_id_the_first_keeps_it_and_both_are_named(load: Load) -> None:
-    found = load(offering(Third), offering(variant()))
-    assert found.probes["sanity.third"] is Third
-    assert [p.name for p in found.broken] == ["package1:third"]
-    assert "package0:third" in (found.broken[0].error or "")
+def test_duplicate_id_keeps_the_first_probe_and_names_both(load: Load) -> None:
+    loaded = load(offering(Third), offering(variant()))
+    assert loaded.probes["sanity.third"] is Third
+    assert [p.name for p in loaded.broken] == ["package1:third"]
+    assert "package0:third" in (loaded.broken[0].error or "")
 
 
-def test_one_bad_probe_does_not_take_the_good_one_of_the_same_plugin(load: Load) -> None:
-    found = load(offering(NoConclude, Third))
-    assert found.probes["sanity.third"] is Third
-    assert "does not define conclude" in (found.broken[0].error or "")
+def test_invalid_probe_does_not_affect_others_of_its_plugin(load: Load) -> None:
+    loaded = load(offering(NoConclude, Third))
+    assert loaded.probes["sanity.third"] is Third
+    assert "does not define conclude" in (loaded.broken[0].error or "")
 
 
 @pytest.mark.parametrize("hook", ["auditor_suites", "auditor_report_formats"])
-def test_a_hook_that_raises_later_is_named_too(load: Load, hook: str) -> None:
-    found = load(module(**{hook: raises_bare}))
-    assert {"quick", "standard", "full"} <= found.suites().keys()
-    assert {"html", "pdf", "sarif", "junit", "md"} <= found.formats().keys()
-    assert [p.error for p in found.broken] == [f"{hook} raised ZeroDivisionError: one by none"]
+def test_hook_that_raises_is_named(load: Load, hook: str) -> None:
+    loaded = load(module(**{hook: raises_bare}))
+    assert {"quick", "standard", "full"} <= loaded.suites().keys()
+    assert {"html", "pdf", "sarif", "junit", "md"} <= loaded.formats().keys()
+    assert [p.error for p in loaded.broken] == [f"{hook} raised ZeroDivisionError: one by none"]
 
 
-def test_a_plugin_may_not_replace_a_suite_or_a_format(load: Load, tmp_path: Path) -> None:
+def test_plugin_cannot_replace_a_suite_or_a_format(load: Load, tmp_path: Path) -> None:
     fmt = types.SimpleNamespace(name="html", file="mine.html", render=None)
-    found = load(module(auditor_suites=lambda: [tmp_path / "full.toml"]), module(auditor_report_formats=lambda: [fmt]))
-    assert found.suites()["full"] != tmp_path / "full.toml"
-    assert found.formats()["html"].file == "report.html"
-    assert [p.name for p in found.broken] == ["package0:third", "package1:third"]
-    assert "full" in (found.broken[0].error or "")
-    assert "html" in (found.broken[1].error or "")
+    loaded = load(module(auditor_suites=lambda: [tmp_path / "full.toml"]), module(auditor_report_formats=lambda: [fmt]))
+    assert loaded.suites()["full"] != tmp_path / "full.toml"
+    assert loaded.formats()["html"].file == "report.html"
+    assert [p.name for p in loaded.broken] == ["package0:third", "package1:third"]
+    assert "full" in (loaded.broken[0].error or "")
+    assert "html" in (loaded.broken[1].error or "")
 
 
 def test_plugins_add_suites_formats_and_openers(load: Load, tmp_path: Path) -> None:
@@ -238,17 +238,18 @@ def test_plugins_add_suites_formats_and_openers(load: Load, tmp_path: Path) -> N
     def auditor_open_images(path: Path) -> Any:
         return "mine" if path.suffix == ".mine" else None
 
-    found = load(
+    loaded = load(
         module(
-            auditor_suites=lambda: [tmp_path / "mine.toml"], auditor_report_formats=lambda: [fmt],
+            auditor_suites=lambda: [tmp_path / "mine.toml"],
+            auditor_report_formats=lambda: [fmt],
             auditor_open_images=auditor_open_images,
         )
-    )  # fmt: skip
-    assert not found.broken
-    assert find_suite("mine", found).samples == 7
-    assert found.formats()["csv"] is fmt
-    assert found.first("auditor_open_images", path=Path("x.mine")) == "mine"
-    assert found.first("auditor_open_images", path=Path("x.unknown")) is None
+    )
+    assert not loaded.broken
+    assert find_suite("mine", loaded).samples == 7
+    assert loaded.formats()["csv"] is fmt
+    assert loaded.first("auditor_open_images", path=Path("x.mine")) == "mine"
+    assert loaded.first("auditor_open_images", path=Path("x.unknown")) is None
 
 
 @pytest.mark.parametrize(
@@ -262,13 +263,15 @@ def test_plugins_add_suites_formats_and_openers(load: Load, tmp_path: Path) -> N
         ({"fill": "black", "exact": True}, {"fill": "black", "exact": True}),
         ({}, {}),
     ],
-)  # fmt: skip
-def test_settings_get_their_types(load: Load, settings: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+)
+def test_settings_are_converted_to_their_types(
+    load: Load, settings: Mapping[str, Any], expected: Mapping[str, Any]
+) -> None:
     assert load(offering(Third)).configure("sanity.third", settings, where="suite") == Third(**expected)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"speed": 1}, "has no setting 'speed'"),
         ({"ratio": "much"}, "ratio is 'much'; expected a number or a fraction"),
@@ -281,26 +284,26 @@ def test_settings_get_their_types(load: Load, settings: Mapping[str, Any], expec
         ({"count": -1}, "count must not be negative"),
     ],
 )
-def test_a_setting_that_does_not_fit_is_refused(load: Load, settings: Mapping[str, Any], said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+def test_invalid_setting_is_refused(load: Load, settings: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         load(offering(Third)).configure("sanity.third", settings, where="suite")
 
 
 @pytest.mark.parametrize("value", ["1/0", "1.2.3/4", "./."])
-def test_a_fraction_that_is_no_number_is_refused(load: Load, value: str) -> None:
+def test_invalid_fraction_is_refused(load: Load, value: str) -> None:
     with pytest.raises(BadInput, match="expected a number"):
         load(offering(Third)).configure("sanity.third", {"ratio": value}, where="suite")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_setting_that_is_no_finite_number_is_refused(load: Load, value: float) -> None:
-    """TOML knows nan and inf; audit.json does not."""
+def test_non_finite_setting_is_refused(load: Load, value: float) -> None:
+    """TOML supports nan and inf; audit.json does not."""
     with pytest.raises(BadInput, match="expected a number"):
         load(offering(Third)).configure("sanity.third", {"ratio": value}, where="suite")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("probes = [", "not readable as TOML"),
         ("samples = 3", "has no probes"),
@@ -313,13 +316,13 @@ def test_a_setting_that_is_no_finite_number_is_refused(load: Load, value: float)
         ('probes = ["*"]\n[settings]\n"attacks.fgsm" = 3', "attacks.fgsm"),
     ],
 )
-def test_a_suite_that_makes_no_sense_is_refused(load: Load, tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_suite_is_refused(load: Load, tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "suite.toml").write_text(text)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         find_suite(str(tmp_path / "suite.toml"), load())
 
 
 @pytest.mark.parametrize("name", ["quick", "standard", "full"])
-def test_the_packaged_suites_read(load: Load, name: str) -> None:
-    found = load()
-    assert found.select(find_suite(name, found).probes, option="--probe")
+def test_packaged_suites_load(load: Load, name: str) -> None:
+    plugins = load()
+    assert plugins.select(find_suite(name, plugins).probes, option="--probe")

@@ -1,4 +1,4 @@
-"""Rows of features: trees and linear models of scikit-learn's kind, and an MLP, audited on a table."""
+"""Tabular data: trees and linear models like those of scikit-learn, and an MLP, audited on a table."""
 
 from __future__ import annotations
 
@@ -53,16 +53,28 @@ def save(path: Path, nodes: list[Any], outputs: list[Any], constants: Any = (), 
 
 
 def tree(path: Path, *, zipmap: bool = True) -> Path:
-    """age > 50, else fever > 38.5: a tree of two classes as skl2onnx writes it, with ZipMap."""
+    """Write the tree age > 50, else fever > 38.5, with two classes as skl2onnx does, with ZipMap."""
     node = helper.make_node(
-        "TreeEnsembleClassifier", ["x"], ["label", "p"], domain="ai.onnx.ml", post_transform="NONE",
+        "TreeEnsembleClassifier",
+        ["x"],
+        ["label", "p"],
+        domain="ai.onnx.ml",
+        post_transform="NONE",
         classlabels_strings=["ill", "well"],
-        nodes_treeids=[0] * 5, nodes_nodeids=[0, 1, 2, 3, 4], nodes_featureids=[0, 1, 0, 0, 0],
-        nodes_modes=["BRANCH_LEQ", "BRANCH_LEQ", "LEAF", "LEAF", "LEAF"], nodes_values=[50.0, 38.5, 0.0, 0.0, 0.0],
-        nodes_truenodeids=[1, 3, 0, 0, 0], nodes_falsenodeids=[2, 4, 0, 0, 0], nodes_hitrates=[1.0] * 5,
-        nodes_missing_value_tracks_true=[0] * 5, class_treeids=[0] * 3, class_nodeids=[2, 3, 4],
-        class_ids=[0, 0, 0], class_weights=[0.0, 1.0, 0.0],
-    )  # fmt: skip
+        nodes_treeids=[0] * 5,
+        nodes_nodeids=[0, 1, 2, 3, 4],
+        nodes_featureids=[0, 1, 0, 0, 0],
+        nodes_modes=["BRANCH_LEQ", "BRANCH_LEQ", "LEAF", "LEAF", "LEAF"],
+        nodes_values=[50.0, 38.5, 0.0, 0.0, 0.0],
+        nodes_truenodeids=[1, 3, 0, 0, 0],
+        nodes_falsenodeids=[2, 4, 0, 0, 0],
+        nodes_hitrates=[1.0] * 5,
+        nodes_missing_value_tracks_true=[0] * 5,
+        class_treeids=[0] * 3,
+        class_nodeids=[2, 3, 4],
+        class_ids=[0, 0, 0],
+        class_weights=[0.0, 1.0, 0.0],
+    )
     label = helper.make_tensor_value_info("label", TensorProto.STRING, ["n"])
     if not zipmap:
         return save(path, [node], [label, helper.make_tensor_value_info("p", FLOAT, ["n", 2])])
@@ -74,7 +86,7 @@ def tree(path: Path, *, zipmap: bool = True) -> Path:
 
 
 def linear(path: Path) -> Path:
-    """Logits 0 and (age - 50.5) / 10: the margin is a distance in years."""
+    """Write logits 0 and (age - 50.5) / 10: the margin is a distance in years."""
     weights = np.array([[0, 0], [0.1, 0]], dtype=np.float32)
     nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["z"], transB=1)]
     constants = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.float32([0, -5.05]), "b")]
@@ -95,14 +107,14 @@ def table(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("zipmap", [True, False])
-def test_a_tree_gets_the_very_rows_of_the_table(zipmap: bool, table: Path) -> None:
-    """It splits at values that occur, so an error of rounding would change answers; all 120 must be right."""
+def test_tree_receives_the_exact_values_of_the_table(zipmap: bool, table: Path) -> None:
+    """The tree splits at values in the table, so a rounding error would change answers; all 120 must be correct."""
     classifier, images = audited(tree(table.with_name("t.onnx"), zipmap=zipmap), table)
     pixels = images.pixels(images.ids)
     assert pixels.shape == (N, 2)
     assert (pixels.min(), pixels.max()) == (0, 1)
-    given = classifier.preprocessing.apply(pixels)
-    np.testing.assert_array_equal(given, patients()[["age", "fever"]].to_numpy().astype(np.float32))
+    received = classifier.preprocessing.apply(pixels)
+    np.testing.assert_array_equal(received, patients()[["age", "fever"]].to_numpy().astype(np.float32))
     assert classifier.classes == ("ill", "well")
     assert (classifier.predict(pixels).argmax(1) == images.labels).all()
     assert images.groups == {"clinic": patients()["clinic"].tolist()}
@@ -110,15 +122,15 @@ def test_a_tree_gets_the_very_rows_of_the_table(zipmap: bool, table: Path) -> No
     assert classifier.input_kind == "rows"
 
 
-def test_whole_numbers_stay_whole(table: Path) -> None:
+def test_integers_stay_integers(table: Path) -> None:
     classifier, images = audited(linear(table.with_name("m.onnx")), table)
-    given = classifier.preprocessing.apply((images.pixels(images.ids) + 0.003).clip(0, 1))
-    ages = given[:, 0]
+    received = classifier.preprocessing.apply((images.pixels(images.ids) + 0.003).clip(0, 1))
+    ages = received[:, 0]
     np.testing.assert_array_equal(ages, np.rint(ages))
-    assert not np.array_equal(given[:, 1], np.rint(given[:, 1]))
+    assert not np.array_equal(received[:, 1], np.rint(received[:, 1]))
 
 
-def test_copy_of_a_linear_model_has_the_gradient_in_shares_of_the_range(table: Path) -> None:
+def test_copy_of_linear_model_has_gradient_in_units_of_the_range(table: Path) -> None:
     classifier, images = audited(linear(table.with_name("m.onnx")), table)
     pixels = images.pixels(images.ids)
     classifier.verify(pixels)
@@ -147,7 +159,7 @@ def source(**columns: list[Any]) -> Source:
 NOTHING: dict[str, Any] = {"label": None, "groups": None, "features": None}
 
 
-def test_columns_are_told_apart() -> None:
+def test_columns_are_distinguished() -> None:
     columns: dict[str, list[Any]] = {"sex": ["f", "m"], "a": ["1", "2"], "label": ["0", "1"], "b": [0.5, 1.5]}
     rows, how = of_table(source(**columns), 2, "float32", **NOTHING)
     assert [feature.name for feature in how.features] == ["a", "b"]
@@ -159,7 +171,7 @@ def test_columns_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "overrides", "says"),
+    ("columns", "overrides", "message"),
     [
         ({"a": [1], "b": [2]}, {}, r"has 2 columns of features \(a, b\), but the model takes 1; name label, groups"),
         ({"a": [1]}, {"label": "y"}, "has no column 'y'; it has a"),
@@ -168,12 +180,12 @@ def test_columns_are_told_apart() -> None:
         ({"a": [1, 2], "label": ["x", None]}, {}, "1 of 2 rows have no label"),
     ],
 )
-def test_tables_that_do_not_fit(columns: dict[str, Any], overrides: dict[str, Any], says: str) -> None:
-    with pytest.raises(BadInput, match=says):
+def test_incompatible_table_is_refused(columns: dict[str, Any], overrides: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         of_table(source(**columns), 1, "float32", **(NOTHING | overrides))
 
 
-def test_a_feature_that_never_changes() -> None:
+def test_constant_feature() -> None:
     rows, how = of_table(source(a=[3, 3], b=[0.1, 0.2]), 2, "float32", **NOTHING)
     pixels = np.stack([rows.read(i)[1] for i in range(2)])
     np.testing.assert_array_equal(how.apply(pixels), np.float32([[3, 0.1], [3, 0.2]]))
@@ -182,12 +194,22 @@ def test_a_feature_that_never_changes() -> None:
 
 
 def test_full_suite_on_a_tree(table: Path, auditor_cli: Cli, tmp_path: Path) -> None:
-    """Nothing breaks; what is about images says so; a row without a number is named."""
+    """No probe breaks; image probes are not applicable; a row without a number is named."""
     frame = patients()
     frame.loc[3, "fever"] = np.nan
     frame.to_parquet(tmp_path / "p.parquet")
-    result = auditor_cli("run", tree(tmp_path / "t.onnx"), "--data", "p.parquet", "--suite", "full",
-                         "--format", "json,md", "--out", "out")  # fmt: skip
+    result = auditor_cli(
+        "run",
+        tree(tmp_path / "t.onnx"),
+        "--data",
+        "p.parquet",
+        "--suite",
+        "full",
+        "--format",
+        "json,md",
+        "--out",
+        "out",
+    )
     assert result.exit_code == 0, result.output
     audit = json.loads((tmp_path / "out" / "audit.json").read_text())
     by_id = {probe["id"]: probe for probe in audit["probes"]}
@@ -204,7 +226,7 @@ def test_full_suite_on_a_tree(table: Path, auditor_cli: Cli, tmp_path: Path) -> 
 
 
 def test_gradient_attack_on_rows(table: Path, auditor_cli: Cli, tmp_path: Path) -> None:
-    """The border is at 50.5 years: PGD finds exactly the rows from which two whole years lead across."""
+    """The decision boundary is at 50.5 years: PGD finds exactly the rows within two whole years of it."""
     ages = patients()["age"]
     labels = np.where(ages > 50, "old", "young")
     patients().assign(label=labels).to_csv(table, index=False)
@@ -212,8 +234,9 @@ def test_gradient_attack_on_rows(table: Path, auditor_cli: Cli, tmp_path: Path) 
     suite = tmp_path / "s.toml"
     suite.write_text(f'probes = ["attacks.pgd"]\n[settings."attacks.pgd"]\nepsilons = [{epsilon}]\nl2_epsilons = []\n')
     (tmp_path / "m.onnx.audit.toml").write_text('[output]\nclasses = ["young", "old"]')
-    result = auditor_cli("run", linear(tmp_path / "m.onnx"), "--data", table, "--suite", suite, "--format", "json",
-                         "--out", "out")  # fmt: skip
+    result = auditor_cli(
+        "run", linear(tmp_path / "m.onnx"), "--data", table, "--suite", suite, "--format", "json", "--out", "out"
+    )
     assert result.exit_code == 0, result.output
     metrics = json.loads((tmp_path / "out" / "audit.json").read_text())["probes"][0]["metrics"]
     robust = next(m for m in metrics if m["name"] == "robust_accuracy" and m["at"]["epsilon"])
@@ -221,7 +244,7 @@ def test_gradient_attack_on_rows(table: Path, auditor_cli: Cli, tmp_path: Path) 
     assert robust["value"] == pytest.approx(1 - broken / N, abs=1e-6)
 
 
-def test_what_does_not_go_together(table: Path, auditor_cli: Cli, tmp_path: Path, digits: Path) -> None:
+def test_incompatible_options_are_refused(table: Path, auditor_cli: Cli, tmp_path: Path, digits: Path) -> None:
     model = tree(tmp_path / "t.onnx")
     none = auditor_cli("run", model)
     assert none.exit_code == 2
@@ -230,13 +253,13 @@ def test_what_does_not_go_together(table: Path, auditor_cli: Cli, tmp_path: Path
     images = auditor_cli("run", digits / "digits-cnn.onnx", "--data", table)
     assert images.exit_code == 2
     assert "has the columns age, fever, clinic, label, but the model takes images" in images.output
-    shown = auditor_cli("inspect", model).output
-    assert "2 tabular features" in shown
-    assert "not read: label" in shown
+    text = auditor_cli("inspect", model).output
+    assert "a row of 2 features" in text
+    assert "not read: label" in text
 
 
 def wide(n: int, features: int) -> pd.DataFrame:
-    """A table of ``features`` columns whose label follows the first three."""
+    """Return a table of ``features`` columns whose label depends on the first three."""
     rng = np.random.default_rng(1)
     table = pd.DataFrame(rng.normal(size=(n, features)), columns=[f"f{i}" for i in range(features)])
     score = 2 * table["f0"] - table["f1"] + 0.5 * table["f2"]
@@ -245,36 +268,41 @@ def wide(n: int, features: int) -> pd.DataFrame:
 
 @pytest.fixture(scope="module", params=[4, 13])
 def regression(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Batch]:
-    """A logistic regression of few or many features and five rows."""
+    """A logistic regression of few or many features, and five rows."""
     features, folder = request.param, tmp_path_factory.mktemp("wide")
     weights = np.zeros((2, features), dtype=np.float32)
     weights[1, :3] = [2, -1, 0.5]
     nodes = [helper.make_node("Gemm", ["x", "w"], ["z"], transB=1)]
-    model = save(folder / "m.onnx", nodes, [helper.make_tensor_value_info("z", FLOAT, ["n", 2])],
-                 [numpy_helper.from_array(weights, "w")], features)  # fmt: skip
+    model = save(
+        folder / "m.onnx",
+        nodes,
+        [helper.make_tensor_value_info("z", FLOAT, ["n", 2])],
+        [numpy_helper.from_array(weights, "w")],
+        features,
+    )
     wide(150, features).to_csv(folder / "t.csv", index=False)
     classifier, images = audited(model, folder / "t.csv")
     return classifier, Measurer(classifier, images, 0).batch(images.ids[:5])
 
 
-def test_shap_of_rows_is_the_library_s_own_and_adds_up(regression: tuple[Any, Batch]) -> None:
+def test_tabular_shap_equals_the_library_and_adds_up(regression: tuple[Any, Batch]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import shap
 
     classifier, batch = regression
-    width, answer = batch.pixels.shape[1], int(batch.predictions[1])
+    width, predicted = batch.pixels.shape[1], int(batch.predictions[1])
     usual = background(classifier)
     assert usual.shape == (100, width)
     probe = Shap(evaluations=200)
     values, base = probe.features(classifier, batch, 1, seed=3)
-    assert base + values.sum() == pytest.approx(float(batch.probabilities[1, answer]), abs=1e-5)
+    assert base + values.sum() == pytest.approx(float(batch.probabilities[1, predicted]), abs=1e-5)
     assert probe.draws(classifier) is (width > 10)
 
     def plain(rows: np.ndarray) -> np.ndarray:
-        return classifier.predict(rows.astype(np.float32))[:, answer]
+        return classifier.predict(rows.astype(np.float32))[:, predicted]
 
-    # what shap picks by itself for so many features, with its own batches
+    # shap's default for this number of features, with its own batches
     explainer = shap.Explainer(plain, shap.maskers.Independent(usual), seed=3)
     theirs = explainer(batch.pixels[1].reshape(1, -1), max_evals=200 if width > 10 else 2**width, silent=True)
     np.testing.assert_allclose(values, theirs.values[0], atol=1e-6)
@@ -282,23 +310,26 @@ def test_shap_of_rows_is_the_library_s_own_and_adds_up(regression: tuple[Any, Ba
     assert maps.shape == (5, width)
 
 
-def test_lime_of_rows_is_the_package_s_own_for_the_same_seed(regression: tuple[Any, Batch]) -> None:
+def test_tabular_lime_equals_the_package_for_the_same_seed(regression: tuple[Any, Batch]) -> None:
     from lime.lime_tabular import LimeTabularExplainer
 
     classifier, batch = regression
-    width, answer = batch.pixels.shape[1], int(batch.predictions[0])
+    width, predicted = batch.pixels.shape[1], int(batch.predictions[0])
     ours = Lime(evaluations=300).features(classifier, batch, 0, seed=11)
     explainer = LimeTabularExplainer(background(classifier), feature_selection="none", random_state=11)
-    found = explainer.explain_instance(
-        batch.pixels[0].ravel(), lambda x: classifier.predict(x.astype(np.float32)),
-        labels=(answer,), num_features=width, num_samples=300,
-    )  # fmt: skip
-    for feature, coefficient in found.local_exp[answer]:
+    explanation = explainer.explain_instance(
+        batch.pixels[0].ravel(),
+        lambda x: classifier.predict(x.astype(np.float32)),
+        labels=(predicted,),
+        num_features=width,
+        num_samples=300,
+    )
+    for feature, coefficient in explanation.local_exp[predicted]:
         assert ours[feature] == pytest.approx(coefficient, abs=1e-9)
     assert set(np.argsort(-np.abs(ours))[:2]) <= {0, 1, 2}
 
 
-def test_covering_a_feature_gives_it_its_mean(regression: tuple[Any, Batch]) -> None:
+def test_covered_feature_has_its_mean(regression: tuple[Any, Batch]) -> None:
     classifier, batch = regression
     maps = OcclusionMap().attribute(classifier, batch, Randomness(0, "x"))
     covered = batch.pixels.copy()
@@ -309,28 +340,46 @@ def test_covering_a_feature_gives_it_its_mean(regression: tuple[Any, Batch]) -> 
     np.testing.assert_allclose(maps[:, 3:], 0, atol=1e-6)
 
 
-def test_what_hangs_on_a_feature_is_said_of_rows(auditor_cli: Cli, tmp_path: Path, table: Path) -> None:
-    """Age alone decides: every explanation names it, covering it flips answers, and nothing speaks of images."""
+def test_findings_on_features_are_worded_for_tabular_data(auditor_cli: Cli, tmp_path: Path, table: Path) -> None:
+    """Only age decides: every explanation names it, covering it changes answers, and no finding mentions images."""
     ages = patients()["age"]
     patients().assign(label=np.where(ages > 50, "old", "young")).to_csv(table, index=False)
     (tmp_path / "m.onnx.audit.toml").write_text('[output]\nclasses = ["young", "old"]')
-    wanted = ["performance.*", "explanations.*", "bias.*", "attacks.hopskipjump"]
-    options = [item for probe_id in wanted for item in ("--probe", probe_id)]
-    result = auditor_cli("run", linear(tmp_path / "m.onnx"), "--data", table, *options, "--format", "html,json",
-                         "--samples", 60, "--out", "out")  # fmt: skip
+    patterns = ["performance.*", "explanations.*", "bias.*", "attacks.hopskipjump"]
+    options = [item for probe_id in patterns for item in ("--probe", probe_id)]
+    result = auditor_cli(
+        "run",
+        linear(tmp_path / "m.onnx"),
+        "--data",
+        table,
+        *options,
+        "--format",
+        "html,json",
+        "--samples",
+        60,
+        "--out",
+        "out",
+    )
     assert result.exit_code == 0, result.output
     probes = {p["id"]: p for p in json.loads((tmp_path / "out" / "audit.json").read_text())["probes"]}
     for method in ("shap", "lime", "occlusion", "integrated-gradients"):
-        found = [f for f in probes[f"explanations.{method}"]["findings"] if f["id"].endswith("/where")]
-        assert found[0]["statement"].startswith("age has the largest share"), method
+        findings = [f for f in probes[f"explanations.{method}"]["findings"] if f["id"].endswith("/where")]
+        assert findings[0]["statement"].startswith("age has the largest share"), method
     assert probes["explanations.grad-cam"]["status"] == "not-applicable"
     assert probes["bias.slices"]["reason"] == "requires image input; this model takes 2 tabular features"
     drop = probes["bias.counterfactual-occlusion"]["findings"][0]
-    assert "depends on the attributed region more than on others" in drop["statement"]
-    assert "Attributed most often: age" in drop["statement"]
-    distance = next(m for m in probes["attacks.hopskipjump"]["metrics"] if m["name"] == "distance_median"
-                    and m["at"]["norm"] == "linf")  # fmt: skip
-    whole = ages.max() - ages.min()
-    assert 0.5 * np.median(np.abs(ages - 50.5)) / whole < distance["value"] < 2 * np.median(np.abs(ages - 50.5)) / whole
-    said = json.dumps([p["findings"] for p in probes.values() if p["findings"]])
-    assert "image" not in said.replace("image_id", "")
+    assert "hangs on the named region more than on others" in drop["statement"]
+    assert "Named most often: age" in drop["statement"]
+    distance = next(
+        m
+        for m in probes["attacks.hopskipjump"]["metrics"]
+        if m["name"] == "distance_median" and m["at"]["norm"] == "linf"
+    )
+    age_range = ages.max() - ages.min()
+    assert (
+        0.5 * np.median(np.abs(ages - 50.5)) / age_range
+        < distance["value"]
+        < 2 * np.median(np.abs(ages - 50.5)) / age_range
+    )
+    findings_text = json.dumps([p["findings"] for p in probes.values() if p["findings"]])
+    assert "image" not in findings_text.replace("image_id", "")

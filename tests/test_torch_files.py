@@ -1,4 +1,4 @@
-"""TorchScript and torch.export archives: opened where they are sound, refused before anything of them runs."""
+"""TorchScript and torch.export archives are opened if sound, and refused before any of their code runs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PIXELS = (PICK.integers(0, 256, (7, *SHAPE)) / 255).astype(np.float32)
 
 
 class Linear(torch.nn.Module):
-    """A linear classifier; ``batch`` is written into the program, as careless code does."""
+    """A linear classifier; ``batch`` is fixed in the program, a common mistake."""
 
     def __init__(self, batch: int = -1) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def opened(plugins: Any) -> Callable[[Path], Classifier]:
 
 
 def check(classifier: Classifier, fixed: int | None) -> None:
-    """The known answers, white-box, whatever the file says or hides about its batch."""
+    """The classifier returns the known answers, white-box, whether or not the file states its batch."""
     assert classifier.shape == SHAPE
     assert classifier.fixed_batch == fixed
     np.testing.assert_allclose(classifier.predict(PIXELS), EXPECTED, atol=1e-6)
@@ -87,14 +87,14 @@ def test_traced_for_one_batch_only(batch: int, tmp_path: Path, opened: Any) -> N
     check(opened(path), batch)
 
 
-def test_what_a_file_was_traced_with_says_its_size(tmp_path: Path, opened: Any) -> None:
+def test_traced_example_determines_the_size(tmp_path: Path, opened: Any) -> None:
     classifier = opened(traced(tmp_path / "m.pt", Linear(), 2))
     check(classifier, None)
     assert not any("does not say the image size" in warning for warning in classifier.warnings)
 
 
 def rewritten(content: bytes, changes: dict[str, bytes | None], added: dict[str, bytes] | None = None) -> bytes:
-    """The archive with other contents for the entries that end so (None: left out), and more of them."""
+    """Return the archive with other contents for entries with these endings (None: removed), and with added entries."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     root = next(iter(entries)).partition("/")[0]
@@ -107,13 +107,13 @@ def rewritten(content: bytes, changes: dict[str, bytes | None], added: dict[str,
     return packed.getvalue()
 
 
-def test_torchscript_that_names_a_gpu_runs_where_it_is_told(tmp_path: Path, opened: Any) -> None:
+def test_torchscript_with_a_gpu_constant_runs_on_the_selected_device(tmp_path: Path, opened: Any) -> None:
     path = traced(tmp_path / "m.pt", Linear(), 2)
     assert on_device(path, "cpu") == path
     with zipfile.ZipFile(path) as archive:
         sources = {name: archive.read(name) for name in archive.namelist() if name.endswith(".py")}
     ((name, code),) = [item for item in sources.items() if b'torch.device("cpu")' in item[1]]
-    # as it would have been traced on a GPU
+    # as if traced on a GPU
     path.write_bytes(
         rewritten(path.read_bytes(), {name: code.replace(b'torch.device("cpu")', b'torch.device("cuda:1")')})
     )
@@ -149,7 +149,7 @@ def test_exported_for_one_batch(tmp_path: Path, opened: Any) -> None:
 
 
 class Command:
-    """A pickle that writes a file when it is read."""
+    """A pickle that writes a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -165,7 +165,7 @@ def named(content: bytes, end: str) -> bytes:
 
 
 def edited(content: bytes, end: str, change: Callable[[Any], None]) -> bytes:
-    """The archive with its one JSON file that ends so changed."""
+    """Return the archive with a change to its one JSON file with this ending."""
     tree = json.loads(named(content, end))
     change(tree)
     return rewritten(content, {end: json.dumps(tree).encode()})
@@ -213,8 +213,8 @@ HOSTILE: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_exported_programs_are_refused(name: str, program: bytes) -> None:
-    change, said = HOSTILE[name]
-    with zipfile.ZipFile(io.BytesIO(change(program))) as archive, pytest.raises(BadInput, match=said):
+    change, message = HOSTILE[name]
+    with zipfile.ZipFile(io.BytesIO(change(program))) as archive, pytest.raises(BadInput, match=message):
         check_exported(archive, Path("m.pt2"))
 
 
@@ -229,7 +229,7 @@ def test_sample_inputs_are_not_unpickled(program: bytes, tmp_path: Path, opened:
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".ckpt", ".pkl"])
-def test_weights_alone_are_refused_with_advice(suffix: str, tmp_path: Path, opened: Any) -> None:
+def test_state_dict_is_refused_with_advice(suffix: str, tmp_path: Path, opened: Any) -> None:
     path = tmp_path / f"m{suffix}"
     path.write_bytes(b"x")
     with pytest.raises(BadInput, match=r"build the network in Python.*torch\.onnx\.export"):

@@ -178,17 +178,17 @@ def step_to_plane(x: torch.Tensor, slope: torch.Tensor, rise: torch.Tensor, norm
         weight, order = weight.sort(dim=1, descending=True)
         room = room.gather(1, order)
         gain = weight * room
-        lacking = (need - (gain.cumsum(1) - gain)).clamp_min(0)
-        size = torch.zeros_like(room).scatter(1, order, torch.minimum(lacking / weight.clamp_min(1e-30), room))
+        missing = (need - (gain.cumsum(1) - gain)).clamp_min(0)
+        size = torch.zeros_like(room).scatter(1, order, torch.minimum(missing / weight.clamp_min(1e-30), room))
     else:
         pace = torch.ones_like(weight) if norm == "linf" else weight
         level = torch.zeros_like(need)
         for _ in range(_NEWTON):
             size = torch.minimum(level * pace, room)
-            lacking = (need - (weight * size).sum(1, keepdim=True)).clamp_min(0)
+            missing = (need - (weight * size).sum(1, keepdim=True)).clamp_min(0)
             rate = (weight * pace * (size < room)).sum(1, keepdim=True)
-            if not bool(((lacking > _EXACT * need) & (rate > 0)).any()):
+            if not bool(((missing > _EXACT * need) & (rate > 0)).any()):
                 break
-            level = level + torch.where(rate > 0, lacking / rate.clamp_min(1e-30), 0)
+            level = level + torch.where(rate > 0, missing / rate.clamp_min(1e-30), 0)
         size = torch.minimum(level * pace, room)
     return (towards * size).view_as(x)

@@ -183,8 +183,8 @@ class Bounder:
     def logits(self, pixels: Tensor) -> Tensor:
         """Return scores (n, k) of pixels (n, c, h, w), in double precision."""
         with torch.no_grad():
-            answer = self._module(self._preprocess(pixels.to(self._device).double()))
-        scores: Tensor = (answer[0] if isinstance(answer, tuple) else answer).flatten(1)
+            result = self._module(self._preprocess(pixels.to(self._device).double()))
+        scores: Tensor = (result[0] if isinstance(result, tuple) else result).flatten(1)
         return scores
 
     def margins(self, pixels: Tensor, labels: Tensor, epsilon: Tensor, norm: str) -> Tensor:

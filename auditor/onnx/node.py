@@ -283,9 +283,9 @@ class Conversion:
         passed = [importer.operand(value, carried=carried) for value in values]
         modules = [importer.keep_module(a) if isinstance(a, fx.GraphModule) else a for a in arguments]
         call = importer.graph.call_function(function, (*modules, *passed))
-        for place, name in enumerate(self.node.output):
+        for index, name in enumerate(self.node.output):
             if name:
-                node = importer.graph.call_function(python_operator.getitem, (call, place))
+                node = importer.graph.call_function(python_operator.getitem, (call, index))
                 self.scope[name] = Value(node=node, name=name)
 
     def _loop(self) -> None:

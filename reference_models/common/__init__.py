@@ -1,1 +1,1 @@
-"""What the recipes share: settings, images and their splits, the trainer, networks, constraints, export."""
+"""Shared parts of the recipes: settings, images and their splits, the trainer, networks, constraints, export."""

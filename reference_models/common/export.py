@@ -1,4 +1,4 @@
-"""Export of a trained model as every recipe does it: ONNX and TorchScript, each with its sidecar."""
+"""Export a trained model to ONNX and TorchScript, each with its sidecar."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from auditor.model.loading.sidecar import sidecar_path
 
 
 def export(model: torch.nn.Module, example: torch.Tensor, stem: Path, sidecar: Mapping[str, Mapping[str, Any]]) -> Path:
-    """Write ``stem.onnx`` and ``stem.pt`` with dynamic batch, and ``*.audit.toml`` beside each; the ONNX file's
-    path."""
+    """Write ``stem.onnx`` and ``stem.pt`` with dynamic batch, each with a sidecar; return the ONNX file."""
     model = model.eval().cpu()
     onnx_path, script_path = stem.with_suffix(".onnx"), stem.with_suffix(".pt")
-    # the exporter logs that torchvision is not installed; nothing here uses it
+    # the exporter logs that torchvision is missing, which is irrelevant
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
-        # torch deprecates TorchScript; users deploy it all the same, so the reference models come in both forms
+        # torch deprecates TorchScript, but users still deploy it, so the reference models come in both formats
         warnings.simplefilter("ignore")
         batch = torch.export.Dim("batch", min=1, max=1 << 16)
         program = torch.onnx.export(
@@ -37,7 +36,7 @@ def export(model: torch.nn.Module, example: torch.Tensor, stem: Path, sidecar: M
         assert program is not None
         proto = program.model_proto
         for node in proto.graph.node:
-            # the exporter notes the paths of the source files here
+            # the exporter stores the paths of the source files in this field
             del node.metadata_props[:]
         onnx.save(proto, str(onnx_path))
         torch.jit.trace(model, example).save(str(script_path))
@@ -47,7 +46,7 @@ def export(model: torch.nn.Module, example: torch.Tensor, stem: Path, sidecar: M
 
 
 def toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
-    """A sidecar's text: tables of texts, numbers and lists of them."""
+    """Format a sidecar: tables of strings, numbers and lists of them."""
     lines: list[str] = []
     for name, entries in sections.items():
         lines += [f"[{name}]", *(f"{key} = {_literal(value)}" for key, value in entries.items()), ""]
@@ -59,5 +58,5 @@ def _literal(value: Any) -> str:
 
     if isinstance(value, Sequence) and not isinstance(value, str):
         return "[" + ", ".join(_literal(item) for item in value) + "]"
-    # JSON's texts and numbers are TOML's, too
+    # JSON strings and numbers are valid TOML
     return json.dumps(value, ensure_ascii=False)

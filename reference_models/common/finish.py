@@ -1,5 +1,5 @@
-"""What a recipe leaves behind: the model as ONNX and TorchScript, the test images beside it, the record of its
-training, the learning curve."""
+"""Write a recipe's results: the model as ONNX and TorchScript, the test images, the training record, the learning
+curve."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def finish(
     say: Say,
     extra: Mapping[str, Any],
 ) -> Path:
-    """Write ``stem``.onnx, .pt, their sidecars, -test.npz, .training.json and -learning-curve.png; the ONNX file.
+    """Write ``stem``.onnx, .pt, sidecars, -test.npz, .training.json and -learning-curve.png; return the ONNX file.
 
-    ``extra`` goes into the record of the training.
+    ``extra`` is added to the training record.
     """
     from auditor.statistics.intervals import wilson
 
@@ -60,18 +60,18 @@ def finish(
         "output": {"classes": splits.classes, "kind": "logits"},
         "data": {"path": data.name},
     }
-    # written last: who finds the model finds all the rest, too
+    # written last: if the model exists, all other files exist
     example = (pixels(test, slice(0, 2)) - trained.model.mean) / trained.model.std
     path = export(trained.model.network, example.contiguous(), stem, sidecar)
     say(
-        f"{stem.name}: {right.mean():.3f} [{low:.3f}, {high:.3f}] of {len(right)} test images right; best of"
-        f" {len(trained.history)} epochs was {trained.best_epoch}; {trained.seconds:.0f} s"
+        f"{stem.name}: accuracy {right.mean():.3f} [{low:.3f}, {high:.3f}] on {len(right)} test images; best epoch"
+        f" {trained.best_epoch} of {len(trained.history)}; {trained.seconds:.0f} s"
     )
     return path
 
 
 def write_images(path: Path, part: Part, classes: tuple[str, ...]) -> None:
-    """Images, labels by name and groups as the auditor reads them."""
+    """Write images, labels by name and groups in the auditor's format."""
     images = np.ascontiguousarray(part.pixels.transpose(0, 2, 3, 1))
     groups: dict[str, Any] = {f"groups_{name}": values for name, values in part.groups.items()}
     labels = np.array(classes)[part.labels]
@@ -140,18 +140,20 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
 
 
 def load_weights(network: torch.nn.Module, file: str) -> None:
-    """A state_dict from a file into a network; what does not fit in shape (the last layer, for other classes) is left
-    as it is. Raises BadInput for a file that is none."""
+    """Load a state_dict from a file into a network; skip tensors of other shapes (the last layer for other classes).
+
+    Raises BadInput for a file that is not a state_dict of this architecture.
+    """
     from auditor.errors import BadInput
 
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise BadInput(f"--weights {file}: no such file; expected a state_dict, pretrained or none") from None
     except Exception as error:
-        raise BadInput(f"--weights {file}: not a state_dict that can be read safely: {type(error).__name__}") from None
+        raise BadInput(f"--weights {file}: not a state_dict that loads safely: {type(error).__name__}") from None
     own = network.state_dict()
-    fitting = {name: value for name, value in found.items() if name in own and own[name].shape == value.shape}
+    fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     if len(fitting) < len(own) / 2:
         raise BadInput(
             f"--weights {file}: fits {len(fitting)} of the network's {len(own)} tensors; expected a state_dict of this"

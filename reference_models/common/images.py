@@ -1,7 +1,7 @@
-"""Images to train on, from wherever ``auditor run --data`` takes them, and their split without leaks.
+"""Read training images from any source that ``auditor run --data`` accepts, and split them without leaks.
 
 Duplicates are removed before the split. Images of one subject, and images that look the same (equal difference
-hashes: re-encoded, rescaled), never stand on both sides of it.
+hashes: re-encoded, rescaled), are never on both sides of it.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ _SPLITS = {
     "validation": "validation",
     "test": "test",
 }
-"""Names of sub-folders, or values of the column ``split``, that say to which part an image belongs."""
+"""Names of sub-folders, or values of the column ``split``, by part of the split."""
 
 SUBJECTS = ("subject", "person", "identity")
-"""Columns that name who is on an image."""
+"""Columns that identify the person on an image."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """Some labelled images in memory."""
+    """Labelled images in memory."""
 
     ids: tuple[str, ...]
     pixels: NDArray[Any]
     """(n, c, h, w), uint8 or float32 in [0, 1]."""
     labels: NDArray[np.int64]
-    """(n,) class numbers."""
+    """(n,) class indices."""
     groups: Mapping[str, NDArray[Any]] = field(default_factory=dict)
-    """Columns of (n,) texts."""
+    """Columns of (n,) strings."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, rows: Sequence[int] | NDArray[Any]) -> Part:
-        """The images at these places."""
+        """Return the images at these indices."""
         index = np.asarray(rows, dtype=np.int64)
         return Part(
             ids=tuple(self.ids[i] for i in index),
@@ -64,33 +64,37 @@ class Part:
 
 
 class Splits(NamedTuple):
-    """Learning, validation (chooses the checkpoint), test (goes beside the model, untouched by training)."""
+    """Training, validation (chooses the checkpoint) and test images (saved next to the model, unused in training)."""
 
     learn: Part
     validation: Part
     test: Part
     classes: tuple[str, ...]
     notes: Mapping[str, Any]
-    """How many images were read, unreadable, removed as duplicates, and what the split kept apart."""
+    """Numbers of images read, unreadable and removed as duplicates, and what the split kept together."""
 
 
 def load(
-    path: Path | None, *, recipe: str, wanted: str, shape: tuple[int, int, int], resizing: Resizing | None = None
+    path: Path | None, *, recipe: str, expected: str, shape: tuple[int, int, int], resizing: Resizing | None = None
 ) -> tuple[Part, tuple[str, ...], int]:
-    """All readable images below ``path`` at ``shape`` (channels, height, width), their class names, and how many were
-    not readable.
+    """Read all images below ``path`` at ``shape`` (channels, height, width); return them, class names and the number of
+    unreadable files.
 
-    A folder with sub-folders train, val and test becomes one part with a column ``split``. Raises BadInput for data
-    that cannot be used; ``wanted`` says what the recipe takes.
+    A folder with sub-folders train, val and test becomes one part with a column ``split``. Raises BadInput for unusable
+    data; ``expected`` describes what the recipe accepts.
     """
     if path is None:
-        raise BadInput(f"recipe {recipe} needs images: give them with --data; expected {wanted}")
+        raise BadInput(f"recipe {recipe} needs images: pass them with --data; expected {expected}")
     if not path.exists():
-        raise BadInput(f"--data {path}: no such file or folder; expected {wanted}")
+        raise BadInput(f"--data {path}: no such file or folder; expected {expected}")
     plugins = registry.load()
-    found = {entry.name: _SPLITS.get(entry.name) for entry in path.iterdir() if entry.is_dir()} if path.is_dir() else {}
-    parted = bool(found) and all(found.values()) and "train" in found.values()
-    pieces = [(path / name, f"{name}/", split) for name, split in sorted(found.items())] if parted else [(path, "", "")]
+    folders = (
+        {entry.name: _SPLITS.get(entry.name) for entry in path.iterdir() if entry.is_dir()} if path.is_dir() else {}
+    )
+    parted = bool(folders) and all(folders.values()) and "train" in folders.values()
+    pieces = (
+        [(path / name, f"{name}/", split) for name, split in sorted(folders.items())] if parted else [(path, "", "")]
+    )
     ids: list[str] = []
     names: list[str] = []
     pictures: list[NDArray[Any]] = []
@@ -99,15 +103,15 @@ def load(
     for folder, prefix, split in pieces:
         source = plugins.first("auditor_open_images", path=folder)
         if source is None:
-            raise BadInput(f"--data {folder}: no format plugin opens it; expected {wanted}")
+            raise BadInput(f"--data {folder}: no format plugin opens it; expected {expected}")
         if source.labels is None:
-            raise BadInput(f"--data {folder}: has no labels; expected {wanted}")
+            raise BadInput(f"--data {folder}: has no labels; expected {expected}")
 
         def one(index: int, source: Any = source) -> NDArray[Any] | None:
             try:
                 return fit(source.read(index)[1], shape, resizing or Resizing(resize="crop"))
             except Exception:
-                # broken files raise whatever their decoder trips over
+                # decoders raise arbitrary exceptions on broken files
                 return None
 
         with ThreadPoolExecutor(4) as pool:
@@ -124,7 +128,7 @@ def load(
                     groups["split"].append(split)
     classes = tuple(sorted(set(names)))
     if len(classes) < 2:
-        raise BadInput(f"--data {path}: has {len(ids)} readable images of {len(classes)} classes; expected {wanted}")
+        raise BadInput(f"--data {path}: has {len(ids)} readable images of {len(classes)} classes; expected {expected}")
     number = {name: i for i, name in enumerate(classes)}
     part = Part(
         ids=tuple(ids),
@@ -135,9 +139,9 @@ def load(
     return part, classes, unreadable
 
 
-def read(path: Path | None, settings: Settings, *, recipe: str, wanted: str) -> Splits:
-    """The square RGB images below ``path`` as the settings split them; see ``load`` and ``split``."""
-    part, classes, unreadable = load(path, recipe=recipe, wanted=wanted, shape=(3, settings.size, settings.size))
+def read(path: Path | None, settings: Settings, *, recipe: str, expected: str) -> Splits:
+    """Read the square RGB images below ``path`` and split them by the settings; see ``load`` and ``split``."""
+    part, classes, unreadable = load(path, recipe=recipe, expected=expected, shape=(3, settings.size, settings.size))
     return split(
         part,
         classes,
@@ -160,76 +164,80 @@ def split(
     unreadable: int = 0,
     subject: Callable[[str], str] | None = None,
 ) -> Splits:
-    """Three disjoint parts, the classes in equal shares.
+    """Split into three disjoint parts with equal class shares.
 
-    ``subject`` tells from an image's id who is on it, where no column does. A column ``split`` decides what is test;
-    a training image that looks like a test image is then left out.
+    ``subject`` maps an image id to a person if no column does. A column ``split`` determines the test images; training
+    images that look like a test image are then removed.
     """
     read = len(part)
     part, dropped, clashing = without_duplicates(part)
     column = next((name for name in SUBJECTS if name in part.groups), None)
-    who = part.groups[column] if column else np.array([subject(i) if subject else "" for i in part.ids])
+    people = part.groups[column] if column else np.array([subject(i) if subject else "" for i in part.ids])
     looks = np.array([difference_hash(picture) for picture in part.pixels])
-    together = clusters(who, looks)
-    given = np.array([_SPLITS.get(str(v).lower(), "") for v in part.groups.get("split", [""] * len(part))])
+    together = clusters(people, looks)
+    assigned = np.array([_SPLITS.get(str(v).lower(), "") for v in part.groups.get("split", [""] * len(part))])
     notes: dict[str, Any] = {
         "images": read,
         "unreadable": unreadable,
         "duplicates": dropped,
         "duplicates_with_two_labels": clashing,
         "kept_together": column or ("subject, from the file names" if subject else "images that look the same"),
-        "split": "the data's own" if given.any() else "by seed",
+        "split": "from the data" if assigned.any() else "random, by seed",
     }
-    every = np.arange(len(part))
-    if given.any():
-        # without a test set of its own, val is the test set, and what chooses the checkpoint is taken of train
-        names = ["test"] if "test" in given else ["validation"]
-        test = every[np.isin(given, names)]
-        held = every[(given == "validation") & ("test" in names)]
-        known = set(together[np.concatenate([test, held])].tolist())
-        pool = every[given == "train"]
-        learn = pool[[cluster not in known for cluster in together[pool].tolist()]]
+    indices = np.arange(len(part))
+    if assigned.any():
+        # without a separate test set, val is the test set, and validation images are taken from train
+        names = ["test"] if "test" in assigned else ["validation"]
+        test = indices[np.isin(assigned, names)]
+        validation = indices[(assigned == "validation") & ("test" in names)]
+        reserved = set(together[np.concatenate([test, validation])].tolist())
+        pool = indices[assigned == "train"]
+        learn = pool[[cluster not in reserved for cluster in together[pool].tolist()]]
         notes["training_images_like_test_images"] = len(pool) - len(learn)
     else:
-        learn, test = _divide(every, part.labels, together, test_share, seed)
-        held = every[:0]
-    if not len(held):
-        learn, held = _divide(learn, part.labels, together, validation_share, seed + 1)
+        learn, test = _divide(indices, part.labels, together, test_share, seed)
+        validation = indices[:0]
+    if not len(validation):
+        learn, validation = _divide(learn, part.labels, together, validation_share, seed + 1)
     if samples and samples < len(learn):
         learn = _sample(learn, part.labels, samples, seed)
-    if not (len(learn) and len(held) and len(test)):
+    if not (len(learn) and len(validation) and len(test)):
         raise BadInput(
-            f"the split leaves {len(learn)} images to learn from, {len(held)} to validate and {len(test)} to test on;"
-            " expected some of each: give more images, or more subjects"
+            f"the split leaves {len(learn)} training, {len(validation)} validation and {len(test)} test images;"
+            " expected at least one of each: add images, or subjects"
         )
-    first, second, third = (_plain(part.take(np.sort(rows))) for rows in (learn, held, test))
+    first, second, third = (_plain(part.take(np.sort(rows))) for rows in (learn, validation, test))
     notes |= {"learn": len(first), "validation": len(second), "test": len(third)}
     return Splits(first, second, third, classes, notes)
 
 
 def without_duplicates(part: Part) -> tuple[Part, int, int]:
-    """The images of which no other has the same pixels, and one of each that has; how many went; how many of these
-    because the copies are labelled differently, so that no label can be trusted."""
-    seen: dict[bytes, list[int]] = defaultdict(list)
+    """Remove images with equal pixels; return the rest, the number removed, and the number with contradictory labels.
+
+    One image of each set of duplicates is kept, unless the labels differ: then none can be trusted.
+    """
+    by_digest: dict[bytes, list[int]] = defaultdict(list)
     for i, picture in enumerate(part.pixels):
-        seen[hashlib.sha256(picture.tobytes()).digest()].append(i)
-    keep = [rows[0] for rows in seen.values() if len(set(part.labels[rows].tolist())) == 1]
-    clashing = sum(len(rows) for rows in seen.values() if len(set(part.labels[rows].tolist())) > 1)
+        by_digest[hashlib.sha256(picture.tobytes()).digest()].append(i)
+    keep = [rows[0] for rows in by_digest.values() if len(set(part.labels[rows].tolist())) == 1]
+    clashing = sum(len(rows) for rows in by_digest.values() if len(set(part.labels[rows].tolist())) > 1)
     return part.take(sorted(keep)), len(part) - len(keep), clashing
 
 
 def difference_hash(picture: NDArray[Any]) -> str:
-    """64 bits, one for each of 8 x 8 places: whether it is brighter than its right neighbour. Equal for pictures that
-    differ in size, compression or brightness alone."""
+    """Return 64 bits, one for each of 8 x 8 positions: whether it is brighter than its right neighbour.
+
+    Equal for pictures that differ only in size, compression or brightness.
+    """
     grey = picture.mean(axis=0).astype(np.uint8)
     small = np.asarray(Image.fromarray(grey).resize((9, 8), Image.Resampling.BOX), dtype=np.int16)
     bits = small[:, 1:] > small[:, :-1]
-    # a picture without any edge has no look of its own
+    # a picture without edges has no characteristic hash
     return np.packbits(bits).tobytes().hex() if bits.any() else f"flat {hashlib.sha256(picture.tobytes()).hexdigest()}"
 
 
 def clusters(*keys: NDArray[Any]) -> NDArray[np.int64]:
-    """Numbers (n,), equal for images that are linked by an equal value of any key; an empty text links nothing."""
+    """Return cluster numbers (n,): images with an equal value of any key share one; empty strings link nothing."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -250,7 +258,7 @@ def clusters(*keys: NDArray[Any]) -> NDArray[np.int64]:
 def _divide(
     rows: NDArray[Any], labels: NDArray[np.int64], together: NDArray[np.int64], share: float, seed: int
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The rows without and with about this share of them, classes in equal shares, no cluster on both sides."""
+    """Split rows by about this share, with equal class shares and no cluster on both sides; the larger part first."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     folds = max(2, min(round(1 / share), len(set(together[rows].tolist()))))
@@ -259,7 +267,7 @@ def _divide(
     import warnings
 
     with warnings.catch_warnings():
-        # a class with fewer members than folds is fine here: one fold is used
+        # a class with fewer members than folds is fine: only one fold is used
         warnings.simplefilter("ignore")
         cutter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
         keep, take = next(iter(cutter.split(rows, labels[rows], together[rows])))
@@ -267,7 +275,7 @@ def _divide(
 
 
 def _sample(rows: NDArray[Any], labels: NDArray[np.int64], samples: int, seed: int) -> NDArray[Any]:
-    """About ``samples`` of the rows, the same share of every class, at least one of each."""
+    """Draw about ``samples`` of the rows, the same share of every class, at least one of each."""
     rng = np.random.default_rng(seed)
     chosen = []
     for label in np.unique(labels[rows]):
@@ -277,6 +285,6 @@ def _sample(rows: NDArray[Any], labels: NDArray[np.int64], samples: int, seed: i
 
 
 def _plain(part: Part) -> Part:
-    """Without the columns that were there to split by."""
+    """Remove the columns that were only needed for the split."""
     hidden = {"split", *SUBJECTS}
     return replace(part, groups={name: values for name, values in part.groups.items() if name not in hidden})

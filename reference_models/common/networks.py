@@ -1,4 +1,4 @@
-"""The networks of the recipes: wide residual networks, torchvision's with a new last layer, small ones."""
+"""Networks of the recipes: wide residual networks, torchvision's with a new last layer, small ones."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ Join = Literal["sum", "convex"]
 
 
 class _Block(nn.Module):
-    """Pre-activation residual block (He et al. 2016, arXiv:1603.05027) of two 3x3 convolutions; where the width or the
-    resolution changes, the skip is a 1x1 convolution of the activated input."""
+    """Pre-activation residual block of two 3x3 convolutions (He et al. 2016, arXiv:1603.05027).
+
+    If the width or resolution changes, the skip is a 1x1 convolution of the activated input.
+    """
 
     def __init__(self, before: int, width: int, stride: int, dropout: float, join: Join) -> None:
         super().__init__()
@@ -32,7 +34,7 @@ class _Block(nn.Module):
         self.join = Convex() if join == "convex" else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, before, h, w) to (n, width, h / stride, w / stride)."""
+        """Map (n, before, h, w) to (n, width, h / stride, w / stride)."""
         active = torch.relu(self.norm1(x))
         short: torch.Tensor = x if self.skip is None else self.skip(active)
         long: torch.Tensor = self.conv2(self.dropout(torch.relu(self.norm2(self.conv1(active)))))
@@ -40,8 +42,10 @@ class _Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """WRN-depth-k (Zagoruyko and Komodakis 2016, arXiv:1605.07146): three groups of widths 16k, 32k, 64k, average
-    pooling, one linear layer. ``depth`` = 6 ``blocks`` + 4."""
+    """WRN-depth-k (Zagoruyko and Komodakis 2016, arXiv:1605.07146), with ``depth`` = 6 ``blocks`` + 4.
+
+    Three groups of widths 16k, 32k, 64k, average pooling, one linear layer.
+    """
 
     def __init__(
         self, *, blocks: int, width: int, classes: int, channels: int = 3, dropout: float = 0.0, join: Join = "sum"
@@ -63,7 +67,7 @@ class WideResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Logits (n, classes) of (n, channels, h, w)."""
+        """Return logits (n, classes) of (n, channels, h, w)."""
         features = torch.relu(self.norm(self.blocks(self.stem(x))))
         logits: torch.Tensor = self.last(features.mean((2, 3)))
         return logits
@@ -72,10 +76,10 @@ class WideResNet(nn.Module):
 def pretrained(
     name: Literal["resnet18", "resnet101", "vgg16"], weights: str, replace_last: Callable[[nn.Module], None]
 ) -> nn.Module:
-    """A network of torchvision; ``weights`` is "pretrained" (ImageNet's, downloaded once), "none" or a file with a
-    state_dict. ``replace_last`` puts the new last layer in.
+    """Load a torchvision network and replace its last layer with ``replace_last``.
 
-    Raises BadInput where the weights are not to be had.
+    ``weights`` is "pretrained" (ImageNet's, downloaded once), "none" or a file with a state_dict. Raises BadInput if
+    the weights are unavailable.
     """
     from torchvision import models
 
@@ -89,15 +93,15 @@ def pretrained(
         network = models.get_model(name, weights="IMAGENET1K_V1")
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise BadInput(
-            f"the pretrained weights of {name} cannot be downloaded ({type(error).__name__}); give a file that holds"
-            " them with --weights FILE, or train from the start with --weights none"
+            f"the pretrained weights of {name} cannot be downloaded ({type(error).__name__}); pass a file with them"
+            " (--weights FILE), or train from scratch (--weights none)"
         ) from None
     replace_last(network)
     return network
 
 
 def new_last_layer(network: nn.Module, *, classes: int) -> None:
-    """Of torchvision's ResNets, in place."""
+    """Replace the last layer of a torchvision ResNet, in place."""
     last = network.fc
     assert isinstance(last, nn.Linear)
     network.fc = nn.Linear(last.in_features, classes)

@@ -1,9 +1,9 @@
-"""Parseval networks (Cisse et al. 2017, arXiv:1704.08847): weights near a tight frame, aggregation by convex
-combinations, so that no layer stretches a perturbation.
+"""Parseval networks (Cisse et al. 2017, arXiv:1704.08847): weights near a tight frame and aggregation by convex
+combinations, so that no layer amplifies a perturbation.
 
 After every update each weight matrix takes one retraction step W <- (1 + beta) W - beta W W^T W (section 4.2, algorithm
-1), and the coefficients of every aggregation are projected onto the simplex (section 4.3). Batch normalisation is not
-constrained, neither in the paper nor here, so the network as a whole has no Lipschitz constant of 1.
+1), and the coefficients of every aggregation are projected onto the simplex (section 4.3). As in the paper, batch
+normalisation is not constrained, so the whole network does not have a Lipschitz constant of 1.
 """
 
 from __future__ import annotations
@@ -15,36 +15,39 @@ from torch import nn
 
 
 class Convex(nn.Module):
-    """The sum of two branches weighted by two trained numbers on the simplex; both 1/2 at first."""
+    """Sum of two branches weighted by two trained numbers on the simplex, initially 1/2 each."""
 
     def __init__(self) -> None:
         super().__init__()
         self.shares = nn.Parameter(torch.full((2,), 0.5))
 
     def forward(self, short: torch.Tensor, long: torch.Tensor) -> torch.Tensor:
-        """Of the same shape as both."""
+        """Return the weighted sum, same shape as both."""
         return self.shares[0] * short + self.shares[1] * long
 
 
 class ScaledConv2d(nn.Conv2d):
-    """A convolution over ``kernel side``: unfolding an image repeats each pixel up to k * k times, which stretches it
-    by up to k, so an orthogonal kernel alone does not keep the length (section 4.2)."""
+    """A convolution divided by the side of its kernel.
+
+    Unfolding an image repeats each pixel up to k * k times, which increases its length by up to k, so an orthogonal
+    kernel alone does not preserve length (section 4.2).
+    """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """As a convolution's, divided by the root of the number of kernel places."""
+        """Convolve and divide by the root of the number of kernel positions."""
         result: torch.Tensor = super().forward(x) / math.sqrt(self.kernel_size[0] * self.kernel_size[1])
         return result
 
 
 def scale_convolutions(network: nn.Module) -> None:
-    """Make every convolution a ``ScaledConv2d``, in place."""
+    """Replace every convolution by a ``ScaledConv2d``, in place."""
     for module in network.modules():
         if type(module) is nn.Conv2d:
             module.__class__ = ScaledConv2d
 
 
 def start_orthogonal(network: nn.Module) -> None:
-    """Orthogonal first weights of all convolutions and linear layers: the retraction only keeps what is near."""
+    """Initialise all convolutions and linear layers orthogonally: the retraction only preserves near-orthogonality."""
     for weight in _matrices(network):
         with torch.no_grad():
             weight.copy_(nn.init.orthogonal_(torch.empty_like(weight).flatten(1)).view_as(weight))
@@ -52,7 +55,7 @@ def start_orthogonal(network: nn.Module) -> None:
 
 @torch.no_grad()
 def constrain(network: nn.Module, beta: float) -> None:
-    """One retraction step of every convolution and linear layer, and all aggregation coefficients onto the simplex."""
+    """Apply one retraction step to every convolution and linear layer, and project all aggregation coefficients."""
     for weight in _matrices(network):
         weight.copy_(retract(weight.flatten(1), beta).view_as(weight))
     for module in network.modules():
@@ -61,14 +64,14 @@ def constrain(network: nn.Module, beta: float) -> None:
 
 
 def retract(matrix: torch.Tensor, beta: float) -> torch.Tensor:
-    """(1 + beta) W - beta W W^T W: moves all singular values s towards 1, as s + beta s (1 - s^2)."""
+    """Return (1 + beta) W - beta W W^T W: moves each singular value s towards 1, to s + beta s (1 - s^2)."""
     # by the smaller of the two Gram matrices
     gram = matrix @ matrix.T @ matrix if matrix.shape[0] <= matrix.shape[1] else matrix @ (matrix.T @ matrix)
     return (1 + beta) * matrix - beta * gram
 
 
 def onto_simplex(values: torch.Tensor) -> torch.Tensor:
-    """The nearest point whose entries are at least 0 and sum to 1 (Michelot 1986; Duchi et al. 2008, figure 1)."""
+    """Project onto the simplex: entries at least 0 that sum to 1 (Michelot 1986; Duchi et al. 2008, figure 1)."""
     falling = values.sort(descending=True).values
     excess = (falling.cumsum(0) - 1) / torch.arange(1, len(values) + 1, device=values.device)
     count = int((falling > excess).sum())
@@ -76,15 +79,15 @@ def onto_simplex(values: torch.Tensor) -> torch.Tensor:
 
 
 def singular_values(network: nn.Module) -> torch.Tensor:
-    """Of all constrained weights together."""
+    """Return the singular values of all constrained weights together."""
     return torch.cat([torch.linalg.svdvals(weight.detach().flatten(1)) for weight in _matrices(network)])
 
 
 def shares(network: nn.Module) -> list[float]:
-    """The weight of the skip in every aggregation, from input to output."""
+    """Return the weight of the skip in every aggregation, from input to output."""
     return [float(module.shares[0].detach()) for module in network.modules() if isinstance(module, Convex)]
 
 
 def _matrices(network: nn.Module) -> list[torch.Tensor]:
-    """The weights that are constrained; as rows of ``flatten(1)``: (outputs, inputs x kernel places)."""
+    """Return the constrained weights; the rows of ``flatten(1)`` are (outputs, inputs x kernel positions)."""
     return [module.weight for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear)]

@@ -1,6 +1,6 @@
-"""What the recipes add to their training images: gradient steps, noise, random points of Lp balls, geometry.
+"""Perturbations of training images: gradient steps, noise, random points of Lp balls, geometry.
 
-Everything is in pixels from 0 to 1 and stays there.
+All values are pixels from 0 to 1 and stay in that range.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from torch import nn
 
 
 def fgsm(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor, epsilon: torch.Tensor) -> torch.Tensor:
-    """One step along the sign of the gradient of the cross-entropy of the logits (arXiv:1412.6572), of a size for each
-    image and channel, (n or 1, c or 1, 1, 1)."""
+    """Take one step along the sign of the gradient of the cross-entropy of the logits (arXiv:1412.6572).
+
+    ``epsilon`` is the size per image and channel, (n or 1, c or 1, 1, 1).
+    """
     moved = pixels.detach().requires_grad_()
     loss = nn.functional.cross_entropy(model(moved), labels, reduction="sum")
     (gradient,) = torch.autograd.grad(loss, moved)
@@ -31,8 +33,10 @@ def pgd(
     step: float,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Projected gradient descent in L-inf (Madry et al. 2018, arXiv:1706.06083), from a random start where a generator
-    is given."""
+    """Run projected gradient descent in L-inf (Madry et al. 2018, arXiv:1706.06083).
+
+    With a generator the start is random.
+    """
     start = pixels
     if generator is not None:
         noise = torch.rand(pixels.shape, generator=generator).to(pixels.device)
@@ -47,13 +51,13 @@ def pgd(
 
 
 def uniform(pixels: torch.Tensor, epsilon: float | torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Uniform noise in [-epsilon, epsilon]; one epsilon, or as ``fgsm`` takes them."""
+    """Add uniform noise in [-epsilon, epsilon]; one epsilon, or a tensor as for ``fgsm``."""
     noise = torch.rand(pixels.shape, generator=generator).to(pixels.device)
     return (pixels + epsilon * (2 * noise - 1)).clamp(0, 1)
 
 
 def gaussian(pixels: torch.Tensor, largest: float, generator: torch.Generator) -> torch.Tensor:
-    """Gaussian noise of a strength that is drawn per image, uniformly up to ``largest``."""
+    """Add Gaussian noise whose standard deviation is drawn per image, uniformly up to ``largest``."""
     sigma = largest * torch.rand(len(pixels), 1, 1, 1, generator=generator)
     noise = sigma * torch.randn(pixels.shape, generator=generator)
     return (pixels + noise.to(pixels.device)).clamp(0, 1)
@@ -62,13 +66,13 @@ def gaussian(pixels: torch.Tensor, largest: float, generator: torch.Generator) -
 def lp_ball(pixels: torch.Tensor, p: float, radius: float, generator: torch.Generator) -> torch.Tensor:
     """Add a point drawn uniformly from the Lp ball of ``radius``, per image.
 
-    By a generalised gamma law (Calafiore, Dabbene and Tempo 1999; used by Siedel et al. 2023, arXiv:2305.05400): with
+    By a generalised gamma law (Calafiore, Dabbene and Tempo 1999; used by Siedel et al. 2023, arXiv:2305.05400): for
     t_i of density ~ exp(-|t|^p) and U uniform in [0, 1], radius U^(1/d) t / ||t||_p is uniform in the ball.
     """
     if math.isinf(p):
         return uniform(pixels, radius, generator)
     shape = pixels.shape
-    # |t|^p is Gamma(1/p); torch draws Gamma without a generator, so it comes by Marsaglia and Tsang's method in numpy
+    # |t|^p is Gamma(1/p); torch cannot draw Gamma from a generator, hence Marsaglia and Tsang's method in numpy
     import numpy as np
 
     rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
@@ -84,8 +88,10 @@ def lp_ball(pixels: torch.Tensor, p: float, radius: float, generator: torch.Gene
 def impulses(
     pixels: torch.Tensor, share: float, kind: Literal["max", "linear"], generator: torch.Generator
 ) -> torch.Tensor:
-    """L0 noise: up to this share of the values (the share itself is drawn per image) becomes black or white ("max")
-    or any value ("linear")."""
+    """Add L0 noise: replace up to ``share`` of the values by black or white ("max") or by any value ("linear").
+
+    The actual share is drawn per image.
+    """
     most = share * torch.rand(len(pixels), 1, 1, 1, generator=generator)
     chosen = torch.rand(pixels.shape, generator=generator) < most
     values = torch.rand(pixels.shape, generator=generator)
@@ -106,8 +112,8 @@ def crop_and_flip(pixels: torch.Tensor, pad: int, generator: torch.Generator, *,
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     index = torch.arange(n, device=pixels.device)
     # (n, h, w, c) with the advanced indices first
-    taken = padded.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]]
-    return taken.permute(0, 3, 1, 2)
+    cropped = padded.permute(0, 2, 3, 1)[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return cropped.permute(0, 3, 1, 2)
 
 
 def affine(
@@ -120,18 +126,21 @@ def affine(
     zoom: float,
     flip: bool = True,
 ) -> torch.Tensor:
-    """Rotate by up to ``degrees``, move by up to ``shift`` of the side, shear by up to ``shear`` radians, scale by up
-    to 1 +- ``zoom``, mirror half; drawn per image, outside the border repeated."""
+    """Apply a random affine map per image, and mirror half of the images; the border is repeated outside.
+
+    Rotates by up to ``degrees``, shifts by up to ``shift`` of the side, shears by up to ``shear`` radians, and scales
+    by up to 1 +- ``zoom``.
+    """
     n = len(pixels)
 
-    def drawn(largest: float) -> torch.Tensor:
+    def draw(largest: float) -> torch.Tensor:
         return largest * (2 * torch.rand(n, generator=generator) - 1)
 
-    angle, slant, scale = drawn(math.radians(degrees)), drawn(shear), 1 + drawn(zoom)
+    angle, slant, scale = draw(math.radians(degrees)), draw(shear), 1 + draw(zoom)
     mirror = torch.where(torch.rand(n, generator=generator) < (0.5 if flip else 0), -1.0, 1.0)
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
-    # affine_grid counts from -1 to 1, so a shift of the whole side is 2
-    rows = [mirror * cos, -sin + slant, 2 * drawn(shift), mirror * sin, cos, 2 * drawn(shift)]
+    # affine_grid ranges from -1 to 1, so a shift of the whole side is 2
+    rows = [mirror * cos, -sin + slant, 2 * draw(shift), mirror * sin, cos, 2 * draw(shift)]
     matrix = torch.stack(rows, 1).view(n, 2, 3).to(pixels.device)
     grid = nn.functional.affine_grid(matrix, list(pixels.shape), align_corners=False)
     return nn.functional.grid_sample(pixels, grid, padding_mode="border", align_corners=False)

@@ -1,4 +1,4 @@
-"""The way from settings, images and a network to the exported model, the same for every recipe."""
+"""Train and export a recipe from its settings, images and network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from auditor.reference_models.common.settings import Options, Settings
 from auditor.reference_models.common.training import Adversary, Augment, Say, choose_device, fit, statistics
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-"""Mean and deviation that torchvision's weights were trained with."""
+"""Mean and deviation of torchvision's pretrained weights."""
 
 
 def build(
@@ -35,16 +35,16 @@ def build(
     extra: Mapping[str, Any] | None = None,
     describe: Callable[[nn.Module], Mapping[str, Any]] | None = None,
 ) -> Path:
-    """Train ``network(classes)`` and write everything into ``out`` as ``name``; the ONNX file.
+    """Train ``network(classes)``, write all results to ``out`` as ``name``, and return the ONNX file.
 
-    ``normalisation`` is mean and deviation per channel; those of the learning images where None. ``extra``, and what
-    ``describe`` says of the trained network, go into the record of the training.
+    ``normalisation`` is mean and deviation per channel; None uses those of the training images. ``extra``, and the
+    result of ``describe`` on the trained network, go into the training record.
     """
     out.mkdir(parents=True, exist_ok=True)
     say(
-        f"{name}, preset {options.preset}: {splits.notes['learn']} to learn from, {splits.notes['validation']} to"
-        f" choose the checkpoint, {splits.notes['test']} to test; split: {splits.notes['split']}; kept together:"
-        f" {splits.notes['kept_together']}; left out: {splits.notes['duplicates']} duplicates,"
+        f"{name}, preset {options.preset}: {splits.notes['learn']} training, {splits.notes['validation']} validation"
+        f" and {splits.notes['test']} test images; split: {splits.notes['split']}; kept together:"
+        f" {splits.notes['kept_together']}; removed: {splits.notes['duplicates']} duplicates,"
         f" {splits.notes['unreadable']} unreadable"
     )
     with seeded(settings.seed):
@@ -73,7 +73,7 @@ def build(
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The first weights are drawn from ``seed``; the caller's random state stays as it was."""
+    """Draw the initial weights from ``seed``; restore the caller's random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -1,5 +1,5 @@
-"""The settings of a recipe: one flat frozen dataclass each, presets as what they change, and single values from the
-command line."""
+"""Settings of a recipe: one flat frozen dataclass each, presets with changed values, and single values from the command
+line."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from auditor.toml import typed
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What every training has; a recipe's own ``Settings`` states all of it in one block."""
+    """Settings of every training; a recipe's own ``Settings`` lists all of them in one block."""
 
     seed: int = 0
-    """Of the split, the first weights and every random draw."""
+    """Seed of the split, the initial weights and every random draw."""
     size: int = 32
     """Side of the square input in pixels."""
     samples: int = 0
-    """At most so many training images, the same share of every class; 0 takes all."""
+    """Largest number of training images, the same share of every class; 0 uses all."""
     validation_share: float = 0.1
-    """Of the training images: chooses the checkpoint and stops early. The test images do neither."""
+    """Share of the training images that chooses the checkpoint and stops early. The test images do neither."""
     test_share: float = 0.2
-    """Of all images, where the data does not come split."""
+    """Share of all images, if the data has no split."""
     epochs: int = 30
     batch: int = 64
     optimiser: Literal["sgd", "adam"] = "sgd"
     learning_rate: float = 0.1
     momentum: float = 0.9
-    """Of SGD, with Nesterov's correction."""
+    """Momentum of SGD, with Nesterov's correction."""
     weight_decay: float = 5e-4
     schedule: Literal["cosine", "step", "constant"] = "cosine"
     step_epochs: int = 10
-    """For "step": the learning rate is multiplied by ``step_factor`` after every so many epochs."""
+    """For "step": number of epochs after which the learning rate is multiplied by ``step_factor``."""
     step_factor: float = 0.1
     patience: int = 0
-    """Stop after so many epochs without a better validation accuracy; 0 never stops early."""
+    """Number of epochs without a better validation accuracy before training stops; 0 never stops early."""
 
     def __post_init__(self) -> None:
         for name in ("size", "epochs", "batch", "step_epochs"):
@@ -55,29 +55,29 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line says beside the data."""
+    """Options of the command line, except for the data."""
 
     preset: str = "full"
     weights: str = "pretrained"
     """"pretrained" (torchvision's, downloaded), "none", or a file with a state_dict."""
     device: str = "auto"
     fresh: bool = False
-    """Forget a training that was cut short."""
+    """Discard an interrupted training."""
     overrides: Sequence[str] = field(default=())
-    """``name=value`` each, over the preset."""
+    """``name=value`` each; override the preset."""
 
 
-Kind = TypeVar("Kind", bound=Settings)
+S = TypeVar("S", bound=Settings)
 
 
-def settle(kind: type[Kind], presets: Mapping[str, Mapping[str, Any]], options: Options) -> Kind:
-    """The settings of one training: the recipe's own, what the preset changes, what the command line says.
+def settle(settings_type: type[S], presets: Mapping[str, Mapping[str, Any]], options: Options) -> S:
+    """Return the settings of one training: defaults of the recipe, changed by the preset, then by the command line.
 
-    Raises BadInput for a preset, name or value that is not there.
+    Raises BadInput for an unknown preset or name, or an invalid value.
     """
     if options.preset not in presets:
         raise BadInput(f"--preset {options.preset}: no such preset; expected one of {', '.join(presets)}")
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(settings_type)
     values = dict(presets[options.preset])
     for entry in options.overrides:
         name, equals, text = entry.partition("=")
@@ -85,18 +85,18 @@ def settle(kind: type[Kind], presets: Mapping[str, Mapping[str, Any]], options: 
             raise BadInput(f"--set {entry}: expected NAME=VALUE with one of {', '.join(sorted(hints))}")
         values[name] = typed(_value(text), hints[name], f"--set {name}")
     try:
-        return kind(**values)
+        return settings_type(**values)
     except ValueError as error:
         raise BadInput(f"settings: {error}") from None
 
 
 def recorded(settings: Settings) -> dict[str, Any]:
-    """The settings as they go into the record of a training."""
+    """Return the settings as they are written to the training record."""
     return dataclasses.asdict(settings)
 
 
 def _value(text: str) -> Any:
-    """A number, list or truth value as TOML has it; any other text is itself."""
+    """Parse a number, list or boolean as TOML; return any other text unchanged."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

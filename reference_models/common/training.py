@@ -1,8 +1,8 @@
-"""The trainer of all recipes: epochs of batches, the checkpoint that is best on the validation images, early stopping,
-and a training that was killed goes on to the same weights.
+"""Trainer of all recipes: epochs of batches, the best checkpoint on the validation images, early stopping, and an exact
+resume of interrupted trainings.
 
-All randomness of an epoch comes from (seed, epoch), so that an epoch can be trained again by itself. On a GPU it runs
-in bfloat16 where that is safe (autocast) and channels-last.
+All randomness of an epoch depends only on (seed, epoch), so that an epoch can be repeated alone. On a GPU it runs in
+bfloat16 where that is safe (autocast) and channels-last.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from auditor.reference_models.common.settings import Settings, recorded
 
 Say = Callable[[str], None]
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
-"""Pixels (n, c, h, w) in [0, 1] and random numbers to changed pixels; the generator is on the CPU."""
+"""Map pixels (n, c, h, w) in [0, 1] and a CPU generator to augmented pixels."""
 Adversary = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Generator], torch.Tensor]
-"""The network from pixels to logits, in evaluation mode, pixels and labels to the pixels to train on."""
+"""Map the network (pixels to logits, in evaluation mode), pixels, labels and a generator to the pixels to train on."""
 
 _SEEDS = 1_000_003
-"""Epoch e of seed s draws from generator s * _SEEDS + e: a prime, so that no two trainings share an epoch's draws."""
+"""Epoch e of seed s uses generator s * _SEEDS + e: a prime, so that no two trainings share an epoch's draws."""
 
 
 class InPixels(nn.Module):
-    """A network that takes pixels in [0, 1]: what every recipe perturbs, whatever its network is fed."""
+    """A network with pixel input in [0, 1], the space of all perturbations, independent of its normalisation."""
 
     def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()
@@ -48,29 +48,29 @@ class InPixels(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Logits (n, k) of pixels (n, c, h, w)."""
+        """Return logits (n, k) of pixels (n, c, h, w)."""
         logits: torch.Tensor = self.network((pixels - self.mean) / self.std)
         return logits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What came out of a training."""
+    """Result of a training."""
 
     model: InPixels
-    """The best checkpoint, in evaluation mode on the CPU."""
+    """Best checkpoint, in evaluation mode on the CPU."""
     history: list[dict[str, float]]
-    """A row per epoch."""
+    """One row per epoch."""
     best_epoch: int
     seconds: float
-    """Of all its epochs, also those before it was cut short."""
+    """Time of all epochs, including those before an interruption."""
     device: str
 
 
 def statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of all pixels, per channel, rounded to three digits (they go into the sidecar)."""
+    """Return mean and standard deviation of all pixels per channel, rounded to three digits (for the sidecar)."""
     scale = 255 if part.pixels.dtype == np.uint8 else 1
-    # in float64 by image: one sum over all pixels would need them all as floats at once
+    # in float64 image by image: a single sum would need all pixels as floats at once
     first = np.mean([picture.mean(axis=(1, 2), dtype=np.float64) for picture in part.pixels], axis=0) / scale
     square = np.mean([(picture.astype(np.float64) ** 2).mean(axis=(1, 2)) for picture in part.pixels], axis=0)
     deviation = np.sqrt(np.maximum(square / scale**2 - first**2, 1e-6))
@@ -92,10 +92,10 @@ def fit(
     adversary: Adversary | None = None,
     after_step: Callable[[nn.Module], None] | None = None,
 ) -> Trained:
-    """Train ``network`` on ``splits.learn``; the state with the best accuracy on ``splits.validation``, the first of
-    equals.
+    """Train ``network`` on ``splits.learn`` and return the state with the best accuracy on ``splits.validation``.
 
-    ``stem``.checkpoint.pt is written after every epoch, and read when the same training begins again.
+    Of equal accuracies the first counts. ``stem``.checkpoint.pt is written after every epoch, and read when the same
+    training starts again.
     """
     model = InPixels(network, mean, std).to(device).to(memory_format=torch.channels_last)
     optimiser = _optimiser(model, settings)
@@ -108,7 +108,7 @@ def fit(
     best: dict[str, torch.Tensor] = state["best"]
     for epoch in range(len(history), settings.epochs):
         if _patience_is_over(history, settings):
-            say(f"no better validation accuracy in {settings.patience} epochs: stopped")
+            say(f"stopped: no better validation accuracy in {settings.patience} epochs")
             break
         rate = _rate(settings, epoch)
         for group in optimiser.param_groups:
@@ -173,7 +173,7 @@ def fit(
 def evaluate(
     model: nn.Module, part: Part, *, device: str = "cpu", batch: int = 256
 ) -> tuple[float, np.ndarray[Any, Any]]:
-    """Mean cross-entropy, and which images (n,) the model gets right, in evaluation mode and full precision."""
+    """Return the mean cross-entropy and the correctly classified images (n,), in evaluation mode and full precision."""
     was = model.training
     model.eval()
     losses, right = [], []
@@ -187,15 +187,15 @@ def evaluate(
 
 
 def pixels(part: Part, rows: Any, device: str = "cpu") -> torch.Tensor:
-    """Images in [0, 1], float32, channels-last in memory."""
+    """Return images in [0, 1], float32, channels-last in memory."""
     chosen = torch.from_numpy(part.pixels[rows]).to(device)
     floats = chosen.float() / 255 if chosen.dtype == torch.uint8 else chosen.float()
     return floats.to(memory_format=torch.channels_last)
 
 
-def choose_device(wanted: str) -> str:
-    """ "cuda" where "auto" finds one."""
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+def choose_device(device: str) -> str:
+    """Return ``device``; for "auto" "cuda" if available, else "cpu"."""
+    return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
 
 
 def _epoch(
@@ -210,16 +210,16 @@ def _epoch(
     adversary: Adversary | None,
     after_step: Callable[[nn.Module], None] | None,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy on the images as they were trained on."""
+    """Train one epoch; return mean loss and accuracy on the augmented images."""
     generator = torch.Generator().manual_seed(settings.seed * _SEEDS + epoch)
     order = torch.randperm(len(part), generator=generator).split(settings.batch)
     if len(order) > 1 and len(order[-1]) == 1:
-        # batch normalisation cannot learn from one image
+        # batch normalisation cannot train on a single image
         order = order[:-1]
-    losses, hits, seen = 0.0, 0, 0
+    losses, correct, count = 0.0, 0, 0
     cuda = device.startswith("cuda")
     model.train()
-    for rows in _shown(order, f"epoch {epoch + 1}"):
+    for rows in _with_progress(order, f"epoch {epoch + 1}"):
         labels = torch.from_numpy(part.labels[rows.numpy()]).to(device)
         images = pixels(part, rows.numpy(), device)
         if augment is not None:
@@ -237,11 +237,11 @@ def _epoch(
         if after_step is not None:
             after_step(model.network)
         losses += float(loss.detach()) * len(labels)
-        hits += int((logits.detach().argmax(1) == labels).sum())
-        seen += len(labels)
+        correct += int((logits.detach().argmax(1) == labels).sum())
+        count += len(labels)
     if not math.isfinite(losses):
-        raise FloatingPointError("the loss is no number any more; lower learning_rate with --set learning_rate=...")
-    return losses / seen, hits / seen
+        raise FloatingPointError("the loss is not finite; lower learning_rate with --set learning_rate=...")
+    return losses / count, correct / count
 
 
 def _optimiser(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -258,7 +258,7 @@ def _optimiser(model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
 
 
 def _rate(settings: Settings, epoch: int) -> float:
-    """The learning rate of an epoch, counted from 0."""
+    """Return the learning rate of an epoch, counted from 0."""
     if settings.schedule == "cosine":
         return settings.learning_rate * (1 + math.cos(math.pi * epoch / settings.epochs)) / 2
     if settings.schedule == "step":
@@ -274,7 +274,7 @@ def _patience_is_over(history: list[dict[str, float]], settings: Settings) -> bo
 
 
 def _identity(splits: Splits, settings: Settings, model: nn.Module) -> str:
-    """Digest of all that the weights depend on; a checkpoint of another training is not gone on with."""
+    """Return a digest of everything that the weights depend on; a checkpoint with another digest is not resumed."""
     shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
     parts = [
         [part.ids, part.labels.tolist(), hashlib.sha256(np.ascontiguousarray(part.pixels).data).hexdigest()]
@@ -291,30 +291,30 @@ def _resume(
     if not checkpoint.is_file():
         return fresh
     try:
-        found = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        matches = found["identity"] == identity
+        saved = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        matches = saved["identity"] == identity
     except Exception as error:
-        # whatever a damaged file trips the unpickler over
-        say(f"{checkpoint}: not readable ({type(error).__name__}), so the training begins anew")
+        # the unpickler raises arbitrary exceptions on damaged files
+        say(f"{checkpoint}: not readable ({type(error).__name__}); training restarts")
         return fresh
     if not matches:
-        say(f"{checkpoint}: belongs to other settings or images, so the training begins anew")
+        say(f"{checkpoint}: belongs to other settings or images; training restarts")
         return fresh
-    model.load_state_dict(found["model"])
-    optimiser.load_state_dict(found["optimiser"])
-    say(f"goes on after epoch {len(found['history'])}")
-    return dict(found)
+    model.load_state_dict(saved["model"])
+    optimiser.load_state_dict(saved["optimiser"])
+    say(f"resumes after epoch {len(saved['history'])}")
+    return dict(saved)
 
 
 def _store(path: Path, state: dict[str, Any]) -> None:
-    """Whole or not at all."""
-    aside = path.with_name(path.name + ".part")
-    torch.save(state, aside)
-    aside.replace(path)
+    """Write a file atomically."""
+    temporary = path.with_name(path.name + ".part")
+    torch.save(state, temporary)
+    temporary.replace(path)
 
 
-def _shown(batches: tuple[torch.Tensor, ...], title: str) -> Iterator[torch.Tensor]:
-    """The batches, with a progress bar where somebody sees it."""
+def _with_progress(batches: tuple[torch.Tensor, ...], title: str) -> Iterator[torch.Tensor]:
+    """Yield the batches, with a progress bar on a terminal."""
     if not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
         yield from batches
         return
@@ -325,5 +325,5 @@ def _shown(batches: tuple[torch.Tensor, ...], title: str) -> Iterator[torch.Tens
 
 
 def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    minutes, remainder = divmod(round(seconds), 60)
+    return f"{minutes} min {remainder} s" if minutes else f"{remainder} s"

@@ -296,8 +296,8 @@ def OneHot(indices: Tensor, depth: int, values: Tensor, *, axis: int = -1) -> Te
     axis = axis + indices.dim() + 1 if axis < 0 else axis
     targets = indices.unsqueeze(axis)
     targets = torch.where(targets < 0, targets + int(depth), targets)
-    hit = targets == classes.reshape([-1 if i == axis else 1 for i in range(indices.dim() + 1)])
-    return torch.where(hit, values[1], values[0])
+    selected = targets == classes.reshape([-1 if i == axis else 1 for i in range(indices.dim() + 1)])
+    return torch.where(selected, values[1], values[0])
 
 
 @operator()
