@@ -309,11 +309,13 @@ def test_masked_gradients_are_detected_and_others_are_not(name: str) -> None:
 def attack_frame(distances: Any, epsilons: Any, ids: Any) -> pd.DataFrame:
     """Return rows of an attack with the given distance per image, at every epsilon and at 0."""
     rows = [
-        {"image_id": i, "epsilon": e, "linf": e, "success": 0 < d <= e}
+        {"image_id": i, "epsilon": e, "linf": e, "l2": e, "l1": e, "success": 0 < d <= e}
         for i, d in zip(ids, distances, strict=True)
         for e in (0.0, *epsilons)
     ]
-    return pd.DataFrame(rows).assign(label=0, prediction=0, norm="linf", snr_db=1.0)
+    constant = {"label": 0, "prediction": 0, "norm": "linf", "snr_db": 1.0}
+    attack = {"searched": False, "surrogate_misclassified": False, "component": ""}
+    return pd.DataFrame(rows).assign(**constant, **attack)
 
 
 def test_gradient_masking_compares_attacks() -> None:
@@ -453,7 +455,7 @@ class Reversed(torch.nn.Module):
         return 2 * z.detach() - z
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore:.torch.jit:DeprecationWarning")
 def test_masked_model_is_inconclusive(digits: Path, tmp_path: Path) -> None:
     """Robust accuracy is high, and status and verdict are not a pass."""
     whole = torch.jit.load(str(digits / "digits-cnn.pt"))
