@@ -22,6 +22,7 @@ from auditor.plugins.bias.slices import Slices
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.performance.calibration import Calibration
 from auditor.probes.base import Randomness, Records, Run, no_examples
+from auditor.probes.breakdown import compare_counts, kruskal_wallis
 from auditor.probes.groupings import groupings
 from auditor.run.opening import open_audit
 from auditor.run.request import Request
@@ -201,6 +202,27 @@ def test_groupings_divide_numbers_into_bands_and_cross_columns() -> None:
     assert set(found["code"]) == {"1", "2"}
     assert set(found["age x sex"].str.split(", ").str[1]) == {"f", "m"}
     assert "age x sex" not in groupings(frame, cross=False)
+
+
+def test_kruskal_wallis_equals_scipy_and_ranks_infinity_highest() -> None:
+    from scipy.stats import kruskal
+
+    rng = np.random.default_rng(0)
+    one, other = rng.normal(size=30).round(1), rng.normal(0.5, size=40).round(1)
+    assert kruskal_wallis([one, other]) == pytest.approx(float(kruskal(one, other).pvalue))
+    infinite = np.where(one > 1, np.inf, one)
+    assert kruskal_wallis([infinite, other]) == pytest.approx(float(kruskal(np.minimum(infinite, 1e9), other).pvalue))
+    assert kruskal_wallis([np.full(5, np.inf), np.full(5, np.inf)]) == 1
+
+
+def test_comparison_of_shares_lists_small_groups_and_needs_two_large_ones() -> None:
+    counts = {"a": (30, 40), "b": (10, 40), "c": (1, 2)}
+    found = compare_counts("kind", counts, 20, metric="accuracy", gap="accuracy_gap")
+    assert (found.highest, found.lowest, found.verdict) == ("a", "b", "groups differ")
+    assert (found.gap.value, found.gap.n, dict(found.small)) == (0.5, 80, {"c": 2})
+    alone = compare_counts("kind", counts, 41, metric="accuracy", gap="accuracy_gap")
+    assert (alone.gap.value, alone.verdict) == (None, "undecided")
+    assert Groups.small_text(alone) == "Too small to compare: a (40), b (40), c (2)."
 
 
 def test_groups_report_fairness_and_undecided_groupings() -> None:

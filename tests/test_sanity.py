@@ -310,12 +310,13 @@ def test_masked_gradients_are_detected_and_others_are_not(name: str) -> None:
 def attack_frame(distances: Any, epsilons: Any, ids: Any) -> pd.DataFrame:
     """Return rows of an attack with the given distance per image, at every epsilon and at 0."""
     rows = [
-        {"image_id": i, "label": 0, "prediction": 0, "norm": "linf", "epsilon": e, "linf": e, "snr_db": 1.0,
-         "success": 0 < d <= e, "l2": e, "l1": e, "searched": False, "surrogate_misclassified": False,
-         "component": ""}
-        for i, d in zip(ids, distances, strict=True) for e in (0.0, *epsilons)
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
+        {"image_id": i, "epsilon": e, "linf": e, "l2": e, "l1": e, "success": 0 < d <= e}
+        for i, d in zip(ids, distances, strict=True)
+        for e in (0.0, *epsilons)
+    ]
+    constant = {"label": 0, "prediction": 0, "norm": "linf", "snr_db": 1.0}
+    attack = {"searched": False, "surrogate_misclassified": False, "component": ""}
+    return pd.DataFrame(rows).assign(**constant, **attack)
 
 
 def test_gradient_masking_compares_attacks() -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor.algorithms.masking import Fill
 from auditor.findings.finding import Conclusion, Finding
-from auditor.findings.metric import Metric
+from auditor.findings.metric import Metric, percent
 from auditor.probes import attribution_regions, feature_attribution
 from auditor.probes.base import Columns, Example, Probe, Randomness, Records
 from auditor.probes.cells import Cell, cell_means, map_cells, map_shape
@@ -173,8 +173,6 @@ class Explanation(Probe):
         self, records: Records, frame: pd.DataFrame, maps: NDArray[np.float64], verdict: str
     ) -> tuple[list[Metric], Finding]:
         """Return the attribution of each feature of tabular data, over all rows and for single rows."""
-        from auditor.findings.metric import percent
-
         metrics, tables = feature_attribution.feature_tables(records, frame, maps)
         first = metrics[0]
         extra = self.extra_images(records.others)

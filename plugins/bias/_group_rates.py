@@ -93,11 +93,13 @@ def profile_table(records: Records, name: str, values: pd.Series, minimum: int) 
     )
 
 
-def class_rates_table(records: Records, name: str, values: pd.Series, minimum: int) -> list[Table]:
+def class_rates_table(
+    records: Records, name: str, values: pd.Series, minimum: int, *, with_scores: bool
+) -> list[Table]:
     """Tabulate the rates of every large group and class with their intervals.
 
-    Rates have Wilson's interval; calibration error and ROC AUC (one class against the rest) a bootstrap interval. Empty
-    if there are too many rows.
+    Rates have Wilson's interval; calibration error and ROC AUC (one class against the rest, ``with_scores`` only) a
+    bootstrap interval. Empty if there are too many rows.
     """
 
     from auditor import statistics
@@ -108,8 +110,7 @@ def class_rates_table(records: Records, name: str, values: pd.Series, minimum: i
     names, _ = counts(values, labels, predictions, k, minimum)
     if not names or len(names) * k > _MAX_CELLS:
         return []
-    # the many small cells of a crossing get no bootstrap
-    probabilities = None if " x " in name else _probabilities(records)
+    probabilities = _probabilities(records) if with_scores else None
     scores = ["calibration error", "ROC AUC"] if probabilities is not None else []
     rows: list[list[Any]] = []
     for group in names:

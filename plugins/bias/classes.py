@@ -6,7 +6,7 @@ McNemar's test, adjusted with Holm's method over all pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from auditor import Conclusion, Finding, HeatMap, Meta, MetricSpec, Probe, Records, Table, hookimpl
@@ -52,8 +52,6 @@ class Classes(Breakdown):
 
     def conclude(self, records: Records) -> Conclusion:
         """Compare recall between classes and test the asymmetry of confusions."""
-        from dataclasses import replace
-
         import numpy as np
 
         frame, k = records.frame, len(records.classes)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, PerImage, Probe, Records, hookimpl
+from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, PerImage, Probe, Records, Table, hookimpl
 from auditor.plugins.bias._group_rates import class_rates_table, fairness_table, fairness_tests, profile_table
 from auditor.probes.breakdown import ALPHA, Breakdown, Comparison, compare_shares, holm_adjusted, points
 from auditor.probes.groupings import groupings
@@ -66,20 +66,16 @@ class Groups(Breakdown):
         by_group = groupings(records.frame)
         comparisons = self._comparisons(records, _with_classes(records, by_group))
         tests = {name: fairness_tests(records, name, values, self.minimum) for name, values in by_group.items()}
-        significance = _adjusted(tests)
+        p_values = _adjusted(tests)
         metrics: list[Metric] = []
         findings: list[Finding] = []
         for comparison in comparisons:
             name = comparison.grouping
-            metrics += [comparison.gap, *list(comparison.groups.values())[: self.rows_shown]]
-            metrics += [metric for metric, _ in tests.get(name, {}).values()]
+            statistics = {key: metric for key, (metric, _) in tests.get(name, {}).items()}
+            metrics += [comparison.gap, *list(comparison.groups.values())[: self.rows_shown], *statistics.values()]
             details: list[Evidence] = []
-            if tests.get(name):
-                details = [
-                    fairness_table(name, {key: metric for key, (metric, _) in tests[name].items()}, significance),
-                    profile_table(records, name, by_group[name], self.minimum),
-                    *class_rates_table(records, name, by_group[name], self.minimum),
-                ]
+            if statistics:
+                details = [fairness_table(name, statistics, p_values), *self._rates(records, name, by_group[name])]
             findings.append(self._finding(records, comparison, len(comparisons), details))
         largest = max((c.gap for c in comparisons), key=lambda gap: (gap.low or 0.0, gap.value or 0.0))
         return Conclusion(metrics=[largest, *(m for m in metrics if m is not largest)], findings=findings)
@@ -95,6 +91,14 @@ class Groups(Breakdown):
             replace(c, gap=replace(c.gap, low=0.0)) if c.p_value >= ALPHA and c.gap.low else c
             for c in holm_adjusted(compared)
         ]
+
+    def _rates(self, records: Records, name: str, values: pd.Series) -> list[Table]:
+        """Tabulate the rates of each group, and of each class in it."""
+        # a crossing has many small cells, for which a bootstrap is slow and imprecise
+        uncrossed = name in groupings(records.frame, cross=False)
+        by_class = class_rates_table(records, name, values, self.minimum, with_scores=uncrossed)
+        tables = [profile_table(records, name, values, self.minimum), *by_class]
+        return [table for table in tables if table.rows]
 
     def per_image(self, records: Records) -> list[PerImage]:
         """Return whether each image of a group is classified correctly."""
