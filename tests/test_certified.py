@@ -1,4 +1,4 @@
-"""Certified bounds: exact where that is possible, never above what an attack finds, no guess at unknown operators."""
+"""Certified bounds: exact on linear models, never above an attack, unknown operators refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def classifier_of(model: onnx.ModelProto, shape: tuple[int, int, int] = SHAPE, *
 
 
 def model_of(nodes: list[Any], tensors: dict[str, np.ndarray], batch: int | str = "n") -> onnx.ModelProto:
-    """A model of (operator, inputs, attributes); each node writes h1, h2, ...; the last one the scores."""
+    """Build a model of (operator, inputs, attributes); the nodes write h1, h2, ..., the last one the scores."""
     built = [
         helper.make_node(kind, inputs.split(), ["out" if i == len(nodes) else f"h{i}"], **attributes)
         for i, (kind, inputs, attributes) in enumerate(nodes, start=1)
@@ -55,7 +55,7 @@ def model_of(nodes: list[Any], tensors: dict[str, np.ndarray], batch: int | str 
 
 
 def network(kind: str, seed: int, batch: int | str = "n") -> onnx.ModelProto:
-    """A random net of one of several shapes."""
+    """Build a random network of one of several architectures."""
     rng = np.random.default_rng(seed)
     t = {
         "w1": rng.normal(size=(5, 2, 3, 3)) / 3, "b1": rng.normal(size=5) / 5, "w2": rng.normal(size=(5, 5, 3, 3)) / 5,
@@ -97,7 +97,7 @@ def images(n: int, seed: int = 0) -> np.ndarray:
 
 
 def in_ball(rng: np.random.Generator, centre: np.ndarray, norm: str, epsilon: float, n: int) -> np.ndarray:
-    """Points on the ball's surface, cut to [0, 1]."""
+    """Draw points on the surface of the ball, clipped to [0, 1]."""
     if norm == "linf":
         offsets = rng.choice([-epsilon, epsilon], (n, *centre.shape))
     else:
@@ -107,7 +107,7 @@ def in_ball(rng: np.random.Generator, centre: np.ndarray, norm: str, epsilon: fl
 
 
 def worst(bounder: Bounder, points: torch.Tensor, label: int, ball: tuple[torch.Tensor, str, float]) -> float:
-    """The least margin found by descending from points of the ball."""
+    """Return the smallest margin found by gradient descent from points of the ball."""
     centre, norm, epsilon = ball
     least = np.inf
     x = points
@@ -129,7 +129,7 @@ def worst(bounder: Bounder, points: torch.Tensor, label: int, ball: tuple[torch.
 @pytest.mark.parametrize("kind", NETS)
 @pytest.mark.parametrize("refine", [0, 4096])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_no_point_of_the_ball_has_a_smaller_margin_than_the_bound(kind: str, refine: int, norm: str) -> None:
+def test_bound_is_below_the_margin_at_every_point_of_the_ball(kind: str, refine: int, norm: str) -> None:
     for seed in range(2):
         classifier = classifier_of(network(kind, seed))
         bounder = Bounder(classifier, refine=refine)
@@ -155,12 +155,12 @@ def test_tighter_intermediate_bounds_give_larger_margins(kind: str) -> None:
     epsilon = torch.full((3,), 0.05)
     one, other = (b.margins(pixels, labels, epsilon, "linf") for b in (loose, tight))
     assert (other >= one - 1e-9).all()
-    alone = torch.cat([tight.margins(pixels[i : i + 1], labels[i : i + 1], epsilon[:1], "linf") for i in range(3)])
-    torch.testing.assert_close(alone, other, rtol=0, atol=1e-9)
+    single = torch.cat([tight.margins(pixels[i : i + 1], labels[i : i + 1], epsilon[:1], "linf") for i in range(3)])
+    torch.testing.assert_close(single, other, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_the_bound_of_a_linear_model_is_exact(norm: str) -> None:
+def test_bound_of_a_linear_model_is_exact(norm: str) -> None:
     rng = np.random.default_rng(1)
     weights, bias = rng.normal(size=(CLASSES, 72)) / 8, rng.normal(size=CLASSES) / 10
     classifier = classifier_of(model_of([("Flatten", "x", {}), ("Gemm", "h1 w b", {"transB": 1})],
@@ -183,12 +183,12 @@ def test_the_bound_of_a_linear_model_is_exact(norm: str) -> None:
     assert found[0] == 0
     small = np.array(exact[1:]) < (0.35 if norm == "linf" else 0.4)
     assert small.sum() > 5
-    # nothing within 0.4 of these pixels is cut to [0, 1]; beyond, the true radius is larger than the formula's
+    # within 0.4 of these pixels nothing is clipped to [0, 1]; beyond, the true radius exceeds the formula's
     np.testing.assert_allclose(found[1:][small], np.array(exact[1:])[small], rtol=1e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("batch", ["n", 1, 3])
-def test_a_fixed_batch_size_changes_nothing(batch: int | str) -> None:
+def test_fixed_batch_size_gives_the_same_radii(batch: int | str) -> None:
     pixels = images(5)
     free = Bounder(classifier_of(network("relu", 0)), refine=512)
     labels = free.logits(torch.from_numpy(pixels)).argmax(1)
@@ -206,7 +206,7 @@ def test_a_fixed_batch_size_changes_nothing(batch: int | str) -> None:
     ],
     ids=["Softplus", "Mul", "Softmax"],
 )
-def test_an_operator_that_cannot_be_bounded_is_named(nodes: list[Any], name: str) -> None:
+def test_operator_without_bounds_is_named(nodes: list[Any], name: str) -> None:
     classifier = classifier_of(model_of(nodes, {"w": np.ones((CLASSES, 72))}))
     pixels = images(1)
     batch = Batch(ids=("a",), pixels=pixels, labels=np.zeros(1, dtype=np.int64),
@@ -215,7 +215,7 @@ def test_an_operator_that_cannot_be_bounded_is_named(nodes: list[Any], name: str
         Certified().measure(classifier, batch, RNG)
 
 
-def test_models_without_a_graph_or_in_other_precision_are_not_applicable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_without_graph_or_in_other_precision_is_not_applicable(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = classifier_of(network("relu", 0), dtype="float16")
     with pytest.raises(NotApplicable, match="float16"):
         Bounder(classifier, refine=0)
@@ -226,6 +226,6 @@ def test_models_without_a_graph_or_in_other_precision_are_not_applicable(monkeyp
 
 
 @pytest.mark.parametrize("settings", [{"norms": ("l1",)}, {"iterations": 0}, {"epsilons": (0.0,)}], ids=str)
-def test_settings_without_sense_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"expected|must be"):
         Certified(**settings)
