@@ -40,9 +40,13 @@ def classifier_of(model: torch.nn.Module, shape: tuple[int, int, int], classes: 
             return np.asarray(model(torch.from_numpy(x)))
 
     artefact = Artefact(
-        format="torchscript", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=model,
+        format="torchscript",
+        runtime="torch",
+        input_shape=(None, *shape),
+        input_dtype="float32",
+        copy=model,
         scores=scores,
-    )  # fmt: skip
+    )
     return Classifier(
         artefact, Preprocessing(shape=shape), path="model", sha256="0" * 64, n_classes=classes, outputs="logits"
     )
@@ -138,18 +142,26 @@ def shortest(v: np.ndarray, rise: float, bounds: list[tuple[float, float]], norm
     """Return the length of the shortest d within bounds with v @ d = rise, by SciPy."""
     n = len(v)
     if norm == "l2":
-        found = minimize(lambda d: d @ d, np.zeros(n), bounds=bounds, constraints=[
-            {"type": "eq", "fun": lambda d: v @ d - rise}
-        ], tol=1e-12)  # fmt: skip
+        found = minimize(
+            lambda d: d @ d,
+            np.zeros(n),
+            bounds=bounds,
+            constraints=[{"type": "eq", "fun": lambda d: v @ d - rise}],
+            tol=1e-12,
+        )
         return float(np.sqrt(found.fun))
     # |d_i| <= t_i: minimise the sum of t, or one t for all
     extra = n if norm == "l1" else 1
     size = -np.eye(n) if norm == "l1" else -np.ones((n, 1))
     above = np.block([[np.eye(n), size], [-np.eye(n), size]])
     found = linprog(
-        np.r_[np.zeros(n), np.ones(extra)], A_ub=above, b_ub=np.zeros(2 * n), A_eq=[np.r_[v, np.zeros(extra)]],
-        b_eq=[rise], bounds=[*bounds, *[(0, None)] * extra],
-    )  # fmt: skip
+        np.r_[np.zeros(n), np.ones(extra)],
+        A_ub=above,
+        b_ub=np.zeros(2 * n),
+        A_eq=[np.r_[v, np.zeros(extra)]],
+        b_eq=[rise],
+        bounds=[*bounds, *[(0, None)] * extra],
+    )
     return float(found.fun)
 
 
@@ -420,9 +432,14 @@ def test_pgd_agrees_with_art_foolbox_and_torchattacks(trained: tuple[Classifier,
     ours = robust(classifier, batch, found, epsilon)
     step = 2.5 * epsilon / 20
     art = ProjectedGradientDescentNumpy(
-        ArtClassifier(classifier), eps=epsilon, eps_step=step, max_iter=20, num_random_init=1, batch_size=200,
+        ArtClassifier(classifier),
+        eps=epsilon,
+        eps_step=step,
+        max_iter=20,
+        num_random_init=1,
+        batch_size=200,
         verbose=False,
-    )  # fmt: skip
+    )
     model = PyTorchModel(Copy(classifier).eval(), bounds=(0, 1))
     images, labels = eagerpy.astensors(torch.from_numpy(batch.pixels), torch.from_numpy(batch.labels))
     np.random.seed(0)
@@ -446,16 +463,19 @@ def test_autoattack_is_at_least_as_strong_as_arts_ensemble_and_pgd(trained: tupl
     found = Pgd(iterations=15).perturbed(classifier, batch, RNG, STRONG)
     pgd = robust(classifier, batch, found, STRONG["epsilon"])
     estimator = PyTorchClassifier(
-        Copy(classifier).eval(), loss=torch.nn.CrossEntropyLoss(), input_shape=batch.pixels.shape[1:], nb_classes=10,
-        clip_values=(0, 1), device_type="cpu",
-    )  # fmt: skip
+        Copy(classifier).eval(),
+        loss=torch.nn.CrossEntropyLoss(),
+        input_shape=batch.pixels.shape[1:],
+        nb_classes=10,
+        clip_values=(0, 1),
+        device_type="cpu",
+    )
     epsilon: dict[str, Any] = {"eps": STRONG["epsilon"], "norm": np.inf}
     gradients: dict[str, Any] = {"eps_step": 2 * STRONG["epsilon"], "max_iter": 15, "nb_random_init": 1}
     parts = [
-        AutoProjectedGradientDescent(
-            estimator, **epsilon, **gradients, loss_type=loss, batch_size=80, verbose=False
-        ) for loss in ("cross_entropy", "difference_logits_ratio")
-    ]  # fmt: skip
+        AutoProjectedGradientDescent(estimator, **epsilon, **gradients, loss_type=loss, batch_size=80, verbose=False)
+        for loss in ("cross_entropy", "difference_logits_ratio")
+    ]
     parts.append(SquareAttack(estimator, **epsilon, max_iter=50, nb_restarts=1, batch_size=80, verbose=False))
     # the steps of ART's AutoAttack; the class itself requires a package that ART does not install
     images = batch.pixels.copy()

@@ -34,10 +34,17 @@ def linear(classes: int, seed: int = 0) -> tuple[Classifier, np.ndarray]:
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes, bias=False))
     weights = np.random.default_rng(seed).normal(size=(classes, 16)).astype(np.float32)
     module[1].load_state_dict({"weight": torch.from_numpy(weights)})
-    artefact = Artefact(format="onnx", runtime="numpy", input_shape=(None, *SHAPE), input_dtype="float32", copy=module,
-                        scores=lambda x: x.reshape(len(x), -1) @ weights.T)  # fmt: skip
-    return Classifier(artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=classes,
-                      outputs="logits"), weights  # fmt: skip
+    artefact = Artefact(
+        format="onnx",
+        runtime="numpy",
+        input_shape=(None, *SHAPE),
+        input_dtype="float32",
+        copy=module,
+        scores=lambda x: x.reshape(len(x), -1) @ weights.T,
+    )
+    return Classifier(
+        artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=classes, outputs="logits"
+    ), weights
 
 
 def grey_images(n: int) -> np.ndarray:
@@ -71,8 +78,15 @@ def conclude_bounds(certified: list[float], clever: list[float], found: list[flo
 
 
 def judged(conclusion: Any) -> dict[str, Any]:
-    return judge({"id": "metrics.bounds", "status": "informative", "metrics": plain(conclusion.metrics),
-                  "findings": plain(conclusion.findings)}, read_policy("default"))  # fmt: skip
+    return judge(
+        {
+            "id": "metrics.bounds",
+            "status": "informative",
+            "metrics": plain(conclusion.metrics),
+            "findings": plain(conclusion.findings),
+        },
+        read_policy("default"),
+    )
 
 
 def test_consistent_bounds_have_no_contradiction() -> None:
@@ -183,10 +197,12 @@ def test_smoothing_of_a_linear_model_equals_its_closed_form() -> None:
         along = (x.reshape(len(x), -1) - 0.5) @ normal
         return np.stack([0 * along, along], axis=1)
 
-    artefact = Artefact(format="onnx", runtime="numpy", input_shape=(None, *SHAPE), input_dtype="float32",
-                        scores=scores)  # fmt: skip
-    classifier = Classifier(artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=2,
-                            outputs="logits")  # fmt: skip
+    artefact = Artefact(
+        format="onnx", runtime="numpy", input_shape=(None, *SHAPE), input_dtype="float32", scores=scores
+    )
+    classifier = Classifier(
+        artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=2, outputs="logits"
+    )
     batch = batch_of(classifier, grey_images(12))
     probe = Smoothing(sigmas=(0.08,), selection=50, draws=2000)
     found = probe.measure(classifier, batch, RNG)
@@ -199,8 +215,14 @@ def test_smoothing_of_a_linear_model_equals_its_closed_form() -> None:
         low = binomtest(int(hits), 2000, alternative="greater").proportion_ci(1 - probe.alpha, method="exact").low
         assert radius == pytest.approx(0.08 * norm.ppf(low), abs=1e-9)
     np.testing.assert_allclose(found["hits"] / 2000, share, atol=0.04)
-    wrong = pd.DataFrame({"image_id": batch.ids, "label": 1 - batch.labels, "prediction": batch.labels,
-                          **{k: v for k, v in found.items() if k != "row"}})  # fmt: skip
+    wrong = pd.DataFrame(
+        {
+            "image_id": batch.ids,
+            "label": 1 - batch.labels,
+            "prediction": batch.labels,
+            **{k: v for k, v in found.items() if k != "row"},
+        }
+    )
     right = wrong.assign(label=batch.labels)
     assert numbers_of(probe.conclude(records(wrong)))["smoothed_accuracy"].value == 0
     assert numbers_of(probe.conclude(records(right)))["smoothed_accuracy"].value == pytest.approx(certain.mean())

@@ -32,11 +32,19 @@ def classifier_of(model: onnx.ModelProto, shape: tuple[int, int, int] = SHAPE, *
         with torch.no_grad():
             return np.asarray(module(torch.from_numpy(x))[0].numpy())
 
-    artefact = Artefact(format="onnx", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=module,
-                        scores=scores)  # fmt: skip
+    artefact = Artefact(
+        format="onnx", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=module, scores=scores
+    )
     preprocessing = Preprocessing(shape=shape, mean=(0.4, 0.5), std=(0.3, 0.2), **how)
-    return Classifier(artefact, preprocessing, path="m", sha256="0" * 64, n_classes=CLASSES, outputs="logits",
-                      fixed_batch=module.fixed_batch)  # fmt: skip
+    return Classifier(
+        artefact,
+        preprocessing,
+        path="m",
+        sha256="0" * 64,
+        n_classes=CLASSES,
+        outputs="logits",
+        fixed_batch=module.fixed_batch,
+    )
 
 
 def model_of(nodes: list[Any], tensors: dict[str, np.ndarray], batch: int | str = "n") -> onnx.ModelProto:
@@ -46,11 +54,17 @@ def model_of(nodes: list[Any], tensors: dict[str, np.ndarray], batch: int | str 
         for i, (kind, inputs, attributes) in enumerate(nodes, start=1)
     ]
     graph = helper.make_graph(
-        built, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *SHAPE])],
+        built,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *SHAPE])],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, [batch, CLASSES])],
-        [numpy_helper.from_array(value.astype(np.float32), name) if value.dtype != np.int64
-         else numpy_helper.from_array(value, name) for name, value in tensors.items()],
-    )  # fmt: skip
+        [
+            numpy_helper.from_array(value.astype(np.float32), name)
+            if value.dtype != np.int64
+            else numpy_helper.from_array(value, name)
+            for name, value in tensors.items()
+        ],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
@@ -58,33 +72,64 @@ def network(kind: str, seed: int, batch: int | str = "n") -> onnx.ModelProto:
     """Build a random network of one of several architectures."""
     rng = np.random.default_rng(seed)
     t = {
-        "w1": rng.normal(size=(5, 2, 3, 3)) / 3, "b1": rng.normal(size=5) / 5, "w2": rng.normal(size=(5, 5, 3, 3)) / 5,
-        "s": rng.normal(1, 0.2, 5), "o": rng.normal(size=5) / 5, "m": rng.normal(size=5) / 5,
-        "v": rng.uniform(0.5, 2, 5), "wf": rng.normal(size=(CLASSES, 45)) / 3, "bf": rng.normal(size=CLASSES) / 5,
-        "wg": rng.normal(size=(5, CLASSES)), "zero": np.array(0.0), "one": np.array(0.6),
+        "w1": rng.normal(size=(5, 2, 3, 3)) / 3,
+        "b1": rng.normal(size=5) / 5,
+        "w2": rng.normal(size=(5, 5, 3, 3)) / 5,
+        "s": rng.normal(1, 0.2, 5),
+        "o": rng.normal(size=5) / 5,
+        "m": rng.normal(size=5) / 5,
+        "v": rng.uniform(0.5, 2, 5),
+        "wf": rng.normal(size=(CLASSES, 45)) / 3,
+        "bf": rng.normal(size=CLASSES) / 5,
+        "wg": rng.normal(size=(5, CLASSES)),
+        "zero": np.array(0.0),
+        "one": np.array(0.6),
         "k": rng.normal(size=(1, 5, 1, 1)),
-    }  # fmt: skip
+    }
     same, pool = {"pads": [1, 1, 1, 1]}, {"kernel_shape": [2, 2], "strides": [2, 2]}
     first = ("Conv", "x w1 b1", same)
     nets: dict[str, list[Any]] = {
         "relu": [
-            first, ("Relu", "h1", {}), ("Conv", "h2 w2", same), ("Relu", "h3", {}), ("MaxPool", "h4", pool),
-            ("Flatten", "h5", {}), ("Gemm", "h6 wf bf", {"transB": 1}),
+            first,
+            ("Relu", "h1", {}),
+            ("Conv", "h2 w2", same),
+            ("Relu", "h3", {}),
+            ("MaxPool", "h4", pool),
+            ("Flatten", "h5", {}),
+            ("Gemm", "h6 wf bf", {"transB": 1}),
         ],
         "residual": [
-            first, ("BatchNormalization", "h1 s o m v", {}), ("LeakyRelu", "h2", {"alpha": 0.1}),
-            ("Conv", "h3 w2", same), ("Add", "h4 h3", {}), ("Clip", "h5 zero one", {}), ("Mul", "h6 k", {}),
-            ("GlobalAveragePool", "h7", {}), ("Flatten", "h8", {}), ("MatMul", "h9 wg", {}), ("Add", "h10 bf", {}),
+            first,
+            ("BatchNormalization", "h1 s o m v", {}),
+            ("LeakyRelu", "h2", {"alpha": 0.1}),
+            ("Conv", "h3 w2", same),
+            ("Add", "h4 h3", {}),
+            ("Clip", "h5 zero one", {}),
+            ("Mul", "h6 k", {}),
+            ("GlobalAveragePool", "h7", {}),
+            ("Flatten", "h8", {}),
+            ("MatMul", "h9 wg", {}),
+            ("Add", "h10 bf", {}),
         ],
         "smooth": [
-            first, ("Tanh", "h1", {}), ("AveragePool", "h2", pool), ("Conv", "h3 w2", same), ("Sigmoid", "h4", {}),
-            ("Sub", "h5 h3", {}), ("Flatten", "h6", {}), ("Gemm", "h7 wf bf", {"transB": 1}),
+            first,
+            ("Tanh", "h1", {}),
+            ("AveragePool", "h2", pool),
+            ("Conv", "h3 w2", same),
+            ("Sigmoid", "h4", {}),
+            ("Sub", "h5 h3", {}),
+            ("Flatten", "h6", {}),
+            ("Gemm", "h7 wf bf", {"transB": 1}),
         ],
         "padded pool": [
-            first, ("MaxPool", "h1", {"kernel_shape": [3, 3], "strides": [2, 2], **same}), ("Relu", "h2", {}),
-            ("Neg", "h3", {}), ("Flatten", "h4", {}), ("Gemm", "h5 wf bf", {"transB": 1}),
+            first,
+            ("MaxPool", "h1", {"kernel_shape": [3, 3], "strides": [2, 2], **same}),
+            ("Relu", "h2", {}),
+            ("Neg", "h3", {}),
+            ("Flatten", "h4", {}),
+            ("Gemm", "h5 wf bf", {"transB": 1}),
         ],
-    }  # fmt: skip
+    }
     used = {name for _, inputs, _ in nets[kind] for name in inputs.split()}
     return model_of(nets[kind], {name: value for name, value in t.items() if name in used}, batch)
 
@@ -163,8 +208,9 @@ def test_tighter_intermediate_bounds_give_larger_margins(kind: str) -> None:
 def test_bound_of_a_linear_model_is_exact(norm: str) -> None:
     rng = np.random.default_rng(1)
     weights, bias = rng.normal(size=(CLASSES, 72)) / 8, rng.normal(size=CLASSES) / 10
-    classifier = classifier_of(model_of([("Flatten", "x", {}), ("Gemm", "h1 w b", {"transB": 1})],
-                                        {"w": weights, "b": bias}))  # fmt: skip
+    classifier = classifier_of(
+        model_of([("Flatten", "x", {}), ("Gemm", "h1 w b", {"transB": 1})], {"w": weights, "b": bias})
+    )
     pixels = np.random.default_rng(2).uniform(0.4, 0.6, (20, *SHAPE)).astype(np.float32)
     probabilities = classifier.predict(pixels)
     labels = probabilities.argmax(axis=1)
@@ -209,8 +255,12 @@ def test_fixed_batch_size_gives_the_same_radii(batch: int | str) -> None:
 def test_operator_without_bounds_is_named(nodes: list[Any], name: str) -> None:
     classifier = classifier_of(model_of(nodes, {"w": np.ones((CLASSES, 72))}))
     pixels = images(1)
-    batch = Batch(ids=("a",), pixels=pixels, labels=np.zeros(1, dtype=np.int64),
-                  probabilities=np.eye(CLASSES, dtype=np.float32)[:1])  # fmt: skip
+    batch = Batch(
+        ids=("a",),
+        pixels=pixels,
+        labels=np.zeros(1, dtype=np.int64),
+        probabilities=np.eye(CLASSES, dtype=np.float32)[:1],
+    )
     with pytest.raises(NotApplicable, match=name):
         Certified().measure(classifier, batch, RNG)
 

@@ -32,8 +32,9 @@ def classifier_of(module: torch.nn.Module, shape: tuple[int, int, int], classes:
         with torch.no_grad():
             return np.asarray(module(torch.from_numpy(x)).numpy())
 
-    artefact = Artefact(format="onnx", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=module,
-                        scores=scores)  # fmt: skip
+    artefact = Artefact(
+        format="onnx", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=module, scores=scores
+    )
     preprocessing = Preprocessing(shape=shape, mean=(0.4,), std=(0.3,))
     return Classifier(artefact, preprocessing, path="m", sha256="0" * 64, n_classes=classes, outputs="logits")
 
@@ -43,9 +44,12 @@ def cnn() -> SimpleNamespace:
     """Build a random CNN of four classes and ten images."""
     torch.manual_seed(1)
     module = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 6, 3, padding=1), torch.nn.Tanh(), torch.nn.MaxPool2d(2), torch.nn.Flatten(),
+        torch.nn.Conv2d(1, 6, 3, padding=1),
+        torch.nn.Tanh(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(),
         torch.nn.Linear(96, 4),
-    ).requires_grad_(requires_grad=False)  # fmt: skip
+    ).requires_grad_(requires_grad=False)
     module[-1].weight.mul_(8)
     classifier = classifier_of(module, (1, 8, 8), 4)
     pixels = np.random.default_rng(2).uniform(0.3, 0.7, (10, 1, 8, 8)).astype(np.float32)
@@ -61,8 +65,15 @@ def test_clever_of_a_linear_model_equals_the_distance(classes: int, pooled: bool
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, classes)).requires_grad_(requires_grad=False)
     classifier = classifier_of(module, (3, 4, 4), classes)
     batch = batch_of(classifier, rng.uniform(0, 1, (6, 3, 4, 4)).astype(np.float32))
-    probe = Clever(norms=("linf", "l2", "l1"), batches=4, batch_samples=3, pooled=pooled,
-                   radius_linf=10, radius_l2=100, radius_l1=1000)  # fmt: skip
+    probe = Clever(
+        norms=("linf", "l2", "l1"),
+        batches=4,
+        batch_samples=3,
+        pooled=pooled,
+        radius_linf=10,
+        radius_l2=100,
+        radius_l1=1000,
+    )
     found = probe.measure(classifier, batch, RNG)
     weights = module[1].weight.double().numpy() / 0.3
     logits = module(torch.from_numpy((batch.pixels - np.float32(0.4)) / np.float32(0.3))).double().numpy()
@@ -107,8 +118,12 @@ def ball(rng: np.random.Generator, norm: str, radius: float, shape: tuple[int, i
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 def test_points_are_uniform_in_the_ball(norm: str) -> None:
     """Length and coordinates have the distribution of another construction; the chunk size does not matter."""
-    batch = Batch(ids=("a",), pixels=np.full((1, 1, 1, 3), 0.5, dtype=np.float32), labels=np.zeros(1, dtype=np.int64),
-                  probabilities=np.ones((1, 2), dtype=np.float32))  # fmt: skip
+    batch = Batch(
+        ids=("a",),
+        pixels=np.full((1, 1, 1, 3), 0.5, dtype=np.float32),
+        labels=np.zeros(1, dtype=np.int64),
+        probabilities=np.ones((1, 2), dtype=np.float32),
+    )
 
     def offsets(chunk: int) -> np.ndarray:
         chunks = ball_points(batch, RNG, norm, 0.4, n=4000, chunk=chunk)
@@ -214,9 +229,11 @@ def attack(batch: Batch, distances: list[float]) -> pd.DataFrame:
 
 def test_scores_are_compared_with_attack_distances() -> None:
     batch = Batch(
-        ids=tuple("abcd"), pixels=np.zeros((4, 1, 1, 1), dtype=np.float32), labels=np.zeros(4, dtype=np.int64),
+        ids=tuple("abcd"),
+        pixels=np.zeros((4, 1, 1, 1), dtype=np.float32),
+        labels=np.zeros(4, dtype=np.int64),
         probabilities=np.ones((4, 3), dtype=np.float32),
-    )  # fmt: skip
+    )
     score = np.array([0.1, 0.2, 0.3, 0.3])
     aims = ("clever_runner_up", "clever_random", "clever_least_likely", "clever_target")
     rest = (*aims, "spread", "ks", "shape", "slope", "margin")

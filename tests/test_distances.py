@@ -50,9 +50,13 @@ def probe(probe_id: str, *depends_on: str) -> Probe:
 
 def test_probes_run_after_the_probes_they_depend_on() -> None:
     probes = [
-        probe("metrics.all", "metrics.*"), probe("metrics.b", "attacks.*"), probe("attacks.x"),
-        probe("metrics.circle", "metrics.all"), probe("metrics.c", "metrics.b"), probe("attacks.y", "attacks.x"),
-    ]  # fmt: skip
+        probe("metrics.all", "metrics.*"),
+        probe("metrics.b", "attacks.*"),
+        probe("attacks.x"),
+        probe("metrics.circle", "metrics.all"),
+        probe("metrics.c", "metrics.b"),
+        probe("attacks.y", "attacks.x"),
+    ]
     order = [p.meta.id for p in _readers_last(probes)]
     assert sorted(order) == sorted(p.meta.id for p in probes)
     assert order[:4] == ["attacks.x", "attacks.y", "metrics.b", "metrics.c"]
@@ -72,5 +76,8 @@ def test_median_distance_uses_only_searched_images() -> None:
     curve = conclusion.findings[0].evidence[0]
     assert isinstance(curve, Curve)
     assert [(point.x, point.y) for point in curve.series[0].points] == [
-        (0.0, 1.0), (0.1, pytest.approx(2 / 3)), (0.2, pytest.approx(1 / 3)), (1.0, 0.0),
-    ]  # fmt: skip
+        (0.0, 1.0),
+        (0.1, pytest.approx(2 / 3)),
+        (0.2, pytest.approx(1 / 3)),
+        (1.0, 0.0),
+    ]

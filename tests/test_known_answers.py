@@ -42,13 +42,21 @@ def linear(weights: np.ndarray, bias: np.ndarray, shape: tuple[int, int, int], *
     copy = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(weights.shape[1], len(bias)))
     copy[1].load_state_dict({"weight": torch.tensor(weights), "bias": torch.tensor(bias)})
     artefact = Artefact(
-        format="onnx", runtime="numpy", input_shape=(None, *shape), input_dtype="float32", copy=copy,
+        format="onnx",
+        runtime="numpy",
+        input_shape=(None, *shape),
+        input_dtype="float32",
+        copy=copy,
         scores=lambda x: x.reshape(len(x), -1) @ weights.T + bias,
-    )  # fmt: skip
+    )
     return Classifier(
-        artefact, Preprocessing(shape=shape, **how), path="linear", sha256="0" * 64, n_classes=len(bias),
+        artefact,
+        Preprocessing(shape=shape, **how),
+        path="linear",
+        sha256="0" * 64,
+        n_classes=len(bias),
         outputs="logits",
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(params=[2, 3, 10], ids="{} classes".format)
@@ -64,9 +72,11 @@ def random_linear(request: pytest.FixtureRequest) -> SimpleNamespace:
     # a fifth of the labels is wrong, so that images are misclassified without an attack
     labels = np.where(np.arange(50) % 5 == 0, (batch.labels + 1) % request.param, batch.labels)
     return SimpleNamespace(
-        weights=weights.astype(np.float64), bias=bias.astype(np.float64), classifier=classifier,
+        weights=weights.astype(np.float64),
+        bias=bias.astype(np.float64),
+        classifier=classifier,
         batch=batch_of(classifier, pixels, labels),
-    )  # fmt: skip
+    )
 
 
 def gradient(model: SimpleNamespace, batch: Batch) -> np.ndarray:
@@ -274,9 +284,14 @@ def test_occlusion_curve_has_accuracy_by_size_and_control() -> None:
     conclusion = probe.conclude(records_of(batch, columns))
     found = {tuple(m.at.values()): m.value for m in conclusion.metrics if m.name == "robust_accuracy"}
     assert found == {
-        (0.25, "any"): 0, (0.25, "black"): 0, (0.25, "white"): 1, (0.125, "black"): 0, (0.125, "white"): 1,
-        (0.5, "black"): 0, (0.5, "white"): 1,
-    }  # fmt: skip
+        (0.25, "any"): 0,
+        (0.25, "black"): 0,
+        (0.25, "white"): 1,
+        (0.125, "black"): 0,
+        (0.125, "white"): 1,
+        (0.5, "black"): 0,
+        (0.5, "white"): 1,
+    }
     curve = next(e for e in conclusion.findings[0].evidence if e.title == "Accuracy against block size")
     assert {line.name: [(p.x, p.y) for p in line.points] for line in curve.series} == {
         "black": [(0.125, 0), (0.25, 0), (0.5, 0)],
@@ -484,9 +499,11 @@ def test_performance_equals_scikit_learn(k: int, present: list[int]) -> None:
 
 def conclude_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> Any:
     batch = Batch(
-        ids=tuple(f"{i:03d}" for i in range(len(labels))), pixels=np.zeros((len(labels), 1, 1, 1), dtype=np.float32),
-        labels=labels.astype(np.int64), probabilities=probabilities,
-    )  # fmt: skip
+        ids=tuple(f"{i:03d}" for i in range(len(labels))),
+        pixels=np.zeros((len(labels), 1, 1, 1), dtype=np.float32),
+        labels=labels.astype(np.int64),
+        probabilities=probabilities,
+    )
     columns = Accuracy().measure(None, batch, RNG)  # type: ignore[arg-type]
     return Accuracy().conclude(records_of(batch, columns))
 
@@ -508,9 +525,11 @@ def grouped() -> Callable[[list[str]], Any]:
     def conclude(groups: list[str]) -> Any:
         answers = np.where(right, labels, (labels + 1) % 3)
         batch = Batch(
-            ids=tuple(f"{i:03d}" for i in range(400)), pixels=np.zeros((400, 1, 1, 1), dtype=np.float32),
-            labels=labels, probabilities=np.eye(3, dtype=np.float32)[answers],
-        )  # fmt: skip
+            ids=tuple(f"{i:03d}" for i in range(400)),
+            pixels=np.zeros((400, 1, 1, 1), dtype=np.float32),
+            labels=labels,
+            probabilities=np.eye(3, dtype=np.float32)[answers],
+        )
         columns = Groups().measure(None, batch, RNG)  # type: ignore[arg-type]
         return Groups().conclude(records_of(batch, columns, extra={"group:kind": groups})), right, labels
 
@@ -553,9 +572,15 @@ def test_small_groups_are_listed_and_not_compared(grouped: Callable[[list[str]],
 
 def test_breaking_epsilon_is_the_smallest_success() -> None:
     rows = [
-        ("wrong", 0.0, False, 1, 0), ("late", 0.0, False, 0, 0), ("never", 0.0, False, 0, 0), ("odd", 0.0, False, 0, 0),
-        ("late", 0.1, False, 0, 0), ("late", 0.2, True, 0, 0), ("odd", 0.1, True, 0, 0), ("odd", 0.2, False, 0, 0),
-    ]  # fmt: skip
+        ("wrong", 0.0, False, 1, 0),
+        ("late", 0.0, False, 0, 0),
+        ("never", 0.0, False, 0, 0),
+        ("odd", 0.0, False, 0, 0),
+        ("late", 0.1, False, 0, 0),
+        ("late", 0.2, True, 0, 0),
+        ("odd", 0.1, True, 0, 0),
+        ("odd", 0.2, False, 0, 0),
+    ]
     frame = pd.DataFrame(rows, columns=["image_id", "epsilon", "success", "prediction", "label"])
     assert breaking_epsilon(frame).tolist() == [0.0, 0.2, np.inf, 0.1]
 

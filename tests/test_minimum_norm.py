@@ -41,9 +41,13 @@ SHAPE = (3, 4, 4)
 
 def classifier_of(copy: nn.Module, scores: Any, shape: tuple[int, int, int], classes: int) -> Classifier:
     artefact = Artefact(
-        format="onnx", runtime="test", input_shape=(None, *shape), input_dtype="float32", copy=copy.eval(),
+        format="onnx",
+        runtime="test",
+        input_shape=(None, *shape),
+        input_dtype="float32",
+        copy=copy.eval(),
         scores=scores,
-    )  # fmt: skip
+    )
     return Classifier(
         artefact, Preprocessing(shape=shape), path="test", sha256="0" * 64, n_classes=classes, outputs="logits"
     )
@@ -99,18 +103,27 @@ def test_projection_is_the_nearest_point_of_each_images_ball(norm: str) -> None:
     for one, wanted, size in zip(found[1:3], delta[1:3], radius[1:3], strict=True):
         flat = wanted.numpy().ravel()
         best = minimize(
-            lambda x, flat=flat: ((x - flat) ** 2).sum(), np.zeros(6), method="SLSQP", tol=1e-12,
+            lambda x, flat=flat: ((x - flat) ** 2).sum(),
+            np.zeros(6),
+            method="SLSQP",
+            tol=1e-12,
             constraints={"type": "ineq", "fun": lambda x, size=size: float(size) - np.linalg.norm(x, ORDER[norm])},
-        )  # fmt: skip
+        )
         assert ((one.numpy().ravel() - flat) ** 2).sum() == pytest.approx(best.fun, rel=1e-3)
 
 
 ALL = [
-    FastMinimumNorm(), DeepFool(), CarliniWagner(iterations=300, search_steps=6, rate=0.002),
+    FastMinimumNorm(),
+    DeepFool(),
+    CarliniWagner(iterations=300, search_steps=6, rate=0.002),
     HopSkipJump(iterations=30),
-]  # fmt: skip
-NEAR = {"attacks.minimum-norm": 1e-4, "attacks.deepfool": 1e-4, "attacks.carlini-wagner": 0.02,
-        "attacks.hopskipjump": 0.05}  # fmt: skip
+]
+NEAR = {
+    "attacks.minimum-norm": 1e-4,
+    "attacks.deepfool": 1e-4,
+    "attacks.carlini-wagner": 0.02,
+    "attacks.hopskipjump": 0.05,
+}
 """Factor of the distances found: gradient attacks are exact up to rounding, attacks by labels estimate."""
 
 
@@ -230,14 +243,23 @@ def test_deepfool_and_carlini_wagner_distances_are_at_most_arts(cnn: tuple[Class
     classifier, batch = cnn[0], cnn[1].take(np.arange(12))
     # ART's attacks use logits; the labels of the copy equal those of the deployed model
     estimator = PyTorchClassifier(
-        Logits(classifier).eval(), loss=nn.CrossEntropyLoss(), input_shape=classifier.shape, nb_classes=10,
-        clip_values=(0, 1), device_type="cpu",
-    )  # fmt: skip
+        Logits(classifier).eval(),
+        loss=nn.CrossEntropyLoss(),
+        input_shape=classifier.shape,
+        nb_classes=10,
+        clip_values=(0, 1),
+        device_type="cpu",
+    )
     deepfool = ArtDeepFool(estimator, max_iter=50, epsilon=0.02, batch_size=12, verbose=False)
     carlini = CarliniL2Method(
-        estimator, learning_rate=0.1, binary_search_steps=5, max_iter=30, initial_const=1.0, batch_size=12,
+        estimator,
+        learning_rate=0.1,
+        binary_search_steps=5,
+        max_iter=30,
+        initial_const=1.0,
+        batch_size=12,
         verbose=False,
-    )  # fmt: skip
+    )
     for probe, attack in ((DeepFool(norms=("l2",)), deepfool), (CarliniWagner(), carlini)):
         found = attack.generate(batch.pixels, batch.labels)
         wrong = classifier.predict(found).argmax(axis=1) != batch.labels
@@ -349,11 +371,17 @@ def test_constant_model_gives_hopskipjump_no_start_and_is_inconclusive() -> None
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
-        (FastMinimumNorm, {"norms": ["l0"]}), (FastMinimumNorm, {"norms": []}), (FastMinimumNorm, {"iterations": 0}),
-        (DeepFool, {"norms": ["l1"]}), (DeepFool, {"candidates": 1}), (CarliniWagner, {"norms": ["linf"]}),
-        (CarliniWagner, {"rate": 0.0}), (HopSkipJump, {"norms": ["l1"]}), (HopSkipJump, {"starts": 0}),
+        (FastMinimumNorm, {"norms": ["l0"]}),
+        (FastMinimumNorm, {"norms": []}),
+        (FastMinimumNorm, {"iterations": 0}),
+        (DeepFool, {"norms": ["l1"]}),
+        (DeepFool, {"candidates": 1}),
+        (CarliniWagner, {"norms": ["linf"]}),
+        (CarliniWagner, {"rate": 0.0}),
+        (HopSkipJump, {"norms": ["l1"]}),
+        (HopSkipJump, {"starts": 0}),
     ],
-)  # fmt: skip
+)
 def test_invalid_settings_are_refused(kind: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"norms|at least"):
         kind(**settings)

@@ -49,9 +49,13 @@ def models(linear_model: Callable[..., Path], tmp_path_factory: pytest.TempPathF
 def audited(models: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def call(probe_id: str, **options: Any) -> dict[str, Any]:
         request = Request(
-            model=models / "model.onnx", data=models / "data.npz", probes=[probe_id], out=tmp_path / "run", formats=(),
+            model=models / "model.onnx",
+            data=models / "data.npz",
+            probes=[probe_id],
+            out=tmp_path / "run",
+            formats=(),
             **options,
-        )  # fmt: skip
+        )
         (record,) = run(request).audit["probes"]
         return record
 
@@ -177,9 +181,12 @@ def test_universal_perturbation_of_one_class_is_the_best_step(models: Path, line
     one = MARGINS > 0
     np.savez(tmp_path / "data.npz", images=PIXELS[one], labels=np.zeros(int(one.sum()), dtype=int))
     request = Request(
-        model=models / "model.onnx", data=tmp_path / "data.npz", probes=["attacks.universal"], out=tmp_path / "run",
+        model=models / "model.onnx",
+        data=tmp_path / "data.npz",
+        probes=["attacks.universal"],
+        out=tmp_path / "run",
         formats=(),
-    )  # fmt: skip
+    )
     (record,) = run(request).audit["probes"]
     reach = float(np.abs(WEIGHTS[0] - WEIGHTS[1]).sum())
     unseen = [i for i in np.flatnonzero(one) if not in_training_half(Randomness(0, "attacks.universal"), f"{i:06d}")]
@@ -240,9 +247,12 @@ def test_patch_for_a_brightness_model_is_white(models: Path, linear_model: Any, 
     np.savez(tmp_path / "data.npz", images=images[keep], labels=np.zeros(int(keep.sum()), dtype=int))
     (tmp_path / "suite.toml").write_text('probes = ["attacks.patch"]\n[settings."attacks.patch"]\nblocks = [0.5]\n')
     request = Request(
-        model=tmp_path / "light.onnx", data=tmp_path / "data.npz", suite=str(tmp_path / "suite.toml"), formats=(),
+        model=tmp_path / "light.onnx",
+        data=tmp_path / "data.npz",
+        suite=str(tmp_path / "suite.toml"),
+        formats=(),
         out=tmp_path / "run",
-    )  # fmt: skip
+    )
     (record,) = run(request).audit["probes"]
     found = {m["name"]: m for m in record["metrics"]}
     rng, misclassified = Randomness(0, "attacks.patch"), []
