@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from helpers import batch_of, records_of
 from scipy.optimize import linprog, minimize
 
-from auditor import Table, Text
+from auditor import Attack, Level, Meta, PerturbationResult, Table, Text, ThreatModel
 from auditor.algorithms import balls, best_points, fab, losses
 from auditor.algorithms.balls import Ball
 from auditor.data.dataset import Batch
@@ -24,6 +25,7 @@ from auditor.plugins.attacks.autoattack import Autoattack
 from auditor.plugins.attacks.pgd import Pgd
 from auditor.plugins.attacks.square import Square
 from auditor.probes.base import Randomness
+from auditor.probes.perturbation import ATTACK_COLUMNS
 from auditor.run.opening import open_audit
 from auditor.run.request import Request
 
@@ -350,6 +352,46 @@ def test_autoattack_reports_square_successes_on_a_model_without_gradients() -> N
     assert sum(int(row[1]) for row in rows.values()) == successes == sum(int(row[2]) for row in rows.values())  # type: ignore[arg-type]
     assert any(isinstance(e, Text) and "2: the difference" in e.text for e in finding.evidence)
     assert f"The deployed model confirmed {successes} of {successes} images" in finding.statement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brighter(Attack):
+    """Add epsilon to every pixel; report surrogate errors only if asked to."""
+
+    meta = Meta(id="attacks.brighter", title="Brighter", area="attacks", why="For the tests.")
+    report: bool = False
+
+    def threat_model(self) -> ThreatModel:
+        return ThreatModel(goal="any error", knowledge="none", norm="linf", budget="0.1")
+
+    def levels(self) -> list[Level]:
+        return [{"norm": "linf", "epsilon": 0.1}]
+
+    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> PerturbationResult:
+        wrong = np.zeros(len(batch), dtype=bool) if self.report else None
+        return PerturbationResult(images=batch.pixels + np.float32(0.1), surrogate_misclassified=wrong)
+
+
+class ReportingBrighter(Brighter):
+    reports_surrogate: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize("probe", [Brighter(), ReportingBrighter(report=True)], ids=["plain", "reporting"])
+def test_every_attack_records_the_documented_columns(probe: Brighter) -> None:
+    classifier, batch, *_ = two_classes(4, (1, 4, 4))
+    columns = probe.measure(classifier, batch, RNG)
+    assert set(columns) >= ATTACK_COLUMNS
+    assert not columns["searched"].any()
+    assert set(columns["component"]) == {""}
+    unconfirmed = [m for m in probe.conclude(records_of(batch, columns)).metrics if m.name == "unconfirmed"]
+    assert len(unconfirmed) == probe.reports_surrogate
+
+
+@pytest.mark.parametrize("probe", [Brighter(report=True), ReportingBrighter()], ids=["undeclared", "missing"])
+def test_surrogate_report_that_contradicts_the_declaration_is_an_error(probe: Brighter) -> None:
+    classifier, batch, *_ = two_classes(4, (1, 4, 4))
+    with pytest.raises(ValueError, match=r"attacks\.brighter: perturb must set surrogate_misclassified"):
+        probe.measure(classifier, batch, RNG)
 
 
 @pytest.mark.parametrize("kind", [Autoattack, Square, Pgd])
