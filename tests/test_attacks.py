@@ -1,9 +1,10 @@
-"""The building blocks of attacks: exact where there is a closed form, and in agreement with other libraries."""
+"""PGD, AutoAttack, Square and their algorithms against closed forms and other libraries."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from helpers import batch_of, records_of
 from scipy.optimize import linprog, minimize
 
-from auditor import Table, Text
+from auditor import Attack, Level, Meta, PerturbationResult, Table, Text, ThreatModel
 from auditor.algorithms import balls, best_points, fab, losses
 from auditor.algorithms.balls import Ball
 from auditor.data.dataset import Batch
@@ -25,6 +26,7 @@ from auditor.plugins.attacks.autoattack import Autoattack
 from auditor.plugins.attacks.pgd import Pgd
 from auditor.plugins.attacks.square import Square
 from auditor.probes.base import Randomness
+from auditor.probes.perturbation import ATTACK_COLUMNS
 from auditor.run.opening import open_audit
 from auditor.run.request import Request
 
@@ -34,23 +36,27 @@ DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
 
 
 def classifier_of(model: torch.nn.Module, shape: tuple[int, int, int], classes: int) -> Classifier:
-    """A torch model as original and copy."""
+    """Build a classifier whose deployed model and differentiable copy are the same torch model."""
 
     def scores(x: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             return np.asarray(model(torch.from_numpy(x)))
 
     artefact = Artefact(
-        format="torchscript", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=model,
+        format="torchscript",
+        runtime="torch",
+        input_shape=(None, *shape),
+        input_dtype="float32",
+        copy=model,
         scores=scores,
-    )  # fmt: skip
+    )
     return DeployedModel(
         artefact, Preprocessing(shape=shape), path="model", sha256="0" * 64, n_classes=classes, outputs="logits"
     )
 
 
 def linear(weights: np.ndarray, shape: tuple[int, int, int]) -> Classifier:
-    """logits = weights (k, c*h*w) @ (pixels - 0.5)."""
+    """Build a classifier with logits = weights (k, c*h*w) @ (pixels - 0.5)."""
     layer = torch.nn.Linear(weights.shape[1], len(weights))
     bias = -0.5 * weights.sum(axis=1)
     layer.load_state_dict({"weight": torch.tensor(weights), "bias": torch.tensor(bias)})
@@ -58,7 +64,7 @@ def linear(weights: np.ndarray, shape: tuple[int, int, int]) -> Classifier:
 
 
 def two_classes(n: int, shape: tuple[int, int, int], seed: int = 1) -> tuple[Classifier, Batch, np.ndarray, np.ndarray]:
-    """A linear model of two classes, grey images, the weights' difference and each image's margin."""
+    """Build a linear model of two classes; return it with grey images, weight difference and margins."""
     rng = np.random.default_rng(seed)
     w = rng.normal(size=int(np.prod(shape))).astype(np.float32)
     classifier = linear(np.stack([w, -w]) / 2, shape)
@@ -66,54 +72,54 @@ def two_classes(n: int, shape: tuple[int, int, int], seed: int = 1) -> tuple[Cla
     return classifier, batch, w, np.abs((batch.pixels.reshape(n, -1).astype(np.float64) - 0.5) @ w)
 
 
-def lost(probe: Any, classifier: Classifier, batch: Batch, level: dict[str, Any]) -> np.ndarray:
-    """Which images the probe broke at a level, by the original."""
+def misclassified(probe: Any, classifier: Classifier, batch: Batch, level: dict[str, Any]) -> np.ndarray:
+    """Return which images the deployed model misclassifies after the attack."""
     images = probe.perturbed(classifier, batch, RNG, level)
     return np.asarray(classifier.predict(images).argmax(axis=1) != batch.labels)
 
 
 def clear(margin: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """Images that are not so near the edge that SURE and rounding decide."""
+    """Select images whose result does not depend on the margin tolerance and rounding."""
     return np.asarray(np.abs(margin - reach) > 0.01 * reach + 2 * best_points.MARGIN_TOLERANCE)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("momentum", [0.0, 1.0])
-def test_pgd_breaks_exactly_the_images_closer_than_epsilon(norm: str, momentum: float) -> None:
-    """The distance to a plane is |margin| / dual norm of the weights, unless [0, 1] is in the way."""
+def test_pgd_succeeds_exactly_on_images_closer_than_epsilon(norm: str, momentum: float) -> None:
+    """The distance to a plane is |margin| / dual norm of the weights, unless [0, 1] limits the step."""
     classifier, batch, w, margin = two_classes(150, (3, 4, 4))
     far = float(np.median(margin / np.linalg.norm(w, ord=DUAL[norm])))
-    # in L1 a single pixel carries the whole budget, so it must be small enough not to leave [0, 1]
+    # in L1 one pixel takes the whole budget, so the budget must keep it within [0, 1]
     epsilon = min(far, 0.3)
     reach = np.full_like(margin, epsilon * np.linalg.norm(w, ord=DUAL[norm]))
     sure = clear(margin, reach)
     probe = Pgd(iterations=40, momentum=momentum)
-    found = lost(probe, classifier, batch, {"norm": norm, "epsilon": epsilon})
+    found = misclassified(probe, classifier, batch, {"norm": norm, "epsilon": epsilon})
     np.testing.assert_array_equal(found[sure], (margin < reach)[sure])
     assert found.any()
     assert not found.all()
 
 
-def test_more_restarts_of_pgd_break_no_fewer() -> None:
+def test_more_pgd_restarts_never_reduce_successes() -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 32), torch.nn.Tanh(), torch.nn.Linear(32, 4))
     classifier = classifier_of(net.eval(), (3, 4, 4), 4)
     batch = batch_of(classifier, np.random.default_rng(0).uniform(0, 1, (60, 3, 4, 4)).astype(np.float32))
     level = {"norm": "linf", "epsilon": 0.03}
-    one, five = (lost(Pgd(iterations=2, restarts=n), classifier, batch, level) for n in (1, 5))
+    one, five = (misclassified(Pgd(iterations=2, restarts=n), classifier, batch, level) for n in (1, 5))
     assert not (one & ~five).any()
 
 
-def test_pgd_says_what_the_copy_had_broken_and_the_original_did_not_confirm() -> None:
+def test_pgd_records_surrogate_errors_that_the_deployed_model_does_not_confirm() -> None:
     classifier, batch, *_ = two_classes(40, (1, 4, 4))
     found = Pgd(epsilons=(0.1,), l2_epsilons=(), l1_epsilons=())
     columns = found.measure(classifier, batch, RNG)
     assert columns["surrogate_misclassified"].sum() == columns["success"].sum() > 10
-    honest = classifier.artefact.scores
-    stubborn = np.float32([[100, 0]])
+    original_scores = classifier.artefact.scores
+    offset = np.float32([[100, 0]])
     classes = batch.probabilities.argmax(axis=1)
-    # an original that the copy is not: it never leaves class 0
-    object.__setattr__(classifier.artefact, "scores", lambda x: honest(x) + stubborn)
+    # the deployed model differs from its copy: it always returns class 0
+    object.__setattr__(classifier.artefact, "scores", lambda x: original_scores(x) + offset)
     columns = found.measure(classifier, batch, RNG)
     attacked = columns["epsilon"] > 0
     np.testing.assert_array_equal(columns["success"][attacked], classes == 1)
@@ -121,7 +127,7 @@ def test_pgd_says_what_the_copy_had_broken_and_the_original_did_not_confirm() ->
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_a_step_to_a_plane_is_the_shortest_that_the_box_allows(norm: str) -> None:
+def test_step_to_plane_is_the_shortest_within_the_box(norm: str) -> None:
     rng = np.random.default_rng(5)
     x = rng.uniform(0, 1, (12, 1, 2, 4)).astype(np.float32)
     x[:, :, 0, 0] = 0
@@ -136,25 +142,33 @@ def test_a_step_to_a_plane_is_the_shortest_that_the_box_allows(norm: str) -> Non
 
 
 def shortest(v: np.ndarray, rise: float, bounds: list[tuple[float, float]], norm: str) -> float:
-    """Length of the shortest d within bounds with v @ d = rise, by scipy."""
+    """Return the length of the shortest d within bounds with v @ d = rise, by SciPy."""
     n = len(v)
     if norm == "l2":
-        found = minimize(lambda d: d @ d, np.zeros(n), bounds=bounds, constraints=[
-            {"type": "eq", "fun": lambda d: v @ d - rise}
-        ], tol=1e-12)  # fmt: skip
+        found = minimize(
+            lambda d: d @ d,
+            np.zeros(n),
+            bounds=bounds,
+            constraints=[{"type": "eq", "fun": lambda d: v @ d - rise}],
+            tol=1e-12,
+        )
         return float(np.sqrt(found.fun))
     # |d_i| <= t_i: minimise the sum of t, or one t for all
     extra = n if norm == "l1" else 1
     size = -np.eye(n) if norm == "l1" else -np.ones((n, 1))
     above = np.block([[np.eye(n), size], [-np.eye(n), size]])
     found = linprog(
-        np.r_[np.zeros(n), np.ones(extra)], A_ub=above, b_ub=np.zeros(2 * n), A_eq=[np.r_[v, np.zeros(extra)]],
-        b_eq=[rise], bounds=[*bounds, *[(0, None)] * extra],
-    )  # fmt: skip
+        np.r_[np.zeros(n), np.ones(extra)],
+        A_ub=above,
+        b_ub=np.zeros(2 * n),
+        A_eq=[np.r_[v, np.zeros(extra)]],
+        b_eq=[rise],
+        bounds=[*bounds, *[(0, None)] * extra],
+    )
     return float(found.fun)
 
 
-def test_a_plane_out_of_reach_is_gone_for_as_far_as_the_box_allows() -> None:
+def test_step_to_unreachable_plane_ends_at_the_box() -> None:
     x = torch.tensor([0.2, 0.9, 1.0, 0.5]).view(1, 1, 2, 2)
     w = torch.tensor([1.0, -2.0, 3.0, 0.0]).view(1, 1, 2, 2)
     for norm in ("linf", "l2", "l1"):
@@ -163,7 +177,7 @@ def test_a_plane_out_of_reach_is_gone_for_as_far_as_the_box_allows() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4, 7])
-def test_the_targeted_ratio_is_its_formula_and_knows_no_scale(classes: int) -> None:
+def test_targeted_dlr_equals_its_formula_and_is_scale_invariant(classes: int) -> None:
     z = torch.randn(20, classes, generator=torch.Generator().manual_seed(0))
     y, t = z.argmax(1), z.argmin(1)
     found = losses.targeted_dlr(z, y, t)
@@ -177,7 +191,7 @@ def test_the_targeted_ratio_is_its_formula_and_knows_no_scale(classes: int) -> N
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_the_steepest_step_has_length_one_and_goes_uphill_within_the_box(norm: str) -> None:
+def test_steepest_step_has_length_one_and_ascends_within_the_box(norm: str) -> None:
     rng = np.random.default_rng(6)
     slope = torch.from_numpy(rng.normal(size=(9, 3, 10, 10)).astype(np.float32))
     x = torch.from_numpy(rng.uniform(0, 1, slope.shape).astype(np.float32)).round(decimals=1)
@@ -192,7 +206,7 @@ def test_the_steepest_step_has_length_one_and_goes_uphill_within_the_box(norm: s
 
 @pytest.fixture(params=[2, 3, 10], ids="{} classes".format)
 def planes(request: pytest.FixtureRequest) -> tuple[Classifier, Batch, dict[str, np.ndarray]]:
-    """A linear model, and each image's exact distance to the nearest other class, far from the ends of [0, 1]."""
+    """Build a linear model and images far from 0 and 1, with their exact distances to the nearest class."""
     rng = np.random.default_rng(request.param)
     weights = rng.normal(size=(request.param, 48)).astype(np.float32)
     classifier = linear(weights, (3, 4, 4))
@@ -206,8 +220,8 @@ def planes(request: pytest.FixtureRequest) -> tuple[Classifier, Batch, dict[str,
     return classifier, batch, distance
 
 
-def test_the_l1_projection_is_the_nearest_point_of_ball_and_box() -> None:
-    """By the conditions that only the nearest point meets: one level shortens whatever is not at an end."""
+def test_l1_projection_is_the_nearest_point_of_ball_and_box() -> None:
+    """The optimality conditions: one threshold reduces all coordinates that are not at a bound."""
     rng = np.random.default_rng(8)
     clean = torch.from_numpy(rng.uniform(0, 1, (40, 1, 5, 5)).round(1))
     point = clean + torch.from_numpy(rng.normal(scale=0.6, size=clean.shape) * rng.choice([0.1, 1], (40, 1, 1, 1)))
@@ -232,10 +246,8 @@ def test_the_l1_projection_is_the_nearest_point_of_ball_and_box() -> None:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_what_is_tried_side_by_side_is_what_one_after_the_other_finds(
-    trained: tuple[Classifier, Batch], norm: str
-) -> None:
-    """Several targets in a pass, several squares ahead: same components, same points up to rounding."""
+def test_parallel_attempts_equal_sequential_attempts(trained: tuple[Classifier, Batch], norm: str) -> None:
+    """Several targets in a pass and several squares ahead give the same components and points, up to rounding."""
     classifier, batch = trained[0], trained[1].take(range(16))
     epsilon = {"linf": 32 / 255, "l2": 0.9, "l1": 2.5}[norm]
     probe = Autoattack(norm=norm, epsilon=epsilon, iterations=6, targets=5, queries=120)
@@ -245,34 +257,34 @@ def test_what_is_tried_side_by_side_is_what_one_after_the_other_finds(
         classifier.batch_size = size
         answers.append(probe.perturb(classifier, batch, RNG, level))
     classifier.batch_size = before
-    alone, some, many = answers
-    assert {"", "APGD-CE"} <= set(alone.component)
-    for other in (some, many):
-        np.testing.assert_array_equal(other.component, alone.component)
-        assert np.abs(other.images - alone.images).mean() < 1e-3
+    single, several, many = answers
+    assert {"", "APGD-CE"} <= set(single.component)
+    for other in (several, many):
+        np.testing.assert_array_equal(other.component, single.component)
+        assert np.abs(other.images - single.images).mean() < 1e-3
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_robust_accuracy_of_autoattack_is_exact_on_a_linear_model(
+def test_autoattack_is_exact_on_a_linear_model(
     planes: tuple[Classifier, Batch, dict[str, np.ndarray]], norm: str
 ) -> None:
     classifier, batch, distances = planes
-    # one pixel carries an L1 perturbation, and beyond 0.4 it would leave [0, 1]
+    # one pixel takes an L1 perturbation; above 0.4 it would leave [0, 1]
     reachable = distances[norm] < 0.4 if norm == "l1" else np.ones(len(batch), dtype=bool)
     batch, distance = batch.take(np.flatnonzero(reachable)), distances[norm][reachable]
     epsilon = float(np.median(distance))
     probe = Autoattack(epsilon=epsilon, norm=norm, iterations=25, queries=20)
-    found = lost(probe, classifier, batch, dict(probe.levels()[0]))
+    found = misclassified(probe, classifier, batch, dict(probe.levels()[0]))
     sure = np.abs(distance - epsilon) > 0.01 * epsilon + 1e-3
     assert sure.sum() > 0.6 * len(batch) > 15
     np.testing.assert_array_equal(found[sure], (distance < epsilon)[sure])
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_fab_finds_the_distance_to_the_plane_of_its_target(
+def test_fab_finds_the_distance_to_its_target_plane(
     planes: tuple[Classifier, Batch, dict[str, np.ndarray]], norm: str
 ) -> None:
-    """Alone: within a ball that is 2 % larger than the distance, and in none that is smaller."""
+    """FAB alone succeeds in a ball 2 % larger than the distance and in no smaller one."""
     classifier, batch, _ = planes
     clean, labels = classifier.tensor(batch.pixels), torch.from_numpy(batch.labels)
     logits = classifier.logits(clean)
@@ -281,7 +293,7 @@ def test_fab_finds_the_distance_to_the_plane_of_its_target(
     slope = (weights[targets] - weights[labels]).numpy().astype(np.float64)
     ahead = (logits.gather(1, labels[:, None]) - logits.gather(1, targets[:, None]))[:, 0].detach().numpy()
     distance = (ahead + 2 * best_points.MARGIN_TOLERANCE) / np.linalg.norm(slope, ord=DUAL[norm], axis=1)
-    # one pixel carries an L1 perturbation; beyond 0.4 it could leave [0, 1]
+    # one pixel takes an L1 perturbation; above 0.4 it could leave [0, 1]
     for image in np.flatnonzero(distance < 0.4)[:12].tolist():
         one = slice(image, image + 1)
         for factor, expected in ((1.06, True), (0.9, False)):
@@ -292,20 +304,20 @@ def test_fab_finds_the_distance_to_the_plane_of_its_target(
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_square_finds_nearly_what_can_be_found_and_asks_the_original_alone(norm: str) -> None:
+def test_square_is_nearly_optimal_and_queries_only_the_deployed_model(norm: str) -> None:
     classifier, batch, w, margin = two_classes(60, (3, 8, 8), seed=2)
     classifier.drop_copy("to be black-box")
     epsilon = float(np.median(margin) / np.linalg.norm(w, ord=DUAL[norm]))
     probe = Square(epsilons=(epsilon,), l2_epsilons=(epsilon,), queries=1500)
     reach = epsilon * np.linalg.norm(w, ord=DUAL[norm])
-    found = lost(probe, classifier, batch, {"norm": norm, "epsilon": epsilon})
+    found = misclassified(probe, classifier, batch, {"norm": norm, "epsilon": epsilon})
     assert not found[margin > reach].any()
-    # signs can be found one by one; the weights' proportions, which L2 needs, cannot
+    # random search finds signs one by one, but not the proportions of the weights that L2 needs
     assert found[margin < (0.95 if norm == "linf" else 0.5) * reach].mean() > 0.95
     assert classifier.calls.backward == 0
 
 
-def test_square_asks_no_more_than_its_budget_and_not_at_all_once_an_image_is_broken() -> None:
+def test_square_respects_its_budget_and_stops_at_success() -> None:
     classifier, batch, _, margin = two_classes(30, (1, 6, 6))
     for epsilon, expected in ((0.3, range(30, 15 * 40)), (1e-6, [30 * 40])):
         before = classifier.calls.forward
@@ -316,35 +328,75 @@ def test_square_asks_no_more_than_its_budget_and_not_at_all_once_an_image_is_bro
 
 
 class Steps(torch.nn.Module):
-    """Class 1 where the mean of the rounded pixels is above one half: no gradient anywhere."""
+    """Return class 1 if the mean of the rounded pixels is above one half; the gradient is zero everywhere."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         mean = (x * 20).round().flatten(1).mean(1) / 20 + 0 * x.flatten(1).sum(1)
         return torch.stack([0.5 - mean, mean - 0.5], dim=1) * 10
 
 
-def test_autoattack_breaks_by_queries_what_has_no_gradient_and_says_so() -> None:
+def test_autoattack_reports_square_successes_on_a_model_without_gradients() -> None:
     classifier = classifier_of(Steps(), (1, 8, 8), 2)
     batch = batch_of(classifier, np.random.default_rng(3).uniform(0.3, 0.65, (20, 1, 8, 8)).astype(np.float32))
     probe = Autoattack(epsilon=0.2, iterations=5, queries=300)
     columns = probe.measure(classifier, batch, RNG)
     attacked = columns["epsilon"] > 0
     assert set(columns["component"][~attacked]) == {""}
-    # a random start alone moves the mean by little
+    # a random start changes the mean only slightly
     assert (columns["component"][attacked] == "Square").sum() > 10
     finding = probe.conclude(records_of(batch, columns)).findings[0]
     table = next(e for e in finding.evidence if isinstance(e, Table) and "component" in e.title)
     rows = {str(row[0]): row[1:] for row in table.rows}
-    broken = int(columns["success"].sum())
+    successes = int(columns["success"].sum())
     assert list(rows) == ["APGD-CE", "APGD-T", "FAB-T", "Square"]
     assert rows["APGD-CE"][0] == 20
-    assert sum(int(row[1]) for row in rows.values()) == broken == sum(int(row[2]) for row in rows.values())  # type: ignore[arg-type]
+    assert sum(int(row[1]) for row in rows.values()) == successes == sum(int(row[2]) for row in rows.values())  # type: ignore[arg-type]
     assert any(isinstance(e, Text) and "2: the difference" in e.text for e in finding.evidence)
-    assert f"The deployed model confirmed {broken} of {broken} images" in finding.statement
+    assert f"The deployed model confirmed {successes} of {successes} images" in finding.statement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brighter(Attack):
+    """Add epsilon to every pixel; report surrogate errors only if asked to."""
+
+    meta = Meta(id="attacks.brighter", title="Brighter", area="attacks", why="For the tests.")
+    report: bool = False
+
+    def threat_model(self) -> ThreatModel:
+        return ThreatModel(goal="any error", knowledge="none", norm="linf", budget="0.1")
+
+    def levels(self) -> list[Level]:
+        return [{"norm": "linf", "epsilon": 0.1}]
+
+    def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> PerturbationResult:
+        wrong = np.zeros(len(batch), dtype=bool) if self.report else None
+        return PerturbationResult(images=batch.pixels + np.float32(0.1), surrogate_misclassified=wrong)
+
+
+class ReportingBrighter(Brighter):
+    reports_surrogate: ClassVar[bool] = True
+
+
+@pytest.mark.parametrize("probe", [Brighter(), ReportingBrighter(report=True)], ids=["plain", "reporting"])
+def test_every_attack_records_the_documented_columns(probe: Brighter) -> None:
+    classifier, batch, *_ = two_classes(4, (1, 4, 4))
+    columns = probe.measure(classifier, batch, RNG)
+    assert set(columns) >= ATTACK_COLUMNS
+    assert not columns["searched"].any()
+    assert set(columns["component"]) == {""}
+    unconfirmed = [m for m in probe.conclude(records_of(batch, columns)).metrics if m.name == "unconfirmed"]
+    assert len(unconfirmed) == probe.reports_surrogate
+
+
+@pytest.mark.parametrize("probe", [Brighter(report=True), ReportingBrighter()], ids=["undeclared", "missing"])
+def test_surrogate_report_that_contradicts_the_declaration_is_an_error(probe: Brighter) -> None:
+    classifier, batch, *_ = two_classes(4, (1, 4, 4))
+    with pytest.raises(ValueError, match=r"attacks\.brighter: perturb must set surrogate_misclassified"):
+        probe.measure(classifier, batch, RNG)
 
 
 @pytest.mark.parametrize("kind", [Autoattack, Square, Pgd])
-def test_nothing_to_attack_is_no_error(kind: Any) -> None:
+def test_no_correct_image_is_not_an_error(kind: Any) -> None:
     classifier, batch, *_ = two_classes(3, (1, 4, 4))
     wrong = batch_of(classifier, batch.pixels, 1 - batch.labels)
     probe = kind()
@@ -355,7 +407,7 @@ def test_nothing_to_attack_is_no_error(kind: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "said"),
+    ("kind", "settings", "message"),
     [
         (Autoattack, {"norm": "l0"}, "norm must be"),
         (Autoattack, {"queries": 0}, "at least 1"),
@@ -363,19 +415,19 @@ def test_nothing_to_attack_is_no_error(kind: Any) -> None:
         (Pgd, {"momentum": -1.0}, "momentum must not be negative"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(kind: Any, settings: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_invalid_settings_are_refused(kind: Any, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         kind(**settings)
 
 
-def test_the_threat_model_says_whether_it_is_the_standard_version() -> None:
+def test_threat_model_names_the_standard_version() -> None:
     assert "the standard version)" in Autoattack().threat_model().budget
     assert "less than the standard version: 100, 9, 5000" in Autoattack(targets=3).threat_model().budget
 
 
 @pytest.fixture(scope="module")
 def trained(digits: Path) -> tuple[Classifier, Batch]:
-    """The reference model and two hundred digits that it gets right."""
+    """Open the reference model with two hundred digits that it classifies correctly."""
     loaded = registry.load()
     request = Request(model=digits / "digits-cnn.onnx", samples=220, seed=1)
     classifier, images = open_audit(loaded, request, find_suite("full", loaded), "cpu")
@@ -386,11 +438,11 @@ def trained(digits: Path) -> tuple[Classifier, Batch]:
 
 
 STRONG: dict[str, Any] = {"norm": "linf", "epsilon": 32 / 255}
-"""Where the reference model loses about half of its images."""
+"""Epsilon at which about half of the reference model's images are misclassified."""
 
 
 class Copy(torch.nn.Module):
-    """The differentiable copy as the module that other libraries want."""
+    """Present the differentiable copy as the module that other libraries require."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
@@ -401,7 +453,7 @@ class Copy(torch.nn.Module):
 
 
 def robust(classifier: Classifier, batch: Batch, images: np.ndarray, epsilon: float) -> int:
-    """How many of the batch withstand these images, which stay within epsilon."""
+    """Count the correctly classified images, after checking that they are within epsilon."""
     assert np.abs(images - batch.pixels).max() <= epsilon + 1e-6
     return int((classifier.predict(images).argmax(axis=1) == batch.labels).sum())
 
@@ -409,7 +461,7 @@ def robust(classifier: Classifier, batch: Batch, images: np.ndarray, epsilon: fl
 @pytest.mark.filterwarnings("ignore:Please import .* namespace:DeprecationWarning")  # of foolbox, about scipy
 @pytest.mark.parametrize("epsilon", [16 / 255, 32 / 255], ids=["16/255", "32/255"])
 def test_pgd_agrees_with_art_foolbox_and_torchattacks(trained: tuple[Classifier, Batch], epsilon: float) -> None:
-    """Within a point where few images are at the edge; where many are, random starts decide, and ours is no weaker."""
+    """Within one point if few images are near the boundary; otherwise random starts decide, and ours is not weaker."""
     import eagerpy
     import torchattacks
     from art.attacks.evasion import ProjectedGradientDescentNumpy
@@ -423,9 +475,14 @@ def test_pgd_agrees_with_art_foolbox_and_torchattacks(trained: tuple[Classifier,
     ours = robust(classifier, batch, found, epsilon)
     step = 2.5 * epsilon / 20
     art = ProjectedGradientDescentNumpy(
-        ArtClassifier(classifier), eps=epsilon, eps_step=step, max_iter=20, num_random_init=1, batch_size=200,
+        ArtClassifier(classifier),
+        eps=epsilon,
+        eps_step=step,
+        max_iter=20,
+        num_random_init=1,
+        batch_size=200,
         verbose=False,
-    )  # fmt: skip
+    )
     model = PyTorchModel(Copy(classifier).eval(), bounds=(0, 1))
     images, labels = eagerpy.astensors(torch.from_numpy(batch.pixels), torch.from_numpy(batch.labels))
     np.random.seed(0)
@@ -439,7 +496,7 @@ def test_pgd_agrees_with_art_foolbox_and_torchattacks(trained: tuple[Classifier,
     assert 10 < ours < len(batch) - 10
 
 
-def test_autoattack_is_no_weaker_than_art_s_ensemble_and_than_pgd(trained: tuple[Classifier, Batch]) -> None:
+def test_autoattack_is_at_least_as_strong_as_arts_ensemble_and_pgd(trained: tuple[Classifier, Batch]) -> None:
     from art.attacks.evasion import AutoProjectedGradientDescent, SquareAttack
     from art.estimators.classification import PyTorchClassifier
 
@@ -449,18 +506,21 @@ def test_autoattack_is_no_weaker_than_art_s_ensemble_and_than_pgd(trained: tuple
     found = Pgd(iterations=15).perturbed(classifier, batch, RNG, STRONG)
     pgd = robust(classifier, batch, found, STRONG["epsilon"])
     estimator = PyTorchClassifier(
-        Copy(classifier).eval(), loss=torch.nn.CrossEntropyLoss(), input_shape=batch.pixels.shape[1:], nb_classes=10,
-        clip_values=(0, 1), device_type="cpu",
-    )  # fmt: skip
+        Copy(classifier).eval(),
+        loss=torch.nn.CrossEntropyLoss(),
+        input_shape=batch.pixels.shape[1:],
+        nb_classes=10,
+        clip_values=(0, 1),
+        device_type="cpu",
+    )
     epsilon: dict[str, Any] = {"eps": STRONG["epsilon"], "norm": np.inf}
     gradients: dict[str, Any] = {"eps_step": 2 * STRONG["epsilon"], "max_iter": 15, "nb_random_init": 1}
     parts = [
-        AutoProjectedGradientDescent(
-            estimator, **epsilon, **gradients, loss_type=loss, batch_size=80, verbose=False
-        ) for loss in ("cross_entropy", "difference_logits_ratio")
-    ]  # fmt: skip
+        AutoProjectedGradientDescent(estimator, **epsilon, **gradients, loss_type=loss, batch_size=80, verbose=False)
+        for loss in ("cross_entropy", "difference_logits_ratio")
+    ]
     parts.append(SquareAttack(estimator, **epsilon, max_iter=50, nb_restarts=1, batch_size=80, verbose=False))
-    # what its AutoAttack does; the class itself wants a package that ART does not bring
+    # the steps of ART's AutoAttack; the class itself requires a package that ART does not install
     images = batch.pixels.copy()
     for part in parts:
         left = classifier.predict(images).argmax(axis=1) == batch.labels
@@ -471,10 +531,8 @@ def test_autoattack_is_no_weaker_than_art_s_ensemble_and_than_pgd(trained: tuple
 
 
 @pytest.mark.parametrize(("norm", "epsilon"), [("Linf", 32 / 255), ("L2", 0.5)])
-def test_autoattack_agrees_with_the_published_order_by_torchattacks(
-    trained: tuple[Classifier, Batch], norm: str, epsilon: float
-) -> None:
-    """APGD-CE, APGD-T, FAB-T and Square, as another hand wrote them down, with shortened budgets: within a point."""
+def test_autoattack_agrees_with_torchattacks(trained: tuple[Classifier, Batch], norm: str, epsilon: float) -> None:
+    """APGD-CE, APGD-T, FAB-T and Square of torchattacks, with reduced budgets: within one point."""
     import torchattacks
 
     classifier, batch = trained[0], trained[1].take(range(100))

@@ -1,4 +1,4 @@
-"""The bracket of each image, and the smaller metrics: known answers, contradictions, no data."""
+"""Bounds of the adversarial distance and small metrics: known answers, contradictions, no data."""
 
 from __future__ import annotations
 
@@ -31,14 +31,21 @@ SHAPE = (1, 4, 4)
 
 
 def linear(classes: int, seed: int = 0) -> tuple[Classifier, np.ndarray]:
-    """logits = weights @ pixels, original and copy."""
+    """Build a classifier with logits = weights @ pixels, with a differentiable copy; return it and the weights."""
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, classes, bias=False))
     weights = np.random.default_rng(seed).normal(size=(classes, 16)).astype(np.float32)
     module[1].load_state_dict({"weight": torch.from_numpy(weights)})
-    artefact = Artefact(format="onnx", runtime="numpy", input_shape=(None, *SHAPE), input_dtype="float32", copy=module,
-                        scores=lambda x: x.reshape(len(x), -1) @ weights.T)  # fmt: skip
-    return DeployedModel(artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=classes,
-                      outputs="logits"), weights  # fmt: skip
+    artefact = Artefact(
+        format="onnx",
+        runtime="numpy",
+        input_shape=(None, *SHAPE),
+        input_dtype="float32",
+        copy=module,
+        scores=lambda x: x.reshape(len(x), -1) @ weights.T,
+    )
+    return DeployedModel(
+        artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=classes, outputs="logits"
+    ), weights
 
 
 def grey_images(n: int) -> np.ndarray:
@@ -56,7 +63,7 @@ def numbers_of(conclusion: Any) -> dict[str, Any]:
     return {m.name: m for m in conclusion.metrics}
 
 
-def bracket(certified: list[float], clever: list[float], found: list[float], **signs: list[float]) -> Any:
+def conclude_bounds(certified: list[float], clever: list[float], found: list[float], **signs: list[float]) -> Any:
     ids = list("abcd")
     trust = {"ks": [0.5] * 4, "shape": [2.0] * 4, "spread": [0.1] * 4} | signs
     return Bounds().conclude(
@@ -72,12 +79,19 @@ def bracket(certified: list[float], clever: list[float], found: list[float], **s
 
 
 def judged(conclusion: Any) -> dict[str, Any]:
-    return judge({"id": "metrics.bounds", "status": "informative", "metrics": plain(conclusion.metrics),
-                  "findings": plain(conclusion.findings)}, read_policy("default"))  # fmt: skip
+    return judge(
+        {
+            "id": "metrics.bounds",
+            "status": "informative",
+            "metrics": plain(conclusion.metrics),
+            "findings": plain(conclusion.findings),
+        },
+        read_policy("default"),
+    )
 
 
-def test_the_bracket_has_three_columns_and_no_contradiction() -> None:
-    conclusion = bracket([0.01, 0.02, 0.03, 0.0], [0.05, 0.05, 0.3, 0.1], [0.1, 0.2, 0.3, np.inf])
+def test_consistent_bounds_have_no_contradiction() -> None:
+    conclusion = conclude_bounds([0.01, 0.02, 0.03, 0.0], [0.05, 0.05, 0.3, 0.1], [0.1, 0.2, 0.3, np.inf])
     found = numbers_of(conclusion)
     assert found["certificate_contradicted"].value == 0
     assert found["certificate_contradicted"].n == 4
@@ -95,8 +109,8 @@ def test_the_bracket_has_three_columns_and_no_contradiction() -> None:
     assert judged(conclusion)["status"] == "pass"
 
 
-def test_a_certificate_above_a_perturbation_that_was_found_fails_the_audit_and_is_named() -> None:
-    conclusion = bracket([0.01, 0.21, 0.03, 0.0], [0.05, 0.05, 0.4, 0.1], [0.1, 0.2, 0.3, np.inf])
+def test_certificate_above_a_perturbation_found_is_critical_and_named() -> None:
+    conclusion = conclude_bounds([0.01, 0.21, 0.03, 0.0], [0.05, 0.05, 0.4, 0.1], [0.1, 0.2, 0.3, np.inf])
     found = numbers_of(conclusion)
     assert found["certificate_contradicted"].value == 1
     assert found["clever_contradicted"].value == 1
@@ -106,11 +120,11 @@ def test_a_certificate_above_a_perturbation_that_was_found_fails_the_audit_and_i
     assert [table.rows[0][0] for table in finding.evidence[1:3]] == ["b", "c"]
     record = judged(conclusion)
     assert (record["status"], record["severity"]) == ("fail", "critical")
-    assert judged(bracket([np.nan] * 4, [0.1] * 4, [0.2] * 4))["status"] == "inconclusive"
+    assert judged(conclude_bounds([np.nan] * 4, [0.1] * 4, [0.2] * 4))["status"] == "inconclusive"
 
 
-def test_a_clever_score_above_a_perturbation_is_explained_by_its_own_signs_or_not_at_all() -> None:
-    conclusion = bracket(
+def test_clever_contradiction_lists_signs_of_uncertainty() -> None:
+    conclusion = conclude_bounds(
         [0.0] * 4, [0.3, 0.3, 0.21, 0.3], [0.1, 0.1, 0.2, 0.1], ks=[0.5, 0.01, 0.5, 0.5], shape=[2.0, 2.0, 2.0, 5.0]
     )
     found = numbers_of(conclusion)
@@ -126,15 +140,15 @@ def test_a_clever_score_above_a_perturbation_is_explained_by_its_own_signs_or_no
     assert [row[4] for row in table.rows if row[0] == "a"] == [pytest.approx(3)]
 
 
-def test_without_bounds_or_attacks_there_is_no_bracket() -> None:
+def test_no_bounds_or_no_attacks_is_inconclusive() -> None:
     frame = pd.DataFrame({"image_id": ["a"]})
     for others in ({}, {"attacks.x": attack({"a": 0.1})}):
         conclusion = Bounds().conclude(records(frame, others=others))
         assert "no image has both an attack and a certificate" in conclusion.inconclusive
 
 
-def test_loss_sensitivity_is_its_closed_form_in_any_batch() -> None:
-    """Of a linear model the gradient is (p - 1[label]) weights."""
+def test_loss_sensitivity_of_a_linear_model_equals_its_closed_form() -> None:
+    """The gradient of a linear model is (p - 1[label]) weights."""
     classifier, weights = linear(3)
     batch = batch_of(classifier, grey_images(7))
     found = LossSensitivity().measure(classifier, batch, RNG)
@@ -143,15 +157,15 @@ def test_loss_sensitivity_is_its_closed_form_in_any_batch() -> None:
     slopes = p @ weights.astype(np.float64)
     np.testing.assert_allclose(found["l2"], np.linalg.norm(slopes, axis=1), rtol=1e-4)
     np.testing.assert_allclose(found["l1"], np.abs(slopes).sum(axis=1), rtol=1e-4)
-    alone = LossSensitivity().measure(classifier, batch.take([3]), RNG)
-    np.testing.assert_allclose(alone["l2"][0], found["l2"][3], rtol=1e-5)
+    single = LossSensitivity().measure(classifier, batch.take([3]), RNG)
+    np.testing.assert_allclose(single["l2"][0], found["l2"][3], rtol=1e-5)
     frame = pd.DataFrame({"image_id": batch.ids, "label": batch.labels, "prediction": batch.labels, **found})
     metrics = numbers_of(LossSensitivity().conclude(records(frame)))
     assert metrics["loss_sensitivity_mean"].value == pytest.approx(np.linalg.norm(slopes, axis=1).mean(), rel=1e-4)
     assert metrics["loss_flat"].value == 0
 
 
-def test_empirical_robustness_comes_with_the_share_that_it_is_the_mean_of() -> None:
+def test_empirical_robustness_is_reported_with_the_success_rate() -> None:
     frame = pd.DataFrame(
         {"image_id": list("abc"), "linf": [0.5, 1.0, 1.0], "l2": [2.0, 2.0, 2.0], "l1": [9.0, 9.0, 9.0]}
     )
@@ -175,8 +189,8 @@ def test_empirical_robustness_comes_with_the_share_that_it_is_the_mean_of() -> N
     assert [m.value for m in never.metrics if m.name == "empirical_robustness"] == [None]
 
 
-def test_smoothing_of_a_linear_model_is_its_closed_form() -> None:
-    """Of two classes: noise along the normal decides, so the true radius is the distance to the boundary."""
+def test_smoothing_of_a_linear_model_equals_its_closed_form() -> None:
+    """With two classes only noise along the normal matters, so the true radius is the distance to the boundary."""
     rng = np.random.default_rng(3)
     normal = rng.normal(size=16).astype(np.float32)
 
@@ -184,10 +198,12 @@ def test_smoothing_of_a_linear_model_is_its_closed_form() -> None:
         along = (x.reshape(len(x), -1) - 0.5) @ normal
         return np.stack([0 * along, along], axis=1)
 
-    artefact = Artefact(format="onnx", runtime="numpy", input_shape=(None, *SHAPE), input_dtype="float32",
-                        scores=scores)  # fmt: skip
-    classifier = DeployedModel(artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=2,
-                            outputs="logits")  # fmt: skip
+    artefact = Artefact(
+        format="onnx", runtime="numpy", input_shape=(None, *SHAPE), input_dtype="float32", scores=scores
+    )
+    classifier = DeployedModel(
+        artefact, Preprocessing(shape=SHAPE), path="m", sha256="0" * 64, n_classes=2, outputs="logits"
+    )
     batch = batch_of(classifier, grey_images(12))
     probe = Smoothing(sigmas=(0.08,), selection=50, draws=2000)
     found = probe.measure(classifier, batch, RNG)
@@ -200,8 +216,14 @@ def test_smoothing_of_a_linear_model_is_its_closed_form() -> None:
         low = binomtest(int(hits), 2000, alternative="greater").proportion_ci(1 - probe.alpha, method="exact").low
         assert radius == pytest.approx(0.08 * norm.ppf(low), abs=1e-9)
     np.testing.assert_allclose(found["hits"] / 2000, share, atol=0.04)
-    wrong = pd.DataFrame({"image_id": batch.ids, "label": 1 - batch.labels, "prediction": batch.labels,
-                          **{k: v for k, v in found.items() if k != "row"}})  # fmt: skip
+    wrong = pd.DataFrame(
+        {
+            "image_id": batch.ids,
+            "label": 1 - batch.labels,
+            "prediction": batch.labels,
+            **{k: v for k, v in found.items() if k != "row"},
+        }
+    )
     right = wrong.assign(label=batch.labels)
     assert numbers_of(probe.conclude(records(wrong)))["smoothed_accuracy"].value == 0
     assert numbers_of(probe.conclude(records(right)))["smoothed_accuracy"].value == pytest.approx(certain.mean())
@@ -209,7 +231,7 @@ def test_smoothing_of_a_linear_model_is_its_closed_form() -> None:
         Smoothing(sigmas=())
 
 
-def test_no_certificate_contradicts_an_attack_on_the_digits(digits: Path, tmp_path: Path) -> None:
+def test_no_certificate_contradicts_an_attack_on_digits(digits: Path, tmp_path: Path) -> None:
     from auditor.run.request import Request
     from auditor.run.session import run
 

@@ -1,4 +1,4 @@
-"""Certified bounds: exact where that is possible, never above what an attack finds, no guess at unknown operators."""
+"""Certified bounds: exact on linear models, never above an attack, unknown operators refused."""
 
 from __future__ import annotations
 
@@ -33,59 +33,104 @@ def classifier_of(model: onnx.ModelProto, shape: tuple[int, int, int] = SHAPE, *
         with torch.no_grad():
             return np.asarray(module(torch.from_numpy(x))[0].numpy())
 
-    artefact = Artefact(format="onnx", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=module,
-                        scores=scores)  # fmt: skip
+    artefact = Artefact(
+        format="onnx", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=module, scores=scores
+    )
     preprocessing = Preprocessing(shape=shape, mean=(0.4, 0.5), std=(0.3, 0.2), **how)
-    return DeployedModel(artefact, preprocessing, path="m", sha256="0" * 64, n_classes=CLASSES, outputs="logits",
-                      fixed_batch=module.fixed_batch)  # fmt: skip
+    return DeployedModel(
+        artefact,
+        preprocessing,
+        path="m",
+        sha256="0" * 64,
+        n_classes=CLASSES,
+        outputs="logits",
+        fixed_batch=module.fixed_batch,
+    )
 
 
 def model_of(nodes: list[Any], tensors: dict[str, np.ndarray], batch: int | str = "n") -> onnx.ModelProto:
-    """A model of (operator, inputs, attributes); each node writes h1, h2, ...; the last one the scores."""
+    """Build a model of (operator, inputs, attributes); the nodes write h1, h2, ..., the last one the scores."""
     built = [
         helper.make_node(kind, inputs.split(), ["out" if i == len(nodes) else f"h{i}"], **attributes)
         for i, (kind, inputs, attributes) in enumerate(nodes, start=1)
     ]
     graph = helper.make_graph(
-        built, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *SHAPE])],
+        built,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, *SHAPE])],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, [batch, CLASSES])],
-        [numpy_helper.from_array(value.astype(np.float32), name) if value.dtype != np.int64
-         else numpy_helper.from_array(value, name) for name, value in tensors.items()],
-    )  # fmt: skip
+        [
+            numpy_helper.from_array(value.astype(np.float32), name)
+            if value.dtype != np.int64
+            else numpy_helper.from_array(value, name)
+            for name, value in tensors.items()
+        ],
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
 def network(kind: str, seed: int, batch: int | str = "n") -> onnx.ModelProto:
-    """A random net of one of several shapes."""
+    """Build a random network of one of several architectures."""
     rng = np.random.default_rng(seed)
     t = {
-        "w1": rng.normal(size=(5, 2, 3, 3)) / 3, "b1": rng.normal(size=5) / 5, "w2": rng.normal(size=(5, 5, 3, 3)) / 5,
-        "s": rng.normal(1, 0.2, 5), "o": rng.normal(size=5) / 5, "m": rng.normal(size=5) / 5,
-        "v": rng.uniform(0.5, 2, 5), "wf": rng.normal(size=(CLASSES, 45)) / 3, "bf": rng.normal(size=CLASSES) / 5,
-        "wg": rng.normal(size=(5, CLASSES)), "zero": np.array(0.0), "one": np.array(0.6),
+        "w1": rng.normal(size=(5, 2, 3, 3)) / 3,
+        "b1": rng.normal(size=5) / 5,
+        "w2": rng.normal(size=(5, 5, 3, 3)) / 5,
+        "s": rng.normal(1, 0.2, 5),
+        "o": rng.normal(size=5) / 5,
+        "m": rng.normal(size=5) / 5,
+        "v": rng.uniform(0.5, 2, 5),
+        "wf": rng.normal(size=(CLASSES, 45)) / 3,
+        "bf": rng.normal(size=CLASSES) / 5,
+        "wg": rng.normal(size=(5, CLASSES)),
+        "zero": np.array(0.0),
+        "one": np.array(0.6),
         "k": rng.normal(size=(1, 5, 1, 1)),
-    }  # fmt: skip
+    }
     same, pool = {"pads": [1, 1, 1, 1]}, {"kernel_shape": [2, 2], "strides": [2, 2]}
     first = ("Conv", "x w1 b1", same)
     nets: dict[str, list[Any]] = {
         "relu": [
-            first, ("Relu", "h1", {}), ("Conv", "h2 w2", same), ("Relu", "h3", {}), ("MaxPool", "h4", pool),
-            ("Flatten", "h5", {}), ("Gemm", "h6 wf bf", {"transB": 1}),
+            first,
+            ("Relu", "h1", {}),
+            ("Conv", "h2 w2", same),
+            ("Relu", "h3", {}),
+            ("MaxPool", "h4", pool),
+            ("Flatten", "h5", {}),
+            ("Gemm", "h6 wf bf", {"transB": 1}),
         ],
         "residual": [
-            first, ("BatchNormalization", "h1 s o m v", {}), ("LeakyRelu", "h2", {"alpha": 0.1}),
-            ("Conv", "h3 w2", same), ("Add", "h4 h3", {}), ("Clip", "h5 zero one", {}), ("Mul", "h6 k", {}),
-            ("GlobalAveragePool", "h7", {}), ("Flatten", "h8", {}), ("MatMul", "h9 wg", {}), ("Add", "h10 bf", {}),
+            first,
+            ("BatchNormalization", "h1 s o m v", {}),
+            ("LeakyRelu", "h2", {"alpha": 0.1}),
+            ("Conv", "h3 w2", same),
+            ("Add", "h4 h3", {}),
+            ("Clip", "h5 zero one", {}),
+            ("Mul", "h6 k", {}),
+            ("GlobalAveragePool", "h7", {}),
+            ("Flatten", "h8", {}),
+            ("MatMul", "h9 wg", {}),
+            ("Add", "h10 bf", {}),
         ],
         "smooth": [
-            first, ("Tanh", "h1", {}), ("AveragePool", "h2", pool), ("Conv", "h3 w2", same), ("Sigmoid", "h4", {}),
-            ("Sub", "h5 h3", {}), ("Flatten", "h6", {}), ("Gemm", "h7 wf bf", {"transB": 1}),
+            first,
+            ("Tanh", "h1", {}),
+            ("AveragePool", "h2", pool),
+            ("Conv", "h3 w2", same),
+            ("Sigmoid", "h4", {}),
+            ("Sub", "h5 h3", {}),
+            ("Flatten", "h6", {}),
+            ("Gemm", "h7 wf bf", {"transB": 1}),
         ],
         "padded pool": [
-            first, ("MaxPool", "h1", {"kernel_shape": [3, 3], "strides": [2, 2], **same}), ("Relu", "h2", {}),
-            ("Neg", "h3", {}), ("Flatten", "h4", {}), ("Gemm", "h5 wf bf", {"transB": 1}),
+            first,
+            ("MaxPool", "h1", {"kernel_shape": [3, 3], "strides": [2, 2], **same}),
+            ("Relu", "h2", {}),
+            ("Neg", "h3", {}),
+            ("Flatten", "h4", {}),
+            ("Gemm", "h5 wf bf", {"transB": 1}),
         ],
-    }  # fmt: skip
+    }
     used = {name for _, inputs, _ in nets[kind] for name in inputs.split()}
     return model_of(nets[kind], {name: value for name, value in t.items() if name in used}, batch)
 
@@ -98,7 +143,7 @@ def images(n: int, seed: int = 0) -> np.ndarray:
 
 
 def in_ball(rng: np.random.Generator, centre: np.ndarray, norm: str, epsilon: float, n: int) -> np.ndarray:
-    """Points on the ball's surface, cut to [0, 1]."""
+    """Draw points on the surface of the ball, clipped to [0, 1]."""
     if norm == "linf":
         offsets = rng.choice([-epsilon, epsilon], (n, *centre.shape))
     else:
@@ -108,7 +153,7 @@ def in_ball(rng: np.random.Generator, centre: np.ndarray, norm: str, epsilon: fl
 
 
 def worst(bounder: Bounder, points: torch.Tensor, label: int, ball: tuple[torch.Tensor, str, float]) -> float:
-    """The least margin found by descending from points of the ball."""
+    """Return the smallest margin found by gradient descent from points of the ball."""
     centre, norm, epsilon = ball
     least = np.inf
     x = points
@@ -130,7 +175,7 @@ def worst(bounder: Bounder, points: torch.Tensor, label: int, ball: tuple[torch.
 @pytest.mark.parametrize("kind", NETS)
 @pytest.mark.parametrize("refine", [0, 4096])
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_no_point_of_the_ball_has_a_smaller_margin_than_the_bound(kind: str, refine: int, norm: str) -> None:
+def test_bound_is_below_the_margin_at_every_point_of_the_ball(kind: str, refine: int, norm: str) -> None:
     for seed in range(2):
         classifier = classifier_of(network(kind, seed))
         bounder = Bounder(classifier, refine=refine)
@@ -156,16 +201,17 @@ def test_tighter_intermediate_bounds_give_larger_margins(kind: str) -> None:
     epsilon = torch.full((3,), 0.05)
     one, other = (b.margins(pixels, labels, epsilon, "linf") for b in (loose, tight))
     assert (other >= one - 1e-9).all()
-    alone = torch.cat([tight.margins(pixels[i : i + 1], labels[i : i + 1], epsilon[:1], "linf") for i in range(3)])
-    torch.testing.assert_close(alone, other, rtol=0, atol=1e-9)
+    single = torch.cat([tight.margins(pixels[i : i + 1], labels[i : i + 1], epsilon[:1], "linf") for i in range(3)])
+    torch.testing.assert_close(single, other, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_the_bound_of_a_linear_model_is_exact(norm: str) -> None:
+def test_bound_of_a_linear_model_is_exact(norm: str) -> None:
     rng = np.random.default_rng(1)
     weights, bias = rng.normal(size=(CLASSES, 72)) / 8, rng.normal(size=CLASSES) / 10
-    classifier = classifier_of(model_of([("Flatten", "x", {}), ("Gemm", "h1 w b", {"transB": 1})],
-                                        {"w": weights, "b": bias}))  # fmt: skip
+    classifier = classifier_of(
+        model_of([("Flatten", "x", {}), ("Gemm", "h1 w b", {"transB": 1})], {"w": weights, "b": bias})
+    )
     pixels = np.random.default_rng(2).uniform(0.4, 0.6, (20, *SHAPE)).astype(np.float32)
     probabilities = classifier.predict(pixels)
     labels = probabilities.argmax(axis=1)
@@ -184,12 +230,12 @@ def test_the_bound_of_a_linear_model_is_exact(norm: str) -> None:
     assert found[0] == 0
     small = np.array(exact[1:]) < (0.35 if norm == "linf" else 0.4)
     assert small.sum() > 5
-    # nothing within 0.4 of these pixels is cut to [0, 1]; beyond, the true radius is larger than the formula's
+    # within 0.4 of these pixels nothing is clipped to [0, 1]; beyond, the true radius exceeds the formula's
     np.testing.assert_allclose(found[1:][small], np.array(exact[1:])[small], rtol=1e-3, atol=2e-4)
 
 
 @pytest.mark.parametrize("batch", ["n", 1, 3])
-def test_a_fixed_batch_size_changes_nothing(batch: int | str) -> None:
+def test_fixed_batch_size_gives_the_same_radii(batch: int | str) -> None:
     pixels = images(5)
     free = Bounder(classifier_of(network("relu", 0)), refine=512)
     labels = free.logits(torch.from_numpy(pixels)).argmax(1)
@@ -207,16 +253,20 @@ def test_a_fixed_batch_size_changes_nothing(batch: int | str) -> None:
     ],
     ids=["Softplus", "Mul", "Softmax"],
 )
-def test_an_operator_that_cannot_be_bounded_is_named(nodes: list[Any], name: str) -> None:
+def test_operator_without_bounds_is_named(nodes: list[Any], name: str) -> None:
     classifier = classifier_of(model_of(nodes, {"w": np.ones((CLASSES, 72))}))
     pixels = images(1)
-    batch = Batch(ids=("a",), pixels=pixels, labels=np.zeros(1, dtype=np.int64),
-                  probabilities=np.eye(CLASSES, dtype=np.float32)[:1])  # fmt: skip
+    batch = Batch(
+        ids=("a",),
+        pixels=pixels,
+        labels=np.zeros(1, dtype=np.int64),
+        probabilities=np.eye(CLASSES, dtype=np.float32)[:1],
+    )
     with pytest.raises(NotApplicable, match=name):
         Certified().measure(classifier, batch, RNG)
 
 
-def test_models_without_a_graph_or_in_other_precision_are_not_applicable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_without_graph_or_in_other_precision_is_not_applicable(monkeypatch: pytest.MonkeyPatch) -> None:
     classifier = classifier_of(network("relu", 0), dtype="float16")
     with pytest.raises(NotApplicable, match="float16"):
         Bounder(classifier, refine=0)
@@ -227,6 +277,6 @@ def test_models_without_a_graph_or_in_other_precision_are_not_applicable(monkeyp
 
 
 @pytest.mark.parametrize("settings", [{"norms": ("l1",)}, {"iterations": 0}, {"epsilons": (0.0,)}], ids=str)
-def test_settings_without_sense_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"expected|must be"):
         Certified(**settings)

@@ -1,4 +1,4 @@
-"""CLEVER against closed forms, against SciPy's fit in double precision, and against ART."""
+"""CLEVER against closed forms, SciPy's fit in double precision, and ART."""
 
 from __future__ import annotations
 
@@ -33,20 +33,24 @@ def classifier_of(module: torch.nn.Module, shape: tuple[int, int, int], classes:
         with torch.no_grad():
             return np.asarray(module(torch.from_numpy(x)).numpy())
 
-    artefact = Artefact(format="onnx", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=module,
-                        scores=scores)  # fmt: skip
+    artefact = Artefact(
+        format="onnx", runtime="torch", input_shape=(None, *shape), input_dtype="float32", copy=module, scores=scores
+    )
     preprocessing = Preprocessing(shape=shape, mean=(0.4,), std=(0.3,))
     return DeployedModel(artefact, preprocessing, path="m", sha256="0" * 64, n_classes=classes, outputs="logits")
 
 
 @pytest.fixture(scope="module")
 def cnn() -> SimpleNamespace:
-    """A random CNN of four classes and ten images."""
+    """Build a random CNN of four classes and ten images."""
     torch.manual_seed(1)
     module = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 6, 3, padding=1), torch.nn.Tanh(), torch.nn.MaxPool2d(2), torch.nn.Flatten(),
+        torch.nn.Conv2d(1, 6, 3, padding=1),
+        torch.nn.Tanh(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Flatten(),
         torch.nn.Linear(96, 4),
-    ).requires_grad_(requires_grad=False)  # fmt: skip
+    ).requires_grad_(requires_grad=False)
     module[-1].weight.mul_(8)
     classifier = classifier_of(module, (1, 8, 8), 4)
     pixels = np.random.default_rng(2).uniform(0.3, 0.7, (10, 1, 8, 8)).astype(np.float32)
@@ -55,15 +59,22 @@ def cnn() -> SimpleNamespace:
 
 @pytest.mark.parametrize("classes", [2, 5])
 @pytest.mark.parametrize("pooled", [False, True])
-def test_clever_of_a_linear_model_is_the_distance(classes: int, pooled: bool) -> None:
-    """The slope is the same everywhere, so the score is margin by dual norm, to float precision."""
+def test_clever_of_a_linear_model_equals_the_distance(classes: int, pooled: bool) -> None:
+    """The slope is constant, so the score is margin / dual norm, to float precision."""
     rng = np.random.default_rng(classes)
     torch.manual_seed(classes)
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, classes)).requires_grad_(requires_grad=False)
     classifier = classifier_of(module, (3, 4, 4), classes)
     batch = batch_of(classifier, rng.uniform(0, 1, (6, 3, 4, 4)).astype(np.float32))
-    probe = Clever(norms=("linf", "l2", "l1"), batches=4, batch_samples=3, pooled=pooled,
-                   radius_linf=10, radius_l2=100, radius_l1=1000)  # fmt: skip
+    probe = Clever(
+        norms=("linf", "l2", "l1"),
+        batches=4,
+        batch_samples=3,
+        pooled=pooled,
+        radius_linf=10,
+        radius_l2=100,
+        radius_l1=1000,
+    )
     found = probe.measure(classifier, batch, RNG)
     weights = module[1].weight.double().numpy() / 0.3
     logits = module(torch.from_numpy((batch.pixels - np.float32(0.4)) / np.float32(0.3))).double().numpy()
@@ -81,7 +92,7 @@ def test_clever_of_a_linear_model_is_the_distance(classes: int, pooled: bool) ->
     assert [m.value for m in conclusion.metrics if m.name == "clever_fits"] == [None] * 3
 
 
-def test_no_score_is_above_the_radius_and_images_that_are_wrong_have_none(cnn: SimpleNamespace) -> None:
+def test_scores_are_capped_by_the_radius_and_exclude_misclassified_images(cnn: SimpleNamespace) -> None:
     batch = cnn.batch
     labels = np.where(np.arange(10) < 4, (batch.labels + 1) % 4, batch.labels)
     wrong = Batch(ids=batch.ids, pixels=batch.pixels, labels=labels, probabilities=batch.probabilities)
@@ -94,7 +105,7 @@ def test_no_score_is_above_the_radius_and_images_that_are_wrong_have_none(cnn: S
 
 
 def ball(rng: np.random.Generator, norm: str, radius: float, shape: tuple[int, int]) -> np.ndarray:
-    """Points of a ball by other formulas than the probe's."""
+    """Draw points of a ball by other formulas than the probe's."""
     if norm == "linf":
         return rng.uniform(-radius, radius, shape)
     n, d = shape
@@ -106,10 +117,14 @@ def ball(rng: np.random.Generator, norm: str, radius: float, shape: tuple[int, i
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_points_are_spread_evenly_over_the_ball(norm: str) -> None:
-    """Length and first coordinate are distributed as those of another construction; batch size changes nothing."""
-    batch = Batch(ids=("a",), pixels=np.full((1, 1, 1, 3), 0.5, dtype=np.float32), labels=np.zeros(1, dtype=np.int64),
-                  probabilities=np.ones((1, 2), dtype=np.float32))  # fmt: skip
+def test_points_are_uniform_in_the_ball(norm: str) -> None:
+    """Length and coordinates have the distribution of another construction; the chunk size does not matter."""
+    batch = Batch(
+        ids=("a",),
+        pixels=np.full((1, 1, 1, 3), 0.5, dtype=np.float32),
+        labels=np.zeros(1, dtype=np.int64),
+        probabilities=np.ones((1, 2), dtype=np.float32),
+    )
 
     def offsets(chunk: int) -> np.ndarray:
         chunks = ball_points(batch, RNG, norm, 0.4, n=4000, chunk=chunk)
@@ -125,7 +140,7 @@ def test_points_are_spread_evenly_over_the_ball(norm: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [1.5, 3, 4])
-def test_the_fit_finds_the_end_of_a_known_law(shape: float) -> None:
+def test_fit_finds_the_endpoint_of_a_known_distribution(shape: float) -> None:
     values = weibull_max.rvs(shape, loc=2, scale=0.5, size=(30, 1000), random_state=np.random.default_rng(4))
     fit = fit_end(values)
     assert np.median(fit.end) == pytest.approx(2, abs=0.05)
@@ -135,7 +150,7 @@ def test_the_fit_finds_the_end_of_a_known_law(shape: float) -> None:
     assert fit_end(other).ks.max() < 1e-6
 
 
-def test_the_fit_for_comparison_is_scipys() -> None:
+def test_pooled_fit_equals_scipys() -> None:
     rng = np.random.default_rng(9)
     values = np.concatenate([rng.gamma(3, 1, (12, 50)), 100 + rng.uniform(0, 1, (4, 50)) ** 0.3])
     fit = fit_end_as_art(values)
@@ -147,7 +162,7 @@ def test_the_fit_for_comparison_is_scipys() -> None:
 
 
 def likeliest_end(values: np.ndarray) -> float:
-    """The end of the likeliest law whose shape is within [1, 5], by SciPy's distribution and optimiser."""
+    """Return the endpoint of the likeliest distribution with a shape in [1, 5], by SciPy."""
     scaled = (values - values.max()) / np.ptp(values)
 
     def unlikely(free: np.ndarray) -> float:
@@ -164,9 +179,7 @@ def likeliest_end(values: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_clever_is_within_3_percent_of_a_double_precision_reference_with_fresh_samples(
-    cnn: SimpleNamespace, norm: str
-) -> None:
+def test_clever_is_within_3_percent_of_a_double_precision_reference(cnn: SimpleNamespace, norm: str) -> None:
     batch = cnn.batch.take(range(6))
     radius = {"linf": 0.05, "l2": 0.3, "l1": 2.0}[norm]
     probe = Clever(norms=(norm,), batches=100, batch_samples=20, **{f"radius_{norm}": radius})
@@ -189,7 +202,7 @@ def test_clever_is_within_3_percent_of_a_double_precision_reference_with_fresh_s
     assert np.median(ours / np.array(theirs)) == pytest.approx(1, abs=0.03)
 
 
-def test_pooled_clever_is_distributed_as_arts(cnn: SimpleNamespace) -> None:
+def test_pooled_clever_has_the_distribution_of_arts(cnn: SimpleNamespace) -> None:
     from art.estimators.classification import PyTorchClassifier
     from art.metrics import clever_u
 
@@ -199,12 +212,12 @@ def test_pooled_clever_is_distributed_as_arts(cnn: SimpleNamespace) -> None:
 
     theirs = PyTorchClassifier(Scaled(), torch.nn.CrossEntropyLoss(), (1, 8, 8), 4, clip_values=(0, 1))
     np.random.seed(0)
-    some = cnn.batch.take(range(5))
+    subset = cnn.batch.take(range(5))
     with np.errstate(all="ignore"):
-        art = np.array([clever_u(theirs, image, 30, 8, 0.3, 2, verbose=False) for image in some.pixels])
+        art = np.array([clever_u(theirs, image, 30, 8, 0.3, 2, verbose=False) for image in subset.pixels])
     probe = Clever(norms=("l2",), batches=30, batch_samples=8, radius_l2=0.3, pooled=True)
-    ours = probe.measure(cnn.classifier, some, RNG)["clever"]
-    # SciPy's search sometimes runs away to an end of millions, in ART as here, so medians are compared
+    ours = probe.measure(cnn.classifier, subset, RNG)["clever"]
+    # SciPy's fit sometimes diverges to an endpoint of millions, in both, so medians are compared
     assert np.median(ours) == pytest.approx(np.median(art), rel=0.05)
     assert np.median(ours / np.maximum(art, 1e-6)) == pytest.approx(1, abs=0.05)
 
@@ -215,11 +228,13 @@ def attack(batch: Batch, distances: list[float]) -> pd.DataFrame:
     return as_attack(pd.concat([clean, hits]))
 
 
-def test_scores_are_compared_with_the_distances_that_attacks_found() -> None:
+def test_scores_are_compared_with_attack_distances() -> None:
     batch = Batch(
-        ids=tuple("abcd"), pixels=np.zeros((4, 1, 1, 1), dtype=np.float32), labels=np.zeros(4, dtype=np.int64),
+        ids=tuple("abcd"),
+        pixels=np.zeros((4, 1, 1, 1), dtype=np.float32),
+        labels=np.zeros(4, dtype=np.int64),
         probabilities=np.ones((4, 3), dtype=np.float32),
-    )  # fmt: skip
+    )
     score = np.array([0.1, 0.2, 0.3, 0.3])
     aims = ("clever_runner_up", "clever_random", "clever_least_likely", "clever_target")
     rest = (*aims, "spread", "ks", "shape", "slope", "margin")
@@ -233,18 +248,18 @@ def test_scores_are_compared_with_the_distances_that_attacks_found() -> None:
     [finding] = conclusion.findings
     assert "all other classes" in finding.statement
     assert [len(cloud.points) for cloud in finding.evidence[0].series] == [2, 1]
-    alone = {m.name: m for m in Clever().conclude(records_of(batch, columns)).metrics}
-    assert (alone["clever_below_distance"].value, alone["clever_below_distance"].n) == (None, 0)
+    without_attacks = {m.name: m for m in Clever().conclude(records_of(batch, columns)).metrics}
+    assert (without_attacks["clever_below_distance"].value, without_attacks["clever_below_distance"].n) == (None, 0)
 
 
 @pytest.mark.parametrize("pooled", [False, True])
-def test_fewer_samples_score_as_they_would_alone(cnn: SimpleNamespace, pooled: bool) -> None:
+def test_smaller_pairs_score_as_on_their_own(cnn: SimpleNamespace, pooled: bool) -> None:
     settings: dict[str, Any] = {"norms": ("linf", "l2"), "pooled": pooled, "pool_factor": 3}
     several = Clever(batches=6, batch_samples=40, smaller=((3, 4), (5, 20)), **settings)
     both = several.measure(cnn.classifier, cnn.batch, RNG)
     for batches, samples in several.smaller:
-        alone = Clever(batches=batches, batch_samples=samples, **settings).measure(cnn.classifier, cnn.batch, RNG)
-        np.testing.assert_allclose(both[f"clever_{batches}x{samples}"], alone["clever"], rtol=1e-5)
+        single = Clever(batches=batches, batch_samples=samples, **settings).measure(cnn.classifier, cnn.batch, RNG)
+        np.testing.assert_allclose(both[f"clever_{batches}x{samples}"], single["clever"], rtol=1e-5)
     conclusion = several.conclude(records_of(cnn.batch, both, others={"attacks.any": attack(cnn.batch, [1e-9] * 10)}))
     medians = {tuple(m.at.values()): m.value for m in conclusion.metrics if m.name == "clever_median"}
     score = both["clever_5x20"][both["norm"] == "l2"]
@@ -269,6 +284,6 @@ def test_fewer_samples_score_as_they_would_alone(cnn: SimpleNamespace, pooled: b
     ],
     ids=str,
 )
-def test_settings_without_sense_are_refused(settings: dict[str, Any]) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"expected|must be"):
         Clever(**settings)

@@ -1,4 +1,4 @@
-"""The ImageNet-C style corruptions: published parameters, values that can be computed by hand, and the whole probe."""
+"""ImageNet-C style corruptions against published parameters and values computed by hand, and the probes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SHAPES = [(3, 3, 96, 96), (3, 3, 32, 32), (3, 1, 32, 32), (3, 1, 8, 8), (2, 3, 2
 
 
 def pictures(shape: Sequence[int], grain: float = 0.3) -> np.ndarray:
-    """Random images (n, c, h, w) in [0, 1] with structure at coarse and fine scales."""
+    """Draw random images (n, c, h, w) in [0, 1] with structure at coarse and fine scales."""
     rng = np.random.default_rng(0)
     n, c, h, w = shape
     fine, coarse = rng.random((n, c, h, w)), rng.random((n, c, 4, 4))
@@ -42,7 +42,7 @@ def corrupted(name: str, images: np.ndarray, severity: int) -> np.ndarray:
     return corrupt(name, images, severity, generators(len(images)))
 
 
-def test_there_are_fifteen_in_the_order_of_the_paper() -> None:
+def test_corruptions_are_the_fifteen_of_the_paper_in_order() -> None:
     assert list(CORRUPTIONS) == list(ALL)
     assert len(ALL) == 15
     assert [len(names) for names in FAMILIES.values()] == [3, 4, 4, 4]
@@ -51,7 +51,7 @@ def test_there_are_fifteen_in_the_order_of_the_paper() -> None:
         assert all(len(levels) == 5 for levels in parameters.values())
 
 
-# Typed in from the published scripts, in their order: one line a corruption, severities 1 to 5.
+# Copied from the published scripts, in their order: one line per corruption, severities 1 to 5.
 PUBLISHED_IMAGENET = {
     "gaussian-noise": [0.08, 0.12, 0.18, 0.26, 0.38],
     "shot-noise": [60, 25, 12, 5, 3],
@@ -61,8 +61,11 @@ PUBLISHED_IMAGENET = {
     "motion-blur": [(10, 3), (15, 5), (15, 8), (15, 12), (20, 15)],
     "zoom-blur": [(1.11, 0.01), (1.16, 0.01), (1.21, 0.02), (1.26, 0.02), (1.31, 0.03)],
     "snow": [
-        (0.1, 0.3, 3, 0.5, 10, 4, 0.8), (0.2, 0.3, 2, 0.5, 12, 4, 0.7), (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
-        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65), (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
+        (0.1, 0.3, 3, 0.5, 10, 4, 0.8),
+        (0.2, 0.3, 2, 0.5, 12, 4, 0.7),
+        (0.55, 0.3, 4, 0.9, 12, 8, 0.7),
+        (0.55, 0.3, 4.5, 0.85, 12, 8, 0.65),
+        (0.55, 0.3, 2.5, 0.85, 12, 12, 0.55),
     ],
     "frost": [(1, 0.4), (0.8, 0.6), (0.7, 0.7), (0.65, 0.7), (0.6, 0.75)],
     "fog": [(1.5, 2), (2, 2), (2.5, 1.7), (2.5, 1.5), (3, 1.4)],
@@ -71,7 +74,7 @@ PUBLISHED_IMAGENET = {
     "elastic-transform": [(2, 0.7, 0.1), (2, 0.08, 0.2), (0.05, 0.01, 0.02), (0.07, 0.01, 0.02), (0.12, 0.01, 0.02)],
     "pixelate": [0.6, 0.5, 0.4, 0.3, 0.25],
     "jpeg-compression": [25, 18, 15, 10, 7],
-}  # fmt: skip
+}
 PUBLISHED_CIFAR = {
     "gaussian-noise": [0.04, 0.06, 0.08, 0.09, 0.10],
     "shot-noise": [500, 250, 100, 75, 50],
@@ -81,8 +84,11 @@ PUBLISHED_CIFAR = {
     "motion-blur": [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)],
     "zoom-blur": [(1.06, 0.01), (1.11, 0.01), (1.16, 0.01), (1.21, 0.01), (1.26, 0.01)],
     "snow": [
-        (0.1, 0.2, 1, 0.6, 8, 3, 0.95), (0.1, 0.2, 1, 0.5, 10, 4, 0.9), (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
-        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85), (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+        (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+        (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+        (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+        (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+        (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
     ],
     "frost": [(1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45)],
     "fog": [(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)],
@@ -91,23 +97,23 @@ PUBLISHED_CIFAR = {
     "elastic-transform": [(0, 0, 0.08), (0.05, 0.2, 0.07), (0.08, 0.06, 0.06), (0.1, 0.04, 0.05), (0.1, 0.03, 0.03)],
     "pixelate": [0.95, 0.9, 0.85, 0.75, 0.65],
     "jpeg-compression": [80, 65, 58, 50, 40],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("which", "published"), [("imagenet", PUBLISHED_IMAGENET), ("cifar", PUBLISHED_CIFAR)])
-def test_parameters_are_the_published_ones(which: Any, published: dict[str, list[Any]]) -> None:
+def test_parameters_equal_the_published_ones(which: Any, published: dict[str, list[Any]]) -> None:
     assert {name: list(levels) for name, levels in PARAMETERS[which].items()} == published
 
 
-def test_the_nearer_set_is_used() -> None:
+def test_parameter_set_depends_on_image_size() -> None:
     sides = {side: parameter_set((1, 3, side, side)) for side in (8, 32, 64, 84, 85, 96, 224, 512)}
     assert {side for side, which in sides.items() if which == "cifar"} == {8, 32, 64, 84}
-    assert parameter_set((1, 3, 300, 40)) == "cifar"  # the shorter side counts
+    assert parameter_set((1, 3, 300, 40)) == "cifar"  # depends on the shorter side
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("name", ALL)
-def test_shape_type_range_and_independence_of_the_batch(name: str, shape: tuple[int, ...]) -> None:
+def test_corruption_keeps_shape_type_range_and_ignores_the_batch(name: str, shape: tuple[int, ...]) -> None:
     images = pictures(shape)
     before = images.copy()
     for severity in (1, 3, 5):
@@ -119,8 +125,8 @@ def test_shape_type_range_and_independence_of_the_batch(name: str, shape: tuple[
         assert result.max() <= 1
         np.testing.assert_array_equal(result, corrupted(name, images, severity))
         for i in range(len(images)):
-            alone = corrupt(name, images[i : i + 1], severity, generators(1, first=i))
-            np.testing.assert_array_equal(result[i], alone[0])
+            single = corrupt(name, images[i : i + 1], severity, generators(1, first=i))
+            np.testing.assert_array_equal(result[i], single[0])
     np.testing.assert_array_equal(images, before)
 
 
@@ -157,12 +163,12 @@ def test_brightness_adds_to_the_largest_channel_and_keeps_the_hue() -> None:
     np.testing.assert_allclose(corrupted("brightness", grey, 5), 0.75, rtol=1e-6)  # ImageNet
 
 
-def test_contrast_shrinks_the_distance_to_the_mean_of_each_channel() -> None:
+def test_contrast_shrinks_the_distance_to_each_channel_mean() -> None:
     images = np.array([[0.0, 1.0], [0.5, 0.9]], dtype=np.float32).reshape(1, 2, 1, 2)
     np.testing.assert_allclose(corrupted("contrast", images, 2).ravel(), [0.25, 0.75, 0.6, 0.8], rtol=1e-6)
 
 
-def test_pixelate_gives_block_means() -> None:
+def test_pixelate_equals_block_means() -> None:
     images = pictures((1, 3, 96, 96))
     expected = images.reshape(1, 3, 24, 4, 24, 4).mean(axis=(3, 5)).repeat(4, axis=2).repeat(4, axis=3)
     np.testing.assert_allclose(corrupted("pixelate", images, 5), expected, atol=1e-6)  # 0.25 of the side
@@ -176,7 +182,7 @@ def test_gaussian_noise_has_the_published_sigma(side: int, severity: int, sigma:
     assert abs(noise.mean()) < 0.01 * sigma * 3
 
 
-def test_shot_noise_has_the_variance_of_counted_photons() -> None:
+def test_shot_noise_has_poisson_variance() -> None:
     images = np.full((4, 3, 96, 96), 0.25, dtype=np.float32)
     noisy = corrupted("shot-noise", images, 1)
     assert noisy.mean() == pytest.approx(0.25, rel=0.01)
@@ -193,12 +199,12 @@ def test_impulse_noise_replaces_the_published_share_half_by_salt() -> None:
 
 
 @pytest.mark.parametrize("name", [*FAMILIES["blur"], "elastic-transform", "pixelate"])
-def test_what_only_moves_light_leaves_a_flat_image_alone(name: str) -> None:
+def test_blur_and_distortion_do_not_change_a_flat_image(name: str) -> None:
     images = np.full((2, 3, 90, 90), 0.3, dtype=np.float32)
     np.testing.assert_allclose(corrupted(name, images, 5), images, atol=2e-6)
 
 
-def test_defocus_turns_a_point_into_a_disk() -> None:
+def test_defocus_blurs_a_point_to_a_disk() -> None:
     images = np.zeros((1, 1, 101, 101), dtype=np.float32)
     images[0, 0, 50, 50] = 1
     y, x = np.mgrid[-50:51, -50:51]
@@ -219,7 +225,7 @@ def test_zoom_blur_is_the_mean_of_enlargements() -> None:
     np.testing.assert_allclose(corrupted("zoom-blur", images, 3), total / (len(factors) + 1), atol=2e-6)
 
 
-def test_glass_blur_follows_the_published_loop() -> None:
+def test_glass_blur_equals_the_published_loop() -> None:
     height, width, reach = 12, 15, 2
     source = _shuffled(height, width, reach, np.random.default_rng(5))
     colours = np.arange(height * width).reshape(height, width)
@@ -232,7 +238,7 @@ def test_glass_blur_follows_the_published_loop() -> None:
     np.testing.assert_array_equal(source, colours.ravel())
 
 
-def test_smoothing_by_cosines_is_the_reflected_gaussian() -> None:
+def test_cosine_smoothing_equals_the_reflected_gaussian() -> None:
     from scipy import fft
 
     signal = np.random.default_rng(0).uniform(-1, 1, 40)
@@ -242,7 +248,7 @@ def test_smoothing_by_cosines_is_the_reflected_gaussian() -> None:
         np.testing.assert_allclose(smooth, expected, atol=1e-10)
 
 
-def test_motion_blur_keeps_lines_that_lie_along_it() -> None:
+def test_motion_blur_keeps_parallel_lines() -> None:
     class Straight:
         def uniform(self, low: float, high: float) -> float:
             assert (low, high) == (-45, 45)
@@ -260,7 +266,7 @@ def test_motion_blur_keeps_lines_that_lie_along_it() -> None:
 # The probe
 
 
-def test_settings_are_checked() -> None:
+def test_invalid_settings_are_refused() -> None:
     for wrong in ({"corruptions": ("rain",)}, {"severities": (0,)}, {"severities": ()}, {"corruptions": ()}):
         with pytest.raises(ValueError, match="corruption"):
             ImageNetC(**wrong)
@@ -268,7 +274,7 @@ def test_settings_are_checked() -> None:
     assert [(at["corruption"], at["severity"]) for at in levels] == [("snow", 1), ("snow", 5), ("fog", 1), ("fog", 5)]
 
 
-def test_all_randomness_comes_from_the_rng_of_the_probe() -> None:
+def test_corruptions_use_only_the_probes_rng() -> None:
     source = inspect.getsource(inspect.getmodule(corrupt))
     assert "np.random.default_rng" not in source
     assert "np.random.seed" not in source
@@ -279,7 +285,7 @@ def test_all_randomness_comes_from_the_rng_of_the_probe() -> None:
 
 
 def brightness_model(path: Path) -> Path:
-    """Class 1 when the mean of an 8x8 image is above 0.5: logits (0, mean - 0.5)."""
+    """Write a model that returns class 1 if the mean of an 8x8 image is above 0.5: logits (0, mean - 0.5)."""
     weights = np.stack([np.zeros(64), np.full(64, 1 / 64)]).astype(np.float32)
     nodes = [
         helper.make_node("Flatten", ["image"], ["flat"]),
@@ -300,7 +306,7 @@ def brightness_model(path: Path) -> Path:
 
 
 def measure(model: Path, data: Path, tmp_path: Path, **settings: Any) -> dict[str, Any]:
-    """The probe's record after an audit of it alone."""
+    """Return the record of an audit with this probe only."""
     from auditor.run.request import Request
     from auditor.run.session import run
 
@@ -317,7 +323,7 @@ def measure(model: Path, data: Path, tmp_path: Path, **settings: Any) -> dict[st
     return probe
 
 
-def test_a_model_that_measures_brightness_loses_what_is_expected(tmp_path: Path) -> None:
+def test_brightness_model_has_the_expected_errors(tmp_path: Path) -> None:
     model = brightness_model(tmp_path / "m.onnx")
     # flat images on both sides of 0.5
     values = np.repeat(np.array([0.1, 0.3, 0.42, 0.6, 0.9], dtype=np.float32), 4)
@@ -333,10 +339,10 @@ def test_a_model_that_measures_brightness_loses_what_is_expected(tmp_path: Path)
     assert headline["value"] == pytest.approx((0 + 0.2 + 0.2 + 0.2 + 0.4) / 10)
     assert headline["low"] < headline["value"] < headline["high"]
     assert relative["name"] == "relative_mce"
-    assert relative["value"] == pytest.approx(headline["value"])  # nothing is wrong when clean
+    assert relative["value"] == pytest.approx(headline["value"])  # the clean error is 0
 
 
-def test_the_probe_runs_on_digits(digits: Path, tmp_path: Path) -> None:
+def test_audit_of_digits_reports_all_levels(digits: Path, tmp_path: Path) -> None:
     probe = measure(digits / "digits-cnn.onnx", digits / "digits-test.npz", tmp_path, samples=60, severities=[1, 3, 5])
     assert probe["n"] == 60
     assert probe["status"] in {"pass", "fail", "inconclusive"}
@@ -358,7 +364,7 @@ def test_the_probe_runs_on_digits(digits: Path, tmp_path: Path) -> None:
     assert relative == pytest.approx(mce - (1 - clean), abs=1e-3)
 
 
-def test_jpeg_blur_and_brightness_are_what_their_numbers_say() -> None:
+def test_jpeg_blur_and_brightness_equal_reference_implementations() -> None:
     images = pictures((4, 3, 24, 32))
     batch = SimpleNamespace(pixels=images)
 
@@ -378,7 +384,7 @@ def test_jpeg_blur_and_brightness_are_what_their_numbers_say() -> None:
     np.testing.assert_allclose(at(change="darker", brightness=0.2).max(axis=1), np.maximum(value - 0.2, 0), atol=1e-6)
 
 
-def test_strengths_of_the_camera_are_checked_and_mildest_first() -> None:
+def test_camera_levels_are_validated_and_mildest_first() -> None:
     levels = Camera(qualities=(10, 90), blurs=(0.08, 0.01), brightnesses=(0.3, 0.1)).levels()
     assert [list(level.values())[1] for level in levels] == [90, 10, 0.01, 0.08, 0.1, 0.3, 0.1, 0.3]
     for settings in ({"qualities": (0,)}, {"blurs": (2.0,)}, {"qualities": (), "blurs": (), "brightnesses": ()}):

@@ -1,4 +1,4 @@
-"""The smallest perturbation that any attack found, and the order in which probes read each other's records."""
+"""The smallest perturbation over all attacks, and the order in which probes run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from auditor.run.selection import _readers_last
 
 
 def rows(*attacked: tuple[str, float, bool], wrong: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Records of an attack in L2: (image, distance, success); every image also at epsilon 0."""
+    """Build the records of an L2 attack from (image, distance, success), with every image at epsilon 0."""
     images = dict.fromkeys([image for image, *_ in attacked] + list(wrong))
     clean = [(image, 0.0, 0.0, False) for image in images]
     table = [*clean, *((image, 1.0, distance, success) for image, distance, success in attacked)]
@@ -24,7 +24,7 @@ def rows(*attacked: tuple[str, float, bool], wrong: tuple[str, ...] = ()) -> pd.
     return as_attack(frame, norm="l2", prediction=frame["image_id"].isin(wrong).astype(int))
 
 
-def test_the_smallest_distance_is_that_of_the_best_attack_on_each_image() -> None:
+def test_smallest_distance_is_that_of_the_best_attack_on_each_image() -> None:
     others = {
         "attacks.one": rows(("a", 0.5, True), ("b", 0.7, True), ("c", 0.1, False), wrong=("d",)),
         "attacks.two": rows(("a", 0.4, True), ("b", 0.9, True), ("c", 0.2, False), wrong=("d",)),
@@ -48,18 +48,22 @@ def probe(probe_id: str, *depends_on: str) -> Probe:
     return type("P", (Probe,), {"meta": meta, "depends_on": depends_on, "measure": nothing, "conclude": nothing})()
 
 
-def test_whoever_reads_records_comes_after_those_who_make_them() -> None:
+def test_probes_run_after_the_probes_they_depend_on() -> None:
     probes = [
-        probe("metrics.all", "metrics.*"), probe("metrics.b", "attacks.*"), probe("attacks.x"),
-        probe("metrics.circle", "metrics.all"), probe("metrics.c", "metrics.b"), probe("attacks.y", "attacks.x"),
-    ]  # fmt: skip
+        probe("metrics.all", "metrics.*"),
+        probe("metrics.b", "attacks.*"),
+        probe("attacks.x"),
+        probe("metrics.circle", "metrics.all"),
+        probe("metrics.c", "metrics.b"),
+        probe("attacks.y", "attacks.x"),
+    ]
     order = [p.meta.id for p in _readers_last(probes)]
     assert sorted(order) == sorted(p.meta.id for p in probes)
     assert order[:4] == ["attacks.x", "attacks.y", "metrics.b", "metrics.c"]
 
 
-def test_distances_are_stated_on_the_images_whose_least_distance_was_looked_for() -> None:
-    """A sweep over few epsilons must not pull the median up with distances that it only knows to its next epsilon."""
+def test_median_distance_uses_only_searched_images() -> None:
+    """A sweep finds distances only up to its next epsilon, so it must not raise the median."""
     sweep = rows(*((image, 1.0, True) for image in "abcd"))
     search = rows(("a", 0.1, True), ("b", 0.2, True), ("c", 0.3, False)).assign(searched=True)
     others = {"attacks.sweep": sweep, "attacks.search": search}
@@ -72,5 +76,8 @@ def test_distances_are_stated_on_the_images_whose_least_distance_was_looked_for(
     curve = conclusion.findings[0].evidence[0]
     assert isinstance(curve, Curve)
     assert [(point.x, point.y) for point in curve.series[0].points] == [
-        (0.0, 1.0), (0.1, pytest.approx(2 / 3)), (0.2, pytest.approx(1 / 3)), (1.0, 0.0),
-    ]  # fmt: skip
+        (0.0, 1.0),
+        (0.1, pytest.approx(2 / 3)),
+        (0.2, pytest.approx(1 / 3)),
+        (1.0, 0.0),
+    ]

@@ -1,5 +1,4 @@
-"""Where the right answer is known from elsewhere, ours is that answer: closed forms, other libraries, published
-tables."""
+"""Attacks, corruptions, statistics and metrics against closed forms, other libraries and published tables."""
 
 from __future__ import annotations
 
@@ -40,22 +39,30 @@ EXAMPLES = pd.DataFrame({"example": []})
 
 
 def linear(weights: np.ndarray, bias: np.ndarray, shape: tuple[int, int, int], **how: Any) -> Classifier:
-    """logits = weights (k, c*h*w) @ pixels + bias (k,), original and copy."""
+    """Build a classifier with logits = weights (k, c*h*w) @ pixels + bias (k,), with a differentiable copy."""
     copy = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(weights.shape[1], len(bias)))
     copy[1].load_state_dict({"weight": torch.tensor(weights), "bias": torch.tensor(bias)})
     artefact = Artefact(
-        format="onnx", runtime="numpy", input_shape=(None, *shape), input_dtype="float32", copy=copy,
+        format="onnx",
+        runtime="numpy",
+        input_shape=(None, *shape),
+        input_dtype="float32",
+        copy=copy,
         scores=lambda x: x.reshape(len(x), -1) @ weights.T + bias,
-    )  # fmt: skip
+    )
     return DeployedModel(
-        artefact, Preprocessing(shape=shape, **how), path="linear", sha256="0" * 64, n_classes=len(bias),
+        artefact,
+        Preprocessing(shape=shape, **how),
+        path="linear",
+        sha256="0" * 64,
+        n_classes=len(bias),
         outputs="logits",
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(params=[2, 3, 10], ids="{} classes".format)
 def random_linear(request: pytest.FixtureRequest) -> SimpleNamespace:
-    """A random linear model, and images far enough from black and white that no perturbation is clipped."""
+    """Build a random linear model, and images so far from 0 and 1 that no perturbation is clipped."""
     rng = np.random.default_rng(request.param)
     shape = (3, 4, 5)
     weights = rng.normal(size=(request.param, 60)).astype(np.float32) / 4
@@ -63,16 +70,18 @@ def random_linear(request: pytest.FixtureRequest) -> SimpleNamespace:
     pixels = rng.uniform(0.3, 0.7, (50, *shape)).astype(np.float32)
     classifier = linear(weights, bias, shape)
     batch = batch_of(classifier, pixels)
-    # a fifth of the labels is wrong, so that some images are lost before any attack
+    # a fifth of the labels is wrong, so that images are misclassified without an attack
     labels = np.where(np.arange(50) % 5 == 0, (batch.labels + 1) % request.param, batch.labels)
     return SimpleNamespace(
-        weights=weights.astype(np.float64), bias=bias.astype(np.float64), classifier=classifier,
+        weights=weights.astype(np.float64),
+        bias=bias.astype(np.float64),
+        classifier=classifier,
         batch=batch_of(classifier, pixels, labels),
-    )  # fmt: skip
+    )
 
 
 def gradient(model: SimpleNamespace, batch: Batch) -> np.ndarray:
-    """Of the cross-entropy: sum over classes of (probability - 1[label]) weights, (n, c*h*w)."""
+    """Return the gradient of the cross-entropy: sum of (probability - 1[label]) weights, (n, c*h*w)."""
     x = batch.pixels.reshape(len(batch), -1).astype(np.float64)
     p = np.exp(x @ model.weights.T + model.bias)
     p /= p.sum(axis=1, keepdims=True)
@@ -87,7 +96,7 @@ def step(slope: np.ndarray, kind: str) -> np.ndarray:
 @pytest.mark.parametrize(
     ("kind", "epsilon"), [("linf", 0.01), ("linf", 8 / 255), ("linf", 0.2), ("l2", 0.1), ("l2", 0.5)]
 )
-def test_fgsm_is_its_closed_form(random_linear: SimpleNamespace, kind: str, epsilon: float) -> None:
+def test_fgsm_equals_its_closed_form(random_linear: SimpleNamespace, kind: str, epsilon: float) -> None:
     batch = random_linear.batch
     found = Fgsm().perturbed(random_linear.classifier, batch, RNG, {"norm": kind, "epsilon": epsilon})
     expected = batch.pixels + epsilon * step(gradient(random_linear, batch), kind).reshape(batch.pixels.shape)
@@ -98,8 +107,8 @@ def test_fgsm_is_its_closed_form(random_linear: SimpleNamespace, kind: str, epsi
 
 
 @pytest.mark.parametrize("margin", [1, 17, 40])
-def test_fgsm_is_its_closed_form_however_sure_the_model_is(margin: float) -> None:
-    """In float32 the usual gradient, p - 1 for the label, is 0 from margin 17 on, and the step goes astray."""
+def test_fgsm_equals_its_closed_form_at_any_confidence(margin: float) -> None:
+    """In float32 the usual gradient, p - 1 for the label, is 0 above margin 17, and the step is wrong."""
     weights = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], dtype=np.float32)
     classifier = linear(weights, np.array([margin, 0, 0], dtype=np.float32), (1, 2, 2))
     batch = batch_of(classifier, np.full((1, 1, 2, 2), 0.5, dtype=np.float32))
@@ -108,13 +117,13 @@ def test_fgsm_is_its_closed_form_however_sure_the_model_is(margin: float) -> Non
     np.testing.assert_allclose(found.ravel(), expected, atol=1e-6)
 
 
-def test_the_loss_gradient_is_that_of_cross_entropy(random_linear: SimpleNamespace) -> None:
+def test_loss_gradient_is_that_of_cross_entropy(random_linear: SimpleNamespace) -> None:
     batch = random_linear.batch
     found = ArtClassifier(random_linear.classifier).loss_gradient(batch.pixels, batch.labels)
     np.testing.assert_allclose(found.reshape(len(batch), -1), gradient(random_linear, batch), rtol=1e-4, atol=1e-6)
 
 
-def test_fgsm_counts_at_each_epsilon_what_the_closed_form_breaks(random_linear: SimpleNamespace) -> None:
+def test_fgsm_accuracy_at_each_epsilon_equals_the_closed_form(random_linear: SimpleNamespace) -> None:
     model, batch = random_linear, random_linear.batch
     probe = Fgsm(epsilons=(0.001, 0.003, 0.01, 0.03, 0.1), l2_epsilons=(0.01, 0.03, 0.1, 0.3))
     conclusion = probe.conclude(records_of(batch, probe.measure(model.classifier, batch, RNG)))
@@ -125,19 +134,19 @@ def test_fgsm_counts_at_each_epsilon_what_the_closed_form_breaks(random_linear: 
     correct = batch.predictions == batch.labels
     assert 0 < correct.sum() < len(batch)
     for kind, epsilons in (("linf", probe.epsilons), ("l2", probe.l2_epsilons)):
-        lost = ~correct
+        misclassified = ~correct
         assert robust[kind, 0.0].value == correct.mean()
         for epsilon in epsilons:
             answer = ((x + epsilon * step(slope, kind)) @ model.weights.T + model.bias).argmax(axis=1)
-            lost = lost | (answer != batch.labels)
-            assert robust[kind, epsilon].value == pytest.approx(1 - lost.mean())
-            assert success[kind, epsilon].value == pytest.approx((lost & correct).sum() / correct.sum())
+            misclassified = misclassified | (answer != batch.labels)
+            assert robust[kind, epsilon].value == pytest.approx(1 - misclassified.mean())
+            assert success[kind, epsilon].value == pytest.approx((misclassified & correct).sum() / correct.sum())
             assert (robust[kind, epsilon].n, success[kind, epsilon].n) == (len(batch), correct.sum())
-        assert lost.sum() > (~correct).sum(), "the sweep must reach where the model breaks"
+        assert misclassified.sum() > (~correct).sum(), "the sweep must reach epsilons at which the attack succeeds"
 
 
-def test_with_two_classes_fgsm_breaks_exactly_the_images_closer_than_epsilon() -> None:
-    """The distance to a plane is known: |margin| / ||w||_1 in L-inf, |margin| / ||w||_2 in L2."""
+def test_fgsm_on_two_classes_succeeds_exactly_within_epsilon() -> None:
+    """The distance to a plane is |margin| / ||w||_1 in L-inf, |margin| / ||w||_2 in L2."""
     rng = np.random.default_rng(1)
     w = rng.normal(size=48).astype(np.float32)
     classifier = linear(np.stack([w, -w]) / 2, np.array([-w.sum() / 4, w.sum() / 4], dtype=np.float32), (3, 4, 4))
@@ -154,8 +163,8 @@ def test_with_two_classes_fgsm_breaks_exactly_the_images_closer_than_epsilon() -
 @pytest.mark.parametrize(
     "how", [{"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.1)}, {"range": (0.0, 255.0)}, {"order": "bgr"}], ids=str
 )
-def test_the_gradient_is_taken_through_the_preprocessing(how: dict[str, Any]) -> None:
-    """Epsilon is in pixels, whatever the model wants: scaling and order change the gradient by the chain rule."""
+def test_gradient_includes_the_preprocessing(how: dict[str, Any]) -> None:
+    """Epsilon is in pixels: scaling and channel order change the gradient by the chain rule."""
     rng = np.random.default_rng(2)
     weights, bias = rng.normal(size=(3, 12)).astype(np.float32) / 50, np.zeros(3, dtype=np.float32)
     classifier = linear(weights, bias, (3, 2, 2), **how)
@@ -174,7 +183,7 @@ def test_the_gradient_is_taken_through_the_preprocessing(how: dict[str, Any]) ->
 
 
 @pytest.mark.parametrize("kind", ["linf", "l2", "l1"])
-def test_projection_ends_on_the_ball_and_leaves_what_is_inside(kind: str) -> None:
+def test_shrinking_ends_on_the_ball_and_keeps_inner_images(kind: str) -> None:
     rng = np.random.default_rng(3)
     clean = rng.uniform(0, 1, (30, 3, 4, 4)).astype(np.float32)
     wild = rng.uniform(0, 1, clean.shape).astype(np.float32)
@@ -196,7 +205,7 @@ def test_projection_ends_on_the_ball_and_leaves_what_is_inside(kind: str) -> Non
 
 @pytest.mark.parametrize("name", ["uniform, by SNR", "Gaussian, by SNR"])
 @pytest.mark.parametrize("snr", [50.0, 33.0, 10.0, -5.0])
-def test_noise_has_the_asked_ratio_before_clipping(name: str, snr: float) -> None:
+def test_noise_has_the_requested_snr_before_clipping(name: str, snr: float) -> None:
     pixels = np.random.default_rng(4).uniform(0, 1, (20, 3, 8, 8)).astype(np.float32)
     classifier = linear(np.ones((2, 192), dtype=np.float32), np.zeros(2, dtype=np.float32), (3, 8, 8))
     batch = batch_of(classifier, pixels)
@@ -207,7 +216,7 @@ def test_noise_has_the_asked_ratio_before_clipping(name: str, snr: float) -> Non
     np.testing.assert_allclose(found, snr, atol=2e-3)
 
 
-def test_recorded_ratio_and_sizes_are_those_of_the_clipped_image() -> None:
+def test_recorded_snr_and_norms_are_those_of_the_clipped_image() -> None:
     pixels = np.random.default_rng(5).uniform(0, 1, (20, 1, 8, 8)).astype(np.float32)
     classifier = linear(np.ones((2, 64), dtype=np.float32), np.zeros(2, dtype=np.float32), (1, 8, 8))
     batch = batch_of(classifier, pixels)
@@ -222,7 +231,7 @@ def test_recorded_ratio_and_sizes_are_those_of_the_clipped_image() -> None:
     np.testing.assert_allclose(columns["snr_db"], 20 * np.log10(signal / columns["l2"]))
 
 
-def test_noise_has_the_asked_spread() -> None:
+def test_noise_has_the_requested_spread() -> None:
     pixels = np.full((40, 3, 16, 16), 0.5, dtype=np.float32)
     classifier = linear(np.ones((2, 768), dtype=np.float32), np.zeros(2, dtype=np.float32), (3, 16, 16))
     batch = batch_of(classifier, pixels)
@@ -231,23 +240,23 @@ def test_noise_has_the_asked_spread() -> None:
     assert 0.0999 < np.abs(uniform).max() <= 0.1 + 1e-7
     assert uniform.std() == pytest.approx(0.1 / math.sqrt(3), rel=0.01)
     assert gaussian.std() == pytest.approx(0.1, rel=0.01)
-    assert not np.array_equal(gaussian[0], gaussian[1]), "each image has noise of its own"
+    assert not np.array_equal(gaussian[0], gaussian[1]), "each image has its own noise"
 
 
 def one_pixel(row: int, column: int) -> Classifier:
-    """Class 1 when the pixel at (row, column) of an 8x8 image is bright."""
+    """Build a classifier that returns class 1 if the pixel at (row, column) of an 8x8 image is bright."""
     weights = np.zeros((2, 8, 8), dtype=np.float32)
     weights[1, row, column] = 20
     return linear(weights.reshape(2, 64), np.array([9, 0], dtype=np.float32), (1, 8, 8))
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 0), (3, 6), (7, 7)])
-def test_occlusion_finds_the_one_pixel_that_matters(row: int, column: int) -> None:
+def test_occlusion_finds_the_decisive_pixel(row: int, column: int) -> None:
     classifier = one_pixel(row, column)
     batch = batch_of(classifier, np.full((4, 1, 8, 8), 0.9, dtype=np.float32))
     probe = Occlusion(block=0.25, sizes=(), steps=4, fills=("black",))
     columns = probe.measure(classifier, batch, RNG)
-    # 2x2 blocks at 0, 2, 4, 6: exactly one of the 16 places covers the pixel
+    # 2x2 blocks at 0, 2, 4, 6: exactly one of the 16 positions covers the pixel
     assert columns["position"].tolist() == [4 * (row // 2) + column // 2] * 4
     sigma = 1 / (1 + math.exp(-9)) - 1 / (1 + math.exp(9))
     np.testing.assert_allclose(columns["drop"], sigma, rtol=1e-5)
@@ -258,7 +267,7 @@ def test_occlusion_finds_the_one_pixel_that_matters(row: int, column: int) -> No
     assert [metric.value for metric in robust.values()] == [0, 0]
 
 
-def test_the_fill_decides_what_a_block_does() -> None:
+def test_effect_of_occlusion_depends_on_the_fill() -> None:
     classifier = one_pixel(2, 2)
     batch = batch_of(classifier, np.full((2, 1, 8, 8), 0.9, dtype=np.float32))
     columns = Occlusion(block=0.25, sizes=(), steps=4).measure(classifier, batch, RNG)
@@ -266,8 +275,8 @@ def test_the_fill_decides_what_a_block_does() -> None:
     assert misclassified == {"white": False, "black": True, "grey": False, "mean": False}
 
 
-def test_the_sweep_over_sizes_says_what_each_block_costs_at_its_worst_place_and_elsewhere() -> None:
-    """The pixel that matters can be covered whatever the block's size; a block of half the side is elsewhere, too."""
+def test_occlusion_curve_has_accuracy_by_size_and_control() -> None:
+    """Every block size can cover the decisive pixel; the control covers another place."""
     classifier = one_pixel(0, 0)
     batch = batch_of(classifier, np.full((5, 1, 8, 8), 0.9, dtype=np.float32))
     probe = Occlusion(block=0.25, sizes=(0.125, 0.5), steps=4, fills=("black", "white"))
@@ -276,9 +285,14 @@ def test_the_sweep_over_sizes_says_what_each_block_costs_at_its_worst_place_and_
     conclusion = probe.conclude(records_of(batch, columns))
     found = {tuple(m.at.values()): m.value for m in conclusion.metrics if m.name == "robust_accuracy"}
     assert found == {
-        (0.25, "any"): 0, (0.25, "black"): 0, (0.25, "white"): 1, (0.125, "black"): 0, (0.125, "white"): 1,
-        (0.5, "black"): 0, (0.5, "white"): 1,
-    }  # fmt: skip
+        (0.25, "any"): 0,
+        (0.25, "black"): 0,
+        (0.25, "white"): 1,
+        (0.125, "black"): 0,
+        (0.125, "white"): 1,
+        (0.5, "black"): 0,
+        (0.5, "white"): 1,
+    }
     curve = next(e for e in conclusion.findings[0].evidence if e.title == "Accuracy against block size")
     assert {line.name: [(p.x, p.y) for p in line.points] for line in curve.series} == {
         "black": [(0.125, 0), (0.25, 0), (0.5, 0)],
@@ -288,7 +302,7 @@ def test_the_sweep_over_sizes_says_what_each_block_costs_at_its_worst_place_and_
 
 
 @pytest.mark.parametrize(("row", "column"), [(0, 5), (4, 4)])
-def test_the_map_of_a_one_pixel_model_is_one_cell_and_deletion_ends_at_once(row: int, column: int) -> None:
+def test_map_of_a_one_pixel_model_is_one_cell_and_deletion_is_immediate(row: int, column: int) -> None:
     classifier = one_pixel(row, column)
     batch = batch_of(classifier, np.full((3, 1, 8, 8), 0.9, dtype=np.float32))
     probe = OcclusionMap(grid=4, fill="black", steps=16)
@@ -302,7 +316,7 @@ def test_the_map_of_a_one_pixel_model_is_one_cell_and_deletion_ends_at_once(row:
 
 
 def test_deletion_and_insertion_of_a_linear_model_follow_its_weights() -> None:
-    """Two classes, one weight per cell, white image, black fill: the logit falls by the weights from large to small."""
+    """Two classes, one weight per cell, white image, black fill: the logit falls by the weights in descending order."""
     rng = np.random.default_rng(6)
     w = rng.uniform(0.1, 1, 16).astype(np.float32)
     image = np.repeat(np.repeat(w.reshape(4, 4), 2, axis=0), 2, axis=1).reshape(1, 64) / 4
@@ -384,7 +398,7 @@ def test_holm_equals_the_definition(p_values: list[float], expected: list[float]
     assert statistics.holm(p_values) == pytest.approx(expected)
 
 
-def test_nothing_is_never_zero() -> None:
+def test_no_data_is_none() -> None:
     nothing = [
         statistics.wilson(0, 0),
         statistics.newcombe((0, 1), (0, 2)),
@@ -402,7 +416,7 @@ def test_nothing_is_never_zero() -> None:
         assert (metric.value, metric.low, metric.high, metric.n) == (None, None, None, 0)
 
 
-def test_the_bootstrap_of_a_mean_is_the_textbook_interval() -> None:
+def test_bootstrap_of_a_mean_is_the_textbook_interval() -> None:
     values = np.random.default_rng(7).exponential(size=400)
     half = norm.ppf(0.975) * values.std() / math.sqrt(400)
     for found in (
@@ -413,7 +427,7 @@ def test_the_bootstrap_of_a_mean_is_the_textbook_interval() -> None:
         assert (found.low, found.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=half / 6)
 
 
-def test_resampling_the_confusion_matrix_is_resampling_images() -> None:
+def test_resampling_the_confusion_matrix_equals_resampling_images() -> None:
     rng = np.random.default_rng(8)
     labels = rng.integers(0, 4, 300)
     answers = np.where(rng.random(300) < 0.7, labels, rng.integers(0, 4, 300))
@@ -433,12 +447,12 @@ def test_resampling_the_confusion_matrix_is_resampling_images() -> None:
     assert (cells.low, cells.high) == pytest.approx((images.low, images.high), abs=width / 12)
 
 
-def test_a_median_with_unbroken_images_is_infinite_only_when_most_are() -> None:
-    some = statistics.median("distance_median", [1.0, 2.0, 3.0, np.inf], unit="l2")
+def test_median_is_infinite_only_if_most_values_are() -> None:
+    minority = statistics.median("distance_median", [1.0, 2.0, 3.0, np.inf], unit="l2")
     most = statistics.median("distance_median", [1.0, np.inf, np.inf, np.inf], unit="l2")
-    assert some.value == 2.5
-    assert some.low == 1.0
-    assert some.high == np.inf
+    assert minority.value == 2.5
+    assert minority.low == 1.0
+    assert minority.high == np.inf
     assert most.value == np.inf
     assert not math.isnan(most.low)
 
@@ -486,14 +500,16 @@ def test_performance_equals_scikit_learn(k: int, present: list[int]) -> None:
 
 def conclude_accuracy(labels: np.ndarray, probabilities: np.ndarray) -> Any:
     batch = Batch(
-        ids=tuple(f"{i:03d}" for i in range(len(labels))), pixels=np.zeros((len(labels), 1, 1, 1), dtype=np.float32),
-        labels=labels.astype(np.int64), probabilities=probabilities,
-    )  # fmt: skip
+        ids=tuple(f"{i:03d}" for i in range(len(labels))),
+        pixels=np.zeros((len(labels), 1, 1, 1), dtype=np.float32),
+        labels=labels.astype(np.int64),
+        probabilities=probabilities,
+    )
     columns = Accuracy().measure(None, batch, RNG)  # type: ignore[arg-type]
     return Accuracy().conclude(records_of(batch, columns))
 
 
-def test_one_class_alone_has_no_roc_auc() -> None:
+def test_single_class_has_no_roc_auc() -> None:
     probabilities = np.tile(np.array([0.7, 0.3], dtype=np.float32), (20, 1))
     found = {m.name: m for m in conclude_accuracy(np.zeros(20, dtype=int), probabilities).metrics}
     assert found["roc_auc"].value is None
@@ -502,7 +518,7 @@ def test_one_class_alone_has_no_roc_auc() -> None:
 
 @pytest.fixture
 def grouped() -> Callable[[list[str]], Any]:
-    """The findings of bias.groups for 400 images with these groups and a fixed set of right answers."""
+    """Conclude bias.groups for 400 images with these groups and fixed correct answers."""
     rng = np.random.default_rng(9)
     labels = rng.integers(0, 3, 400)
     right = rng.random(400) < np.where(np.arange(400) % 4 == 0, 0.6, 0.9)
@@ -510,9 +526,11 @@ def grouped() -> Callable[[list[str]], Any]:
     def conclude(groups: list[str]) -> Any:
         answers = np.where(right, labels, (labels + 1) % 3)
         batch = Batch(
-            ids=tuple(f"{i:03d}" for i in range(400)), pixels=np.zeros((400, 1, 1, 1), dtype=np.float32),
-            labels=labels, probabilities=np.eye(3, dtype=np.float32)[answers],
-        )  # fmt: skip
+            ids=tuple(f"{i:03d}" for i in range(400)),
+            pixels=np.zeros((400, 1, 1, 1), dtype=np.float32),
+            labels=labels,
+            probabilities=np.eye(3, dtype=np.float32)[answers],
+        )
         columns = Groups().measure(None, batch, RNG)  # type: ignore[arg-type]
         return Groups().conclude(records_of(batch, columns, extra={"group:kind": groups})), right, labels
 
@@ -553,16 +571,22 @@ def test_small_groups_are_listed_and_not_compared(grouped: Callable[[list[str]],
     assert "Too small to compare: rare (19)" in statement
 
 
-def test_the_breaking_epsilon_is_the_smallest_that_succeeded() -> None:
+def test_breaking_epsilon_is_the_smallest_success() -> None:
     rows = [
-        ("wrong", 0.0, False, 1, 0), ("late", 0.0, False, 0, 0), ("never", 0.0, False, 0, 0), ("odd", 0.0, False, 0, 0),
-        ("late", 0.1, False, 0, 0), ("late", 0.2, True, 0, 0), ("odd", 0.1, True, 0, 0), ("odd", 0.2, False, 0, 0),
-    ]  # fmt: skip
+        ("wrong", 0.0, False, 1, 0),
+        ("late", 0.0, False, 0, 0),
+        ("never", 0.0, False, 0, 0),
+        ("odd", 0.0, False, 0, 0),
+        ("late", 0.1, False, 0, 0),
+        ("late", 0.2, True, 0, 0),
+        ("odd", 0.1, True, 0, 0),
+        ("odd", 0.2, False, 0, 0),
+    ]
     frame = pd.DataFrame(rows, columns=["image_id", "epsilon", "success", "prediction", "label"])
     assert breaking_epsilon(frame).tolist() == [0.0, 0.2, np.inf, 0.1]
 
 
-def test_pictures_of_an_attack_magnify_what_was_added() -> None:
+def test_example_pictures_magnify_the_perturbation() -> None:
     classifier = linear(np.eye(2, 4, dtype=np.float32), np.zeros(2, dtype=np.float32), (1, 2, 2))
     batch = batch_of(classifier, np.array([0.6, 0.4, 0.5, 0.5], dtype=np.float32).reshape(1, 1, 2, 2))
     wish = Example(image_id="000", at={"norm": "linf", "epsilon": 0.05})

@@ -1,4 +1,4 @@
-"""Attacks that look for the smallest perturbation: exact where the answer is known, never better by asking for less."""
+"""Minimum-norm attacks against known distances and other libraries."""
 
 from __future__ import annotations
 
@@ -42,16 +42,20 @@ SHAPE = (3, 4, 4)
 
 def classifier_of(copy: nn.Module, scores: Any, shape: tuple[int, int, int], classes: int) -> Classifier:
     artefact = Artefact(
-        format="onnx", runtime="test", input_shape=(None, *shape), input_dtype="float32", copy=copy.eval(),
+        format="onnx",
+        runtime="test",
+        input_shape=(None, *shape),
+        input_dtype="float32",
+        copy=copy.eval(),
         scores=scores,
-    )  # fmt: skip
+    )
     return DeployedModel(
         artefact, Preprocessing(shape=shape), path="test", sha256="0" * 64, n_classes=classes, outputs="logits"
     )
 
 
 def linear(weights: np.ndarray, bias: np.ndarray) -> Classifier:
-    """logits = weights (k, 48) @ pixels + bias (k,); the original in double precision."""
+    """Build a classifier with logits = weights (k, 48) @ pixels + bias (k,); the deployed model in double precision."""
     copy = nn.Sequential(nn.Flatten(), nn.Linear(weights.shape[1], len(bias)))
     copy[1].load_state_dict({"weight": torch.tensor(weights), "bias": torch.tensor(bias)})
     wide = weights.astype(np.float64)
@@ -59,21 +63,21 @@ def linear(weights: np.ndarray, bias: np.ndarray) -> Classifier:
 
 
 def distances(probe: MinimumNorm, classifier: Classifier, batch: Batch) -> dict[str, np.ndarray]:
-    """Each image's distance by norm."""
+    """Return each image's distance by norm."""
     frame = records_of(batch, probe.measure(classifier, batch, RNG)).frame
-    return {str(norm): breaking_epsilon(some) for norm, some in frame.groupby("norm", sort=False)}
+    return {str(norm): breaking_epsilon(rows) for norm, rows in frame.groupby("norm", sort=False)}
 
 
 @pytest.fixture(params=[2, 10], ids="{} classes".format)
 def plane(request: pytest.FixtureRequest) -> tuple[Classifier, Batch, dict[str, np.ndarray]]:
-    """A linear model, images that no perturbation brings to black or white, and the true distance to the next class.
+    """Build a linear model, images that no perturbation moves to black or white, and the true distances.
 
     That is the least over the other classes of margin / dual norm of the difference of the weights.
     """
     rng = np.random.default_rng(request.param)
     weights = rng.normal(size=(request.param, 48)).astype(np.float32)
     pixels = rng.uniform(0.45, 0.55, (30, *SHAPE)).astype(np.float32)
-    # the middle of the images near the border, so that they are near it, too
+    # centred on the boundary, so that the images are near it
     bias = (-weights.astype(np.float64) @ np.full(48, 0.5)).astype(np.float32)
     classifier = linear(weights, bias)
     batch = batch_of(classifier, pixels)
@@ -90,7 +94,7 @@ def plane(request: pytest.FixtureRequest) -> tuple[Classifier, Batch, dict[str, 
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-def test_projection_is_the_nearest_point_of_each_image_s_own_ball(norm: str) -> None:
+def test_projection_is_the_nearest_point_of_each_images_ball(norm: str) -> None:
     rng = np.random.default_rng(0)
     delta = torch.from_numpy(rng.normal(size=(5, 1, 2, 3)))
     radius = balls.length(delta, norm) * torch.tensor([0.0, 0.2, 0.7, 1.0, 2.0], dtype=torch.float64)
@@ -100,24 +104,33 @@ def test_projection_is_the_nearest_point_of_each_image_s_own_ball(norm: str) -> 
     for one, wanted, size in zip(found[1:3], delta[1:3], radius[1:3], strict=True):
         flat = wanted.numpy().ravel()
         best = minimize(
-            lambda x, flat=flat: ((x - flat) ** 2).sum(), np.zeros(6), method="SLSQP", tol=1e-12,
+            lambda x, flat=flat: ((x - flat) ** 2).sum(),
+            np.zeros(6),
+            method="SLSQP",
+            tol=1e-12,
             constraints={"type": "ineq", "fun": lambda x, size=size: float(size) - np.linalg.norm(x, ORDER[norm])},
-        )  # fmt: skip
+        )
         assert ((one.numpy().ravel() - flat) ** 2).sum() == pytest.approx(best.fun, rel=1e-3)
 
 
 ALL = [
-    FastMinimumNorm(), DeepFool(), CarliniWagner(iterations=300, search_steps=6, rate=0.002),
+    FastMinimumNorm(),
+    DeepFool(),
+    CarliniWagner(iterations=300, search_steps=6, rate=0.002),
     HopSkipJump(iterations=30),
-]  # fmt: skip
-NEAR = {"attacks.minimum-norm": 1e-4, "attacks.deepfool": 1e-4, "attacks.carlini-wagner": 0.02,
-        "attacks.hopskipjump": 0.05}  # fmt: skip
-"""How far above the true distance: what follows gradients is exact up to rounding, labels alone give an estimate."""
+]
+NEAR = {
+    "attacks.minimum-norm": 1e-4,
+    "attacks.deepfool": 1e-4,
+    "attacks.carlini-wagner": 0.02,
+    "attacks.hopskipjump": 0.05,
+}
+"""Factor of the distances found: gradient attacks are exact up to rounding, attacks by labels estimate."""
 
 
 @pytest.mark.parametrize("plane", [2], indirect=True)
 @pytest.mark.parametrize("probe", ALL, ids=lambda probe: probe.meta.id)
-def test_on_a_plane_the_distance_is_the_margin_over_the_dual_norm(probe: MinimumNorm, plane: Any) -> None:
+def test_distance_to_one_plane_is_margin_over_dual_norm(probe: MinimumNorm, plane: Any) -> None:
     classifier, batch, true = plane
     found = distances(probe, classifier, batch)
     assert set(found) == set(probe.norms)
@@ -131,7 +144,7 @@ def test_on_a_plane_the_distance_is_the_margin_over_the_dual_norm(probe: Minimum
 
 @pytest.mark.parametrize("plane", [10], indirect=True)
 @pytest.mark.parametrize("probe", ALL[:2], ids=lambda probe: probe.meta.id)
-def test_among_many_planes_the_distance_is_never_too_small_and_mostly_right(probe: MinimumNorm, plane: Any) -> None:
+def test_distance_to_many_planes_is_never_too_small_and_mostly_exact(probe: MinimumNorm, plane: Any) -> None:
     classifier, batch, true = plane
     for norm, distance in distances(probe, classifier, batch).items():
         assert (distance >= true[norm] * (1 - 1e-4) - 5e-7).all()
@@ -142,7 +155,7 @@ def test_among_many_planes_the_distance_is_never_too_small_and_mostly_right(prob
 
 @pytest.fixture(scope="module")
 def cnn(digits: Path) -> tuple[Classifier, Batch]:
-    """The reference model and thirty digits that it gets right."""
+    """Open the reference model with thirty digits that it classifies correctly."""
     plugins = registry.load()
     request = Request(model=digits / "digits-cnn.onnx", samples=32)
     classifier, images = open_audit(plugins, request, find_suite("full", plugins), "cpu")
@@ -163,21 +176,21 @@ WEAK = [
 
 
 @pytest.mark.parametrize(("weak", "strong", "slack"), WEAK, ids=lambda p: p.meta.id if hasattr(p, "meta") else "")
-def test_whoever_searches_longer_finds_nothing_further_away(
+def test_longer_search_finds_no_larger_distance(
     weak: MinimumNorm, strong: MinimumNorm, slack: float, cnn: tuple[Classifier, Batch]
 ) -> None:
     for (norm, before), after in zip(distances(weak, *cnn).items(), distances(strong, *cnn).values(), strict=True):
         known = np.isfinite(before)
         assert np.isfinite(after[known]).all()
         if isinstance(weak, DeepFool):
-            # the first linearisation's error is the error that is found, if it is one
+            # the first linearisation gives the error that is found, if there is one
             assert np.isfinite(after).mean() > known.mean()
         else:
             assert (after[known] <= before[known] * (1 + slack) + 1e-6).mean() > 0.96, norm
             assert np.median(after) <= np.median(before) * (1 + slack)
 
 
-def test_the_search_from_labels_alone_is_behind_the_one_along_gradients(cnn: tuple[Classifier, Batch]) -> None:
+def test_label_search_is_weaker_than_gradient_search(cnn: tuple[Classifier, Batch]) -> None:
     near, far = (
         distances(FastMinimumNorm(norms=("l2",)), *cnn),
         distances(HopSkipJump(norms=("l2",), iterations=8), *cnn),
@@ -185,14 +198,14 @@ def test_the_search_from_labels_alone_is_behind_the_one_along_gradients(cnn: tup
     assert np.median(near["l2"]) < np.median(far["l2"]) < 1.5 * np.median(near["l2"])
 
 
-def test_simba_s_directions_are_an_orthonormal_basis_low_frequencies_first() -> None:
+def test_simba_directions_are_an_orthonormal_basis_low_frequencies_first() -> None:
     low, high = _low_and_high(2, 6, 8)
     assert (len(low), len(low) + len(high)) == (2 * 2 * 2, 2 * 6 * 8)
     waves = _cosines(np.concatenate([low, high]), (2, 6, 8)).reshape(96, 96).astype(np.float64)
     np.testing.assert_allclose(waves @ waves.T, np.eye(96), atol=1e-6)
 
 
-def test_simba_asks_two_questions_a_step_and_ends_where_the_answer_is_wrong(cnn: tuple[Classifier, Batch]) -> None:
+def test_simba_needs_two_queries_per_step_and_stops_at_success(cnn: tuple[Classifier, Batch]) -> None:
     classifier, batch = cnn[0], cnn[1].take(range(10))
     before = classifier.calls.backward
     images = Simba(iterations=200, step=0.5).search(classifier, batch, RNG, "l2")
@@ -205,9 +218,9 @@ def test_simba_asks_two_questions_a_step_and_ends_where_the_answer_is_wrong(cnn:
     assert classifier.calls.forward - start <= 2 * 3 * len(batch)
 
 
-def test_fmn_is_no_further_than_foolbox_s(cnn: tuple[Classifier, Batch]) -> None:
+def test_fmn_distances_are_at_most_foolboxs(cnn: tuple[Classifier, Batch]) -> None:
     with warnings.catch_warnings():
-        # it imports from a namespace that SciPy has deprecated
+        # foolbox imports from a deprecated namespace of SciPy
         warnings.simplefilter("ignore")
         import foolbox
     classifier, batch = cnn
@@ -223,29 +236,38 @@ def test_fmn_is_no_further_than_foolbox_s(cnn: tuple[Classifier, Batch]) -> None
         assert np.median(ours[norm]) >= (0.95 if norm == "linf" else 0.7) * np.median(size)
 
 
-def test_deepfool_and_carlini_wagner_are_no_further_than_art_s(cnn: tuple[Classifier, Batch]) -> None:
+def test_deepfool_and_carlini_wagner_distances_are_at_most_arts(cnn: tuple[Classifier, Batch]) -> None:
     from art.attacks.evasion import CarliniL2Method
     from art.attacks.evasion import DeepFool as ArtDeepFool
     from art.estimators.classification import PyTorchClassifier
 
     classifier, batch = cnn[0], cnn[1].take(np.arange(12))
-    # ART's attacks look at logits; labels of the copy are those of the original here
+    # ART's attacks use logits; the labels of the copy equal those of the deployed model
     estimator = PyTorchClassifier(
-        Logits(classifier).eval(), loss=nn.CrossEntropyLoss(), input_shape=classifier.shape, nb_classes=10,
-        clip_values=(0, 1), device_type="cpu",
-    )  # fmt: skip
+        Logits(classifier).eval(),
+        loss=nn.CrossEntropyLoss(),
+        input_shape=classifier.shape,
+        nb_classes=10,
+        clip_values=(0, 1),
+        device_type="cpu",
+    )
     deepfool = ArtDeepFool(estimator, max_iter=50, epsilon=0.02, batch_size=12, verbose=False)
     carlini = CarliniL2Method(
-        estimator, learning_rate=0.1, binary_search_steps=5, max_iter=30, initial_const=1.0, batch_size=12,
+        estimator,
+        learning_rate=0.1,
+        binary_search_steps=5,
+        max_iter=30,
+        initial_const=1.0,
+        batch_size=12,
         verbose=False,
-    )  # fmt: skip
+    )
     for probe, attack in ((DeepFool(norms=("l2",)), deepfool), (CarliniWagner(), carlini)):
         found = attack.generate(batch.pixels, batch.labels)
         wrong = classifier.predict(found).argmax(axis=1) != batch.labels
         size = np.linalg.norm((found - batch.pixels).reshape(len(batch), -1), axis=1)[wrong]
         assert wrong.mean() > 0.5
         ours = distances(probe, classifier, batch)["l2"][wrong]
-        # ours ends on the border, DeepFool's 2 % beyond it; ART's tanh leaves black pixels black for hundreds of steps
+        # ours ends on the boundary, DeepFool 2 % beyond it; ART's tanh hardly moves black pixels for hundreds of steps
         assert (0.95 if probe.meta.id == "attacks.deepfool" else 0.6) < np.median(ours / size) < 1.005, probe.meta.id
 
 
@@ -261,7 +283,7 @@ class Logits(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class Brighter(MinimumNorm):
-    """Adds 0.1 to every pixel, and finds nothing where the first one is black."""
+    """Add 0.1 to every pixel; find nothing if the first pixel is black."""
 
     meta = Meta(id="attacks.brighter", title="Brighter", area="attacks", why="For the tests.")
     norms: Sequence[str] = ("linf",)
@@ -275,15 +297,15 @@ class Brighter(MinimumNorm):
 
 
 def brightness(limit: float) -> Classifier:
-    """Says 1 of an image whose mean is above the limit."""
+    """Build a classifier that returns class 1 if the mean of the image is above the limit."""
     return classifier_of(
         nn.Flatten(), lambda x: np.stack([np.zeros(len(x)), 1e3 * (x.mean(axis=(1, 2, 3)) - limit)], axis=1), SHAPE, 2
     )
 
 
 @pytest.mark.parametrize("limit", [0.53, 0.5999, 0.605, 0.64])
-def test_the_distance_is_the_smallest_that_the_original_confirms(limit: float) -> None:
-    """Nearer than the search's where the original allows it, a little further out where it does not confirm."""
+def test_distance_is_the_smallest_that_the_deployed_model_confirms(limit: float) -> None:
+    """Nearer than the search result if the deployed model allows it, slightly further if it does not confirm it."""
     classifier = brightness(limit)
     batch = batch_of(classifier, np.full((3, *SHAPE), 0.5, dtype=np.float32))
     frame = records_of(batch, Brighter().measure(classifier, batch, RNG)).frame
@@ -293,11 +315,11 @@ def test_the_distance_is_the_smallest_that_the_original_confirms(limit: float) -
     assert (attacked["perturbed_prediction"] == 1).all()
 
 
-def test_what_the_original_does_not_confirm_is_no_success_and_what_was_not_found_no_robustness() -> None:
+def test_unconfirmed_error_is_not_a_success_and_failed_search_is_inconclusive() -> None:
     classifier = brightness(0.9)
     pixels = np.full((4, *SHAPE), 0.5, dtype=np.float32)
     pixels[3, 0, 0, 0] = 0
-    # wrong from the start
+    # the third image is misclassified without an attack
     batch = batch_of(classifier, pixels, np.array([0, 0, 1, 0]))
     records = records_of(batch, Brighter().measure(classifier, batch, RNG))
     attacked = records.frame[records.frame["epsilon"] != 0]
@@ -328,7 +350,7 @@ def test_one_search_gives_accuracy_at_every_epsilon() -> None:
         assert point.y == pytest.approx(((means <= limit) & (limit - means > point.x + 2e-6)).mean())
 
 
-def test_nothing_to_attack_is_no_error() -> None:
+def test_no_correct_image_is_not_an_error() -> None:
     classifier = brightness(0.58)
     batch = batch_of(classifier, np.full((2, *SHAPE), 0.5, dtype=np.float32), np.ones(2))
     conclusion = Brighter().conclude(records_of(batch, Brighter().measure(classifier, batch, RNG)))
@@ -337,7 +359,7 @@ def test_nothing_to_attack_is_no_error() -> None:
     assert not conclusion.inconclusive
 
 
-def test_a_model_that_never_errs_gives_no_start_and_no_pass() -> None:
+def test_constant_model_gives_hopskipjump_no_start_and_is_inconclusive() -> None:
     classifier = brightness(2.0)
     batch = batch_of(classifier, np.full((3, *SHAPE), 0.5, dtype=np.float32))
     probe = HopSkipJump(starts=5, iterations=2, evaluations=10)
@@ -350,17 +372,23 @@ def test_a_model_that_never_errs_gives_no_start_and_no_pass() -> None:
 @pytest.mark.parametrize(
     ("kind", "settings"),
     [
-        (FastMinimumNorm, {"norms": ["l0"]}), (FastMinimumNorm, {"norms": []}), (FastMinimumNorm, {"iterations": 0}),
-        (DeepFool, {"norms": ["l1"]}), (DeepFool, {"candidates": 1}), (CarliniWagner, {"norms": ["linf"]}),
-        (CarliniWagner, {"rate": 0.0}), (HopSkipJump, {"norms": ["l1"]}), (HopSkipJump, {"starts": 0}),
+        (FastMinimumNorm, {"norms": ["l0"]}),
+        (FastMinimumNorm, {"norms": []}),
+        (FastMinimumNorm, {"iterations": 0}),
+        (DeepFool, {"norms": ["l1"]}),
+        (DeepFool, {"candidates": 1}),
+        (CarliniWagner, {"norms": ["linf"]}),
+        (CarliniWagner, {"rate": 0.0}),
+        (HopSkipJump, {"norms": ["l1"]}),
+        (HopSkipJump, {"starts": 0}),
     ],
-)  # fmt: skip
-def test_settings_that_cannot_attack_are_refused(kind: Any, settings: dict[str, Any]) -> None:
+)
+def test_invalid_settings_are_refused(kind: Any, settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"norms|at least"):
         kind(**settings)
 
 
-def test_what_is_no_batch_of_images_is_an_error_with_the_probe_s_name() -> None:
+def test_invalid_search_result_names_the_probe() -> None:
     classifier = brightness(0.58)
     batch = batch_of(classifier, np.full((2, *SHAPE), 0.5, dtype=np.float32))
 

@@ -1,4 +1,4 @@
-"""Attacks that know less than the gradient at the image: made on other models, for all images at once, or by place."""
+"""Transfer, universal, spatial and patch attacks against closed forms."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ SHAPE = (1, 4, 4)
 RNG = np.random.default_rng(5)
 WEIGHTS = RNG.normal(size=(2, 16)).astype(np.float32)
 PIXELS = RNG.uniform(0.2, 0.8, (60, 4, 4)).astype(np.float32)
-# the middle of the images lies on the border, so that both classes occur
+# centred on the boundary, so that both classes occur
 BIAS = np.array([0, float((PIXELS.reshape(60, -1) @ (WEIGHTS[0] - WEIGHTS[1])).mean())], dtype=np.float32)
 MARGINS = PIXELS.reshape(60, -1) @ (WEIGHTS[0] - WEIGHTS[1]) + BIAS[0] - BIAS[1]
 
 
 @pytest.fixture(scope="module")
 def models(linear_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A linear model of two classes with its images, and surrogates: the same, one that looks at nothing of it."""
+    """Write a linear model of two classes with its images, and surrogates: scaled, negated, of three classes."""
     folder = tmp_path_factory.mktemp("models")
     np.savez(folder / "data.npz", images=PIXELS, labels=(MARGINS < 0).astype(int))
     linear_model(folder / "model.onnx", WEIGHTS, BIAS, SHAPE)
@@ -49,9 +49,13 @@ def models(linear_model: Callable[..., Path], tmp_path_factory: pytest.TempPathF
 def audited(models: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
     def call(probe_id: str, **options: Any) -> dict[str, Any]:
         request = Request(
-            model=models / "model.onnx", data=models / "data.npz", probes=[probe_id], out=tmp_path / "run", formats=(),
+            model=models / "model.onnx",
+            data=models / "data.npz",
+            probes=[probe_id],
+            out=tmp_path / "run",
+            formats=(),
             **options,
-        )  # fmt: skip
+        )
         (record,) = run(request).audit["probes"]
         return record
 
@@ -62,20 +66,18 @@ def robust(record: dict[str, Any]) -> dict[float, float]:
     return {round(m["at"]["epsilon"] * 255): m["value"] for m in record["metrics"] if m["name"] == "robust_accuracy"}
 
 
-def test_from_its_own_twin_everything_transfers(audited: Any, models: Path) -> None:
-    """On a linear model of two classes the sign of the gradient is the best there is: margin against epsilon |w|_1."""
+def test_transfer_from_an_identical_model_equals_white_box(audited: Any, models: Path) -> None:
+    """On a linear model of two classes the sign of the gradient is optimal: margin against epsilon |w|_1."""
     record = audited("attacks.transfer", surrogates=[models / "same.onnx"])
     reach = float(np.abs(WEIGHTS[0] - WEIGHTS[1]).sum())
     for n, value in robust(record).items():
-        # clipping to [0, 1] binds nowhere
+        # no pixel is clipped to [0, 1]
         assert value == pytest.approx(float((np.abs(MARGINS) > n / 255 * reach).mean())), n
     assert 0.1 < robust(record)[8] < 0.9
 
 
 @pytest.mark.parametrize("probe_id", ["attacks.fgsm", "attacks.transfer"])
-def test_by_snr_the_step_is_as_long_as_the_image_and_the_ratio_say(
-    probe_id: str, audited: Any, models: Path, tmp_path: Path
-) -> None:
+def test_step_by_snr_has_the_requested_ratio(probe_id: str, audited: Any, models: Path, tmp_path: Path) -> None:
     suite = tmp_path / "by-snr.toml"
     suite.write_text(f'title = "SNR"\nprobes = ["{probe_id}"]\n[settings."{probe_id}"]\nsnrs = [20, 50, 30]\n')
     surrogates = [models / "same.onnx"] if probe_id == "attacks.transfer" else []
@@ -88,19 +90,18 @@ def test_by_snr_the_step_is_as_long_as_the_image_and_the_ratio_say(
         assert value == pytest.approx(float((np.abs(MARGINS) > 10 ** (-snr / 20) * pace).mean()), abs=1e-6), snr
     assert found[50] > found[20]
     assert record["findings"][-1]["evidence"][0]["x"]["unit"] == "dB"
-    # the epsilons of the sweep are what they are without it, and the judged number is still theirs
+    # the sweep over epsilon and its key metric are unchanged
     assert record["findings"][0]["metric"]["at"]["norm"] == "linf"
     assert len(robust({"metrics": [m for m in record["metrics"] if "epsilon" in m["at"]]})) >= 4
 
 
-def test_the_matrix_says_whose_images_fool_whom(audited: Any, models: Path) -> None:
+def test_matrix_has_the_success_rate_of_every_pair_of_models(audited: Any, models: Path) -> None:
     record = audited("attacks.transfer", surrogates=[models / "opposite.onnx", models / "same.onnx"])
     evidence = record["findings"][0]["evidence"]
     heat = next(item for item in evidence if item["kind"] == "heat-map")
     assert heat["row_labels"] == ["audited model", "opposite", "same"]
     own, opposite, same = np.array(heat["values"], dtype=float)
-    # the opposite model gets every clean image wrong, so there is nothing to fool it on; its loss
-    # falls where ours rises
+    # the opposite model misclassifies every clean image, so its column is empty; its loss falls where ours rises
     assert np.isnan([own[1], opposite[1], same[1]]).all()
     assert own[0] == same[0] == own[2] == same[2] > 0.1
     assert opposite[0] == opposite[2] == 0
@@ -108,12 +109,12 @@ def test_the_matrix_says_whose_images_fool_whom(audited: Any, models: Path) -> N
     assert [row[1]["value"] for row in table["rows"]] == pytest.approx([0, own[0]])
 
 
-def test_without_surrogates_transfer_does_not_apply(audited: Any) -> None:
+def test_transfer_without_surrogates_is_not_applicable(audited: Any) -> None:
     record = audited("attacks.transfer")
     assert (record["status"], record["reason"]) == ("not-applicable", "no other model was given (--surrogate MODEL)")
 
 
-def test_another_surrogate_file_is_measured_afresh(audited: Any, models: Path, tmp_path: Path) -> None:
+def test_changed_surrogate_file_is_measured_again(audited: Any, models: Path, tmp_path: Path) -> None:
     path = tmp_path / "surrogate.onnx"
     path.write_bytes((models / "opposite.onnx").read_bytes())
     assert robust(audited("attacks.transfer", surrogates=[path]))[8] == 1
@@ -121,7 +122,7 @@ def test_another_surrogate_file_is_measured_afresh(audited: Any, models: Path, t
     assert robust(audited("attacks.transfer", surrogates=[path]))[8] < 0.9
 
 
-def test_what_cannot_be_a_surrogate_is_refused(audited: Any, models: Path) -> None:
+def test_invalid_surrogate_is_refused(audited: Any, models: Path) -> None:
     with pytest.raises(BadInput, match="no such file; expected a model for the same classes"):
         audited("attacks.transfer", surrogates=[models / "none.onnx"])
     with pytest.raises(BadInput, match=r"add --probe attacks\.transfer"):
@@ -131,7 +132,7 @@ def test_what_cannot_be_a_surrogate_is_refused(audited: Any, models: Path) -> No
     assert "3 classes; expected" in record["reason"]
 
 
-def test_a_quarter_turn_is_numpys_and_a_shift_is_a_shift() -> None:
+def test_quarter_turn_and_shift_equal_numpys() -> None:
     images = RNG.uniform(0, 1, (3, 2, 6, 6)).astype(np.float32)
     np.testing.assert_allclose(moved(images, Move(90, 0, 0)), np.rot90(images, axes=(2, 3)), atol=1e-5)
     np.testing.assert_allclose(moved(images, Move(180, 0, 0)), images[:, :, ::-1, ::-1], atol=1e-5)
@@ -139,10 +140,10 @@ def test_a_quarter_turn_is_numpys_and_a_shift_is_a_shift() -> None:
     down[:, :, 2:, :-1] = images[:, :, :-2, 1:]
     np.testing.assert_allclose(moved(images, Move(0, 2 / 6, -1 / 6)), down, atol=1e-5)
     assert moved(images, Move(0, 0, 0)) is images
-    # first turned, then shifted
+    # rotated first, then translated
     both = moved(moved(images, Move(90, 0, 0)), Move(0, 1 / 6, 0))
     np.testing.assert_allclose(moved(images, Move(90, 1 / 6, 0)), both, atol=1e-5)
-    # an image that is wider than high turns by the same angle, without being sheared
+    # a wide image is rotated by the same angle, without shear
     wide = np.zeros((1, 1, 5, 9), dtype=np.float32)
     wide[0, 0, 2, 4:7] = 1
     upright = np.zeros_like(wide)
@@ -153,13 +154,13 @@ def test_a_quarter_turn_is_numpys_and_a_shift_is_a_shift() -> None:
 @pytest.mark.parametrize(
     "how", [{"angles": 2}, {"shifts": 4}, {"angles": -1}, {"rotation": 200.0}, {"translation": 1.0}]
 )
-def test_a_grid_without_the_image_itself_is_refused(how: Any) -> None:
+def test_grid_without_the_unmoved_image_is_refused(how: Any) -> None:
     with pytest.raises(ValueError, match="must"):
         Spatial(**how)
 
 
-def test_the_spatial_attack_is_the_worst_of_its_grid(audited: Any, models: Path) -> None:
-    """By hand: each image at each position, asked of the linear model."""
+def test_spatial_attack_is_the_worst_position_of_its_grid(audited: Any, models: Path) -> None:
+    """Expected: the linear model on each image at each position."""
     record = audited("attacks.spatial")
     images, labels = PIXELS[:, None], MARGINS < 0
     wrong = []
@@ -175,16 +176,17 @@ def test_the_spatial_attack_is_the_worst_of_its_grid(audited: Any, models: Path)
     assert record["metrics"][3]["value"] == 1
 
 
-def test_a_universal_perturbation_of_one_class_is_the_best_step(
-    models: Path, linear_model: Any, tmp_path: Path
-) -> None:
-    """Where all images are of one class, one step along -w is best for each, so it is what must be found."""
+def test_universal_perturbation_of_one_class_is_the_best_step(models: Path, linear_model: Any, tmp_path: Path) -> None:
+    """If all images have one class, one step along -w is optimal for each of them."""
     one = MARGINS > 0
     np.savez(tmp_path / "data.npz", images=PIXELS[one], labels=np.zeros(int(one.sum()), dtype=int))
     request = Request(
-        model=models / "model.onnx", data=tmp_path / "data.npz", probes=["attacks.universal"], out=tmp_path / "run",
+        model=models / "model.onnx",
+        data=tmp_path / "data.npz",
+        probes=["attacks.universal"],
+        out=tmp_path / "run",
         formats=(),
-    )  # fmt: skip
+    )
     (record,) = run(request).audit["probes"]
     reach = float(np.abs(WEIGHTS[0] - WEIGHTS[1]).sum())
     unseen = [i for i in np.flatnonzero(one) if not in_training_half(Randomness(0, "attacks.universal"), f"{i:06d}")]
@@ -202,7 +204,7 @@ def test_a_universal_perturbation_of_one_class_is_the_best_step(
     assert len(unseen) > 0
 
 
-def test_halves_belong_to_the_image_alone() -> None:
+def test_half_of_an_image_depends_only_on_its_id() -> None:
     rng = Randomness(3, "attacks.patch")
     ids = [f"{i:03d}" for i in range(400)]
     training = [i for i in ids if in_training_half(rng, i)]
@@ -213,9 +215,9 @@ def test_halves_belong_to_the_image_alone() -> None:
         ids=tuple(ids), pixels=np.zeros((400, 1, 2, 2), np.float32), labels=labels, probabilities=probabilities
     )
 
-    def run_on(some: Any) -> Run:
+    def run_on(image_ids: Any) -> Run:
         asked: Any = {"classifier": None, "probes": (), "rng": rng}
-        return Run(ids=some, batch=lambda wanted: whole.take([ids.index(i) for i in wanted]), **asked)
+        return Run(ids=image_ids, batch=lambda wanted: whole.take([ids.index(i) for i in wanted]), **asked)
 
     chosen = training_images(run_on(ids), 50)
     assert set(chosen.ids) <= set(training)
@@ -226,7 +228,7 @@ def test_halves_belong_to_the_image_alone() -> None:
         training_images(run_on([next(i for i in ids if i not in training)]), 50)
 
 
-def test_a_patch_is_laid_where_it_is_said() -> None:
+def test_patch_is_pasted_at_the_given_corner() -> None:
     images = np.zeros((2, 1, 4, 4), dtype=np.float32)
     pasted = paste(images, np.full((1, 2, 2), 0.5, dtype=np.float32), [(0, 1), (2, 2)])
     assert pasted.sum() == 4
@@ -235,8 +237,8 @@ def test_a_patch_is_laid_where_it_is_said() -> None:
     assert not images.any()
 
 
-def test_a_patch_on_a_model_that_counts_light_is_white(models: Path, linear_model: Any, tmp_path: Path) -> None:
-    """Class 1 is light: for dark images the best patch is white wherever it lies, and its effect has a closed form."""
+def test_patch_for_a_brightness_model_is_white(models: Path, linear_model: Any, tmp_path: Path) -> None:
+    """Class 1 is bright: on dark images the best patch is white, and its effect has a closed form."""
     images = RNG.uniform(0, 0.4, (80, 4, 4)).astype(np.float32)
     light = images.reshape(80, -1).sum(axis=1)
     limit = float(np.median(light)) + 3.2
@@ -245,9 +247,12 @@ def test_a_patch_on_a_model_that_counts_light_is_white(models: Path, linear_mode
     np.savez(tmp_path / "data.npz", images=images[keep], labels=np.zeros(int(keep.sum()), dtype=int))
     (tmp_path / "suite.toml").write_text('probes = ["attacks.patch"]\n[settings."attacks.patch"]\nblocks = [0.5]\n')
     request = Request(
-        model=tmp_path / "light.onnx", data=tmp_path / "data.npz", suite=str(tmp_path / "suite.toml"), formats=(),
+        model=tmp_path / "light.onnx",
+        data=tmp_path / "data.npz",
+        suite=str(tmp_path / "suite.toml"),
+        formats=(),
         out=tmp_path / "run",
-    )  # fmt: skip
+    )
     (record,) = run(request).audit["probes"]
     found = {m["name"]: m for m in record["metrics"]}
     rng, misclassified = Randomness(0, "attacks.patch"), []
@@ -267,12 +272,12 @@ def test_a_patch_on_a_model_that_counts_light_is_white(models: Path, linear_mode
 
 
 @pytest.mark.parametrize("how", [{"blocks": ()}, {"blocks": (1.5,)}, {"places": 0}, {"iterations": 0}])
-def test_what_is_no_patch_is_refused(how: Any) -> None:
+def test_invalid_patch_settings_are_refused(how: Any) -> None:
     with pytest.raises(ValueError, match="must"):
         Patch(**how)
 
 
-def test_without_unseen_images_nothing_is_concluded() -> None:
+def test_no_held_out_image_is_inconclusive() -> None:
     empty = records(pd.DataFrame({"image_id": []}))
     for probe in (Universal(), Patch(), Spatial()):
         assert probe.conclude(empty).inconclusive

@@ -57,7 +57,7 @@ def budget_finding(
         f"At epsilon {size(norm, number(chosen.at)[1])} ({norm_name(norm)}),"
         f" {drop_text(accuracy, robust[0], chosen)} (n = {chosen.n})."
     )
-    if unconfirmed is not None:
+    if unconfirmed is not None and unconfirmed.n:
         confirmed = unconfirmed.n - round((unconfirmed.value or 0) * unconfirmed.n)
         statement += (
             f" The deployed model confirmed {confirmed} of {unconfirmed.n} {records.kind}"

@@ -97,8 +97,8 @@ def search_finding(
 
 def _caption(counts: SearchCounts, kind: str) -> str:
     caption = (
-        f"The search found an error for {counts.found} of {counts.attacked} {kind}; the deployed model did not confirm"
-        f" {counts.found - counts.confirmed} of them."
+        f"The search found an error for {counts.found} of {counts.attacked} {kind}; the deployed model confirmed"
+        f" {counts.confirmed} of them."
     )
     missed = counts.attacked - counts.found
     return f"{caption} On the other {missed} {counts.failure_text}." if missed else caption

@@ -117,9 +117,9 @@ class Patch(GridSearch):
             id=f"{self.meta.id}/square",
             title="Accuracy with an adversarial patch",
             statement=f"With a patch of {100 * max(self.blocks):g} % of the side, at the worst of {self.places} random"
-            f" positions, {records.accuracy_name} on held-out images is {percent(robust)}; without it is"
-            f" {percent(clean)} (n = {robust.n}). At one random position the patch changes {percent(success)} of the"
-            f" correct answers, random pixels {percent(control)}.",
+            f" positions, {records.accuracy_name} on held-out images is {percent(robust)}; without a patch"
+            f" it is {percent(clean)} (n = {robust.n}). At one random position the patch changes {percent(success)}"
+            f" of the correct answers, random pixels {percent(control)}.",
             metric=robust,
             evidence=[
                 metric_table(

@@ -146,8 +146,8 @@ class Spatial(GridSearch):
             id=f"{self.meta.id}/grid",
             title="Accuracy under rotation and translation",
             statement=f"At the worst of {wrong.shape[1]} positions, up to {self.rotation:g} degrees and"
-            f" {100 * self.translation:g} % of the side, {records.accuracy_name} is {percent(overall)}; without it is"
-            f" {percent(clean)} (n = {overall.n}). At a random position of the grid it is {percent(random)}.",
+            f" {100 * self.translation:g} % of the side, {records.accuracy_name} is {percent(overall)}; on the clean"
+            f" images it is {percent(clean)} (n = {overall.n}). At a random position it is {percent(random)}.",
             metric=overall,
             evidence=[
                 Curve(

@@ -70,7 +70,7 @@ class LossSensitivity(Probe):
             id=f"{self.meta.id}/gradient",
             title="Norm of the loss gradient",
             statement=f"The median L2 norm of the loss gradient is {text} nats per unit of L2 (n = {median.n}). It is"
-            f" below {_FLAT:g} on {int(flat.sum())} of {len(frame)} images.",
+            f" below 1e-8 on {int(flat.sum())} of {len(frame)} images.",
             metric=median,
             evidence=[_table(frame)],
         )
