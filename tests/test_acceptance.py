@@ -46,15 +46,26 @@ def policy(folder: Path, *parts: str, today: dt.date = TODAY) -> Policy:
 
 def probe(*gaps: tuple[str, float]) -> dict[str, Any]:
     metrics = [
-        {"name": "accuracy_gap", "value": value, "low": value - 0.01, "high": value + 0.01, "n": 90, "unit": "fraction",
-         "at": {"group": group}}
+        {
+            "name": "accuracy_gap",
+            "value": value,
+            "low": value - 0.01,
+            "high": value + 0.01,
+            "n": 90,
+            "unit": "fraction",
+            "at": {"group": group},
+        }
         for group, value in gaps
-    ]  # fmt: skip
+    ]
     findings = [{"id": f"bias.groups/{m['at']['group']}", "metric": m, "severity": "none"} for m in metrics]
     return {
-        "id": "bias.groups", "status": "informative", "severity": "none", "reason": "", "metrics": metrics,
+        "id": "bias.groups",
+        "status": "informative",
+        "severity": "none",
+        "reason": "",
+        "metrics": metrics,
         "findings": findings,
-    }  # fmt: skip
+    }
 
 
 def test_accepted_failure_stays_a_failure_without_severity(tmp_path: Path) -> None:
@@ -124,7 +135,7 @@ def test_judging_without_the_acceptance_removes_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("entry", "message"),
     [
         ({"justification": '" "'}, "has no justification"),
         ({"author": "3"}, "has no author"),
@@ -135,8 +146,8 @@ def test_judging_without_the_acceptance_removes_it(tmp_path: Path) -> None:
         ({"until": "2030-01-31"}, "unknown key 'until'"),
     ],
 )
-def test_acceptance_requires_all_keys(tmp_path: Path, entry: dict[str, str], said: str) -> None:
-    with pytest.raises(BadInput, match=said):
+def test_acceptance_requires_all_keys(tmp_path: Path, entry: dict[str, str], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         policy(tmp_path, accepted(**entry))
 
 
