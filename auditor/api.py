@@ -26,7 +26,7 @@ from auditor.run.writing import drawn, pick_formats
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.compare.record import ComparisonRecord
+    from auditor.findings.comparison_record import ComparisonRecord
 
 _FORMATS = {".html": "html", ".pdf": "pdf", ".json": "json", ".sarif": "sarif", ".xml": "junit", ".md": "md"}
 

@@ -1,9 +1,9 @@
-// Sorting, filtering, the light-box and the mark of where one is. The report reads the same without it.
+// Sorting, filtering, light-box and navigation mark. The report is complete without this script.
 "use strict";
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
-  // Tables: a click on a head sorts by what data-sort holds, else by what stands in the cell.
+  // Tables: a click on a head sorts by data-sort, else by the text of the cells.
   const key = (row, column) => {
     const cell = row.cells[column];
     if (!cell) return "";
@@ -34,7 +34,7 @@
     });
   }
 
-  // The table of probes can be narrowed to a status or a word, every other long table to a word.
+  // The table of probes can be filtered by status and word, every other long table by word.
   const LONG = 12;
   for (const table of all("table.sortable")) {
     const rows = [...table.tBodies[0].rows];
@@ -75,12 +75,12 @@
     narrow();
   }
 
-  // Figures say the point that is pointed at, or that the arrow keys have come to.
+  // Figures show the values of the point under the pointer, or of the one selected by the arrow keys.
   for (const plot of all(".plot")) {
     const spots = all("[data-line]", plot).map((group) => {
       const title = group.querySelector("title");
       const text = title.textContent;
-      title.remove(); // else the browser would say it a second time
+      title.remove(); // otherwise the browser shows it a second time
       return { line: group.dataset.line, text, shape: group.querySelector("rect, circle, .mark") };
     });
     if (!spots.length) continue;
@@ -91,7 +91,7 @@
     plot.tabIndex = 0;
     plot.setAttribute("role", "group");
     plot.setAttribute("aria-label", plot.dataset.title + ". The arrow keys step through its values.");
-    // where a spot is within the plot, in pixels of the screen
+    // position of a point within the plot, in screen pixels
     const middle = (spot) => {
       const at = spot.shape.getBoundingClientRect();
       const frame = plot.getBoundingClientRect();
@@ -155,7 +155,7 @@
     });
   }
 
-  // Pictures open in a dialog; Escape, the button or a click beside it closes it, the arrow keys turn the pages.
+  // Images open in a dialog. Escape, the button or a click outside closes it; the arrow keys show other images.
   const box = document.getElementById("lightbox");
   let gallery = [];
   let current = null;
@@ -190,7 +190,7 @@
   }
   box.addEventListener("click", (event) => { if (event.target === box) box.close(); });
 
-  // The section in view is marked in the navigation.
+  // Mark the visible section in the navigation.
   const links = new Map(all("nav > ul > li > a").map((link) => [link.hash.slice(1), link]));
   const watcher = new IntersectionObserver((entries) => {
     const entry = entries.find((each) => each.isIntersecting);

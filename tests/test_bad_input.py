@@ -325,7 +325,7 @@ DATA: dict[str, tuple[Callable[[Any], Path], Sequence[str]]] = {
         lambda h: table(h.at / "d", "image,label\na.png,0\n,1\n", "a.png"),
         ["table.csv", "1 of 2 rows", "name no image", "row 2"],
     ),
-    "no image column": (lambda h: text(h.at / "d.csv", "file,label\na.png,0\n"), ["file, label", "one called image"]),
+    "no image column": (lambda h: text(h.at / "d.csv", "file,label\na.png,0\n"), ["file, label", "a column image"]),
     "rows longer than the header": (
         lambda h: table(h.at / "d", "image,label\na.png,0,x\n", "a.png"),
         ["table.csv", "more"],
@@ -517,7 +517,7 @@ def locked(tmp_path: Path) -> Iterator[Path]:
 def test_out_in_use_by_another_audit(workspace: Any, locked: Path, refused: Any) -> None:
     refused(
         ["run", workspace.digits, "--suite", workspace.tiny, "--out", locked],
-        ["--out", "another audit", "name another"],
+        ["--out", "another audit", "choose another"],
     )
 
 

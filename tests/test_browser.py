@@ -61,14 +61,14 @@ def comparisons(audit: dict[str, Any], folder: Path) -> list[Path]:
         runs[-1].mkdir()
         (runs[-1] / "audit.json").write_text(json.dumps(one))
     for count in (2, 3):
-        told = runs.compare(runs[:count])
+        compared = runs.compare(runs[:count])
         files.append(folder / f"comparison{count}.html")
-        files[-1].write_bytes(comparison.render_html(told))
+        files[-1].write_bytes(comparison.render_html(compared))
     return files
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a reader sees in the golden audit's report, and in one with hostile names."""
     folder = tmp_path_factory.mktemp("browser")
     audit = json.loads((HERE / "data" / "golden_audit.json").read_text("utf-8"))
@@ -91,45 +91,45 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("state", ["axe light", "axe dark", "axe light-box", "axe narrow"])
-def test_axe_finds_no_problem(seen: dict[str, Any], state: str) -> None:
-    assert seen[state] == []
+def test_axe_finds_no_problem(observed: dict[str, Any], state: str) -> None:
+    assert observed[state] == []
 
 
-def test_axe_finds_no_problem_in_comparisons(seen: dict[str, Any]) -> None:
-    assert len(seen["comparisons"]) == 6
-    for page in seen["comparisons"]:
+def test_axe_finds_no_problem_in_comparisons(observed: dict[str, Any]) -> None:
+    assert len(observed["comparisons"]) == 6
+    for page in observed["comparisons"]:
         assert page["violations"] == []
         assert page["wide"] == 0
         assert page["rows"] > 3
 
 
-def test_nothing_is_fetched_executed_or_refused(seen: dict[str, Any]) -> None:
-    assert (seen["requests"], seen["trouble"]) == ([], [])
-    assert "<script>alert(1)<!--.onnx" in seen["hostile"]["title"]
+def test_nothing_is_fetched_executed_or_refused(observed: dict[str, Any]) -> None:
+    assert (observed["requests"], observed["trouble"]) == ([], [])
+    assert "<script>alert(1)<!--.onnx" in observed["hostile"]["title"]
 
 
-def test_page_fits_the_window(seen: dict[str, Any]) -> None:
-    assert (seen["narrow"], seen["hostile"]["wide"]) == (0, 0)
+def test_page_fits_the_window(observed: dict[str, Any]) -> None:
+    assert (observed["narrow"], observed["hostile"]["wide"]) == (0, 0)
 
 
-def test_tables_are_sorted_from_the_keyboard(seen: dict[str, Any]) -> None:
+def test_tables_are_sorted_from_the_keyboard(observed: dict[str, Any]) -> None:
     order = ["none", "low", "medium", "high", "critical"]
-    up = [order.index(name) for name in seen["sorted"]["up"]]
+    up = [order.index(name) for name in observed["sorted"]["up"]]
     assert up == sorted(up)
     assert up[0] < up[-1]
-    assert seen["sorted"]["down"] == [order[index] for index in sorted(up, reverse=True)]
-    assert seen["sorted"]["said"] == "ascending"
+    assert observed["sorted"]["down"] == [order[index] for index in sorted(up, reverse=True)]
+    assert observed["sorted"]["said"] == "ascending"
 
 
-def test_probes_are_filtered_by_status_and_word(seen: dict[str, Any]) -> None:
-    assert {cell[1:] for cell in seen["filtered"]["status"]} == {"fail"}
-    assert seen["filtered"]["said"].startswith(f"{len(seen['filtered']['status'])} of ")
-    assert len(seen["filtered"]["word"]) == 1
-    assert "attacks.pgd" in seen["filtered"]["word"][0]
+def test_probes_are_filtered_by_status_and_word(observed: dict[str, Any]) -> None:
+    assert {cell[1:] for cell in observed["filtered"]["status"]} == {"fail"}
+    assert observed["filtered"]["said"].startswith(f"{len(observed['filtered']['status'])} of ")
+    assert len(observed["filtered"]["word"]) == 1
+    assert "attacks.pgd" in observed["filtered"]["word"][0]
 
 
-def test_images_open_in_a_light_box(seen: dict[str, Any]) -> None:
-    box = seen["box"]
+def test_images_open_in_a_light_box(observed: dict[str, Any]) -> None:
+    box = observed["box"]
     assert box["open"]
     assert box["closed"]
     assert box["focus"]
@@ -138,28 +138,28 @@ def test_images_open_in_a_light_box(seen: dict[str, Any]) -> None:
     assert box["width"] > 300
 
 
-def test_curve_shows_values_by_mouse_and_keyboard(seen: dict[str, Any]) -> None:
-    first, second, last, closed = seen["stepped"]
-    assert seen["hovered"] == first
+def test_curve_shows_values_by_mouse_and_keyboard(observed: dict[str, Any]) -> None:
+    first, second, last, closed = observed["stepped"]
+    assert observed["hovered"] == first
     assert "n = " in first
     assert len({first, second, last}) == 3
-    assert (seen["left"], closed) == ("", "")
+    assert (observed["left"], closed) == ("", "")
 
 
-def test_the_keyboard_reaches_the_report_first(seen: dict[str, Any]) -> None:
-    assert seen["skip"]["hash"] == "#main"
-    assert seen["skip"]["left"] >= 0
-    assert seen["skip"]["outline"] == "solid"
+def test_the_keyboard_reaches_the_report_first(observed: dict[str, Any]) -> None:
+    assert observed["skip"]["hash"] == "#main"
+    assert observed["skip"]["left"] >= 0
+    assert observed["skip"]["outline"] == "solid"
 
 
-def test_dark_and_print(seen: dict[str, Any]) -> None:
-    assert seen["dark"] == "rgb(17, 22, 28)"
-    shown = {
+def test_dark_and_print(observed: dict[str, Any]) -> None:
+    assert observed["dark"] == "rgb(17, 22, 28)"
+    visible = {
         "navigation": False,
         "filter": False,
         "buttons": False,
         "findings": True,
         "background": "rgb(255, 255, 255)",
     }
-    assert seen["print"] == shown
-    assert seen["pages"] > 10_000
+    assert observed["print"] == visible
+    assert observed["pages"] > 10_000

@@ -377,10 +377,10 @@ def test_replay_refuses_a_changed_model_without_the_option(run: Path, model: Pat
 
 
 def test_replay_names_missing_images(run: Path, auditor_cli: Cli) -> None:
-    gone = sorted((run / "evidence").glob("*.png"))[0]
-    gone.unlink()
+    missing = sorted((run / "evidence").glob("*.png"))[0]
+    missing.unlink()
     result = outcome(auditor_cli("replay", run), 1)
-    assert f"MISSING  evidence/{gone.name}" in result.stdout
+    assert f"MISSING  evidence/{missing.name}" in result.stdout
 
 
 def test_replay_refuses_a_run_without_images(run: Path, auditor_cli: Cli) -> None:
@@ -562,8 +562,11 @@ def slow_audit(model: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     (tmp_path / "slow.py").write_text(SLOW)
     process = subprocess.Popen(
         [sys.executable, "slow.py", "run", model.name, *SLOW_AUDIT],
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     yield process
     process.kill()
     process.communicate()
@@ -673,8 +676,9 @@ def test_budget_limits_measuring_and_the_next_run_completes_it(
 def test_closed_pipe_is_not_an_error() -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", "from auditor.cli.main import main; main(['probes'])"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout
     assert process.stderr
     process.stdout.close()

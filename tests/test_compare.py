@@ -177,9 +177,15 @@ def thresholds(tmp_path_factory: pytest.TempPathFactory, write_linear: Callable[
 
 def audit(folder: Path, model: str, data: str, out: str, samples: int | None = None, **options: Any) -> Path:
     request = Request(
-        model=folder / f"{model}.onnx", data=folder / f"{data}.npz", suite=str(folder / "one.toml"), samples=samples,
-        out=folder / out, formats=(), device="cpu", **options,
-    )  # fmt: skip
+        model=folder / f"{model}.onnx",
+        data=folder / f"{data}.npz",
+        suite=str(folder / "one.toml"),
+        samples=samples,
+        out=folder / out,
+        formats=(),
+        device="cpu",
+        **options,
+    )
     return run(request).out
 
 
@@ -189,76 +195,81 @@ def only(comparison: dict[str, Any], name: str = "accuracy") -> dict[str, Any]:
 
 
 def test_planted_regression_has_the_exact_p_value(thresholds: Path) -> None:
-    told = comparison.compare([thresholds / "right", thresholds / "wrong"])
-    pair = only(told)
+    compared = comparison.compare([thresholds / "right", thresholds / "wrong"])
+    pair = only(compared)
     assert pair["test"] == "mcnemar"
     assert pair["only"] == [MISSED, 0]
     assert pair["difference"]["value"] == pytest.approx(-MISSED / N)
     assert pair["p"] == pytest.approx(2 * 0.5**MISSED)
     # one headline number, which has half of the five per cent
-    assert told["tests"]["headline"] == 1
+    assert compared["tests"]["headline"] == 1
     assert pair["p_adjusted"] == pytest.approx(4 * 0.5**MISSED)
     assert pair["outcome"] == "worse"
-    assert told["verdict"] == "worse"
-    assert f"(n = {N} images in common)" in told["verdict_reason"]
-    assert only(told, "log_loss")["test"] == "bootstrap"
-    assert only(told, "f1")["test"] == "intervals"
-    assert comparison.regressed(told)
-    assert not list(comparison.validator().iter_errors(told))
+    assert compared["verdict"] == "worse"
+    assert f"(n = {N} images in common)" in compared["verdict_reason"]
+    assert only(compared, "log_loss")["test"] == "bootstrap"
+    assert only(compared, "f1")["test"] == "intervals"
+    assert comparison.regressed(compared)
+    assert not list(comparison.validator().iter_errors(compared))
 
 
 def test_swapped_runs_are_better(thresholds: Path) -> None:
-    told = comparison.compare([thresholds / "wrong", thresholds / "right"])
-    assert only(told)["outcome"] == told["verdict"] == "better"
-    assert only(told)["only"] == [0, MISSED]
-    assert not comparison.regressed(told)
+    compared = comparison.compare([thresholds / "wrong", thresholds / "right"])
+    assert only(compared)["outcome"] == compared["verdict"] == "better"
+    assert only(compared)["only"] == [0, MISSED]
+    assert not comparison.regressed(compared)
 
 
 def test_run_compared_with_itself_has_no_difference(thresholds: Path) -> None:
-    told = comparison.compare([thresholds / "right", thresholds / "right"])
-    assert told["verdict"] == "no-difference"
-    assert "does not prove that there is none" in told["verdict_reason"]
-    assert {p["difference"]["value"] for m in told["probes"][0]["metrics"] for p in m["pairs"]} == {0.0}
-    assert [item["what"] for item in told["differences"]] == ["model"]
+    compared = comparison.compare([thresholds / "right", thresholds / "right"])
+    assert compared["verdict"] == "no-difference"
+    assert "does not prove that there is none" in compared["verdict_reason"]
+    assert {p["difference"]["value"] for m in compared["probes"][0]["metrics"] for p in m["pairs"]} == {0.0}
+    assert [item["what"] for item in compared["differences"]] == ["model"]
 
 
 def test_three_runs_have_a_leaderboard(thresholds: Path) -> None:
     folders = [thresholds / name for name in ("wrong", "right", "right")]
-    told = comparison.compare(folders)
-    assert told["verdict"] == "ranked"
-    assert [(row["rank"], row["run"]) for row in told["leaderboard"]] == [(1, 1), (1, 2), (3, 0)]
-    assert told["leaderboard"][2] == {
-        "rank": 3, "points": -2, "run": 0, "better": 0, "worse": 2, "no_difference": 0
-    }  # fmt: skip
-    assert not list(comparison.validator().iter_errors(told))
-    assert "Leaderboard" in page(told, paper=False)
+    compared = comparison.compare(folders)
+    assert compared["verdict"] == "ranked"
+    assert [(row["rank"], row["run"]) for row in compared["leaderboard"]] == [(1, 1), (1, 2), (3, 0)]
+    assert compared["leaderboard"][2] == {
+        "rank": 3,
+        "points": -2,
+        "run": 0,
+        "better": 0,
+        "worse": 2,
+        "no_difference": 0,
+    }
+    assert not list(comparison.validator().iter_errors(compared))
+    assert "Leaderboard" in page(compared, paper=False)
 
 
 def test_metrics_are_computed_again_from_the_common_images(thresholds: Path) -> None:
     audit(thresholds, "wrong", "data", "some", samples=40)
-    told = comparison.compare([thresholds / "wrong", thresholds / "some"])
-    assert told["images"] == {"common": 40, "of": [N, 40], "other_bytes": 0, "other_label": 0}
-    assert next(item for item in told["differences"] if item["what"] == "data")["effect"].startswith("only the 40")
-    metric = told["probes"][0]["metrics"][0]
+    compared = comparison.compare([thresholds / "wrong", thresholds / "some"])
+    assert compared["images"] == {"common": 40, "of": [N, 40], "other_bytes": 0, "other_label": 0}
+    assert next(item for item in compared["differences"] if item["what"] == "data")["effect"].startswith("only the 40")
+    metric = compared["probes"][0]["metrics"][0]
     assert metric["values"][0] == metric["values"][1]
     assert metric["values"][0]["n"] == 40
-    assert told["verdict"] == "no-difference"
+    assert compared["verdict"] == "no-difference"
 
 
 @pytest.mark.parametrize(
-    ("data", "said"), [("other", "60 of them with other bytes"), ("turned", "60 with another label")]
+    ("data", "message"), [("other", "60 of them with other bytes"), ("turned", "60 with another label")]
 )
-def test_different_images_with_the_same_id_are_not_paired(thresholds: Path, data: str, said: str) -> None:
+def test_different_images_with_the_same_id_are_not_paired(thresholds: Path, data: str, message: str) -> None:
     audit(thresholds, "right", data, data)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         comparison.compare([thresholds / "right", thresholds / data])
 
 
 def test_run_without_labels_is_not_compared_with_a_labelled_one(thresholds: Path) -> None:
     shutil.copytree(thresholds / "right", thresholds / "bare", dirs_exist_ok=True)
-    told = json.loads((thresholds / "bare" / "audit.json").read_text())
-    told["data"]["labelled"] = False
-    (thresholds / "bare" / "audit.json").write_text(json.dumps(told))
+    compared = json.loads((thresholds / "bare" / "audit.json").read_text())
+    compared["data"]["labelled"] = False
+    (thresholds / "bare" / "audit.json").write_text(json.dumps(compared))
     with pytest.raises(BadInput, match="bare: was audited without labels"):
         comparison.compare([thresholds / "right", thresholds / "bare"])
 
@@ -278,9 +289,13 @@ def test_per_image_values_are_checked_against_the_metric(thresholds: Path, monke
 
     kind = registry.load().probes["performance.accuracy"]
     honest = kind.per_image
-    monkeypatch.setattr(kind, "per_image", lambda self, records: [
-        type(each)(name=each.name, values=~each.values, at=each.at) for each in honest(self, records)[:1]
-    ])  # fmt: skip
+    monkeypatch.setattr(
+        kind,
+        "per_image",
+        lambda self, records: [
+            type(each)(name=each.name, values=~each.values, at=each.at) for each in honest(self, records)[:1]
+        ],
+    )
     pair = only(comparison.compare([thresholds / "right", thresholds / "wrong"]))
     assert pair["test"] == "intervals"
     assert pair["only"] is None
@@ -317,29 +332,48 @@ def runs(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(digits / "digits-cnn.onnx.audit.toml", folder / "worse.onnx.audit.toml")
     shutil.copy(digits / "digits-test.npz", folder)
     for out, model, suite in (
-        ("before", digits / "digits-cnn.onnx", "suite"), ("after", folder / "worse.onnx", "suite"),
+        ("before", digits / "digits-cnn.onnx", "suite"),
+        ("after", folder / "worse.onnx", "suite"),
         ("other", digits / "digits-cnn.onnx", "other"),
-    ):  # fmt: skip
+    ):
         only = ("attacks.fgsm", "metrics.adversarial-distance", "sanity.parity") if out == "other" else ()
-        run(Request(
-            probes=only, model=model, suite=str(folder / f"{suite}.toml"), samples=80, out=folder / out, formats=(),
-            device="cpu", batch_size=80,
-        ))  # fmt: skip
+        run(
+            Request(
+                probes=only,
+                model=model,
+                suite=str(folder / f"{suite}.toml"),
+                samples=80,
+                out=folder / out,
+                formats=(),
+                device="cpu",
+                batch_size=80,
+            )
+        )
     return folder
 
 
 @pytest.fixture(scope="module")
-def told(runs: Path) -> dict[str, Any]:
+def compared(runs: Path) -> dict[str, Any]:
     return comparison.compare([runs / "before", runs / "after"])
 
 
-def test_every_mean_over_images_is_tested_image_by_image(told: dict[str, Any]) -> None:
-    assert not [probe["id"] for probe in told["probes"] if probe["reason"]]
-    means = {"accuracy", "robust_accuracy", "attack_success_rate", "corruption_accuracy",
-             "mean_corruption_accuracy", "mce", "confidence_drop", "log_loss", "brier", "label_agreement"}  # fmt: skip
+def test_every_mean_over_images_is_tested_image_by_image(compared: dict[str, Any]) -> None:
+    assert not [probe["id"] for probe in compared["probes"] if probe["reason"]]
+    means = {
+        "accuracy",
+        "robust_accuracy",
+        "attack_success_rate",
+        "corruption_accuracy",
+        "mean_corruption_accuracy",
+        "mce",
+        "confidence_drop",
+        "log_loss",
+        "brier",
+        "label_agreement",
+    }
     tests = [
         (metric["name"], pair["test"])
-        for probe in told["probes"]
+        for probe in compared["probes"]
         for metric in probe["metrics"]
         for pair in metric["pairs"]
         # the size that stands for L2 is the median of each model's own distances
@@ -347,27 +381,27 @@ def test_every_mean_over_images_is_tested_image_by_image(told: dict[str, Any]) -
     ]
     assert {name for name, _ in tests} == means
     assert {test for _, test in tests} == {"mcnemar", "bootstrap"}
-    assert told["verdict"] in {"worse", "mixed"}
-    assert "attacks.fgsm" in told["verdict_reason"]
+    assert compared["verdict"] in {"worse", "mixed"}
+    assert "attacks.fgsm" in compared["verdict_reason"]
 
 
-def test_curves_of_all_runs_share_a_figure(told: dict[str, Any]) -> None:
-    fgsm = next(probe for probe in told["probes"] if probe["id"] == "attacks.fgsm")
+def test_curves_of_all_runs_share_a_figure(compared: dict[str, Any]) -> None:
+    fgsm = next(probe for probe in compared["probes"] if probe["id"] == "attacks.fgsm")
     assert fgsm["curves"]
     assert all([line["name"] for line in curve["series"]] == ["A", "B"] for curve in fgsm["curves"])
-    html = page(told, paper=False)
-    assert html.count('<svg class="chart"') == sum(len(probe["curves"]) for probe in told["probes"])
+    html = page(compared, paper=False)
+    assert html.count('<svg class="chart"') == sum(len(probe["curves"]) for probe in compared["probes"])
 
 
 def test_probes_with_different_settings_are_not_compared(runs: Path) -> None:
-    told = comparison.compare([runs / "before", runs / "other"])
-    reasons = {probe["id"]: probe["reason"] for probe in told["probes"] if probe["reason"]}
-    assert {probe["id"] for probe in told["probes"] if not probe["reason"]} == {"sanity.parity"}
+    compared = comparison.compare([runs / "before", runs / "other"])
+    reasons = {probe["id"]: probe["reason"] for probe in compared["probes"] if probe["reason"]}
+    assert {probe["id"] for probe in compared["probes"] if not probe["reason"]} == {"sanity.parity"}
     assert reasons["performance.accuracy"] == "was not run in B"
     assert reasons["attacks.fgsm"] == "its settings differ (l2_epsilons: A [0.5], B [0.5, 1.0])"
     assert "depends on attacks.fgsm" in reasons["metrics.adversarial-distance"]
-    assert told["verdict"] == "no-difference"
-    assert reasons["attacks.fgsm"].split(" (")[0] in page(told, paper=False)
+    assert compared["verdict"] == "no-difference"
+    assert reasons["attacks.fgsm"].split(" (")[0] in page(compared, paper=False)
 
 
 def test_compare_command_writes_files_and_sets_the_exit_status(runs: Path, tmp_path: Path, auditor_cli: Cli) -> None:
@@ -388,9 +422,22 @@ def test_compare_command_writes_files_and_sets_the_exit_status(runs: Path, tmp_p
 def test_baseline_comparison_sets_the_exit_status(runs: Path, tmp_path: Path, auditor_cli: Cli) -> None:
     def again(*more: object) -> Result:
         return auditor_cli(
-            "run", runs / "worse.onnx", "--suite", runs / "suite.toml", "--samples", 80, "--probe", "attacks.fgsm",
-            "--device", "cpu", "--format", "json", "--out", "new", *more,
-        )  # fmt: skip
+            "run",
+            runs / "worse.onnx",
+            "--suite",
+            runs / "suite.toml",
+            "--samples",
+            80,
+            "--probe",
+            "attacks.fgsm",
+            "--device",
+            "cpu",
+            "--format",
+            "json",
+            "--out",
+            "new",
+            *more,
+        )
 
     refused = again("--fail-on-regression")
     assert (refused.exit_code, "--baseline" in refused.stderr) == (2, True)
@@ -404,8 +451,8 @@ def test_baseline_comparison_sets_the_exit_status(runs: Path, tmp_path: Path, au
     assert again("--baseline", "new").exit_code == 2
 
 
-def test_foreign_names_do_not_become_html(told: dict[str, Any]) -> None:
-    hostile = json.loads(json.dumps(told))
+def test_foreign_names_do_not_become_html(compared: dict[str, Any]) -> None:
+    hostile = json.loads(json.dumps(compared))
     hostile["runs"][0]["model"]["path"] = "<script>alert(1)</script>.onnx"
     hostile["runs"][1]["data"]["path"] = "\u202egpj.<img src=x>"
     hostile["probes"][0]["metrics"][0]["at"] = {"group": "</td>", "value": "<b>"}

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 
 def audit(digits: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     suite = folder / "tiny.toml"
@@ -17,8 +15,19 @@ def audit(digits: Path, folder: Path, *arguments: str) -> subprocess.CompletedPr
         'probes = ["performance.accuracy", "attacks.fgsm", "attacks.noise", "sanity.parity"]\nsamples = 60\n'
         '[settings."attacks.fgsm"]\nepsilons = ["8/255"]\nl2_epsilons = []\n'
     )
-    command = [str(Path(sys.executable).with_name("auditor")), "run", str(digits / "digits-cnn.onnx"), "--suite",
-               str(suite), "--format", "json", "--batch-size", "16", "-q", *arguments]  # fmt: skip
+    command = [
+        str(Path(sys.executable).with_name("auditor")),
+        "run",
+        str(digits / "digits-cnn.onnx"),
+        "--suite",
+        str(suite),
+        "--format",
+        "json",
+        "--batch-size",
+        "16",
+        "-q",
+        *arguments,
+    ]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
@@ -40,9 +49,11 @@ def test_ray_has_the_same_findings_and_reuses_records(digits: Path, tmp_path: Pa
     assert sorted(path.name for path in (tmp_path / "ray" / "records").rglob("shard-*.parquet")) == before
 
 
-@pytest.mark.parametrize(("arguments", "said"), [(("--workers", "2"), "requires --engine ray")])
-def test_workers_without_ray_are_refused(digits: Path, tmp_path: Path, arguments: tuple[str, ...], said: str) -> None:
+@pytest.mark.parametrize(("arguments", "message"), [(("--workers", "2"), "requires --engine ray")])
+def test_workers_without_ray_are_refused(
+    digits: Path, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
     done = audit(digits, tmp_path, *arguments)
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr

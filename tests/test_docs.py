@@ -150,7 +150,8 @@ def test_the_readme_names_every_probe_and_no_other() -> None:
 
 
 def test_the_readme_shows_every_command_and_exit_status() -> None:
-    from auditor.cli.main import FAILED, INCOMPLETE, INTERRUPTED, UNUSABLE, main
+    from auditor.cli.audit import FAILED, INCOMPLETE, INTERRUPTED, UNUSABLE
+    from auditor.cli.main import main
 
     for name in main.commands:
         assert f"auditor {name}" in README

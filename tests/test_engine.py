@@ -27,6 +27,7 @@ from auditor import (
     ThreatModel,
     hookimpl,
 )
+from auditor.errors import BadInput
 from auditor.model.artefact import Artefact
 from auditor.report import ReportFormat
 from auditor.run.budget import PILOT, Budget
@@ -145,16 +146,16 @@ def test_probe_can_declare_itself_not_applicable(plug: Plug, audit: Callable[...
     assert (found["status"], found["reason"]) == ("not-applicable", "the model has no convolution")
 
 
-@pytest.mark.parametrize(("methods", "said"), BROKEN.values(), ids=BROKEN.keys())
+@pytest.mark.parametrize(("methods", "message"), BROKEN.values(), ids=BROKEN.keys())
 def test_broken_probe_is_named_and_the_others_run(
-    plug: Plug, audit: Callable[..., Outcome], methods: dict[str, Any], said: str
+    plug: Plug, audit: Callable[..., Outcome], methods: dict[str, Any], message: str
 ) -> None:
     plug(broken(**methods))
     outcome = audit()
     bad = record(outcome)
     assert outcome.incomplete
     assert (bad["status"], bad["severity"], bad["metrics"]) == ("error", "none", [])
-    assert said in bad["reason"]
+    assert message in bad["reason"]
     assert "Traceback" in (outcome.out / "records/sanity.bad/error.txt").read_text()
     assert record(outcome, "performance.accuracy")["metrics"][0]["value"] > 0.9
     assert outcome.audit["verdict"] != "pass"
@@ -232,7 +233,7 @@ def test_attack_is_clipped_to_its_budget(
 
 
 @pytest.mark.parametrize(
-    ("perturb", "said"),
+    ("perturb", "message"),
     [
         (lambda x: x * np.nan, "NaN or infinity"),
         (lambda x: x + np.inf, "NaN or infinity"),
@@ -243,12 +244,12 @@ def test_attack_is_clipped_to_its_budget(
     ids=["NaN", "infinity", "cropped", "one image", "None"],
 )
 def test_attack_without_images_is_an_error(
-    plug: Plug, audit: Callable[..., Outcome], perturb: Callable[[Any], Any], said: str
+    plug: Plug, audit: Callable[..., Outcome], perturb: Callable[[Any], Any], message: str
 ) -> None:
     plug(wild(perturb))
     bad = record(audit(probes=["attacks.wild"]), "attacks.wild")
     assert bad["status"] == "error"
-    assert any(part in bad["reason"] for part in said.split("|"))
+    assert any(part in bad["reason"] for part in message.split("|"))
 
 
 def test_corruption_is_clipped_to_the_pixel_range(plug: Plug, audit: Callable[..., Outcome]) -> None:
@@ -273,17 +274,17 @@ def test_corruption_is_clipped_to_the_pixel_range(plug: Plug, audit: Callable[..
 def test_out_of_memory_halves_the_batch_without_losing_images(
     plug: Plug, audit: Callable[..., Outcome], error: Exception
 ) -> None:
-    seen: list[int] = []
+    batch_sizes: list[int] = []
 
     def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
         if len(batch) > 3:
             raise error
-        seen.append(len(batch))
+        batch_sizes.append(len(batch))
         return {"value": batch.probabilities.max(axis=1)}
 
     plug(broken(measure=measure))
     outcome = audit(batch_size=16)
-    assert (max(seen), sum(seen)) == (2, 30)
+    assert (max(batch_sizes), sum(batch_sizes)) == (2, 30)
     assert record(outcome)["metrics"][0]["n"] == 30
     assert not outcome.incomplete
 
@@ -307,22 +308,22 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_exhausted_budget_is_reported_and_the_next_run_resumes(
     plug: Plug, audit: Callable[..., Outcome], clock: list[float]
 ) -> None:
-    seen: list[str] = []
+    measured_ids: list[str] = []
 
     def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
         clock[0] += len(batch)
-        seen.extend(batch.ids)
+        measured_ids.extend(batch.ids)
         return {"value": batch.probabilities.max(axis=1)}
 
     plug(broken(measure=measure))
     short = audit(probes=["sanity.bad"], budget=17.0)
     bad = record(short)
-    assert (bad["status"], bad["n"], len(seen)) == ("inconclusive", 17, 17)
+    assert (bad["status"], bad["n"], len(measured_ids)) == ("inconclusive", 17, 17)
     assert "--budget ended after 17 of 30 images" in bad["reason"]
     assert not short.incomplete
     whole = record(audit(probes=["sanity.bad"]))
     assert (whole["n"], whole["status"]) == (30, "informative")
-    assert sorted(seen) == sorted(set(seen)), "no image is measured twice"
+    assert sorted(measured_ids) == sorted(set(measured_ids)), "no image is measured twice"
 
 
 def test_budget_is_divided_by_the_cost_of_an_image(
@@ -376,36 +377,40 @@ def test_exhausted_budget_still_measures_the_pilot_images(
 
 
 def test_ctrl_c_keeps_measured_records(plug: Plug, audit: Callable[..., Outcome]) -> None:
-    seen: list[str] = []
+    measured_ids: list[str] = []
 
     def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
-        if len(seen) == 16:
+        if len(measured_ids) == 16:
             raise KeyboardInterrupt
-        seen.extend(batch.ids)
+        measured_ids.extend(batch.ids)
         return {"value": batch.probabilities.max(axis=1)}
 
     plug(broken(measure=measure))
     with pytest.raises(Interrupted):
         audit(probes=["sanity.bad"])
-    seen.append("past the interruption")
+    measured_ids.append("past the interruption")
     assert record(audit(probes=["sanity.bad"]))["n"] == 30
-    assert len(seen) == 31
-    assert len(set(seen)) == 31
+    assert len(measured_ids) == 31
+    assert len(set(measured_ids)) == 31
 
 
 @pytest.mark.parametrize(
-    ("needs", "said"),
+    ("needs", "message"),
     [({"groups"}, "no group columns"), ({"labels"}, "no labels"), ({"gradients"}, "black box")],
     ids=str,
 )
 def test_probe_with_unmet_requirements_is_not_applicable(
-    plug: Plug, audit: Callable[..., Outcome], tmp_path: Path, needs: set[Any], said: str
+    plug: Plug, audit: Callable[..., Outcome], tmp_path: Path, needs: set[Any], message: str
 ) -> None:
     """The data has pixels and nothing else, and the model no copy."""
     artefact = Artefact(
-        format="onnx", runtime="test", input_shape=(None, 1, 8, 8), input_dtype="float32",
-        scores=lambda x: x.reshape(len(x), -1)[:, :3], copy_reason="there is none",
-    )  # fmt: skip
+        format="onnx",
+        runtime="test",
+        input_shape=(None, 1, 8, 8),
+        input_dtype="float32",
+        scores=lambda x: x.reshape(len(x), -1)[:, :3],
+        copy_reason="there is none",
+    )
     plug(
         broken(meta=replace(META, needs=frozenset(needs)), measure=raises),
         auditor_open_model=lambda path, device: artefact,
@@ -414,11 +419,17 @@ def test_probe_with_unmet_requirements_is_not_applicable(
     model = tmp_path / "model.bin"
     model.write_bytes(b"model")
     outcome = run(
-        Request(model=model, data=tmp_path / "bare.npz", out=tmp_path / "run", formats=(), probes=["sanity.bad"],
-                trust_model=True)
-    )  # fmt: skip
+        Request(
+            model=model,
+            data=tmp_path / "bare.npz",
+            out=tmp_path / "run",
+            formats=(),
+            probes=["sanity.bad"],
+            trust_model=True,
+        )
+    )
     assert record(outcome)["status"] == "not-applicable"
-    assert said in record(outcome)["reason"]
+    assert message in record(outcome)["reason"]
     assert not outcome.incomplete
 
 
@@ -432,13 +443,24 @@ def test_model_opener_that_raises_is_named_and_the_next_one_is_tried(plug: Plug,
     ]
 
 
+def test_object_that_is_no_report_format_is_refused(plug: Plug, digits: Path, tmp_path: Path) -> None:
+    plug(Bad, auditor_report_formats=lambda: [types.SimpleNamespace(name="gilt", file="gilt.txt", render=raises)])
+    with pytest.raises(BadInput, match="--format gilt: not an auditor"):
+        run(Request(model=digits / "digits-cnn.onnx", out=tmp_path / "run", formats=("gilt",), probes=["sanity.bad"]))
+
+
 def test_broken_report_does_not_prevent_other_reports(plug: Plug, digits: Path, tmp_path: Path) -> None:
     fmt = ReportFormat(name="gilt", file="gilt.txt", render=raises)
     plug(Bad, auditor_report_formats=lambda: [fmt])
     outcome = run(
-        Request(model=digits / "digits-cnn.onnx", out=tmp_path / "run", formats=("gilt", "md"), probes=["sanity.bad"],
-                samples=20)
-    )  # fmt: skip
+        Request(
+            model=digits / "digits-cnn.onnx",
+            out=tmp_path / "run",
+            formats=("gilt", "md"),
+            probes=["sanity.bad"],
+            samples=20,
+        )
+    )
     assert outcome.incomplete
     assert outcome.problems[0].startswith("gilt.txt was not written: ZeroDivisionError")
     assert {path.name for path in outcome.files} == {"audit.json", "summary.md"}

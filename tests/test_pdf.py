@@ -108,16 +108,69 @@ SHOWING = {
     b"INLINE IMAGE",
 }
 STANDARD = {
-    "Document", "Part", "Art", "Sect", "Div", "BlockQuote", "Caption", "TOC", "TOCI", "Index", "NonStruct", "Private",
-    "H", "H1", "H2", "H3", "H4", "H5", "H6", "P", "L", "LI", "Lbl", "LBody", "Table", "TR", "TH", "TD", "THead",
-    "TBody", "TFoot", "Span", "Quote", "Note", "Reference", "BibEntry", "Code", "Link", "Annot", "Ruby", "RB", "RT",
-    "RP", "Warichu", "WT", "WP", "Figure", "Formula", "Form",
-}  # fmt: skip
+    "Document",
+    "Part",
+    "Art",
+    "Sect",
+    "Div",
+    "BlockQuote",
+    "Caption",
+    "TOC",
+    "TOCI",
+    "Index",
+    "NonStruct",
+    "Private",
+    "H",
+    "H1",
+    "H2",
+    "H3",
+    "H4",
+    "H5",
+    "H6",
+    "P",
+    "L",
+    "LI",
+    "Lbl",
+    "LBody",
+    "Table",
+    "TR",
+    "TH",
+    "TD",
+    "THead",
+    "TBody",
+    "TFoot",
+    "Span",
+    "Quote",
+    "Note",
+    "Reference",
+    "BibEntry",
+    "Code",
+    "Link",
+    "Annot",
+    "Ruby",
+    "RB",
+    "RT",
+    "RP",
+    "Warichu",
+    "WT",
+    "WP",
+    "Figure",
+    "Formula",
+    "Form",
+}
 """Structure types of ISO 32000-1, 14.8.4."""
 WITHIN = {
-    "TR": {"Table", "THead", "TBody", "TFoot"}, "TH": {"TR"}, "TD": {"TR"}, "THead": {"Table"}, "TBody": {"Table"},
-    "TFoot": {"Table"}, "LI": {"L"}, "Lbl": {"LI", "Note", "BibEntry", "TOCI"}, "LBody": {"LI"}, "TOCI": {"TOC"},
-}  # fmt: skip
+    "TR": {"Table", "THead", "TBody", "TFoot"},
+    "TH": {"TR"},
+    "TD": {"TR"},
+    "THead": {"Table"},
+    "TBody": {"Table"},
+    "TFoot": {"Table"},
+    "LI": {"L"},
+    "Lbl": {"LI", "Note", "BibEntry", "TOCI"},
+    "LBody": {"LI"},
+    "TOCI": {"TOC"},
+}
 
 
 def streams(document: pypdf.PdfReader) -> Iterator[tuple[int, Any, list[Any]]]:
@@ -308,8 +361,8 @@ def metadata_says_a(document: pypdf.PdfReader) -> Iterator[str]:
         yield "no pdfaid"
     if re.search(r"<\?xpacket [^>]*(bytes|encoding)=", metadata):
         yield "the packet names bytes or encoding"
-    for name, said in (document.metadata or {}).items():
-        if name in ("/Title", "/Producer", "/Creator", "/Subject") and str(said) not in metadata:
+    for name, message in (document.metadata or {}).items():
+        if name in ("/Title", "/Producer", "/Creator", "/Subject") and str(message) not in metadata:
             yield f"{name} is not in the metadata"
 
 
@@ -402,8 +455,8 @@ def test_pdf_a_3a(documents: dict[str, pypdf.PdfReader], clause: str) -> None:
 
 
 def test_documentation_lists_every_checked_clause() -> None:
-    said = (Path(__file__).parents[1] / "docs" / "reference" / "report.md").read_text("utf-8")
-    assert [clause for clause in [*UA, *A] if f"| {clause} |" not in said] == []
+    message = (Path(__file__).parents[1] / "docs" / "reference" / "report.md").read_text("utf-8")
+    assert [clause for clause in [*UA, *A] if f"| {clause} |" not in message] == []
 
 
 def test_head_of_a_long_table_is_repeated_on_each_page(document: pypdf.PdfReader) -> None:
@@ -507,8 +560,11 @@ def test_headings_have_the_ids_of_their_sections() -> None:
     )
     lower_anchors(page)
     assert {each.get("id"): each.tag for each in page.iter() if each.get("id")} == {
-        "p": "p", "a": "h2", "b": "h3", "c": "section",
-    }  # fmt: skip
+        "p": "p",
+        "a": "h2",
+        "b": "h3",
+        "c": "section",
+    }
 
 
 def test_lists_keep_their_marks_and_links_their_targets() -> None:
@@ -536,8 +592,8 @@ def test_style_variables_are_replaced_by_their_values() -> None:
     assert plain.endswith("</style>var(--ink)")
 
 
-@pytest.mark.parametrize(("status", "shown"), [("pass", "1"), ("inconclusive", "13"), ("fail", "1234")])
-def test_failed_probes_are_printed_with_all_evidence(tmp_path: Path, status: str, shown: str) -> None:
+@pytest.mark.parametrize(("status", "visible"), [("pass", "1"), ("inconclusive", "13"), ("fail", "1234")])
+def test_failed_probes_are_printed_with_all_evidence(tmp_path: Path, status: str, visible: str) -> None:
     """Of what is undecided one table a finding, of what passed one in all; the screen shows everything."""
     record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     (probe,) = record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
@@ -548,7 +604,7 @@ def test_failed_probes_are_printed_with_all_evidence(tmp_path: Path, status: str
     ]
     first = probe["findings"][0]
     probe["findings"] = [{**first, "evidence": tables[:2]}, {**first, "id": "another", "evidence": tables[2:]}]
-    for paper, wanted in ((True, shown), (False, "1234")):
+    for paper, wanted in ((True, visible), (False, "1234")):
         page = html.page(record, tmp_path, paper=paper)
         assert "".join(i for i in "1234" if f"Table {i}." in page) == wanted
 
@@ -560,22 +616,22 @@ def test_failed_probes_are_printed_with_more_images(tmp_path: Path) -> None:
     rows = [{"label": f"picture {i}.", "cells": cells} for i in "1234"]
     grid = {"kind": "image-grid", "title": "", "caption": "", "columns": [], "rows": rows}
     probe["findings"][0]["evidence"] = [grid]
-    for status, shown in (("pass", "1"), ("fail", "123")):
+    for status, visible in (("pass", "1"), ("fail", "123")):
         probe["status"] = status
         page = html.page(record, tmp_path, paper=True)
-        assert "".join(i for i in "1234" if f"picture {i}." in page) == shown
+        assert "".join(i for i in "1234" if f"picture {i}." in page) == visible
 
 
 def test_column_names_of_a_single_image_row_are_below_it_on_paper(tmp_path: Path) -> None:
     record: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     (probe,) = record["probes"] = [probe for probe in record["probes"] if probe["id"] == "attacks.pgd"]
     probe["status"] = "pass"
-    cells = [{"file": None, "caption": said, "alt": "", "heat": None} for said in ("cat", "dog", "")]
+    cells = [{"file": None, "caption": message, "alt": "", "heat": None} for message in ("cat", "dog", "")]
     grid = {"kind": "image-grid", "title": "", "caption": "", "columns": ["clean", "perturbed", "map"]}
     probe["findings"][0]["evidence"] = [{**grid, "rows": [{"label": "1", "cells": cells}] * 2}]
-    under = [f'dir="auto">{said}</span>' for said in ("clean: cat", "perturbed: dog", "map")]
+    under = [f'dir="auto">{message}</span>' for message in ("clean: cat", "perturbed: dog", "map")]
     page = html.page(record, tmp_path, paper=True)
-    assert [said for said in under if said not in page] == []
+    assert [message for message in under if message not in page] == []
     assert ">clean</th>" not in page
     # two rows, and the screen, have a head
     probe["status"] = "fail"

@@ -10,10 +10,9 @@ from typing import Any, Literal, NotRequired, get_args, get_origin, get_type_hin
 
 import pytest
 
-from auditor.compare import record as comparison_record
 from auditor.compare.comparison import compare
 from auditor.compare.comparison import validator as comparison_validator
-from auditor.findings import record
+from auditor.findings import comparison_record, record
 from auditor.run.record import validator
 from auditor.run.replay import read_audit
 from auditor.run.request import Request

@@ -28,6 +28,7 @@ from auditor.findings import formatting
 from auditor.findings.encoding import plain
 from auditor.findings.finding import AREAS
 from auditor.findings.metric import Metric, MetricSpec
+from auditor.findings.record import unknown_spec
 from auditor.plugins.formats import reports
 from auditor.report import frameworks, heat_map, pdf, plot, scales, summary, svg, whole
 from auditor.report.card import render_card
@@ -160,14 +161,14 @@ def test_html_contains_the_whole_record(audit: dict[str, Any], run: Path) -> Non
             assert finding["statement"] in words
     for sentence in sentences(audit):
         assert sentence in words
-    for said in (
+    for message in (
         audit["model"]["sha256"],
         audit["command"],
         "acme_radar",
         *audit["warnings"],
         *audit["data"]["unreadable"],
     ):
-        assert said in words
+        assert message in words
 
 
 def test_every_number_is_in_the_record(audit: dict[str, Any], run: Path) -> None:
@@ -514,19 +515,19 @@ def test_five_sentences(audit: dict[str, Any]) -> None:
 
 
 def test_five_sentences_when_nothing_was_measured(audit: dict[str, Any]) -> None:
-    said = sentences(unmeasured(audit))
-    assert len(said) == 5
-    assert all(sentence.endswith(".") and "None" not in sentence for sentence in said)
-    assert sum("not measured" in sentence for sentence in said) == 4
+    message = sentences(unmeasured(audit))
+    assert len(message) == 5
+    assert all(sentence.endswith(".") and "None" not in sentence for sentence in message)
+    assert sum("not measured" in sentence for sentence in message) == 4
 
 
 def test_five_sentences_when_every_probe_broke(audit: dict[str, Any]) -> None:
     for probe in audit["probes"]:
         probe.update(status="error", severity="none", reason="it broke", metrics=[], findings=[], n=0)
-    said = sentences(audit)
-    assert len(said) == 5
-    assert "not measured" in said[1]
-    assert "it broke" in said[2]
+    message = sentences(audit)
+    assert len(message) == 5
+    assert "not measured" in message[1]
+    assert "it broke" in message[2]
     assert all(summary.headline(probe) == "-" for probe in audit["probes"])
 
 
@@ -537,6 +538,24 @@ def test_five_sentences_of_a_passing_audit(audit: dict[str, Any]) -> None:
             finding["severity"] = "none"
     assert "no attack crossed the policy's threshold" in sentences(audit)[1]
     assert worst_findings(audit["probes"], 3) == []
+
+
+def test_metric_without_a_better_direction_is_never_the_worst_number(audit: dict[str, Any]) -> None:
+    """A control of an attack may be near 0 or 1 without being bad news."""
+    control = {"name": "confidence_drop_control", "value": 0.002, "low": 0.0, "high": 0.01, "n": 99, "at": {}}
+    for probe in audit["probes"]:
+        probe.update(status="pass", severity="none", findings=[])
+        if probe["area"] == "attacks":
+            kept = [metric for metric in probe["metrics"] if metric["name"] == "robust_accuracy"][:1]
+            probe["metrics"] = [*kept, control | {"unit": "fraction"}]
+            probe["metric_specs"].append(unknown_spec("confidence_drop_control"))
+    robustness = sentences(audit)[1]
+    assert "the worst number is robust accuracy" in robustness
+    assert "ontrol" not in robustness
+    for probe in audit["probes"]:
+        probe["metric_specs"] = []
+    assert "worst number" not in sentences(audit)[1]
+    assert worst_unjudged(audit) == []
 
 
 def test_worst_findings_are_ordered(audit: dict[str, Any]) -> None:
@@ -551,9 +570,9 @@ def test_worst_unjudged_numbers_complete_page_one(audit: dict[str, Any]) -> None
         for finding in probe["findings"]:
             finding["severity"] = "none"
     assert worst_findings(audit["probes"]) == []
-    shown = worst_unjudged(audit)
-    assert shown[0].probe["id"] == "attacks.pgd"
-    assert all(item.probe["area"] not in ("sanity", "explanations") for item in shown)
+    visible = worst_unjudged(audit)
+    assert visible[0].probe["id"] == "attacks.pgd"
+    assert all(item.probe["area"] not in ("sanity", "explanations") for item in visible)
     for probe in audit["probes"]:
         probe.update(status="pass")
     assert worst_unjudged(audit) == []
@@ -584,11 +603,11 @@ def test_many_gaps_of_one_kind_share_a_line(audit: dict[str, Any]) -> None:
     audit["probes"] += [{**broken, "id": f"attacks.other-{number}"} for number in range(3)]
     unsure = next(probe for probe in audit["probes"] if probe["status"] == "inconclusive")
     audit["probes"] += [{**unsure, "id": f"bias.other-{number}", "reason": str(number)} for number in range(4)]
-    said = [gap.part for gap in gaps(audit)]
-    assert [what for what in said if what.endswith("broke")] == [
+    message = [gap.part for gap in gaps(audit)]
+    assert [what for what in message if what.endswith("broke")] == [
         f"4 probes ({broken['id']}, attacks.other-0, attacks.other-1, attacks.other-2): broke"
     ]
-    assert len([what for what in said if what.endswith("inconclusive")]) == 1
+    assert len([what for what in message if what.endswith("inconclusive")]) == 1
 
 
 @pytest.mark.parametrize(
@@ -664,8 +683,9 @@ def test_marks_of_a_line_are_merged_on_paper() -> None:
     ]
     # circles begin and end with a move and a close; squares do, too
     assert [(path.get("class"), path.get("d", "").count("M"), path.get("d", "").count("z")) for path in shapes] == [
-        ("mark s0", 3, 3), ("mark s1", 3, 3),
-    ]  # fmt: skip
+        ("mark s0", 3, 3),
+        ("mark s1", 3, 3),
+    ]
 
 
 def test_single_line_named_by_the_title_has_no_legend() -> None:
@@ -692,10 +712,16 @@ def test_heat_maps_of_any_size(size: int) -> None:
     names = [f"a rather long class name {i}" for i in range(size)]
     svg = heat_map.heat_map(
         {
-            "kind": "heat-map", "title": "t", "values": values, "row_labels": names, "column_labels": names,
-            "format": "count", "diverging": False, "caption": "",
+            "kind": "heat-map",
+            "title": "t",
+            "values": values,
+            "row_labels": names,
+            "column_labels": names,
+            "format": "count",
+            "diverging": False,
+            "caption": "",
         }
-    )  # fmt: skip
+    )
     ET.fromstring(f"<p>{svg}</p>")
     assert ("<image" in svg) == (size == 100)
     assert "a rather long class name 0" in svg

@@ -31,11 +31,17 @@ def outcome() -> Outcome:
         status = STATUSES[number % len(STATUSES)]
         measured = status not in ("not-applicable", "error")
         metric = pattern["metrics"][0] | {"value": 0.0012345, "low": -0.0567, "high": 0.0555, "unit": "1"}
-        audit["probes"].append(pattern | {
-            "id": f"explanations.{'integrated-gradients-' * (1 + number % 3)}{number}",
-            "status": status, "severity": "critical" if status == "fail" else "none", "n": 123456 if measured else 0,
-            "metrics": [metric] if measured else [], "reason": "[bold]because " + "x" * 200,
-        })  # fmt: skip
+        audit["probes"].append(
+            pattern
+            | {
+                "id": f"explanations.{'integrated-gradients-' * (1 + number % 3)}{number}",
+                "status": status,
+                "severity": "critical" if status == "fail" else "none",
+                "n": 123456 if measured else 0,
+                "metrics": [metric] if measured else [],
+                "reason": "[bold]because " + "x" * 200,
+            }
+        )
     return Outcome(audit=audit, out=Path("run"), files=[Path("run/report.html")], incomplete=True)
 
 
@@ -53,9 +59,9 @@ def test_every_probe_has_one_line_within_the_width(outcome: Outcome, width: int)
 
 
 def test_reasons_are_below_the_table(outcome: Outcome) -> None:
-    said = " ".join(tables.summary(outcome, width=80).split())
-    assert "broke: [bold]because" in said
-    assert "not applicable: [bold]because" in said
+    message = " ".join(tables.summary(outcome, width=80).split())
+    assert "broke: [bold]because" in message
+    assert "not applicable: [bold]because" in message
 
 
 def bar(**options: Any) -> tuple[Any, io.StringIO]:
@@ -65,17 +71,17 @@ def bar(**options: Any) -> tuple[Any, io.StringIO]:
 
 
 def test_bar_shows_probe_images_pace_and_time_left() -> None:
-    shown, _ = bar()
+    visible, _ = bar()
     clock = iter(range(1000))
-    shown._bar.get_time = lambda: float(next(clock))
-    shown.begin("explanations.integrated-gradients", 899, 26, 44)
-    shown.advance(200)  # resumed: no measure of this run's speed
-    assert shown._bar.tasks[0].speed is None
+    visible._bar.get_time = lambda: float(next(clock))
+    visible.begin("explanations.integrated-gradients", 899, 26, 44)
+    visible.advance(200)  # resumed: no measure of this run's speed
+    assert visible._bar.tasks[0].speed is None
     for _ in range(5):
-        shown.advance(64)
+        visible.advance(64)
     console = Console(width=80, file=io.StringIO())
     with console.capture() as captured:
-        console.print(shown._bar.get_renderable())
+        console.print(visible._bar.get_renderable())
     (line,) = captured.get().splitlines()
     assert len(line) <= 80
     assert line.startswith("27/44 explanations.integrated-gradients ")
@@ -85,9 +91,9 @@ def test_bar_shows_probe_images_pace_and_time_left() -> None:
 
 
 def test_finished_probe_has_a_line() -> None:
-    shown, sink = bar(no_color=True)
-    shown.begin("attacks.pgd", 10, 0, 1)
-    shown.end({"id": "attacks.pgd", "status": "fail"})
+    visible, sink = bar(no_color=True)
+    visible.begin("attacks.pgd", 10, 0, 1)
+    visible.end({"id": "attacks.pgd", "status": "fail"})
     assert "fail" in sink.getvalue()
     assert "\x1b[31m" not in sink.getvalue()
 

@@ -15,7 +15,7 @@ import click
 from auditor.errors import BadInput
 
 if TYPE_CHECKING:
-    from auditor.compare.record import ComparisonRecord
+    from auditor.findings.comparison_record import ComparisonRecord
     from auditor.run.request import Outcome, Request
 
 FAILED, UNUSABLE, INCOMPLETE, INTERRUPTED = 1, 2, 3, 130

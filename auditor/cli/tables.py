@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from auditor.compare.record import ComparisonRecord, metric_of
-from auditor.compare.record import Outcome as ComparisonOutcome
 from auditor.findings import formatting
+from auditor.findings.comparison_record import ComparisonRecord, metric_of
+from auditor.findings.comparison_record import Outcome as ComparisonOutcome
 from auditor.findings.finding import Status
 from auditor.findings.record import IntervalRecord, ProbeRecord, metric_spec
 from auditor.report import documented

@@ -10,17 +10,17 @@ from typing import Any, NamedTuple
 import auditor
 from auditor.compare.differences import correct_p_values
 from auditor.compare.pairing import compare_probe
-from auditor.compare.record import (
+from auditor.compare.runs import Run, common_images, first_record, open_run
+from auditor.compare.verdict import ALPHA, decide, leaderboard
+from auditor.errors import AuditorError, BadInput
+from auditor.files import write_whole
+from auditor.findings.comparison_record import (
     ComparedProbeRecord,
     ComparedRunRecord,
     ComparisonRecord,
     DifferenceRecord,
     ImagesRecord,
 )
-from auditor.compare.runs import Run, common_images, first_record, open_run
-from auditor.compare.verdict import ALPHA, decide, leaderboard
-from auditor.errors import AuditorError, BadInput
-from auditor.files import write_whole
 from auditor.findings.finding import AREAS
 from auditor.findings.record import AuditRecord
 from auditor.plugin.registry import Registry, load

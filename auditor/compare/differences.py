@@ -7,9 +7,16 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor import statistics
-from auditor.compare.record import ComparedMetricRecord, ComparedProbeRecord, Outcome, PairRecord, Test, TestsRecord
 from auditor.compare.verdict import ALPHA
 from auditor.findings import formatting
+from auditor.findings.comparison_record import (
+    ComparedMetricRecord,
+    ComparedProbeRecord,
+    Outcome,
+    PairRecord,
+    Test,
+    TestsRecord,
+)
 from auditor.findings.encoding import plain
 from auditor.findings.record import MetricRecord, MetricSpecRecord, metric_spec
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from auditor.compare.differences import compare_values
 from auditor.compare.overlay import overlay
-from auditor.compare.record import ComparedMetricRecord, ComparedProbeRecord, ValueRecord
 from auditor.compare.runs import CannotCompare, MetricKey, ProbeResult, Run, first_record
 from auditor.errors import AuditorError
+from auditor.findings.comparison_record import ComparedMetricRecord, ComparedProbeRecord, ValueRecord
 from auditor.findings.encoding import plain
 from auditor.findings.metric import Scalar
 from auditor.findings.record import FindingRecord, MetricRecord, ProbeRecord

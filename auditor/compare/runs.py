@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from auditor.compare.record import ImagesRecord
 from auditor.errors import BadInput
+from auditor.findings.comparison_record import ImagesRecord
 from auditor.findings.record import AuditRecord, FindingRecord, MetricRecord, ProbeRecord
 from auditor.run.replay import read_audit
 

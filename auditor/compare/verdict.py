@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from auditor.compare.record import ComparedProbeRecord, ComparisonRecord, ComparisonVerdict, Outcome, RankRecord
+from auditor.findings.comparison_record import (
+    ComparedProbeRecord,
+    ComparisonRecord,
+    ComparisonVerdict,
+    Outcome,
+    RankRecord,
+)
 
 ALPHA = 0.05
 """Probability of calling an unchanged model better or worse in any metric."""

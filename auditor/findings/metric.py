@@ -57,10 +57,13 @@ class Metric:
 
 
 def percent(metric: Metric) -> str:
-    """Format a metric as ``formatting.measured`` does, and a missing value as ``not measured``."""
-    from auditor.findings.formatting import measured
-
-    return "not measured" if metric.value is None else measured(metric)
+    """Format a proportion: ``61.0 % [54.1, 67.5]``, or ``not measured``. Prefer ``formatting.measured``."""
+    if metric.value is None:
+        return "not measured"
+    text = f"{100 * metric.value:.1f} %"
+    if metric.low is None or metric.high is None:
+        return text
+    return f"{text} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
 
 
 def n_of_255(epsilon: float) -> str:

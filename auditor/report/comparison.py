@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from auditor.compare.record import ComparisonRecord, metric_of
 from auditor.findings import formatting
+from auditor.findings.comparison_record import ComparisonRecord, metric_of
 from auditor.findings.finding import AREAS
 from auditor.report import html, pdf, summary
 
