@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 def audit(digits: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     suite = folder / "tiny.toml"
