@@ -1,4 +1,4 @@
-"""What every probe owes the engine (auditor/conformance.py), asked of every one that is installed."""
+"""Every installed probe passes the conformance checks of the engine."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ every_probe = pytest.mark.parametrize("probe_id", LOADED.probes)
 
 @pytest.fixture(scope="module")
 def digits_subject(digits: Path) -> Subject:
-    """The reference model and six digits of two groups: a model with small differences, where rounding shows."""
+    """The reference model and six digits of two groups: small differences reveal rounding errors."""
     return package.open_subject(LOADED, digits / "digits-cnn.onnx", None, samples=6)
 
 
 @pytest.fixture(scope="module")
 def fragile_subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """The model on which `auditor plugin check` tries probes: every attack must break it."""
+    """The model for probes in `auditor plugin check`: every attack must succeed on it."""
     return package.open_subject(LOADED, *package.write_subject(tmp_path_factory.mktemp("fragile")))
 
 
 @pytest.mark.parametrize("name", [name for name in CHECKS if name != "beats random noise"])
 @every_probe
-def test_every_probe_owes(digits_subject: Subject, probe_id: str, name: str) -> None:
+def test_every_probe_conforms(digits_subject: Subject, probe_id: str, name: str) -> None:
     kind = LOADED.probes[probe_id]
     if name not in ABOUT_ROWS and "images" not in kind.meta.input_kinds:
         pytest.skip("is about rows")
@@ -58,7 +58,7 @@ def test_every_attack_beats_random_noise(fragile_subject: Subject, probe_id: str
 
 
 @pytest.mark.parametrize("probe_id", [i for i, plugin in LOADED.origin.items() if ":" not in plugin])
-def test_a_built_in_probe_is_its_file(probe_id: str) -> None:
+def test_built_in_probe_id_matches_its_file(probe_id: str) -> None:
     module = LOADED.probes[probe_id].__module__
     area, noun = probe_id.split(".")
     assert area in AREAS
@@ -76,22 +76,27 @@ def test_listing_the_probes_imports_nothing_heavy() -> None:
 
 @pytest.fixture(scope="module")
 def audited(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """All probes on twenty digits, as little as their settings allow."""
+    """Audit all probes on twenty digits, with their smallest settings."""
     folder = tmp_path_factory.mktemp("contract")
     suite = package.write_suite(LOADED, list(LOADED.probes), folder / "suite.toml")
     request = Request(
-        model=digits / "digits-cnn.onnx", suite=str(suite), samples=20, out=folder / "run", formats=(), batch_size=20,
-    )  # fmt: skip
+        model=digits / "digits-cnn.onnx",
+        suite=str(suite),
+        samples=20,
+        out=folder / "run",
+        formats=(),
+        batch_size=20,
+    )
     return run(request).audit
 
 
-def test_the_record_of_every_probe_fits_the_schema(audited: dict[str, Any]) -> None:
+def test_record_of_every_probe_matches_the_schema(audited: dict[str, Any]) -> None:
     assert [error.message for error in validator().iter_errors(audited)] == []
     assert [probe["id"] for probe in audited["probes"]] == list(LOADED.probes)
 
 
 @every_probe
-def test_findings_have_ids_of_their_own_and_say_n(audited: Mapping[str, Any], probe_id: str) -> None:
+def test_findings_have_unique_ids_and_state_n(audited: Mapping[str, Any], probe_id: str) -> None:
     try:
         checks.check_record(next(p for p in audited["probes"] if p["id"] == probe_id))
     except NotApplicable as reason:

@@ -1,4 +1,4 @@
-"""The ONNX importer against ONNX Runtime (values) and against PyTorch (gradients)."""
+"""The ONNX importer agrees with ONNX Runtime (values) and with PyTorch (gradients)."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Transformer(nn.Module):
         self.fused = fused
         self.patches = nn.Conv2d(3, 16, 8, 8)
         self.token = nn.Parameter(torch.randn(1, 1, 16))
-        self.place = nn.Parameter(torch.randn(1, 17, 16))
+        self.position = nn.Parameter(torch.randn(1, 17, 16))
         self.norm1, self.norm2 = nn.LayerNorm(16), nn.LayerNorm(16)
         self.qkv, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
         self.mlp = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
@@ -91,7 +91,7 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.place
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
         n, length, size = x.shape
         q, k, v = self.qkv(self.norm1(x)).reshape(n, length, 3, 4, size // 4).permute(2, 0, 3, 1, 4)
         if self.fused:
@@ -105,7 +105,7 @@ class Transformer(nn.Module):
 
 
 class Dense(nn.Module):
-    """Every layer sees the outputs of all layers before it; the outputs of one are split and shuffled."""
+    """Every layer reads the outputs of all layers before it; the outputs of one are split and shuffled."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +147,7 @@ def perceptron() -> nn.Module:
 
 
 def channels_last() -> nn.Module:
-    """NHWC in and transposes inside, as converted Keras models have it."""
+    """NHWC input and internal transposes, as in converted Keras models."""
 
     class Keras(nn.Module):
         def __init__(self) -> None:
@@ -171,11 +171,11 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "channels-last": channels_last,
 }
 LEFT_OUT = {
-    # the older exporter cannot write aligned corners before opset 11 and fused attention before opset 14
+    # the older exporter supports aligned corners from opset 11 and fused attention from opset 14
     ("pools", "script-9"),
     ("fused-transformer", "script-9"),
     ("fused-transformer", "script-13"),
-    # nothing new, and the default exporter takes seconds
+    # adds no coverage, and the default exporter takes seconds
     ("perceptron", "default"),
     ("channels-last", "default"),
 }
@@ -209,21 +209,21 @@ def build(network: str) -> nn.Module:
     return module.requires_grad_(False)
 
 
-def export(module: nn.Module, x: Tensor, kind: str, dynamic: bool = True) -> onnx.ModelProto:
-    """The model as one of PyTorch's two exporters writes it; the first dimension is dynamic unless told otherwise."""
+def export(module: nn.Module, x: Tensor, exporter: str, dynamic: bool = True) -> onnx.ModelProto:
+    """Export with one of PyTorch's two exporters; the first dimension is dynamic by default."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.ERROR)
         try:
-            if kind == "default":
+            if exporter == "default":
                 shapes = ({0: torch.export.Dim("n", min=1, max=64)},) if dynamic else None
                 program = torch.onnx.export(module, (x,), dynamo=True, verbose=False, dynamic_shapes=shapes)
                 assert program is not None
                 program.save(buffer)  # type: ignore[arg-type]
             else:
                 axes = {"x": {0: "n"}, "y": {0: "n"}} if dynamic else None
-                opset = int(kind.split("-")[1])
+                opset = int(exporter.split("-")[1])
                 torch.onnx.export(
                     module,
                     (x,),
@@ -240,11 +240,11 @@ def export(module: nn.Module, x: Tensor, kind: str, dynamic: bool = True) -> onn
 
 
 @functools.cache
-def exported(network: str, kind: str) -> onnx.ModelProto:
-    return export(build(network), pixels(network, 2), kind)
+def exported(network: str, exporter: str) -> onnx.ModelProto:
+    return export(build(network), pixels(network, 2), exporter)
 
 
-def run_original(model: onnx.ModelProto, *inputs: Tensor) -> list[Any]:
+def run_deployed(model: onnx.ModelProto, *inputs: Tensor) -> list[Any]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -253,18 +253,18 @@ def run_original(model: onnx.ModelProto, *inputs: Tensor) -> list[Any]:
 
 
 def assert_same(model: onnx.ModelProto, *inputs: Tensor, tolerance: float = 1e-5) -> None:
-    """The importer's outputs are those of ONNX Runtime."""
+    """The importer's outputs equal those of ONNX Runtime."""
     outputs = import_onnx(model)(*inputs)
-    expected = run_original(model, *inputs)
+    expected = run_deployed(model, *inputs)
     assert len(outputs) == len(expected)
-    for output, wanted in zip(outputs, expected, strict=True):
-        assert tuple(output.shape) == wanted.shape
-        np.testing.assert_allclose(output.numpy().astype(np.float64), wanted, rtol=tolerance, atol=tolerance)
+    for output, reference in zip(outputs, expected, strict=True):
+        assert tuple(output.shape) == reference.shape
+        np.testing.assert_allclose(output.numpy().astype(np.float64), reference, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(("network", "kind"), EXPORTS)
-def test_networks_agree_with_onnx_runtime_and_their_gradients_with_torch(network: str, kind: str) -> None:
-    model = exported(network, kind)
+@pytest.mark.parametrize(("network", "exporter"), EXPORTS)
+def test_networks_agree_with_onnx_runtime_and_their_gradients_with_torch(network: str, exporter: str) -> None:
+    model = exported(network, exporter)
     x = pixels(network, 5, seed=1)  # another batch size than the exporter's
     assert_same(model, x)
     imported = import_onnx(model).double()
@@ -276,11 +276,11 @@ def test_networks_agree_with_onnx_runtime_and_their_gradients_with_torch(network
         output = module(v)
         weights = torch.linspace(-1, 1, output.numel(), dtype=torch.float64).reshape(output.shape)
         gradients.append(torch.autograd.grad((output * weights).sum(), v)[0])
-    # weights are float32 in the file, therefore the constants of its arithmetic are too
+    # weights are float32 in the file, hence also the constants of its arithmetic
     assert torch.linalg.norm(gradients[0] - gradients[1]) <= 1e-5 * torch.linalg.norm(gradients[1])
 
 
-def test_a_module_describes_itself_and_is_frozen() -> None:
+def test_module_has_names_and_is_frozen() -> None:
     module = import_onnx(exported("residual", "default"))
     names: Any = (module.input_names, module.output_names)
     assert [len(part) for part in names] == [1, 1]
@@ -293,24 +293,24 @@ def test_a_module_describes_itself_and_is_frozen() -> None:
     assert twin.fixed_batch is None
 
 
-def test_what_exporters_split_is_put_together_again() -> None:
+def test_operators_split_by_exporters_are_fused() -> None:
     code = import_onnx(exported("transformer", "script-17")).code
     assert "fusion_gelu" in code
     assert "fusion_matmul_add" in code
     assert "Erf" not in code
 
 
-@pytest.mark.parametrize("kind", ["script-17", "default"])
-def test_a_fixed_batch_is_reported(kind: str) -> None:
-    model = export(build("transformer"), pixels("transformer", 2), kind, dynamic=False)
+@pytest.mark.parametrize("exporter", ["script-17", "default"])
+def test_fixed_batch_is_reported(exporter: str) -> None:
+    model = export(build("transformer"), pixels("transformer", 2), exporter, dynamic=False)
     assert import_onnx(model).fixed_batch == 2
     assert_same(model, pixels("transformer", 2, seed=3))
 
 
-@pytest.mark.parametrize(("network", "kind"), NEWER)
-def test_shape_arithmetic_stays_on_the_host_when_the_module_moves(network: str, kind: str) -> None:
-    # the device "meta" has shapes and no values: whatever the module reads as a number must come from the host
-    module = import_onnx(exported(network, kind)).to("meta")
+@pytest.mark.parametrize(("network", "exporter"), NEWER)
+def test_shape_arithmetic_stays_on_the_host_when_the_module_moves(network: str, exporter: str) -> None:
+    # the device "meta" has shapes and no values: all numbers that the module reads must come from the host
+    module = import_onnx(exported(network, exporter)).to("meta")
     x = pixels(network, 3)
     assert module(x.to("meta"))[0].shape == build(network)(x).shape
 
@@ -339,39 +339,39 @@ class Calibration(quantization.CalibrationDataReader):  # type: ignore[misc]
         return next(self.batches, None)
 
 
-def quantise(network: str, how: str, folder: Path) -> onnx.ModelProto:
+def quantise(network: str, scheme: str, folder: Path) -> onnx.ModelProto:
     source, target = folder / "float.onnx", folder / "int8.onnx"
     onnx.save(exported(network, "script-17"), source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
-            if how == "dynamic":
+            if scheme == "dynamic":
                 quantization.quantize_dynamic(source, target, weight_type=quantization.QuantType.QUInt8)
             else:
                 quantization.quantize_static(
                     source,
                     target,
                     Calibration(network),
-                    quant_format=quantization.QuantFormat[how.removesuffix("-per-channel")],
-                    per_channel=how.endswith("-per-channel"),
+                    quant_format=quantization.QuantFormat[scheme.removesuffix("-per-channel")],
+                    per_channel=scheme.endswith("-per-channel"),
                 )
         finally:
             logging.disable(logging.NOTSET)
     return onnx.load(target)
 
 
-@pytest.mark.parametrize("how", ["QDQ", "QDQ-per-channel", "QOperator", "dynamic"])
+@pytest.mark.parametrize("scheme", ["QDQ", "QDQ-per-channel", "QOperator", "dynamic"])
 @pytest.mark.parametrize("network", ["residual", "squeeze-excite", "transformer", "dense"])
-def test_quantised_networks_agree_and_carry_gradients(network: str, how: str, tmp_path: Path) -> None:
-    model = quantise(network, how, tmp_path)
+def test_quantised_networks_agree_and_carry_gradients(network: str, scheme: str, tmp_path: Path) -> None:
+    model = quantise(network, scheme, tmp_path)
     module = import_onnx(model)
     x = pixels(network, 16, seed=9)
-    expected = run_original(model, x)[0]
-    found = module(x)[0].numpy()
-    # one step of rounding that falls the other way somewhere inside moves a logit a little
-    assert np.abs(found - expected).max() <= 0.05 * np.ptp(expected)
-    assert np.mean(found.argmax(1) == expected.argmax(1)) >= 0.9
+    expected = run_deployed(model, x)[0]
+    result = module(x)[0].numpy()
+    # a rounding step in the other direction changes a logit slightly
+    assert np.abs(result - expected).max() <= 0.05 * np.ptp(expected)
+    assert np.mean(result.argmax(1) == expected.argmax(1)) >= 0.9
     v, w = x.clone().requires_grad_(), x.clone().requires_grad_()
     gradient = torch.autograd.grad(module(v)[0].square().sum(), v)[0]
     reference = torch.autograd.grad(build(network)(w).square().sum(), w)[0]
@@ -379,30 +379,30 @@ def test_quantised_networks_agree_and_carry_gradients(network: str, how: str, tm
 
 
 @pytest.mark.parametrize("level", ["BASIC", "EXTENDED", "ALL"])
-@pytest.mark.parametrize(("network", "kind"), NEWER)
-def test_files_optimised_by_onnx_runtime(network: str, level: str, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("network", "exporter"), NEWER)
+def test_files_optimised_by_onnx_runtime(network: str, level: str, exporter: str, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    model = exported(network, kind).SerializeToString()
+    model = exported(network, exporter).SerializeToString()
     onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     assert_same(onnx.load(tmp_path / "optimised.onnx"), pixels(network, 3, seed=4))
 
 
 @pytest.mark.parametrize("level", ["BASIC", "EXTENDED", "ALL"])
-@pytest.mark.parametrize("how", ["QDQ", "QOperator", "dynamic"])
+@pytest.mark.parametrize("scheme", ["QDQ", "QOperator", "dynamic"])
 @pytest.mark.parametrize("network", ["dense", "squeeze-excite", "transformer"])
-def test_quantised_files_optimised_by_onnx_runtime(network: str, how: str, level: str, tmp_path: Path) -> None:
+def test_quantised_files_optimised_by_onnx_runtime(network: str, scheme: str, level: str, tmp_path: Path) -> None:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{level}")
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
-    model = quantise(network, how, tmp_path).SerializeToString()
+    model = quantise(network, scheme, tmp_path).SerializeToString()
     onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     optimised = onnx.load(tmp_path / "optimised.onnx")
     x = pixels(network, 16, seed=4)
-    expected = run_original(optimised, x)[0]
+    expected = run_deployed(optimised, x)[0]
     assert np.abs(import_onnx(optimised)(x)[0].numpy() - expected).max() <= 0.05 * np.ptp(expected)
 
 
@@ -419,12 +419,12 @@ def graph_model(
     output_type: int = FLOAT,
     functions: list[onnx.FunctionProto] | None = None,
 ) -> onnx.ModelProto:
-    """A model of a few nodes."""
-    wanted = inputs or {"x": (FLOAT, ["n", 3])}
+    """Build a model of a few nodes."""
+    declared = inputs or {"x": (FLOAT, ["n", 3])}
     graph = helper.make_graph(
         nodes,
         "test",
-        [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in wanted.items()],
+        [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in declared.items()],
         [helper.make_tensor_value_info(name, output_type, None) for name in outputs or ["y"]],
         [numpy_helper.from_array(np.asarray(value), name) for name, value in (constants or {}).items()],
     )
@@ -480,21 +480,21 @@ def test_operands_that_moved_from_attribute_to_input() -> None:
 
 @pytest.mark.parametrize("opset", [11, 13])
 @pytest.mark.parametrize("operator", ["Softmax", "LogSoftmax", "Hardmax"])
-def test_softmax_changed_its_meaning_in_opset_13(operator: str, opset: int) -> None:
+def test_softmax_axes_before_and_after_opset_13(operator: str, opset: int) -> None:
     model = graph_model(
         [helper.make_node(operator, ["x"], ["y"], axis=1)], inputs={"x": (FLOAT, [2, 3, 4])}, opset=opset
     )
     assert_same(model, torch.linspace(-2, 3, 24).reshape(2, 3, 4))
 
 
-def test_nodes_may_come_in_any_order() -> None:
+def test_unsorted_nodes_are_sorted() -> None:
     nodes = [helper.make_node("Relu", ["b"], ["y"]), helper.make_node("Add", ["a", "x"], ["b"])]
     nodes.append(helper.make_node("Neg", ["x"], ["a"]))
     assert [node.op_type for node in sort_nodes(nodes)] == ["Neg", "Add", "Relu"]
     assert torch.equal(import_onnx(graph_model(nodes))(X)[0], torch.zeros(4, 3))
 
 
-def test_functions_of_the_model_and_of_the_standard_are_expanded() -> None:
+def test_model_and_standard_functions_are_expanded() -> None:
     body = [
         helper.make_node("Constant", [], ["k"]),
         helper.make_node("Mul", ["a", "k"], ["b"]),
@@ -525,14 +525,14 @@ def branches(condition: list[onnx.NodeProto], **constants: Any) -> onnx.ModelPro
     return graph_model([helper.make_node("Neg", ["x"], ["h"]), *condition, choice], constants=constants)
 
 
-def test_if_with_a_constant_condition_leaves_one_branch() -> None:
+def test_if_with_constant_condition_imports_one_branch() -> None:
     model = branches([helper.make_node("Not", ["false"], ["c"])], false=np.array(False))
     assert_same(model, X)
     assert "run_branch" not in import_onnx(model).code
 
 
 @pytest.mark.parametrize("threshold", [-100.0, 100.0])
-def test_if_on_the_input_chooses_when_it_runs(threshold: float) -> None:
+def test_if_on_input_selects_the_branch_at_run_time(threshold: float) -> None:
     condition = [
         helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
         helper.make_node("Greater", ["sum", "threshold"], ["c"]),
@@ -544,7 +544,7 @@ def test_if_on_the_input_chooses_when_it_runs(threshold: float) -> None:
     assert torch.all(gradient == (-1 if threshold < 0 else -10))
 
 
-def test_reshape_by_the_shape_of_the_input_keeps_the_batch_free() -> None:
+def test_reshape_by_input_shape_keeps_the_batch_dynamic() -> None:
     nodes = [
         helper.make_node("Shape", ["x"], ["shape"]),
         helper.make_node("Gather", ["shape", "zero"], ["n"]),
@@ -561,7 +561,7 @@ def test_reshape_by_the_shape_of_the_input_keeps_the_batch_free() -> None:
     assert import_onnx(model).double()(X.double())[0].dtype == torch.float64
 
 
-def test_rounding_lets_gradients_through_inside_the_quantised_range() -> None:
+def test_rounding_passes_gradients_inside_the_quantised_range() -> None:
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
         helper.make_node("Reshape", ["q", "flat"], ["r"]),
@@ -579,7 +579,7 @@ def test_casts_to_integers_and_back() -> None:
     nodes = [
         helper.make_node("Mul", ["x", "many"], ["a"]),
         helper.make_node("Cast", ["a"], ["i"], to=INT64),
-        helper.make_node("Div", ["i", "three"], ["d"]),  # integer division: the carried integer becomes a true one
+        helper.make_node("Div", ["i", "three"], ["d"]),  # integer division: the carried integer becomes an integer
         helper.make_node("Cast", ["i"], ["f"], to=FLOAT),
         helper.make_node("Cast", ["d"], ["g"], to=FLOAT),
         helper.make_node("Add", ["f", "g"], ["y"]),
@@ -591,7 +591,7 @@ def test_casts_to_integers_and_back() -> None:
     torch.testing.assert_close(gradient, torch.full_like(v, 7.3))
 
 
-def test_integer_pixels_may_be_given_as_floats() -> None:
+def test_integer_pixels_accept_float_tensors() -> None:
     nodes = [
         helper.make_node("Cast", ["x"], ["f"], to=FLOAT),
         helper.make_node("Mul", ["f", "k"], ["g"]),
@@ -606,13 +606,13 @@ def test_integer_pixels_may_be_given_as_floats() -> None:
     x = torch.arange(12, dtype=torch.uint8).reshape(4, 3)
     module = import_onnx(model)
     v = x.float().requires_grad_()
-    for given in (x, v):
-        assert np.array_equal(module(given)[0].detach().numpy(), run_original(model, x)[0])
+    for tensor in (x, v):
+        assert np.array_equal(module(tensor)[0].detach().numpy(), run_deployed(model, x)[0])
     assert torch.autograd.grad(module(v)[0].sum(), v)[0].abs().sum() > 0
 
 
 @pytest.mark.parametrize(
-    ("nodes", "named"),
+    ("nodes", "parts"),
     [
         ([helper.make_node("Frobnicate", ["x"], ["y"], name="here")], ["Frobnicate", "ai.onnx", "17", "here"]),
         ([helper.make_node("Frobnicate", ["x"], ["y"], domain="own")], ["Frobnicate", "own"]),
@@ -629,11 +629,11 @@ def test_integer_pixels_may_be_given_as_floats() -> None:
         ([helper.make_node("FusedConv", ["x", "half"], ["y"], domain="com.microsoft", activation="No")], ["'No'"]),
     ],
 )
-def test_what_cannot_be_imported_is_named(nodes: list[onnx.NodeProto], named: list[str]) -> None:
+def test_import_error_names_the_cause(nodes: list[onnx.NodeProto], parts: list[str]) -> None:
     constants = {"half": np.float32(0.5), "true": np.array(True), "large": [100_000, 100_000], "wrong": [7]}
     with pytest.raises(NoCopy) as error:
         import_onnx(graph_model(nodes, constants=constants))
-    assert all(part in str(error.value) for part in named), error.value
+    assert all(part in str(error.value) for part in parts), error.value
 
 
 def test_unknown_opsets_and_inputs_are_refused() -> None:
@@ -645,7 +645,7 @@ def test_unknown_opsets_and_inputs_are_refused() -> None:
         import_onnx(model)
 
 
-def test_functions_that_call_themselves_are_refused() -> None:
+def test_recursive_functions_are_refused() -> None:
     body = [helper.make_node("Again", ["a"], ["b"], domain="own")]
     function = helper.make_function("own", "Again", ["a"], ["b"], body, [helper.make_opsetid("own", 1)])
     with pytest.raises(NoCopy, match=f"more than {MAX_DEPTH} deep"):
@@ -660,7 +660,7 @@ def test_functions_that_call_themselves_are_refused() -> None:
     [("Softmax", "softmax"), ("LogSoftmax", "log-softmax"), ("Sigmoid", "sigmoid"), ("Relu", "none")],
 )
 @pytest.mark.parametrize("opset", [9, 17])
-def test_the_final_activation_is_cut(operator: str, kind: str, opset: int) -> None:
+def test_final_activation_is_removed(operator: str, kind: str, opset: int) -> None:
     nodes = [
         helper.make_node("Gemm", ["x", "w"], ["a"]),
         helper.make_node(operator, ["a"], ["b"]),
@@ -679,18 +679,18 @@ def test_the_final_activation_is_cut(operator: str, kind: str, opset: int) -> No
         opset=opset,
     )
     module = import_onnx(model)
-    cut, found = cut_final_activation(module, 1)
-    assert found == kind
+    cut, activation = cut_final_activation(module, 1)
+    assert activation == kind
     assert cut.output_names == ("y",)
     assert cut.input_names == ("x",)
     (result,) = cut(X)
     assert result.shape == (4, 3)
     expected = functional.relu(2 * X) if kind == "none" else 2 * X
     torch.testing.assert_close(result, expected)
-    assert len(module(X)) == 2  # the old module is as it was
+    assert len(module(X)) == 2  # the original module is unchanged
 
 
-def test_the_final_activation_is_cut_together_with_the_quantisation_of_probabilities() -> None:
+def test_final_activation_is_removed_with_the_quantisation_of_probabilities() -> None:
     nodes = [
         helper.make_node("Mul", ["x", "two"], ["a"]),
         helper.make_node("Softmax", ["a"], ["b"]),
@@ -698,11 +698,11 @@ def test_the_final_activation_is_cut_together_with_the_quantisation_of_probabili
     ]
     constants = {"two": np.float32(2), "scale": np.float32(1 / 256), "zero": np.uint8(0)}
     model = graph_model(nodes, constants=constants, output_type=TensorProto.UINT8)
-    cut, found = cut_final_activation(import_onnx(model))
-    assert found == "softmax"
+    cut, activation = cut_final_activation(import_onnx(model))
+    assert activation == "softmax"
     torch.testing.assert_close(cut(X)[0], 2 * X)
 
 
-def test_a_softmax_over_the_batch_is_no_final_activation() -> None:
+def test_softmax_over_the_batch_is_not_a_final_activation() -> None:
     model = graph_model([helper.make_node("Softmax", ["x"], ["y"], axis=0)])
     assert cut_final_activation(import_onnx(model))[1] == "none"

@@ -1,4 +1,4 @@
-"""`auditor plugin new` writes what `auditor plugin check` passes; what breaks a rule is named by the rule it breaks."""
+"""`auditor plugin new` writes plugins that pass `auditor plugin check`; the check names each violated rule."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ FAULTS = {
     "attacks.idle": {"beats random noise": "succeeded on 0 of 12 images"},
     "metrics.clumsy": {"batch unchanged": "25 rows for 24 images", "concludes": "ended as an error"},
 }
-"""Of the probes of auditor-careless: at least these checks fail, and say this."""
+"""For the probes of auditor-careless: checks that must fail, with part of their text."""
 
 
 @pytest.fixture(scope="module")
@@ -45,38 +45,41 @@ def careless() -> package.Report:
     return package.check_package(str(THIRD_PARTY / "auditor-careless"))
 
 
-def test_the_package_and_its_probes_are_found(careless: package.Report) -> None:
+def test_package_and_its_probes_are_found(careless: package.Report) -> None:
     assert (careless.package, careless.version) == ("auditor-careless", "0.3")
     assert set(careless.probes) == set(FAULTS) - {""}
-    # the check leaves nothing behind
+    # the check has no side effects
     assert not any("auditor-careless" in path for path in sys.path)
 
 
 @pytest.mark.parametrize(("probe", "name"), [(probe, name) for probe, names in FAULTS.items() for name in names])
-def test_every_broken_rule_is_named(careless: package.Report, probe: str, name: str) -> None:
-    said = {check.name: check.message for check in careless.failed if check.probe == probe}
-    assert FAULTS[probe][name] in said.get(name, f"{name} did not fail; what failed: {said}")
+def test_every_violated_rule_is_named(careless: package.Report, probe: str, name: str) -> None:
+    texts = {check.name: check.message for check in careless.failed if check.probe == probe}
+    assert FAULTS[probe][name] in texts.get(name, f"{name} did not fail; failed checks: {texts}")
 
 
-def test_who_breaks_one_rule_is_not_charged_with_others(careless: package.Report) -> None:
+def test_probe_with_one_violation_passes_the_other_checks(careless: package.Report) -> None:
     for probe in ("corruptions.sociable", "corruptions.unset", "attacks.timid", "attacks.idle"):
         assert [check.name for check in careless.failed if check.probe == probe] == list(FAULTS[probe])
 
 
-def test_a_new_plugin_conforms_and_its_own_tests_pass(auditor_cli: Cli) -> None:
+def test_new_plugin_conforms_and_its_tests_pass(auditor_cli: Cli) -> None:
     wrote = auditor_cli("plugin", "new", "auditor-bar")
     assert wrote.exit_code == 0, wrote.output
     folder = Path("auditor-bar")
     assert {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()} == {
-        "pyproject.toml", "auditor_bar.py", "tests/test_auditor_bar.py", "README.md",
-    }  # fmt: skip
+        "pyproject.toml",
+        "auditor_bar.py",
+        "tests/test_auditor_bar.py",
+        "README.md",
+    }
     assert "$" not in "".join(path.read_text() for path in folder.rglob("*") if path.is_file())
     checked = auditor_cli("plugin", "check", "./auditor-bar")
     assert checked.exit_code == 0, checked.output
     assert checked.output.splitlines()[0] == "auditor-bar 0.1.0"
     assert checked.output.splitlines()[-1] == "1 probe of auditor-bar, 10 checks: all passed"
     assert max(map(len, checked.output.splitlines())) <= 80
-    # all but the last test, which is what was just done, of the installed package
+    # all but the last test, which repeats this one on the installed package
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not passes_the_checks"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=folder, env=os.environ)
     assert done.returncode == 0, done.stdout
@@ -85,17 +88,20 @@ def test_a_new_plugin_conforms_and_its_own_tests_pass(auditor_cli: Cli) -> None:
 
 def test_new_plugin_passes_mypy_strict(auditor_cli: Cli) -> None:
     auditor_cli("plugin", "new", "auditor-bar")
-    # the editable install is found by a hook that mypy does not run
+    # mypy does not run the import hook of the editable install
     environment = os.environ | {"MYPYPATH": f"{ROOT}{os.pathsep}{Path('auditor-bar').resolve()}"}
     config = ["--strict", "--follow-imports=silent", "--cache-dir", str(ROOT / ".mypy_cache" / "plugin")]
     done = subprocess.run(
         [sys.executable, "-m", "mypy", *config, "auditor-bar/auditor_bar.py", "auditor-bar/tests/test_auditor_bar.py"],
-        check=False, capture_output=True, text=True, env=environment,
-    )  # fmt: skip
+        check=False,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_is_written_is_formatted_and_clean(auditor_cli: Cli) -> None:
+def test_new_plugin_is_formatted_and_lint_free(auditor_cli: Cli) -> None:
     auditor_cli("plugin", "new", "gentle-rain")
     for arguments in (
         ["format", "--isolated", "--check"],
@@ -108,7 +114,7 @@ def test_what_is_written_is_formatted_and_clean(auditor_cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("Auditor-Bar", "not a package name"),
         ("auditor_bar", "not a package name"),
@@ -121,16 +127,16 @@ def test_what_is_written_is_formatted_and_clean(auditor_cli: Cli) -> None:
         ("auditor-there", "already exists"),
     ],
 )
-def test_a_name_that_cannot_be_is_refused(auditor_cli: Cli, name: str, said: str) -> None:
+def test_invalid_name_is_refused(auditor_cli: Cli, name: str, message: str) -> None:
     Path("auditor-there").mkdir()
     refused = auditor_cli("plugin", "new", name)
     assert refused.exit_code == 2
-    assert said in refused.output
+    assert message in refused.output
     assert list(Path().rglob("*.py")) == []
 
 
 @pytest.mark.parametrize(
-    ("package", "said"),
+    ("package", "message"),
     [
         ("no-such-package", "no such folder and no installed package of this name"),
         ("numpy", "has no entry point in the group"),
@@ -139,25 +145,25 @@ def test_a_name_that_cannot_be_is_refused(auditor_cli: Cli, name: str, said: str
         ("garbled", "not readable as TOML"),
     ],
 )
-def test_what_is_no_plugin_is_refused(auditor_cli: Cli, package: str, said: str) -> None:
+def test_package_without_plugin_is_refused(auditor_cli: Cli, package: str, message: str) -> None:
     for name, text in {"empty": None, "plain": "[project]\nname = 'plain'\n", "garbled": "[project\n"}.items():
         Path(name).mkdir()
         if text:
             Path(name, "pyproject.toml").write_text(text)
     refused = auditor_cli("plugin", "check", package)
     assert refused.exit_code == 2, refused.output
-    assert said in refused.output
+    assert message in refused.output
     assert "Traceback" not in refused.output
 
 
-def test_a_plugin_that_does_not_import_fails_the_check(auditor_cli: Cli) -> None:
+def test_plugin_that_does_not_import_fails_the_check(auditor_cli: Cli) -> None:
     checked = auditor_cli("plugin", "check", THIRD_PARTY / "auditor-broken")
     assert checked.exit_code == 1
     assert re.search(r"FAILED +loads +does not import: ImportError: needs a library", " ".join(checked.output.split()))
     assert checked.output.splitlines()[-1].endswith("2 FAILED")
 
 
-def test_an_id_that_is_taken_fails_the_check(auditor_cli: Cli) -> None:
+def test_duplicate_id_fails_the_check(auditor_cli: Cli) -> None:
     auditor_cli("plugin", "new", "auditor-copy")
     module = Path("auditor-copy/auditor_copy.py")
     module.write_text(module.read_text().replace('id="corruptions.copy"', 'id="corruptions.imagenet-c"'))
@@ -166,6 +172,6 @@ def test_an_id_that_is_taken_fails_the_check(auditor_cli: Cli) -> None:
     assert "probe id corruptions.imagenet-c is already registered" in " ".join(checked.output.split())
 
 
-def test_a_broken_project_raises_one_sentence(tmp_path: Path) -> None:
+def test_broken_project_gives_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"has no pyproject\.toml"):
         package.check_package(str(tmp_path))

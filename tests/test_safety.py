@@ -1,4 +1,4 @@
-"""A model file is untrusted input: what is hostile in it is refused or ends in a child process, with one sentence."""
+"""Model files are untrusted input: hostile content is refused or contained in a child process, with one sentence."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ WEIGHTS = np.random.default_rng(0).normal(size=(192, 4)).astype(np.float32)
 
 
 class Net(torch.nn.Module):
-    """An honest classifier."""
+    """A benign classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Net(torch.nn.Module):
 
 
 class Writer(Net):
-    """Writes a file whenever it is asked."""
+    """Write a file at every call."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         torch.save(x, "written.pt")
@@ -52,7 +52,7 @@ class Writer(Net):
 
 
 class Sleeper(torch.nn.Module):
-    """Writes a file while it is loaded."""
+    """Write a file during loading."""
 
     @torch.jit.export
     def __getstate__(self) -> tuple[torch.Tensor, bool]:
@@ -68,7 +68,7 @@ class Sleeper(torch.nn.Module):
 
 
 class Reader(Net):
-    """Takes a file for its weights."""
+    """Read a file as its weights."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         stolen = torch.from_file("/etc/hostname", False, 4, dtype=torch.uint8)
@@ -76,7 +76,7 @@ class Reader(Net):
 
 
 class Stranger(Net):
-    """Calls an operator that is none of a tensor library."""
+    """Call an operator outside the tensor library."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.ops.profiler._record_function_enter("x").new_zeros(1) + x.mean((2, 3))
@@ -91,7 +91,7 @@ def script(path: Path, module: torch.nn.Module) -> Path:
 
 
 def rewritten(path: Path, change: Callable[[str, bytes], bytes], **added: bytes) -> Path:
-    """The archive with its entries changed and others added."""
+    """Return the archive with changed and added entries."""
     with zipfile.ZipFile(path) as archive:
         entries = {name: change(name, archive.read(name)) for name in archive.namelist()}
     root = next(iter(entries)).partition("/")[0]
@@ -110,10 +110,10 @@ def test_torchscript_that_touches_files_is_refused(kind: Any, named: str, tmp_pa
     assert result.exit_code == 2, result.output
     assert f"names the operator {named}" in result.stderr
     assert "--trust-model" in result.stderr
-    assert not (tmp_path / "written.pt").exists(), "nothing of it has run"
+    assert not (tmp_path / "written.pt").exists(), "none of its code has run"
 
 
-def test_the_danger_is_real_and_trust_lets_it_in(tmp_path: Path, auditor_cli: Any) -> None:
+def test_hostile_code_runs_with_trust(tmp_path: Path, auditor_cli: Any) -> None:
     path = script(tmp_path / "m.pt", Sleeper())
     result = auditor_cli("inspect", path, "--trust-model")
     assert result.exit_code == 0, result.output
@@ -130,7 +130,7 @@ def test_the_danger_is_real_and_trust_lets_it_in(tmp_path: Path, auditor_cli: An
         (b"Tensor", b"__torch__.torch.classes.aoti.AOTIModelPackageLoader", "torch.classes.aoti"),
     ],
 )
-def test_torchscript_code_is_looked_through(old: bytes, new: bytes, named: str, tmp_path: Path) -> None:
+def test_torchscript_code_is_checked(old: bytes, new: bytes, named: str, tmp_path: Path) -> None:
     path = rewritten(
         script(tmp_path / "m.pt", Net()),
         lambda name, content: content.replace(old, new) if name.endswith(".py") else content,
@@ -140,7 +140,7 @@ def test_torchscript_code_is_looked_through(old: bytes, new: bytes, named: str, 
     check_torchscript(path, trust=True)
 
 
-def test_torchscript_pickles_may_not_name_other_classes(tmp_path: Path) -> None:
+def test_torchscript_pickles_with_other_classes_are_refused(tmp_path: Path) -> None:
     path = script(tmp_path / "m.pt", Net())
     rewritten(path, lambda _, content: content, data_pkl2=b"")
     check_torchscript(path, trust=False)
@@ -150,7 +150,7 @@ def test_torchscript_pickles_may_not_name_other_classes(tmp_path: Path) -> None:
         check_torchscript(path, trust=False)
 
 
-def test_archives_that_two_programs_read_differently_are_refused(tmp_path: Path) -> None:
+def test_ambiguous_archives_are_refused(tmp_path: Path) -> None:
     path = script(tmp_path / "m.pt", Net())
     content = path.read_bytes()
     path.write_bytes(b"PTMF" + content)
@@ -165,7 +165,7 @@ def test_archives_that_two_programs_read_differently_are_refused(tmp_path: Path)
         check_torchscript(path, trust=False)
 
 
-def test_honest_torchscript_passes(tmp_path: Path, auditor_cli: Any) -> None:
+def test_benign_torchscript_passes(tmp_path: Path, auditor_cli: Any) -> None:
     result = auditor_cli("inspect", script(tmp_path / "m.pt", Net()))
     assert result.exit_code == 0, result.output
 
@@ -174,7 +174,7 @@ def test_honest_torchscript_passes(tmp_path: Path, auditor_cli: Any) -> None:
 
 
 def external(folder: Path, location: str) -> tuple[onnx.ModelProto, Path]:
-    """A linear classifier whose weights are said to be at ``location``."""
+    """A linear classifier whose weights have the external ``location``."""
     folder.mkdir(exist_ok=True)
     weight = numpy_helper.from_array(WEIGHTS, "w")
     graph = helper.make_graph(
@@ -193,14 +193,14 @@ def external(folder: Path, location: str) -> tuple[onnx.ModelProto, Path]:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A file that is none of the model's business, of the right size for its weights."""
+    """A file outside the model, of the size of its weights."""
     path = tmp_path / "secret"
     path.write_bytes(WEIGHTS.tobytes())
     return path
 
 
 @pytest.mark.parametrize("how", ["hard link", "symbolic link", "linked folder", "parent", "absolute", "missing"])
-def test_weights_outside_of_the_models_folder_are_refused(how: str, secret: Path, tmp_path: Path) -> None:
+def test_weights_outside_the_model_folder_are_refused(how: str, secret: Path, tmp_path: Path) -> None:
     location = {"parent": "../secret", "absolute": str(secret), "linked folder": "in/secret"}.get(how, "w.data")
     model, path = external(tmp_path / "model", location)
     if how == "hard link":
@@ -214,14 +214,14 @@ def test_weights_outside_of_the_models_folder_are_refused(how: str, secret: Path
         check_external_data(model, path)
 
 
-def test_weights_beside_the_model_are_taken(secret: Path, tmp_path: Path, auditor_cli: Any) -> None:
+def test_weights_next_to_the_model_are_loaded(secret: Path, tmp_path: Path, auditor_cli: Any) -> None:
     model, path = external(tmp_path / "model", "w.data")
     secret.rename(path.parent / "w.data")
     check_external_data(model, path)
     assert "white-box" in auditor_cli("inspect", path).output
 
 
-def test_weights_within_branches_and_functions_are_looked_at_too(secret: Path, tmp_path: Path) -> None:
+def test_weights_within_branches_and_functions_are_checked(secret: Path, tmp_path: Path) -> None:
     _, path = external(tmp_path / "model", "w.data")
     tensor = helper.make_tensor("t", FLOAT, [1], [0.0])
     tensor.data_location = TensorProto.EXTERNAL
@@ -240,7 +240,7 @@ def test_weights_within_branches_and_functions_are_looked_at_too(secret: Path, t
 
 
 def model(path: Path, nodes: list[Any], constants: dict[str, Any]) -> Path:
-    """Scores are the channel means, plus the value ``extra`` that the nodes make."""
+    """Write a model whose scores are the channel means, plus the value ``extra`` that the nodes compute."""
     nodes = [
         *nodes,
         helper.make_node("ReduceMean", ["image"], ["means"], axes=[2, 3], keepdims=0),
@@ -259,7 +259,7 @@ def model(path: Path, nodes: list[Any], constants: dict[str, Any]) -> Path:
 
 
 def endless(path: Path) -> Path:
-    """A loop of 2^60 turns."""
+    """Write a loop of 2^60 iterations."""
     body = helper.make_graph(
         [helper.make_node("Identity", ["go"], ["goes"]), helper.make_node("Add", ["sum", "one"], ["next"])],
         "body",
@@ -278,7 +278,7 @@ def endless(path: Path) -> Path:
 
 
 def bomb(path: Path, operator: str) -> Path:
-    """Eight numbers that become 2^36 floats, 256 GiB."""
+    """Write eight numbers that expand to 2^36 floats, 256 GiB."""
     nodes = {
         "Expand": [helper.make_node("Expand", ["one", "shape"], ["much"])],
         "ConstantOfShape": [helper.make_node("ConstantOfShape", ["shape"], ["much"])],
@@ -294,21 +294,21 @@ def bomb(path: Path, operator: str) -> Path:
     return model(path, nodes, constants)
 
 
-def test_an_endless_loop_is_stopped(tmp_path: Path) -> None:
+def test_endless_loop_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"m\.onnx: loading it took longer than 2 s; .*--trust-model"):
         Sandbox(endless(tmp_path / "m.onnx"), seconds=2).finish()
 
 
 @pytest.mark.parametrize("operator", ["Expand", "ConstantOfShape", "Tile"])
-def test_a_size_bomb_does_not_go_off_here(operator: str, tmp_path: Path, auditor_cli: Any) -> None:
+def test_size_bomb_does_not_affect_the_parent(operator: str, tmp_path: Path, auditor_cli: Any) -> None:
     result = auditor_cli("inspect", bomb(tmp_path / "m.onnx", operator))
     assert result.exit_code == 2, result.output
     assert "m.onnx" in result.stderr
-    # ONNX Runtime has a limit of its own for Tile
+    # ONNX Runtime limits Tile itself
     assert "memory" in result.stderr or "exceeds the supported maximum" in result.stderr
 
 
-def test_whatever_a_file_does_ends_in_the_child(tmp_path: Path) -> None:
+def test_all_failures_of_a_file_are_contained_in_the_child(tmp_path: Path) -> None:
     program = f"""
         import os, signal, time
         from auditor.run.sandbox import _try
@@ -348,18 +348,18 @@ def test_whatever_a_file_does_ends_in_the_child(tmp_path: Path) -> None:
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)], check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
-    assert said["nothing"] == "{'refused': '', 'ended': ''}"
-    assert "'SIGSEGV'" in said["crash"]
-    assert "'status 7'" in said["leave"]
-    assert "'time'" in said["sleep"]
-    assert "'memory'" in said["fill"]
-    assert "File too large" in said["write"]
+    outcomes = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    assert outcomes["nothing"] == "{'refused': '', 'ended': ''}"
+    assert "'SIGSEGV'" in outcomes["crash"]
+    assert "'status 7'" in outcomes["leave"]
+    assert "'time'" in outcomes["sleep"]
+    assert "'memory'" in outcomes["fill"]
+    assert "File too large" in outcomes["write"]
     assert not (tmp_path / "written").exists() or (tmp_path / "written").stat().st_size == 0
-    assert "m.x: not a valid model file: loading it raised IndexError" in said["index"]
+    assert "m.x: not a sound model file: opening it raised IndexError" in outcomes["index"]
 
 
-def test_a_child_that_cannot_be_started_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_child_that_cannot_start_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from auditor.run import sandbox
 
     monkeypatch.setattr(sandbox, "_running", [])
@@ -369,18 +369,18 @@ def test_a_child_that_cannot_be_started_is_said(tmp_path: Path, monkeypatch: pyt
     assert sandbox._running == []
 
 
-def test_what_is_no_file_or_trusted_is_not_rehearsed(tmp_path: Path) -> None:
-    assert isinstance(load_in_sandbox(tmp_path / "none.onnx"), NoSandbox)
-    assert isinstance(load_in_sandbox(tmp_path), NoSandbox)
-    assert isinstance(load_in_sandbox(endless(tmp_path / "m.onnx"), trust=True), NoSandbox)
+def test_trusted_files_and_folders_skip_the_sandbox(tmp_path: Path) -> None:
+    assert isinstance(load_in_sandbox(tmp_path / "none.onnx"), NoRehearsal)
+    assert isinstance(load_in_sandbox(tmp_path), NoRehearsal)
+    assert isinstance(load_in_sandbox(endless(tmp_path / "m.onnx"), trust=True), NoRehearsal)
 
 
 # --- damaged files, as benchmarks/mutated_models.py makes them --------------------------------------------------------
 
 
-def test_damaged_files_end_in_an_answer_or_in_one_sentence(tmp_path: Path, auditor_cli: Any) -> None:
-    place = Path(__file__).parents[1] / "benchmarks" / "mutated_models.py"
-    spec = importlib.util.spec_from_file_location("mutated_models", place)
+def test_damaged_files_are_opened_or_refused_in_one_sentence(tmp_path: Path, auditor_cli: Any) -> None:
+    script_path = Path(__file__).parents[1] / "benchmarks" / "mutated_models.py"
+    spec = importlib.util.spec_from_file_location("mutated_models", script_path)
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
