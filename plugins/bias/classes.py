@@ -1,7 +1,5 @@
-"""Bias between classes, without group labels: recall, precision, prediction frequency and confidence by class.
-
-Asymmetry of confusions: for each pair of classes an exact binomial test of the two directions against one half, as in
-McNemar's test, adjusted with Holm's method over all pairs.
+"""Bias between classes, without group labels: recall, precision, prediction frequency and confidence by class, and
+asymmetric confusions.
 """
 
 from __future__ import annotations
@@ -9,8 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from auditor import Conclusion, Finding, HeatMap, Meta, MetricSpec, Probe, Records, Table, hookimpl
-from auditor.probes.breakdown import ALPHA, Breakdown, Column, Comparison, compare_counts, points
+from auditor import Conclusion, Finding, Meta, MetricSpec, Probe, Records, hookimpl
+from auditor.plugins.bias._confusions import asymmetry_finding
+from auditor.probes.breakdown import Breakdown, Column, Comparison, compare_counts, points
 from auditor.probes.shared_metrics import RECALL
 
 if TYPE_CHECKING:
@@ -18,13 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from auditor.data.dataset import Batch
-    from auditor.findings.evidence import Cell, Evidence
+    from auditor.findings.evidence import Cell
     from auditor.model.classifier import Classifier
     from auditor.probes.base import Columns, Randomness
-
-_PAIRS_SHOWN = 20
-_MAX_HEAT_MAP = 20
-"""Classes up to which the matrix of confusions is drawn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +60,7 @@ class Classes(Breakdown):
         comparison = replace(found, groups=recall, gap=replace(found.gap, at={}))
         return Conclusion(
             metrics=[comparison.gap, *list(recall.values())[: self.rows_shown]],
-            findings=[self._recall(records, matrix, comparison), self._asymmetry(records, matrix)],
+            findings=[self._recall(records, matrix, comparison), asymmetry_finding(records, matrix)],
         )
 
     def _recall(self, records: Records, matrix: NDArray[np.int64], comparison: Comparison) -> Finding:
@@ -93,37 +88,6 @@ class Classes(Breakdown):
         return (
             f"Recall {differs} between classes: gap {points(gap)} (n = {gap.n}, {compared} classes)."
             f" {self.extremes_text(comparison)}"
-        )
-
-    def _asymmetry(self, records: Records, matrix: NDArray[np.int64]) -> Finding:
-        """Report pairs of classes that are confused significantly more often in one direction."""
-        pairs = _confused_pairs(matrix)
-        one_sided = sum(p < ALPHA for *_, p in pairs)
-        rows: list[list[Cell]] = [
-            [
-                f"{records.class_name(label)} predicted as {records.class_name(predicted)}",
-                int(matrix[label, predicted]),
-                int(matrix[predicted, label]),
-                f"{p:.2g}",
-                "one-sided" if p < ALPHA else "not significant",
-            ]
-            for label, predicted, p in pairs[:_PAIRS_SHOWN]
-        ]
-        table = Table(
-            title="Confusions, most one-sided first",
-            columns=["confusion", "count", "opposite direction", "p (Holm)", "verdict"],
-            formats=["text", "count", "count", "text", "text"],
-            rows=rows,
-            caption=f"First {_PAIRS_SHOWN} of {len(pairs)} pairs." if len(pairs) > _PAIRS_SHOWN else "",
-        )
-        evidence: list[Evidence] = [table, *_difference_map(records, matrix)] if rows else []
-        errors = int(matrix.sum() - matrix.trace())
-        return Finding(
-            id=f"{self.meta.id}/asymmetry",
-            title="Asymmetric confusions",
-            statement=f"{one_sided} of {len(pairs)} pairs of classes are confused significantly more often in one"
-            f" direction (n = {errors} errors; exact binomial tests, Holm).",
-            evidence=evidence,
         )
 
 
@@ -155,38 +119,6 @@ def _class_columns(records: Records, matrix: NDArray[np.int64]) -> list[Column]:
         "overconfidence",
     )
     return [Column(name, {key: row[i] for key, row in cells.items()}) for i, name in enumerate(names)]
-
-
-def _confused_pairs(matrix: NDArray[np.int64]) -> list[tuple[int, int, float]]:
-    """Return (label, prediction, adjusted p-value) in the more frequent direction, most one-sided pair first."""
-    from scipy.stats import binomtest
-
-    from auditor import statistics
-
-    k = len(matrix)
-    pairs = [(a, b) for a in range(k) for b in range(a + 1, k) if matrix[a, b] + matrix[b, a]]
-    pairs.sort(key=lambda pair: -abs(int(matrix[pair]) - int(matrix[pair[::-1]])))
-    p_values = [float(binomtest(int(matrix[a, b]), int(matrix[a, b] + matrix[b, a]), 0.5).pvalue) for a, b in pairs]
-    adjusted = statistics.holm(p_values)
-    return [(a, b, p) if matrix[a, b] >= matrix[b, a] else (b, a, p) for (a, b), p in zip(pairs, adjusted, strict=True)]
-
-
-def _difference_map(records: Records, matrix: NDArray[np.int64]) -> list[HeatMap]:
-    """Return the confusions minus those of the opposite direction; empty for many classes."""
-    if len(matrix) > _MAX_HEAT_MAP:
-        return []
-    return [
-        HeatMap(
-            title="Confusions minus those in the opposite direction",
-            values=(matrix - matrix.T).astype(float).tolist(),
-            row_labels=list(records.classes),
-            column_labels=list(records.classes),
-            row_title="label",
-            column_title="prediction",
-            format="count",
-            diverging=True,
-        )
-    ]
 
 
 @hookimpl

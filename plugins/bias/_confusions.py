@@ -1,0 +1,86 @@
+"""Asymmetry of confusions, for ``bias.classes``.
+
+For each pair of classes an exact binomial test of the two directions against one half, as in McNemar's test, adjusted
+with Holm's method over all pairs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from auditor import Finding, HeatMap, Records, Table
+from auditor.probes.breakdown import ALPHA
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from auditor.findings.evidence import Cell, Evidence
+
+_PAIRS_SHOWN = 20
+_MAX_HEAT_MAP = 20
+"""Classes up to which the matrix of confusions is drawn."""
+
+
+def asymmetry_finding(records: Records, matrix: NDArray[np.int64]) -> Finding:
+    """Report pairs of classes that are confused significantly more often in one direction."""
+    pairs = _confused_pairs(matrix)
+    one_sided = sum(p < ALPHA for *_, p in pairs)
+    rows: list[list[Cell]] = [
+        [
+            f"{records.class_name(label)} predicted as {records.class_name(predicted)}",
+            int(matrix[label, predicted]),
+            int(matrix[predicted, label]),
+            f"{p:.2g}",
+            "one-sided" if p < ALPHA else "not significant",
+        ]
+        for label, predicted, p in pairs[:_PAIRS_SHOWN]
+    ]
+    table = Table(
+        title="Confusions, most one-sided first",
+        columns=["confusion", "count", "opposite direction", "p (Holm)", "verdict"],
+        formats=["text", "count", "count", "text", "text"],
+        rows=rows,
+        caption=f"First {_PAIRS_SHOWN} of {len(pairs)} pairs." if len(pairs) > _PAIRS_SHOWN else "",
+    )
+    evidence: list[Evidence] = [table, *_difference_map(records, matrix)] if rows else []
+    errors = int(matrix.sum() - matrix.trace())
+    return Finding(
+        id="bias.classes/asymmetry",
+        title="Asymmetric confusions",
+        statement=f"{one_sided} of {len(pairs)} pairs of classes are confused significantly more often in one"
+        f" direction (n = {errors} errors; exact binomial tests, Holm).",
+        evidence=evidence,
+    )
+
+
+def _confused_pairs(matrix: NDArray[np.int64]) -> list[tuple[int, int, float]]:
+    """Return (label, prediction, adjusted p-value) in the more frequent direction, most one-sided pair first."""
+    from scipy.stats import binomtest
+
+    from auditor import statistics
+
+    k = len(matrix)
+    pairs = [(a, b) for a in range(k) for b in range(a + 1, k) if matrix[a, b] + matrix[b, a]]
+    pairs.sort(key=lambda pair: -abs(int(matrix[pair]) - int(matrix[pair[::-1]])))
+    p_values = [float(binomtest(int(matrix[a, b]), int(matrix[a, b] + matrix[b, a]), 0.5).pvalue) for a, b in pairs]
+    adjusted = statistics.holm(p_values)
+    return [(a, b, p) if matrix[a, b] >= matrix[b, a] else (b, a, p) for (a, b), p in zip(pairs, adjusted, strict=True)]
+
+
+def _difference_map(records: Records, matrix: NDArray[np.int64]) -> list[HeatMap]:
+    """Return the confusions minus those of the opposite direction; empty for many classes."""
+    if len(matrix) > _MAX_HEAT_MAP:
+        return []
+    return [
+        HeatMap(
+            title="Confusions minus those in the opposite direction",
+            values=(matrix - matrix.T).astype(float).tolist(),
+            row_labels=list(records.classes),
+            column_labels=list(records.classes),
+            row_title="label",
+            column_title="prediction",
+            format="count",
+            diverging=True,
+        )
+    ]
