@@ -70,7 +70,7 @@ def robust_accuracy(correct: ArrayLike, misclassified: ArrayLike, at: Level) -> 
 
 
 def success_rate(correct: ArrayLike, misclassified: ArrayLike, at: Level) -> Metric:
-    """Return the share of the correct images that some position misclassifies; arguments as ``robust_accuracy``."""
+    """Return the share of the correct images misclassified at any position; arguments as ``robust_accuracy``."""
     import numpy as np
 
     from auditor import statistics

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from auditor.probes.base import Randomness
 
 _MASKING_SHARE = 0.02
-"""Share of images broken by one step and not by many above which the gradients count as masked."""
+"""Share of images on which one step succeeds and many steps fail, above which the gradients count as masked."""
 
 
 @dataclass(frozen=True, kw_only=True)
