@@ -6,14 +6,11 @@ disk within seconds, so that neither Ctrl-C, ``kill -9``, a broken image, missin
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from auditor.data.dataset import Images
-from auditor.errors import BadInput, NotApplicable, one_line
-from auditor.findings.finding import Conclusion, Status
+from auditor.errors import BadInput
 from auditor.findings.record import ProbeRecord
 from auditor.model.classifier import Classifier, first_line
 from auditor.model.device import make_repeatable, pick_device, threads_for
@@ -25,14 +22,14 @@ from auditor.policy.verdict import judge, judge_all
 from auditor.probes.base import Probe
 from auditor.report import ReportFormat
 from auditor.run.budget import Budget
+from auditor.run.concluding import Concluder
 from auditor.run.distributed import Workers
-from auditor.run.examples import Examples
-from auditor.run.folder import Cost, RunFolder
+from auditor.run.folder import RunFolder
 from auditor.run.manifest import write_keys, write_manifest
 from auditor.run.measuring import Measurer, tune
 from auditor.run.opening import open_audit
 from auditor.run.planning import Measurement, Position, measure_in_rounds, random_order, unmet_requirement
-from auditor.run.record import audit_record, audit_warnings, check_record, evidence_files, n_examined, probe_record
+from auditor.run.record import audit_record, audit_warnings, evidence_files
 from auditor.run.recorder import Recorder
 from auditor.run.request import Interrupted, Outcome, Progress, Request, Silent
 from auditor.run.sandbox import load_in_sandbox
@@ -105,7 +102,6 @@ class _Session:
         self.progress = progress
         self.order = random_order(measurer.images, request.seed)
         self.budget = None if request.budget is None else Budget(request.budget)
-        self.examples = Examples(measurer, folder)
 
     @property
     def classifier(self) -> Classifier:
@@ -188,7 +184,11 @@ class _Session:
             )
             if self.budget is not None:
                 self._spend(self.budget, recorder)
-            records = [self._judged(probe, index, recorder) for index, probe in enumerate(self.probes)]
+            concluder = Concluder(self.measurer, self.folder, recorder, self.budget)
+            records = [
+                self._judged(concluder.record(probe, Position(number, len(self.probes))))
+                for number, probe in enumerate(self.probes)
+            ]
         finally:
             if workers is not None:
                 workers.close()
@@ -196,9 +196,15 @@ class _Session:
         order = list(self.plugins.probes)
         return sorted(records, key=lambda record: order.index(record["id"]))
 
+    def _judged(self, record: ProbeRecord) -> ProbeRecord:
+        """Judge a record and report its status; ``judge_all`` later applies the rules that span several probes."""
+        judged = judge(record, self.policy)
+        self.progress.end(judged)
+        return judged
+
     def _spend(self, budget: Budget, recorder: Recorder) -> None:
         """Measure in rounds within the budget; probes with extra images wait until the others are done."""
-        probes = [probe for probe in self.probes if not self._unmet(probe)]
+        probes = [probe for probe in self.probes if not unmet_requirement(probe, self.classifier, self.images)]
         first = {probe.meta.id: probe for probe in probes if not probe.adds_images}
         wanted = {probe_id: len(recorder.images_of(probe)) for probe_id, probe in first.items()}
 
@@ -212,56 +218,3 @@ class _Session:
                 f"--budget: {len(done) - len(short)} of {len(done)} probes measured all their images, the others"
                 f" {min(short)} to {max(short)} each"
             )
-
-    def _unmet(self, probe: Probe) -> str:
-        return unmet_requirement(probe, self.classifier, self.images)
-
-    def _judged(self, probe: Probe, index: int, recorder: Recorder) -> ProbeRecord:
-        record = judge(self._record(probe, Position(index, len(self.probes)), recorder), self.policy)
-        self.progress.end(record)
-        return record
-
-    def _record(self, probe: Probe, position: Position, recorder: Recorder) -> ProbeRecord:
-        """Return the record of one probe; an exception in it becomes a record with the status "error"."""
-        error_file = f"records/{probe.meta.id}/error.txt"
-        try:
-            unmet = self._unmet(probe)
-            if unmet:
-                raise NotApplicable(unmet)
-            record = self._concluded(probe, position, recorder)
-            check_record(record)
-        except NotApplicable as error:
-            return self._without_result(probe, recorder, status="not-applicable", reason=str(error))
-        except (Exception, SystemExit) as error:
-            self.folder.write(error_file, traceback.format_exc().encode())
-            return self._without_result(probe, recorder, status="error", reason=one_line(error))
-        (self.folder.path / error_file).unlink(missing_ok=True)
-        return record
-
-    def _concluded(self, probe: Probe, position: Position, recorder: Recorder) -> ProbeRecord:
-        ids = recorder.images_of(probe)
-        key = recorder.key(probe, ids)
-        left = recorder.measure_rest(probe, ids, position, seconds=self._seconds(probe, position))
-        measured = recorder.records(probe)
-        records, cost = self.examples.add(probe, partial(recorder.prepared, probe, ids), key, measured)
-        recorder.costs[probe.meta.id] += cost
-        conclusion = probe.conclude(records)
-        if not isinstance(conclusion, Conclusion):
-            raise TypeError(f"conclude returned {type(conclusion).__name__}; expected a Conclusion")
-        return probe_record(
-            probe,
-            recorder.costs[probe.meta.id],
-            conclusion=conclusion,
-            n=n_examined(records, len(ids) - left),
-            caveat=f"--budget ended after {len(ids) - left} of {len(ids)} images" if left else "",
-        )
-
-    def _seconds(self, probe: Probe, position: Position) -> float | None:
-        """Return the time for the rest of a probe: only those with extra images still have a share of the budget."""
-        if self.budget is None:
-            return None
-        return self.budget.left / (position.probes - position.number) if probe.adds_images else 0.0
-
-    def _without_result(self, probe: Probe, recorder: Recorder, *, status: Status, reason: str) -> ProbeRecord:
-        cost = recorder.costs.get(probe.meta.id, Cost())
-        return probe_record(probe, cost, status=status, reason=reason)
