@@ -7,6 +7,7 @@ disk within seconds, so that neither Ctrl-C, ``kill -9``, a broken image, missin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from auditor.data.dataset import Images
@@ -26,7 +27,7 @@ from auditor.run.concluding import Concluder
 from auditor.run.distributed import Workers
 from auditor.run.folder import RunFolder
 from auditor.run.manifest import write_keys, write_manifest
-from auditor.run.measuring import Measurer, tune
+from auditor.run.measuring import Measurer, choose_batch_size
 from auditor.run.opening import open_audit
 from auditor.run.planning import Measurement, Position, measure_in_rounds, random_order, unmet_requirement
 from auditor.run.record import audit_record, audit_warnings, evidence_files
@@ -60,14 +61,16 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
         if request.fresh:
             folder.clear()
         session = _Session(
-            request,
-            Measurer(classifier, images, request.seed),
-            folder,
+            request=request,
+            measurer=Measurer(classifier, images, request.seed),
+            folder=folder,
             plugins=plugins,
             suite=suite,
             policy=policy,
             probes=probes,
             progress=progress or Silent(),
+            order=random_order(images, request.seed),
+            budget=None if request.budget is None else Budget(request.budget),
         )
         with threads_for(classifier.shape):
             return session.execute(formats)
@@ -77,31 +80,21 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
         folder.close()
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Session:
     """One running audit."""
 
-    def __init__(
-        self,
-        request: Request,
-        measurer: Measurer,
-        folder: RunFolder,
-        *,
-        plugins: Registry,
-        suite: Suite,
-        policy: Policy,
-        probes: Sequence[Probe],
-        progress: Progress,
-    ) -> None:
-        self.request = request
-        self.measurer = measurer
-        self.folder = folder
-        self.plugins = plugins
-        self.suite = suite
-        self.policy = policy
-        self.probes = probes
-        self.progress = progress
-        self.order = random_order(measurer.images, request.seed)
-        self.budget = None if request.budget is None else Budget(request.budget)
+    request: Request
+    measurer: Measurer
+    folder: RunFolder
+    plugins: Registry
+    suite: Suite
+    policy: Policy
+    probes: Sequence[Probe]
+    progress: Progress
+    order: Sequence[str]
+    """Image ids in random order."""
+    budget: Budget | None
 
     @property
     def classifier(self) -> Classifier:
@@ -136,22 +129,12 @@ class _Session:
         """Measure parity and choose the batch size. Raises BadInput for scores that are not finite."""
         try:
             self.classifier.verify(self.images.pixels(self.order[:_PARITY_IMAGES]))
-            self._choose_batch_size()
+            choose_batch_size(self.measurer, self.request.batch_size, self.order[:_TUNING_IMAGES])
         except (ArithmeticError, RuntimeError) as error:
             raise BadInput(
                 f"{self.classifier.path}: {first_line(error)} on images of {self.images.path}; expected one finite"
                 " score per class (do range, mean and std in the sidecar match the training?)"
             ) from None
-
-    def _choose_batch_size(self) -> None:
-        """Find the fastest batch size, unless the request or the file fixes it."""
-        if self.classifier.fixed_batch:
-            return
-        if self.request.batch_size:
-            self.classifier.batch_size = self.request.batch_size
-            return
-        self.classifier.batch_size = tune(self.classifier, self.images.pixels(self.order[:_TUNING_IMAGES]))
-        self.classifier.calls.forward = self.classifier.calls.backward = 0
 
     def _begin(self, warnings: Sequence[str]) -> None:
         """Write the manifest; report warnings and broken plugins."""
