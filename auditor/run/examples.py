@@ -6,9 +6,9 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Examples:
         self._measurer = measurer
         self._folder = folder
 
-    def add(self, probe: Probe, prepared: Any, key: str, records: Records) -> tuple[Records, Cost]:
+    def add(self, probe: Probe, prepared: Callable[[], Probe], key: str, records: Records) -> tuple[Records, Cost]:
         """Return the records with the example images that the probe requests, and their cost.
 
         ``prepared`` is a function that returns the prepared probe; it is called only if images must be drawn. Images of

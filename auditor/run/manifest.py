@@ -11,7 +11,7 @@ from auditor.data.dataset import Images
 from auditor.files import digest
 from auditor.findings.encoding import plain
 from auditor.findings.record import Json
-from auditor.model.classifier import Classifier
+from auditor.model.deployed import DeployedModel
 from auditor.model.device import describe
 from auditor.probes.base import Probe
 from auditor.run.folder import FORMAT, RunFolder
@@ -46,7 +46,7 @@ class Manifest(TypedDict):
 
 
 def records_key(
-    probe: Probe, ids: Sequence[str], *, probes: Sequence[Probe], classifier: Classifier, images: Images, seed: int
+    probe: Probe, ids: Sequence[str], *, probes: Sequence[Probe], classifier: DeployedModel, images: Images, seed: int
 ) -> str:
     """Return the digest of everything that a probe's records depend on.
 
@@ -57,7 +57,7 @@ def records_key(
     return digest([*measurement, *inputs, seed, classifier.device.partition(":")[0]])
 
 
-def _model_identity(classifier: Classifier) -> list[Json]:
+def _model_identity(classifier: DeployedModel) -> list[Json]:
     output: list[Json] = [plain(classifier.decoder), classifier.artefact.output]
     return [
         classifier.sha256,
@@ -72,7 +72,7 @@ def _model_identity(classifier: Classifier) -> list[Json]:
 def write_manifest(
     folder: RunFolder,
     request: Request,
-    classifier: Classifier,
+    classifier: DeployedModel,
     images: Images,
     *,
     probes: Sequence[Probe],

@@ -121,6 +121,18 @@ class Shards:
         self._waiting, self._cost, self._since = [], Cost(), time.monotonic()
 
 
+def choose_batch_size(measurer: Measurer, wanted: int | None, ids: Sequence[str]) -> None:
+    """Set the batch size to ``wanted``, or to the fastest one for these images; a file may have a fixed batch size."""
+    classifier = measurer.classifier
+    if classifier.fixed_batch:
+        return
+    if wanted:
+        classifier.batch_size = wanted
+        return
+    classifier.batch_size = tune(classifier, measurer.images.pixels(ids))
+    classifier.calls.forward = classifier.calls.backward = 0
+
+
 def tune(classifier: DeployedModel, pixels: NDArray[np.float32]) -> int:
     """Return the batch size with the highest throughput, found by doubling; ``pixels`` are (n, c, h, w)."""
     rates: dict[int, float] = {}

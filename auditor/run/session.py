@@ -6,14 +6,12 @@ disk within seconds, so that neither Ctrl-C, ``kill -9``, a broken image, missin
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
 from auditor.data.dataset import Images
-from auditor.errors import BadInput, NotApplicable, first_line, one_line
-from auditor.findings.finding import Conclusion, Status
+from auditor.errors import BadInput, first_line
 from auditor.findings.record import ProbeRecord
 from auditor.model.deployed import DeployedModel
 from auditor.model.device import make_repeatable, pick_device, threads_for
@@ -25,14 +23,14 @@ from auditor.policy.verdict import judge, judge_all
 from auditor.probes.base import Probe
 from auditor.report import ReportFormat
 from auditor.run.budget import Budget
+from auditor.run.concluding import Concluder
 from auditor.run.distributed import Workers
-from auditor.run.examples import Examples
-from auditor.run.folder import Cost, RunFolder
+from auditor.run.folder import RunFolder
 from auditor.run.manifest import write_keys, write_manifest
-from auditor.run.measuring import Measurer, tune
+from auditor.run.measuring import Measurer, choose_batch_size
 from auditor.run.opening import open_audit
 from auditor.run.planning import Measurement, Position, measure_in_rounds, random_order, unmet_requirement
-from auditor.run.record import audit_record, audit_warnings, check_record, evidence_files, n_examined, probe_record
+from auditor.run.record import audit_record, audit_warnings, evidence_files
 from auditor.run.recorder import Recorder
 from auditor.run.request import Interrupted, Outcome, Progress, Request, Silent
 from auditor.run.sandbox import load_in_sandbox
@@ -63,14 +61,16 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
         if request.fresh:
             folder.clear()
         session = _Session(
-            request,
-            Measurer(classifier, images, request.seed),
-            folder,
+            request=request,
+            measurer=Measurer(classifier, images, request.seed),
+            folder=folder,
             plugins=plugins,
             suite=suite,
             policy=policy,
             probes=probes,
             progress=progress or Silent(),
+            order=random_order(images, request.seed),
+            budget=None if request.budget is None else Budget(request.budget),
         )
         with threads_for(classifier.shape):
             return session.execute(formats)
@@ -80,32 +80,21 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
         folder.close()
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Session:
     """One running audit."""
 
-    def __init__(
-        self,
-        request: Request,
-        measurer: Measurer,
-        folder: RunFolder,
-        *,
-        plugins: Registry,
-        suite: Suite,
-        policy: Policy,
-        probes: Sequence[Probe],
-        progress: Progress,
-    ) -> None:
-        self.request = request
-        self.measurer = measurer
-        self.folder = folder
-        self.plugins = plugins
-        self.suite = suite
-        self.policy = policy
-        self.probes = probes
-        self.progress = progress
-        self.order = random_order(measurer.images, request.seed)
-        self.budget = None if request.budget is None else Budget(request.budget)
-        self.examples = Examples(measurer, folder)
+    request: Request
+    measurer: Measurer
+    folder: RunFolder
+    plugins: Registry
+    suite: Suite
+    policy: Policy
+    probes: Sequence[Probe]
+    progress: Progress
+    order: Sequence[str]
+    """Image ids in random order."""
+    budget: Budget | None
 
     @property
     def classifier(self) -> DeployedModel:
@@ -140,22 +129,12 @@ class _Session:
         """Measure parity and choose the batch size. Raises BadInput for scores that are not finite."""
         try:
             self.classifier.verify(self.images.pixels(self.order[:_PARITY_IMAGES]))
-            self._choose_batch_size()
+            choose_batch_size(self.measurer, self.request.batch_size, self.order[:_TUNING_IMAGES])
         except (ArithmeticError, RuntimeError) as error:
             raise BadInput(
                 f"{self.classifier.path}: {first_line(error)} on images of {self.images.path}; expected one finite"
                 " score per class (do range, mean and std in the sidecar match the training?)"
             ) from None
-
-    def _choose_batch_size(self) -> None:
-        """Find the fastest batch size, unless the request or the file fixes it."""
-        if self.classifier.fixed_batch:
-            return
-        if self.request.batch_size:
-            self.classifier.batch_size = self.request.batch_size
-            return
-        self.classifier.batch_size = tune(self.classifier, self.images.pixels(self.order[:_TUNING_IMAGES]))
-        self.classifier.calls.forward = self.classifier.calls.backward = 0
 
     def _begin(self, warnings: Sequence[str]) -> None:
         """Write the manifest; report warnings and broken plugins."""
@@ -188,7 +167,11 @@ class _Session:
             )
             if self.budget is not None:
                 self._spend(self.budget, recorder)
-            records = [self._judged(probe, index, recorder) for index, probe in enumerate(self.probes)]
+            concluder = Concluder(self.measurer, self.folder, recorder, self.budget)
+            records = [
+                self._judged(concluder.record(probe, Position(number, len(self.probes))))
+                for number, probe in enumerate(self.probes)
+            ]
         finally:
             if workers is not None:
                 workers.close()
@@ -196,9 +179,15 @@ class _Session:
         order = list(self.plugins.probes)
         return sorted(records, key=lambda record: order.index(record["id"]))
 
+    def _judged(self, record: ProbeRecord) -> ProbeRecord:
+        """Judge a record and report its status; ``judge_all`` later applies the rules that span several probes."""
+        judged = judge(record, self.policy)
+        self.progress.end(judged)
+        return judged
+
     def _spend(self, budget: Budget, recorder: Recorder) -> None:
         """Measure in rounds within the budget; probes with extra images wait until the others are done."""
-        probes = [probe for probe in self.probes if not self._unmet(probe)]
+        probes = [probe for probe in self.probes if not unmet_requirement(probe, self.classifier, self.images)]
         first = {probe.meta.id: probe for probe in probes if not probe.adds_images}
         wanted = {probe_id: len(recorder.images_of(probe)) for probe_id, probe in first.items()}
 
@@ -212,56 +201,3 @@ class _Session:
                 f"--budget: {len(done) - len(short)} of {len(done)} probes measured all their images, the others"
                 f" {min(short)} to {max(short)} each"
             )
-
-    def _unmet(self, probe: Probe) -> str:
-        return unmet_requirement(probe, self.classifier, self.images)
-
-    def _judged(self, probe: Probe, index: int, recorder: Recorder) -> ProbeRecord:
-        record = judge(self._record(probe, Position(index, len(self.probes)), recorder), self.policy)
-        self.progress.end(record)
-        return record
-
-    def _record(self, probe: Probe, position: Position, recorder: Recorder) -> ProbeRecord:
-        """Return the record of one probe; an exception in it becomes a record with the status "error"."""
-        error_file = f"records/{probe.meta.id}/error.txt"
-        try:
-            unmet = self._unmet(probe)
-            if unmet:
-                raise NotApplicable(unmet)
-            record = self._concluded(probe, position, recorder)
-            check_record(record)
-        except NotApplicable as error:
-            return self._without_result(probe, recorder, status="not-applicable", reason=str(error))
-        except (Exception, SystemExit) as error:
-            self.folder.write(error_file, traceback.format_exc().encode())
-            return self._without_result(probe, recorder, status="error", reason=one_line(error))
-        (self.folder.path / error_file).unlink(missing_ok=True)
-        return record
-
-    def _concluded(self, probe: Probe, position: Position, recorder: Recorder) -> ProbeRecord:
-        ids = recorder.images_of(probe)
-        key = recorder.key(probe, ids)
-        left = recorder.measure_rest(probe, ids, position, seconds=self._seconds(probe, position))
-        measured = recorder.records(probe)
-        records, cost = self.examples.add(probe, partial(recorder.prepared, probe, ids), key, measured)
-        recorder.costs[probe.meta.id] += cost
-        conclusion = probe.conclude(records)
-        if not isinstance(conclusion, Conclusion):
-            raise TypeError(f"conclude returned {type(conclusion).__name__}; expected a Conclusion")
-        return probe_record(
-            probe,
-            recorder.costs[probe.meta.id],
-            conclusion=conclusion,
-            n=n_examined(records, len(ids) - left),
-            caveat=f"--budget ended after {len(ids) - left} of {len(ids)} images" if left else "",
-        )
-
-    def _seconds(self, probe: Probe, position: Position) -> float | None:
-        """Return the time for the rest of a probe: only those with extra images still have a share of the budget."""
-        if self.budget is None:
-            return None
-        return self.budget.left / (position.probes - position.number) if probe.adds_images else 0.0
-
-    def _without_result(self, probe: Probe, recorder: Recorder, *, status: Status, reason: str) -> ProbeRecord:
-        cost = recorder.costs.get(probe.meta.id, Cost())
-        return probe_record(probe, cost, status=status, reason=reason)

@@ -1,0 +1,76 @@
+"""Measure and conclude one probe; whatever happens in it becomes a record."""
+
+from __future__ import annotations
+
+import traceback
+from functools import partial
+
+from auditor.errors import NotApplicable, one_line
+from auditor.findings.finding import Conclusion, Status
+from auditor.findings.record import ProbeRecord
+from auditor.probes.base import Probe
+from auditor.run.budget import Budget
+from auditor.run.examples import Examples
+from auditor.run.folder import Cost, RunFolder
+from auditor.run.measuring import Measurer
+from auditor.run.planning import Position, unmet_requirement
+from auditor.run.record import check_record, n_examined, probe_record
+from auditor.run.recorder import Recorder
+
+
+class Concluder:
+    """Turns probes into records, before the policy judges them."""
+
+    def __init__(self, measurer: Measurer, folder: RunFolder, recorder: Recorder, budget: Budget | None) -> None:
+        """``budget`` limits the measuring of probes with extra images; all others are measured in its rounds."""
+        self._measurer = measurer
+        self._folder = folder
+        self._recorder = recorder
+        self._budget = budget
+        self._examples = Examples(measurer, folder)
+
+    def record(self, probe: Probe, position: Position) -> ProbeRecord:
+        """Return the record of one probe; an exception in it becomes a record with the status "error"."""
+        error_file = f"records/{probe.meta.id}/error.txt"
+        try:
+            unmet = unmet_requirement(probe, self._measurer.classifier, self._measurer.images)
+            if unmet:
+                raise NotApplicable(unmet)
+            record = self._concluded(probe, position)
+            check_record(record)
+        except NotApplicable as error:
+            return self._without_result(probe, status="not-applicable", reason=str(error))
+        except (Exception, SystemExit) as error:
+            self._folder.write(error_file, traceback.format_exc().encode())
+            return self._without_result(probe, status="error", reason=one_line(error))
+        (self._folder.path / error_file).unlink(missing_ok=True)
+        return record
+
+    def _concluded(self, probe: Probe, position: Position) -> ProbeRecord:
+        recorder = self._recorder
+        ids = recorder.images_of(probe)
+        key = recorder.key(probe, ids)
+        left = recorder.measure_rest(probe, ids, position, seconds=self._seconds(probe, position))
+        measured = recorder.records(probe)
+        records, cost = self._examples.add(probe, partial(recorder.prepared, probe, ids), key, measured)
+        recorder.costs[probe.meta.id] += cost
+        conclusion = probe.conclude(records)
+        if not isinstance(conclusion, Conclusion):
+            raise TypeError(f"conclude returned {type(conclusion).__name__}; expected a Conclusion")
+        return probe_record(
+            probe,
+            recorder.costs[probe.meta.id],
+            conclusion=conclusion,
+            n=n_examined(records, len(ids) - left),
+            caveat=f"--budget ended after {len(ids) - left} of {len(ids)} images" if left else "",
+        )
+
+    def _seconds(self, probe: Probe, position: Position) -> float | None:
+        """Return the time for the rest of a probe: only those with extra images still have a share of the budget."""
+        if self._budget is None:
+            return None
+        return self._budget.left / (position.probes - position.number) if probe.adds_images else 0.0
+
+    def _without_result(self, probe: Probe, *, status: Status, reason: str) -> ProbeRecord:
+        cost = self._recorder.costs.get(probe.meta.id, Cost())
+        return probe_record(probe, cost, status=status, reason=reason)
