@@ -1,4 +1,4 @@
-"""What must not change a finding changes none, and what must change it does."""
+"""Irrelevant changes leave findings unchanged, and relevant changes affect them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ N = 16
 
 @pytest.fixture(scope="module")
 def small(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a few digits as PNG, their table in two orders, and suites with all probes and with two."""
+    """Write a folder with a few digits as PNG, their table in two orders, and suites with all probes and with two."""
     folder = tmp_path_factory.mktemp("small")
     data = np.load(digits / "digits-test.npz")
     rows = []
@@ -135,11 +135,11 @@ Audit = Callable[..., dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def audit(digits: Path, small: Path) -> Audit:
-    """Run an audit without reports; what is not said is as usual."""
+    """Run an audit without reports; unspecified options have their defaults."""
 
     def call(out: Path, *, suite: str = "all.toml", model: str = "digits-cnn.onnx", **options: Any) -> dict[str, Any]:
-        given = {"data": small / "table.csv", "batch_size": 16} | options
-        outcome = run(Request(model=digits / model, suite=str(small / suite), out=out, formats=(), **given))
+        settings = {"data": small / "table.csv", "batch_size": 16} | options
+        outcome = run(Request(model=digits / model, suite=str(small / suite), out=out, formats=(), **settings))
         assert not outcome.incomplete, [p["reason"] for p in outcome.audit["probes"] if p["status"] == "error"]
         return outcome.audit
 
@@ -147,14 +147,14 @@ def audit(digits: Path, small: Path) -> Audit:
 
 
 @pytest.fixture(scope="module")
-def usual(audit: Audit, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return audit(tmp_path_factory.mktemp("usual") / "run")
+def baseline(audit: Audit, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return audit(tmp_path_factory.mktemp("baseline") / "run")
 
 
 def findings(audit: dict[str, Any]) -> list[dict[str, Any]]:
-    """The probes of an audit less what may differ: time, passes, and how far rounding drives copy and original apart.
+    """Return the probes of an audit without time, passes, and the rounding difference of copy and deployed model.
 
-    That last number is what sanity.parity is there to show; it is about rounding, and rounding depends on the batch.
+    The rounding difference, measured by sanity.parity, depends on the batch.
     """
     probes = [{k: v for k, v in probe.items() if k not in {"seconds", "model_calls"}} for probe in audit["probes"]]
     for probe in probes:
@@ -171,63 +171,63 @@ def metrics(audit: dict[str, Any], probe_id: str, name: str) -> dict[tuple[Any, 
 
 
 def shards(out: Path) -> dict[str, dict[str, set[str]]]:
-    """For each probe its shards by file name, and which images each holds."""
-    found: dict[str, dict[str, set[str]]] = {}
+    """Return the shards of each probe by file name, with the images in each."""
+    result: dict[str, dict[str, set[str]]] = {}
     for path in out.glob("records/*/shard-*.parquet"):
         ids = pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
-        found.setdefault(path.parent.name, {})[path.name] = set(ids)
-    return found
+        result.setdefault(path.parent.name, {})[path.name] = set(ids)
+    return result
 
 
-def same_but_for_rounding(one: Any, other: Any, place: str = "") -> None:
-    """Equal, numbers up to the last of the six digits that audit.json holds."""
+def equal_up_to_rounding(one: Any, other: Any, path: str = "") -> None:
+    """Assert equality, with numbers equal up to the last of the six digits that audit.json holds."""
     if isinstance(one, float) or isinstance(other, float):
-        assert other == pytest.approx(one, rel=2e-5, abs=1e-6), place
+        assert other == pytest.approx(one, rel=2e-5, abs=1e-6), path
     elif isinstance(one, dict) and isinstance(other, dict):
-        assert one.keys() == other.keys(), place
+        assert one.keys() == other.keys(), path
         for key in one:
-            same_but_for_rounding(one[key], other[key], f"{place}/{key}")
+            equal_up_to_rounding(one[key], other[key], f"{path}/{key}")
     elif isinstance(one, list) and isinstance(other, list):
-        assert len(one) == len(other), place
+        assert len(one) == len(other), path
         for i, (a, b) in enumerate(zip(one, other, strict=True)):
-            same_but_for_rounding(a, b, f"{place}/{a.get('id', i) if isinstance(a, dict) else i}")
+            equal_up_to_rounding(a, b, f"{path}/{a.get('id', i) if isinstance(a, dict) else i}")
     else:
-        assert one == other, place
+        assert one == other, path
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
-def test_the_batch_size_changes_no_finding(
-    audit: Audit, usual: dict[str, Any], tmp_path: Path, batch_size: int
+def test_batch_size_does_not_affect_findings(
+    audit: Audit, baseline: dict[str, Any], tmp_path: Path, batch_size: int
 ) -> None:
-    same_but_for_rounding(findings(usual), findings(audit(tmp_path / "run", batch_size=batch_size)))
+    equal_up_to_rounding(findings(baseline), findings(audit(tmp_path / "run", batch_size=batch_size)))
 
 
-def test_the_order_of_the_data_changes_no_finding(
-    audit: Audit, usual: dict[str, Any], small: Path, tmp_path: Path
+def test_order_of_the_data_does_not_affect_findings(
+    audit: Audit, baseline: dict[str, Any], small: Path, tmp_path: Path
 ) -> None:
-    same_but_for_rounding(findings(usual), findings(audit(tmp_path / "run", data=small / "shuffled.csv")))
+    equal_up_to_rounding(findings(baseline), findings(audit(tmp_path / "run", data=small / "shuffled.csv")))
 
 
-def test_the_same_audit_again_measures_nothing(audit: Audit, usual: dict[str, Any], tmp_path: Path) -> None:
+def test_repeated_audit_measures_nothing(audit: Audit, baseline: dict[str, Any], tmp_path: Path) -> None:
     first = audit(tmp_path / "run", suite="cheap.toml")
     before = shards(tmp_path / "run")
     again = audit(tmp_path / "run", suite="cheap.toml", batch_size=5, budget=1.0)
     assert shards(tmp_path / "run") == before
-    assert again["probes"] == first["probes"], "even time and passes are those of the measurement"
+    assert again["probes"] == first["probes"], "time and passes are those of the first measurement"
     for probe in findings(first):
         if probe["id"] == "performance.accuracy":
-            assert probe in findings(usual), "the other probes of a suite change nothing"
+            assert probe in findings(baseline), "probes do not depend on the rest of the suite"
 
 
 @pytest.fixture(scope="module")
 def inputs(digits: Path, small: Path) -> Sequence[Path]:
-    """Model, suite and data of the usual audit."""
+    """Return model, suite and data of the baseline audit."""
     return digits / "digits-cnn.onnx", small / "all.toml", small / "table.csv"
 
 
 @pytest.fixture
 def own(digits: Path, small: Path, tmp_path: Path) -> Path:
-    """A folder with a copy of all inputs, to be changed."""
+    """Return a folder with a copy of all inputs, for changes."""
     for path in (*small.iterdir(), *digits.glob("digits-cnn.onnx*")):
         shutil.copy(path, tmp_path)
     return tmp_path
@@ -253,10 +253,8 @@ session.run(Request(model=model, suite=str(suite), data=data, out=out, formats=(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
-def test_a_killed_audit_goes_on_where_it_was(
-    audit: Audit, usual: dict[str, Any], inputs: Sequence[Path], tmp_path: Path
-) -> None:
-    """Killed at the worst moment, in the middle of a probe: a shard is written aside and not yet renamed."""
+def test_killed_audit_resumes(audit: Audit, baseline: dict[str, Any], inputs: Sequence[Path], tmp_path: Path) -> None:
+    """The audit is killed in the middle of a probe, when a shard is written but not yet renamed."""
     out = tmp_path / "run"
     arguments = [10, *inputs, out]
     killed = subprocess.run([sys.executable, "-c", KILLED, *map(str, arguments)], check=False, capture_output=True)
@@ -266,10 +264,10 @@ def test_a_killed_audit_goes_on_where_it_was(
     before = shards(out)
     assert sum(map(len, before.values())) >= 2
     after_kill = {path: path.stat().st_mtime_ns for path in out.glob("records/*/*.parquet")}
-    same_but_for_rounding(findings(usual), findings(audit(out)))
+    equal_up_to_rounding(findings(baseline), findings(audit(out)))
     assert not list(out.rglob("*.part"))
     for path, stamp in after_kill.items():
-        assert path.stat().st_mtime_ns == stamp, "what was finished is not written again"
+        assert path.stat().st_mtime_ns == stamp, "finished shards are not written again"
     for probe_id, files in shards(out).items():
         images = [image_id for ids in files.values() for image_id in ids]
         assert len(images) == len(set(images)) <= N, f"{probe_id} measured an image twice"
@@ -320,13 +318,17 @@ BOTH = {"performance.accuracy", "attacks.noise"}
     ],
     ids=["model", "image", "label", "preprocessing", "seed", "setting", "nothing"],
 )
-def test_what_the_records_depend_on_is_measured_afresh(
+def test_changed_inputs_are_measured_again(
     own: Path, change: Callable[[Path], None], seed: int, measured_again: set[str]
 ) -> None:
     request: dict[str, Any] = {
-        "model": own / "digits-cnn.onnx", "suite": str(own / "cheap.toml"), "data": own / "table.csv",
-        "out": own / "run", "formats": (), "batch_size": 16,
-    }  # fmt: skip
+        "model": own / "digits-cnn.onnx",
+        "suite": str(own / "cheap.toml"),
+        "data": own / "table.csv",
+        "out": own / "run",
+        "formats": (),
+        "batch_size": 16,
+    }
     run(Request(**request))
     before = shards(own / "run")
     change(own)
@@ -336,9 +338,9 @@ def test_what_the_records_depend_on_is_measured_afresh(
     assert {probe_id for probe_id in BOTH if before[probe_id] == after[probe_id]} == BOTH - measured_again
 
 
-def test_robust_accuracy_never_rises_with_epsilon_and_success_never_falls(usual: dict[str, Any]) -> None:
+def test_robust_accuracy_and_success_are_monotonic_in_epsilon(baseline: dict[str, Any]) -> None:
     curves = 0
-    for probe in usual["probes"]:
+    for probe in baseline["probes"]:
         for name, sign in (("robust_accuracy", 1), ("attack_success_rate", -1)):
             at = [m for m in probe["metrics"] if m["name"] == name and "epsilon" in m["at"]]
             for norm in {m["at"]["norm"] for m in at}:
@@ -349,21 +351,27 @@ def test_robust_accuracy_never_rises_with_epsilon_and_success_never_falls(usual:
     assert curves >= 6
 
 
-def test_the_worst_case_is_no_better_than_any_attack(usual: dict[str, Any]) -> None:
-    worst = metrics(usual, "metrics.adversarial-distance", "robust_accuracy")
+def test_worst_case_is_at_most_every_attack(baseline: dict[str, Any]) -> None:
+    worst = metrics(baseline, "metrics.adversarial-distance", "robust_accuracy")
     limits = {norm: (epsilon, m["value"]) for (norm, epsilon), m in worst.items()}
     for attack in ("attacks.fgsm", "attacks.pgd"):
-        for (norm, epsilon), metric in metrics(usual, attack, "robust_accuracy").items():
+        for (norm, epsilon), metric in metrics(baseline, attack, "robust_accuracy").items():
             if epsilon <= limits[norm][0]:
                 assert limits[norm][1] <= metric["value"]
 
 
-def test_onnx_and_torchscript_of_one_model_are_one_model(audit: Audit, digits: Path, tmp_path: Path) -> None:
+def test_onnx_and_torchscript_give_equal_findings(audit: Audit, digits: Path, tmp_path: Path) -> None:
     one, other = (
-        audit(tmp_path / model, model=model, data=digits / "digits-test.npz", samples=200, batch_size=100,
-              probes=("performance.accuracy", "attacks.fgsm"))
+        audit(
+            tmp_path / model,
+            model=model,
+            data=digits / "digits-test.npz",
+            samples=200,
+            batch_size=100,
+            probes=("performance.accuracy", "attacks.fgsm"),
+        )
         for model in ("digits-cnn.onnx", "digits-cnn.pt")
-    )  # fmt: skip
+    )
     assert [one["model"]["format"], other["model"]["format"]] == ["onnx", "torchscript"]
     for probe_id, name in (
         ("performance.accuracy", "accuracy"),
@@ -371,16 +379,16 @@ def test_onnx_and_torchscript_of_one_model_are_one_model(audit: Audit, digits: P
         ("attacks.fgsm", "robust_accuracy"),
         ("attacks.fgsm", "attack_success_rate"),
     ):
-        here, there = metrics(one, probe_id, name), metrics(other, probe_id, name)
-        assert here.keys() == there.keys()
-        for at, metric in here.items():
-            # an image at the very edge may fall on either side
+        expected, actual = metrics(one, probe_id, name), metrics(other, probe_id, name)
+        assert expected.keys() == actual.keys()
+        for at, metric in expected.items():
+            # an image at the edge may be classified either way
             allowed = 1e-6 if name in {"accuracy", "roc_auc"} else 1 / metric["n"]
-            assert abs(metric["value"] - there[at]["value"]) <= allowed + 1e-9, (probe_id, name, at)
+            assert abs(metric["value"] - actual[at]["value"]) <= allowed + 1e-9, (probe_id, name, at)
 
 
-def test_a_permuted_class_order_permutes_the_confusion_matrix(
-    audit: Audit, usual: dict[str, Any], digits: Path, small: Path, tmp_path: Path
+def test_permuted_classes_permute_the_confusion_matrix(
+    audit: Audit, baseline: dict[str, Any], digits: Path, small: Path, tmp_path: Path
 ) -> None:
     order = np.random.default_rng(3).permutation(10)
     model = onnx.load(digits / "digits-cnn.onnx")
@@ -396,12 +404,12 @@ def test_a_permuted_class_order_permutes_the_confusion_matrix(
     probes = ("performance.accuracy", "attacks.fgsm")
     after = audit(tmp_path / "run", model=str(tmp_path / "permuted.onnx"), probes=probes)
 
-    def matrix(found: dict[str, Any]) -> np.ndarray:
-        evidence = found["probes"][0]["findings"][0]["evidence"]
+    def matrix(record: dict[str, Any]) -> np.ndarray:
+        evidence = record["probes"][0]["findings"][0]["evidence"]
         return np.array(next(item["values"] for item in evidence if item["kind"] == "heat-map"))
 
-    np.testing.assert_array_equal(matrix(after), matrix(usual)[np.ix_(order, order)])
+    np.testing.assert_array_equal(matrix(after), matrix(baseline)[np.ix_(order, order)])
     for probe in probes:
         for name in ("accuracy", "balanced_accuracy", "f1", "robust_accuracy"):
-            values = [{at: m["value"] for at, m in metrics(a, probe, name).items()} for a in (usual, after)]
+            values = [{at: m["value"] for at, m in metrics(a, probe, name).items()} for a in (baseline, after)]
             assert values[0] == pytest.approx(values[1])

@@ -1,4 +1,4 @@
-"""Random small networks, exported at random opsets: the importer agrees with ONNX Runtime, and gradients with torch."""
+"""Random small networks, exported at random opsets: values agree with ONNX Runtime, gradients with torch."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ activations = st.sampled_from(ACTIVATIONS)
 
 @st.composite
 def convolutional(draw: st.DrawFn) -> nn.Module:
-    """Convolutions of all kinds, normalisation, pooling, then global pooling and a linear layer."""
+    """Draw convolutions of all types, normalisation, pooling, then global pooling and a linear layer."""
     channels, layers = 3, []
     for depth in range(draw(st.integers(1, 3))):
         kernel, groups = draw(st.sampled_from((1, 2, 3, 5))), draw(st.sampled_from((1, channels)))
         out = groups * draw(st.integers(1, 3))
         layers += [
-            # strides further on would leave too little for the pooling
+            # later strides would leave too little for the pooling
             nn.Conv2d(
                 channels,
                 out,
@@ -65,7 +65,7 @@ def convolutional(draw: st.DrawFn) -> nn.Module:
 
 @st.composite
 def perceptron(draw: st.DrawFn) -> nn.Module:
-    """Linear layers."""
+    """Draw linear layers."""
     sizes = [3 * SIDE * SIDE, *draw(st.lists(st.integers(2, 9), max_size=2)), 4]
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in itertools.pairwise(sizes):
@@ -74,7 +74,7 @@ def perceptron(draw: st.DrawFn) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Patches, one block of attention before or after its normalisation, and a mean or a class token."""
+    """Patches, one attention block with pre- or post-normalisation, and a mean or a class token."""
 
     def __init__(self, patch: int, heads: int, size: int, token: bool, first: bool) -> None:
         super().__init__()
@@ -114,14 +114,20 @@ def export(network: nn.Module, opset: int, dynamic: bool) -> bytes:
         warnings.simplefilter("ignore")
         logging.disable(logging.ERROR)
         torch.onnx.export(
-            network, (torch.rand(3, 3, SIDE, SIDE),), buffer, dynamo=False, opset_version=opset, input_names=["x"],
-            output_names=["y"], dynamic_axes=axes if dynamic else None,
-        )  # fmt: skip
+            network,
+            (torch.rand(3, 3, SIDE, SIDE),),
+            buffer,
+            dynamo=False,
+            opset_version=opset,
+            input_names=["x"],
+            output_names=["y"],
+            dynamic_axes=axes if dynamic else None,
+        )
         logging.disable(logging.NOTSET)
     return buffer.getvalue()
 
 
-# a network that fails is small as it is; to make it smaller would take minutes
+# a failing network is already small; shrinking it would take minutes
 @settings(
     max_examples=20, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
@@ -156,6 +162,6 @@ def test_random_networks_agree(network: nn.Module, opset: int, dynamic: bool, se
     network.double()
     v, w = x.double().requires_grad_(), x.double().requires_grad_()
     weights = torch.linspace(-1, 2, 4, dtype=torch.float64)
-    found = torch.autograd.grad((module(v)[0] * weights).sum(), v)[0]
-    wanted = torch.autograd.grad((network(w) * weights).sum(), w)[0]
-    assert torch.linalg.norm(found - wanted) <= 1e-5 * torch.linalg.norm(wanted) + 1e-12
+    gradient = torch.autograd.grad((module(v)[0] * weights).sum(), v)[0]
+    expected = torch.autograd.grad((network(w) * weights).sum(), w)[0]
+    assert torch.linalg.norm(gradient - expected) <= 1e-5 * torch.linalg.norm(expected) + 1e-12
