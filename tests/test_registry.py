@@ -140,7 +140,7 @@ BROKEN = {
     "attack without threat model": (offering(variant(meta=meta("attacks.x"))), "must declare its threat_model()"),
     "threat model raises": (offering(variant(meta=meta("attacks.x"), threat_model=raises)), "ZeroDivisionError"),
     "setting without default": (offering(NoDefault), "does not work with its default settings"),
-    "setting that is no JSON": (offering(NoJson), "has no place in audit.json"),
+    "setting that is no JSON": (offering(NoJson), "cannot be stored in audit.json"),
     "setting of an unknown type": (offering(NoSuchType), "NotImported"),
     "id is taken by a built-in": (
         offering(variant(meta=meta("performance.accuracy"))),
