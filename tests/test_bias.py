@@ -21,7 +21,7 @@ from auditor.plugins.bias.robustness import RobustnessBias
 from auditor.plugins.bias.slices import Slices
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.performance.calibration import Calibration
-from auditor.probes.base import Randomness, Records, Run, no_examples
+from auditor.probes.base import Randomness, Records, RunContext, no_examples
 from auditor.probes.breakdown import compare_counts, kruskal_wallis
 from auditor.probes.groupings import groupings
 from auditor.run.opening import open_audit
@@ -373,7 +373,7 @@ def test_recorded_change_is_that_of_the_covered_region(subject: tuple[Any, Batch
     method = OcclusionMap(grid=4)
     probe = CounterfactualOcclusion(grid=4, share=0.25)
     ready: Any = probe.prepare(
-        Run(classifier=classifier, probes=[probe, method], ids=batch.ids, batch=lambda ids: batch, rng=RNG)
+        RunContext(classifier=classifier, probes=[probe, method], ids=batch.ids, batch=lambda ids: batch, rng=RNG)
     )
     columns = ready.measure(classifier, batch, RNG)
     assert columns["named"].shape == columns["control"].shape == (8, 4)

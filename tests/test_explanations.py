@@ -22,7 +22,7 @@ from auditor.plugins.explanations.integrated_gradients import IntegratedGradient
 from auditor.plugins.explanations.lime import Lime
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.explanations.shap import Shap
-from auditor.probes.base import Randomness, Run
+from auditor.probes.base import Randomness, RunContext
 from auditor.probes.cells import covered_probability
 from auditor.probes.grading import grade, infidelity, rank_correlation
 from auditor.probes.shuffled_weights import shuffled
@@ -150,7 +150,9 @@ def test_gradient_shap_equals_the_library_for_the_same_seed(subject: tuple[Any, 
 
     classifier, batch = subject
     plain = GradientShap(evaluations=120, others=3)
-    once = Run(classifier=classifier, probes=[plain], ids=batch.ids, batch=lambda ids: batch.take([0, 1, 2]), rng=RNG)
+    once = RunContext(
+        classifier=classifier, probes=[plain], ids=batch.ids, batch=lambda ids: batch.take([0, 1, 2]), rng=RNG
+    )
     probe: Any = plain.prepare(once)
     state = np.random.get_state()[1].tolist()
     ours = probe.values(classifier, batch, 3, seed=5)

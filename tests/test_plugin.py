@@ -29,7 +29,7 @@ FAULTS = {
     "corruptions.rude": {"batch unchanged": "measure changed batch.pixels"},
     "corruptions.wordless": {
         "has a description": "end with a full stop",
-        "concludes": "finding corruptions.wordless/x does not say n: 'Fine.'",
+        "concludes": "finding corruptions.wordless/x has neither a metric nor n: 'Fine.'",
     },
     "corruptions.unbound": {"within range and budget": "expected 0 to 1"},
     "corruptions.unset": {"is configurable": "is changed by a round trip through JSON"},

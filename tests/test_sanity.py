@@ -36,7 +36,7 @@ from auditor.plugins.sanity.gradient_masking import GradientMasking
 from auditor.plugins.sanity.positive_control import PositiveControl
 from auditor.policy.rules import read_policy
 from auditor.policy.verdict import judge_all
-from auditor.probes.base import Randomness, Run
+from auditor.probes.base import Randomness, RunContext
 from auditor.run.request import Request
 from auditor.run.session import run
 
@@ -375,7 +375,7 @@ class Broken(Attack):
 def control(classifier: Classifier, *attacks: Any) -> tuple[dict[str, float], Any]:
     """Return the success of each attack on the planted points, at its L-infinity level, and the conclusion."""
     batch = batch_of(classifier, pictures(40))
-    run = Run(classifier=classifier, probes=attacks, ids=batch.ids, batch=lambda _: batch, rng=RNG)
+    run = RunContext(classifier=classifier, probes=attacks, ids=batch.ids, batch=lambda _: batch, rng=RNG)
     columns = PositiveControl().prepare(run).measure(classifier, batch, RNG)
     conclusion = PositiveControl().conclude(records_of(batch, columns))
     success = [m for m in conclusion.metrics if m.name == "control_success" and m.at["norm"] == "linf"]

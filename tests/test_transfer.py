@@ -19,7 +19,7 @@ from auditor.plugins.attacks._spatial_transform import Move, moved
 from auditor.plugins.attacks.patch import Patch
 from auditor.plugins.attacks.spatial import Spatial
 from auditor.plugins.attacks.universal import Universal
-from auditor.probes.base import Randomness, Run
+from auditor.probes.base import Randomness, RunContext
 from auditor.probes.splits import in_training_half, training_images
 from auditor.run.request import Request
 from auditor.run.session import run
@@ -215,9 +215,9 @@ def test_half_of_an_image_depends_only_on_its_id() -> None:
         ids=tuple(ids), pixels=np.zeros((400, 1, 2, 2), np.float32), labels=labels, probabilities=probabilities
     )
 
-    def run_on(image_ids: Any) -> Run:
+    def run_on(image_ids: Any) -> RunContext:
         asked: Any = {"classifier": None, "probes": (), "rng": rng}
-        return Run(ids=image_ids, batch=lambda wanted: whole.take([ids.index(i) for i in wanted]), **asked)
+        return RunContext(ids=image_ids, batch=lambda wanted: whole.take([ids.index(i) for i in wanted]), **asked)
 
     chosen = training_images(run_on(ids), 50)
     assert set(chosen.ids) <= set(training)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,7 +50,6 @@ HEAVY = (
 )
 """Packages that no plugin may import at the top of its module."""
 
-_SAYS_N = re.compile(r"n = \d|\d+ of \d+|\d+ images|Cannot tell")
 _ROUNDING = 2e-6
 _ORDER = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 _VICTIMS = 12
@@ -342,8 +340,8 @@ def _check_findings(probe_id: str, findings: Sequence[Mapping[str, Any]]) -> Non
     for finding in findings:
         if not finding["id"].startswith(f"{probe_id}/"):
             raise Breach(f"finding {finding['id']}: its id must begin with {probe_id}/")
-        if not _SAYS_N.search(finding["statement"]):
-            raise Breach(f"finding {finding['id']} does not say n: {finding['statement']!r}")
+        if finding["metric"] is None and finding.get("n") is None:
+            raise Breach(f"finding {finding['id']} has neither a metric nor n: {finding['statement']!r}")
 
 
 def _check_metric(metric: Mapping[str, Any], spec: Mapping[str, Any] | None) -> None:

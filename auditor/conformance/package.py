@@ -91,7 +91,7 @@ def check_package(package: str, say: Callable[[str], None] = lambda _: None) -> 
 
 
 def _states_version(entry: importlib.metadata.EntryPoint) -> None:
-    if not hasattr(entry.load(), "AUDITOR_API"):
+    if not hasattr(sys.modules.get(entry.module), "AUDITOR_API"):
         raise Breach(
             f'{entry.module} does not state the plugin interface it was written for: AUDITOR_API = "{API_VERSION}"'
         )

@@ -35,6 +35,8 @@ class Finding:
     severity: Severity = "none"
     """Set by the policy, from the interval of ``metric``."""
     metric: Metric | None = None
+    n: int | None = None
+    """Number of images (or of what the statement counts); required for a finding without a metric."""
     evidence: Sequence[Evidence] = ()
 
 

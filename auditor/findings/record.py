@@ -176,6 +176,8 @@ class FindingRecord(TypedDict):
     accepted: NotRequired[bool]
     """True for a failure that the policy accepts."""
     metric: MetricRecord | None
+    n: NotRequired[int | None]
+    """Number of images of a finding without a metric; records of older versions lack it."""
     evidence: list[EvidenceRecord]
 
 

@@ -11,6 +11,7 @@ import fnmatch
 import importlib.metadata
 import inspect
 import re
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -214,10 +215,11 @@ def _load_one(manager: pluggy.PluginManager, entry: importlib.metadata.EntryPoin
         module = entry.load()
     except (Exception, SystemExit) as error:
         return Plugin(name, package, version, f"does not import: {type(error).__name__}: {error}")
-    if package != "auditor" and (problem := _api_problem(getattr(module, "AUDITOR_API", API_VERSION))):
+    if package != "auditor" and (problem := _api_problem(interface_version(module))):
         return Plugin(name, package, version, problem)
     try:
-        manager.register(module, name=name)
+        # an entry point may name a probe class instead of a module with hooks
+        manager.register(_ProbePlugin(module) if inspect.isclass(module) else module, name=name)
         manager.check_pending()
     except (ValueError, pluggy.PluginValidationError) as error:
         # also remove the hooks that were registered before the invalid one
@@ -225,6 +227,24 @@ def _load_one(manager: pluggy.PluginManager, entry: importlib.metadata.EntryPoin
             manager.unregister(name=name)
         return Plugin(name, package, version, " ".join(str(error).split()))
     return Plugin(name, package, version)
+
+
+class _ProbePlugin:
+    """A plugin made of one probe class."""
+
+    def __init__(self, kind: type[Any]) -> None:
+        self._kind = kind
+
+    @hookspecs.hookimpl
+    def auditor_probes(self) -> list[type[Any]]:
+        """Return the probe."""
+        return [self._kind]
+
+
+def interface_version(loaded: Any) -> Any:
+    """Return the ``AUDITOR_API`` of the module that an entry point names, or of the module of the class it names."""
+    module = sys.modules.get(loaded.__module__) if inspect.isclass(loaded) else loaded
+    return getattr(module, "AUDITOR_API", API_VERSION)
 
 
 def _package(entry: importlib.metadata.EntryPoint) -> str:

@@ -27,7 +27,7 @@ requires-python = ">=3.11"
 dependencies = ["auditor"]
 
 [project.entry-points."auditor.plugins"]
-$noun = "$module"
+$noun = "$module:$kind"
 
 [tool.setuptools]
 py-modules = ["$module"]
@@ -46,7 +46,7 @@ Describe what the probe does, with its formula and its source (paper, section). 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from auditor import Batch, Classifier, Corruption, Level, Meta, Pixels, Probe, Randomness, hookimpl
+from auditor import Batch, Classifier, Corruption, Level, Meta, Pixels, Randomness
 
 AUDITOR_API = "$api"
 
@@ -85,12 +85,6 @@ class $kind(Corruption):
             left = int(rng(image_id).integers(0, columns - width + 1))
             image[:, :, left : left + width] = self.grey
         return images
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Return the probes of this plugin; the entry point in pyproject.toml names this module."""
-    return [$kind]
 '''
 
 _TEST = '''\

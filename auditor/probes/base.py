@@ -112,10 +112,6 @@ class Records:
         """Return the name of class ``index``."""
         return self.classes[int(index)]
 
-    def said(self, picture: Any) -> str:
-        """TEMPORARY alias."""
-        return self.prediction_text(picture)
-
     def prediction_text(self, picture: Any) -> str:
         """Return the deployed model's class and confidence for a row of ``examples``."""
         return f"{self.class_name(picture.prediction)} ({picture.confidence:.2f})"
@@ -235,6 +231,3 @@ def no_examples() -> pd.DataFrame:
     names = ["example", "image_id", "at", "picture", "file", "label", "prediction", "confidence", "confidence_label",
              "success"]  # fmt: skip
     return pd.DataFrame({name: [] for name in names})
-
-
-Run = RunContext  # TEMPORARY alias

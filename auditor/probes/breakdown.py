@@ -150,11 +150,6 @@ def kruskal_wallis(samples: Sequence[NDArray[Any]]) -> float:
     return float(kruskal(*np.split(ranks, np.cumsum([len(sample) for sample in samples])[:-1])).pvalue)
 
 
-def points(metric: Metric) -> str:
-    """Format a difference of fractions in percentage points: ``31.2 points [17.2, 44.5]``."""
-    return percent(metric).replace(" %", " points")
-
-
 class Column(NamedTuple):
     """An additional column of a table of groups."""
 

@@ -56,7 +56,9 @@ def example_grid(
         cells = [
             Picture(
                 file=by_name[name].file,
-                caption="magnified; grey is no change" if name == "perturbation" else records.said(by_name[name]),
+                caption="magnified; grey is no change"
+                if name == "perturbation"
+                else records.prediction_text(by_name[name]),
                 alt=f"{name} image of class {label}",
             )
             for name in columns

@@ -161,6 +161,7 @@ class Explanation(Probe):
             title="Location of the attribution",
             statement=f"{statement} Faithfulness: {verdict}.",
             metric=metrics[-1] if metrics else None,
+            n=len(maps),
             evidence=[
                 *attribution_regions.tables(records, frame, regions),
                 *attribution_regions.mean_maps(records, frame, maps),

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from auditor.findings.evidence import Axis, Curve, GridRow, ImageGrid, Picture, Point, Series, Table
 from auditor.findings.finding import Finding
+from auditor.findings.formatting import points
 from auditor.probes.base import Records
-from auditor.probes.breakdown import points
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +84,7 @@ def map_images(title: str, records: Records, selected: Sequence[str]) -> list[Im
         side = round(len(heat) ** 0.5)
         if side * side != len(heat):
             continue
-        prediction, label = records.said(row), records.class_name(row.label)
+        prediction, label = records.prediction_text(row), records.class_name(row.label)
         note = "confident error or small adversarial distance" if row.image_id in selected else ""
         image = Picture(file=row.file, caption=prediction, alt=f"image of class {label}")
         overlay = Picture(

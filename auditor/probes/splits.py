@@ -8,7 +8,7 @@ from auditor.errors import NotApplicable
 
 if TYPE_CHECKING:
     from auditor.data.dataset import Batch
-    from auditor.probes.base import Randomness, Run
+    from auditor.probes.base import Randomness, RunContext
 
 
 def in_training_half(rng: Randomness, image_id: str) -> bool:
@@ -16,7 +16,7 @@ def in_training_half(rng: Randomness, image_id: str) -> bool:
     return bool(rng(image_id, "half").random() < 0.5)
 
 
-def training_images(run: Run, most: int) -> Batch:
+def training_images(run: RunContext, most: int) -> Batch:
     """Draw at most ``most`` images of the training half and keep those that are classified correctly.
 
     Raises NotApplicable if none is left.

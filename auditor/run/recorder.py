@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from auditor.findings.finding import ThreatModel
-from auditor.probes.base import Probe, Randomness, Records, Run, no_examples
+from auditor.probes.base import Probe, Randomness, Records, RunContext, no_examples
 from auditor.run.folder import Cost, RunFolder
 from auditor.run.manifest import records_key
 from auditor.run.measuring import Measured, Measurer, Shards
@@ -123,7 +123,7 @@ class Recorder:
         if probe.meta.id not in self._prepared:
             calls = self._measurer.classifier.calls
             start, forward, backward = time.monotonic(), calls.forward, calls.backward
-            run = Run(
+            run = RunContext(
                 classifier=self._measurer.classifier,
                 probes=self._probes,
                 # sorted: the preparation must not depend on the order of the data

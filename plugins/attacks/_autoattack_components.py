@@ -15,8 +15,8 @@ from auditor.algorithms.square import square
 if TYPE_CHECKING:
     import torch
 
+    from auditor import Classifier
     from auditor.algorithms.balls import Draw
-    from auditor.model.classifier import Classifier
 
 COMPONENTS = ("APGD-CE", "APGD-T", "FAB-T", "Square")
 

@@ -10,12 +10,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Pixels
+    from auditor import Pixels
 
     IsWrong = Callable[[NDArray[np.int64], Pixels], NDArray[np.bool_]]
     """Whether the deployed model misclassifies images, (n,), from their row numbers and pixels."""
     Noise = Callable[[tuple[int, ...]], Pixels]
     """Random numbers of a shape."""
+
 
 PROBE_STEP, FIRST_PROBE_STEP = 0.01, 0.1
 """Length of the random steps as a share of the distance, and of the first ones in pixels. The paper's share, 1 / number

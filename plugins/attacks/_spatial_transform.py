@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Pixels
+    from auditor import Pixels
 
 
 class Move(NamedTuple):

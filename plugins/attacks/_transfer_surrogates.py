@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 from auditor import BadInput, Level
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
+    from auditor import Batch, Classifier, Pixels
     from auditor.model.deployed import DeployedModel
-    from auditor.probes.base import Run
+    from auditor.probes.base import RunContext
 
 
 def surrogate_digest(path: str) -> str:
@@ -38,7 +37,7 @@ def _open(path: str, digest: str, device: str) -> DeployedModel:
     return open_model(Path(path), device)
 
 
-def check_surrogate(path: str, run: Run) -> None:
+def check_surrogate(path: str, run: RunContext) -> None:
     """Raise BadInput if a surrogate does not fit the audited model or has no gradients."""
     audited = run.classifier
     surrogate = open_surrogate(path, audited.device)

@@ -18,12 +18,10 @@ from auditor import (
     Level,
     Meta,
     PerturbationResult,
-    Probe,
     Records,
     Table,
     Text,
     ThreatModel,
-    hookimpl,
 )
 from auditor.algorithms.balls import Ball
 from auditor.algorithms.best_points import BestPoints
@@ -32,10 +30,8 @@ from auditor.plugins.attacks._autoattack_components import COMPONENTS, Component
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.data.dataset import Batch
-    from auditor.findings.evidence import Cell, Evidence
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Evidence, Randomness
+    from auditor.findings.evidence import Cell
 
 _NORMS = {"linf": "L-inf", "l2": "L2", "l1": "L1"}
 _STANDARD = Effort(iterations=100, targets=9, queries=5000)
@@ -163,9 +159,3 @@ def _few_classes_text(classes: int) -> list[Evidence]:
         f" The targeted attacks use all {classes - 1} other classes."
     )
     return [Text(title="Fewer than four classes", text=text)]
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Autoattack]

@@ -10,15 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Level, Meta, MinimumNorm, Probe, ThreatModel, hookimpl
+from auditor import Level, Meta, MinimumNorm, ThreatModel
 from auditor.algorithms.losses import margin, per_image
 
 if TYPE_CHECKING:
     import torch
 
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Pixels, Randomness
 
 _TANH_RANGE = 0.999
 """Black and white are mapped to this share of tanh's range, since its gradient is zero at the ends. The published code
@@ -132,9 +130,3 @@ class CarliniWagner(MinimumNorm):
                 if not len(rows):
                     break
         return best, shortest
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [CarliniWagner]

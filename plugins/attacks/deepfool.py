@@ -12,16 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Level, Meta, MinimumNorm, Probe, ThreatModel, hookimpl
+from auditor import Level, Meta, MinimumNorm, ThreatModel
 from auditor.algorithms.balls import inwards, length
 from auditor.algorithms.losses import DUAL, margin, per_image
 
 if TYPE_CHECKING:
     import torch
 
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Pixels, Randomness
 
 _OVERSHOOT = 1.02
 """Factor by which a step crosses the plane (the paper's eta = 0.02)."""
@@ -111,9 +109,3 @@ def _step_to_nearest_plane(
         best_gradient = torch.where(per_image(nearer), gradient, best_gradient)
     direction = best_gradient.sign() if norm == "linf" else best_gradient / per_image(best_slope)
     return per_image(shortest) * direction
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [DeepFool]

@@ -11,14 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor import Attack, Level, Meta, Probe, ThreatModel, hookimpl
+from auditor import Attack, Level, Meta, ThreatModel
 from auditor.algorithms.norms import image_norms
 from auditor.probes.levels import budget_text, epsilon_levels
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Pixels, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +69,3 @@ class Fgsm(Attack):
             images *= signal / np.maximum(length, np.float32(1e-12))
         images += batch.pixels
         return images
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Fgsm]

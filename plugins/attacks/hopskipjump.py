@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Level, Meta, MinimumNorm, Probe, ThreatModel, hookimpl
+from auditor import Level, Meta, MinimumNorm, ThreatModel
 from auditor.algorithms.norms import image_norms
 from auditor.plugins.attacks import _hopskipjump_steps as steps
 
@@ -20,10 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
+    from auditor import Batch, Classifier, Pixels, Randomness
     from auditor.plugins.attacks._hopskipjump_steps import IsWrong
-    from auditor.probes.base import Randomness
 
 _MOST_EVALUATIONS = 10_000
 """Largest number of random steps for one normal, as in the published code."""
@@ -142,9 +140,3 @@ def _tiled_noise(generator: np.random.Generator, shape: tuple[int, ...], trial: 
     side = min(2 ** (trial % 4), height, width)
     tiles = generator.random((channels, -(-height // side), -(-width // side)), dtype=np.float32)
     return tiles.repeat(side, axis=1).repeat(side, axis=2)[:, :height, :width]
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [HopSkipJump]

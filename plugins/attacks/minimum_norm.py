@@ -22,16 +22,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor import Meta, MinimumNorm, Probe, ThreatModel, hookimpl
+from auditor import Meta, MinimumNorm, ThreatModel
 from auditor.algorithms.balls import inwards, l1_in_box, length, project
 from auditor.algorithms.losses import DUAL, margin, per_image, soft_margin
 
 if TYPE_CHECKING:
     import torch
 
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Pixels, Randomness
 
 _STEP, _LAST_STEP = 1.0, 0.01
 """Length of the first and the last step in L2 (alpha_0 = 1 and a hundredth of it, as in the published code)."""
@@ -125,9 +123,3 @@ def _step(gradient: torch.Tensor, radius: torch.Tensor, norm: str, decay: float)
         return share * per_image(radius.clamp_max(1)) * gradient.sign()
     step = _LAST_STEP + (_STEP - _LAST_STEP) * decay
     return step * gradient / per_image(length(gradient, "l2").clamp_min(1e-12))
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [FastMinimumNorm]

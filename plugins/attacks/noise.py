@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Corruption, Level, Meta, Probe, ThreatModel, hookimpl
+from auditor import Corruption, Level, Meta, ThreatModel
 from auditor.algorithms.norms import image_norms
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Pixels, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +74,3 @@ class Noise(Corruption):
         signal, length = (image_norms(images).reshape(-1, 1, 1, 1) for images in (batch.pixels, noise))
         noisy = batch.pixels + (noise * signal / length * 10 ** (-level["snr"] / 20)).astype(np.float32)
         return noisy
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Noise]

@@ -20,10 +20,8 @@ from auditor import (
     Metric,
     MetricSpec,
     PerImage,
-    Probe,
     Records,
     ThreatModel,
-    hookimpl,
 )
 from auditor.algorithms.masking import FILLS, Block, Fill, cover, sliding
 from auditor.findings.metric import percent
@@ -36,9 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Pixels, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,9 +248,3 @@ def _as_objects(rows: NDArray[Any]) -> NDArray[Any]:
     result = np.empty(len(rows), dtype=object)
     result[:] = list(rows)
     return result
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Occlusion]

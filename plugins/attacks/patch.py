@@ -21,7 +21,6 @@ from auditor import (
     Probe,
     Records,
     ThreatModel,
-    hookimpl,
 )
 from auditor.findings.metric import percent
 from auditor.plugins.attacks._patch_training import paste, random_corner, train_patch
@@ -34,9 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness, Run
+    from auditor import Batch, Classifier, Columns, Pixels, Randomness
+    from auditor.probes.base import RunContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +78,7 @@ class Patch(GridSearch):
             budget=f"one square of up to {100 * max(self.blocks):g} % of the side, at a random position",
         )
 
-    def prepare(self, run: Run) -> Probe:
+    def prepare(self, run: RunContext) -> Probe:
         """Train the patches."""
         batch = training_images(run, self.training)
         patches = {block: train_patch(run.classifier, batch, run.rng, block, self.iterations) for block in self.blocks}
@@ -208,9 +206,3 @@ class _Trained(Patch):
             "random pixels": paste(batch.pixels, np.stack(noise), corners),
             "patch": paste(batch.pixels, patch, corners),
         }
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Patch]

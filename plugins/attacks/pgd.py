@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Attack, Conclusion, Level, Meta, PerturbationResult, Probe, Records, ThreatModel, hookimpl
+from auditor import Attack, Conclusion, Level, Meta, PerturbationResult, Records, ThreatModel
 from auditor.algorithms.balls import Ball
 from auditor.algorithms.best_points import BestPoints
 from auditor.algorithms.pgd import pgd, usual_step
@@ -21,9 +21,7 @@ from auditor.probes.attack import breaking_epsilon
 from auditor.probes.levels import budget_text, epsilon_levels
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Randomness
 
 _MASKING_SHARE = 0.02
 """Share of images on which one step succeeds and many steps fail, above which the gradients count as masked."""
@@ -132,9 +130,3 @@ class Pgd(Attack):
             " steps failed: the gradients are masked, so the results of this attack are not reliable"
         )
         return replace(conclusion, inconclusive=reason)
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Pgd]

@@ -12,15 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Level, Meta, MinimumNorm, Probe, ThreatModel, hookimpl
+from auditor import Level, Meta, MinimumNorm, ThreatModel
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Pixels, Randomness
 
 _LOW_SHARE = 1 / 4
 """Share of the frequencies along each axis that are tried first; the paper takes 28 of 224 pixels."""
@@ -129,9 +127,3 @@ def _cosines(frequencies: NDArray[np.int64], shape: tuple[int, ...]) -> NDArray[
     planes = np.einsum("nh,nw->nhw", waves(down, shape[1]), waves(across, shape[2]))
     result[np.arange(len(frequencies)), channel] = planes
     return result
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Simba]

@@ -20,11 +20,9 @@ from auditor import (
     Meta,
     Metric,
     MetricSpec,
-    Probe,
     Records,
     Series,
     ThreatModel,
-    hookimpl,
 )
 from auditor.findings.metric import percent
 from auditor.plugins.attacks._spatial_transform import Move, moved
@@ -37,9 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Pixels, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,9 +199,3 @@ def _line(robust: Sequence[Metric], shift: float) -> Series:
             if metric.at["translation"] == shift
         ],
     )
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Spatial]

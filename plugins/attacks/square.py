@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor import Attack, Level, Meta, Probe, ThreatModel, hookimpl
+from auditor import Attack, Level, Meta, ThreatModel
 from auditor.algorithms.balls import Ball
 from auditor.algorithms.losses import margin
 from auditor.algorithms.square import square
@@ -19,9 +19,7 @@ from auditor.probes.levels import budget_text, epsilon_levels
 if TYPE_CHECKING:
     import torch
 
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Pixels, Randomness
 
 _SMALLEST_PROBABILITY = 1.2e-38
 """Smallest normal float32, so that the logarithm is finite."""
@@ -82,9 +80,3 @@ class Square(Attack):
         best = square(margins, clean, ball, queries=self.queries, draw=lambda row, name: rng(batch.ids[row], name))
         images: Pixels = best.images.numpy()
         return images
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Square]

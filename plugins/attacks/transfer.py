@@ -25,7 +25,6 @@ from auditor import (
     Records,
     Table,
     ThreatModel,
-    hookimpl,
 )
 from auditor.plugins.attacks._transfer_surrogates import (
     check_surrogate,
@@ -40,9 +39,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness, Run
+    from auditor import Batch, Classifier, Randomness
+    from auditor.probes.base import RunContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +84,7 @@ class Transfer(Attack):
         """Return none: the attack does not search on the audited model."""
         return ()
 
-    def prepare(self, run: Run) -> Probe:
+    def prepare(self, run: RunContext) -> Probe:
         """Open and check every surrogate before anything is measured."""
         if not self.surrogates:
             raise NotApplicable("no other model was given (--surrogate MODEL)")
@@ -181,9 +179,3 @@ def _surrogate_table(rows: pd.DataFrame, names: Sequence[str]) -> Table:
             if i
         ],
     )
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Transfer]

@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from auditor import Attack, Conclusion, Level, Meta, Probe, Records, Table, ThreatModel, hookimpl
+from auditor import Attack, Conclusion, Level, Meta, Probe, Records, Table, ThreatModel
 from auditor.probes.attack import breaking_epsilon
 from auditor.probes.levels import budget_text, epsilon_levels, number
 from auditor.probes.metric_tables import metric_table
 from auditor.probes.splits import in_training_half, training_images
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness, Run
+    from auditor import Batch, Classifier, Columns, Pixels, Randomness
+    from auditor.probes.base import RunContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class Universal(Attack):
         """Return none: the attack does not search for each image."""
         return ()
 
-    def prepare(self, run: Run) -> Probe:
+    def prepare(self, run: RunContext) -> Probe:
         """Find the perturbations."""
         batch = training_images(run, self.training)
         sizes = [number(level)[1] for level in self.levels()]
@@ -159,9 +158,3 @@ class _Trained(Universal):
 
 def _held_out(records: Records) -> Records:
     return replace(records, frame=records.frame[records.frame["held_out"].astype(bool)])
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Universal]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.findings.evidence import Evidence
+    from auditor import Evidence
     from auditor.probes.breakdown import Extremes
 
 _PREDICTIONS_SHOWN = 4

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.findings.evidence import Cell, Evidence
+    from auditor import Evidence
+    from auditor.findings.evidence import Cell
 
 _PAIRS_SHOWN = 20
 _MAX_HEAT_MAP = 20
@@ -50,6 +51,7 @@ def asymmetry_finding(records: Records, matrix: NDArray[np.int64]) -> Finding:
         title="Asymmetric confusions",
         statement=f"{one_sided} of {len(pairs)} pairs of classes are confused significantly more often in one"
         f" direction (n = {errors} errors; exact binomial tests, Holm).",
+        n=errors,
         evidence=evidence,
     )
 

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from auditor import Finding, GridRow, ImageGrid, Picture, Records
+from auditor.findings.formatting import points
 from auditor.plugins.bias._score_drops import extremes_table
-from auditor.probes.breakdown import Extremes, points
+from auditor.probes.breakdown import Extremes
 from auditor.probes.groupings import groupings
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.findings.evidence import Evidence
+    from auditor import Evidence
 
 PICTURES = ("clean", "region covered", "control covered")
 
@@ -49,6 +50,7 @@ def groups_finding(records: Records, found: Sequence[Extremes], minimum: int, ma
         id="bias.counterfactual-occlusion/groups",
         title="Effect of the attributed region by group",
         statement=statement,
+        n=len(records.frame),
         evidence=[extremes_table(records, found, minimum), *maps],
     )
 
@@ -60,7 +62,9 @@ def occlusion_images(records: Records) -> list[ImageGrid]:
         by_name = {row.picture: row for row in pictures.itertuples()}
         label = records.class_name(by_name["clean"].label)
         cells = [
-            Picture(file=by_name[name].file, caption=records.said(by_name[name]), alt=f"class {label}, {name}")
+            Picture(
+                file=by_name[name].file, caption=records.prediction_text(by_name[name]), alt=f"class {label}, {name}"
+            )
             for name in PICTURES
         ]
         rows.append(GridRow(label=label, cells=cells))

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
+    from auditor import Batch, Classifier
     from auditor.findings.evidence import Cell
-    from auditor.model.classifier import Classifier
 
 
 class Slice(NamedTuple):

@@ -7,19 +7,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from auditor import Conclusion, Finding, Meta, MetricSpec, Probe, Records, hookimpl
+from auditor import Conclusion, Finding, Meta, MetricSpec, Records
+from auditor.findings.formatting import points
 from auditor.plugins.bias._confusions import asymmetry_finding
-from auditor.probes.breakdown import Breakdown, Column, Comparison, compare_counts, points
+from auditor.probes.breakdown import Breakdown, Column, Comparison, compare_counts
 from auditor.probes.shared_metrics import RECALL
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
+    from auditor import Batch, Classifier, Columns, Randomness
     from auditor.findings.evidence import Cell
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +118,3 @@ def _class_columns(records: Records, matrix: NDArray[np.int64]) -> list[Column]:
         "overconfidence",
     )
     return [Column(name, {key: row[i] for key, row in cells.items()}) for i, name in enumerate(names)]
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Classes]

@@ -20,9 +20,9 @@ from auditor import (
     NotApplicable,
     Probe,
     Records,
-    hookimpl,
 )
 from auditor.algorithms.masking import Fill
+from auditor.findings.formatting import points
 from auditor.plugins.bias._attributed_regions import region_maps
 from auditor.plugins.bias._occlusion_evidence import (
     PICTURES,
@@ -31,15 +31,14 @@ from auditor.plugins.bias._occlusion_evidence import (
     prediction_groupings,
 )
 from auditor.plugins.bias._score_drops import ScoreDrops, class_changes, drops_by_group
-from auditor.probes.breakdown import Breakdown, points
+from auditor.probes.breakdown import Breakdown
 from auditor.probes.cells import cell_means, covering, map_cells
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness, Run
+    from auditor import Batch, Classifier, Columns, Pixels, Randomness
+    from auditor.probes.base import RunContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ class CounterfactualOcclusion(Breakdown):
         if not 0 < self.share <= 0.5 or self.grid < 2:
             raise ValueError("share must lie above 0 and at most at 0.5, grid at 2 or above")
 
-    def prepare(self, run: Run) -> Probe:
+    def prepare(self, run: RunContext) -> Probe:
         """Return the probe with the run's explanation and its settings."""
         found = next((p for p in run.probes if p.meta.id == self.explanation and isinstance(p, Explanation)), None)
         if found is None:
@@ -194,9 +193,3 @@ class _Prepared(CounterfactualOcclusion):
 
     def _maps(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[Any]:
         return self.method.attribute(classifier, batch, rng)
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [CounterfactualOcclusion]

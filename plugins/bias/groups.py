@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, PerImage, Probe, Records, Table, hookimpl
+from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, PerImage, Records, Table
+from auditor.findings.formatting import points
 from auditor.plugins.bias._group_rates import class_rates_table, fairness_table, fairness_tests, profile_table
-from auditor.probes.breakdown import ALPHA, Breakdown, Comparison, compare_shares, holm_adjusted, points
+from auditor.probes.breakdown import ALPHA, Breakdown, Comparison, compare_shares, holm_adjusted
 from auditor.probes.groupings import groupings
 from auditor.probes.shared_metrics import ACCURACY
 from auditor.statistics.fairness import FAIRNESS
@@ -22,10 +23,7 @@ from auditor.statistics.fairness import FAIRNESS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.data.dataset import Batch
-    from auditor.findings.evidence import Evidence
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Evidence, Randomness
 
 _MAX_CROSSED_CLASSES = 12
 """With more classes, groups are not crossed with the classes."""
@@ -155,9 +153,3 @@ def _with_classes(records: Records, by_group: Mapping[str, pd.Series]) -> dict[s
         columns = groupings(records.frame, cross=False)
         every |= {f"{name} x class": by_group[name] + ", " + classes for name in columns}
     return every
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Groups]

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from auditor import Conclusion, Finding, Meta, MetricSpec, Probe, Records, Table, hookimpl
+from auditor import Conclusion, Finding, Meta, MetricSpec, Records, Table
+from auditor.findings.formatting import points
 from auditor.plugins.bias._distances import DISTANCE_GAP, compare_distances, distance_format, distance_tables
 from auditor.plugins.bias._losses import Loss, find_losses
-from auditor.probes.breakdown import Breakdown, Column, Comparison, compare_shares, holm_adjusted, points
+from auditor.probes.breakdown import Breakdown, Column, Comparison, compare_shares, holm_adjusted
 from auditor.probes.derived import DerivedProbe
 from auditor.probes.groupings import groupings
 
@@ -150,9 +151,3 @@ class RobustnessBias(DerivedProbe, Breakdown):
             descending=True,
             caption=caption,
         )
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [RobustnessBias]

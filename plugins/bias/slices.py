@@ -21,19 +21,15 @@ from auditor import (
     Metric,
     MetricSpec,
     Picture,
-    Probe,
     Records,
     Table,
-    hookimpl,
 )
 from auditor.findings.metric import percent
 from auditor.plugins.bias._slice_search import Search, Slice, find_slices, image_features, slice_row
 from auditor.probes.breakdown import Breakdown
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Randomness
 
 _WIDTH = 64
 """Features are projected to at most this many numbers, which keeps distances (Johnson and Lindenstrauss 1984)."""
@@ -95,7 +91,7 @@ class Slices(Breakdown):
             )
             return Conclusion(
                 metrics=[Metric(name="confirmed_slices", value=None, n=len(frame), unit="count")],
-                findings=[Finding(id=finding_id, title=_TITLE, statement=statement)],
+                findings=[Finding(id=finding_id, title=_TITLE, statement=statement, n=len(frame))],
             )
         count = Metric(name="confirmed_slices", value=float(len(search.confirmed)), n=search.held_out, unit="count")
         rates = [replace(found.errors, at={"slice": found.number}) for found in search.slices]
@@ -125,7 +121,7 @@ class Slices(Breakdown):
             pictures = [
                 Picture(
                     file=row.file,
-                    caption=f"{records.class_name(row.label)}; predicted {records.said(row)}",
+                    caption=f"{records.class_name(row.label)}; predicted {records.prediction_text(row)}",
                     alt=f"image of class {records.class_name(row.label)} of slice {found.number}",
                 )
                 for row in (drawn[i] for i in found.ids[: self.examples_shown] if i in drawn)
@@ -149,9 +145,3 @@ def _statement(search: Search) -> str:
         f" error rate: {percent(worst.errors)} (n = {worst.errors.n}) against {100 * worst.others:.1f} % elsewhere"
         f" (p = {worst.p_value:.2g}, Fisher, Holm); {worst.content}."
     )
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Slices]

@@ -121,7 +121,7 @@ def family_grid(records: Records) -> list[ImageGrid]:
         cells = [
             Picture(
                 file=row.file,
-                caption=f"{row.picture}: {records.said(row)}",
+                caption=f"{row.picture}: {records.prediction_text(row)}",
                 alt=f"image of class {label}, {row.picture}",
             )
             for row in pictures.itertuples()

@@ -10,12 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor import Corruption, Level, Meta, Probe, hookimpl
+from auditor import Corruption, Level, Meta
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Pixels, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +65,3 @@ class Camera(Corruption):
             return gaussian_blur(batch.pixels, float(level["blur"]) * min(batch.pixels.shape[2:]))
         sign = 1 if level["change"] == "brighter" else -1
         return brightness(batch.pixels, sign * float(level["brightness"]), ())
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Camera]

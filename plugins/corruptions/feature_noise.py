@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Corruption, Level, Meta, Probe, hookimpl
+from auditor import Corruption, Level, Meta
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Pixels, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +45,3 @@ class FeatureNoise(Corruption):
         noise = np.stack([rng(image_id).standard_normal(shape, dtype=np.float32) for image_id in batch.ids])
         noisy: Pixels = batch.pixels + noise * scale.deviations * np.float32(level["standard_deviations"])
         return noisy
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [FeatureNoise]

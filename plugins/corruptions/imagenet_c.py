@@ -21,18 +21,14 @@ from auditor import (
     Metric,
     MetricSpec,
     PerImage,
-    Probe,
     Records,
-    hookimpl,
 )
 from auditor.findings.metric import percent
 from auditor.plugins.corruptions import _imagenet_c_evidence as evidence
 from auditor.probes.corruption import first_correct
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Batch, Pixels
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Pixels, Randomness
 
 FAMILIES: Mapping[str, Sequence[str]] = {
     "noise": ("gaussian-noise", "shot-noise", "impulse-noise"),
@@ -194,9 +190,3 @@ class ImageNetC(Corruption):
             f"{scope} misclassifies {percent(mce)} of the images{points} (n = {mce.n}; clean accuracy"
             f" {percent(clean)}). The worst corruption is {worst}, with a mean accuracy of {percent(means[worst])}."
         )
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [ImageNetC]

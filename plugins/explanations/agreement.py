@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from auditor import Conclusion, Finding, HeatMap, Meta, Metric, MetricSpec, Probe, Records, Table, hookimpl
+from auditor import Conclusion, Finding, HeatMap, Meta, Metric, MetricSpec, Records, Table
 from auditor.probes.derived import DerivedProbe
 from auditor.probes.grading import explanation_records, rank_correlation
 
@@ -159,9 +159,3 @@ def _reading(value: float) -> str:
     if value > 0.3:
         return "The methods agree in part; do not use a single map."
     return "The methods disagree, so a single map depends more on the method than on the model."
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Agreement]

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, Probe, Records, Table, hookimpl
-from auditor.probes.breakdown import points
+from auditor import Conclusion, Finding, Meta, Records, Table
+from auditor.findings.formatting import points
 from auditor.probes.derived import DerivedProbe
 from auditor.probes.grading import GRADE_METRICS, Grades, explanation_records, grade, random_sample
 
@@ -84,9 +84,3 @@ def _table(graded: Mapping[str, Grades]) -> Table:
         rows=rows,
         caption="Infidelity and max-sensitivity: lower is better. Each method is measured on its own sample.",
     )
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Faithfulness]

@@ -10,14 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Explanation, Meta, NotApplicable, Probe, hookimpl
+from auditor import Explanation, Meta, NotApplicable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +61,3 @@ class GradCam(Explanation):
         fine = torch.nn.functional.interpolate(coarse, size=pixels.shape[2:], mode="bilinear", align_corners=False)
         result: NDArray[Any] = fine[:, 0].numpy()
         return result
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [GradCam]

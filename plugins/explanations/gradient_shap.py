@@ -10,14 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Explanation, Meta, NotApplicable, Probe, hookimpl
+from auditor import Explanation, Meta, NotApplicable, Probe
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness, Run
+    from auditor import Batch, Classifier, Randomness
+    from auditor.probes.base import RunContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,7 @@ class GradientShap(Explanation):
         if self.evaluations < 1 or self.others < 1:
             raise ValueError("evaluations and others must be at least 1")
 
-    def prepare(self, run: Run) -> Probe:
+    def prepare(self, run: RunContext) -> Probe:
         """Return the probe with the baseline images."""
         if run.classifier.input_kind == "rows":
             return self
@@ -111,9 +110,3 @@ class _Prepared(GradientShap):
 
     def _baselines(self, classifier: Classifier) -> NDArray[Any]:
         return self.drawn
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [GradientShap]

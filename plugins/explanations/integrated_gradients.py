@@ -7,14 +7,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Explanation, Meta, Probe, hookimpl
+from auditor import Explanation, Meta
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +62,3 @@ class IntegratedGradients(Explanation):
             found = found.sum(dim=1)
         result: NDArray[Any] = found.detach().cpu().numpy()
         return result
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [IntegratedGradients]

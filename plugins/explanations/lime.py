@@ -10,14 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Explanation, Meta, Probe, hookimpl
+from auditor import Explanation, Meta
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Randomness
 
 _BYTES_PER_CALL = 64 << 20
 """Bytes of covered images per model call."""
@@ -157,9 +155,3 @@ def _masked_probabilities(
         kept = data[start : start + step][:, segments].astype(bool)[:, None]
         probabilities.append(classifier.predict(np.where(kept, image, covered))[:, predicted])
     return np.concatenate(probabilities)
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Lime]

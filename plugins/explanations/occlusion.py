@@ -7,15 +7,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from auditor import Explanation, Meta, Probe, hookimpl
+from auditor import Explanation, Meta
 from auditor.probes.cells import covering, map_cells, map_shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +46,3 @@ class OcclusionMap(Explanation):
             drop = before - classifier.predict(covered)[predicted]
             result[region] = drop.reshape(-1, *[1] * len(cell))
         return result
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [OcclusionMap]

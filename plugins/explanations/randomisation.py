@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
+from auditor import Conclusion, Finding, Meta, Metric, Records, Table
 from auditor.probes.derived import DerivedProbe
 from auditor.probes.grading import MAX_SHUFFLED_SIMILARITY, SHUFFLED_SIMILARITY, explanation_records
 
@@ -76,9 +76,3 @@ def _statement(metrics: Sequence[Metric]) -> str:
     if insensitive:
         return f"The maps of {', '.join(insensitive)} change little when the weights are shuffled (n = {n} maps)."
     return f"The maps of every gradient method change when the weights are shuffled (n = {n} maps)."
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Randomisation]

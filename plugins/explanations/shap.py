@@ -15,14 +15,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from auditor import Explanation, Meta, Probe, hookimpl
+from auditor import Explanation, Meta
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Randomness
 
 
 _MAX_EXACT = 10
@@ -136,9 +134,3 @@ def _library() -> Any:
         warnings.simplefilter("ignore")
         import shap
     return shap
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Shap]

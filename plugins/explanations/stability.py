@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
+from auditor import Conclusion, Finding, Meta, Metric, Records, Table
 from auditor.probes.derived import DerivedProbe
 from auditor.probes.grading import MAX_SENSITIVITY, MIN_STABILITY, SEED_STABILITY, explanation_records
 
@@ -66,9 +66,3 @@ class Stability(DerivedProbe):
             evidence=[table],
         )
         return Conclusion(metrics=metrics, findings=[finding])
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Stability]

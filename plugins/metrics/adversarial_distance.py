@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Level, Meta, Metric, MetricSpec, PerImage, Probe, Records, Table, hookimpl
+from auditor import Conclusion, Finding, Level, Meta, Metric, MetricSpec, PerImage, Records, Table
 from auditor.findings.formatting import norm_name
 from auditor.probes.attack_findings import drop_text
 from auditor.probes.distances import AttackSummary, attack_records, norms_of, smallest
@@ -137,9 +137,3 @@ def _attack_table(
         caption=f"{scope} Size and SNR: smallest successful perturbation of each image.",
     )
     return table, metrics
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [AdversarialDistance]

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Probe, Records, hookimpl
+from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Records
 from auditor.findings.formatting import norm_name
 from auditor.plugins.metrics import _bounds_evidence as evidence
 from auditor.plugins.metrics._bounds_evidence import Contradictions
@@ -162,9 +162,3 @@ def _reason(row: pd.Series[float]) -> str:
     if row["clever"] * (1 - row["spread"]) <= row["distance"]:
         signs.append(f"half of its sample differs by {100 * row['spread']:.0f} %")
     return "; ".join(signs)
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Bounds]

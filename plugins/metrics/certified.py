@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Curve, Finding, Level, Meta, Metric, MetricSpec, Probe, Records, Series, hookimpl
+from auditor import Conclusion, Curve, Finding, Level, Meta, Metric, MetricSpec, Probe, Records, Series
 from auditor.findings.formatting import norm_name
 from auditor.findings.metric import percent
 from auditor.probes.levels import number, size
@@ -22,9 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Randomness
 
 _SMALLEST, _LARGEST = -14, 2
 """Radii are searched between 2^-14 and 2^2."""
@@ -159,9 +157,3 @@ class Certified(Probe):
             ],
         )
         return [*accuracy, median], finding
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Certified]

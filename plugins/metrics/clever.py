@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Conclusion, Finding, Level, Meta, Metric, MetricSpec, Probe, Records, hookimpl
+from auditor import Conclusion, Finding, Level, Meta, Metric, MetricSpec, Probe, Records
 from auditor.findings.formatting import norm_name
 from auditor.findings.metric import percent
 from auditor.plugins.metrics._clever_evidence import effort_table, reliability_table, score_scatter
@@ -24,9 +24,7 @@ from auditor.probes.levels import size
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Randomness
 
 _FIT_P_VALUE = 0.05
 """P-value of the Kolmogorov-Smirnov test above which the distribution fits (Weng et al. 2018, section 5.2)."""
@@ -214,9 +212,3 @@ def _share_text(share: Metric) -> str:
 def _column(pair: Sequence[int]) -> str:
     """Return the column of the score with this number of batches and samples."""
     return f"clever_{pair[0]}x{pair[1]}"
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Clever]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Level, Meta, Metric, MetricSpec, Probe, Records, Table, hookimpl
+from auditor import Conclusion, Finding, Level, Meta, Metric, MetricSpec, Records, Table
 from auditor.algorithms.norms import image_norms
 from auditor.findings.formatting import norm_name
 from auditor.findings.metric import percent
@@ -21,9 +21,7 @@ from auditor.probes.robustness_metrics import ATTACK_SUCCESS_RATE
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Randomness
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +99,3 @@ def _metrics(distance: pd.Series[float], frame: pd.DataFrame, norm: str) -> tupl
         relative = finite / norms.reindex(finite.index)
     success = statistics.proportion("attack_success_rate", np.isfinite(distance), at=at)
     return statistics.mean("empirical_robustness", relative, unit="fraction", at=at), success
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [EmpiricalRobustness]

@@ -11,17 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, MetricSpec, Probe, Records, hookimpl
+from auditor import Conclusion, Finding, Meta, MetricSpec, Probe, Records
 from auditor.algorithms.norms import image_norms
 from auditor.probes.metric_tables import metric_table
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.data.dataset import Batch
-    from auditor.findings.evidence import Table
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Randomness, Table
 
 _FLAT = 1e-8
 """L2 norm below which a gradient counts as zero."""
@@ -94,9 +91,3 @@ def _table(frame: pd.DataFrame) -> Table:
         ],
         caption="To first order, the L1 norm is the change of the loss by an L-infinity perturbation of size 1.",
     )
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [LossSensitivity]

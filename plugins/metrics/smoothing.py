@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, MetricSpec, Point, Probe, Records, Series, hookimpl
+from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, MetricSpec, Point, Probe, Records, Series
 from auditor.findings.metric import percent
 from auditor.plugins.metrics._smoothing_certificate import Certificate, certify, count_answers, largest_radius
 from auditor.probes.metric_tables import metric_table
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Randomness
 
 _POINTS = 30
 
@@ -179,9 +177,3 @@ def _points(radius: NDArray[np.float64]) -> list[Point]:
         return []
     sizes = np.unique(np.quantile(positive, np.linspace(0, 1, _POINTS), method="nearest"))
     return accuracy_points(sizes, lambda size: radius >= size)
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Smoothing]

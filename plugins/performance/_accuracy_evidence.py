@@ -60,7 +60,7 @@ def error_images(records: Records) -> list[ImageGrid]:
     cells = [
         Picture(
             file=row.file,
-            caption=f"{records.said(row)}; {row.image_id}",
+            caption=f"{records.prediction_text(row)}; {row.image_id}",
             alt=f"image of class {records.class_name(row.label)}",
         )
         for row in errors

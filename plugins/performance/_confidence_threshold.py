@@ -25,6 +25,7 @@ def threshold_finding(records: Records, confidence: NDArray[np.float64], correct
         id="performance.calibration/threshold",
         title="Protection by a confidence threshold",
         statement=f"Mean confidence: {means} (n = {len(confidence)} {records.kind}).",
+        n=len(confidence),
         evidence=[_table(records, confidence, subsets)],
     )
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.findings.evidence import Cell, Evidence
+    from auditor import Evidence
+    from auditor.findings.evidence import Cell
 
 _GROUP_BINS = 5
 _MAX_LINES = 4

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from auditor import Conclusion, Example, Finding, Meta, Metric, MetricSpec, PerImage, Probe, Records, hookimpl
+from auditor import Conclusion, Example, Finding, Meta, Metric, MetricSpec, PerImage, Probe, Records
 from auditor.findings.metric import percent
 from auditor.plugins.performance._accuracy_evidence import class_table, confusion_map, error_images
 from auditor.plugins.performance._confusion_metrics import CONFUSION_METRICS
@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Randomness
 
 _MAX_MICRO_CLASSES = 40
 """With more classes, the micro ROC AUC is omitted: most of its pairs would be trivial."""
@@ -154,9 +152,3 @@ def _losses(frame: pd.DataFrame) -> NDArray[np.float64]:
     of_label = _probabilities(frame)[np.arange(len(frame)), frame["label"].to_numpy()]
     losses: NDArray[np.float64] = -np.log(np.clip(of_label, 1e-15, 1))
     return losses
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Accuracy]

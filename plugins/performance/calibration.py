@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, PerImage, Probe, Records, hookimpl
+from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, PerImage, Probe, Records
 from auditor.findings.metric import percent
 from auditor.plugins.performance._confidence_threshold import threshold_finding
 from auditor.plugins.performance._reliability import group_calibration, reliability_diagram
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Randomness
 
 _SIMULATIONS = 200
 
@@ -118,9 +116,3 @@ class Calibration(Probe):
     def per_image(self, records: Records) -> list[PerImage]:
         """Return each image's squared distance from its label; the calibration error is not a mean over images."""
         return [PerImage(name="brier", values=records.frame.set_index("image_id")["brier"])]
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Calibration]

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
+    from auditor import Batch, Classifier, Randomness
 
 SearchAttack = Attack | MinimumNorm
 

@@ -13,10 +13,8 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from auditor import Batch, Classifier, Randomness
     from auditor.algorithms.best_points import BestPoints
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Randomness
 
 _MIN_REACH = 0.1
 """A gradient is tiny if, to first order, moving every pixel across the whole range changes the margin by less than this

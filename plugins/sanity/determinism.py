@@ -10,17 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table, hookimpl
+from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table
 from auditor.findings.metric import percent
 from auditor.probes.shared_metrics import LABEL_AGREEMENT, MAX_ABS_DIFFERENCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
+    from auditor import Batch, Classifier, Columns, Randomness
     from auditor.findings.evidence import Cell
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
 
 _ROUNDING = 1e-6
 """Smaller differences of the float32 probabilities are rounding and count as zero."""
@@ -111,9 +109,3 @@ def _table(records: Records) -> Table:
         formats=["text", "percent", "number", "count"],
         rows=rows,
     )
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Determinism]

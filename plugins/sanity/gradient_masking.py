@@ -18,17 +18,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Probe, Records, Table, hookimpl
+from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Probe, Records, Table
 from auditor.findings.metric import n_of_255, percent
 from auditor.plugins.sanity._attack_comparison import compare_attacks, noise_comparison
 from auditor.plugins.sanity._masking_checks import OWN_CHECKS, CheckResult, judge
 from auditor.plugins.sanity._masking_measurements import GradientMeasurements
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Batch
+    from auditor import Batch, Classifier, Columns, Randomness
     from auditor.findings.evidence import Cell
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
 
 _MIN_IMAGES = 20
 """With fewer images nothing is concluded."""
@@ -126,9 +124,3 @@ def _table(results: Sequence[CheckResult]) -> Table:
         rows=rows,
         caption="Masked: the whole 95 % interval lies above the limit.",
     )
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [GradientMasking]

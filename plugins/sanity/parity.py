@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, PerImage, Point, Probe, Records, Series, hookimpl
+from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, PerImage, Point, Probe, Records, Series
 from auditor.probes.shared_metrics import LABEL_AGREEMENT, MAX_ABS_DIFFERENCE
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Randomness
 
 _POINTS = 100
 """Points of the curve, so that many images do not make the report large."""
@@ -80,9 +78,3 @@ def _distribution(kind: str, differences: NDArray[np.float64]) -> Curve:
         series=[Series(name=kind, points=[Point(x=float(differences[i]), y=float(shares[i])) for i in picks])],
         caption="A curve at the left edge indicates equal scores.",
     )
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Parity]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from auditor import Conclusion, Finding, Meta, MetricSpec, NotApplicable, Probe, Records, hookimpl
+from auditor import Conclusion, Finding, Meta, MetricSpec, NotApplicable, Probe, Records
 from auditor.plugins.sanity._control_results import control_statement, control_table, tried_levels
 from auditor.plugins.sanity._control_runs import (
     SearchAttack,
@@ -25,9 +25,8 @@ from auditor.plugins.sanity._control_runs import (
 from auditor.probes.levels import number
 
 if TYPE_CHECKING:
-    from auditor.data.dataset import Batch
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness, Run
+    from auditor import Batch, Classifier, Columns, Randomness
+    from auditor.probes.base import RunContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ class PositiveControl(Probe):
         if min(self.candidates, self.query_samples) < 1:
             raise ValueError("candidates and query_samples must be at least 1")
 
-    def prepare(self, run: Run) -> Probe:
+    def prepare(self, run: RunContext) -> Probe:
         """Return the probe with the attacks of the run."""
         attacks = search_attacks(run.probes)
         if not attacks:
@@ -140,9 +139,3 @@ class _WithAttacks(PositiveControl):
                 model = plant_errors(classifier, single, rng, level, candidates=self.candidates)
                 chunks.append({"row": np.array([row]), **run_attack(attack, level, single, rng, model)})
         return chunks
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [PositiveControl]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Probe, Records, Table, hookimpl
+from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Probe, Records, Table
 from auditor.findings.metric import percent
 from auditor.probes.breakdown import ALPHA
 from auditor.probes.shared_metrics import ACCURACY
@@ -14,10 +14,8 @@ from auditor.probes.shared_metrics import ACCURACY
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor.data.dataset import Batch
+    from auditor import Batch, Classifier, Columns, Randomness
     from auditor.findings.evidence import Cell
-    from auditor.model.classifier import Classifier
-    from auditor.probes.base import Columns, Randomness
 
 
 class Alternative(NamedTuple):
@@ -149,9 +147,3 @@ def _table(accuracy: Metric, alternatives: list[Alternative]) -> Table:
         caption="p: probability of such an advantage over the preprocessing in use by chance. Size and crop are"
         " unchanged.",
     )
-
-
-@hookimpl
-def auditor_probes() -> list[type[Probe]]:
-    """Register the probe."""
-    return [Preprocessing]

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from auditor import Corruption, Meta, hookimpl
+from auditor import Corruption, Meta
 
 AUDITOR_API = "1.0"
 
@@ -19,8 +19,3 @@ class Shift(Corruption):
 
     def perturb(self, classifier, batch, rng, level):
         return np.roll(batch.pixels, -level["pixels"] if level["towards"] == "left" else level["pixels"], axis=3)
-
-
-@hookimpl
-def auditor_probes():
-    return [Shift]
