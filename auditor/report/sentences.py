@@ -88,7 +88,7 @@ def _subgroups(audit: AuditRecord) -> str:
     gaps = [ranked for probe in probes for ranked in comparable_metrics(probe) if ranked.spec["difference"]]
     # a gap with a high lower end is better established than a large gap of a small group
     worst = max(gaps, key=lambda gap: (gap.metric["low"] or 0.0, badness(gap.metric, gap.spec)), default=None)
-    largest = f"largest gap {_text(worst)} in {worst.probe['title']}" if worst else "no gap has a number"
+    largest = f"{_text(worst)} in {worst.probe['title']} is the largest gap" if worst else "no gap has a number"
     return _sentence(f"{title}{largest}; {_judgement(probes)}")
 
 
