@@ -13,6 +13,7 @@ from auditor import statistics
 from auditor.data.dataset import Batch
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
+from auditor.plugins.bias._fairness import FAIRNESS, counts, fairness
 from auditor.plugins.bias._slice_search import last_layer_inputs
 from auditor.plugins.bias.classes import Classes
 from auditor.plugins.bias.counterfactual_occlusion import CounterfactualOcclusion
@@ -27,7 +28,6 @@ from auditor.probes.groupings import groupings
 from auditor.run.opening import open_audit
 from auditor.run.request import Request
 from auditor.run.session import run
-from auditor.statistics.fairness import FAIRNESS, counts, fairness
 
 RNG = Randomness(0, "test")
 

@@ -12,7 +12,7 @@ from helpers import as_attack, records
 from auditor import Conclusion, Curve, Meta, Probe
 from auditor.plugins.metrics.adversarial_distance import AdversarialDistance
 from auditor.probes.distances import attack_records, norms_of, smallest
-from auditor.run.selection import _readers_last
+from auditor.run.selection import _dependencies_first
 
 
 def rows(*attacked: tuple[str, float, bool], wrong: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -57,7 +57,7 @@ def test_probes_run_after_the_probes_they_depend_on() -> None:
         probe("metrics.c", "metrics.b"),
         probe("attacks.y", "attacks.x"),
     ]
-    order = [p.meta.id for p in _readers_last(probes)]
+    order = [p.meta.id for p in _dependencies_first(probes)]
     assert sorted(order) == sorted(p.meta.id for p in probes)
     assert order[:4] == ["attacks.x", "attacks.y", "metrics.b", "metrics.c"]
 

@@ -106,7 +106,9 @@ def test_a_broken_plugin_is_named_and_the_audit_ends_with_3(install: Callable[..
     assert audit["verdict"] != "pass"
 
 
-@pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=lambda block: re.findall(r"def (auditor_\w+)", block)[-1])
+@pytest.mark.parametrize(
+    "block", PYTHON_BLOCKS, ids=lambda block: re.findall(r"^(?:def|class) (\w+)", block, re.MULTILINE)[-1]
+)
 def test_every_example_is_a_plugin_that_loads(block: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     module = types.ModuleType("example")
     module.__file__ = str(tmp_path / "example.py")

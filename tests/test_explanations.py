@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from auditor.algorithms.layers import last_convolution, last_layer
-from auditor.algorithms.masking import cells
 from auditor.data.dataset import Batch
 from auditor.errors import NotApplicable
 from auditor.plugin import registry
@@ -23,7 +22,7 @@ from auditor.plugins.explanations.lime import Lime
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.explanations.shap import Shap
 from auditor.probes.base import Randomness, RunContext
-from auditor.probes.cells import covered_probability
+from auditor.probes.cells import covered_probability, map_cells
 from auditor.probes.grading import grade, infidelity, rank_correlation
 from auditor.probes.shuffled_weights import shuffled
 from auditor.run.opening import open_audit
@@ -319,15 +318,14 @@ def test_rank_correlation_equals_spearman() -> None:
 
 def test_covered_probability_is_that_of_the_covered_image(subject: tuple[Any, Batch]) -> None:
     classifier, batch = subject
-    grid = cells(8, 8, 4)
+    grid = map_cells(classifier, 4)
     hidden = np.zeros((4, 2, len(grid)), dtype=bool)
     hidden[:, 1, 3] = True
     found = covered_probability(classifier, batch, grid, hidden, "black")
     rows = np.arange(4)
     np.testing.assert_allclose(found[:, 0], batch.probabilities[rows, batch.predictions], atol=1e-6)
     changed = batch.pixels.copy()
-    cell = grid[3]
-    changed[:, :, cell.top : cell.bottom, cell.left : cell.right] = 0
+    changed[:, :, *grid[3]] = 0
     np.testing.assert_allclose(found[:, 1], classifier.predict(changed)[rows, batch.predictions], atol=1e-6)
 
 

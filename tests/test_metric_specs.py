@@ -49,7 +49,7 @@ def record(metric: dict[str, Any], *specs: MetricSpec) -> dict[str, Any]:
     return {
         "id": "metrics.x",
         "status": "informative",
-        "findings": [{"id": "metrics.x/y", "statement": "Half (n = 2)."}],
+        "findings": [{"id": "metrics.x/y", "statement": "Half (n = 2).", "metric": "share", "n": None}],
         "metric_specs": plain(specs),
         "metrics": [defaults | metric],
     }

@@ -254,7 +254,7 @@ def test_incompatible_options_are_refused(table: Path, auditor_cli: Cli, tmp_pat
     assert images.exit_code == 2
     assert "has the columns age, fever, clinic, label, but the model takes images" in images.output
     text = auditor_cli("inspect", model).output
-    assert "a row of 2 features" in text
+    assert "2 tabular features" in text
     assert "not read: label" in text
 
 
@@ -368,8 +368,8 @@ def test_findings_on_features_are_worded_for_tabular_data(auditor_cli: Cli, tmp_
     assert probes["explanations.grad-cam"]["status"] == "not-applicable"
     assert probes["bias.slices"]["reason"] == "requires image input; this model takes 2 tabular features"
     drop = probes["bias.counterfactual-occlusion"]["findings"][0]
-    assert "hangs on the named region more than on others" in drop["statement"]
-    assert "Named most often: age" in drop["statement"]
+    assert "depends on the attributed region more than on others" in drop["statement"]
+    assert "Attributed most often: age" in drop["statement"]
     distance = next(
         m
         for m in probes["attacks.hopskipjump"]["metrics"]

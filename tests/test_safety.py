@@ -356,7 +356,7 @@ def test_all_failures_of_a_file_are_contained_in_the_child(tmp_path: Path) -> No
     assert "'memory'" in outcomes["fill"]
     assert "File too large" in outcomes["write"]
     assert not (tmp_path / "written").exists() or (tmp_path / "written").stat().st_size == 0
-    assert "m.x: not a sound model file: opening it raised IndexError" in outcomes["index"]
+    assert "m.x: not a valid model file: loading it raised IndexError" in outcomes["index"]
 
 
 def test_child_that_cannot_start_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

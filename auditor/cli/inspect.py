@@ -52,9 +52,12 @@ def _sample_inputs(classifier: DeployedModel) -> Pixels:
 
 
 def _properties(path: Path, classifier: DeployedModel) -> Iterator[tuple[str, str]]:
+    from auditor.model.identity import model_size
+
     artefact = classifier.artefact
     details = artefact.details
-    yield "file", f"{path} ({path.stat().st_size:,} bytes)"
+    files = f" in {1 + len(artefact.files)} files" if artefact.files else ""
+    yield "file", f"{path} ({model_size(path, artefact.files):,} bytes{files})"
     yield "sha256", classifier.sha256
     yield "format", artefact.format
     yield "producer", details.get("producer", "")

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
     from auditor.data.dataset import Pixels
 
@@ -73,6 +72,8 @@ class Preprocessing:
 
     def apply(self, pixels: Pixels) -> NDArray[Any]:
         """Convert pixels (n, c, h, w) to the input of the deployed model."""
+        import numpy as np
+
         low, high = self.range
         x: NDArray[Any] = pixels if self.order == "rgb" else pixels[:, ::-1]
         if (low, high) != (0.0, 1.0):
@@ -105,6 +106,7 @@ class Preprocessing:
 
     def on_device(self, pixels: torch.Tensor) -> torch.Tensor:
         """Like ``apply`` for a tensor, on its device, in the input type of the deployed model."""
+        import numpy as np
         import torch
 
         x = self.differentiable(pixels)
@@ -129,4 +131,6 @@ class Preprocessing:
 
 
 def _per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
+    import numpy as np
+
     return np.asarray(values, dtype=np.float32).reshape(1, -1, 1, 1)

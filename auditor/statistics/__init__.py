@@ -1,4 +1,4 @@
-"""Intervals, tests, bootstrap, calibration and ROC; fairness metrics are in ``fairness.py``."""
+"""Intervals, tests, bootstrap, calibration and ROC."""
 
 from auditor.statistics.bootstrap import (
     BOOTSTRAP_SEED,

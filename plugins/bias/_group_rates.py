@@ -26,7 +26,7 @@ _RESAMPLES = 200
 
 def fairness_tests(records: Records, name: str, values: pd.Series, minimum: int) -> dict[str, tuple[Metric, float]]:
     """Return every fairness statistic with its p-value; empty if there are too many classes."""
-    from auditor.statistics.fairness import FAIRNESS, counts, fairness
+    from auditor.plugins.bias._fairness import FAIRNESS, counts, fairness
 
     k = len(records.classes)
     if k > _MAX_CLASSES:
@@ -57,8 +57,8 @@ def profile_table(records: Records, name: str, values: pd.Series, minimum: int) 
     """Tabulate macro recall, false positive rate, precision, calibration and ROC AUC of every large group."""
     import numpy as np
 
+    from auditor.plugins.bias._fairness import counts, false_positive_rates, selection_rates, true_positive_rates
     from auditor.statistics import calibration_error, roc_auc
-    from auditor.statistics.fairness import counts, false_positive_rates, selection_rates, true_positive_rates
 
     k, frame = len(records.classes), records.frame
     labels, predictions = frame["label"].to_numpy(), frame["prediction"].to_numpy()
@@ -103,7 +103,7 @@ def class_rates_table(
     """
 
     from auditor import statistics
-    from auditor.statistics.fairness import counts
+    from auditor.plugins.bias._fairness import counts
 
     k, frame = len(records.classes), records.frame
     labels, predictions = frame["label"].to_numpy(), frame["prediction"].to_numpy()

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, PerImage, Records, Table
 from auditor.findings.formatting import points
+from auditor.plugins.bias._fairness import FAIRNESS
 from auditor.plugins.bias._group_rates import class_rates_table, fairness_table, fairness_tests, profile_table
 from auditor.probes.breakdown import ALPHA, Breakdown, Comparison, compare_shares, holm_adjusted
 from auditor.probes.groupings import groupings
 from auditor.probes.shared_metrics import ACCURACY
-from auditor.statistics.fairness import FAIRNESS
 
 if TYPE_CHECKING:
     import pandas as pd
