@@ -297,7 +297,7 @@ DATA: dict[str, tuple[Callable[[Any], Path], Sequence[str]]] = {
     "an empty folder": (lambda h: (h.at / "d", (h.at / "d").mkdir())[0], ["/d", "found no images", ".png"]),
     "a folder without images": (lambda h: text(h.at / "d" / "notes.txt").parent, ["/d", "found no images"]),
     "only hidden images": (lambda h: png(h.at / "d" / "._a.png").parent, ["/d", "found no images"]),
-    "images beside folders of images": (
+    "images next to folders of images": (
         lambda h: (png(h.good / "b.png"), h.good)[1],
         ["good", "1 images next to 3 folders", "expected a folder per class"],
     ),

@@ -558,7 +558,7 @@ SLOW_AUDIT = ["--probe", "sanity.slow", "--samples", "50", "--batch-size", "1", 
 
 @pytest.fixture
 def slow_audit(model: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
-    """An audit of 50 images, one at a time, in a process of its own."""
+    """An audit of 50 images, one at a time, in a separate process."""
     (tmp_path / "slow.py").write_text(SLOW)
     process = subprocess.Popen(
         [sys.executable, "slow.py", "run", model.name, *SLOW_AUDIT],

@@ -288,12 +288,12 @@ def test_per_image_values_are_checked_against_the_metric(thresholds: Path, monke
     from auditor.plugin import registry
 
     kind = registry.load().probes["performance.accuracy"]
-    honest = kind.per_image
+    original = kind.per_image
     monkeypatch.setattr(
         kind,
         "per_image",
         lambda self, records: [
-            type(each)(name=each.name, values=~each.values, at=each.at) for each in honest(self, records)[:1]
+            type(each)(name=each.name, values=~each.values, at=each.at) for each in original(self, records)[:1]
         ],
     )
     pair = only(comparison.compare([thresholds / "right", thresholds / "wrong"]))

@@ -426,13 +426,13 @@ def test_photographs_are_real_and_different(plugins: Any) -> None:
 
 
 def test_data_is_searched_in_the_order_of_the_contract(tmp_path: Path, audit: Any) -> None:
-    for folder in ("option", "beside", "inside"):
+    for folder in ("option", "neighbour", "inside"):
         picture(tmp_path / folder / "0" / "a.png", "red")
         picture(tmp_path / folder / "1" / "a.png", "lime")
     model = colours(tmp_path / "m.onnx", metadata='[data]\npath = "inside"')
     assert Path(audit(model=model)["data"]["path"]).name == "inside"
-    (tmp_path / "m.onnx.audit.toml").write_text('[data]\npath = "beside"')
-    assert Path(audit(model=model)["data"]["path"]).name == "beside"
+    (tmp_path / "m.onnx.audit.toml").write_text('[data]\npath = "neighbour"')
+    assert Path(audit(model=model)["data"]["path"]).name == "neighbour"
     assert Path(audit("--data", "option", model=model)["data"]["path"]).name == "option"
     (tmp_path / "m.onnx.audit.toml").unlink()
     assert audit(model=colours(tmp_path / "m.onnx"))["data"]["path"] == "packaged photographs"

@@ -60,7 +60,7 @@ def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 def auditor(target: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """The command line in a process of its own that finds the packages in ``target``."""
+    """The command line in a separate process that finds the packages in ``target``."""
     code = "from auditor.cli.main import main; main()"
     environment = os.environ | {"PYTHONPATH": str(target)}
     command = [sys.executable, "-c", code, *map(str, arguments)]

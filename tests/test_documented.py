@@ -141,7 +141,7 @@ def test_suite_with_published_numbers(digits: Path, auditor_cli: Callable[..., R
     assert not other["this_model"]
     assert {row["value"] for row in other["rows"]} == {None}
     assert "documented and measured" in ran.output
-    assert "robust accuracy\n  L∞ 2.55/255 " in ran.output, "where it was measured is told whole"
+    assert "robust accuracy\n  L∞ 2.55/255 " in ran.output, "the place of the measurement is shown in full"
     assert "another" not in ran.output
     page = (tmp_path / "run" / "report.html").read_text()
     assert "Nine of ten &lt;b&gt;digits" in page

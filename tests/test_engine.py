@@ -112,7 +112,7 @@ BROKEN = {
         "ZeroDivisionError",
     ),
     "conclude raises": ({"conclude": raises}, "ZeroDivisionError"),
-    "an example of no image": ({"examples": lambda self, records: [Example(image_id="nobody")]}, "nobody"),
+    "an example of no image": ({"examples": lambda self, records: [Example(image_id="absent")]}, "absent"),
     "columns of unequal length": ({"measure": lambda self, c, b, r: {"value": np.zeros(len(b) + 1)}}, "expected 8"),
     "rows that are no images": (
         {"measure": lambda self, c, b, r: {"row": np.array([len(b)]), "value": np.zeros(1)}},
@@ -199,7 +199,7 @@ def test_threat_model_that_raises_is_an_error(plug: Plug, audit: Callable[..., O
 
 
 class Wild(Attack):
-    """Returns whatever the test says."""
+    """Returns what the test states."""
 
     meta = replace(META, id="attacks.wild", area="attacks")
 

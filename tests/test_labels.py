@@ -10,7 +10,7 @@ import pytest
 
 from auditor.data.labels import ALPHABETICAL, INDICES, match_labels, number_of
 from auditor.errors import BadInput
-from auditor.model.loading.metadata import NAME_KEYS, beside, class_lines, class_names
+from auditor.model.loading.metadata import NAME_KEYS, metadata_files, class_lines, class_names
 from auditor.model.loading.sidecar import read_sidecar
 
 
@@ -127,7 +127,7 @@ def test_equal_class_names_are_told_apart() -> None:
 def test_class_names_in_a_text_file(content: str, expected: list[str], tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text(content, encoding="utf-8")
     assert class_lines(tmp_path / "labels.txt") == expected
-    found = dict(beside(tmp_path / "model.onnx"))
+    found = dict(metadata_files(tmp_path / "model.onnx"))
     assert found == ({str(tmp_path / "labels.txt"): {"output": {"classes": expected}}} if expected else {})
 
 

@@ -180,7 +180,7 @@ def streams(document: pypdf.PdfReader) -> Iterator[tuple[int, Any, list[Any]]]:
 
 
 def real_content_is_tagged(document: pypdf.PdfReader) -> Iterator[str]:
-    """Whatever is painted is marked with an MCID or as an artifact; neither stands inside the other."""
+    """Everything painted is marked with an MCID or as an artifact; neither stands inside the other."""
     for number, page, operations in streams(document):
         inside: list[str] = []
         for operands, operator in operations:

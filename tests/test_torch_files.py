@@ -21,7 +21,7 @@ from auditor.model.loading import build, read_sidecar
 from auditor.model.loading.archive import check_exported, on_device, traced_shape
 from auditor.model.scores import softmax
 
-# torch 2.12 warns of its own reader, once a process
+# torch 2.12 warns about its reader once per process
 pytestmark = pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")
 
 SHAPE, CLASSES = (3, 6, 5), 4

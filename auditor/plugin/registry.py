@@ -57,6 +57,12 @@ class Registry:
         """The plugins that could not be used, or only in part."""
         return [plugin for plugin in self.plugins if plugin.error]
 
+    def version_of(self, probe_id: str) -> str | None:
+        """Return the version of the package that provides a probe; None for a built-in probe."""
+        name = self.origin.get(probe_id)
+        plugin = next((plugin for plugin in self.plugins if plugin.name == name), None)
+        return None if plugin is None or plugin.package == "auditor" else plugin.version
+
     def select(self, patterns: Sequence[str], *, option: str) -> list[str]:
         """Return the ids that match any of the ids or globs; raise BadInput for a pattern without a match."""
         chosen: set[str] = set()
@@ -191,6 +197,8 @@ def check_probe(kind: Any) -> None:
         raise PluginBroken(f"{meta.id}: its id must begin with its area, {meta.area}")
     if not (meta.title and meta.why):
         raise PluginBroken(f"{meta.id}: title and why must not be empty")
+    if kind.extra_images is not Probe.extra_images and not kind.adds_images:
+        raise PluginBroken(f"{meta.id}: {name} overrides extra_images, so it must set adds_images = True")
     parameters = vars(kind).get("__dataclass_params__")
     if not (parameters is not None and parameters.frozen):
         raise PluginBroken(f"{meta.id}: {name} must be a frozen dataclass: @dataclass(frozen=True, kw_only=True)")

@@ -72,7 +72,7 @@ class Rule:
         return self.at_least or self.at_most
 
     def number(self) -> tuple[Any, ...]:
-        """Identify the number that the rule is about: a rule replaces an inherited one about the same number."""
+        """Identify the metric that the rule judges: a rule replaces an inherited one that judges the same metric."""
         return self.probe, self.metric, dict(self.at)
 
 

@@ -168,7 +168,7 @@ def _ends(metric: MetricRecord) -> tuple[float, float]:
 
 
 def _voided(probe: ProbeRecord, void: Invalidation, check: ProbeRecord) -> ProbeRecord:
-    """The record, inconclusive where it had passed and the void speaks of it."""
+    """Return the record, inconclusive if it had passed and the reason invalidates it."""
 
     def among(patterns: Sequence[str]) -> bool:
         return any(fnmatch.fnmatch(probe["id"], pattern) for pattern in patterns)

@@ -80,7 +80,7 @@ def _rule(probe: ProbeRecord) -> dict[str, Any]:
 
 
 def _results(probe: ProbeRecord, index: int, uri: str) -> list[dict[str, Any]]:
-    """Return a result per finding with a severity; a failed probe without one gets a result of its own."""
+    """Return a result per finding with a severity; a failed probe without one gets one result."""
     found = [finding for finding in probe["findings"] if finding["severity"] != "none"]
     if found:
         return [

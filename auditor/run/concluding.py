@@ -1,4 +1,4 @@
-"""Measure and conclude one probe; whatever happens in it becomes a record."""
+"""Measure and conclude one probe; every failure in it becomes a record."""
 
 from __future__ import annotations
 

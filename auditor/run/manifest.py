@@ -46,13 +46,22 @@ class Manifest(TypedDict):
 
 
 def records_key(
-    probe: Probe, ids: Sequence[str], *, probes: Sequence[Probe], classifier: DeployedModel, images: Images, seed: int
+    probe: Probe,
+    ids: Sequence[str],
+    *,
+    plugin_version: str | None,
+    probes: Sequence[Probe],
+    classifier: DeployedModel,
+    images: Images,
+    seed: int,
 ) -> str:
     """Return the digest of everything that a probe's records depend on.
 
-    Batch size, budget and number of workers do not change records and are not part of it.
+    ``plugin_version`` is the version of the package that provides the probe, None for a built-in probe. Batch size,
+    budget and number of workers do not change records and are not part of it.
     """
-    measurement = [FORMAT, probe.meta.id, probe.meta.version, plain(asdict(probe)), probe.fingerprint(probes)]
+    identity: list[Json] = [FORMAT, probe.meta.id, probe.meta.version, plugin_version]
+    measurement = [*identity, plain(asdict(probe)), probe.fingerprint(probes)]
     inputs = [_model_identity(classifier), images.sha256, sorted(ids)]
     return digest([*measurement, *inputs, seed, classifier.device.partition(":")[0]])
 
@@ -64,6 +73,7 @@ def _model_identity(classifier: DeployedModel) -> list[Json]:
         list(classifier.shape),
         plain(classifier.preprocessing.describe()),
         output,
+        classifier.artefact.runtime,
         classifier.access,
         list(classifier.classes),
     ]

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from auditor.findings.finding import ThreatModel
+from auditor.plugin.registry import Registry
 from auditor.probes.base import Probe, Randomness, Records, RunContext, no_examples
 from auditor.run.folder import Cost, RunFolder
 from auditor.run.manifest import records_key
@@ -30,6 +31,7 @@ class Recorder:
         folder: RunFolder,
         order: Sequence[str],
         *,
+        plugins: Registry,
         probes: Sequence[Probe],
         progress: Progress,
         workers: Workers | None = None,
@@ -38,6 +40,7 @@ class Recorder:
         self._measurer = measurer
         self._folder = folder
         self._order = order
+        self._plugins = plugins
         self._probes = probes
         self._progress = progress
         self._workers = workers
@@ -58,6 +61,7 @@ class Recorder:
         key = records_key(
             probe,
             ids,
+            plugin_version=self._plugins.version_of(probe.meta.id),
             probes=self._probes,
             classifier=measurer.classifier,
             images=measurer.images,

@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.errors import BadInput
-from auditor.files import file_sha256
 from auditor.findings.record import AuditRecord, Json, ModelRecord
 from auditor.plugin.registry import load
 from auditor.policy.rules import read_policy
@@ -112,7 +111,7 @@ def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False
     if model is None and not path.is_file():
         raise BadInput(f"{path}: the audited model does not exist (any more); give the file with --model")
     classifier = open_model(path, device, _overrides(audit["model"], same_file=model is None), trust=trust)
-    if model is None and file_sha256(path) != audit["model"]["sha256"]:
+    if model is None and classifier.sha256 != audit["model"]["sha256"]:
         raise BadInput(f"{path}: not the audited file (its SHA-256 differs); to use it anyway, give it with --model")
     examples = _stored_examples(folder)
     if not examples:

@@ -161,6 +161,7 @@ class _Session:
                 self.measurer,
                 self.folder,
                 self.order,
+                plugins=self.plugins,
                 probes=self.probes,
                 progress=self.progress,
                 workers=workers,

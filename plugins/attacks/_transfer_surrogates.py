@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 def surrogate_digest(path: str) -> str:
-    """Return the SHA-256 of a model file. Raises BadInput if it cannot be read."""
-    from auditor.files import file_sha256
+    """Return the SHA-256 of a model with its separate files. Raises BadInput if a file cannot be read."""
+    from auditor.model.identity import model_digest
+    from auditor.model.loading.external_data import separate_files
 
     try:
-        return file_sha256(Path(path))
+        return model_digest(Path(path), separate_files(Path(path)))
     except OSError as error:
         raise BadInput(f"--surrogate {path}: cannot be read ({error.strerror}); expected a model file") from None
 

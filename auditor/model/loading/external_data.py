@@ -36,6 +36,19 @@ def external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     return [path.parent / location for location in sorted(set(_locations(model)))]
 
 
+def separate_files(path: Path) -> list[Path]:
+    """Return the separate files of the ONNX model at ``path``, sorted; none for other formats and unreadable files."""
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    if path.suffix.lower() != ".onnx":
+        return []
+    try:
+        return external_files(onnx.load_model(path, load_external_data=False), path)
+    except DecodeError:
+        return []
+
+
 def _refusal(path: Path, location: str, why: str) -> BadInput:
     return BadInput(
         f"{path}: its weights are in {location[:100]!r}, which {why}; copy the file itself next to the model"

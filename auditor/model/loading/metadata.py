@@ -27,7 +27,7 @@ _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """The filters by PIL's numbers."""
 
 
-def beside(model: Path) -> list[tuple[str, Tables]]:
+def metadata_files(model: Path) -> list[tuple[str, Tables]]:
     """Read the configuration files and lists of class names near the model; return path and tables, best source first.
 
     ``preprocessor_config.json`` and ``config.json`` are read in the folder of the model and in the one above (Hugging

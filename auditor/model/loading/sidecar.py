@@ -212,7 +212,7 @@ def read_sidecar(
     for found in (metadata.onnx_image(properties or {}), metadata.class_names(properties or {})):
         if found:
             layers.append(from_tables(found, inside, model.parent))
-    layers += [from_tables(tables, origin, model.parent) for origin, tables in metadata.beside(model)]
+    layers += [from_tables(tables, origin, model.parent) for origin, tables in metadata.metadata_files(model)]
     return merge(layers)
 
 
