@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from click.testing import Result
 
 from auditor.data.labels import ALPHABETICAL, INDICES, match_labels, number_of
 from auditor.errors import BadInput
-from auditor.model.loading.metadata import NAME_KEYS, metadata_files, class_lines, class_names
+from auditor.model.loading.metadata import NAME_KEYS, class_lines, class_names, metadata_files
 from auditor.model.loading.sidecar import read_sidecar
 
 
@@ -144,3 +149,49 @@ def test_configuration_one_folder_up_is_read_after_the_one_next_to_the_model(tmp
     assert read_sidecar(model, properties={"names": "['in', 'the file']"}).classes == ("in", "the sidecar")
     stated = {"output": {"classes": ["on", "the command line"]}}
     assert read_sidecar(model, options=stated).classes == ("on", "the command line")
+
+
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("", ""),
+        ("names.txt", "\n".join(NAMES)),
+        ("names.json", json.dumps(NAMES)),
+        ("config.json", json.dumps({"id2label": dict(enumerate(NAMES))})),
+    ],
+    ids=["option", "text", "list", "configuration"],
+)
+def test_class_order_from_the_command_line_is_reported(
+    file: str, content: str, digits: Path, auditor_cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    if file:
+        (tmp_path / file).write_text(content)
+    classes = file or ",".join(NAMES)
+    model = digits / "digits-cnn.onnx"
+    options = ("--probe", "performance.accuracy", "--samples", 20, "--format", "json,html", "--out", "run")
+    with np.load(digits / "digits-test.npz") as archive:
+        labels = np.array(NAMES)[archive["labels"]]
+        np.savez(tmp_path / "named.npz", images=archive["images"], labels=labels)
+    result = auditor_cli("run", model, "--data", tmp_path / "named.npz", "--classes", classes, *options)
+    assert result.exit_code in {0, 3}, result.output
+    assert "class order from command line" in " ".join(result.output.split())
+    audit = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert audit["model"]["classes"] == NAMES
+    assert audit["model"]["classes_source"] == "command line"
+    assert audit["probes"][0]["metrics"][0]["value"] > 0.9
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert re.search(r"Class order from</span> <span[^>]*>command line", page)
+
+
+@pytest.mark.parametrize("stated", ["one", "a,,b", "missing.txt", "empty.json"])
+def test_unusable_class_names_are_refused(
+    stated: str, digits: Path, auditor_cli: Callable[..., Result], tmp_path: Path
+) -> None:
+    (tmp_path / "empty.json").write_text("{}")
+    result = auditor_cli("inspect", digits / "digits-cnn.onnx", "--classes", stated)
+    assert result.exit_code == 2
+    assert "--classes" in result.output
+    assert "Traceback" not in result.output

@@ -67,7 +67,7 @@ def _properties(path: Path, classifier: DeployedModel) -> Iterator[tuple[str, st
     yield "preprocessing", _describe_preprocessing(classifier)
     yield "output", _describe_output(classifier)
     more = ", ..." if classifier.n_classes > _MAX_CLASSES else ""
-    yield "classes", ", ".join(classifier.classes[:_MAX_CLASSES]) + more
+    yield "classes", f"{', '.join(classifier.classes[:_MAX_CLASSES])}{more}; from {classifier.classes_source}"
     yield "precision", artefact.precision
     yield "parameters", f"{details.get('parameters', 0):,}"
     yield "operators", ", ".join(details.get("operators", []))

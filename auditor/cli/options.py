@@ -191,6 +191,21 @@ def _crop(_ctx: click.Context, _param: click.Parameter, value: str | None) -> fl
         raise click.BadParameter(f"{value!r}; expected a share such as 0.875, pixels such as 256, or none") from None
 
 
+def _classes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> list[str] | None:
+    if value is None:
+        return None
+    from auditor.model.loading.metadata import class_file
+
+    path = Path(value)
+    names = class_file(path) if path.is_file() else [name.strip() for name in value.split(",")]
+    if len(names) < 2 or not all(names):
+        raise click.BadParameter(
+            f"{value!r}; expected a file with one class name per line, a JSON file with a list or a map from index to"
+            " name, or names separated by commas, in the order of the model's outputs"
+        )
+    return names
+
+
 _INPUT_OPTIONS: Sequence[Callable[[Any], Any]] = [
     click.option("--preset", type=click.Choice(list(PRESETS)), help="A common preprocessing."),
     click.option("--mean", callback=_numbers, metavar="R,G,B", help="Mean, subtracted after scaling to --range."),
@@ -210,6 +225,12 @@ _INPUT_OPTIONS: Sequence[Callable[[Any], Any]] = [
     ),
     click.option("--output", metavar="NAME", help="Output with the class scores, if there are several outputs."),
     click.option(
+        "--classes",
+        callback=_classes,
+        metavar="FILE|A,B,C",
+        help="Class names in the order of the model's outputs, or a file with them.",
+    ),
+    click.option(
         "--crop",
         callback=_crop,
         metavar="SHARE|N|none",
@@ -226,11 +247,13 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def collected(**options: Any) -> Any:
         names = ("preset", "mean", "std", "range", "order", "layout", "size")
         entries = {name: value for name in names if (value := options.pop(name)) is not None}
-        output, crop = options.pop("output"), options.pop("crop")
+        crop = options.pop("crop")
         if crop is not None:
             entries |= {"resize": "stretch"} if crop == "none" else {"resize": "crop", "crop": crop}
-        overrides = {"input": entries} if entries else {}
-        return command(overrides=overrides | ({"output": {"name": output}} if output else {}), **options)
+        stated = {"name": options.pop("output"), "classes": options.pop("classes")}
+        output = {name: value for name, value in stated.items() if value is not None}
+        tables = {"input": entries, "output": output}
+        return command(overrides={name: table for name, table in tables.items() if table}, **options)
 
     for option in reversed(_INPUT_OPTIONS):
         collected = option(collected)

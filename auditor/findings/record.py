@@ -300,6 +300,7 @@ class ModelRecord(TypedDict):
     outputs: Literal["logits", "probabilities"]
     output: NotRequired[OutputRecord]
     classes: list[str]
+    classes_source: NotRequired[str]
     parity: ParityRecord | None
 
 

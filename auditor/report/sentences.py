@@ -128,6 +128,7 @@ def _confidence(audit: AuditRecord) -> str:
     parts = [
         f"{model['access']} access to the model",
         _parity(model["parity"]),
+        f"class order from {model['classes_source']}" if model.get("classes_source") else "",
         f"{data['n']} {data.get('kind', 'images')}",
         "" if data["labelled"] else "no labels, so accuracy and bias were not measured",
         _completeness(audit),

@@ -118,6 +118,7 @@ def _model_record(classifier: DeployedModel) -> ModelRecord:
         "outputs": classifier.outputs,
         "output": {"name": artefact.output or None, "ends_in": decoder.activation, "single": decoder.single},
         "classes": list(classifier.classes),
+        "classes_source": classifier.classes_source,
         "parity": None if classifier.parity is None else plain(classifier.parity._asdict()),
     }
 

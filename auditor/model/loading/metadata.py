@@ -60,6 +60,18 @@ def metadata_files(model: Path) -> list[tuple[str, Tables]]:
     return [(path, tables) for path, tables in found if tables]
 
 
+def class_file(path: Path) -> list[str]:
+    """Read class names from a text file, or from JSON: a list, a map, or either under one of ``NAME_KEYS``."""
+    if path.suffix.lower() != ".json":
+        return class_lines(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    keys = [key for key in NAME_KEYS if isinstance(content, dict) and key in content]
+    return _listed_names(content[keys[0]] if keys else content)
+
+
 def class_lines(path: Path) -> list[str]:
     """Read class names from a text file, one per line, with or without their index in front; empty if it is none."""
     try:
