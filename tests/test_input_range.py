@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import Result
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
@@ -147,6 +149,32 @@ def test_flat_input_is_an_image_model(
     images = np.random.default_rng(0).random((4, *model.shape), dtype=np.float32)
     model.verify(images)
     assert model.access == "white-box"
+
+
+@pytest.mark.parametrize(("values", "side", "stated"), [(256, 16, ()), (768, 16, ()), (192, 16, ("--input-size", "8"))])
+def test_row_of_pixels_is_audited_on_images(
+    values: int, side: int, stated: tuple[str, ...], tmp_path: Path, auditor_cli: Callable[..., Result]
+) -> None:
+    model = grey_model(tmp_path / "m.onnx", ["n", values], TensorProto.FLOAT)
+    shades = np.repeat(np.uint8([250, 10]), 4)
+    images = np.broadcast_to(shades[:, None, None, None], (8, side, side, 3))
+    np.savez(tmp_path / "data.npz", images=images, labels=np.repeat([1, 0], 4))
+    options = ("--data", "data.npz", "--probe", "performance.accuracy", "--format", "json", "--out", "run", *stated)
+    result = auditor_cli("run", model, *options)
+    assert result.exit_code in {0, 3}, result.output
+    audit = json.loads((tmp_path / "run" / "audit.json").read_text())
+    assert audit["data"]["kind"] == "images"
+    assert audit["probes"][0]["metrics"][0]["value"] == 1.0
+
+
+def test_features_are_not_audited_on_images(tmp_path: Path, auditor_cli: Callable[..., Result]) -> None:
+    model = grey_model(tmp_path / "m.onnx", ["n", 30], TensorProto.FLOAT)
+    np.savez(tmp_path / "data.npz", images=np.zeros((4, 16, 16), dtype=np.uint8), labels=np.zeros(4, dtype=int))
+    result = auditor_cli("run", model, "--data", "data.npz")
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    assert "takes 30 tabular features, and data.npz holds images" in said
+    assert "--input-size" in said
 
 
 def test_flat_input_that_is_no_square_asks_for_the_size(opened: Open) -> None:

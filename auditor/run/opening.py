@@ -14,7 +14,7 @@ from auditor.findings.record import Json
 from auditor.model.artefact import Artefact
 from auditor.model.deployed import DeployedModel
 from auditor.model.device import pick_device
-from auditor.model.loading import Sidecar, build, read_sidecar, resizing, wanted_output
+from auditor.model.loading import Sidecar, build, holds_images, read_sidecar, resizing, wanted_output
 from auditor.model.tabular import of_table
 from auditor.plugin import registry, suite
 from auditor.plugin.registry import Registry
@@ -31,13 +31,14 @@ def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: 
     sidecar = _sidecar(request.model, artefact, request.overrides)
     source = _find_source(plugins, request, sidecar)
     samples = request.samples or suite.samples
-    if source.columns is not None or len(artefact.input_shape) == 2:
+    if source.columns is not None:
         return _open_rows(request, artefact, sidecar, source, device=device, samples=samples)
     # packaged photographs say nothing about the input size of the model
     first = [] if source.note else sample(source.ids, samples, request.seed)[:1]
-    classifier = build(
-        request.model, artefact, sidecar, device=device, data_size=_size_of(source, first[0]) if first else None
-    )
+    data_size = _size_of(source, first[0]) if first else None
+    if len(artefact.input_shape) == 2 and not holds_images(artefact, sidecar, data_size):
+        raise BadInput(_images_for_rows(request.model, artefact, source))
+    classifier = build(request.model, artefact, sidecar, device=device, data_size=data_size)
     images = Images(
         source,
         shape=classifier.shape,
@@ -55,15 +56,10 @@ def _open_rows(
 ) -> tuple[DeployedModel, Images]:
     """Open a classifier of tabular data and its table."""
     declared = artefact.input_shape
-    if source.columns is None:
-        raise BadInput(
-            f"{request.model}: the model's input has {len(declared)} dimensions, so it takes"
-            f" {declared[1] or 'any number of'} tabular features, and {source.path} holds images; expected a .csv or"
-            " .parquet table with a column for each feature"
-        )
+    columns = source.columns or ()
     if len(declared) not in {0, 2}:
         raise BadInput(
-            f"{source.path}: has the columns {', '.join(source.columns)}, but the model takes images; expected a"
+            f"{source.path}: has the columns {', '.join(columns)}, but the model takes images; expected a"
             " column image (paths relative to the table), and optional label and group columns"
         )
     rows, preprocessing = of_table(
@@ -78,6 +74,16 @@ def _open_rows(
     images = Images(rows, shape=classifier.shape, samples=samples, seed=request.seed)
     _match(classifier, images)
     return classifier, images
+
+
+def _images_for_rows(model: Path, artefact: Artefact, source: Source) -> str:
+    """Say that a tabular model cannot be audited on images."""
+    features = artefact.input_shape[1] or "any number of"
+    return (
+        f"{model}: the model's input has 2 dimensions, so it takes {features} tabular features, and {source.path} holds"
+        " images; expected a .csv or .parquet table with a column for each feature, or, if the features are the pixels"
+        " of an image, height and width with --input-size"
+    )
 
 
 def _match(classifier: DeployedModel, images: Images) -> None:

@@ -18,6 +18,9 @@ from auditor.model.preprocessing import InputTransform, Preprocessing
 USUAL_SIZES = (224, 32, 28, 64, 112, 128, 96, 256, 299, 384, 48, 8)
 """Sides in pixels to try if neither model file, sidecar nor data state one; that of ImageNet first."""
 
+_SMALLEST_SIDE = 8
+"""Rows of fewer numbers than a square of this side are features, unless a size is stated."""
+
 _LEVELS = 16
 """An integer input that the stated preprocessing maps to fewer values than this is refused."""
 
@@ -84,6 +87,24 @@ def candidates(
         for size in sizes
         for count in ([channels] if channels else [3, 1])
     ]
+
+
+def holds_images(artefact: Artefact, sidecar: Sidecar, data_size: tuple[int, int] | None) -> bool:
+    """Test whether a row of numbers is an image: a size is stated, or ``data_size`` or a square of 8 pixels fits it.
+
+    ``data_size`` is (height, width) of the data; None if the data are not images.
+    """
+    if sidecar.size:
+        return True
+    inner = artefact.input_shape[1:]
+    if data_size is None or any(side is None for side in inner):
+        return False
+    values = math.prod(side or 1 for side in inner)
+    shapes = _flat_shapes(inner, sidecar, data_size)
+    return any(
+        channels * height * width == values and min(height, width) >= _SMALLEST_SIDE
+        for channels, height, width in shapes
+    )
 
 
 def shape_text(shape: Sequence[int | None]) -> str:
