@@ -251,7 +251,7 @@ def test_classes_detect_low_recall_and_asymmetric_confusions() -> None:
     assert gap.low > 0.15
     recall, asymmetry = conclusion.findings
     assert "Lowest: class 2" in recall.statement
-    assert asymmetry.statement.startswith("1 of 1 pairs")
+    assert asymmetry.statement.startswith("1 of the 1 pairs")
     table: Any = asymmetry.evidence[0]
     assert table.rows[0][0] == "class 2 predicted as class 0"
 
@@ -413,7 +413,7 @@ def test_effect_of_region_is_distinguished_from_control(subject: tuple[Any, Batc
 
     found = conclude(0.4, 0.05)
     assert "depends on the attributed region more than on others" in found.findings[0].statement
-    assert "row 1, column 4 of 8 x 8" in found.findings[0].statement
+    assert "cell is row 1, column 4 of an 8 x 8 grid (" in found.findings[0].statement
     assert "no larger than elsewhere" in conclude(0.2, 0.2).findings[0].statement
 
 
@@ -442,7 +442,8 @@ def test_effect_of_region_is_compared_by_group() -> None:
         return CounterfactualOcclusion().conclude(records(frame, 2)).findings[1]
 
     biased, unbiased = conclude(0.0, 0.4), conclude(0.2, 0.2)
-    assert "differs significantly by kind. Clearest by kind: b " in biased.statement
+    assert "differs significantly by kind. Most significant difference, by kind: " in biased.statement
+    assert " over the control for b, " in biased.statement
     assert [e.title for e in biased.evidence][-2:] == [
         "Attribution frequency of each cell, kind b",
         "Attribution frequency of each cell, kind a",

@@ -206,7 +206,7 @@ def test_error_lists_the_sizes_tried(tmp_path: Path) -> None:
     with pytest.raises(BadInput) as caught:
         open_model(tmp_path / "m.onnx", "cpu", trust=True)
     assert "accepted none of the image sizes tried (224x224, 32x32, 28x28, 64x64, 112x112" in str(caught.value)
-    assert "--input-size HEIGHT,WIDTH" in str(caught.value)
+    assert "--input-size HEIGHTxWIDTH" in str(caught.value)
 
 
 # images of more than 8 bits

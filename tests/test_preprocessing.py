@@ -283,7 +283,7 @@ def test_preprocessing_detects_wrong_channel_order(colours: Path) -> None:
     assert gain.value == pytest.approx(2 / 3)
     assert gain.low is not None
     assert gain.low > 0.4
-    assert "probably not the one of the training" in bad.findings[0].statement
+    assert "probably not the one used in training" in bad.findings[0].statement
 
 
 def test_model_calls_of_alternative_preprocessing_are_counted(colours: Path) -> None:

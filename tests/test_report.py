@@ -536,7 +536,7 @@ def test_five_sentences_of_a_passing_audit(audit: dict[str, Any]) -> None:
         probe.update(status="pass", severity="none")
         for finding in probe["findings"]:
             finding["severity"] = "none"
-    assert "no attack crossed the policy's threshold" in sentences(audit)[1]
+    assert "no judged attack probe failed" in sentences(audit)[1]
     assert worst_findings(audit["probes"], 3) == []
 
 
@@ -550,7 +550,7 @@ def test_metric_without_a_better_direction_is_never_the_worst_number(audit: dict
             probe["metrics"] = [*kept, control | {"unit": "fraction"}]
             probe["metric_specs"].append(unknown_spec("confidence_drop_control"))
     robustness = sentences(audit)[1]
-    assert "the worst number is robust accuracy" in robustness
+    assert "the worst value at any level, judged or not, is robust accuracy" in robustness
     assert "ontrol" not in robustness
     for probe in audit["probes"]:
         probe["metric_specs"] = []

@@ -176,7 +176,7 @@ def test_columns_are_distinguished() -> None:
         ({"a": [1], "b": [2]}, {}, r"has 2 columns of features \(a, b\), but the model takes 1; name label, groups"),
         ({"a": [1]}, {"label": "y"}, "has no column 'y'; it has a"),
         ({"a": ["x"]}, {"features": ["a"]}, "column a holds 'x'; expected numbers"),
-        ({"a": [float("nan")]}, {}, "no row has a number in every feature"),
+        ({"a": [float("nan")]}, {}, "every row has a missing or non-numeric feature"),
         ({"a": [1, 2], "label": ["x", None]}, {}, "1 of 2 rows have no label"),
     ],
 )
@@ -369,7 +369,7 @@ def test_findings_on_features_are_worded_for_tabular_data(auditor_cli: Cli, tmp_
     assert probes["bias.slices"]["reason"] == "requires image input; this model takes 2 tabular features"
     drop = probes["bias.counterfactual-occlusion"]["findings"][0]
     assert "depends on the attributed region more than on others" in drop["statement"]
-    assert "Attributed most often: age" in drop["statement"]
+    assert "The most frequently attributed feature is age" in drop["statement"]
     distance = next(
         m
         for m in probes["attacks.hopskipjump"]["metrics"]

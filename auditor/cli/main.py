@@ -33,7 +33,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(short_help="Audit a model file.")
 @click.argument("model", type=_PATH)
 @click.option(
     "--data",
@@ -56,7 +56,7 @@ def run(model: Path, data: Path | None, **options: Any) -> None:
     _audit(model, data, "standard", **options)
 
 
-@main.command()
+@main.command(short_help="Train and audit a small reference model.")
 @click.option(
     "--models",
     type=_PATH,
@@ -102,7 +102,7 @@ def _audit(
     )
 
 
-@main.command()
+@main.command(short_help="Show input, output and preprocessing of a model.")
 @click.argument("model", type=_PATH)
 @click.option("--data", type=_PATH, metavar="PATH", help="Labelled images to compare the common preprocessings on.")
 @click.option(
@@ -130,7 +130,7 @@ def inspect(
         click.echo("\n" + compare_preprocessings(model, data, samples, device, overrides, trust=trust_model))
 
 
-@main.command()
+@main.command(short_help="List the probes, or describe one.")
 @click.argument("probe", required=False, metavar="[ID]")
 def probes(probe: str | None) -> None:
     """List all probes, built in or from plugins; with ID, print its description, settings and references."""
@@ -149,9 +149,14 @@ def probes(probe: str | None) -> None:
         sys.exit(INCOMPLETE)
 
 
-@main.command()
+@main.command(short_help="Apply another policy to a run.")
 @click.argument("folder", type=_PATH, metavar="RUN")
-@click.option("--policy", required=True, metavar="NAME|FILE.toml", help="Policy with the thresholds.")
+@click.option(
+    "--policy",
+    required=True,
+    metavar="NAME|FILE.toml",
+    help="Thresholds for pass and fail: default, ci, strict, or a file.",
+)
 @click.option(
     "--fail-on",
     type=click.Choice(GRADES),
@@ -170,7 +175,7 @@ def judge(folder: Path, policy: str, fail_on: str, formats: Sequence[str], paper
     finish(replay.judge_again(folder, policy, formats, paper), fail_on)
 
 
-@main.command()
+@main.command(short_help="Write the reports of a run again.")
 @click.argument("folder", type=_PATH, metavar="RUN")
 @click.option(
     "--format",
@@ -194,7 +199,7 @@ def report(folder: Path, formats: Sequence[str], paper: str) -> None:
         sys.exit(INCOMPLETE)
 
 
-@main.command()
+@main.command(short_help="Compare two or more runs.")
 @click.argument("folders", nargs=-1, required=True, type=_PATH, metavar="RUN_A RUN_B [RUN_C ...]")
 @click.option("--out", type=_PATH, metavar="DIR", help="Output folder. [default: comparisons/<A>-<B>]")
 @click.option(
@@ -208,7 +213,7 @@ def report(folder: Path, formats: Sequence[str], paper: str) -> None:
 )
 @click.option("--fail-on-regression", is_flag=True, help="Exit with status 1 if RUN_B is significantly worse.")
 def compare(folders: Sequence[Path], out: Path | None, formats: Sequence[str], fail_on_regression: bool) -> None:
-    """Compare runs image by image with RUN_A, the baseline: significantly better or worse metrics.
+    """Compare runs image by image with the baseline RUN_A: which metrics are significantly better or worse.
 
     Three or more runs give a leaderboard. Differences in data and settings are listed.
     """
@@ -224,7 +229,7 @@ def compare(folders: Sequence[Path], out: Path | None, formats: Sequence[str], f
         sys.exit(FAILED)
 
 
-@main.command()
+@main.command(short_help="Check the stored images of a run again.")
 @click.argument("folder", type=_PATH, metavar="RUN")
 @click.option("--model", type=_PATH, metavar="FILE", help="Model file. [default: that of the run]")
 @DEVICE
@@ -244,7 +249,7 @@ def replay(folder: Path, model: Path | None, device: str, trust_model: bool, ver
         sys.exit(FAILED)
 
 
-@main.command()
+@main.command(short_help="Train a reference model.")
 @click.argument("recipe_name", required=False, metavar="[RECIPE]")
 @click.option(
     "--data", type=_PATH, metavar="PATH", help="Images of the recipe, if it needs any; as for `auditor run --data`."
@@ -315,7 +320,7 @@ def plugin_check(package: str, quiet: bool) -> None:
         sys.exit(FAILED)
 
 
-@main.command()
+@main.command(short_help="Print the completion script for a shell.")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the completion script for SHELL: eval "$(auditor completion bash)"."""
@@ -326,7 +331,7 @@ def completion(shell: str) -> None:
     click.echo(kind(main, {}, "auditor", "_AUDITOR_COMPLETE").source())
 
 
-@main.command()
+@main.command(short_help="List installed and missing components.")
 def doctor() -> None:
     """List installed and missing components (CUDA, ONNX Runtime providers, Pango, plugins), and how to install them."""
     from auditor.cli.doctor import examine

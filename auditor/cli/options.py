@@ -78,7 +78,7 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         "--samples",
         type=_POSITIVE,
         metavar="N",
-        help="Use at most N images, drawn by the seed. [default: that of the suite]",
+        help="Use at most N images, drawn at random with --seed. [default: that of the suite]",
     ),
     click.option(
         "--seed",
@@ -110,7 +110,7 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         default="default",
         show_default=True,
         metavar="NAME|FILE.toml",
-        help="Policy with the thresholds.",
+        help="Thresholds for pass and fail: default, ci, strict, or a file.",
     ),
     click.option(
         "--fail-on",
@@ -207,12 +207,18 @@ def _classes(_ctx: click.Context, _param: click.Parameter, value: str | None) ->
 
 
 _INPUT_OPTIONS: Sequence[Callable[[Any], Any]] = [
-    click.option("--preset", type=click.Choice(list(PRESETS)), help="A common preprocessing."),
+    click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        help="Named preprocessing: sets mean, std, range and channel order.",
+    ),
     click.option("--mean", callback=_numbers, metavar="R,G,B", help="Mean, subtracted after scaling to --range."),
     click.option(
-        "--std", callback=_numbers, metavar="R,G,B", help="Standard deviation, divided by after subtracting --mean."
+        "--std", callback=_numbers, metavar="R,G,B", help="Standard deviation, applied after subtracting --mean."
     ),
-    click.option("--range", callback=_range, metavar="LOW-HIGH", help="Values of black and white. [default: 0-1]"),
+    click.option(
+        "--range", callback=_range, metavar="LOW-HIGH", help="Input values of black and white pixels. [default: 0-1]"
+    ),
     click.option("--channels", "order", type=click.Choice(["rgb", "bgr"]), help="Channel order."),
     click.option("--layout", type=click.Choice(["nchw", "nhwc"]), help="Axis order of the input."),
     click.option(
@@ -223,7 +229,9 @@ _INPUT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         metavar="N|HxW",
         help="Input size in pixels, if the file does not specify it.",
     ),
-    click.option("--output", metavar="NAME", help="Output with the class scores, if there are several outputs."),
+    click.option(
+        "--output", metavar="NAME", help="Name of the model output with the class scores, if it has several outputs."
+    ),
     click.option(
         "--classes",
         callback=_classes,
@@ -234,8 +242,8 @@ _INPUT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         "--crop",
         callback=_crop,
         metavar="SHARE|N|none",
-        help="Centre crop: its share of the shorter side, or the pixels that the shorter side is scaled to; none"
-        " stretches. [default: 1]",
+        help="Centre crop. SHARE: fraction of the shorter side to keep (0.875). N: scale the shorter side to N pixels"
+        " first (256). none: no crop, stretch to the input size. [default: 1]",
     ),
 ]
 

@@ -101,8 +101,9 @@ def pick_device(wanted: str) -> str:
         count = torch.cuda.device_count()
         index = int(wanted.partition(":")[2] or 0)
         if index >= count:
+            usable = f"cuda:0 to cuda:{count - 1}, or cpu" if count > 1 else "cuda:0 or cpu" if count else "cpu"
             raise BadInput(
-                f"--device {wanted}: PyTorch finds {count} CUDA devices; use --device cpu (see `auditor doctor`)"
+                f"--device {wanted}: CUDA devices that PyTorch finds: {count}; use {usable} (see `auditor doctor`)"
             )
         return f"cuda:{index}"
     if wanted == "mps" and not torch.backends.mps.is_available():

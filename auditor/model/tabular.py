@@ -158,7 +158,9 @@ def of_table(
     values = values.astype(np.float32 if dtype in {"float32", "float16"} else np.float64).astype(np.float64)
     known = values[np.isfinite(values).all(axis=1)]
     if not len(known):
-        raise BadInput(f"{source.path}: no row has a number in every feature; expected at least one")
+        raise BadInput(
+            f"{source.path}: every row has a missing or non-numeric feature; expected at least one complete row"
+        )
     preprocessing = _fitted(known, chosen.features, dtype)
     rows = replace(
         source,

@@ -210,5 +210,5 @@ def _content(path: Path, extending: Sequence[Path] = ()) -> PolicyFile:
     if not content.extends:
         return content
     if path in extending:
-        raise BadInput(f"{path}: extends {content.extends!r}, which extends this file; expected no circle")
+        raise BadInput(f"{path}: extends {content.extends!r}, which extends this file; remove one of the two")
     return content.on_top_of(_content(_path(content.extends, path.parent), [*extending, path]))

@@ -160,7 +160,7 @@ class Probe(ABC):
     """True if the probe has a setting ``surrogates``: paths of other models (``--surrogate``)."""
 
     samples: int = 0
-    """Audit at most this many images, drawn by the seed of the run; 0 for all."""
+    """Audit at most this many images, drawn at random with the run's seed; 0 for all."""
 
     def threat_model(self) -> ThreatModel | None:
         """Return the attacker's goal, knowledge and budget; every probe of the area "attacks" must."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Corruption(Perturbation):
-    """Corrupt images by chance, without an adversary; the accuracy at each level stands alone."""
+    """Corrupt images by chance, without an adversary; the accuracy is reported separately for each level."""
 
     metrics: ClassVar[Sequence[MetricSpec]] = (
         MetricSpec(name="corruption_accuracy", label="Accuracy under corruption", better="higher"),
@@ -81,8 +81,8 @@ class Corruption(Perturbation):
             id=f"{self.meta.id}/levels",
             title=self.meta.title,
             statement=f"Mean {accuracy} over all levels is {percent(mean)}, on the clean {records.kind}"
-            f" {percent(clean)} (n = {clean.n}). The lowest is {percent(worst)} at {line_name(worst.at)},"
-            f" {level_name(worst.at)}.",
+            f" {percent(clean)} (n = {clean.n}). The lowest is {percent(worst)}"
+            f"{f', for {line_name(worst.at)}' if line_name(worst.at) else ''} at {level_name(worst.at)}.",
             metric=chosen,
             evidence=[
                 *_curves(by_line, accuracy, clean),

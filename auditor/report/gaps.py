@@ -64,7 +64,7 @@ def _without_result(probes: Sequence[ProbeRecord]) -> list[Gap]:
     for probe in probes:
         reason = probe["reason"] or "no reason recorded"
         if probe["status"] == "inconclusive" and n_inconclusive >= _FEW:
-            reason = "the numbers do not decide, which is not a pass; each probe states its reason"
+            reason = "too little evidence for pass or fail; the reason is listed with each probe"
         if probe["status"] in STATUS_TEXTS:
             groups.setdefault((probe["status"], reason), []).append(probe)
     return [

@@ -100,4 +100,4 @@ def _documented(audit: AuditRecord) -> list[str]:
 
 def _gaps(audit: AuditRecord) -> list[str]:
     items = [f"- {'⚠️ ' if gap.broken else ''}**{plain(gap.part)}** – {plain(gap.reason)}" for gap in gaps(audit)]
-    return _section("Not measured or broken", items)
+    return _section("Inconclusive, not measured or failed to run", items)

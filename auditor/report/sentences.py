@@ -49,10 +49,10 @@ def _worst_of(audit: AuditRecord, area: Area, noun: str) -> str:
         worst = _worst_failure(failed)
         return f"{_under(worst)}, and {text}" if worst else text
     inconclusive = any(probe["status"] == "inconclusive" for probe in probes)
-    text = f"no {noun} crossed the policy's threshold" if n_judged else f"no {noun} could be judged"
+    text = f"no judged {noun} probe failed" if n_judged else f"no {noun} could be judged"
     text += " (some are inconclusive)" if n_judged and inconclusive else ""
     ranked = sorted((ranked for probe in probes for ranked in comparable_metrics(probe)), key=worst_first)
-    return f"{text}; the worst number is {_under(ranked[0])}" if ranked else text
+    return f"{text}; the worst value at any level, judged or not, is {_under(ranked[0])}" if ranked else text
 
 
 def _worst_failure(failed: Sequence[ProbeRecord]) -> RankedMetric | None:
@@ -76,7 +76,7 @@ def _text(ranked: RankedMetric) -> str:
 
 
 def _under(ranked: RankedMetric) -> str:
-    return f"{_text(ranked)} under {ranked.probe['title']}"
+    return f"{_text(ranked)} in {ranked.probe['id']}"
 
 
 def _subgroups(audit: AuditRecord) -> str:
@@ -88,8 +88,8 @@ def _subgroups(audit: AuditRecord) -> str:
     gaps = [ranked for probe in probes for ranked in comparable_metrics(probe) if ranked.spec["difference"]]
     # a gap with a high lower end is better established than a large gap of a small group
     worst = max(gaps, key=lambda gap: (gap.metric["low"] or 0.0, badness(gap.metric, gap.spec)), default=None)
-    largest = f"{_text(worst)} in {worst.probe['title']} is the largest gap" if worst else "no gap has a number"
-    return _sentence(f"{title}{largest}; {_judgement(probes)}")
+    clearest = f"the clearest gap is {_under(worst)}" if worst else "no gap has a number"
+    return _sentence(f"{title}{clearest}; {_judgement(probes)}")
 
 
 def _judgement(probes: Sequence[ProbeRecord]) -> str:
@@ -97,8 +97,9 @@ def _judgement(probes: Sequence[ProbeRecord]) -> str:
     judged = sum(probe["status"] in ("pass", "fail") for probe in probes)
     if judged:
         return f"{failed} of {judged} judged bias probes failed"
-    if any(probe["status"] == "inconclusive" for probe in probes):
-        return "too uncertain to judge (inconclusive)"
+    inconclusive = [probe["id"] for probe in probes if probe["status"] == "inconclusive"]
+    if inconclusive:
+        return f"too little evidence to judge {', '.join(inconclusive)} (inconclusive)"
     return "the policy sets no threshold"
 
 

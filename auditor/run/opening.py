@@ -125,7 +125,7 @@ def _open_artefact(plugins: Registry, path: Path, device: str, overrides: Overri
     if not path.exists():
         raise BadInput(f"{path}: no such file")
     if path.is_dir():
-        raise BadInput(f"{path}: a folder; expected a model file, .onnx, TorchScript .pt or torch.export .pt2")
+        raise BadInput(f"{path}: is a folder; expected a model file, .onnx, TorchScript .pt or torch.export .pt2")
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: an empty file; expected a model, .onnx, TorchScript .pt or torch.export .pt2")
     output = wanted_output(path, _tables(overrides))
@@ -137,7 +137,7 @@ def _open_artefact(plugins: Registry, path: Path, device: str, overrides: Overri
             if (plugin.error or "").startswith("auditor_open_model"):
                 raise BadInput(f"{path}: plugin {plugin.name} could not open it: {plugin.error}")
         raise BadInput(
-            f"{path}: no plugin opens {path.suffix or 'files without a suffix'}; expected an ONNX file (.onnx) or a"
+            f"{path}: no plugin can load {path.suffix or 'files without a suffix'}; expected an ONNX file (.onnx) or a"
             " TorchScript (.pt) or torch.export (.pt2) archive"
         )
     return artefact

@@ -1,1 +1,1 @@
-"""Perturbations that look for wrong answers, by an adversary or by chance, one file per probe."""
+"""Adversarial attacks and random perturbations, one file per probe."""

@@ -1,4 +1,4 @@
-"""AutoAttack: four attacks without parameters to tune, each on the images that the earlier ones left.
+"""AutoAttack: four attacks without parameters to tune, each run on the images that are still classified correctly.
 
 Croce and Hein 2020, arXiv:2003.01690, section 5, standard version: APGD on the cross-entropy; targeted APGD on the
 difference of logits ratio and targeted FAB, against the classes next in score; Square. Cross-entropy is replaced by a

@@ -45,7 +45,8 @@ class Occlusion(GridSearch):
         id="attacks.occlusion",
         title="Occlusion by a block",
         area="attacks",
-        why="A sticker, a finger or dirt on the lens covers a part of the image; it takes no knowledge of the model.",
+        why="A sticker, a finger or dirt on the lens covers a part of the image; it requires no knowledge of the"
+        " model.",
         references=("https://arxiv.org/abs/1311.2901", "https://arxiv.org/abs/1708.04552"),
         version=2,
     )
@@ -165,9 +166,9 @@ class Occlusion(GridSearch):
         finding = Finding(
             id=f"{self.meta.id}/block",
             title="Accuracy under occlusion",
-            statement=f"Under one block of {100 * self.block:g} % of the side, at the worst position and fill,"
-            f" {records.accuracy_name} is {percent(overall)}; without a block it is {percent(clean)}"
-            f" (n = {overall.n}). The worst fill is {worst.at['fill']}: {percent(worst)}.",
+            statement=f"With one square block, {100 * self.block:g} % of the image side long, at the worst position"
+            f" and with the worst fill, {records.accuracy_name} is {percent(overall)}; without a block it is"
+            f" {percent(clean)} (n = {overall.n}). The worst single fill is {worst.at['fill']}: {percent(worst)}.",
             metric=overall,
             evidence=[
                 evidence.fill_table(by_fill),

@@ -45,7 +45,7 @@ class Patch(GridSearch):
         id="attacks.patch",
         title="Adversarial patch",
         area="attacks",
-        why="A sticker can be printed and placed in any scene; it takes no access to the image.",
+        why="A sticker can be printed and placed in any scene; it requires no access to the digital image.",
         references=("https://arxiv.org/abs/1712.09665",),
         needs=frozenset({"gradients"}),
     )
@@ -114,10 +114,11 @@ class Patch(GridSearch):
         finding = Finding(
             id=f"{self.meta.id}/square",
             title="Accuracy with an adversarial patch",
-            statement=f"With a patch of {100 * max(self.blocks):g} % of the side, at the worst of {self.places} random"
-            f" positions, {records.accuracy_name} on held-out images is {percent(robust)}; without a patch"
-            f" it is {percent(clean)} (n = {robust.n}). At one random position the patch changes {percent(success)}"
-            f" of the correct answers, random pixels {percent(control)}.",
+            statement=f"With a square patch, {100 * max(self.blocks):g} % of the image side long, at the worst of"
+            f" {self.places} random positions, {records.accuracy_name} on held-out images is"
+            f" {percent(robust)}; without a patch it is {percent(clean)} (n = {robust.n}). At one random position, the"
+            f" patch changes {percent(success)} of the correct predictions; a patch of random pixels changes"
+            f" {percent(control)}.",
             metric=robust,
             evidence=[
                 metric_table(

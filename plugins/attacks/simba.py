@@ -32,8 +32,8 @@ class Simba(MinimumNorm):
         id="attacks.simba",
         title="SimBA",
         area="attacks",
-        why="The simplest attack by scores: it needs the confidence of the answers and some thousand queries. A model"
-        " that withstands gradient attacks and not this one masks its gradients.",
+        why="The simplest score-based attack: it needs the confidence of each prediction and a few thousand queries."
+        " A model that withstands gradient attacks and not this one masks its gradients.",
         references=("https://arxiv.org/abs/1905.07121",),
     )
     headline: ClassVar[Level] = {"norm": "l2", "epsilon": 0.5}

@@ -141,9 +141,10 @@ class Spatial(GridSearch):
         finding = Finding(
             id=f"{self.meta.id}/grid",
             title="Accuracy under rotation and translation",
-            statement=f"At the worst of {wrong.shape[1]} positions, up to {self.rotation:g} degrees and"
-            f" {100 * self.translation:g} % of the side, {records.accuracy_name} is {percent(overall)}; on the clean"
-            f" images it is {percent(clean)} (n = {overall.n}). At a random position it is {percent(random)}.",
+            statement=f"At the worst of {wrong.shape[1]} combinations of rotation (up to {self.rotation:g} degrees) and"
+            f" translation (up to {100 * self.translation:g} % of the image side), {records.accuracy_name} is"
+            f" {percent(overall)}; on the clean images it is {percent(clean)} (n = {overall.n}). Averaged over all"
+            f" combinations it is {percent(random)}.",
             metric=overall,
             evidence=[
                 Curve(

@@ -41,13 +41,18 @@ def region_maps(
     np.put_along_axis(member, named, 1.0, axis=1)
     share = member.mean(axis=0)
     top = int(share.argmax())
-    square = f"row {top // side + 1}, column {top % side + 1} of {side} x {side} cells"
-    place = records.features[top] if tabular else square
-    text = f"Attributed most often: {place}, for {100 * share[top]:.0f} % of the {records.kind}."
+    square = f"cell is row {top // side + 1}, column {top % side + 1} of {_article(side)} {side} x {side} grid"
+    place = f"feature is {records.features[top]}" if tabular else square
+    text = f"The most frequently attributed {place} ({100 * share[top]:.0f} % of the {records.kind})."
     groups = _groups(cuts, comparisons, len(named))
     if tabular:
         return [_feature_map(records, member, share, groups)], text
     return _cell_maps(member, groups, side, named.shape[1] / count), text
+
+
+def _article(side: int) -> str:
+    """Return the indefinite article of a number below 80."""
+    return "an" if side in {8, 11, 18} else "a"
 
 
 def _groups(cuts: Mapping[str, pd.Series], comparisons: Sequence[Extremes], n: int) -> Groups:

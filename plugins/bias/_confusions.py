@@ -49,8 +49,8 @@ def asymmetry_finding(records: Records, matrix: NDArray[np.int64]) -> Finding:
     return Finding(
         id="bias.classes/asymmetry",
         title="Asymmetric confusions",
-        statement=f"{one_sided} of {len(pairs)} pairs of classes are confused significantly more often in one"
-        f" direction (n = {errors} errors; exact binomial tests, Holm).",
+        statement=f"{one_sided} of the {len(pairs)} pairs of classes with at least one confusion are confused"
+        f" significantly more often in one direction (n = {errors} errors; exact binomial tests, Holm).",
         n=errors,
         evidence=evidence,
     )

@@ -38,8 +38,8 @@ def groups_finding(records: Records, found: Sequence[Extremes], minimum: int, ma
         most, least = (points(clearest.groups[value]) for value in (clearest.highest, clearest.lowest))
         statement = (
             f"The effect of occluding the attributed region differs significantly by {', '.join(significant)}."
-            f" Clearest by {clearest.grouping}: {clearest.highest} {most}, {clearest.lowest} {least} over the"
-            f" control ({test})."
+            f" Most significant difference, by {clearest.grouping}: {most} over the control for {clearest.highest},"
+            f" {least} for {clearest.lowest} ({test})."
         )
     else:
         statement = (

@@ -152,8 +152,9 @@ def _content(records: Records, mask: NDArray[np.bool_]) -> str:
     """Describe the most frequent label and prediction of a slice."""
     labels, predictions = (records.frame[column][mask].value_counts() for column in ("label", "prediction"))
     return (
-        f"label {records.class_name(labels.index[0])} in {100 * labels.iloc[0] / mask.sum():.0f} %,"
-        f" prediction {records.class_name(predictions.index[0])} in {100 * predictions.iloc[0] / mask.sum():.0f} %"
+        f"{100 * labels.iloc[0] / mask.sum():.0f} % of its images have the label {records.class_name(labels.index[0])},"
+        f" and {100 * predictions.iloc[0] / mask.sum():.0f} % are predicted as"
+        f" {records.class_name(predictions.index[0])}"
     )
 
 

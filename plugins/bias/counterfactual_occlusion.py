@@ -181,7 +181,8 @@ class CounterfactualOcclusion(Breakdown):
         return (
             f"Covering the {100 * self.share:.0f} % of the {whole} with the highest attribution by {self.explanation}"
             f" lowers the score by {points(drops.region)}, {elsewhere} by {points(drops.control)}"
-            f" (n = {drops.region.n}). The prediction changes for {flipped} and {flipped_control}. {drops.reading}"
+            f" (n = {drops.region.n}). The prediction changes on {flipped} of the {records.kind}, and on"
+            f" {flipped_control} with the control {'features' if tabular else 'region'} covered. {drops.reading}"
         )
 
 

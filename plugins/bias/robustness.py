@@ -131,8 +131,9 @@ class RobustnessBias(DerivedProbe, Breakdown):
         significant = sum(cut.shares.verdict == "groups differ" for cut in cuts)
         return (
             f"Robustness differs significantly by {first.grouping} under {significant} of {len(cuts)} attacks and"
-            f" corruptions. Clearest gap in the share lost: {points(first.gap)} under {cuts[0].loss.probe_id}"
-            f" (n = {first.gap.n}; p = {first.p_value:.2g}, Holm over {tests} tests). {self.extremes_text(first)}"
+            f" corruptions. Clearest gap in the share of correct predictions lost: {points(first.gap)} under"
+            f" {cuts[0].loss.probe_id} (n = {first.gap.n}; p = {first.p_value:.2g}, Holm over {tests} tests)."
+            f" {self.extremes_text(first)}"
         )
 
     def _detail(self, records: Records, cut: Cut) -> Table:

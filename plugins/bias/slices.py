@@ -141,7 +141,7 @@ def _statement(search: Search) -> str:
         )
     worst = search.confirmed[0]
     return (
-        f"{len(search.confirmed)} of {len(search.slices)} candidate slices are confirmed on held-out images. Highest"
+        f"Confirmed on held-out images: {len(search.confirmed)} of {len(search.slices)} candidate slices. Highest"
         f" error rate: {percent(worst.errors)} (n = {worst.errors.n}) against {100 * worst.others:.1f} % elsewhere"
         f" (p = {worst.p_value:.2g}, Fisher, Holm); {worst.content}."
     )

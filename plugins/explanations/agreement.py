@@ -74,8 +74,8 @@ class Agreement(DerivedProbe):
         correlations = np.concatenate([pair.correlations for pair in pairs])
         median = statistics.median("rank_correlation", correlations, unit="1")
         statement = (
-            f"Median rank correlation of two methods' maps: {median.value:.2f} (n = {median.n} pairs of maps,"
-            f" {len(pairs)} pairs of methods). {_reading(median.value)}"
+            f"Median rank correlation between the maps of two methods: {median.value:.2f} (n = {median.n} pairs of"
+            f" maps, {len(pairs)} pairs of methods). {_reading(median.value)}"
             if median.value is not None
             else f"Undecided: the maps are constant (n = {len(correlations)})."
         )
@@ -157,5 +157,5 @@ def _reading(value: float) -> str:
     if value > 0.7:
         return "The methods largely agree."
     if value > 0.3:
-        return "The methods agree in part; do not use a single map."
+        return "The methods agree only partly; do not rely on the map of a single method."
     return "The methods disagree, so a single map depends more on the method than on the model."

@@ -1,11 +1,12 @@
 """SHAP: Owen values of the image's regions, by shap's Partition explainer (Lundberg and Lee 2017, arXiv:1705.07874).
 The hierarchy of regions halves the image along its longer side.
 
-For tabular data: Shapley values of the features, with missing features taken from background rows. Up to ten features
-all sets are evaluated, else random orders (shap's Exact and Permutation explainers, as shap selects them).
+For tabular data: Shapley values of the features, with missing features taken from background rows. With at most
+ten features, all subsets are evaluated; otherwise random permutations (shap's Exact and Permutation explainers, as shap
+selects them).
 
 shap's blur masker caches by the id of an array, which Python reuses; this masker holds its own array for each image.
-With 500 evaluations the smallest regions have some dozens of pixels at 224x224.
+With 500 evaluations the smallest regions have a few dozen pixels at 224x224.
 """
 
 from __future__ import annotations

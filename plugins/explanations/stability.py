@@ -47,8 +47,12 @@ class Stability(DerivedProbe):
             rows.append([name, seeds.cell() if seeds.n else "deterministic", noise.cell(), len(frame)])
             metrics += [noise, *([seeds] if seeds.n else [])]
             if seeds.n and seeds.value is not None and seeds.value < MIN_STABILITY:
-                unstable.append(f"{name} ({seeds.value:.2f})")
-        subject = f"the maps of {', '.join(unstable)}" if unstable else "no method's maps"
+                measure = "" if unstable else "mean rank correlation "
+                unstable.append(f"{name} ({measure}{seeds.value:.2f})")
+        first = ", ".join(unstable[:-1])
+        listed = f"{first} and {unstable[-1]}" if first else "".join(unstable)
+        subject = f"The maps of {listed} change" if unstable else "No method's maps change"
+        limit = f"limit {MIN_STABILITY}" if unstable else f"mean rank correlation below {MIN_STABILITY}"
         n = sum(len(frame) for frame in frames.values())
         table = Table(
             title="Stability by method",
@@ -60,8 +64,8 @@ class Stability(DerivedProbe):
         finding = Finding(
             id=f"{self.meta.id}/methods",
             title="Stability by method",
-            statement=f"Under another random seed {subject} change (mean rank correlation below {MIN_STABILITY};"
-            f" n = {n} maps). The table lists the sensitivity to small noise.",
+            statement=f"{subject} with the random seed ({limit}; n = {n} maps)."
+            " The table lists the sensitivity to small noise.",
             metric=metrics[0],
             evidence=[table],
         )

@@ -89,7 +89,7 @@ class AdversarialDistance(AttackSummary):
             title=f"Adversarial distance, {norm_name(norm)}",
             statement=f"Against the best attack on each image, {drop_text(accuracy, clean, robust)} at epsilon"
             f" {size(norm, epsilon)} ({norm_name(norm)}, n = {len(judged)}). {_median_text(median, norm)}"
-            f" Every attack failed on {int(np.isinf(distance).sum())} of {len(known)} images.",
+            f" {_failed_text(int(np.isinf(distance).sum()), len(known))}",
             metric=robust,
             evidence=[distance_curve(distance, norm, accuracy, "worst case over all attacks"), table],
         )
@@ -100,6 +100,12 @@ def _median_text(median: Metric, norm: str) -> str:
     if median.value is None or median.value == float("inf"):
         return f"Every attack failed on more than half of the images (n = {median.n})."
     return f"The median adversarial distance is at most {size(norm, median.value)} (n = {median.n})."
+
+
+def _failed_text(failed: int, n: int) -> str:
+    if not failed:
+        return f"Each of the {n} images is misclassified, unperturbed or under an attack."
+    return f"No attack succeeded on {failed} of {n} images."
 
 
 def _attack_table(

@@ -3,9 +3,9 @@
 Three probes contribute: the certified radius (no perturbation up to it changes the answer), the CLEVER score (an
 estimate, which may be wrong in both directions), and the smallest perturbation that an attack found. A certificate
 above a perturbation found is a contradiction: one of the two is wrong, and neither can be trusted until it is known
-which. A CLEVER score above it means that the sample missed a slope. It is explained if the estimate itself was
-uncertain (its distribution does not fit, its endpoint is undetermined, its halves differ by as much), otherwise it is
-unexplained.
+which. A CLEVER score above a perturbation found means that the sampled gradients missed the steepest slope. It counts
+as explained if the estimate was uncertain: the fitted distribution is poor, its endpoint is undetermined, or two halves
+of the sample differ by at least as much. Otherwise it is unexplained.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Bounds(AttackSummary):
     metrics: ClassVar[Sequence[MetricSpec]] = (
         MetricSpec(
             name="certificate_contradicted",
-            label="Images with a certificate above a perturbation found",
+            label="Images where the certificate exceeds the smallest perturbation found",
             better="neither",
             unit="count",
         ),
         MetricSpec(
             name="clever_contradicted",
-            label="Images with a CLEVER score above a perturbation found",
+            label="Images where the CLEVER score exceeds the smallest perturbation found",
             better="neither",
             unit="count",
         ),

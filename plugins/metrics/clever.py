@@ -170,7 +170,7 @@ class Clever(Probe):
             id=f"{self.meta.id}/{norm}",
             title=f"CLEVER score, {norm_name(norm)}",
             statement=f"The median CLEVER score over {scope} is {size(norm, median.value or 0.0)} ({norm_name(norm)},"
-            f" n = {len(rows)}), an estimate and no guarantee. {_share_text(share)}",
+            f" n = {len(rows)}), an estimate, not a guarantee. {_share_text(share)}",
             metric=median,
             evidence=[
                 score_scatter(norm, score, rows["distance"].to_numpy(), _attacked(rows).to_numpy()),
@@ -204,8 +204,8 @@ def _share_text(share: Metric) -> str:
     if not share.n:
         return "No attack succeeded on these images, so there is no comparison."
     return (
-        f"It is below the smallest perturbation that an attack found on {percent(share)} of the {share.n} images on"
-        " which an attack succeeded."
+        f"On {percent(share)} of the {share.n} successfully attacked images, the score is below the smallest"
+        " perturbation found."
     )
 
 

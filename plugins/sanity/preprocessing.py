@@ -124,13 +124,14 @@ def _compare(used: pd.Series, others: Mapping[str, pd.Series]) -> list[Alternati
 
 def _statement(accuracy: Metric, best: Alternative, tests: int) -> str:
     reading = (
-        "The preprocessing in use is probably not the one of the training."
+        "The preprocessing in use is probably not the one used in training."
         if best.p_value < ALPHA
         else "No common preprocessing is significantly better than the one in use."
     )
     return (
-        f"Accuracy {percent(accuracy)} with the preprocessing in use, {percent(best.accuracy)} with {best.name}"
-        f" (n = {accuracy.n}; McNemar's exact test, Holm over {tests} alternatives: p = {best.p_value:.2g}). {reading}"
+        f"Accuracy {percent(accuracy)} with the preprocessing in use, {percent(best.accuracy)} with the preset"
+        f" {best.name} (n = {accuracy.n}; McNemar's exact test, Holm over {tests} alternatives:"
+        f" p = {best.p_value:.2g}). {reading}"
     )
 
 

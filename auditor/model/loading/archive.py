@@ -44,7 +44,9 @@ def open_zip(file: Path | IO[bytes], path: Path, what: str) -> zipfile.ZipFile:
     archive.fp.seek(0)
     # readers that start at the beginning must also find a ZIP archive, and names must be unique
     if archive.fp.read(4) != b"PK\x03\x04" or len({name.casefold() for name in names}) < len(names):
-        raise BadInput(f"{path}: an archive that different programs read differently; {EXPORT}")
+        raise BadInput(
+            f"{path}: not a plain ZIP archive (extra data in front, or two files of the same name); {EXPORT}"
+        )
     return archive
 
 

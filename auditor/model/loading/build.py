@@ -202,7 +202,7 @@ def _first_answer(path: Path, artefact: Artefact, tried: Sequence[Candidate], wa
         raise BadInput(f"{path}: the model does not accept a row of {first.shape[0]} features ({problem})")
     raise BadInput(
         f"{path}: the model accepted none of the image sizes tried ({', '.join(sizes)}); the last error: {problem};"
-        f" state the size with --input-size HEIGHT,WIDTH, or as [input] size and channels in {sidecar_path(path).name}"
+        f" state the size with --input-size HEIGHTxWIDTH, or as [input] size and channels in {sidecar_path(path).name}"
     )
 
 
