@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import Result
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -115,10 +116,13 @@ def test_normalisation_that_the_integer_type_cannot_represent_is_refused(stated:
 def test_casts_never_wrap_around(dtype: str) -> None:
     limits = np.iinfo(dtype)
     extreme = Preprocessing(shape=(1, 1, 3), dtype=dtype, range=(limits.min - 1000.0, limits.max + 1000.0))
-    low, middle, high = extreme.apply(np.array([[[[0, 0.5, 1]]]], dtype=np.float32))[0, 0, 0]
-    assert low == limits.min
-    assert low < middle < high
-    assert high >= limits.max - 2**10 * (dtype == "int64")
+    pixels = np.array([[[[0, 0.5, 1]]]], dtype=np.float32)
+    for cast in (extreme.apply(pixels), extreme.on_device(torch.from_numpy(pixels)).numpy()):
+        assert cast.dtype == dtype
+        low, middle, high = cast[0, 0, 0]
+        assert low == limits.min
+        assert low < middle < high
+        assert high >= limits.max - 2**10 * (dtype == "int64")
 
 
 @pytest.mark.parametrize(

@@ -86,11 +86,7 @@ class Preprocessing:
         if self.flat is not None:
             x = x.reshape(len(x), *self.flat)
         if np.issubdtype(np.dtype(self.dtype), np.integer):
-            # a cast of values beyond the type would wrap around
-            limits = np.iinfo(self.dtype)
-            # the largest int64 is no float64: the next one below it is
-            most = limits.max if int(float(limits.max)) == limits.max else np.nextafter(float(limits.max), 0)
-            x = np.clip(np.rint(x.astype(np.float64)), limits.min, most)
+            x = np.clip(np.rint(x.astype(np.float64)), *_integer_limits(self.dtype))
         return np.ascontiguousarray(x, dtype=self.dtype)
 
     def span(self) -> tuple[float, float]:
@@ -110,7 +106,10 @@ class Preprocessing:
         import torch
 
         x = self.differentiable(pixels)
-        x = x if np.issubdtype(np.dtype(self.dtype), np.floating) else x.round()
+        if np.issubdtype(np.dtype(self.dtype), np.integer):
+            # float32 holds the limits of 16 bits, not those of 32; some devices have no float64
+            wide = x if np.dtype(self.dtype).itemsize <= 2 else x.double()
+            x = wide.round().clamp(*_integer_limits(self.dtype))
         return x.to(getattr(torch, self.dtype))
 
     def differentiable(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -128,6 +127,16 @@ class Preprocessing:
         if self.flat is not None:
             x = x.reshape(len(x), *self.flat)
         return x.to(torch.float16) if self.dtype == "float16" else x
+
+
+def _integer_limits(dtype: str) -> tuple[float, float]:
+    """Return the smallest and largest float64 that an integer type holds; a cast of values beyond wraps around."""
+    import numpy as np
+
+    limits = np.iinfo(dtype)
+    # the largest int64 is no float64: the next one below it is
+    largest = float(limits.max) if int(float(limits.max)) == limits.max else float(np.nextafter(float(limits.max), 0))
+    return float(limits.min), largest
 
 
 def _per_channel(values: tuple[float, ...]) -> NDArray[np.float32]:
