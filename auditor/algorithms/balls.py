@@ -12,19 +12,11 @@ they stop at the first one, and require a margin instead of a tie.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
-    Model = Callable[[torch.Tensor], torch.Tensor]
-    """Logits (n, k) of pixels (n, c, h, w)."""
-    Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """Quantity to maximise, (n,), from logits (n, k) and the batch indices (n,) of their images."""
-    Draw = Callable[[int, str], np.random.Generator]
-    """Random generator of one image, from its batch index and a purpose."""
 from auditor.algorithms.losses import per_image
 
 _L1_SHARE = 0.01

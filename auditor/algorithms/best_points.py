@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-
-    Model = Callable[[torch.Tensor], torch.Tensor]
-    """Logits (n, k) of pixels (n, c, h, w)."""
-    Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """Quantity to maximise, (n,), from logits (n, k) and the batch indices (n,) of their images."""
-    Draw = Callable[[int, str], np.random.Generator]
-    """Random generator of one image, from its batch index and a purpose."""
-
 
 MARGIN_TOLERANCE = 1e-3
 """Margin at which a search stops: a tie on the copy need not be an error of the deployed model."""

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-
-    Model = Callable[[torch.Tensor], torch.Tensor]
-    """Logits (n, k) of pixels (n, c, h, w)."""
-    Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """Quantity to maximise, (n,), from logits (n, k) and the batch indices (n,) of their images."""
-    Draw = Callable[[int, str], np.random.Generator]
-    """Random generator of one image, from its batch index and a purpose."""
-
 
 DUAL = {"linf": "l1", "l2": "l2", "l1": "linf"}
 """Dual norm by norm: to first order a step of length 1 changes the loss by the gradient's length in the dual norm."""

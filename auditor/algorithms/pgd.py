@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
-    Model = Callable[[torch.Tensor], torch.Tensor]
-    """Logits (n, k) of pixels (n, c, h, w)."""
-    Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    """Quantity to maximise, (n,), from logits (n, k) and the batch indices (n,) of their images."""
-    Draw = Callable[[int, str], np.random.Generator]
-    """Random generator of one image, from its batch index and a purpose."""
+    from auditor.algorithms.types import Model
+
 from auditor.algorithms.balls import Ball, length
 from auditor.algorithms.best_points import BestPoints
 from auditor.algorithms.losses import margin, per_image, soft_margin

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from auditor import Classifier
-    from auditor.algorithms.balls import Draw
+    from auditor.algorithms.types import Draw
 
 COMPONENTS = ("APGD-CE", "APGD-T", "FAB-T", "Square")
 
