@@ -14,7 +14,7 @@ from auditor.findings.record import Json
 from auditor.model.artefact import Artefact
 from auditor.model.deployed import DeployedModel
 from auditor.model.device import pick_device
-from auditor.model.loading import Sidecar, build, holds_images, read_sidecar, resizing, wanted_output
+from auditor.model.loading import Sidecar, build, is_tabular, read_sidecar, resizing, wanted_output
 from auditor.model.tabular import of_table
 from auditor.plugin import registry, suite
 from auditor.plugin.registry import Registry
@@ -36,7 +36,7 @@ def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: 
     # packaged photographs say nothing about the input size of the model
     first = [] if source.note else sample(source.ids, samples, request.seed)[:1]
     data_size = _size_of(source, first[0]) if first else None
-    if len(artefact.input_shape) == 2 and not holds_images(artefact, sidecar, data_size):
+    if is_tabular(artefact, sidecar, data_size):
         raise BadInput(_images_for_rows(request.model, artefact, source))
     classifier = build(request.model, artefact, sidecar, device=device, data_size=data_size)
     images = Images(

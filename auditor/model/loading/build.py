@@ -14,7 +14,7 @@ from auditor.errors import BadInput, first_line
 from auditor.model.artefact import Artefact
 from auditor.model.deployed import DeployedModel
 from auditor.model.identity import model_digest
-from auditor.model.loading.input_shape import Candidate, candidates, is_integer
+from auditor.model.loading.input_shape import Candidate, candidates, is_integer, is_tabular
 from auditor.model.loading.sidecar import Sidecar, sidecar_path
 from auditor.model.preprocessing import InputTransform, Preprocessing
 from auditor.model.scores import Outputs, class_scores, look_at_outputs
@@ -57,7 +57,7 @@ def build(
     if not np.issubdtype(np.dtype(artefact.input_dtype), np.number):
         raise BadInput(f"{path}: the model's input contains {artefact.input_dtype}; expected numbers")
     warnings: list[str] = []
-    tabular = _is_tabular(artefact, sidecar, data_size)
+    tabular = is_tabular(artefact, sidecar, data_size)
     if rows is None and tabular and artefact.input_shape[1]:
         rows = unknown(artefact.input_shape[1], artefact.input_dtype)
     tried = [Candidate(preprocessing=rows)] if rows else candidates(path, artefact, sidecar, data_size)
@@ -102,11 +102,6 @@ def resizing(sidecar: Sidecar, shape: tuple[int, ...]) -> Resizing:
         interpolation=sidecar.interpolation or "bilinear",
         white=sidecar.white,
     )
-
-
-def _is_tabular(artefact: Artefact, sidecar: Sidecar, data_size: tuple[int, int] | None) -> bool:
-    """A model of rows of numbers is tabular unless the data are images or an image size is stated."""
-    return len(artefact.input_shape) == 2 and not (sidecar.size or data_size)
 
 
 def _output_warnings(artefact: Artefact, kind: Outputs, *, single: bool) -> list[str]:

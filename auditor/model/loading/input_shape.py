@@ -89,19 +89,20 @@ def candidates(
     ]
 
 
-def holds_images(artefact: Artefact, sidecar: Sidecar, data_size: tuple[int, int] | None) -> bool:
-    """Test whether a row of numbers is an image: a size is stated, or ``data_size`` or a square of 8 pixels fits it.
+def is_tabular(artefact: Artefact, sidecar: Sidecar, data_size: tuple[int, int] | None) -> bool:
+    """Test whether a model takes rows of features, not rows of pixels.
 
+    Numbers are the pixels of an image if a size is stated, or if the data are images and their size or a square fits.
     ``data_size`` is (height, width) of the data; None if the data are not images.
     """
-    if sidecar.size:
-        return True
+    if len(artefact.input_shape) != 2 or sidecar.size:
+        return False
     inner = artefact.input_shape[1:]
     if data_size is None or any(side is None for side in inner):
-        return False
+        return True
     values = math.prod(side or 1 for side in inner)
     shapes = _flat_shapes(inner, sidecar, data_size)
-    return any(
+    return not any(
         channels * height * width == values and min(height, width) >= _SMALLEST_SIDE
         for channels, height, width in shapes
     )
