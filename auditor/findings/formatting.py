@@ -111,6 +111,11 @@ def interval(metric: Metric | MetricRecord, spec: Spec | None = None) -> str:
     return f"[{texts[0]}, {texts[1]}]"
 
 
+def percent(metric: Metric) -> str:
+    """Format a proportion in a statement: ``61.0 % [54.1, 67.5]``, or ``not measured``."""
+    return "not measured" if metric.value is None else measured(metric)
+
+
 def points(metric: Metric | MetricRecord) -> str:
     """Format a difference of two fractions with its interval, in percentage points: ``8.7 points [0.0, 48.3]``."""
     name = metric.name if isinstance(metric, Metric) else metric["name"]

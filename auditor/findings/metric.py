@@ -56,16 +56,6 @@ class Metric:
         return {"value": self.value, "low": self.low, "high": self.high}
 
 
-def percent(metric: Metric) -> str:
-    """Format a proportion: ``61.0 % [54.1, 67.5]``, or ``not measured``. Prefer ``formatting.measured``."""
-    if metric.value is None:
-        return "not measured"
-    text = f"{100 * metric.value:.1f} %"
-    if metric.low is None or metric.high is None:
-        return text
-    return f"{text} [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
-
-
 def n_of_255(epsilon: float) -> str:
     """Format an L-infinity size as n/255: ``8/255``, ``0.5/255``."""
     return f"{epsilon * 255:.3g}/255"

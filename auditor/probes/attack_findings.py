@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from auditor.findings.evidence import Curve, Evidence, Point, Series, Table
 from auditor.findings.finding import Finding
-from auditor.findings.formatting import norm_name
-from auditor.findings.metric import Metric, percent
+from auditor.findings.formatting import norm_name, percent
+from auditor.findings.metric import Metric
 from auditor.probes.base import Meta, Records
 from auditor.probes.example_grid import example_grid
 from auditor.probes.levels import Level, level_name, line_name, number, size, size_format

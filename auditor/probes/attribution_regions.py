@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditor.findings.evidence import Cell, Evidence, HeatMap, Table
-from auditor.findings.metric import Metric, MetricSpec, percent
+from auditor.findings.formatting import percent
+from auditor.findings.metric import Metric, MetricSpec
 
 if TYPE_CHECKING:
     import pandas as pd

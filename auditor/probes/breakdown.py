@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from auditor.findings.evidence import Axis, Cell, Curve, Point, Series, Table
-from auditor.findings.metric import Metric, percent
+from auditor.findings.formatting import percent
+from auditor.findings.metric import Metric
 from auditor.probes.base import Probe, Records
 
 if TYPE_CHECKING:

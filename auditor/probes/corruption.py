@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from auditor.algorithms.norms import image_norms
 from auditor.findings.evidence import Curve, Series, Table
 from auditor.findings.finding import Conclusion, Finding
-from auditor.findings.metric import Metric, MetricSpec, percent
+from auditor.findings.formatting import percent
+from auditor.findings.metric import Metric, MetricSpec
 from auditor.probes.attack_findings import level_text
 from auditor.probes.base import Columns, Example, PerImage, Randomness, Records
 from auditor.probes.example_grid import MAX_EXAMPLES, example_grid

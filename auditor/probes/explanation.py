@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor.algorithms.masking import Fill
 from auditor.findings.finding import Conclusion, Finding
-from auditor.findings.metric import Metric, percent
+from auditor.findings.formatting import percent
+from auditor.findings.metric import Metric
 from auditor.probes import attribution_regions, feature_attribution
 from auditor.probes.base import Columns, Example, Probe, Randomness, Records
 from auditor.probes.cells import Cell, cell_means, map_cells, map_shape

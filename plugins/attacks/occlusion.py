@@ -24,7 +24,7 @@ from auditor import (
     ThreatModel,
 )
 from auditor.algorithms.masking import FILLS, Block, Fill, cover, sliding
-from auditor.findings.metric import percent
+from auditor.findings.formatting import percent
 from auditor.plugins.attacks import _occlusion_evidence as evidence
 from auditor.probes.example_grid import example_grid, spread_over_classes
 from auditor.probes.grid_search import GridSearch, robust_accuracy, success_rate

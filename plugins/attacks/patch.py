@@ -22,7 +22,7 @@ from auditor import (
     Records,
     ThreatModel,
 )
-from auditor.findings.metric import percent
+from auditor.findings.formatting import percent
 from auditor.plugins.attacks._patch_training import paste, random_corner, train_patch
 from auditor.probes.example_grid import example_grid, spread_over_classes
 from auditor.probes.grid_search import GridSearch, robust_accuracy

@@ -24,7 +24,7 @@ from auditor import (
     Series,
     ThreatModel,
 )
-from auditor.findings.metric import percent
+from auditor.findings.formatting import percent
 from auditor.plugins.attacks._spatial_transform import Move, moved
 from auditor.probes.example_grid import example_grid, spread_over_classes
 from auditor.probes.grid_search import GridSearch, robust_accuracy, success_rate

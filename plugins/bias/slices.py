@@ -24,7 +24,7 @@ from auditor import (
     Records,
     Table,
 )
-from auditor.findings.metric import percent
+from auditor.findings.formatting import percent
 from auditor.plugins.bias._slice_search import Search, Slice, find_slices, image_features, slice_row
 from auditor.probes.breakdown import Breakdown
 

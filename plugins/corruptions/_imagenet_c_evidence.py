@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from auditor import Axis, Curve, GridRow, HeatMap, ImageGrid, Metric, Picture, Records, Series, Table, Text
-from auditor.findings.metric import percent
+from auditor.findings.formatting import percent
 from auditor.probes.metric_tables import metric_table
 from auditor.probes.plots import accuracy_axis, metric_point
 

@@ -23,7 +23,7 @@ from auditor import (
     PerImage,
     Records,
 )
-from auditor.findings.metric import percent
+from auditor.findings.formatting import percent
 from auditor.plugins.corruptions import _imagenet_c_evidence as evidence
 from auditor.probes.corruption import first_correct
 

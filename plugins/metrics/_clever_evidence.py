@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from auditor import Axis, Metric, Point, Scatter, Series, Table
-from auditor.findings.formatting import norm_name
-from auditor.findings.metric import percent
+from auditor.findings.formatting import norm_name, percent
 from auditor.plugins.metrics._clever_scores import TARGETS
 from auditor.probes.levels import size, size_format
 

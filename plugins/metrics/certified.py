@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Conclusion, Curve, Finding, Level, Meta, Metric, MetricSpec, Probe, Records, Series
-from auditor.findings.formatting import norm_name
-from auditor.findings.metric import percent
+from auditor.findings.formatting import norm_name, percent
 from auditor.probes.levels import number, size
 from auditor.probes.metric_tables import epsilon_table
 from auditor.probes.plots import accuracy_axis, accuracy_points, epsilon_axis

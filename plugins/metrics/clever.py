@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Conclusion, Finding, Level, Meta, Metric, MetricSpec, Probe, Records
-from auditor.findings.formatting import norm_name
-from auditor.findings.metric import percent
+from auditor.findings.formatting import norm_name, percent
 from auditor.plugins.metrics._clever_evidence import effort_table, reliability_table, score_scatter
 from auditor.plugins.metrics._clever_sampling import Plan, sample_slopes
 from auditor.plugins.metrics._clever_scores import TARGETS, score_columns

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Conclusion, Finding, Level, Meta, Metric, MetricSpec, Records, Table
 from auditor.algorithms.norms import image_norms
-from auditor.findings.formatting import norm_name
-from auditor.findings.metric import percent
+from auditor.findings.formatting import norm_name, percent
 from auditor.probes.distances import AttackSummary, attack_records, norms_of, smallest
 from auditor.probes.robustness_metrics import ATTACK_SUCCESS_RATE
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Axis, Conclusion, Curve, Finding, Meta, Metric, MetricSpec, Point, Probe, Records, Series
-from auditor.findings.metric import percent
+from auditor.findings.formatting import percent
 from auditor.plugins.metrics._smoothing_certificate import Certificate, certify, count_answers, largest_radius
 from auditor.probes.metric_tables import metric_table
 from auditor.probes.plots import accuracy_axis, accuracy_points

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from auditor import Conclusion, Example, Finding, Meta, Metric, MetricSpec, PerImage, Probe, Records
-from auditor.findings.metric import percent
+from auditor.findings.formatting import percent
 from auditor.plugins.performance._accuracy_evidence import class_table, confusion_map, error_images
 from auditor.plugins.performance._confusion_metrics import CONFUSION_METRICS
 from auditor.probes.shared_metrics import ACCURACY, RECALL

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, PerImage, Probe, Records
-from auditor.findings.metric import percent
+from auditor.findings.formatting import percent
 from auditor.plugins.performance._confidence_threshold import threshold_finding
 from auditor.plugins.performance._reliability import group_calibration, reliability_diagram
 

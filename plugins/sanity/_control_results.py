@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from auditor import Level, Metric, Table
-from auditor.findings.formatting import norm_name
-from auditor.findings.metric import percent
+from auditor.findings.formatting import norm_name, percent
 from auditor.probes.levels import size
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table
-from auditor.findings.metric import percent
+from auditor.findings.formatting import percent
 from auditor.probes.shared_metrics import LABEL_AGREEMENT, MAX_ABS_DIFFERENCE
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Probe, Records, Table
-from auditor.findings.metric import n_of_255, percent
+from auditor.findings.formatting import percent
+from auditor.findings.metric import n_of_255
 from auditor.plugins.sanity._attack_comparison import compare_attacks, noise_comparison
 from auditor.plugins.sanity._masking_checks import OWN_CHECKS, CheckResult, judge
 from auditor.plugins.sanity._masking_measurements import GradientMeasurements

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Probe, Records, Table
-from auditor.findings.metric import percent
+from auditor.findings.formatting import percent
 from auditor.probes.breakdown import ALPHA
 from auditor.probes.shared_metrics import ACCURACY
 
