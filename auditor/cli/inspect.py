@@ -1,4 +1,4 @@
-"""``auditor inspect``: describe a model file, and compare preprocessings on labelled images."""
+"""``auditor inspect``: describe a model file; compare preprocessings and class orders on labelled images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from auditor.findings.record import Json
 from auditor.model.deployed import DeployedModel
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from auditor.data.dataset import Images, Pixels
+
+    Labels = NDArray[np.int64]
 
 Overrides = Mapping[str, Mapping[str, Json]]
 
@@ -122,12 +127,11 @@ def _describe_parity(classifier: DeployedModel) -> str:
 def compare_preprocessings(
     path: Path, data: Path, samples: int, device: str, overrides: Overrides, *, trust: bool = False
 ) -> str:
-    """Return the accuracy of the common preprocessings on labelled images, with intervals, the best first.
+    """Return the accuracy of the common preprocessings on labelled images, the best first, and what fits best.
 
     Call ``describe_model`` first: it loads the file in the sandbox. Raises BadInput for images without labels.
     """
     from auditor.errors import BadInput
-    from auditor.model import presets
     from auditor.model.device import pick_device
     from auditor.plugin import registry
     from auditor.plugin.suite import Suite
@@ -139,47 +143,58 @@ def compare_preprocessings(
     classifier, images = open_audit(registry.load(), request, suite, pick_device(device))
     if images.labels is None:
         raise BadInput(f"--data {data}: has no labels, so preprocessings cannot be compared; give labelled images")
-    if not presets.others(classifier.preprocessing):
-        return "There is no other common preprocessing for this input."
-    correct = _correct_predictions(classifier, images)
+    given = _predictions(classifier, images)
     title = f"Accuracy by preprocessing (n = {len(images)}):"
-    accuracies = _accuracies(classifier, correct, len(images))
-    return "\n".join([title, *accuracies, _best_preprocessing(correct, images)])
+    return "\n".join([title, *_accuracies(classifier, given, images.labels), *_what_fits(classifier, given, images)])
 
 
-def _correct_predictions(classifier: DeployedModel, images: Images) -> dict[str, int]:
-    """Return the number of correct predictions with each preprocessing."""
+def _predictions(classifier: DeployedModel, images: Images) -> dict[str, Labels]:
+    """Return the predictions with each preprocessing."""
+    import numpy as np
+
     from auditor.model import presets
 
-    assert images.labels is not None
     candidates = {"as used": classifier.preprocessing} | presets.others(classifier.preprocessing)
-    correct = dict.fromkeys(candidates, 0)
+    given: dict[str, list[Labels]] = {name: [] for name in candidates}
     for start in range(0, len(images), _BATCH):
         pixels = images.pixels(images.ids[start : start + _BATCH])
-        labels = images.labels[start : start + _BATCH]
         for name, candidate in candidates.items():
-            answers = presets.answers(classifier.with_preprocessing(candidate), pixels)
-            correct[name] += int((answers == labels).sum())
-    return correct
+            given[name].append(presets.answers(classifier.with_preprocessing(candidate), pixels))
+    return {name: np.concatenate(parts) for name, parts in given.items()}
 
 
-def _accuracies(classifier: DeployedModel, correct: Mapping[str, int], n: int) -> Iterator[str]:
+def _accuracies(classifier: DeployedModel, given: Mapping[str, Labels], labels: Labels) -> Iterator[str]:
     from auditor import statistics
     from auditor.model import presets
 
+    correct = {name: int((answers == labels).sum()) for name, answers in given.items()}
     for name in sorted(correct, key=lambda name: -correct[name]):
-        value, low, high = (100 * (end or 0) for end in statistics.wilson(correct[name], n))
+        value, low, high = (100 * (end or 0) for end in statistics.wilson(correct[name], len(labels)))
         preset = presets.name_of(classifier.preprocessing) or "no preset"
         label = f"{name} ({preset})" if name == "as used" else name
         yield f"{label:<24} {value:5.1f} % [{low:.1f}, {high:.1f}]"
 
 
-def _best_preprocessing(correct: Mapping[str, int], images: Images) -> str:
-    import numpy as np
+def _what_fits(classifier: DeployedModel, given: Mapping[str, Labels], images: Images) -> Iterator[str]:
+    """Say which preprocessing fits best, and which order of the classes does if it fits better."""
+    from auditor.data.class_orders import reordered
+    from auditor.findings.formatting import percent
+    from auditor.probes.class_orders import fitting_order, majority_share, other_orders
 
     assert images.labels is not None
-    best = max(correct, key=lambda name: (correct[name], name == "as used"))
-    majority = np.bincount(images.labels).max() / len(images)
-    if correct[best] / len(images) <= majority:
-        return f"None is better than always predicting the most frequent class ({100 * majority:.1f} %)."
-    return "The preprocessing in use fits best." if best == "as used" else f"Fits best: {best}."
+    labels = images.labels
+    share = {name: float((answers == labels).mean()) for name, answers in given.items()}
+    best = max(share, key=lambda name: (share[name], name == "as used"))
+    order = fitting_order(other_orders(labels, given["as used"], images.ids, classifier.classes))
+    if order and (order.accuracy.value or 0.0) > share[best]:
+        names = ",".join(reordered(classifier.classes, order.mapping))
+        yield (
+            f"Another order of the classes fits better, {order.name}: accuracy {percent(order.accuracy)}"
+            f" (n = {order.accuracy.n}). If it is the model's, give it with --classes {names}"
+        )
+    elif share[best] <= majority_share(labels):
+        yield f"None is better than always predicting the most frequent class ({100 * majority_share(labels):.1f} %)."
+    elif len(given) == 1:
+        yield "There is no other common preprocessing for this input."
+    else:
+        yield "The preprocessing in use fits best." if best == "as used" else f"Fits best: {best}."

@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from auditor.findings.metric import Metric
+
 
 def plain(value: Any) -> Any:
     """Return the JSON form of a value.
@@ -15,7 +17,10 @@ def plain(value: Any) -> Any:
     anything else.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        values = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        if isinstance(value, Metric) and value.clean is None:
+            del values["clean"]
+        return {name: plain(item) for name, item in values.items()}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, str | bool | int | None):

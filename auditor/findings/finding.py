@@ -61,3 +61,5 @@ class Conclusion:
     findings: Sequence[Finding] = ()
     inconclusive: str = ""
     """Why no conclusion is possible (a failed attack, too few images); empty if one is."""
+    warnings: Sequence[str] = ()
+    """Sentences for page one: assumptions of the audit that the records contradict."""

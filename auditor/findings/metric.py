@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Scalar = float | int | str | bool | None
@@ -33,6 +33,9 @@ class MetricSpec:
     (an approximation without a guarantee), "exact" (computed in closed form), "measured" (a sample statistic)."""
     difference: bool = False
     """True for a difference of two fractions, written in percentage points."""
+    monotone: str = ""
+    """The key of ``Metric.at`` whose increase can only make the value worse (an epsilon); a policy then concludes from
+    one size to another. Empty if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,13 @@ class Metric:
     """A ``Unit``."""
     at: Mapping[str, Scalar] = field(default_factory=dict)
     """The setting of the measurement, for example ``{"norm": "linf", "epsilon": 0.0314}``."""
+    clean: float | None = None
+    """For an accuracy on perturbed images: the accuracy on the same images without the perturbation. Policies judge the
+    loss from it, reports name large losses."""
+
+    def lost_from(self, clean: float | None) -> Metric:
+        """Return the metric with the accuracy on the same images without the perturbation."""
+        return replace(self, clean=clean)
 
     def cell(self) -> Mapping[str, float | None]:
         """Return the number and its interval as one table cell."""

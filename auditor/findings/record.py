@@ -28,6 +28,7 @@ class MetricSpecRecord(TypedDict):
     unit: Unit | Literal["norm"]
     bound: Bound
     difference: bool
+    monotone: NotRequired[str]
 
 
 class IntervalRecord(TypedDict):
@@ -45,6 +46,8 @@ class MetricRecord(IntervalRecord):
     n: int
     unit: Unit
     at: dict[str, Scalar]
+    clean: NotRequired[float]
+    """The accuracy on the same images without the perturbation."""
 
 
 class AxisRecord(TypedDict):
@@ -223,6 +226,16 @@ class AcceptanceStateRecord(AcceptanceRecord):
     state: Literal["holds", "expired", "unused"]
 
 
+class JudgementRecord(TypedDict):
+    """One rule of the policy applied to one metric."""
+
+    metric: str
+    at: dict[str, Scalar]
+    status: Literal["pass", "fail", "inconclusive"]
+    severity: Severity
+    reason: str
+
+
 class ProbeRecord(TypedDict):
     """One probe: status, metrics, findings and what measuring took."""
 
@@ -236,6 +249,12 @@ class ProbeRecord(TypedDict):
     caveat: NotRequired[str]
     """Why a pass of this probe is inconclusive; empty without such a reason."""
     accepted: NotRequired[list[AppliedAcceptanceRecord]]
+    warnings: NotRequired[list[str]]
+    """Assumptions of the audit that the records of this probe contradict."""
+    invalidated_by: NotRequired[str]
+    """Id of the failed check that made this probe inconclusive."""
+    judgements: NotRequired[list[JudgementRecord]]
+    """Every metric that a rule of the policy judged; records of older versions lack them."""
     n: int
     threat_model: ThreatModelRecord | None
     seconds: float

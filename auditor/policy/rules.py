@@ -1,8 +1,10 @@
 """A policy: thresholds on metrics, which checks invalidate which passes, and which failures are accepted.
 
-A rule names a metric and up to four thresholds. The metric fails at a severity if its whole interval lies on the wrong
-side of that threshold; it passes if its whole interval lies on the right side of the mildest one; otherwise it is
-inconclusive. Judging needs no model, so it can be repeated with other thresholds.
+A rule names a metric and up to four thresholds on its value, or on its loss from the clean value. The metric fails at a
+severity if its whole interval lies on the wrong side of that threshold; it passes if its whole interval lies on the
+right side of the mildest one; otherwise it is inconclusive. Without an interval it neither passes nor fails; with an
+interval of one point or with too few images it does not pass. Judging needs no model, so it can be repeated with other
+thresholds.
 
 An accepted failure (``acceptance.py``) remains a failure; its severity is "none", so it does not count.
 An invalidation makes passes inconclusive when a check fails: an attack that does not work proves nothing by failing.
@@ -11,9 +13,11 @@ An invalidation makes passes inconclusive when a check fails: an attack that doe
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal
 
 from auditor.errors import BadInput
@@ -27,6 +31,8 @@ from auditor.toml import Text, decode, nearest, read_toml
 
 Grade = Literal["low", "medium", "high", "critical"]
 GRADES: tuple[Grade, ...] = ("low", "medium", "high", "critical")
+Side = Literal["at_least", "at_most", "at_most_lost"]
+SIDES: tuple[Side, ...] = ("at_least", "at_most", "at_most_lost")
 NAMED = 6
 """Number of failed probes named in the reason of the verdict; the table of probes lists all."""
 
@@ -49,31 +55,57 @@ class Rule:
     """The metric fails at a severity if its interval lies below this number."""
     at_most: Mapping[Grade, float] = field(default_factory=dict)
     """The metric fails at a severity if its interval lies above this number."""
+    at_most_lost: Mapping[Grade, float] = field(default_factory=dict)
+    """For an accuracy on perturbed images: the metric fails at a severity if more than this is lost from the accuracy
+    on the same images without the perturbation."""
     only_fails: str = ""
     """Why meeting the rule proves nothing (surviving a weak attack); then a met rule is inconclusive, not a pass."""
+    advisory: bool = False
+    """Whether only a failure counts: an undecided rule then does not prevent a pass of the probe."""
+    min_n: int = 20
+    """The smallest n at which the rule can be met: intervals of fewer values are too narrow."""
 
     def __post_init__(self) -> None:
         """Raise ValueError unless there is one side, with thresholds in order of severity."""
-        sides = [name for name in ("at_least", "at_most") if getattr(self, name)]
+        sides = [name for name in SIDES if getattr(self, name)]
         if len(sides) != 1:
-            raise ValueError(f"expected exactly one of at_least and at_most, found {len(sides)}")
+            raise ValueError(f"expected exactly one of {', '.join(SIDES)}, found {len(sides)}")
         ordered = [self.thresholds[grade] for grade in GRADES if grade in self.thresholds]
         if ordered != sorted(ordered, reverse=self.side == "at_least"):
             raise ValueError("a more severe threshold must be further from the goal than a milder one")
+        if self.min_n < 1:
+            raise ValueError(f"min_n is {self.min_n}; expected at least 1")
 
     @property
-    def side(self) -> Literal["at_least", "at_most"]:
+    def side(self) -> Side:
         """Which side of the thresholds is good."""
-        return "at_least" if self.at_least else "at_most"
+        return next(side for side in SIDES if getattr(self, side))
 
     @property
     def thresholds(self) -> Mapping[Grade, float]:
         """The thresholds by severity."""
-        return self.at_least or self.at_most
+        thresholds: Mapping[Grade, float] = getattr(self, self.side)
+        return thresholds
+
+    @property
+    def mildest(self) -> float:
+        """The threshold that a pass must clear."""
+        return next(self.thresholds[grade] for grade in GRADES if grade in self.thresholds)
+
+    def smallest_n(self, *, share: bool) -> int:
+        """Return the smallest n at which the rule can be met.
+
+        Args:
+            share: whether the metric is a fraction with Wilson's interval, whose best end is then n / (n + z^2).
+        """
+        limit = self.mildest if self.side == "at_least" else 1 - self.mildest
+        z = NormalDist().inv_cdf(0.975)
+        needed = math.ceil(z * z * limit / (1 - limit)) if share and 0 < limit < 1 else 0
+        return max(self.min_n, needed)
 
     def number(self) -> tuple[Any, ...]:
         """Identify the metric that the rule judges: a rule replaces an inherited one that judges the same metric."""
-        return self.probe, self.metric, dict(self.at)
+        return self.probe, self.metric, dict(self.at), self.side == "at_most_lost"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +122,12 @@ class Invalidation:
     """Ids or globs of probes among them that do not depend on the check."""
     named_by: str = ""
     """A key of ``at``: only probes that a failed metric of the check names there become inconclusive."""
+    metric: str = ""
+    """Only if the check fails by this metric; by any of its metrics if empty."""
+    severity: Grade = "low"
+    """Only if the check fails at this severity or above."""
+    failures: bool = False
+    """Whether failures become inconclusive as well: the check shows that the numbers themselves mean nothing."""
 
     def __post_init__(self) -> None:
         """Raise ValueError if no probe is named."""

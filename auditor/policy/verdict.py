@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from auditor.findings import formatting
 from auditor.findings.finding import SEVERITIES, Severity
+from auditor.findings.losses import unjudged_losses
 from auditor.findings.record import (
     AppliedAcceptanceRecord,
     FindingRecord,
+    JudgementRecord,
     MetricRecord,
     MetricSpecRecord,
     ProbeRecord,
@@ -27,7 +29,8 @@ def judge(probe: ProbeRecord, policy: Policy) -> ProbeRecord:
     """A probe's record (as in audit.json) with status, severity and reason by this policy."""
     if probe["status"] in {"error", "not-applicable"}:
         return probe
-    judged = [_apply(rule, probe) for rule in policy.rules if rule.probe == probe["id"]]
+    rules = [rule for rule in policy.rules if rule.probe == probe["id"]]
+    judged = [verdict for rule in rules for verdict in _apply(rule, probe)]
     failed = [verdict for verdict in judged if verdict.status == "fail"]
     accepted = {id(v): v.metric and policy.accepts(probe["id"], v.metric, v.severity) for v in failed}
     findings = [_unjudged(finding) for finding in probe["findings"]]
@@ -35,7 +38,9 @@ def judge(probe: ProbeRecord, policy: Policy) -> ProbeRecord:
         _mark(findings, verdict, accepted=accepted[id(verdict)] is not None)
     caveat = probe.get("caveat", "")
     result: ProbeRecord = {**probe, "findings": findings, "severity": "none"}
+    result["judgements"] = [_judgement(verdict) for verdict in judged if verdict.metric]
     result.pop("accepted", None)
+    result.pop("invalidated_by", None)
     if failed:
         entries: list[AppliedAcceptanceRecord] = [
             {**a.plain(), "found": v.severity, "reason": v.reason} for v in failed if (a := accepted[id(v)])
@@ -52,8 +57,9 @@ def judge(probe: ProbeRecord, policy: Policy) -> ProbeRecord:
         return {**result, "status": "inconclusive", "reason": caveat}
     if not judged:
         return {**result, "status": "informative", "reason": "the policy sets no threshold for it"}
-    open_ones = [verdict for verdict in judged if verdict.status == "inconclusive"]
-    first = (open_ones or judged)[0]
+    binding = [verdict for verdict in judged if not verdict.advisory] or judged
+    open_ones = [verdict for verdict in binding if verdict.status == "inconclusive"]
+    first = (open_ones or binding)[0]
     return {**result, "status": first.status, "reason": first.reason}
 
 
@@ -62,12 +68,16 @@ def judge_all(probes: Sequence[ProbeRecord], policy: Policy) -> list[ProbeRecord
     judged = [judge(probe, policy) for probe in probes]
     failed = {probe["id"]: probe for probe in judged if probe["status"] == "fail"}
     for void in policy.invalidations:
-        if void.when in failed:
-            check = failed[void.when]
-            named = _named(check, policy, void.named_by) if void.named_by else None
-            judged = [
-                _voided(probe, void, check) if named is None or probe["id"] in named else probe for probe in judged
-            ]
+        check = failed.get(void.when)
+        # a check that another one has invalidated proves nothing itself
+        if check is None or SEVERITIES.index(check["severity"]) < SEVERITIES.index(void.severity):
+            continue
+        if not any(probe["id"] == void.when and probe["status"] == "fail" for probe in judged):
+            continue
+        if void.metric and not any(j["metric"] == void.metric and j["status"] == "fail" for j in check["judgements"]):
+            continue
+        named = _named(check, policy, void.named_by) if void.named_by else None
+        judged = [_voided(probe, void, check) if named is None or probe["id"] in named else probe for probe in judged]
     return judged
 
 
@@ -81,7 +91,8 @@ def verdict(probes: Sequence[ProbeRecord], policy: Policy, broken: Sequence[str]
         names = ", ".join(f"{p['id']} ({p['severity']})" for p in _by_severity(failed)[:NAMED])
         names += f" and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
         why = f"{len(failed)} of {len(probes)} probes failed at severity {policy.fails_at} or above: {names}"
-        return "fail", why + said
+        return "fail", why + _consequence(failed, probes, policy) + said
+    said = _large_losses(probes) + said
     status = {p["id"]: p["status"] for p in probes}
     reasons = [f"{p['id']} broke" for p in probes if p["status"] == "error"]
     reasons += [f"plugin {name} is broken" for name in broken]
@@ -107,6 +118,28 @@ def verdict(probes: Sequence[ProbeRecord], policy: Policy, broken: Sequence[str]
     return "pass", "; ".join(parts) + said
 
 
+def _large_losses(probes: Sequence[ProbeRecord]) -> str:
+    """Name the large losses that no rule judged: without them, the absence of a failure would say too much."""
+    losses = unjudged_losses(probes)
+    if not losses:
+        return ""
+    named = "; ".join(f"{loss.probe['id']}: {loss.text}" for loss in losses[:3])
+    more = f"; and {len(losses) - 3} more" if len(losses) > 3 else ""
+    return f"; large losses that the policy does not judge: {named}{more}"
+
+
+def _consequence(failed: Sequence[ProbeRecord], probes: Sequence[ProbeRecord], policy: Policy) -> str:
+    """Say for each failed check how many other results it invalidates, and why."""
+    texts = []
+    for check in failed:
+        n = sum(probe.get("invalidated_by") == check["id"] for probe in probes)
+        reasons = [void.reason for void in policy.invalidations if void.when == check["id"]]
+        if n and reasons:
+            others = "1 other probe is" if n == 1 else f"{n} other probes are"
+            texts.append(f"{reasons[0]} (for this reason, {others} inconclusive)")
+    return "".join(f"; {text}" for text in texts)
+
+
 def _excused(probe: ProbeRecord) -> str:
     worst = max(probe["accepted"], key=lambda entry: SEVERITIES.index(entry["found"]))
     return f"{probe['id']} ({worst['found']}, until {worst['expires']})"
@@ -127,56 +160,130 @@ class _Verdict:
     reason: str
     metric: MetricRecord | None
     """None if the policy names a metric that was not measured."""
+    advisory: bool = False
+    """Whether only a failure counts."""
 
 
-def _apply(rule: Rule, probe: ProbeRecord) -> _Verdict:
-    """The worst verdict over all metrics that the rule names; inconclusive where none of them has a number."""
+def _apply(rule: Rule, probe: ProbeRecord) -> list[_Verdict]:
+    """The verdict on each metric that the rule names; one inconclusive verdict if none of them has a number."""
+    return [replace(found, advisory=rule.advisory) for found in _verdicts(rule, probe)]
+
+
+def _verdicts(rule: Rule, probe: ProbeRecord) -> list[_Verdict]:
     spec = metric_spec(probe.get("metric_specs", []), rule.metric)
-    matching = [m for m in probe["metrics"] if m["name"] == rule.metric and at_matches(rule.at, m["at"])]
-    verdicts = [_compare(rule, metric, spec) for metric in matching if metric["value"] is not None]
-    rank = {"pass": 0, "inconclusive": 1, "fail": 2}
-    if not verdicts:
-        text = f"the policy asks for {spec['label']}{formatting.place(rule.at)}, which was not measured"
-        return _Verdict("inconclusive", "none", text, None)
-    return max(verdicts, key=lambda v: (rank[v.status], SEVERITIES.index(v.severity)))
+    named = [m for m in probe["metrics"] if m["name"] == rule.metric and m["value"] is not None]
+    verdicts = [_compare(rule, metric, spec) for metric in named if at_matches(rule.at, metric["at"])]
+    if verdicts:
+        return verdicts
+    decided = _by_monotonicity(rule, named, spec)
+    if decided:
+        return [decided]
+    text = f"the policy asks for {spec['label']}{formatting.place(rule.at)}, which was not measured"
+    if spec.get("monotone") in rule.at and (near := [m for m in named if _same_line(rule, m, str(spec["monotone"]))]):
+        levels = ", ".join(formatting.measured_at({spec["monotone"]: m["at"][spec["monotone"]]}) for m in near)
+        text += f"; it follows neither from a failure at a smaller nor from a pass at a larger value ({levels})"
+    return [_Verdict("inconclusive", "none", text, None)]
+
+
+def _by_monotonicity(rule: Rule, named: Sequence[MetricRecord], spec: MetricSpecRecord) -> _Verdict | None:
+    """Decide a rule from metrics at other perturbation sizes: a larger budget can only make the value worse.
+
+    A failure at a smaller size is a failure at the size of the rule; a pass at a larger size is a pass.
+    """
+    key = spec.get("monotone", "")
+    if not key or key not in rule.at:
+        return None
+    wanted = float(cast(float, rule.at[key]))
+    by_size = {float(cast(float, m["at"][key])): m for m in named if _same_line(rule, m, key)}
+    for size, metric in sorted(by_size.items()):
+        found = _compare(rule, metric, spec)
+        if (found.status == "fail" and size < wanted) or (found.status == "pass" and size > wanted):
+            what = "lower" if size < wanted else "higher"
+            place = formatting.place(rule.at).removeprefix(" at ")
+            return replace(found, reason=f"{found.reason} (not measured at {place}, where the threshold applies; the"
+                           f" value there can only be {what})")  # fmt: skip
+    return None
+
+
+def _same_line(rule: Rule, metric: MetricRecord, key: str) -> bool:
+    """Whether a metric differs from what the rule names only in the perturbation size, and is not the clean value."""
+    others = {name: value for name, value in rule.at.items() if name != key}
+    return at_matches(others, metric["at"]) and bool(metric["at"].get(key))
 
 
 def _compare(rule: Rule, metric: MetricRecord, spec: MetricSpecRecord) -> _Verdict:
+    if rule.side == "at_most_lost":
+        if "clean" not in metric:
+            text = f"{spec['label']}{formatting.place(metric['at'])} has no clean accuracy to compare with"
+            return _Verdict("inconclusive", "none", text, metric)
+        return replace(_compare_number(rule, *_loss(metric, spec)), metric=metric)
+    return _compare_number(rule, metric, spec)
+
+
+def _loss(metric: MetricRecord, spec: MetricSpecRecord) -> tuple[MetricRecord, MetricSpecRecord]:
+    """Return the loss from the clean value, on the same images, as a metric; the clean value counts as known."""
+    clean, (value, low, high) = metric["clean"], (metric[end] for end in ("value", "low", "high"))
+
+    def lost(end: float | None) -> float | None:
+        return None if end is None else clean - end
+
+    loss: MetricRecord = {**metric, "value": lost(value), "low": lost(high), "high": lost(low)}
+    label = f"Loss of {formatting.lower(spec['label'])} from {formatting.formatted(clean, 'percent')}"
+    return loss, {**spec, "label": label, "better": "lower", "difference": True}
+
+
+def _compare_number(rule: Rule, metric: MetricRecord, spec: MetricSpecRecord) -> _Verdict:
     sign = 1.0 if rule.side == "at_least" else -1.0
-    ends = sorted(sign * end for end in _ends(metric))
     name, number = spec["label"] + formatting.place(metric["at"]), formatting.measured(metric, spec)
-    words = f"{name} is {number} (n = {metric['n']})"
+    words = f"{name}: {number} (n = {metric['n']})"
+    ends = _ends(metric, spec)
+    if ends is None:
+        return _Verdict("inconclusive", "none", f"{words}; without an interval it is no evidence", metric)
+    best, worst = max(sign * end for end in ends), min(sign * end for end in ends)
     for grade in reversed(GRADES):
         limit = rule.thresholds.get(grade)
-        if limit is not None and ends[1] < sign * limit:
+        if limit is not None and best < sign * limit:
             return _Verdict("fail", grade, f"{words}; {_wanted(rule, limit, metric, spec)}: {rule.reason}", metric)
-    mildest = next(rule.thresholds[grade] for grade in GRADES if grade in rule.thresholds)
-    if ends[0] < sign * mildest:
-        text = f"{words}; the interval does not clear the threshold: {_wanted(rule, mildest, metric, spec)}"
-        return _Verdict("inconclusive", "none", text, metric)
+    smallest = rule.smallest_n(share=metric["unit"] == "fraction" and not spec["difference"])
+    missing = smallest - metric["n"]
+    more = f"; the rule needs at least {smallest} images, so {missing} are missing" if missing > 0 else ""
+    wanted = _wanted(rule, rule.mildest, metric, spec)
+    if worst < sign * rule.mildest:
+        return _Verdict("inconclusive", "none", f"{words}; the interval contains the threshold: {wanted}{more}", metric)
+    if more:
+        return _Verdict("inconclusive", "none", f"{words}; {wanted}{more}", metric)
+    if spec["bound"] != "exact" and ends[0] == ends[1]:
+        return _Verdict("inconclusive", "none", f"{words}; an interval of one point is no evidence", metric)
     if rule.only_fails:
         return _Verdict("inconclusive", "none", f"{words}; {rule.only_fails}", metric)
-    return _Verdict("pass", "none", f"{words}; {_wanted(rule, mildest, metric, spec)}", metric)
+    return _Verdict("pass", "none", f"{words}; {wanted}", metric)
 
 
-def _ends(metric: MetricRecord) -> tuple[float, float]:
-    """Return the interval of a metric with a value; the value itself stands for an end that is missing."""
-    value = metric["value"]
-    assert value is not None
-    low, high = metric["low"], metric["high"]
-    return (value if low is None else low, value if high is None else high)
+def _ends(metric: MetricRecord, spec: MetricSpecRecord) -> tuple[float, float] | None:
+    """Return the interval of a metric with a value, the value itself if it is exact; None without an interval."""
+    value, low, high = metric["value"], metric["low"], metric["high"]
+    if low is not None and high is not None:
+        return low, high
+    if value is None or spec["bound"] != "exact":
+        return None
+    return value, value
 
 
 def _voided(probe: ProbeRecord, void: Invalidation, check: ProbeRecord) -> ProbeRecord:
-    """Return the record, inconclusive if it had passed and the reason invalidates it."""
+    """Return the record, inconclusive if it had passed (or failed, with ``failures``) and the check invalidates it."""
 
     def among(patterns: Sequence[str]) -> bool:
         return any(fnmatch.fnmatch(probe["id"], pattern) for pattern in patterns)
 
-    if probe["status"] != "pass" or not among(void.probes) or among(void.but):
+    affected = {"pass", "fail"} if void.failures else {"pass"}
+    if probe["status"] not in affected or probe["id"] == check["id"] or not among(void.probes) or among(void.but):
         return probe
-    reason = f"{void.reason} ({check['id']} failed: {check['reason']}); by itself: {probe['reason']}"
-    return {**probe, "status": "inconclusive", "reason": reason}
+    reason = f"{void.reason} ({check['id']} failed); by itself: {probe['reason']}"
+    result: ProbeRecord = {**probe, "status": "inconclusive", "severity": "none", "reason": reason}
+    result["invalidated_by"] = check["id"]
+    result["findings"] = [_unjudged(finding) for finding in probe["findings"]]
+    result.pop("accepted", None)
+    return result
 
 
 def _named(check: ProbeRecord, policy: Policy, key: str) -> set[str]:
@@ -195,6 +302,18 @@ def _named(check: ProbeRecord, policy: Policy, key: str) -> set[str]:
     }
 
 
+def _judgement(verdict: _Verdict) -> JudgementRecord:
+    """One rule applied to one metric, as recorded in audit.json."""
+    assert verdict.metric is not None
+    return {
+        "metric": verdict.metric["name"],
+        "at": verdict.metric["at"],
+        "status": verdict.status,
+        "severity": verdict.severity,
+        "reason": verdict.reason,
+    }
+
+
 def _unjudged(finding: FindingRecord) -> FindingRecord:
     result: FindingRecord = {**finding, "severity": "none"}
     result.pop("accepted", None)
@@ -206,11 +325,10 @@ def _acceptance(entry: AppliedAcceptanceRecord) -> str:
 
 
 def _mark(findings: list[FindingRecord], verdict: _Verdict, *, accepted: bool) -> None:
-    """Give the severity to the finding that speaks of this metric, or to the first one."""
-    about = [f for f in findings if f["metric"] and verdict.metric and _same(f["metric"], verdict.metric)] or findings[
-        :1
-    ]
-    for finding in about:
+    """Give the severity to the findings about this metric; without one, to the first of its name, or to the first."""
+    about = [f for f in findings if f["metric"] and verdict.metric and _same(f["metric"], verdict.metric)]
+    named = [f for f in findings if f["metric"] and verdict.metric and f["metric"]["name"] == verdict.metric["name"]]
+    for finding in about or named[:1] or findings[:1]:
         if accepted and finding["severity"] == "none":
             finding["accepted"] = True
         if not accepted:
@@ -225,7 +343,8 @@ def _same(a: MetricRecord, b: MetricRecord) -> bool:
 
 
 def _wanted(rule: Rule, limit: float, metric: MetricRecord, spec: MetricSpecRecord) -> str:
-    return f"expected {rule.side.replace('_', ' ')} {formatting.value({**metric, 'value': limit}, spec)}"
+    side = "at least" if rule.side == "at_least" else "at most"
+    return f"expected {side} {formatting.value({**metric, 'value': limit}, spec)}"
 
 
 def _by_severity(probes: Sequence[ProbeRecord]) -> list[ProbeRecord]:

@@ -140,9 +140,11 @@ class Attack(Perturbation):
         robust, rates, unconfirmed = [], [], {}
         for epsilon in sorted(float(e) for e in frame["epsilon"].unique()):
             at: Level = {"norm": norm, "epsilon": epsilon}
-            robust.append(statistics.proportion("robust_accuracy", smallest > epsilon, at=at))
+            metric = statistics.proportion("robust_accuracy", smallest > epsilon, at=at)
             if epsilon == 0:
+                robust.append(metric)
                 continue
+            robust.append(metric.lost_from(robust[0].value))
             rates.append(statistics.proportion("attack_success_rate", smallest[smallest > 0] <= epsilon, at=at))
             if self.reports_surrogate:
                 claimed = frame[frame["surrogate_misclassified"].astype(bool) & (frame["epsilon"] == epsilon)]
@@ -209,8 +211,9 @@ def _accuracy_by_snr(frame: pd.DataFrame) -> list[Metric]:
     from auditor import statistics
 
     smallest = breaking_epsilon(frame)
+    clean = _clean_accuracy(frame).value
     return [
-        statistics.proportion("robust_accuracy", smallest > epsilon, at={"snr": snr})
+        statistics.proportion("robust_accuracy", smallest > epsilon, at={"snr": snr}).lost_from(clean)
         for snr, epsilon in _decibels(frame).items()
     ]
 

@@ -66,15 +66,18 @@ class Corruption(Perturbation):
         at_level = {
             line: [(level, frame[_matches(frame, level)]) for level in levels] for line, levels in self._lines().items()
         }
+        once = frame.drop_duplicates("image_id")
+        clean = statistics.proportion("accuracy", once["prediction"] == once["label"])
         by_line = {
-            line: [statistics.proportion("corruption_accuracy", rows["correct"], at=level) for level, rows in pairs]
+            line: [
+                statistics.proportion("corruption_accuracy", rows["correct"], at=level).lost_from(clean.value)
+                for level, rows in pairs
+            ]
             for line, pairs in at_level.items()
         }
         metrics = [metric for line in by_line.values() for metric in line]
         mean = statistics.mean("mean_corruption_accuracy", frame.groupby("image_id")["correct"].mean(), unit="fraction")
         chosen = self._key_metric(metrics) or mean
-        once = frame.drop_duplicates("image_id")
-        clean = statistics.proportion("accuracy", once["prediction"] == once["label"])
         snr = [float(np.median(rows["snr_db"])) for pairs in at_level.values() for _, rows in pairs]
         worst = lowest(metrics)
         accuracy = records.accuracy_name

@@ -65,8 +65,9 @@ def robust_accuracy(correct: ArrayLike, misclassified: ArrayLike, at: Level) -> 
 
     from auditor import statistics
 
-    robust = np.asarray(correct, dtype=bool) & ~np.asarray(misclassified, dtype=bool)
-    return statistics.proportion("robust_accuracy", robust, at=at)
+    clean = np.asarray(correct, dtype=bool)
+    robust = statistics.proportion("robust_accuracy", clean & ~np.asarray(misclassified, dtype=bool), at=at)
+    return robust.lost_from(float(clean.mean()) if len(clean) else None)
 
 
 def success_rate(correct: ArrayLike, misclassified: ArrayLike, at: Level) -> Metric:

@@ -260,6 +260,7 @@ class MinimumNorm(Probe):
             statistics.proportion("robust_accuracy", distance > epsilon, at={"norm": norm, "epsilon": epsilon})
             for epsilon in (0.0, *STANDARD_EPSILONS[norm])
         ]
+        robust = [robust[0], *(metric.lost_from(robust[0].value) for metric in robust[1:])]
         median = statistics.median("distance_median", distance, unit=norm, at=at)
         # in other norms than the headline's, the standard epsilon nearest to the median
         wanted = number(self.headline)[1] if norm == self.headline["norm"] else median.value or 0.0

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from auditor.findings.metric import MetricSpec
 
-ROBUST_ACCURACY = MetricSpec(name="robust_accuracy", label="Robust accuracy", better="higher", bound="upper")
+ROBUST_ACCURACY = MetricSpec(
+    name="robust_accuracy", label="Robust accuracy", better="higher", bound="upper", monotone="epsilon"
+)
 """Share of images that are correct without an attack and at every perturbation tried. A better search can only lower
 it, so it is an upper bound for a grid search, too."""
 

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from auditor.findings import formatting
 from auditor.findings.finding import AREAS
+from auditor.findings.losses import unjudged_losses
 from auditor.findings.record import AuditRecord, HeatMapRecord, PlotRecord, metric_spec, spec_of
 from auditor.report import documented, frameworks, layout, summary
 from auditor.report.gaps import gaps
@@ -124,6 +125,7 @@ def page(audit: AuditRecord, run: Path, *, paper: bool, size: str = "a4") -> str
         sentences=sentences(audit),
         worst=worst,
         unjudged=worst_unjudged(audit, MAX_WORST - len(worst)),
+        losses=unjudged_losses(audit["probes"]),
         area_summaries=summary.area_summaries(audit),
         gaps=gaps(audit),
         accepted=summary.accepted(audit),

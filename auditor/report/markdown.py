@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from auditor.findings import formatting
+from auditor.findings.losses import unjudged_losses
 from auditor.findings.record import AuditRecord, ProbeRecord, spec_of
 from auditor.report import documented, summary
 from auditor.report.gaps import gaps
@@ -43,6 +44,7 @@ def render_markdown(audit: AuditRecord, run: Path) -> bytes:
         *(f"{number}. {plain(sentence)}" for number, sentence in enumerate(sentences(audit), 1)),
         "",
         *_worst(audit),
+        *_losses(audit),
         *_accepted(audit),
         *_probes(audit),
         *_documented(audit),
@@ -63,6 +65,14 @@ def _worst(audit: AuditRecord) -> list[str]:
         severity = finding["severity"] + (", accepted" if finding.get("accepted") else "")
         items.append(f"- **{severity}** {plain(finding['title'])}: {plain(finding['statement'])}")
     return _section("Worst findings", items)
+
+
+def _losses(audit: AuditRecord) -> list[str]:
+    items = [
+        f"- `{loss.probe['id']}`: {plain(loss.text)}; not judged: {plain(loss.reason)}"
+        for loss in unjudged_losses(audit["probes"])
+    ]
+    return _section("Large losses that the policy does not judge", items)
 
 
 def _accepted(audit: AuditRecord) -> list[str]:

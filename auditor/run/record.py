@@ -65,6 +65,7 @@ def probe_record(
         "metric_specs": plain(probe.metrics),
         "metrics": plain(conclusion.metrics),
         "findings": plain(conclusion.findings),
+        "warnings": list(conclusion.warnings),
     }
 
 
@@ -97,7 +98,7 @@ def audit_record(
             for plugin in plugins.plugins
             if plugin.error or plugin.package != "auditor"
         ],
-        "warnings": warnings,
+        "warnings": list(dict.fromkeys([*warnings, *(text for probe in probes for text in probe.get("warnings", []))])),
         "verdict": outcome,
         "verdict_reason": reason,
         "documented": plain(published.compare_published(suite.documented, probes, classifier.path)),

@@ -177,6 +177,8 @@ class _Session:
             if workers is not None:
                 workers.close()
         write_keys(self.folder, recorder.keys)
+        for warning in dict.fromkeys(text for record in records for text in record.get("warnings", [])):
+            self.progress.say(f"Warning: {warning}")
         order = list(self.plugins.probes)
         return sorted(records, key=lambda record: order.index(record["id"]))
 

@@ -12,13 +12,14 @@ from auditor.statistics.calibration import calibration_error, calibration_error_
 from auditor.statistics.intervals import NOTHING, Interval, matched, newcombe, paired_proportions, wilson
 from auditor.statistics.metrics import mean, median, proportion
 from auditor.statistics.roc import roc_auc, roc_auc_micro
-from auditor.statistics.tests import from_intervals, holm, mcnemar, mcnemar_two_sided
+from auditor.statistics.tests import binomial_greater, from_intervals, holm, mcnemar, mcnemar_two_sided
 
 __all__ = [
     "BOOTSTRAP_SEED",
     "NOTHING",
     "RESAMPLES",
     "Interval",
+    "binomial_greater",
     "bootstrap",
     "bootstrap_confusion",
     "bootstrap_weighted",

@@ -21,6 +21,13 @@ def mcnemar(gained: int, lost: int) -> float:
     return float(binom.sf(gained - 1, gained + lost, 0.5)) if gained + lost else 1.0
 
 
+def binomial_greater(successes: int, n: int, share: float) -> float:
+    """Return the exact one-sided p-value of "the proportion is at most ``share``" (Clopper and Pearson 1934)."""
+    from scipy.special import bdtrc
+
+    return float(bdtrc(successes - 1, n, share)) if n and successes else 1.0
+
+
 def mcnemar_two_sided(only_first: int, only_second: int) -> float:
     """Return the p-value of McNemar's exact test on the images on which two runs disagree.
 

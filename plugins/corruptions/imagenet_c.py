@@ -127,7 +127,7 @@ class ImageNetC(Corruption):
         levels = [
             statistics.proportion(
                 "corruption_accuracy", rows["correct"], at={"corruption": name, "severity": int(severity)}
-            )
+            ).lost_from(clean.value)
             for (name, severity), rows in frame.groupby(["corruption", "severity"], sort=False)
         ]
         means = {name: evidence.mean_accuracy(frame, [name]) for name in self._names()}

@@ -82,7 +82,7 @@ class AdversarialDistance(AttackSummary):
         clean = statistics.proportion("accuracy", judged > 0)
         robust = statistics.proportion(
             "robust_accuracy", judged > epsilon + ROUNDING, at={"norm": norm, "epsilon": epsilon}
-        )
+        ).lost_from(clean.value)
         table, needed = _attack_table(attacks, known, norm, searched=bool(searched.any()))
         finding = Finding(
             id=f"{self.meta.id}/{norm}",

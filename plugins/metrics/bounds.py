@@ -45,12 +45,14 @@ class Bounds(AttackSummary):
             label="Images where the certificate exceeds the smallest perturbation found",
             better="neither",
             unit="count",
+            bound="exact",
         ),
         MetricSpec(
             name="clever_contradicted",
             label="Images where the CLEVER score exceeds the smallest perturbation found",
             better="neither",
             unit="count",
+            bound="exact",
         ),
         MetricSpec(
             name="clever_unexplained",

@@ -4,15 +4,53 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from auditor import GridRow, HeatMap, ImageGrid, Picture, Records, Table
+from auditor import Finding, GridRow, HeatMap, ImageGrid, Metric, Picture, Records, Table
+from auditor.findings.formatting import percent
+from auditor.probes.breakdown import ALPHA
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from numpy.typing import NDArray
 
 _ROWS_SHOWN = 50
 _MAX_HEAT_MAP = 40
 """With more classes, the confusion matrix is unreadable on paper."""
+
+
+def class_recalls(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[Metric]:
+    """Return the recall of each class that occurs, with intervals that hold for all classes at once (Bonferroni)."""
+    from auditor import statistics
+
+    present = [c for c in range(len(matrix)) if matrix[c].sum()]
+    return [
+        Metric(
+            name="class_recall",
+            **statistics.wilson(int(matrix[c, c]), int(matrix[c].sum()), confidence=1 - ALPHA / len(present))._asdict(),
+            n=int(matrix[c].sum()),
+            at={"class": classes[c]},
+        )
+        for c in present
+    ]
+
+
+def recall_finding(matrix: NDArray[np.int64], records: Records) -> list[Finding]:
+    """Report the class with the lowest recall; empty if there is only one class."""
+    recalls = class_recalls(matrix, records.classes)
+    if len(recalls) < 2:
+        return []
+    worst = min(recalls, key=lambda metric: (metric.high or 0.0, metric.value or 0.0))
+    return [
+        Finding(
+            id="performance.accuracy/recall",
+            title="Recall by class",
+            statement=f"The class with the lowest recall is {worst.at['class']}: {percent(worst)} (n = {worst.n}). The"
+            f" intervals of all {len(recalls)} classes hold at once (Bonferroni).",
+            metric=worst,
+            evidence=[class_table(records, matrix)],
+        )
+    ]
 
 
 def class_table(records: Records, matrix: NDArray[np.int64]) -> Table:

@@ -13,8 +13,11 @@ from typing import TYPE_CHECKING
 
 from auditor import Conclusion, Example, Finding, Meta, Metric, MetricSpec, PerImage, Probe, Records
 from auditor.findings.formatting import percent
-from auditor.plugins.performance._accuracy_evidence import class_table, confusion_map, error_images
+from auditor.plugins.performance._accuracy_evidence import class_recalls, confusion_map, error_images, recall_finding
 from auditor.plugins.performance._confusion_metrics import CONFUSION_METRICS
+from auditor.plugins.performance._guessing import GUESSING_METRICS, compare_with_guessing
+from auditor.probes.class_orders import fitting_order, other_orders
+from auditor.probes.preprocessing_comparison import best_preprocessing
 from auditor.probes.shared_metrics import ACCURACY, RECALL
 
 if TYPE_CHECKING:
@@ -53,7 +56,10 @@ class Accuracy(Probe):
         MetricSpec(name="roc_auc", label="ROC AUC", better="higher"),
         MetricSpec(name="roc_auc_micro", label="ROC AUC over all pairs of image and class", better="higher"),
         MetricSpec(name="log_loss", label="Log loss", better="lower", unit="nats"),
+        MetricSpec(name="class_recall", label="Recall of a class", better="higher"),
+        *GUESSING_METRICS,
     )
+    depends_on = ("sanity.preprocessing",)
     examples_shown: int = 6
     """Number of the most confident errors to show."""
 
@@ -79,17 +85,31 @@ class Accuracy(Probe):
         labels, predictions = frame["label"].to_numpy(), frame["prediction"].to_numpy()
         matrix = confusion_matrix(labels, predictions, labels=np.arange(len(records.classes)))
         accuracy = statistics.proportion("accuracy", labels == predictions)
+        of_matrix = _confusion_metrics(matrix)
+        balanced = next(metric for metric in of_matrix if metric.name == "balanced_accuracy")
+        guessing = compare_with_guessing(matrix, balanced, records.classes, records.kind)
+        right = f"{int((labels == predictions).sum())} of {len(frame)} {records.kind}"
+        order = fitting_order(other_orders(labels, predictions, list(frame["image_id"]), records.classes))
+        preset = best_preprocessing(records.others.get("sanity.preprocessing"))
+        if order and preset and (preset.accuracy.value or 0.0) > (order.accuracy.value or 0.0):
+            order = None
         finding = Finding(
             id="performance.accuracy/accuracy",
             title="Accuracy",
-            statement=f"The model classifies {int((labels == predictions).sum())} of {len(frame)} {records.kind}"
-            f" correctly: accuracy {percent(accuracy)}.",
+            statement=f"{guessing.sentence} The model classifies {right} correctly: accuracy {percent(accuracy)}."
+            f" {order.warning(records.classes) if order else ''}".strip(),
             metric=accuracy,
-            evidence=[class_table(records, matrix), *confusion_map(records, matrix), *error_images(records)],
+            evidence=[*confusion_map(records, matrix), *error_images(records)],
         )
-        metrics = [accuracy, *_confusion_metrics(matrix), *_roc_metrics(frame, len(records.classes))]
+        metrics = [accuracy, *of_matrix, *_roc_metrics(frame, len(records.classes))]
         metrics.append(statistics.mean("log_loss", _losses(frame), unit="nats"))
-        return Conclusion(metrics=metrics, findings=[finding])
+        metrics += [*guessing.metrics, *class_recalls(matrix, records.classes)]
+        return Conclusion(
+            metrics=metrics,
+            findings=[finding, *recall_finding(matrix, records), guessing.finding],
+            inconclusive=guessing.undecided,
+            warnings=[order.warning(records.classes)] if order else [],
+        )
 
     def per_image(self, records: Records) -> list[PerImage]:
         """Return whether each image is classified correctly, and its cross entropy."""

@@ -55,7 +55,9 @@ class GradientMasking(Probe):
         version=2,
     )
     metrics = (
-        MetricSpec(name="masking_signs", label="Signs of masked gradients", better="neither", unit="count"),
+        MetricSpec(
+            name="masking_signs", label="Signs of masked gradients", better="neither", unit="count", bound="exact"
+        ),
         MetricSpec(name="masking_share", label="Share of images with the sign", better="neither"),
     )
     depends_on: ClassVar[Sequence[str]] = ("attacks.*",)

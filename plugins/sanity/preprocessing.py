@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Probe, Records, Table
 from auditor.findings.formatting import percent
-from auditor.probes.breakdown import ALPHA
+from auditor.probes.class_orders import fitting_order, other_orders
+from auditor.probes.preprocessing_comparison import Alternative, compare_preprocessings, objection
 from auditor.probes.shared_metrics import ACCURACY
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from auditor import Batch, Classifier, Columns, Randomness
     from auditor.findings.evidence import Cell
-
-
-class Alternative(NamedTuple):
-    """Another preprocessing, compared with the one in use on the same images."""
-
-    name: str
-    accuracy: Metric
-    only_other: int
-    """Images that are correct only with this preprocessing."""
-    only_used: int
-    """Images that are correct only with the one in use."""
-    gain: Metric
-    """Difference of the accuracies; its interval has a Bonferroni correction over all alternatives."""
-    p_value: float
-    """McNemar's exact test, adjusted with Holm's method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,23 +57,38 @@ class Preprocessing(Probe):
         from auditor import statistics
 
         frame = records.frame
-        groups = frame.groupby("preprocessing", sort=False) if len(frame) else ()
-        by_name = {str(name): part.set_index("image_id")["correct"] for name, part in groups}
-        used = by_name.pop("", None)
-        if used is None or not by_name:
-            return _no_alternatives(0 if used is None else len(used))
-        alternatives = _compare(used, by_name)
+        used = frame[frame["preprocessing"] == ""] if len(frame) else frame
+        alternatives = compare_preprocessings(frame)
+        if not alternatives:
+            return _no_alternatives(len(used))
         best = max(alternatives, key=lambda other: (other.gain.low or 0.0, other.gain.value or 0.0))
-        accuracy = statistics.proportion("accuracy", used, at={"preset": "in use"})
+        accuracy = statistics.proportion("accuracy", used["correct"], at={"preset": "in use"})
+        doubt = _doubt(best, records) if best.better else ""
+        gain = replace(best.gain, value=None, low=None, high=None) if doubt else best.gain
         finding = Finding(
             id="sanity.preprocessing/best",
             title="Best alternative preprocessing",
-            statement=_statement(accuracy, best, len(alternatives)),
-            metric=best.gain,
+            statement=_statement(accuracy, best, len(alternatives), doubt),
+            metric=gain,
             evidence=[_table(accuracy, alternatives)],
         )
-        metrics = [best.gain, accuracy, *(other.accuracy for other in alternatives)]
-        return Conclusion(metrics=metrics, findings=[finding])
+        metrics = [gain, accuracy, *(other.accuracy for other in alternatives)]
+        return Conclusion(metrics=metrics, findings=[finding], inconclusive=doubt)
+
+
+def _doubt(best: Alternative, records: Records) -> str:
+    """Say why a better alternative is not accused: it explains the data no better than guessing or a class order."""
+    if objected := objection(best, records.frame):
+        return f"no common preprocessing explains the data: with the preset {best.name}, {objected}"
+    used = records.frame[records.frame["preprocessing"] == ""]
+    labels, predictions = used["label"].to_numpy(), used["prediction"].to_numpy()
+    order = fitting_order(other_orders(labels, predictions, list(used["image_id"]), records.classes))
+    if order is None or (order.accuracy.value or 0.0) < (best.accuracy.value or 0.0):
+        return ""
+    return (
+        f"another order of the classes ({order.name}) explains the data better than the preset {best.name}: accuracy"
+        f" {percent(order.accuracy)} against {percent(best.accuracy)}; see sanity.labels"
+    )
 
 
 def _no_alternatives(n: int) -> Conclusion:
@@ -105,29 +103,12 @@ def _no_alternatives(n: int) -> Conclusion:
     return Conclusion(metrics=[gain], findings=[finding], inconclusive=reason)
 
 
-def _compare(used: pd.Series, others: Mapping[str, pd.Series]) -> list[Alternative]:
-    """Compare the correctness with each alternative, image by image, with the one in use."""
-    from auditor import statistics
-
-    found = []
-    for name, other in others.items():
-        correct = other.reindex(used.index)
-        gained, lost = int((correct & ~used).sum()), int((used & ~correct).sum())
-        interval = statistics.matched(gained, lost, len(used), confidence=1 - ALPHA / len(others))
-        at = {"preset": name}
-        gain = Metric(name="preprocessing_gain", **interval._asdict(), n=len(used), at=at)
-        accuracy = statistics.proportion("accuracy", other, at=at)
-        found.append(Alternative(name, accuracy, gained, lost, gain, statistics.mcnemar(gained, lost)))
-    adjusted = statistics.holm([other.p_value for other in found])
-    return [other._replace(p_value=p) for other, p in zip(found, adjusted, strict=True)]
-
-
-def _statement(accuracy: Metric, best: Alternative, tests: int) -> str:
-    reading = (
-        "The preprocessing in use is probably not the one used in training."
-        if best.p_value < ALPHA
-        else "No common preprocessing is significantly better than the one in use."
-    )
+def _statement(accuracy: Metric, best: Alternative, tests: int, doubt: str) -> str:
+    reading = "No common preprocessing is significantly better than the one in use."
+    if best.better:
+        reading = "The preprocessing in use is probably not the one used in training."
+    if doubt:
+        reading = f"This does not show that the preprocessing in use is wrong: {doubt}."
     return (
         f"Accuracy {percent(accuracy)} with the preprocessing in use, {percent(best.accuracy)} with the preset"
         f" {best.name} (n = {accuracy.n}; McNemar's exact test, Holm over {tests} alternatives:"

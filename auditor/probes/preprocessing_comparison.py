@@ -1,0 +1,75 @@
+"""Compare common preprocessings with the one in use, image by image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from auditor.findings.metric import Metric
+from auditor.probes.breakdown import ALPHA
+from auditor.probes.class_orders import majority_share
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Alternative(NamedTuple):
+    """Another preprocessing, compared with the one in use on the same images."""
+
+    name: str
+    accuracy: Metric
+    only_other: int
+    """Images that are correct only with this preprocessing."""
+    only_used: int
+    """Images that are correct only with the one in use."""
+    gain: Metric
+    """Difference of the accuracies; its interval has a Bonferroni correction over all alternatives."""
+    p_value: float
+    """McNemar's exact test, adjusted with Holm's method."""
+
+    @property
+    def better(self) -> bool:
+        """Whether it is significantly better than the preprocessing in use."""
+        return self.p_value < ALPHA and (self.gain.low or 0.0) > 0
+
+
+def compare_preprocessings(frame: pd.DataFrame) -> list[Alternative]:
+    """Compare every alternative in the records of ``sanity.preprocessing`` with the one in use (the empty name)."""
+    from auditor import statistics
+
+    if not len(frame):
+        return []
+    correct = {
+        str(name): part.set_index("image_id")["correct"].astype(bool)
+        for name, part in frame.groupby("preprocessing", sort=False)
+    }
+    used = correct.pop("", None)
+    if used is None:
+        return []
+    found = []
+    for name, values in correct.items():
+        other = values.reindex(used.index)
+        gained, lost = int((other & ~used).sum()), int((used & ~other).sum())
+        interval = statistics.matched(gained, lost, len(used), confidence=1 - ALPHA / len(correct))
+        at = {"preset": name}
+        gain = Metric(name="preprocessing_gain", **interval._asdict(), n=len(used), at=at)
+        accuracy = statistics.proportion("accuracy", other, at=at)
+        found.append(Alternative(name, accuracy, gained, lost, gain, statistics.mcnemar(gained, lost)))
+    adjusted = statistics.holm([other.p_value for other in found])
+    return [other._replace(p_value=p) for other, p in zip(found, adjusted, strict=True)]
+
+
+def best_preprocessing(frame: pd.DataFrame | None) -> Alternative | None:
+    """Return the most accurate alternative that is better than the one in use and than the commonest class, or None."""
+    if frame is None or not len(frame):
+        return None
+    better = [other for other in compare_preprocessings(frame) if other.better and not objection(other, frame)]
+    return max(better, key=lambda other: other.accuracy.value or 0.0, default=None)
+
+
+def objection(other: Alternative, frame: pd.DataFrame) -> str:
+    """Say why an alternative cannot be the model's preprocessing: with the right one, the model beats guessing."""
+    labels = frame.drop_duplicates("image_id")["label"].to_numpy()
+    majority = majority_share(labels)
+    if (other.accuracy.low or 0.0) > majority:
+        return ""
+    return f"it is not more accurate than always answering the commonest class ({100 * majority:.1f} %)"
