@@ -183,9 +183,9 @@ def test_packaged_policies_differ_as_documented(tmp_path: Path) -> None:
     default, strict, ci = (read_policy(name) for name in ("default", "strict", "ci"))
     assert (strict.fails_at, default.fails_at, ci.fails_at) == ("low", "medium", "high")
     assert list(ci.rules) == list(default.rules)
-    mild = {(r.probe, r.metric, str(r.at)): r for r in default.rules}
+    mild = {str(rule.number()): rule for rule in default.rules}
     for rule in strict.rules:
-        known = mild[rule.probe, rule.metric, str(rule.at)]
+        known = mild[str(rule.number())]
         sign = 1 if rule.side == "at_least" else -1
         assert rule.side == known.side
         for grade, limit in rule.thresholds.items():

@@ -54,8 +54,10 @@ def probe(*metrics: dict[str, Any], **changes: Any) -> dict[str, Any]:
         ((0.60, 0.70, 0.74), "fail", "medium"),
         ((0.30, 0.40, 0.49), "fail", "high"),
         ((0.05, 0.10, 0.19), "fail", "critical"),
-        ((None, 0.95, None), "pass", "none"),
-        ((None, 0.10, None), "fail", "critical"),
+        ((None, 0.95, None), "inconclusive", "none"),
+        ((None, 0.10, None), "inconclusive", "none"),
+        ((0.95, 0.95, 0.95), "inconclusive", "none"),
+        ((0.10, 0.10, 0.10), "fail", "critical"),
     ],
 )
 def test_at_least_is_judged_by_the_ends_of_the_interval(interval: Any, status: str, severity: str) -> None:
@@ -110,6 +112,97 @@ def test_rule_without_matching_metric_is_not_met(metrics: Any, required: Any) ->
     assert "was not measured" in judged["reason"]
 
 
+@pytest.mark.parametrize(
+    ("n", "limit", "status", "missing"),
+    [
+        (58, 0.95, "inconclusive", "at least 73 images, so 15 are missing"),
+        (73, 0.95, "pass", ""),
+        (58, 0.9, "pass", ""),
+        (19, 0.5, "inconclusive", "at least 20 images, so 1 are missing"),
+    ],
+)
+def test_rule_states_the_smallest_n_at_which_it_can_be_met(n: int, limit: float, status: str, missing: str) -> None:
+    """Full agreement on n images passes as soon as Wilson's lower end n / (n + 1.96^2) reaches the threshold."""
+    low = n / (n + 1.96**2)
+    judged = judge(probe(metric(low, 1.0, 1.0, n=n)), policy(rule(thresholds={"low": limit})))
+    assert judged["status"] == status
+    assert missing in judged["reason"]
+
+
+def test_exact_number_needs_no_interval() -> None:
+    spec = {"name": "accuracy", "label": "Accuracy", "better": "neither", "unit": "count", "bound": "exact"}
+    spec["difference"] = False  # type: ignore[assignment]
+    counted = rule(side="at_most", thresholds={"low": 0})
+    for value, status in ((0.0, "pass"), (1.0, "fail")):
+        number = metric(None, value, None, unit="count")
+        assert judge(probe(number, metric_specs=[spec]), policy(counted))["status"] == status
+
+
+ROBUST = {"name": "robust_accuracy", "label": "Robust accuracy", "better": "higher", "unit": "fraction"}
+ROBUST |= {"bound": "upper", "difference": False, "monotone": "epsilon"}
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "interval", "status"),
+    [
+        (4 / 255, (0.05, 0.08, 0.12), "fail"),
+        (4 / 255, (0.95, 0.97, 0.99), "inconclusive"),
+        (16 / 255, (0.95, 0.97, 0.99), "pass"),
+        (16 / 255, (0.05, 0.08, 0.12), "inconclusive"),
+        (0.0, (0.05, 0.08, 0.12), "inconclusive"),
+    ],
+    ids=["fails at a smaller size", "passes at a smaller size", "passes at a larger size", "fails at a larger size",
+         "wrong without an attack"],
+)  # fmt: skip
+def test_robust_accuracy_is_judged_by_its_monotonicity(epsilon: float, interval: Any, status: str) -> None:
+    wanted = rule(metric="robust_accuracy", at={"norm": "linf", "epsilon": 8 / 255})
+    at = {"norm": "linf", "epsilon": epsilon}
+    judged = judge(probe(metric(*interval, name="robust_accuracy", at=at), metric_specs=[ROBUST]), policy(wanted))
+    assert judged["status"] == status
+    other = metric(*interval, name="robust_accuracy", at={**at, "norm": "l2"})
+    assert judge(probe(other, metric_specs=[ROBUST]), policy(wanted))["status"] == "inconclusive"
+    if status == "inconclusive" and epsilon:
+        assert "it follows neither from a failure at a smaller" in judged["reason"]
+
+
+def test_loss_from_the_clean_accuracy_is_judged() -> None:
+    lost = rule(metric="robust_accuracy", side="at_most_lost", thresholds={"low": 0.2, "high": 0.5})
+    at = {"norm": "linf", "epsilon": 8 / 255}
+    for interval, status, severity in (
+        ((0.55, 0.58, 0.60), "pass", "none"),
+        ((0.30, 0.34, 0.38), "fail", "low"),
+        ((0.02, 0.05, 0.08), "fail", "high"),
+        ((0.35, 0.40, 0.45), "inconclusive", "none"),
+    ):
+        number = metric(*interval, name="robust_accuracy", at=at, clean=0.6)
+        judged = judge(probe(number, metric_specs=[ROBUST]), policy(lost))
+        assert (judged["status"], judged["severity"]) == (status, severity)
+        assert judged["findings"][0]["severity"] == severity
+        assert "Loss of robust accuracy from 60.0 %" in judged["reason"]
+
+
+def test_large_loss_that_no_rule_judges_is_in_the_verdict() -> None:
+    spec = {**ROBUST, "monotone": ""}
+    l1 = metric(0.0, 0.002, 0.01, name="robust_accuracy", at={"norm": "l1", "epsilon": 6.0}, clean=0.98)
+    linf = metric(0.9, 0.95, 0.98, name="robust_accuracy", at={"norm": "linf", "epsilon": 0.03}, clean=0.98)
+    wanted = policy(rule(metric="robust_accuracy", at={"norm": "linf"}))
+    judged = judge(probe(linf, l1, metric_specs=[spec], id="performance.accuracy"), wanted)
+    outcome, why = verdict([judged], wanted, [])
+    assert outcome == "pass"
+    assert "large losses that the policy does not judge" in why
+    assert "falls from 98.0 % to 0.2 % [0.0, 1.0] at L1 6" in why
+    small = [linf, {**l1, "value": 0.9, "low": 0.85, "high": 0.95}]
+    assert "large" not in verdict([judge(probe(*small, metric_specs=[spec]), wanted)], wanted, [])[1]
+
+
+def test_advisory_rule_can_fail_but_does_not_prevent_a_pass() -> None:
+    advice = rule(metric="recall", advisory=True)
+    good, open_, bad = ((0.95, 0.97, 0.99), (0.85, 0.92, 0.97), (0.1, 0.2, 0.3))
+    for interval, status in ((good, "pass"), (open_, "pass"), (bad, "fail")):
+        numbers = [metric(*good), metric(*interval, name="recall")]
+        assert judge(probe(*numbers), policy(rule(), advice))["status"] == status
+
+
 def test_policy_with_unknown_probe_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "typo.toml"
     path.write_text(
@@ -158,7 +251,7 @@ def test_judging_is_idempotent_and_a_milder_policy_resets_the_severity() -> None
 
 
 def ended(probe_id: str, status: str, severity: str = "none") -> dict[str, Any]:
-    return {"id": probe_id, "status": status, "severity": severity}
+    return {"id": probe_id, "status": status, "severity": severity, "metrics": []}
 
 
 @pytest.mark.parametrize(
@@ -215,10 +308,10 @@ COMPLETE = 'probe = "a.b"\nmetric = "m"\nreason = "r"\nsource = "s"\n'
         ("limit = 3", "unknown key 'limit'"),
         ('fails_at = "none"', "fails_at is 'none'"),
         ('[[rule]]\nprobe = "a.b"', "has no metric"),
-        (f"[[rule]]\n{COMPLETE}", "exactly one of at_least and at_most"),
+        (f"[[rule]]\n{COMPLETE}", "exactly one of at_least, at_most, at_most_lost"),
         (
             f"[[rule]]\n{COMPLETE}at_least = {{ low = 1 }}\nat_most = {{ low = 1 }}",
-            "exactly one of at_least and at_most",
+            "exactly one of at_least, at_most, at_most_lost",
         ),
         (f"[[rule]]\n{COMPLETE}at_least = 0.5", "at_least is 0.5; expected a table"),
         (

@@ -39,6 +39,7 @@ AUDIT = {
     record.FindingRecord: "$defs/finding",
     record.MetricSpecRecord: "$defs/metric_spec",
     record.MetricRecord: "$defs/metric",
+    record.JudgementRecord: "$defs/probe/properties/judgements/items",
     record.AxisRecord: "$defs/axis",
     record.SeriesRecord: "$defs/series",
     record.PointRecord: "$defs/series/properties/points/items",

@@ -125,7 +125,8 @@ def record(probe_id: str, metric: str, *values: float, **at: Any) -> dict[str, A
     """Return a probe's record with a metric of n = 100 for each value."""
     common = {"name": metric, "n": 100, "unit": "fraction"}
     metrics = [
-        common | {"value": value, "low": value, "high": value, "at": {key: names[i] for key, names in at.items()}}
+        common
+        | {"value": value, "low": value - 0.01, "high": value, "at": {key: names[i] for key, names in at.items()}}
         for i, value in enumerate(values)
     ]
     given = {"status": "informative", "severity": "none", "reason": "", "findings": []}

@@ -111,7 +111,7 @@ def verdict(probes: Sequence[ProbeRecord], policy: Policy, broken: Sequence[str]
     mild = [f"{p['id']} ({p['severity']})" for p in probes if p["status"] == "fail" and p["severity"] != "none"]
     unsettled = [p["id"] for p in probes if p["status"] == "inconclusive"]
     if not (mild or unsettled or excused):
-        return "pass", "every threshold of the policy is met"
+        return "pass", "every threshold of the policy is met" + said
     parts = [f"no probe failed at severity {policy.fails_at} or above"]
     parts += [f"milder failures: {', '.join(mild)}"] if mild else []
     parts += [f"not settled: {', '.join(unsettled)}"] if unsettled else []

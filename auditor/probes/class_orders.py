@@ -55,15 +55,15 @@ class ClassOrder(NamedTuple):
         return self.p_value < ALPHA and (self.gain.low or 0.0) > 0 and not self.objection
 
     def warning(self, classes: Sequence[str]) -> str:
-        """Say that the order in use is probably wrong, and how to set this one."""
+        """Say that this order fits better, and how to set it."""
         names = reordered(classes, self.mapping)
         how = f"--classes {','.join(names)}"
         if len(names) > _LISTED or any("," in name or " " in name for name in names):
             how = "--classes FILE; FILE lists the names in the order of the model's outputs, one per line, and"
             how += " sanity.labels shows it"
         return (
-            f"The class order in use is probably not the model's: under another one ({self.name}), accuracy is"
-            f" {percent(self.accuracy)} instead of {percent(self.used)} (n = {self.accuracy.n}). Set it with {how}."
+            f"Another order of the classes fits significantly better ({self.name}): accuracy {percent(self.accuracy)}"
+            f" instead of {percent(self.used)} (n = {self.accuracy.n}). If it is the model's order, set it with {how}."
         )
 
 
@@ -88,7 +88,8 @@ def other_orders(
     candidates = [(name, mapping, everything) for name, mapping in common_orders(classes).items()]
     half = np.array([sha256(f"class order\0{image}".encode()).digest()[0] < 128 for image in ids])
     matching = _matching(labels[half], predictions[half], len(classes))
-    if matching is not None and not half.all():
+    known = any(np.array_equal(matching, mapping) for _, mapping, _ in candidates)
+    if matching is not None and not known and not half.all():
         candidates.append((MATCHING, matching, ~half))
     found = []
     for name, mapping, tested in candidates:

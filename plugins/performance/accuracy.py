@@ -17,7 +17,6 @@ from auditor.plugins.performance._accuracy_evidence import class_recalls, confus
 from auditor.plugins.performance._confusion_metrics import CONFUSION_METRICS
 from auditor.plugins.performance._guessing import GUESSING_METRICS, compare_with_guessing
 from auditor.probes.class_orders import fitting_order, other_orders
-from auditor.probes.preprocessing_comparison import best_preprocessing
 from auditor.probes.shared_metrics import ACCURACY, RECALL
 
 if TYPE_CHECKING:
@@ -59,7 +58,6 @@ class Accuracy(Probe):
         MetricSpec(name="class_recall", label="Recall of a class", better="higher"),
         *GUESSING_METRICS,
     )
-    depends_on = ("sanity.preprocessing",)
     examples_shown: int = 6
     """Number of the most confident errors to show."""
 
@@ -90,9 +88,6 @@ class Accuracy(Probe):
         guessing = compare_with_guessing(matrix, balanced, records.classes, records.kind)
         right = f"{int((labels == predictions).sum())} of {len(frame)} {records.kind}"
         order = fitting_order(other_orders(labels, predictions, list(frame["image_id"]), records.classes))
-        preset = best_preprocessing(records.others.get("sanity.preprocessing"))
-        if order and preset and (preset.accuracy.value or 0.0) > (order.accuracy.value or 0.0):
-            order = None
         finding = Finding(
             id="performance.accuracy/accuracy",
             title="Accuracy",

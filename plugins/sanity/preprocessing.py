@@ -83,7 +83,7 @@ def _doubt(best: Alternative, records: Records) -> str:
     used = records.frame[records.frame["preprocessing"] == ""]
     labels, predictions = used["label"].to_numpy(), used["prediction"].to_numpy()
     order = fitting_order(other_orders(labels, predictions, list(used["image_id"]), records.classes))
-    if order is None or (order.accuracy.value or 0.0) < (best.accuracy.value or 0.0):
+    if order is None or (order.accuracy.value or 0.0) <= (best.accuracy.value or 0.0):
         return ""
     return (
         f"another order of the classes ({order.name}) explains the data better than the preset {best.name}: accuracy"
