@@ -134,6 +134,11 @@ class Images:
         return len(self.ids)
 
     @property
+    def resizing(self) -> Resizing:
+        """How pictures are brought to the input size."""
+        return self._resizing
+
+    @property
     def label_names(self) -> list[str] | None:
         """The labels as the data names them, one per image; None without labels."""
         return None if self._source.labels is None else [self._source.labels[i] for i in self._index]

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Source
+    from auditor.data.dataset import Pixels, Source
+    from auditor.data.resizing import Resizing
 
 NOTE = (
     "No data was given: the audit ran on packaged photographs that are unrelated to the model's task, with the model's"
@@ -46,6 +47,18 @@ def source() -> Source:
         read=read,
         note=NOTE,
     )
+
+
+def pixels(n: int, shape: tuple[int, ...], resizing: Resizing) -> Pixels:
+    """Return ``n`` crops at the input size of a model, (n, c, h, w) in [0, 1]; after all 48, their mirror images."""
+    import numpy as np
+
+    from auditor.data.dataset import Images
+
+    images = Images(source(), shape=shape, resizing=resizing)
+    crops = images.pixels(images.ids)
+    mirrored: Pixels = np.concatenate([crops, crops[..., ::-1]])[:n]
+    return mirrored
 
 
 @functools.cache

@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from auditor.data.dataset import Images
+import numpy as np
+
+from auditor.data import sample_photos
+from auditor.data.dataset import Images, Pixels
 from auditor.errors import BadInput, first_line
 from auditor.findings.record import ProbeRecord
 from auditor.model.deployed import DeployedModel
@@ -26,6 +29,7 @@ from auditor.run.budget import Budget
 from auditor.run.concluding import Concluder
 from auditor.run.distributed import Workers
 from auditor.run.folder import RunFolder
+from auditor.run.forecast import cannot_pass
 from auditor.run.manifest import write_keys, write_manifest
 from auditor.run.measuring import Measurer, choose_batch_size
 from auditor.run.opening import open_audit
@@ -38,7 +42,7 @@ from auditor.run.selection import choose_probes
 from auditor.run.writing import finish, pick_formats, prepare
 
 _PARITY_IMAGES = 64
-"""Images for parity before the first probe; ``sanity.parity`` measures it on all."""
+"""Images that decide between white-box and black-box; ``sanity.parity`` measures parity on all images."""
 
 _TUNING_IMAGES = 512
 
@@ -108,6 +112,7 @@ class _Session:
         """Measure, conclude, judge, write."""
         self._check_model()
         warnings = audit_warnings(self.classifier, self.images)
+        warnings += cannot_pass(self.policy, self.probes, self.classifier, self.images)
         self._begin(warnings)
         records = self._all_records()
         prepare(formats)
@@ -128,13 +133,24 @@ class _Session:
     def _check_model(self) -> None:
         """Measure parity and choose the batch size. Raises BadInput for scores that are not finite."""
         try:
-            self.classifier.verify(self.images.pixels(self.order[:_PARITY_IMAGES]))
+            self.classifier.verify(self._parity_images())
             choose_batch_size(self.measurer, self.request.batch_size, self.order[:_TUNING_IMAGES])
         except (ArithmeticError, RuntimeError) as error:
             raise BadInput(
                 f"{self.classifier.path}: {first_line(error)} on images of {self.images.path}; expected one finite"
                 " score per class (do range, mean and std in the sidecar match the training?)"
             ) from None
+
+    def _parity_images(self) -> Pixels:
+        """Return a fixed number of images, so that the access does not depend on ``--samples``.
+
+        If the data has fewer, packaged photographs complete them. Tabular data has no substitute.
+        """
+        own = self.images.pixels(self.order[:_PARITY_IMAGES])
+        missing = _PARITY_IMAGES - len(own)
+        if missing <= 0 or self.classifier.input_kind == "rows":
+            return own
+        return np.concatenate([own, sample_photos.pixels(missing, self.images.shape, self.images.resizing)])
 
     def _begin(self, warnings: Sequence[str]) -> None:
         """Write the manifest; report warnings and broken plugins."""

@@ -8,7 +8,12 @@ from auditor.statistics.bootstrap import (
     bootstrap_weighted,
     paired_means,
 )
-from auditor.statistics.calibration import calibration_error, calibration_error_debiased, calibration_interval
+from auditor.statistics.calibration import (
+    calibration_error,
+    calibration_error_debiased,
+    calibration_interval,
+    debiased_interval,
+)
 from auditor.statistics.intervals import NOTHING, Interval, matched, newcombe, paired_proportions, wilson
 from auditor.statistics.metrics import mean, median, proportion
 from auditor.statistics.roc import roc_auc, roc_auc_micro
@@ -26,6 +31,7 @@ __all__ = [
     "calibration_error",
     "calibration_error_debiased",
     "calibration_interval",
+    "debiased_interval",
     "from_intervals",
     "holm",
     "matched",

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.statistics.bootstrap import RESAMPLES, bootstrap
-from auditor.statistics.intervals import Interval
+from auditor.statistics.intervals import Interval, wilson
 
 
 def calibration_error(confidence: NDArray[np.float64], correct: NDArray[Any], bins: int = 15) -> float:
@@ -37,9 +37,27 @@ def calibration_interval(
     """Return ``calibration_error`` with its bootstrap interval.
 
     Resampling adds variation, which raises the percentiles: the interval is extended if it does not contain the value.
+    The error is at least the difference of mean confidence and accuracy, so the upper end is not below that of this
+    difference by Wilson's interval; otherwise a model that is right on every image would have an interval of one point.
     """
     pairs = np.column_stack([confidence, correct])
     value, low, high = bootstrap(pairs, lambda draws: _calibration_errors(draws, bins), resamples=resamples)
+    if value is None or low is None or high is None:
+        return Interval(value, low, high)
+    accuracy = wilson(int(np.sum(correct)), len(pairs))
+    mean = float(np.mean(confidence))
+    apart = max(abs(mean - end) for end in (accuracy.low, accuracy.high) if end is not None)
+    return Interval(value, min(low, value), max(high, value, apart))
+
+
+def debiased_interval(confidence: NDArray[np.float64], correct: NDArray[Any], bins: int = 15) -> Interval:
+    """Return ``calibration_error_debiased`` with its bootstrap interval."""
+    pairs = np.column_stack([confidence, correct]).astype(np.float64)
+
+    def errors(draws: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.array([calibration_error_debiased(draw[:, 0], draw[:, 1], bins) for draw in draws])
+
+    value, low, high = bootstrap(pairs, errors, resamples=200)
     if value is None or low is None or high is None:
         return Interval(value, low, high)
     return Interval(value, min(low, value), max(high, value))

@@ -81,8 +81,8 @@ class Calibration(Probe):
         n = len(frame)
         interval = statistics.calibration_interval(confidence, correct, self.bins)
         ece = Metric(name="ece", **interval._asdict(), n=n)
-        perfect = self._error_of_perfect(confidence)
-        debiased = statistics.calibration_error_debiased(confidence, correct, self.bins)
+        by_chance = self._error_of_perfect(confidence)
+        perfect = float(by_chance.mean())
         overconfidence = float(confidence.mean() - correct.mean())
         finding = Finding(
             id="performance.calibration/ece",
@@ -99,20 +99,36 @@ class Calibration(Probe):
         metrics = [
             ece,
             statistics.mean("brier", frame["brier"], unit="1"),
-            Metric(name="ece_of_perfect", value=perfect, n=n),
-            Metric(name="rms_calibration_error_debiased", value=debiased, n=n),
+            Metric(
+                name="ece_of_perfect",
+                value=perfect,
+                low=_quantile(by_chance, 0.025),
+                high=_quantile(by_chance, 0.975),
+                n=n,
+            ),
+            Metric(
+                name="rms_calibration_error_debiased",
+                **statistics.debiased_interval(confidence, correct, self.bins)._asdict(),
+                n=n,
+            ),
         ]
         return Conclusion(metrics=metrics, findings=[finding, threshold_finding(records, confidence, correct)])
 
-    def _error_of_perfect(self, confidence: NDArray[np.float64]) -> float:
-        """Return the mean simulated ECE of a perfectly calibrated model with these confidences."""
+    def _error_of_perfect(self, confidence: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return simulated ECEs of a perfectly calibrated model with these confidences, (simulations,)."""
         import numpy as np
 
         from auditor import statistics
 
         draws = np.random.default_rng(0).random((_SIMULATIONS, len(confidence))) < confidence
-        return float(np.mean([statistics.calibration_error(confidence, draw, self.bins) for draw in draws]))
+        return np.array([statistics.calibration_error(confidence, draw, self.bins) for draw in draws])
 
     def per_image(self, records: Records) -> list[PerImage]:
         """Return each image's squared distance from its label; the calibration error is not a mean over images."""
         return [PerImage(name="brier", values=records.frame.set_index("image_id")["brier"])]
+
+
+def _quantile(values: NDArray[np.float64], share: float) -> float:
+    import numpy as np
+
+    return float(np.quantile(values, share))
