@@ -79,15 +79,17 @@ def name_of(preprocessing: InputTransform) -> str:
 def others(preprocessing: InputTransform) -> dict[str, Preprocessing]:
     """Return the presets that differ from ``preprocessing``, and ``preprocessing`` with reversed channels.
 
-    Empty for tabular data and for integer inputs, which can only hold 8-bit values.
+    Empty for tabular data. An integer input can only hold whole numbers, so only its channels can be reversed.
     """
     import numpy as np
 
-    if not isinstance(preprocessing, Preprocessing) or np.issubdtype(np.dtype(preprocessing.dtype), np.integer):
+    if not isinstance(preprocessing, Preprocessing):
         return {}
     channels = preprocessing.shape[0]
     order: Literal["rgb", "bgr"] = "bgr" if preprocessing.order == "rgb" else "rgb"
     found = {f"as used, but {order}": replace(preprocessing, order=order)} if channels == 3 else {}
+    if np.issubdtype(np.dtype(preprocessing.dtype), np.integer):
+        return found
     found |= {name: apply(name, preprocessing) for name in PRESETS if _fits(name, channels)}
     return {name: other for name, other in found.items() if not _same(other, preprocessing)}
 
