@@ -34,13 +34,16 @@ class UnjudgedLoss(NamedTuple):
 
 
 def unjudged_losses(probes: Sequence[ProbeRecord]) -> list[UnjudgedLoss]:
-    """Return the large losses that no rule judged, one per probe, the largest first.
+    """Return the large losses that no rule judged, the largest first.
 
-    Of each probe the loss at the smallest perturbation of the most harmful kind. Kinds (norms, corruptions) of which
-    the policy judges some size are left out, and so are failed probes and those that a failed check invalidated.
+    Of each probe the loss at the smallest perturbation of the most harmful kind, and of several attacks in the same
+    norm the most harmful one. Kinds (norms, corruptions) of which the policy judges some size are left out, and so are
+    failed probes and those that a failed check invalidated.
     """
     found = [loss for probe in probes if (loss := _largest(probe)) is not None]
-    return sorted(found, key=lambda loss: -_lost(loss.metric))
+    largest_first = sorted(found, key=lambda loss: -_lost(loss.metric))
+    by_norm = {loss.metric["at"].get("norm", loss.probe["id"]): loss for loss in reversed(largest_first)}
+    return [loss for loss in largest_first if loss in by_norm.values()]
 
 
 def _largest(probe: ProbeRecord) -> UnjudgedLoss | None:
