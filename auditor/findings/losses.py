@@ -37,8 +37,8 @@ def unjudged_losses(probes: Sequence[ProbeRecord]) -> list[UnjudgedLoss]:
     """Return the large losses that no rule judged, the largest first.
 
     Of each probe the loss at the smallest perturbation of the most harmful kind, and of several attacks in the same
-    norm the most harmful one. Kinds (norms, corruptions) of which the policy judges some size are left out, and so are
-    failed probes and those that a failed check invalidated.
+    norm the most harmful one. Left out are sizes in a norm of which the policy judges some size, probes that failed at
+    severity medium or above, and those that a failed check invalidated.
     """
     found = [loss for probe in probes if (loss := _largest(probe)) is not None]
     largest_first = sorted(found, key=lambda loss: -_lost(loss.metric))
@@ -47,20 +47,24 @@ def unjudged_losses(probes: Sequence[ProbeRecord]) -> list[UnjudgedLoss]:
 
 
 def _largest(probe: ProbeRecord) -> UnjudgedLoss | None:
-    if probe["status"] not in ("pass", "informative", "inconclusive") or probe.get("invalidated_by"):
+    if probe.get("invalidated_by") or probe["severity"] not in ("none", "low"):
         return None
-    judged = probe.get("judgements", [])
-    kinds = {_kind(entry["at"]) for entry in judged}
-    open_ones = [m for m in probe["metrics"] if "clean" in m and _kind(m["at"]) not in kinds and _lost(m) >= LARGE]
+    places = [entry["at"] for entry in probe.get("judgements", [])]
+    norms = {place["norm"] for place in places if "norm" in place}
+    open_ones = [
+        metric
+        for metric in probe["metrics"]
+        if _lost(metric) >= LARGE and metric["at"] not in places and metric["at"].get("norm") not in norms
+    ]
     if not open_ones:
         return None
     worst = max(open_ones, key=_lost)
     same_kind = [metric for metric in open_ones if _kind(metric["at"]) == _kind(worst["at"])]
     first = min(same_kind, key=_size)
-    where = sorted({formatting.measured_at(entry["at"]) for entry in judged if entry["at"]})
-    reason = (
-        f"the policy judges this probe only at {', '.join(where)}" if where else "the policy has no threshold for it"
-    )
+    where = {formatting.measured_at(place) for place in places if place}
+    reason = "the policy has no threshold at this level" if where else "the policy has no threshold for it"
+    if len(where) == 1:
+        reason = f"the policy judges this probe only at {min(where)}"
     return UnjudgedLoss(probe, first, reason)
 
 
