@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.findings.metric import Metric
+from auditor.model.presets import PRESETS
 from auditor.probes.breakdown import ALPHA
 from auditor.probes.class_orders import majority_share
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
 
@@ -56,6 +59,22 @@ def compare_preprocessings(frame: pd.DataFrame) -> list[Alternative]:
         found.append(Alternative(name, accuracy, gained, lost, gain, statistics.mcnemar(gained, lost)))
     adjusted = statistics.holm([other.p_value for other in found])
     return [other._replace(p_value=p) for other, p in zip(found, adjusted, strict=True)]
+
+
+def best_of(alternatives: Sequence[Alternative]) -> Alternative:
+    """Return the alternative with the best established gain; of several that are as good, the smallest change.
+
+    Neighbouring presets (those of ImageNet, CIFAR-10 and CLIP) differ by less than the intervals.
+    """
+    top = max(alternatives, key=lambda other: (other.gain.low or 0.0, other.gain.value or 0.0))
+    names = [name for name in (other.name for other in alternatives) if name not in PRESETS]
+    simplest = [*names, *PRESETS]
+    return min(equally_good(top, alternatives), key=lambda other: simplest.index(other.name), default=top)
+
+
+def equally_good(top: Alternative, alternatives: Sequence[Alternative]) -> list[Alternative]:
+    """Return the better alternatives whose interval of the accuracy contains that of ``top`` or lies above it."""
+    return [other for other in alternatives if other.better and (other.accuracy.high or 0) >= (top.accuracy.value or 0)]
 
 
 def best_preprocessing(frame: pd.DataFrame | None) -> Alternative | None:

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Probe, Records, Table
 from auditor.findings.formatting import percent
 from auditor.probes.class_orders import fitting_order, other_orders
-from auditor.probes.preprocessing_comparison import Alternative, compare_preprocessings, objection
+from auditor.probes.preprocessing_comparison import (
+    Alternative,
+    best_of,
+    compare_preprocessings,
+    equally_good,
+    objection,
+)
 from auditor.probes.shared_metrics import ACCURACY
 
 if TYPE_CHECKING:
@@ -61,14 +67,14 @@ class Preprocessing(Probe):
         alternatives = compare_preprocessings(frame)
         if not alternatives:
             return _no_alternatives(len(used))
-        best = max(alternatives, key=lambda other: (other.gain.low or 0.0, other.gain.value or 0.0))
+        best = best_of(alternatives)
         accuracy = statistics.proportion("accuracy", used["correct"], at={"preset": "in use"})
         doubt = _doubt(best, records) if best.better else ""
         gain = replace(best.gain, value=None, low=None, high=None) if doubt else best.gain
         finding = Finding(
             id="sanity.preprocessing/best",
             title="Best alternative preprocessing",
-            statement=_statement(accuracy, best, len(alternatives), doubt),
+            statement=_statement(accuracy, best, alternatives, doubt),
             metric=gain,
             evidence=[_table(accuracy, alternatives)],
         )
@@ -103,15 +109,17 @@ def _no_alternatives(n: int) -> Conclusion:
     return Conclusion(metrics=[gain], findings=[finding], inconclusive=reason)
 
 
-def _statement(accuracy: Metric, best: Alternative, tests: int, doubt: str) -> str:
+def _statement(accuracy: Metric, best: Alternative, alternatives: list[Alternative], doubt: str) -> str:
     reading = "No common preprocessing is significantly better than the one in use."
     if best.better:
         reading = "The preprocessing in use is probably not the one used in training."
+        others = [other.name for other in equally_good(best, alternatives) if other is not best]
+        reading += f" As good within the intervals: {', '.join(others)}." if others else ""
     if doubt:
         reading = f"This does not show that the preprocessing in use is wrong: {doubt}."
     return (
         f"Accuracy {percent(accuracy)} with the preprocessing in use, {percent(best.accuracy)} with the preset"
-        f" {best.name} (n = {accuracy.n}; McNemar's exact test, Holm over {tests} alternatives:"
+        f" {best.name} (n = {accuracy.n}; McNemar's exact test, Holm over {len(alternatives)} alternatives:"
         f" p = {best.p_value:.2g}). {reading}"
     )
 
