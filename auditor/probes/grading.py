@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from auditor.probes.base import Records
 
+MIN_ADVANTAGE = 0.05
+"""Advantage over a random order that is relevant, as the mean difference of probabilities; a convention. Significance
+alone is not enough: maps of an untrained network can be better than chance by 0.002."""
 MIN_STABILITY = 0.9
 """Mean rank correlation of two maps of one image above which they count as equal."""
 
@@ -109,7 +112,7 @@ def grade(frame: pd.DataFrame) -> Grades:
     stability = statistics.mean("seed_stability", frame["stability"], unit="1")
     similarity = statistics.mean("shuffled_similarity", frame["shuffled"], unit="1")
     checks = [
-        _above("deletion advantage over chance", deletion, 0),
+        _above("deletion advantage over chance", deletion, MIN_ADVANTAGE),
         _above("insertion advantage over chance", insertion, 0),
         _below("infidelity (unexplained share)", infidel, 1),
         _below("max-sensitivity to small noise", sensitivity, 1),
@@ -136,14 +139,20 @@ def _areas(frame: pd.DataFrame) -> dict[str, NDArray[np.float64]]:
 def _overall(advantage: Metric, checks: Sequence[Check]) -> tuple[str, bool]:
     """Return the overall result as text, and whether the maps passed."""
     failed = [check.name for check in checks if check.result == "fails"]
+    undecided = [check.name for check in checks if check.result == "undecided"]
     if advantage.low is None or advantage.high is None:
         return "too few images to grade the maps", False
     if advantage.high < 0:
         return "the maps are worse than chance: do not use them", False
     if advantage.low <= 0:
         return "the maps are not significantly better than chance: do not rely on them", False
+    if advantage.low <= MIN_ADVANTAGE:
+        text = f"the maps are not shown to be better than chance by a relevant amount ({100 * MIN_ADVANTAGE:g} points)"
+        return text, False
     if failed:
         return f"the maps are better than chance but fail a check ({'; '.join(failed)})", False
+    if undecided:
+        return f"the maps are better than chance; undecided: {'; '.join(undecided)}", False
     return "the maps passed the faithfulness checks", True
 
 
