@@ -29,6 +29,7 @@ from auditor.plugins.attacks.noise import Noise
 from auditor.plugins.attacks.occlusion import Occlusion
 from auditor.plugins.bias.groups import Groups
 from auditor.plugins.explanations.occlusion import OcclusionMap
+from auditor.plugins.metrics.loss_sensitivity import LossSensitivity
 from auditor.plugins.performance.accuracy import Accuracy
 from auditor.probes.attack import breaking_epsilon
 from auditor.probes.base import Example, Randomness
@@ -81,6 +82,13 @@ def random_linear(request: pytest.FixtureRequest) -> SimpleNamespace:
 
 
 def gradient(model: SimpleNamespace, batch: Batch) -> np.ndarray:
+    """Return the gradient of the margin: weights of the best other class less those of the label, (n, c*h*w)."""
+    logits = batch.pixels.reshape(len(batch), -1).astype(np.float64) @ model.weights.T + model.bias
+    logits[np.arange(len(batch)), batch.labels] = -np.inf
+    return model.weights[logits.argmax(axis=1)] - model.weights[batch.labels]
+
+
+def cross_entropy_gradient(model: SimpleNamespace, batch: Batch) -> np.ndarray:
     """Return the gradient of the cross-entropy: sum of (probability - 1[label]) weights, (n, c*h*w)."""
     x = batch.pixels.reshape(len(batch), -1).astype(np.float64)
     p = np.exp(x @ model.weights.T + model.bias)
@@ -117,10 +125,18 @@ def test_fgsm_equals_its_closed_form_at_any_confidence(margin: float) -> None:
     np.testing.assert_allclose(found.ravel(), expected, atol=1e-6)
 
 
-def test_loss_gradient_is_that_of_cross_entropy(random_linear: SimpleNamespace) -> None:
+def test_loss_gradient_of_art_has_the_direction_of_the_margin(random_linear: SimpleNamespace) -> None:
     batch = random_linear.batch
-    found = ArtClassifier(random_linear.classifier).loss_gradient(batch.pixels, batch.labels)
-    np.testing.assert_allclose(found.reshape(len(batch), -1), gradient(random_linear, batch), rtol=1e-4, atol=1e-6)
+    found = ArtClassifier(random_linear.classifier).loss_gradient(batch.pixels, batch.labels).reshape(len(batch), -1)
+    np.testing.assert_allclose(step(found, "l2"), step(gradient(random_linear, batch), "l2"), rtol=1e-4, atol=1e-6)
+
+
+def test_loss_sensitivity_is_that_of_cross_entropy(random_linear: SimpleNamespace) -> None:
+    batch = random_linear.batch
+    found = LossSensitivity().measure(random_linear.classifier, batch, RNG)
+    expected = cross_entropy_gradient(random_linear, batch)
+    np.testing.assert_allclose(found["l2"], np.linalg.norm(expected, axis=1), rtol=1e-4)
+    np.testing.assert_allclose(found["l1"], np.abs(expected).sum(axis=1), rtol=1e-4)
 
 
 def test_fgsm_accuracy_at_each_epsilon_equals_the_closed_form(random_linear: SimpleNamespace) -> None:

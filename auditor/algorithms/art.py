@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     from art.attacks.evasion import FastGradientMethod
     from art.estimators.classification.classifier import ClassifierClassLossGradients
 
-from auditor.algorithms.losses import cross_entropy
+from auditor.algorithms.losses import margin
 
 if TYPE_CHECKING:
     from auditor.data.dataset import Pixels
@@ -53,7 +53,10 @@ class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
         raise NotImplementedError("an audited model is never trained")
 
     def loss_gradient(self, x: NDArray[Any], y: NDArray[Any], **_: Any) -> NDArray[np.float32]:
-        """Return the gradient of each image's cross-entropy on the copy's logits, (n, c, h, w)."""
+        """Return the gradient of each image's margin on the copy's scaled logits, (n, c, h, w).
+
+        ART attacks ascend it in place of that of cross-entropy, which is zero in float32 for confident predictions.
+        """
         labels = _indices(y)
         if self._cached is not None:
             cached, cached_labels, gradient = self._cached
@@ -64,18 +67,18 @@ class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
         pixels = self._classifier.tensor(x).requires_grad_()
         targets = torch.from_numpy(labels).to(pixels.device)
         # the sum, not the mean: an image's gradient must not depend on its neighbours in the batch
-        loss = cross_entropy(self._classifier.logits(pixels), targets).sum()
+        loss = margin(self._classifier.scaled_logits(pixels), targets).sum()
         (slope,) = torch.autograd.grad(loss, pixels)
         result: NDArray[np.float32] = slope.cpu().numpy()
         self._cached = (np.array(x), labels, result)
         return result.copy()
 
     def class_gradient(self, x: NDArray[Any], label: Any = None, **_: Any) -> NDArray[np.float32]:
-        """Return gradients of logits: of one class per image, (n, 1, c, h, w), or of all if ``label`` is None."""
+        """Return gradients of scaled logits: one class per image, (n, 1, c, h, w), or all if ``label`` is None."""
         import torch
 
         pixels = self._classifier.tensor(x).requires_grad_()
-        logits = self._classifier.logits(pixels)
+        logits = self._classifier.scaled_logits(pixels)
         if label is None:
             columns = [torch.full((len(x),), k) for k in range(self._nb_classes)]
         else:
@@ -98,7 +101,7 @@ def _indices(y: NDArray[Any]) -> NDArray[np.int64]:
 def steepest(
     classifier: Classifier, pixels: Pixels, labels: NDArray[np.int64], norm: Literal["linf", "l2"]
 ) -> NDArray[np.float32]:
-    """Return the unit step in ``norm`` that raises the loss most to first order, (n, c, h, w), by ART's FGSM.
+    """Return the unit step in ``norm`` that raises the margin most to first order, (n, c, h, w), by ART's FGSM.
 
     ART takes one unclipped step of length 1. All epsilons of a sweep share that step, so it is cached for the last
     batch.

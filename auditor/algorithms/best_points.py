@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     import torch
 
 MARGIN_TOLERANCE = 1e-3
-"""Margin at which a search stops: a tie on the copy need not be an error of the deployed model."""
+"""Margin of scaled logits at which a search stops: a tie on the copy need not be an error of the deployed model."""
 
 
 class BestPoints:

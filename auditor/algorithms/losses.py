@@ -1,4 +1,11 @@
-"""Loss functions of gradient-based attacks."""
+"""Loss functions of gradient-based attacks: differences of logits, not probabilities.
+
+The gradient of cross-entropy has the factor 1 - p of the label, which is zero in float32 for confident predictions: a
+model whose logits are multiplied by 30 would resist every attack that uses it, although it makes the same errors.
+Differences of logits do not saturate (Carlini and Wagner 2017, arXiv:1608.04644, sections V and VI; Croce and Hein
+2020, arXiv:2003.01690, section 4, who also divide by another difference, so that the scale cancels).
+Attacks take them of ``Classifier.scaled_logits``, so that no result depends on the scale of the logits.
+"""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.algorithms.balls import Ball
-from auditor.model.scores import OutputDecoder, softmax
+from auditor.model.scores import OutputDecoder, log_softmax, softmax
 from auditor.model.wrapper import Wrapper
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class PlantedModel(Wrapper):
         # closer together than the perturbation is long, an attack may be underestimated
         return self._readout(images, torch.cdist(images.detach().flatten(1), self._clean).argmin(1))
 
+    def scaled_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Return ``logits``: a share of a distance has no unit of the model."""
+        return self.logits(images)
+
     def _readout(self, images: torch.Tensor, owner: torch.Tensor) -> torch.Tensor:
         import torch
 
@@ -79,6 +83,13 @@ class PlantedModel(Wrapper):
 
     def predict(self, images: Pixels) -> NDArray[np.float32]:
         """Return probabilities (n, 2)."""
+        return softmax(self._scores(images))
+
+    def log_probabilities(self, images: Pixels) -> NDArray[np.float32]:
+        """Return logarithms of the probabilities (n, 2)."""
+        return log_softmax(self._scores(images))
+
+    def _scores(self, images: Pixels) -> NDArray[np.float32]:
         import torch
 
         with torch.no_grad():
@@ -86,7 +97,7 @@ class PlantedModel(Wrapper):
                 self.logits(self.tensor(images[i : i + self.batch_size])).cpu().numpy()
                 for i in range(0, len(images), self.batch_size)
             ]
-        return softmax(np.concatenate(pieces)) if pieces else np.zeros((0, 2), dtype=np.float32)
+        return np.concatenate(pieces) if pieces else np.zeros((0, 2), dtype=np.float32)
 
 
 def centred(logits: torch.Tensor) -> torch.Tensor:

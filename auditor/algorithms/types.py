@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import torch
 
     Model = Callable[[torch.Tensor], torch.Tensor]
-    """Logits (n, k) of pixels (n, c, h, w)."""
+    """Logits (n, k) of pixels (n, c, h, w), usually ``Classifier.scaled_logits``."""
     Objective = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     """Quantity to maximise, (n,), from logits (n, k) and the batch indices (n,) of their images."""
     Draw = Callable[[int, str], np.random.Generator]

@@ -93,8 +93,14 @@ class Classifier(Protocol):
     def predict(self, images: Pixels) -> NDArray[np.float32]:
         """Return class probabilities (n, k) of pixels (n, c, h, w) in [0, 1], from the deployed model."""
 
+    def log_probabilities(self, images: Pixels) -> NDArray[np.float32]:
+        """Return the logarithms of ``predict`` (n, k), which distinguish confidences that float32 rounds to 1."""
+
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits (n, k) of pixels (n, c, h, w) in [0, 1] under autograd, from the copy; raise NoCopy."""
+
+    def scaled_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, k) that gradient attacks ascend: in a unit independent of the model's confidence."""
 
     def tensor(self, images: Pixels) -> torch.Tensor:
         """Copy pixels to the device."""

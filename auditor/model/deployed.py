@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -28,6 +29,11 @@ _TOLERANCE: Mapping[Precision, float] = {"float32": 1e-3, "float16": 2e-2, "int8
 """Largest difference between the scores of copy and deployed model, relative to the largest score, for parity.
 
 Quantised models differ between runtimes by up to a tenth of the range of scores; for them the labels decide."""
+
+_RANGE = 10.0
+"""Mean range of the scaled logits on the test images: about that of a network trained with cross-entropy."""
+
+_TEST_IMAGES = 16
 
 _AGREEMENT: Mapping[Precision, float] = {"float32": 0.99, "float16": 0.98, "int8": 0.95}
 """Smallest fraction of images with the same label from copy and deployed model, for parity."""
@@ -150,6 +156,13 @@ class DeployedModel:
         """
         return self.decoder.probabilities(self._scores(np.asarray(images, dtype=np.float32)))
 
+    def log_probabilities(self, images: Pixels) -> NDArray[np.float32]:
+        """Return logarithms of the probabilities (n, k), from the deployed model.
+
+        They show an attacker what float32 probabilities hide: which step lowers a confidence that is rounded to 1.
+        """
+        return self.decoder.log_probabilities(self._scores(np.asarray(images, dtype=np.float32)))
+
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits (n, k) of pixels (n, c, h, w) in [0, 1], from the copy, under autograd.
 
@@ -158,6 +171,39 @@ class DeployedModel:
         Raises:
             NoCopy: if the audit is black-box.
         """
+        return self.decoder.logits(self._counted(images))
+
+    def scaled_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Return what gradient attacks ascend: logits (n, k) in a unit that does not depend on the model's confidence.
+
+        The unit is a tenth of the mean range of the logits on fixed test images. Multiplying the logits of a model by a
+        constant changes no prediction, so it must change no attack: without the unit, the temperature of a loss over
+        several classes, the margin at which a search stops and the constants of an optimiser would depend on it. The
+        softmax of these logits is not the model's probability.
+
+        Raises:
+            NoCopy: if the audit is black-box.
+        """
+        return self.decoder.unsaturated(self._counted(images)) * self._unit
+
+    @cached_property
+    def _unit(self) -> float:
+        """Factor that gives the logits on fixed test images the mean range ``_RANGE``; 1 if all are equal."""
+        import torch
+
+        generator = np.random.default_rng(0)
+        n, axes = self.fixed_batch or _TEST_IMAGES, (1,) * (len(self.shape) - 1)
+        # noise around a plain colour, from none to all
+        colour, noise = generator.random((n, self.shape[0], *axes)), generator.random((n, *self.shape))
+        share = generator.random((n, 1, *axes))
+        with torch.no_grad():
+            images = self.tensor(colour * (1 - share) + noise * share)
+            scores = self.decoder.unsaturated(self._copy_piece(self.preprocessing.differentiable(images))).double()
+        size = float((scores.amax(1) - scores.amin(1)).mean())
+        return _RANGE / size if 0 < size < np.inf else 1.0
+
+    def _counted(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the output of the copy, (n, ...), and count the passes."""
         if self._copy is None:
             raise NoCopy(self.access_reason)
         self.calls.forward += len(images)
@@ -166,10 +212,10 @@ class DeployedModel:
             self._copy_piece(self.preprocessing.differentiable(images[i : i + step]))
             for i in range(0, len(images), step)
         ]
-        logits = pieces[0] if len(pieces) == 1 else _cat(pieces)
-        if logits.requires_grad:
-            logits.register_hook(self._count_backward)
-        return logits
+        output = pieces[0] if len(pieces) == 1 else _cat(pieces)
+        if output.requires_grad:
+            output.register_hook(self._count_backward)
+        return output
 
     def tensor(self, images: Pixels) -> torch.Tensor:
         """Copy pixels to the device."""
@@ -258,7 +304,7 @@ class DeployedModel:
             inputs = _cat([inputs, inputs[:1].expand(self.fixed_batch - n, *inputs.shape[1:])])
         answer = self._copy(inputs)
         output: torch.Tensor = answer[0] if isinstance(answer, tuple | list) else answer
-        return self.decoder.logits(output.reshape(len(output), -1)[:n])
+        return output.reshape(len(output), -1)[:n]
 
     def _scores(self, images: Pixels) -> NDArray[np.float32]:
         """Raw scores (n, k) of the deployed model."""

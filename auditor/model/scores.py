@@ -17,6 +17,10 @@ Outputs = Literal["logits", "probabilities"]
 Activation = Literal["none", "softmax", "log-softmax", "sigmoid"]
 
 
+SMALLEST = np.float32(1.2e-38)
+"""The smallest normal float32, which replaces a probability of 0 in a logarithm."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OutputDecoder:
     """From the raw output to one score per class, for the deployed model and, under autograd, for its copy.
@@ -56,12 +60,27 @@ class OutputDecoder:
             return torch.cat([torch.zeros_like(given), given], dim=1)
         elif self.activation == "sigmoid" and self.cut:
             return torch.nn.functional.logsigmoid(given)
-        # the smallest normal float32 keeps the logarithm and its gradient finite
-        return given.clamp_min(1.2e-38).log() if probabilities else given
+        # keeps the logarithm and its gradient finite
+        return given.clamp_min(float(SMALLEST)).log() if probabilities else given
+
+    def unsaturated(self, given: torch.Tensor) -> torch.Tensor:
+        """Convert the output of the copy to logits of the same order whose gradient does not vanish.
+
+        They differ from ``logits`` for one sigmoid per class, whose logarithm is flat where the sigmoid is near 1.
+        """
+        if self.activation == "sigmoid" and self.cut and not self.single:
+            return given.flatten(1).float()
+        return self.logits(given)
 
     def probabilities(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Convert scores (n, k) to probabilities."""
         return scores if self.outputs == "probabilities" else softmax(scores)
+
+    def log_probabilities(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Convert scores (n, k) to logarithms of probabilities; those of logits differ even where the softmax is 0."""
+        if self.outputs == "probabilities":
+            return np.log(np.maximum(scores, SMALLEST))
+        return log_softmax(scores)
 
     def comparable(self, logits: torch.Tensor) -> torch.Tensor:
         """Convert the logits of the copy to the kind of scores that the deployed model returns."""
@@ -76,6 +95,13 @@ def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     exponentials = np.exp(shifted)
     probabilities: NDArray[np.float32] = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
     return probabilities
+
+
+def log_softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Convert logits (n, k) to logarithms of probabilities, computed in double precision."""
+    shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
+    logarithms: NDArray[np.float32] = (shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))).astype(np.float32)
+    return logarithms
 
 
 def look_at_outputs(scores: NDArray[Any]) -> Outputs:

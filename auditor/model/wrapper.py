@@ -111,9 +111,17 @@ class Wrapper:
         """Return class probabilities (n, k)."""
         return self.inner.predict(images)
 
+    def log_probabilities(self, images: Pixels) -> NDArray[np.float32]:
+        """Return the logarithms of ``predict`` (n, k); a wrapper that changes ``predict`` overrides it."""
+        return self.inner.log_probabilities(images)
+
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits (n, k) under autograd."""
         return self.inner.logits(images)
+
+    def scaled_logits(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, k) that gradient attacks ascend; a wrapper that changes ``logits`` overrides it."""
+        return self.inner.scaled_logits(images)
 
     def tensor(self, images: Pixels) -> torch.Tensor:
         """Copy pixels to the device."""

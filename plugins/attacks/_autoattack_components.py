@@ -49,7 +49,7 @@ class Components:
         self._clean, self._labels = clean, labels
         self._apgd = sparse_apgd if ball.norm == "l1" else apgd
         with torch.no_grad():
-            others = classifier.logits(clean).scatter(1, labels[:, None], -torch.inf)
+            others = classifier.scaled_logits(clean).scatter(1, labels[:, None], -torch.inf)
         ranked = others.argsort(dim=1, descending=True)
         self._ranked = ranked[:, : min(effort.targets, classifier.n_classes - 1)]
 
@@ -79,7 +79,7 @@ class Components:
     def _apgd_cross_entropy(self, rows: torch.Tensor) -> BestPoints:
         labels = self._labels[rows]
         return self._apgd(
-            self._classifier.logits,
+            self._classifier.scaled_logits,
             self._clean[rows],
             labels,
             ball=self._ball,
@@ -95,7 +95,7 @@ class Components:
         labels, targets = self._aims(rows, done, attempts)
         start = torch.cat([self._start(rows, f"APGD-T {k}") for k in range(done, done + attempts)])
         return self._apgd(
-            self._classifier.logits,
+            self._classifier.scaled_logits,
             self._repeated(rows, attempts),
             labels,
             ball=self._ball,
@@ -108,7 +108,7 @@ class Components:
     def _fab_targeted(self, rows: torch.Tensor, done: int, attempts: int) -> BestPoints:
         labels, targets = self._aims(rows, done, attempts)
         return fab(
-            self._classifier.logits,
+            self._classifier.scaled_logits,
             self._repeated(rows, attempts),
             labels,
             targets,
@@ -125,7 +125,7 @@ class Components:
 
         def margins(images: torch.Tensor, subset: torch.Tensor) -> torch.Tensor:
             with torch.no_grad():
-                return margin(self._classifier.logits(images), labels[subset])
+                return margin(self._classifier.scaled_logits(images), labels[subset])
 
         return square(
             margins,

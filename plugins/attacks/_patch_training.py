@@ -36,7 +36,7 @@ def train_patch(classifier: Classifier, batch: Batch, rng: Randomness, block: fl
         for start in range(0, len(batch), classifier.batch_size):
             rows = slice(start, start + classifier.batch_size)
             x = classifier.tensor(images[rows]).requires_grad_()
-            margins = margin(classifier.logits(x), torch.from_numpy(batch.labels[rows]).to(x.device))
+            margins = margin(classifier.scaled_logits(x), torch.from_numpy(batch.labels[rows]).to(x.device))
             (part,) = torch.autograd.grad(margins.sum(), x)
             for each, (top, left) in zip(part.cpu().numpy(), corners[rows], strict=True):
                 gradient += each[:, top : top + side, left : left + side]

@@ -63,7 +63,7 @@ def momentum_attack(model: Classifier, batch: Batch, level: Level, iterations: i
     import torch
 
     from auditor.algorithms.balls import length
-    from auditor.algorithms.losses import cross_entropy, per_image
+    from auditor.algorithms.losses import per_image, soft_margin
 
     clean = model.tensor(batch.pixels)
     labels = torch.from_numpy(batch.labels).to(clean.device)
@@ -74,7 +74,7 @@ def momentum_attack(model: Classifier, batch: Batch, level: Level, iterations: i
     x, momentum = clean.clone(), torch.zeros_like(clean)
     for _ in range(iterations):
         x.requires_grad_()
-        (gradient,) = torch.autograd.grad(cross_entropy(model.logits(x), labels).sum(), x)
+        (gradient,) = torch.autograd.grad(soft_margin(model.scaled_logits(x), labels).sum(), x)
         momentum = momentum + gradient / per_image(length(gradient, "l1").clamp_min(1e-30))
         x = x.detach() + epsilon / iterations * momentum.sign()
         x = (clean + (x - clean).clamp(-epsilon, epsilon)).clamp(0, 1)

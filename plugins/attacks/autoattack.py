@@ -54,7 +54,7 @@ class Autoattack(Attack):
             "https://arxiv.org/abs/2103.01208",
         ),
         needs=frozenset({"gradients"}),
-        version=2,
+        version=3,
     )
     reports_surrogate: ClassVar[bool] = True
     epsilon: float = 8 / 255

@@ -42,6 +42,7 @@ class CarliniWagner(MinimumNorm):
         " along the sign of the gradient.",
         references=("https://arxiv.org/abs/1608.04644",),
         needs=frozenset({"gradients"}),
+        version=2,
     )
     headline: ClassVar[Level] = {"norm": "l2", "epsilon": 0.5}
     iterations: int = 100
@@ -108,7 +109,7 @@ class CarliniWagner(MinimumNorm):
         for iteration in range(self.iterations + 1):
             w = w.detach().requires_grad_()
             x = (torch.tanh(w) + 1) / 2
-            values = margin(classifier.logits(x), labels[rows])
+            values = margin(classifier.scaled_logits(x), labels[rows])
             squared = (x - clean[rows]).square().flatten(1).sum(1)
             loss = squared + constant[rows] * (-values).clamp_min(0)
             size = squared.detach().sqrt()

@@ -36,6 +36,7 @@ class DeepFool(MinimumNorm):
         why="The classic estimate of the adversarial distance: cheap, and exact for a linear model.",
         references=("https://arxiv.org/abs/1511.04599",),
         needs=frozenset({"gradients"}),
+        version=2,
     )
     headline: ClassVar[Level] = {"norm": "l2", "epsilon": 0.5}
     norms: Sequence[str] = ("l2", "linf")
@@ -74,7 +75,7 @@ class DeepFool(MinimumNorm):
         rivals = torch.zeros((len(clean), 0), dtype=torch.long, device=clean.device)
         for iteration in range(self.iterations + 1):
             x = (clean[left] + _OVERSHOOT * delta).clamp(0, 1).requires_grad_()
-            logits = classifier.logits(x)
+            logits = classifier.scaled_logits(x)
             if iteration == 0:
                 others = logits.detach().scatter(1, labels[:, None], -torch.inf)
                 rivals = others.topk(min(self.candidates, logits.shape[1]) - 1, dim=1).indices

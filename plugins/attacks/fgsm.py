@@ -1,5 +1,9 @@
 """Fast gradient sign method: one step along the sign of the loss gradient.
 
+The loss L is the margin, the largest other logit less that of the label. Goodfellow et al. take cross-entropy, whose
+gradient is zero in float32 for confident predictions: a model with logits multiplied by 30 would appear robust. The
+gradient of the margin has the same direction at any scale (Carlini and Wagner 2017, arXiv:1608.04644, section VI).
+
 x' = clip(x + epsilon sign(grad L(x, y))) for L-inf; for L2 the step is epsilon grad / ||grad||. By SNR it is the L-inf
 step of the size for which 20 log10(||x||_2 / ||delta||_2) is the SNR, per image and before clipping.
 Goodfellow, Shlens and Szegedy 2015, arXiv:1412.6572, section 4.
@@ -29,8 +33,9 @@ class Fgsm(Attack):
         area="attacks",
         why="The weakest gradient attack: a model that fails here fails against every stronger one. Withstanding it"
         " proves nothing.",
-        references=("https://arxiv.org/abs/1412.6572",),
+        references=("https://arxiv.org/abs/1412.6572", "https://arxiv.org/abs/1608.04644"),
         needs=frozenset({"gradients"}),
+        version=2,
         input_kinds=frozenset({"images", "rows"}),
     )
     epsilons: Sequence[float] = tuple(n / 255 for n in (0.5, 1, 2, 4, 8, 16, 32))

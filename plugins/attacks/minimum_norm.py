@@ -56,7 +56,7 @@ class FastMinimumNorm(MinimumNorm):
         " result at one budget.",
         references=("https://arxiv.org/abs/2102.12827",),
         needs=frozenset({"gradients"}),
-        version=2,
+        version=3,
     )
     norms: Sequence[str] = ("linf", "l2", "l1")
     iterations: int = 100
@@ -89,7 +89,7 @@ class FastMinimumNorm(MinimumNorm):
         radius = shortest.clone()
         for iteration in range(self.iterations + 1):
             x = (clean + delta).requires_grad_()
-            logits = classifier.logits(x)
+            logits = classifier.scaled_logits(x)
             value = margin(logits.detach(), labels)
             wrong, size = value > 0, length(delta, norm)
             # of two equally distant points the first one stays, however their lengths are rounded

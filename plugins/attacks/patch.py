@@ -48,6 +48,7 @@ class Patch(GridSearch):
         why="A sticker can be printed and placed in any scene; it requires no access to the digital image.",
         references=("https://arxiv.org/abs/1712.09665",),
         needs=frozenset({"gradients"}),
+        version=2,
     )
     metrics: ClassVar[Sequence[MetricSpec]] = (
         *GridSearch.metrics,

@@ -42,7 +42,7 @@ class Pgd(Attack):
             "https://arxiv.org/abs/1904.13000",
         ),
         needs=frozenset({"gradients"}),
-        version=3,
+        version=4,
         input_kinds=frozenset({"images", "rows"}),
     )
     depends_on: ClassVar[Sequence[str]] = ("attacks.fgsm",)
@@ -98,7 +98,7 @@ class Pgd(Attack):
             noise = np.stack([rng(batch.ids[i], f"start {restart}").uniform(-1, 1, shape) for i in left.tolist()])
             start = torch.from_numpy(noise.astype(np.float32)).to(clean.device)
             found = pgd(
-                classifier.logits,
+                classifier.scaled_logits,
                 clean[left],
                 labels[left],
                 ball=ball,

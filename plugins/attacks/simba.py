@@ -35,6 +35,7 @@ class Simba(MinimumNorm):
         why="The simplest score-based attack: it needs the confidence of each prediction and a few thousand queries."
         " A model that withstands gradient attacks and not this one masks its gradients.",
         references=("https://arxiv.org/abs/1905.07121",),
+        version=2,
     )
     headline: ClassVar[Level] = {"norm": "l2", "epsilon": 0.5}
     failure_text: ClassVar[str] = "the search reached no wrong answer"
@@ -68,7 +69,7 @@ class Simba(MinimumNorm):
         import numpy as np
 
         images = batch.pixels.copy()
-        confidence = batch.probabilities[np.arange(len(batch)), batch.labels]
+        confidence = _confidence(classifier.log_probabilities(batch.pixels), batch.labels)
         orders = [self._order(rng(image_id, "directions"), images.shape[1:]) for image_id in batch.ids]
         left = np.arange(len(batch))
         for turn in range(self.iterations):
@@ -81,8 +82,8 @@ class Simba(MinimumNorm):
             for step in (np.float32(self.step), -np.float32(self.step)):
                 rows = left[undecided]
                 candidates = (images[rows] + step * direction[undecided]).clip(0, 1)
-                answers = classifier.predict(candidates)
-                now = answers[np.arange(len(rows)), batch.labels[rows]]
+                answers = classifier.log_probabilities(candidates)
+                now = _confidence(answers, batch.labels[rows])
                 better = now < confidence[rows]
                 images[rows[better]], confidence[rows[better]] = candidates[better], now[better]
                 wrong[undecided] = better & (answers.argmax(axis=1) != batch.labels[rows])
@@ -99,6 +100,17 @@ class Simba(MinimumNorm):
 
         low, high = _low_and_high(*shape)
         return np.concatenate([generator.permutation(low), generator.permutation(high)])[: self.iterations]
+
+
+def _confidence(log_probabilities: NDArray[np.float32], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the log-odds of the label, (n,): they fall with its probability, also where float32 rounds that to 1."""
+    import numpy as np
+
+    rows = np.arange(len(labels))
+    others = log_probabilities.astype(np.float64)
+    own = others[rows, labels]
+    others[rows, labels] = -np.inf
+    return np.asarray(own - np.logaddexp.reduce(others, axis=1))
 
 
 def _low_and_high(channels: int, height: int, width: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from auditor import Batch, Classifier, Pixels, Randomness
 
-_SMALLEST_PROBABILITY = 1.2e-38
-"""Smallest normal float32, so that the logarithm is finite."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Square(Attack):
@@ -36,7 +33,7 @@ class Square(Attack):
         why="An attacker can do this with images and scores alone. If it succeeds where gradient attacks fail, the"
         " gradients are masked.",
         references=("https://arxiv.org/abs/1912.00049",),
-        version=2,
+        version=3,
     )
     epsilons: Sequence[float] = (8 / 255,)
     """L-infinity sizes, as fractions of the pixel range."""
@@ -72,8 +69,7 @@ class Square(Attack):
         labels = torch.from_numpy(batch.labels)
 
         def margins(images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-            probabilities = torch.from_numpy(classifier.predict(images.numpy()))
-            return margin(probabilities.clamp_min(_SMALLEST_PROBABILITY).log(), labels[rows])
+            return margin(torch.from_numpy(classifier.log_probabilities(images.numpy())), labels[rows])
 
         ball = Ball(str(level["norm"]), float(level["epsilon"]))
         clean = torch.from_numpy(np.array(batch.pixels))

@@ -54,6 +54,7 @@ class Transfer(Attack):
         why="A secret model is not protected if another model's adversarial images work on it, too. If they work better"
         " than its own, its gradients are masked.",
         references=("https://arxiv.org/abs/1605.07277", "https://arxiv.org/abs/1710.06081"),
+        version=2,
     )
     accepts_surrogates: ClassVar[bool] = True
 

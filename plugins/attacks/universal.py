@@ -34,6 +34,7 @@ class Universal(Attack):
         " computation when it is used.",
         references=("https://arxiv.org/abs/1610.08401", "https://arxiv.org/abs/1811.11304"),
         needs=frozenset({"gradients"}),
+        version=2,
     )
     epsilons: Sequence[float] = tuple(n / 255 for n in (4, 8, 16))
     """L-infinity sizes, as fractions of the pixel range."""
@@ -86,7 +87,7 @@ class Universal(Attack):
             for start in range(0, len(batch), classifier.batch_size):
                 rows = slice(start, start + classifier.batch_size)
                 x = (classifier.tensor(batch.pixels[rows]) + delta).clamp(0, 1).requires_grad_()
-                margins = margin(classifier.logits(x), torch.from_numpy(batch.labels[rows]).to(x.device))
+                margins = margin(classifier.scaled_logits(x), torch.from_numpy(batch.labels[rows]).to(x.device))
                 (part,) = torch.autograd.grad(margins.clamp_max(ceiling).sum(), x)
                 gradient += part.sum(0, keepdim=True)
                 wrong, total = wrong + int((margins > MARGIN_TOLERANCE).sum()), total + float(margins.detach().sum())

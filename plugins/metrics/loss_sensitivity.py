@@ -2,7 +2,7 @@
 
 The norm of the gradient of each image's cross-entropy with respect to its pixels (Arpit et al. 2017, arXiv:1706.05394,
 section 3.2), in L1, which bounds the effect of an L-infinity perturbation, and in L2. It describes a single point: a
-model with masked gradients has a small one without being robust.
+model with masked gradients, and one with large logits, has a small one without being robust.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from auditor.probes.metric_tables import metric_table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from auditor import Batch, Classifier, Columns, Randomness, Table
+    from auditor import Batch, Classifier, Columns, Pixels, Randomness, Table
 
 _FLAT = 1e-8
 """L2 norm below which a gradient counts as zero."""
@@ -47,10 +47,16 @@ class LossSensitivity(Probe):
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """Return one row per image."""
-        from auditor.algorithms.art import ArtClassifier
-
         del rng
-        gradients = ArtClassifier(classifier).loss_gradient(batch.pixels, batch.labels)
+        import torch
+
+        from auditor.algorithms.losses import cross_entropy
+
+        pixels = classifier.tensor(batch.pixels).requires_grad_()
+        labels = torch.from_numpy(batch.labels).to(pixels.device)
+        # the sum, not the mean: an image's gradient must not depend on its neighbours in the batch
+        (slope,) = torch.autograd.grad(cross_entropy(classifier.logits(pixels), labels).sum(), pixels)
+        gradients: Pixels = slope.cpu().numpy()
         return {norm: image_norms(gradients, norm) for norm in ("l2", "l1")}
 
     def conclude(self, records: Records) -> Conclusion:

@@ -89,7 +89,7 @@ class GradientMeasurements:
         from auditor.algorithms.losses import margin
 
         return apgd(
-            self.classifier.logits,
+            self.classifier.scaled_logits,
             self.clean,
             self.labels,
             ball=Ball("linf", epsilon),
@@ -127,16 +127,17 @@ class GradientMeasurements:
         start = classifier.tensor(self.start * np.float32(self.epsilon / 2))
 
         def search(step: float, iterations: int) -> Any:
-            return pgd(classifier.logits, clean, labels, ball=ball, start=start, iterations=iterations, step=step)
+            model = classifier.scaled_logits
+            return pgd(model, clean, labels, ball=ball, start=start, iterations=iterations, step=step)
 
         found, early = search(usual, self.iterations), search(usual, max(1, self.iterations * 3 // 4))
         smaller, larger = (search(factor * usual, self.iterations).broken for factor in (0.25, 4.0))
         with torch.no_grad():
-            before = margin(classifier.logits(clean), labels)
+            before = margin(classifier.scaled_logits(clean), labels)
             changes = []
             for shift in range(_NEIGHBOURS):
                 noise = classifier.tensor(np.roll(self.step, shift, axis=3) * np.float32(self.epsilon / 8))
-                near = margin(classifier.logits((found.images + noise).clamp(0, 1)), labels)
+                near = margin(classifier.scaled_logits((found.images + noise).clamp(0, 1)), labels)
                 changes.append((near - found.margin).abs())
         rise = (found.margin - before).clamp_min(0).clamp_min(MARGIN_TOLERANCE)
         return {
@@ -152,16 +153,16 @@ class GradientMeasurements:
         from auditor.algorithms.losses import margin
 
         x = self.clean.clone().requires_grad_()
-        logits = self.classifier.logits(x)
-        before = margin(logits, self.labels)
+        before = margin(self.classifier.scaled_logits(x), self.labels)
         (gradient,) = torch.autograd.grad(before.sum(), x)
-        before, scores = before.detach(), logits.detach()
+        before = before.detach()
         size = self.epsilon / 4
         random = self.classifier.tensor(self.step)
         with torch.no_grad():
+            scores = self.classifier.logits(self.clean)
             moved = (self.clean + size * gradient.sign()).clamp(0, 1)
-            rise = margin(self.classifier.logits(moved), self.labels) - before
-            random_logits = self.classifier.logits((self.clean + size * random).clamp(0, 1))
+            rise = margin(self.classifier.scaled_logits(moved), self.labels) - before
+            random_logits = self.classifier.scaled_logits((self.clean + size * random).clamp(0, 1))
             random_rise = margin(random_logits, self.labels) - before
         predicted = ((moved - self.clean) * gradient).flatten(1).sum(1)
         ratio = rise / predicted.clamp_min(1e-30)

@@ -52,7 +52,7 @@ class GradientMasking(Probe):
             "https://arxiv.org/abs/2106.09947",
         ),
         needs=frozenset({"gradients"}),
-        version=2,
+        version=3,
     )
     metrics = (
         MetricSpec(

@@ -41,7 +41,7 @@ class PositiveControl(Probe):
         " itself is not evidence of robustness.",
         references=("https://arxiv.org/abs/2206.13991",),
         needs=frozenset({"gradients"}),
-        version=2,
+        version=3,
     )
     metrics = (
         MetricSpec(name="control_success", label="Planted adversarial examples found", better="neither"),
