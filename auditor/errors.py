@@ -4,6 +4,7 @@
     ├── BadInput            unusable arguments, model, data or TOML: exit status 2
     ├── NoCopy              the model has no differentiable copy: the audit continues as black-box
     ├── NotApplicable       the model or the data lack what a probe measures
+    ├── NotFinite           the model answers NaN or infinity: the image is named and left out
     └── PluginBroken        a plugin does not import or breaks a rule: it is named, the audit continues, exit status 3
 
 Every message names the object, what was found, what was expected, and what to do.
@@ -12,9 +13,15 @@ Every message names the object, what was found, what was expected, and what to d
 import traceback
 from pathlib import Path
 
+from auditor.printable import printable_text
+
 
 class AuditorError(Exception):
     """Base class of everything the auditor raises on purpose."""
+
+    def __str__(self) -> str:
+        """Return the message; file names in it may hold any bytes."""
+        return printable_text(super().__str__())
 
 
 class BadInput(AuditorError):
@@ -36,16 +43,20 @@ class NotApplicable(AuditorError):
     """
 
 
+class NotFinite(AuditorError, ArithmeticError):
+    """The model returned NaN or infinity for an image."""
+
+
 def one_line(error: BaseException) -> str:
     """Describe an exception in one line, with the place that raised it."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}{place}"
+    return f"{type(error).__name__}: {first_line(error) if str(error) else 'no message'}{place}"
 
 
 def first_line(error: BaseException) -> str:
     """Return the message of an exception in one line; the name of its type if it has none."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in printable_text(str(error)).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 

@@ -85,6 +85,7 @@ def test_the_wheel_holds_all_of_it(tmp_path: Path) -> None:
 
 
 LAYERS = [
+    {"printable"},
     {"errors"},
     {"files", "toml", "schemas", "findings"},
     {"statistics", "data", "onnx", "report"},
@@ -164,9 +165,16 @@ def test_no_import_cycle() -> None:
 def test_a_report_needs_nothing_of_the_engine() -> None:
     for path in (ROOT / "auditor" / "report").glob("*.py"):
         found = {module.split(".")[1] for module in imports(path) if module.startswith("auditor.")}
-        assert found <= {"errors", "files", "findings", "report", "report_templates", "schemas", "__version__"}, (
-            path.name
-        )
+        assert found <= {
+            "printable",
+            "errors",
+            "files",
+            "findings",
+            "report",
+            "report_templates",
+            "schemas",
+            "__version__",
+        }, path.name
 
 
 def test_art_is_imported_in_one_module_and_inside_functions_of_plugins() -> None:

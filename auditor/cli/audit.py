@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from auditor.errors import BadInput
+from auditor.printable import printable_text
 
 if TYPE_CHECKING:
     from auditor.findings.comparison_record import ComparisonRecord
@@ -38,7 +39,7 @@ def audit(
     from auditor.run.session import run
 
     _check_options(request, baseline, fail_on_regression=fail_on_regression)
-    request = replace(request, command=shlex.join(["auditor", *sys.argv[1:]]))
+    request = replace(request, command=printable_text(shlex.join(["auditor", *sys.argv[1:]])))
     _catch_terminate()
     keep_memory()
     with progress(verbose=verbose, quiet=quiet) as display:

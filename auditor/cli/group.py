@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any, NoReturn
 
@@ -21,6 +22,10 @@ class Main(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; bad input never prints a traceback."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                # a path may hold any bytes, and a terminal may not have every character
+                stream.reconfigure(errors="backslashreplace")
         try:
             return super().invoke(ctx)
         except AuditorError as error:

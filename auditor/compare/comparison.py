@@ -24,6 +24,7 @@ from auditor.findings.comparison_record import (
 from auditor.findings.finding import AREAS
 from auditor.findings.record import AuditRecord
 from auditor.plugin.registry import Registry, load
+from auditor.printable import printable_text
 
 FORMATS = ("html", "pdf", "json")
 
@@ -144,7 +145,7 @@ def _run_record(run: Run) -> ComparedRunRecord:
     audit, model, data = run.audit, run.audit["model"], run.audit["data"]
     return {
         "name": run.name,
-        "path": str(run.folder),
+        "path": printable_text(str(run.folder)),
         "created": audit["created"],
         "auditor": audit["auditor"],
         "suite": audit["suite"],

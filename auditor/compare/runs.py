@@ -5,6 +5,7 @@ Only images that are in every run count (same id, same bytes, same label).
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +67,7 @@ def open_run(name: str, folder: Path) -> Run:
     except (OSError, ValueError):
         manifest = {}
     path = folder / "records" / "images.parquet"
-    images = pd.read_parquet(path).set_index("image_id") if path.is_file() else None
+    images = pd.read_parquet(io.BytesIO(path.read_bytes())).set_index("image_id") if path.is_file() else None
     return Run(name, folder, audit, manifest.get("records", {}), images)
 
 

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from auditor.data.resizing import WHITE, Resizing, deep_maximum, fit
 from auditor.errors import BadInput
+from auditor.printable import printable_name, printable_text
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 Pixels = NDArray[np.float32]
 
 _CACHE_BYTES = 1 << 30
+
+_NAMED = 3
+"""Skipped files of each kind that a warning names; audit.json names more."""
 
 _SLIVER = 0.26
 """Images of 16 bits that use at most this fraction of the range were probably taken with 14 bits or fewer."""
@@ -52,6 +56,26 @@ class Source:
     are inside. None for an image without a mask."""
     note: str = ""
     """A warning for the report, for example that these are substitute images."""
+    warnings: Sequence[str] = ()
+    """Further warnings, such as an assumption about which of the images to read."""
+    skipped: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Names of what is at the path and is not part of the data, by reason, such as "not an image"."""
+
+    def printable(self) -> Source:
+        """Return the source with every text printable: file names may hold any bytes, reports and records hold text."""
+        return replace(
+            self,
+            path=printable_text(self.path),
+            ids=[printable_name(name) for name in self.ids],
+            labels=None if self.labels is None else [printable_name(label) for label in self.labels],
+            groups={
+                printable_name(name): [printable_name(value) for value in values]
+                for name, values in self.groups.items()
+            },
+            columns=None if self.columns is None else {printable_name(name): v for name, v in self.columns.items()},
+            warnings=[printable_text(warning) for warning in self.warnings],
+            skipped={why: [printable_name(name) for name in names] for why, names in self.skipped.items() if names},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +139,9 @@ class Images:
         self.shape = shape
         self.n_available = len(source.ids)
         self.unreadable: list[str] = []
-        self.warnings: list[str] = []
-        """Warnings for the report about how images were read."""
+        self.skipped = source.skipped
+        self.warnings = [*source.warnings, *_skipped_warning(source)]
+        """Warnings for the report about which images were read, and how."""
         self._source = source
         self._resizing = resizing or Resizing()
         self._cache: dict[int, Pixels | NDArray[np.uint8]] = {}
@@ -224,7 +249,7 @@ class Images:
                 return index, digest.hexdigest(), self._fit(picture)
             except Exception as error:
                 # decoders raise anything for broken files: SyntaxError, struct.error, IndexError, ...
-                return f"{self._source.ids[index]}: {_why(error)}"
+                return f"{self._source.ids[index]}: {printable_text(_why(error))}"
 
         with ThreadPoolExecutor(4) as pool:
             for found in _bounded_map(pool, look, chosen):
@@ -242,6 +267,15 @@ class Images:
             )
         if not self._index:
             raise BadInput(f"{self.path}: none of {len(chosen)} images could be read; the first: {self.unreadable[0]}")
+
+
+def _skipped_warning(source: Source) -> list[str]:
+    """Return a warning that counts what was skipped and names the first of each kind."""
+    kinds = []
+    for why, names in source.skipped.items():
+        shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+        kinds.append(f"{why} ({len(names)}): {shown}")
+    return [f"Skipped in {source.path}: {'; '.join(kinds)}."] if kinds else []
 
 
 def _usual_white(largest: float) -> int:

@@ -323,6 +323,14 @@ class ModelRecord(TypedDict):
     parity: ParityRecord | None
 
 
+class SkippedRecord(TypedDict):
+    """What was found with the data and is not part of it, for one reason."""
+
+    reason: str
+    n: int
+    names: list[str]
+
+
 class DataRecord(TypedDict):
     """The audited images, or the tabular data."""
 
@@ -334,6 +342,7 @@ class DataRecord(TypedDict):
     n_available: NotRequired[int]
     n_unreadable: int
     unreadable: NotRequired[list[str]]
+    skipped: NotRequired[list[SkippedRecord]]
     labelled: bool
     groups: dict[str, dict[str, int]]
 

@@ -7,6 +7,7 @@ another digest are never reused; they are removed once the probe is measured aga
 
 from __future__ import annotations
 
+import io
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -103,7 +104,7 @@ class RunFolder:
         for path in self._shards(probe_id):
             label = _label(path)
             if label.get("key") == key and label.get("kind") == kind:
-                tables.append(pq.read_table(path))
+                tables.append(pq.read_table(_content(path)))
                 cost += Cost(label["seconds"], label["forward"], label["backward"])
         return tables, cost
 
@@ -115,7 +116,7 @@ class RunFolder:
             image_id
             for path in self._shards(probe_id)
             if (label := _label(path)).get("key") == key and label.get("kind") == "shard"
-            for image_id in pq.read_table(path, columns=["image_id"])["image_id"].to_pylist()
+            for image_id in pq.read_table(_content(path), columns=["image_id"])["image_id"].to_pylist()
         }
 
     def replace_examples(self, probe_id: str, key: str, table: pa.Table, cost: Cost) -> None:
@@ -160,11 +161,16 @@ def read_rows(run: Path, probe_id: str, key: str | None) -> pd.DataFrame | None:
     paths = sorted((run / "records" / probe_id).glob("shard-*.parquet"))
     labels = {path: _label(path).get("key") for path in paths}
     keys = {key} if key else set(labels.values())
-    found = [pq.read_table(path) for path in paths if labels[path] in keys]
+    found = [pq.read_table(_content(path)) for path in paths if labels[path] in keys]
     if not found or len(keys) > 1:
         return None
     frame = pa.concat_tables(found, promote_options="permissive").to_pandas()
     return frame.sort_values("image_id", kind="stable", ignore_index=True)
+
+
+def _content(path: Path) -> io.BytesIO:
+    """Return the content of a file: pyarrow does not open paths that are not UTF-8."""
+    return io.BytesIO(path.read_bytes())
 
 
 def _label(path: Path) -> Mapping[str, Any]:
@@ -172,7 +178,7 @@ def _label(path: Path) -> Mapping[str, Any]:
     import pyarrow.parquet as pq
 
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        metadata = pq.read_schema(_content(path)).metadata or {}
         label: dict[str, Any] = json.loads(metadata.get(b"auditor", b"{}"))
         return label
     except (OSError, ValueError, pa.ArrowException):

@@ -72,6 +72,7 @@ def _open_rows(
     )
     classifier = build(request.model, artefact, sidecar, device=device, rows=preprocessing)
     images = Images(rows, shape=classifier.shape, samples=samples, seed=request.seed)
+    classifier.warnings += images.warnings
     _match(classifier, images)
     return classifier, images
 
@@ -159,7 +160,7 @@ def _find_source(plugins: Registry, request: Request, sidecar: Sidecar) -> Sourc
             f"{option} {path}: expected a folder of images (one per class, or flat), a .csv or .parquet manifest, or"
             " an .npz archive"
         )
-    return found
+    return found.printable()
 
 
 def _size_of(source: Source, index: int) -> tuple[int, int] | None:

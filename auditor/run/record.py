@@ -29,8 +29,8 @@ from auditor.run.request import Request
 if TYPE_CHECKING:
     import pandas as pd
 
-_MAX_UNREADABLE = 200
-"""Unreadable images that audit.json names."""
+_MAX_NAMED = 200
+"""Unreadable images, and skipped files for each reason, that audit.json names."""
 
 
 def probe_record(
@@ -143,7 +143,10 @@ def _data_record(images: Images, classifier: DeployedModel) -> DataRecord:
         "n": len(images),
         "n_available": images.n_available,
         "n_unreadable": len(images.unreadable),
-        "unreadable": images.unreadable[:_MAX_UNREADABLE],
+        "unreadable": images.unreadable[:_MAX_NAMED],
+        "skipped": [
+            {"reason": why, "n": len(names), "names": list(names[:_MAX_NAMED])} for why, names in images.skipped.items()
+        ],
         "labelled": images.labels is not None,
         "groups": {name: dict(sorted(Counter(values).items())) for name, values in images.groups.items()},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -159,7 +160,7 @@ def _stored_examples(folder: Path) -> list[StoredExample]:
     return [
         cast(StoredExample, {"probe": shard.parent.name} | row)
         for shard in shards
-        for row in pq.read_table(shard).to_pylist()
+        for row in pq.read_table(io.BytesIO(shard.read_bytes())).to_pylist()
     ]
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from auditor.errors import AuditorError, BadInput
+from auditor.printable import printable_text
 
 SECONDS = 120.0
 """Time limit for loading a file, per started gigabyte."""
@@ -51,6 +52,11 @@ def load_in_sandbox(
 
     ``overrides`` are properties of the model from the command line, in the tables of the sidecar.
     """
+    if printable_text(str(path)) != str(path):
+        raise BadInput(
+            f"{path}: the path of the model holds characters that are not UTF-8 or not printable, which runtimes cannot"
+            " open; rename it (images may have any name)"
+        )
     possible = hasattr(os, "fork") and path.is_file() and path.stat().st_size > 0
     return Sandbox(path, overrides) if possible and not trust else NoSandbox()
 

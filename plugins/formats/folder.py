@@ -1,17 +1,21 @@
-"""Folders of images: one sub-folder per class, or flat without labels."""
+"""Folders of images: one sub-folder per class, or flat without labels; or with parts (train, val, test) above these."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auditor import BadInput, hookimpl
+from auditor.plugins.formats._folder_parts import choose_part
+from auditor.plugins.formats._folder_scan import Scan, scan
 
 if TYPE_CHECKING:
     from auditor.data.dataset import Source
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+_NAMED = 3
+"""Sub-folders that a warning names."""
 
 
 @hookimpl
@@ -21,43 +25,73 @@ def auditor_open_images(path: Path) -> Source | None:
 
 
 def _open(path: Path) -> Source:
+    skipped: dict[str, list[str]] = defaultdict(list)
+    found = scan(path, skipped)
+    part = choose_part(path, found)
+    if part is None:
+        return _source(path, found, skipped, [])
+    others = ", ".join(name for name in found.folders if name != part)
+    assumption = (
+        f"The data folder has parts, and the part {part} was audited{f', not {others}' if others else ''}. This is an"
+        f" assumption from the names; to audit other images, pass their folder with --data, such as {path / part}."
+    )
+    inside: dict[str, list[str]] = defaultdict(list)
+    chosen = scan(path / part, inside)
+    for why, names in skipped.items():
+        inside[why] += [f"../{name}" for name in names if "/" not in name]
+    return _source(path / part, chosen, inside, [assumption])
+
+
+def _source(path: Path, found: Scan, skipped: Mapping[str, Sequence[str]], warnings: list[str]) -> Source:
+    """Return the source of a folder per class, or of a flat folder."""
     from auditor.data.dataset import Source
 
-    folders = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    flat = _image_files(path.iterdir(), path)
-    classes = {folder: _image_files(folder.rglob("*"), folder) for folder in folders}
-    if flat and any(classes.values()):
+    classes = {name: folder.everything for name, folder in found.folders.items()}
+    empty = [name for name, images in classes.items() if not images]
+    if empty:
+        skipped = {**skipped, "folder without images": empty}
+    if found.images and any(classes.values()):
         raise BadInput(
-            f"{path}: contains {len(flat)} images next to {len(folders)} folders; expected a folder per class, or only"
-            " images"
+            f"{path}: contains {len(found.images)} images next to {len(classes) - len(empty)} folders of images;"
+            " expected a folder per class, or only images"
         )
-    if flat:
-        return Source(path=str(path), ids=[file.name for file in flat], read=_reader(flat))
-    files = [file for members in classes.values() for file in members]
-    if not files:
-        raise BadInput(
-            f"{path}: found no images; expected {', '.join(sorted(SUFFIXES))} in it or in a folder per class"
-        )
+    if not found.images and not any(classes.values()):
+        raise BadInput(f"{path}: found no images; expected image files in it or in a folder per class")
+    if found.images:
+        files, labels = found.images, None
+    else:
+        files = [file for images in classes.values() for file in images]
+        labels = [name for name, images in classes.items() for _ in images]
+        warnings = [*warnings, *_nested(path, found)]
     return Source(
         path=str(path),
         ids=[file.relative_to(path).as_posix() for file in files],
-        labels=[folder.name for folder, members in classes.items() for _ in members],
+        labels=labels,
         read=_reader(files),
+        warnings=warnings,
+        skipped=skipped,
     )
 
 
-def _image_files(entries: Iterable[Path], root: Path) -> list[Path]:
-    """Return the image files, sorted, without hidden ones (``._x.jpg`` of macOS archives, ``.thumbnails/x.jpg``)."""
-    return sorted(
-        entry
-        for entry in entries
-        if entry.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in entry.relative_to(root).parts)
-        and entry.is_file()
+def _nested(path: Path, found: Scan) -> list[str]:
+    """Return a warning if class folders have folders of images: these have the label of the class folder."""
+    parents = dict.fromkeys(
+        file.parent.relative_to(path).as_posix()
+        for folder in found.folders.values()
+        for inner in folder.folders.values()
+        for file in inner.everything
     )
+    if not parents:
+        return []
+    n = sum(len(inner.everything) for folder in found.folders.values() for inner in folder.folders.values())
+    more = ", ..." if len(parents) > _NAMED else ""
+    return [
+        f"{n} images are in sub-folders of class folders ({', '.join(list(parents)[:_NAMED])}{more}); they have the"
+        " label of the class folder."
+    ]
 
 
-def _reader(files: list[Path]) -> Any:
+def _reader(files: Sequence[Path]) -> Any:
     from auditor.data.resizing import read_file
 
     return lambda index: read_file(files[index])

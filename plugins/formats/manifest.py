@@ -6,6 +6,7 @@ object); other columns are groups. A table without ``image`` is tabular data.
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -101,7 +102,9 @@ def _read(path: Path) -> pd.DataFrame:
     import pyarrow as pa
 
     try:
-        return pd.read_parquet(path) if path.suffix.lower() == ".parquet" else _read_csv(path)
+        # pyarrow does not open paths that are not UTF-8
+        is_parquet = path.suffix.lower() == ".parquet"
+        return pd.read_parquet(io.BytesIO(path.read_bytes())) if is_parquet else _read_csv(path)
     except pd.errors.ParserWarning:
         raise BadInput(
             f"{path}: has rows with more cells than its header has columns; put cells with commas between quotes"

@@ -75,7 +75,7 @@ def _texts(array: NDArray[Any]) -> list[str]:
 def _text(value: Any) -> str:
     """Decode bytes and write whole numbers without decimals."""
     if isinstance(value, bytes):
-        return value.decode("utf-8", "replace")
+        return value.decode("utf-8", "surrogateescape")
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value)) if whole else str(value)
 

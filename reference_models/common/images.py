@@ -89,7 +89,9 @@ def load(
         raise BadInput(f"--data {path}: no such file or folder; expected {expected}")
     plugins = registry.load()
     folders = (
-        {entry.name: _SPLITS.get(entry.name) for entry in path.iterdir() if entry.is_dir()} if path.is_dir() else {}
+        {entry.name: _SPLITS.get(entry.name.casefold()) for entry in path.iterdir() if entry.is_dir()}
+        if path.is_dir()
+        else {}
     )
     parted = bool(folders) and all(folders.values()) and "train" in folders.values()
     pieces = (
@@ -104,6 +106,7 @@ def load(
         source = plugins.first("auditor_open_images", path=folder)
         if source is None:
             raise BadInput(f"--data {folder}: no format plugin opens it; expected {expected}")
+        source = source.printable()
         if source.labels is None:
             raise BadInput(f"--data {folder}: has no labels; expected {expected}")
 

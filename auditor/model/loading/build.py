@@ -19,6 +19,7 @@ from auditor.model.loading.sidecar import Sidecar, sidecar_path
 from auditor.model.preprocessing import InputTransform, Preprocessing
 from auditor.model.scores import Outputs, class_scores, look_at_outputs
 from auditor.model.tabular import TabularPreprocessing, unknown
+from auditor.printable import printable_text
 
 _FREE = 3
 """A batch size that no export fixes, so that a model that accepts it accepts any."""
@@ -70,7 +71,7 @@ def build(
     return DeployedModel(
         artefact,
         answer.preprocessing,
-        path=str(path),
+        path=printable_text(str(path)),
         sha256=model_digest(path, artefact.files),
         n_classes=n_classes,
         outputs=kind,
