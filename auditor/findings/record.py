@@ -247,6 +247,7 @@ class ProbeRecord(TypedDict):
     severity: Severity
     reason: str
     caveat: NotRequired[str]
+    left_out: NotRequired[list[str]]
     """Why a pass of this probe is inconclusive; empty without such a reason."""
     accepted: NotRequired[list[AppliedAcceptanceRecord]]
     warnings: NotRequired[list[str]]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.errors import NoCopy, first_line, is_out_of_memory
+from auditor.errors import NoCopy, NotFinite, first_line, is_out_of_memory
 from auditor.model.scores import Activation, OutputDecoder, Outputs
 
 if TYPE_CHECKING:
@@ -153,6 +153,9 @@ class DeployedModel:
         """Return class probabilities (n, k) of pixels (n, c, h, w) in [0, 1], from the deployed model.
 
         Images are processed in batches of ``batch_size``, which is halved permanently on out-of-memory.
+
+        Raises:
+            NotFinite: for a score that is NaN or infinite; a logit of minus infinity is a probability of 0.
         """
         return self.decoder.probabilities(self._scores(np.asarray(images, dtype=np.float32)))
 
@@ -197,7 +200,7 @@ class DeployedModel:
         colour, noise = generator.random((n, self.shape[0], *axes)), generator.random((n, *self.shape))
         share = generator.random((n, 1, *axes))
         with torch.no_grad():
-            images = self.tensor(colour * (1 - share) + noise * share)
+            images = self.tensor((colour * (1 - share) + noise * share).astype(np.float32))
             scores = self.decoder.unsaturated(self._copy_piece(self.preprocessing.differentiable(images))).double()
         size = float((scores.amax(1) - scores.amin(1)).mean())
         return _RANGE / size if 0 < size < np.inf else 1.0
@@ -230,7 +233,7 @@ class DeployedModel:
         try:
             difference, agree = self.compare(images)
             zero_share = float((self.gradient(images[:8]) == 0).double().mean())
-        except ArithmeticError:
+        except NotFinite:
             # the deployed model itself returned NaN
             raise
         except Exception as error:
@@ -333,7 +336,7 @@ class DeployedModel:
             scores = self.artefact.scores(self.preprocessing.apply(images))
         scores = self.decoder.scores(scores[:n])
         if not np.isfinite(scores).all():
-            raise ArithmeticError("the model returned NaN or infinity")
+            raise NotFinite("the model returned NaN or infinity")
         return scores
 
 

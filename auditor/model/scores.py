@@ -21,6 +21,11 @@ SMALLEST = np.float32(1.2e-38)
 """The smallest normal float32, which replaces a probability of 0 in a logarithm."""
 
 
+_EXCLUDED = np.float32(150)
+"""A logit of minus infinity, a class that the model excludes, becomes the least finite one less this: its probability
+is 0 in float32, and differences of logits stay finite."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class OutputDecoder:
     """From the raw output to one score per class, for the deployed model and, under autograd, for its copy.
@@ -43,13 +48,20 @@ class OutputDecoder:
         given = _from_integers(raw, self.outputs, single=self.single).reshape(len(raw), -1)
         if self.single:
             first = np.zeros_like(given) if self.outputs == "logits" else 1 - given
-            return np.concatenate([first, given], axis=1)
-        if self.activation == "sigmoid":
+            given = np.concatenate([first, given], axis=1)
+        elif self.activation == "sigmoid":
             given /= np.maximum(given.sum(axis=1, keepdims=True), np.float32(1e-30))
+        if self.outputs == "logits" and np.isneginf(given).any():
+            excluded = np.isneginf(given)
+            least = np.where(excluded, np.float32(np.inf), given).min(axis=1, keepdims=True)
+            given = np.where(excluded, least - _EXCLUDED, given)
         return given
 
     def logits(self, given: torch.Tensor) -> torch.Tensor:
         """Convert the output of the copy, (n, ...), to logits (n, k) whose softmax are the model's probabilities."""
+        return _finite(self._logits(given))
+
+    def _logits(self, given: torch.Tensor) -> torch.Tensor:
         import torch
 
         given = given.flatten(1).float()
@@ -69,7 +81,7 @@ class OutputDecoder:
         They differ from ``logits`` for one sigmoid per class, whose logarithm is flat where the sigmoid is near 1.
         """
         if self.activation == "sigmoid" and self.cut and not self.single:
-            return given.flatten(1).float()
+            return _finite(given.flatten(1).float())
         return self.logits(given)
 
     def probabilities(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -89,6 +101,15 @@ class OutputDecoder:
         return logits.log_softmax(1) if self.activation == "log-softmax" and self.cut else logits
 
 
+def _finite(logits: torch.Tensor) -> torch.Tensor:
+    """Replace minus infinity as ``OutputDecoder.scores`` does."""
+    excluded = logits.isneginf()
+    if not bool(excluded.any()):
+        return logits
+    least = logits.detach().masked_fill(excluded, float("inf")).amin(1, keepdim=True)
+    return (least - _EXCLUDED).where(excluded, logits)
+
+
 def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """Convert logits (n, k) to probabilities, computed in double precision."""
     shifted = scores.astype(np.float64) - scores.max(axis=1, keepdims=True)
@@ -105,7 +126,14 @@ def log_softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def look_at_outputs(scores: NDArray[Any]) -> Outputs:
-    """Decide whether scores are probabilities (not negative, sum 1; a single score: from 0 to 1) or logits."""
+    """Decide whether scores are probabilities (not negative, sum 1; a single score: from 0 to 1) or logits.
+
+    Rows with NaN do not count.
+    """
+    known = ~np.isnan(scores.astype(np.float64)).any(axis=1)
+    if not known.any():
+        return "logits"
+    scores = scores[known]
     sums = scores.astype(np.float64).sum(axis=1)
     if scores.shape[1] == 1:
         return "probabilities" if scores.min() >= 0 and scores.max() <= 1 else "logits"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from functools import partial
 
-from auditor.errors import NotApplicable, one_line
+from auditor.errors import NotApplicable, NotFinite, one_line
 from auditor.findings.finding import Conclusion, Status
 from auditor.findings.record import ProbeRecord
 from auditor.probes.base import Probe
@@ -51,6 +51,10 @@ class Concluder:
         ids = recorder.images_of(probe)
         key = recorder.key(probe, ids)
         left = recorder.measure_rest(probe, ids, position, seconds=self._seconds(probe, position))
+        missing = recorder.without_rows(probe) & set(ids)
+        left_out = recorder.left_out.get(probe.meta.id, {})
+        if left_out and len(missing) == len(ids):
+            raise NotFinite(f"{next(iter(left_out.values()))} for what the probe made of every image")
         measured = recorder.records(probe)
         records, cost = self._examples.add(probe, partial(recorder.prepared, probe, ids), key, measured)
         recorder.costs[probe.meta.id] += cost
@@ -61,7 +65,8 @@ class Concluder:
             probe,
             recorder.costs[probe.meta.id],
             conclusion=conclusion,
-            n=n_examined(records, len(ids) - left),
+            n=n_examined(records, len(ids) - left - len(missing)),
+            left_out=sorted(left_out),
             caveat=f"--budget ended after {len(ids) - left} of {len(ids)} images" if left else "",
         )
 

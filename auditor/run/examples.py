@@ -6,15 +6,18 @@ import hashlib
 import io
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from auditor.data.dataset import Pixels
+from auditor.errors import NotFinite
 from auditor.files import digest
 from auditor.findings.encoding import plain
+from auditor.model.deployed import DeployedModel
 from auditor.probes.base import Example, Probe, Randomness, Records
 from auditor.run.folder import Cost, RunFolder
 from auditor.run.measuring import Measurer
@@ -86,8 +89,7 @@ class Examples:
         drawn: list[tuple[ExampleRow, Pixels]] = []
         for numbers in _same_setting(requested):
             drawn += self._draw_setting(probe, requested, numbers)
-        predictions = classifier.predict(np.stack([stored for _, stored in drawn]))
-        for (row, _), probabilities in zip(drawn, predictions, strict=True):
+        for row, probabilities in _scored(classifier, drawn):
             prediction = int(probabilities.argmax())
             yield {
                 **row,
@@ -134,6 +136,20 @@ class Examples:
         with Image.open(self._folder.write(name, content)) as written:
             stored = np.asarray(written, dtype=np.float32) / np.float32(255)
         return name, stored[None] if stored.ndim == 2 else stored.transpose(2, 0, 1)
+
+
+def _scored(
+    classifier: DeployedModel, drawn: Sequence[tuple[ExampleRow, Pixels]]
+) -> Iterator[tuple[ExampleRow, NDArray[np.float32]]]:
+    """Yield the rows with their probabilities, without the examples that have an image with NaN scores."""
+    try:
+        predictions: Iterable[NDArray[np.float32]] = classifier.predict(np.stack([stored for _, stored in drawn]))
+    except NotFinite:
+        if len({row["example"] for row, _ in drawn}) > 1:
+            for example in dict.fromkeys(row["example"] for row, _ in drawn):
+                yield from _scored(classifier, [pair for pair in drawn if pair[0]["example"] == example])
+        return
+    yield from zip((row for row, _ in drawn), predictions, strict=True)
 
 
 def _same_setting(requested: Sequence[Example]) -> list[list[int]]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.data.dataset import Batch, Images
-from auditor.errors import is_out_of_memory
+from auditor.errors import NotFinite, first_line, is_out_of_memory
 from auditor.model.deployed import DeployedModel
 from auditor.probes.base import Probe, Randomness
 from auditor.run.folder import Cost, RunFolder
@@ -26,11 +26,16 @@ _FLUSH_SECONDS = 2.0
 
 
 class Measured(NamedTuple):
-    """Rows of a probe, the number of images, and the cost."""
+    """Rows of a probe, the number of images, the cost, and the images without rows."""
 
-    table: pa.Table
+    table: pa.Table | None
+    """None if no image has rows."""
     images: int
     cost: Cost
+    unscored: Mapping[str, str]
+    """Images for which the model returns NaN or infinity, and its error."""
+    left_out: Mapping[str, str]
+    """Images for which it does so on what the probe makes of them, such as an adversarial image."""
 
 
 class Measurer:
@@ -42,37 +47,54 @@ class Measurer:
         self.images = images
         self.seed = seed
         self._clean: dict[str, NDArray[np.float32]] = {}
+        self.unscored: dict[str, str] = {}
+        """Images for which the model returns NaN or infinity, and its error; no batch holds them."""
 
     def measure(self, probe: Probe, ids: Sequence[str]) -> Measured:
-        """Measure images; on out-of-memory, split the batch in half and keep the smaller batch size."""
-        import pyarrow as pa
+        """Measure images; on out-of-memory, split the batch in half and keep the smaller batch size.
 
+        A batch in which the model returns NaN or infinity is split, too, until the images in question are left out: an
+        answer that does not exist is neither a success of an attack nor a failure.
+        """
         calls = self.classifier.calls
         start, forward, backward = time.monotonic(), calls.forward, calls.backward
+        table, left_out = self._rows(probe, ids)
+        cost = Cost(time.monotonic() - start, calls.forward - forward, calls.backward - backward)
+        unscored = {image_id: self.unscored[image_id] for image_id in ids if image_id in self.unscored}
+        return Measured(table, len(ids), cost, unscored, left_out)
+
+    def _rows(self, probe: Probe, ids: Sequence[str]) -> tuple[pa.Table | None, dict[str, str]]:
+        """Return the rows of images, and why some have none."""
+        import pyarrow as pa
+
+        batch: Batch | None = None
         try:
             batch = self.batch(ids)
-            table = _table(batch, probe.measure(self.classifier, batch, Randomness(self.seed, probe.meta.id)))
+            return _table(batch, probe.measure(self.classifier, batch, Randomness(self.seed, probe.meta.id))), {}
+        except NotFinite as error:
+            if batch is None:
+                return None, {}
+            if len(batch) == 1:
+                return None, {batch.ids[0]: first_line(error)}
+            ids = batch.ids
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or len(ids) == 1:
                 raise
-            half = len(ids) // 2
-            self.classifier.batch_size = max(1, half)
-            parts = [self.measure(probe, ids[:half]).table, self.measure(probe, ids[half:]).table]
-            table = pa.concat_tables(parts, promote_options="permissive")
-        cost = Cost(time.monotonic() - start, calls.forward - forward, calls.backward - backward)
-        return Measured(table, len(ids), cost)
+            self.classifier.batch_size = max(1, len(ids) // 2)
+        half = len(ids) // 2
+        parts = [self._rows(probe, ids[:half]), self._rows(probe, ids[half:])]
+        tables = [table for table, _ in parts if table is not None]
+        table = pa.concat_tables(tables, promote_options="permissive") if tables else None
+        return table, parts[0][1] | parts[1][1]
 
     def batch(self, ids: Sequence[str]) -> Batch:
-        """Return images with their clean predictions, which are computed once for all probes."""
+        """Return images with their clean predictions; images without finite scores are left out."""
+        clean = self._predicted(ids)
+        if not clean:
+            raise NotFinite("the model returned NaN or infinity for every image")
+        ids = [image_id for image_id in ids if image_id in clean]
         pixels = self.images.pixels(ids)
-        unknown = [i for i, image_id in enumerate(ids) if image_id not in self._clean]
-        fresh: dict[str, NDArray[np.float32]] = {}
-        if unknown:
-            answers = self.classifier.predict(pixels[unknown])
-            fresh = {ids[i]: answer for i, answer in zip(unknown, answers, strict=True)}
-            if (len(self._clean) + len(fresh)) * answers[0].nbytes <= _CLEAN_BYTES:
-                self._clean |= fresh
-        probabilities = np.stack([fresh[i] if i in fresh else self._clean[i] for i in ids])
+        probabilities = np.stack([clean[image_id] for image_id in ids])
         positions = [self.images.position(image_id) for image_id in ids]
         labels = self.images.labels
         return Batch(
@@ -83,6 +105,28 @@ class Measurer:
             groups={name: [values[p] for p in positions] for name, values in self.images.groups.items()},
             masks=self.images.masks(ids),
         )
+
+    def scored(self, ids: Sequence[str]) -> list[str]:
+        """Return the images for which the model returns finite scores; the others are added to ``unscored``."""
+        return list(self._predicted(ids))
+
+    def _predicted(self, ids: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Return the clean predictions of images with finite scores; they are computed once for all probes."""
+        ids = [image_id for image_id in ids if image_id not in self.unscored]
+        unknown = [image_id for image_id in ids if image_id not in self._clean]
+        if not unknown:
+            return {image_id: self._clean[image_id] for image_id in ids}
+        try:
+            fresh = dict(zip(unknown, self.classifier.predict(self.images.pixels(unknown)), strict=True))
+        except NotFinite as error:
+            if len(ids) == 1:
+                self.unscored[ids[0]] = first_line(error)
+                return {}
+            half = len(ids) // 2
+            return self._predicted(ids[:half]) | self._predicted(ids[half:])
+        if (len(self._clean) + len(fresh)) * fresh[unknown[0]].nbytes <= _CLEAN_BYTES:
+            self._clean |= fresh
+        return {image_id: fresh[image_id] if image_id in fresh else self._clean[image_id] for image_id in ids}
 
 
 class Shards:
@@ -103,7 +147,8 @@ class Shards:
 
     def add(self, measured: Measured) -> None:
         """Add rows; write all of them if the oldest have waited long enough."""
-        self._waiting.append(measured.table)
+        if measured.table is not None:
+            self._waiting.append(measured.table)
         self._cost += measured.cost
         if time.monotonic() - self._since > _FLUSH_SECONDS:
             self._flush()

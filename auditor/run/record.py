@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,9 @@ from auditor.run.request import Request
 if TYPE_CHECKING:
     import pandas as pd
 
+_SHOWN = 3
+"""Images that a warning names."""
+
 _MAX_NAMED = 200
 """Unreadable images, and skipped files for each reason, that audit.json names."""
 
@@ -42,6 +45,7 @@ def probe_record(
     conclusion: Conclusion | None = None,
     n: int = 0,
     caveat: str = "",
+    left_out: Sequence[str] = (),
 ) -> ProbeRecord:
     """Return the record of a probe before the policy judges it."""
     conclusion = conclusion or Conclusion()
@@ -56,6 +60,7 @@ def probe_record(
         "reason": reason,
         "caveat": "; ".join(text for text in (conclusion.inconclusive, caveat) if text),
         "n": n,
+        "left_out": list(left_out),
         # a probe that broke may break again
         "threat_model": None if status == "error" else plain(probe.threat_model()),
         "seconds": round(cost.seconds, 3),
@@ -79,6 +84,7 @@ def audit_record(
     policy: Policy,
     probes: list[ProbeRecord],
     warnings: list[str],
+    unscored: Mapping[str, str],
 ) -> AuditRecord:
     """Return the whole audit.json, with the verdict of the policy."""
     outcome, reason = verdict(probes, policy, [plugin.name for plugin in plugins.broken])
@@ -91,7 +97,7 @@ def audit_record(
         "command": request.command,
         "environment": describe(classifier.device),
         "model": _model_record(classifier),
-        "data": _data_record(images, classifier),
+        "data": _data_record(images, classifier, unscored),
         "policy": policy.described(probes),
         "plugins": [
             {"name": plugin.name, "version": plugin.version, "error": plugin.error}
@@ -135,15 +141,16 @@ def _input_record(classifier: DeployedModel) -> InputRecord:
     return cast(InputRecord, described)
 
 
-def _data_record(images: Images, classifier: DeployedModel) -> DataRecord:
+def _data_record(images: Images, classifier: DeployedModel, unscored: Mapping[str, str]) -> DataRecord:
+    unreadable = images.unreadable + [f"{image_id}: {why}" for image_id, why in sorted(unscored.items())]
     return {
         "path": images.path,
         "sha256": images.sha256,
         "kind": classifier.input_kind,
-        "n": len(images),
+        "n": len(images) - len(unscored),
         "n_available": images.n_available,
-        "n_unreadable": len(images.unreadable),
-        "unreadable": images.unreadable[:_MAX_NAMED],
+        "n_unreadable": len(unreadable),
+        "unreadable": unreadable[:_MAX_NAMED],
         "skipped": [
             {"reason": why, "n": len(names), "names": list(names[:_MAX_NAMED])} for why, names in images.skipped.items()
         ],
@@ -168,6 +175,28 @@ def audit_warnings(classifier: DeployedModel, images: Images) -> list[str]:
     if classifier.access == "black-box":
         warnings.append(f"Black-box only: {classifier.access_reason}.")
     return warnings
+
+
+def left_out_warnings(unscored: Mapping[str, str], probes: Sequence[ProbeRecord]) -> list[str]:
+    """Return the warnings about images for which the model returned NaN or infinity, as they are or as changed."""
+    warnings = []
+    if unscored:
+        warnings.append(
+            f"The model returned NaN or infinity for {_counted(sorted(unscored))}; every probe leaves them out."
+        )
+    for probe in probes:
+        names = probe.get("left_out", [])
+        if names:
+            warnings.append(
+                f"{probe['id']}: the model returned NaN or infinity for what the probe made of {_counted(names)}; it"
+                " counts them neither as a success nor as a failure."
+            )
+    return warnings
+
+
+def _counted(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > _SHOWN else ""
+    return f"{len(names)} image{'s' if len(names) > 1 else ''} ({', '.join(names[:_SHOWN])}{more})"
 
 
 def evidence_files(findings: Sequence[FindingRecord]) -> list[str]:

@@ -48,6 +48,8 @@ class Recorder:
         self._preparation_costs: dict[str, Cost] = {}
         self.keys: dict[str, str] = {}
         """Digest of the records of each probe that was measured."""
+        self.left_out: dict[str, dict[str, str]] = {}
+        """By probe: images without rows, because the model returned NaN or infinity, and its error."""
         self.costs: dict[str, Cost] = {}
         """Cost of each probe whose records were read."""
 
@@ -74,7 +76,7 @@ class Recorder:
         """Measure a probe up to ``limit`` of its images; the seconds exclude preparation."""
         ids = self.images_of(probe)
         key = self.key(probe, ids)
-        known = self._folder.measured(probe.meta.id, key)
+        known = self._folder.measured(probe.meta.id, key) | self.without_rows(probe)
         todo = [image_id for image_id in ids[:limit] if image_id not in known]
         if todo:
             self.prepared(probe, ids)
@@ -89,7 +91,7 @@ class Recorder:
         measured.
         """
         key = self.keys[probe.meta.id]
-        done = self._folder.measured(probe.meta.id, key)
+        done = self._folder.measured(probe.meta.id, key) | self.without_rows(probe)
         todo = [image_id for image_id in ids if image_id not in done]
         if done and seconds is not None and seconds <= 0:
             todo = []
@@ -108,7 +110,7 @@ class Recorder:
         stop: float | None = None,
     ) -> int:
         key = self.keys[probe.meta.id]
-        done = self._folder.measured(probe.meta.id, key)
+        done = self._folder.measured(probe.meta.id, key) | self.without_rows(probe)
         left = sum(image_id not in done for image_id in ids)
         self._progress.begin(probe.meta.id, len(ids), *position)
         self._progress.advance(len(ids) - left)
@@ -118,9 +120,15 @@ class Recorder:
                 shards.charge(self._preparation_costs.pop(probe.meta.id, Cost()))
             for measured in self._measured(probe, self._pieces(todo, stop)):
                 shards.add(measured)
+                self._measurer.unscored |= measured.unscored
+                self.left_out.setdefault(probe.meta.id, {}).update(measured.left_out)
                 left -= measured.images
                 self._progress.advance(measured.images)
         return left
+
+    def without_rows(self, probe: Probe) -> set[str]:
+        """Return the images that have no rows, because the model returned NaN or infinity."""
+        return {*self._measurer.unscored, *self.left_out.get(probe.meta.id, ())}
 
     def prepared(self, probe: Probe, ids: Sequence[str]) -> Probe:
         """Return the probe that measures and draws. It is prepared once; the first measurement is charged for it."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from auditor.data import sample_photos
 from auditor.data.dataset import Images, Pixels
-from auditor.errors import BadInput, first_line
+from auditor.errors import BadInput, NotFinite, first_line
 from auditor.findings.record import ProbeRecord
 from auditor.model.deployed import DeployedModel
 from auditor.model.device import make_repeatable, pick_device, threads_for
@@ -34,7 +34,7 @@ from auditor.run.manifest import write_keys, write_manifest
 from auditor.run.measuring import Measurer, choose_batch_size
 from auditor.run.opening import open_audit
 from auditor.run.planning import Measurement, Position, measure_in_rounds, random_order, unmet_requirement
-from auditor.run.record import audit_record, audit_warnings, evidence_files
+from auditor.run.record import audit_record, audit_warnings, evidence_files, left_out_warnings
 from auditor.run.recorder import Recorder
 from auditor.run.request import Interrupted, Outcome, Progress, Request, Silent
 from auditor.run.sandbox import load_in_sandbox
@@ -115,6 +115,10 @@ class _Session:
         warnings += cannot_pass(self.policy, self.probes, self.classifier, self.images)
         self._begin(warnings)
         records = self._all_records()
+        late = left_out_warnings(self.measurer.unscored, records)
+        for warning in late:
+            self.progress.say(f"Warning: {warning}")
+        warnings += late
         prepare(formats)
         records = judge_all(records, self.policy)
         self.folder.keep_evidence([file for record in records for file in evidence_files(record["findings"])])
@@ -127,19 +131,31 @@ class _Session:
             policy=self.policy,
             probes=records,
             warnings=warnings,
+            unscored=self.measurer.unscored,
         )
         return finish(audit, self.folder, formats)
 
     def _check_model(self) -> None:
         """Measure parity and choose the batch size. Raises BadInput for scores that are not finite."""
+        ids: Sequence[str] = self.order[:_TUNING_IMAGES]
         try:
-            self.classifier.verify(self._parity_images())
-            choose_batch_size(self.measurer, self.request.batch_size, self.order[:_TUNING_IMAGES])
+            try:
+                self._try_model(self._parity_images(), ids)
+            except NotFinite:
+                # some images may be to blame; without any other, it is the model
+                ids = self.measurer.scored(ids)
+                if not ids:
+                    raise
+                self._try_model(self.images.pixels(ids[:_PARITY_IMAGES]), ids)
         except (ArithmeticError, RuntimeError) as error:
             raise BadInput(
                 f"{self.classifier.path}: {first_line(error)} on images of {self.images.path}; expected one finite"
                 " score per class (do range, mean and std in the sidecar match the training?)"
             ) from None
+
+    def _try_model(self, parity_images: Pixels, ids: Sequence[str]) -> None:
+        self.classifier.verify(parity_images)
+        choose_batch_size(self.measurer, self.request.batch_size, ids)
 
     def _parity_images(self) -> Pixels:
         """Return a fixed number of images, so that the access does not depend on ``--samples``.

@@ -38,7 +38,8 @@ def train_patch(classifier: Classifier, batch: Batch, rng: Randomness, block: fl
             x = classifier.tensor(images[rows]).requires_grad_()
             margins = margin(classifier.scaled_logits(x), torch.from_numpy(batch.labels[rows]).to(x.device))
             (part,) = torch.autograd.grad(margins.sum(), x)
-            for each, (top, left) in zip(part.cpu().numpy(), corners[rows], strict=True):
+            # an image for which the model returns NaN must not decide for all others
+            for each, (top, left) in zip(part.nan_to_num(0, 0, 0).cpu().numpy(), corners[rows], strict=True):
                 gradient += each[:, top : top + side, left : left + side]
         progress = iteration / max(1, iterations - 1)
         step = _FIRST_STEP + (_LAST_STEP - _FIRST_STEP) * progress

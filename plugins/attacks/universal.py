@@ -89,6 +89,8 @@ class Universal(Attack):
                 x = (classifier.tensor(batch.pixels[rows]) + delta).clamp(0, 1).requires_grad_()
                 margins = margin(classifier.scaled_logits(x), torch.from_numpy(batch.labels[rows]).to(x.device))
                 (part,) = torch.autograd.grad(margins.clamp_max(ceiling).sum(), x)
+                # an image for which the model returns NaN must not decide for all others
+                margins, part = margins.nan_to_num(-torch.inf), part.nan_to_num(0, 0, 0)
                 gradient += part.sum(0, keepdim=True)
                 wrong, total = wrong + int((margins > MARGIN_TOLERANCE).sum()), total + float(margins.detach().sum())
             if (wrong, total) > most:

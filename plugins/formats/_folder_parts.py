@@ -34,7 +34,8 @@ def choose_part(path: Path, found: Scan) -> str | None:
         return None
     others = {name: folder for name, folder in filled.items() if name not in parts}
     if others:
-        return _check_classes(path, parts, others)
+        _check_classes(path, parts, others)
+        return None
     flat = [name for name, folder in parts.items() if folder.images]
     if flat:
         raise BadInput(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from auditor.errors import NotFinite
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -105,7 +107,7 @@ def margin_slopes(
 ) -> NDArray[np.float64]:
     """Return the dual norms of the margin gradients at points, (targets, points), from one forward pass.
 
-    Raises ArithmeticError if a gradient is NaN or infinite.
+    Raises NotFinite if a gradient is NaN or infinite.
     """
     import numpy as np
     import torch
@@ -122,5 +124,5 @@ def margin_slopes(
         slopes.append(length(gradient, DUAL[norm]).double().cpu().numpy())
     result = np.stack(slopes)
     if not np.isfinite(result).all():
-        raise ArithmeticError("the gradient of the differentiable copy is NaN or infinite near an image")
+        raise NotFinite("the gradient of the differentiable copy is NaN or infinite near an image")
     return result
