@@ -15,6 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from auditor.errors import BadInput
+
 TITLE = "Small CNN on scikit-learn's 8x8 handwritten digits"
 
 SEED = 0
@@ -27,8 +29,9 @@ MEAN, STD = (0.305,), (0.376,)  # of the training half, in pixels from 0 to 1
 
 
 def train(out: Path, data: Path | None = None, say: Callable[[str], None] = print) -> Path:
-    """Train, export to ``out``, and return the ONNX file. ``data`` is unused: the digits come with scikit-learn."""
-    del data
+    """Train on the digits of scikit-learn, export to ``out``, and return the ONNX file; ``data`` is refused."""
+    if data is not None:
+        raise BadInput(f"--data {data}: recipe digits-cnn needs no images; leave the option out")
     out.mkdir(parents=True, exist_ok=True)
     (x_train, y_train), (x_test, y_test) = load()
     threads = torch.get_num_threads()

@@ -38,6 +38,8 @@ def audit(
     from auditor.run.request import Interrupted
     from auditor.run.session import run
 
+    if verbose and quiet:
+        raise BadInput("--verbose and --quiet: exclude each other; leave one out")
     _check_options(request, baseline, fail_on_regression=fail_on_regression)
     request = replace(request, command=printable_text(shlex.join(["auditor", *sys.argv[1:]])))
     _catch_terminate()
@@ -53,7 +55,16 @@ def audit(
     finish(outcome, fail_on, quiet=quiet, failed=regressed and fail_on_regression)
 
 
+def check_paper(formats: Sequence[str]) -> None:
+    """Raise BadInput if the paper size is given and no report has pages."""
+    context = click.get_current_context(silent=True)
+    stated = context is not None and context.get_parameter_source("paper") == click.core.ParameterSource.COMMANDLINE
+    if stated and not {"pdf", "pdfa"} & set(formats):
+        raise BadInput("--paper: is the paper size of the PDF, and --format names no pdf; leave the option out")
+
+
 def _check_options(request: Request, baseline: Path | None, *, fail_on_regression: bool) -> None:
+    check_paper(request.formats)
     if request.workers is not None and request.engine != "ray":
         raise BadInput("--workers: requires --engine ray; leave the option out")
     if fail_on_regression and baseline is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from auditor.cli.audit import FAILED, INCOMPLETE, audit, finish, print_problems, write_comparison
+from auditor.cli.audit import FAILED, INCOMPLETE, audit, check_paper, finish, print_problems, write_comparison
 from auditor.cli.group import Main
 from auditor.cli.options import DEVICE, GRADES, PAPER, TRUST, audit_options, input_options, name_list
 from auditor.errors import BadInput
@@ -108,16 +108,14 @@ def _audit(
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    default=1000,
-    show_default=True,
     metavar="N",
-    help="Use at most N images.",
+    help="Use at most N images of --data. [default: 1000]",
 )
 @DEVICE
 @TRUST
 @input_options
 def inspect(
-    model: Path, data: Path | None, *, samples: int, device: str, overrides: dict[str, Any], trust_model: bool
+    model: Path, data: Path | None, *, samples: int | None, device: str, overrides: dict[str, Any], trust_model: bool
 ) -> None:
     """Print input, output, operators, access (white-box or black-box) and preprocessing of MODEL.
 
@@ -125,9 +123,11 @@ def inspect(
     """
     from auditor.cli.inspect import compare_preprocessings, describe_model
 
+    if samples and data is None:
+        raise BadInput("--samples: is the number of images of --data; give --data, or leave the option out")
     click.echo(describe_model(model, device, overrides, trust=trust_model))
     if data is not None:
-        click.echo("\n" + compare_preprocessings(model, data, samples, device, overrides, trust=trust_model))
+        click.echo("\n" + compare_preprocessings(model, data, samples or 1000, device, overrides, trust=trust_model))
 
 
 @main.command(short_help="List the probes, or describe one.")
@@ -172,6 +172,7 @@ def judge(folder: Path, policy: str, fail_on: str, formats: Sequence[str], paper
     """Judge RUN by another policy and write its reports again, without a model call."""
     from auditor.run import replay
 
+    check_paper(formats)
     finish(replay.judge_again(folder, policy, formats, paper), fail_on)
 
 
@@ -191,6 +192,7 @@ def report(folder: Path, formats: Sequence[str], paper: str) -> None:
     """Write the reports of RUN again, without a model call."""
     from auditor.run import replay
 
+    check_paper(formats)
     outcome = replay.draw_again(folder, formats, paper)
     for file in outcome.files[1:]:
         click.echo(str(file))
@@ -279,6 +281,8 @@ def train(recipe_name: str | None, data: Path | None, out: Path, **given: Any) -
     from auditor import reference_models
 
     if recipe_name is None:
+        if data is not None or any(given[name] for name in ("preset", "weights", "overrides", "fresh")):
+            raise BadInput("auditor train: names no recipe, so its options have no effect; name a recipe")
         click.echo(reference_models.listing())
         return
     click.echo(f"Wrote {reference_models.build(recipe_name, out, data, click.echo, **given)}")

@@ -142,6 +142,8 @@ class Images:
         self.skipped = source.skipped
         self.warnings = [*source.warnings, *_skipped_warning(source)]
         """Warnings for the report about which images were read, and how."""
+        self.n_deep = self.n_resized = 0
+        """Number of images with more than 8 bits, and of another size than the input of the model."""
         self._source = source
         self._resizing = resizing or Resizing()
         self._cache: dict[int, Pixels | NDArray[np.uint8]] = {}
@@ -232,6 +234,7 @@ class Images:
     def _scan(self, chosen: Sequence[int]) -> None:
         """Read the chosen images once: digests, unreadable ones, cache."""
         deep: list[float] = []
+        resized: list[int] = []
 
         def look(index: int) -> tuple[int, str, Pixels | NDArray[np.uint8]] | str:
             try:
@@ -246,6 +249,8 @@ class Images:
                         self._masks[index] = bits
                 if (largest := deep_maximum(picture)) is not None:
                     deep.append(largest)
+                if _size(picture) != self.shape[1:]:
+                    resized.append(index)
                 return index, digest.hexdigest(), self._fit(picture)
             except Exception as error:
                 # decoders raise anything for broken files: SyntaxError, struct.error, IndexError, ...
@@ -259,6 +264,7 @@ class Images:
                     self._index.append(found[0])
                     self._digests.append(found[1])
                     self._remember(found[0], found[2])
+        self.n_deep, self.n_resized = len(deep), len(resized)
         if deep and self._resizing.white is None and max(deep) <= _SLIVER * WHITE:
             self.warnings.append(
                 f"{len(deep)} images have 16 bits, and their largest value is {max(deep):g}, which is"

@@ -162,8 +162,12 @@ def of_table(
             f"{source.path}: every row has a missing or non-numeric feature; expected at least one complete row"
         )
     preprocessing = _fitted(known, chosen.features, dtype)
+    used = {chosen.label, *chosen.groups, *chosen.features}
+    unused = [name for name in table if name not in used]
+    warnings = [f"Columns of {source.path} that are not used: {', '.join(unused)}."] if unused else []
     rows = replace(
         source,
+        warnings=[*source.warnings, *warnings],
         read=_reader(values, preprocessing),
         columns=None,
         labels=None if chosen.label is None else _labels(source.path, chosen.label, table[chosen.label]),

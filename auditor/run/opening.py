@@ -18,6 +18,7 @@ from auditor.model.loading import Sidecar, build, is_tabular, read_sidecar, resi
 from auditor.model.tabular import of_table
 from auditor.plugin import registry, suite
 from auditor.plugin.registry import Registry
+from auditor.run import effect
 from auditor.run.request import Request
 from auditor.run.sandbox import load_in_sandbox
 
@@ -33,12 +34,15 @@ def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: 
     samples = request.samples or suite.samples
     if source.columns is not None:
         return _open_rows(request, artefact, sidecar, source, device=device, samples=samples)
+    effect.refuse_table_keys(sidecar, source)
     # packaged photographs say nothing about the input size of the model
     first = [] if source.note else sample(source.ids, samples, request.seed)[:1]
     data_size = _size_of(source, first[0]) if first else None
     if is_tabular(artefact, sidecar, data_size):
         raise BadInput(_images_for_rows(request.model, artefact, source))
     classifier = build(request.model, artefact, sidecar, device=device, data_size=data_size)
+    effect.refuse_unused_order(sidecar, classifier)
+    effect.check_batch_size(classifier, request.batch_size)
     images = Images(
         source,
         shape=classifier.shape,
@@ -46,7 +50,7 @@ def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: 
         samples=samples,
         seed=request.seed,
     )
-    classifier.warnings += images.warnings
+    classifier.warnings += images.warnings + effect.resizing_warnings(sidecar, images)
     _match(classifier, images)
     return classifier, images
 
@@ -62,6 +66,7 @@ def _open_rows(
             f"{source.path}: has the columns {', '.join(columns)}, but the model takes images; expected a"
             " column image (paths relative to the table), and optional label and group columns"
         )
+    effect.refuse_image_keys(sidecar, source)
     rows, preprocessing = of_table(
         source,
         declared[1] if declared else None,
@@ -71,6 +76,7 @@ def _open_rows(
         features=sidecar.features,
     )
     classifier = build(request.model, artefact, sidecar, device=device, rows=preprocessing)
+    effect.check_batch_size(classifier, request.batch_size)
     images = Images(rows, shape=classifier.shape, samples=samples, seed=request.seed)
     classifier.warnings += images.warnings
     _match(classifier, images)

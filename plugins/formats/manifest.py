@@ -6,6 +6,7 @@ object); other columns are groups. A table without ``image`` is tabular data.
 
 from __future__ import annotations
 
+import csv
 import io
 import warnings
 from collections import Counter
@@ -35,6 +36,7 @@ def _open(path: Path) -> Source:
     from auditor.data.resizing import read_file
 
     table = _read(path)
+    _check_columns(path, [str(name) for name in table.columns])
     if "image" not in table.columns:
         return _tabular(path, table)
     names = _image_names(path, table)
@@ -56,6 +58,18 @@ def _open(path: Path) -> Source:
         read=lambda index: read_file(files[index]),
         mask=read_mask if masks else None,
     )
+
+
+def _check_columns(path: Path, names: list[str]) -> None:
+    """Raise BadInput for columns without a name, and for two columns with the same one."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise BadInput(f"{path}: has two columns called {twice[0]!r}; rename or remove one")
+    if any(not name.strip() for name in names):
+        raise BadInput(
+            f"{path}: column {next(i for i, name in enumerate(names) if not name.strip()) + 1} of {len(names)} has no"
+            " name (pandas writes its index like that); name or remove it"
+        )
 
 
 def _image_names(path: Path, table: pd.DataFrame) -> list[str]:
@@ -119,7 +133,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
-        return pd.read_csv(
+        table = pd.read_csv(
             path,
             dtype=str,
             encoding="utf-8-sig",
@@ -128,6 +142,11 @@ def _read_csv(path: Path) -> pd.DataFrame:
             keep_default_na=False,
             na_values=[""],
         )
+    # pandas renames columns with equal names, and names those without
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        header = next((row for row in csv.reader(file, skipinitialspace=True) if row), [])
+    _check_columns(path, header)
+    return table
 
 
 def _labels(path: Path, table: pd.DataFrame) -> list[str] | None:

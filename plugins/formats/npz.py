@@ -35,6 +35,12 @@ def _open(path: Path) -> Source:
     for name, array in arrays.items():
         if (name in {"labels", "ids"} or name.startswith("groups_")) and array.shape != (n,):
             raise BadInput(f"{path}: {name} has shape {list(array.shape)}; expected [{n}], one per image")
+    foreign = [name for name in arrays if name not in {"images", "labels", "ids"} and not name.startswith("groups_")]
+    if foreign:
+        raise BadInput(
+            f"{path}: contains {', '.join(sorted(foreign))}, which nothing reads; expected images, labels, ids and"
+            " groups_<name>; rename groups, and leave other arrays out"
+        )
     ids = _texts(arrays["ids"]) if "ids" in arrays else [f"{i:06d}" for i in range(n)]
     if len(set(ids)) != n:
         raise BadInput(f"{path}: ids contains a name twice; expected unique names")

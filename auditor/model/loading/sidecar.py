@@ -253,6 +253,11 @@ def from_tables(content: Mapping[str, Any], origin: str, folder: Path) -> Sideca
     file = decode(SidecarFile, content, origin)
     given, output, data = file.input, file.output, file.data
     preset = PRESETS[given.preset] if given.preset else None
+    if preset and None not in (given.range, given.mean, given.std, given.order):
+        raise BadInput(
+            f"{origin}: preset {given.preset} has no effect, because range, mean, std and channel order are stated;"
+            " leave it out"
+        )
     return Sidecar(
         origin=origin,
         size=given.size,
