@@ -146,7 +146,7 @@ def test_scaled_logits_change_no_attack(measured: Callable[..., Rows], variant: 
     base, other = measured(1.0), measured(*variant)
     assert base.keys() == other.keys() == set(attacks())
     assert base["attacks.fgsm"]["success"].mean() > 0.2
-    # Square queries the deployed model, whose softmax is rounded to 0 and 1: nobody sees which step helps
+    # Square queries the deployed model, whose softmax is rounded to 0 and 1: that hides which step helps
     hidden = {"attacks.square"} if variant[1] == "Softmax" else set()
     for name, frame in base.items():
         if name in hidden:

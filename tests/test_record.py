@@ -28,6 +28,7 @@ AUDIT = {
     record.OutputRecord: "properties/model/properties/output",
     record.ParityRecord: "properties/model/properties/parity",
     record.DataRecord: "properties/data",
+    record.SkippedRecord: "properties/data/properties/skipped/items",
     record.PolicyRecord: "properties/policy",
     record.PluginRecord: "properties/plugins/items",
     record.DocumentedRecord: "properties/documented/items",

@@ -21,7 +21,7 @@ SMALLEST = np.float32(1.2e-38)
 """The smallest normal float32, which replaces a probability of 0 in a logarithm."""
 
 
-_EXCLUDED = np.float32(150)
+_EXCLUDED = 150.0
 """A logit of minus infinity, a class that the model excludes, becomes the least finite one less this: its probability
 is 0 in float32, and differences of logits stay finite."""
 
@@ -54,7 +54,7 @@ class OutputDecoder:
         if self.outputs == "logits" and np.isneginf(given).any():
             excluded = np.isneginf(given)
             least = np.where(excluded, np.float32(np.inf), given).min(axis=1, keepdims=True)
-            given = np.where(excluded, least - _EXCLUDED, given)
+            given = np.where(excluded, least - np.float32(_EXCLUDED), given)
         return given
 
     def logits(self, given: torch.Tensor) -> torch.Tensor:
@@ -107,7 +107,9 @@ def _finite(logits: torch.Tensor) -> torch.Tensor:
     if not bool(excluded.any()):
         return logits
     least = logits.detach().masked_fill(excluded, float("inf")).amin(1, keepdim=True)
-    return (least - _EXCLUDED).where(excluded, logits)
+    import torch
+
+    return torch.where(excluded, least - _EXCLUDED, logits)
 
 
 def softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:

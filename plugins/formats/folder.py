@@ -56,7 +56,7 @@ def _source(path: Path, found: Scan, skipped: Mapping[str, Sequence[str]], warni
             " expected a folder per class, or only images"
         )
     if not found.images and not any(classes.values()):
-        raise BadInput(f"{path}: found no images; expected image files in it or in a folder per class")
+        raise BadInput(f"{path}: found no images; expected images (.png, .jpg, ...) in it or in a folder per class")
     if found.images:
         files, labels = found.images, None
     else:
