@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import random
@@ -17,6 +18,8 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from auditor.cli.main import main
+from auditor.data.dataset import Source
+from auditor.plugins.formats.manifest import auditor_open_images
 from auditor.printable import original, printable_name
 
 FOREIGN = "M\udcfcnchen.png"
@@ -108,6 +111,17 @@ def test_every_report_is_readable_text(audited: Path) -> None:
     json.loads((audited / "audit.sarif").read_text("utf-8"))
     ET.parse(audited / "audit.junit.xml")
     assert (audited / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_a_manifest_names_files_with_the_escapes_of_their_ids(folder: Path) -> None:
+    lines = [f"data/dark/{printable_name(name)}" for name in NAMES if "," not in name]
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["image"], *([line] for line in lines)])
+    source = auditor_open_images(folder / "manifest.csv")
+    assert isinstance(source, Source)
+    pixels = {np.asarray(source.read(i)[1])[0, 0] for i in range(len(lines))}
+    assert len(pixels) == len(lines)
+    assert list(source.printable().ids) == lines
 
 
 def test_a_model_path_that_no_runtime_can_open_is_refused(folder: Path) -> None:

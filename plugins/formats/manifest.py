@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditor import BadInput, hookimpl
+from auditor.printable import original
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,7 @@ def _open(path: Path) -> Source:
     _check_columns(path, [str(name) for name in table.columns])
     if "image" not in table.columns:
         return _tabular(path, table)
-    names = _image_names(path, table)
+    names = [_name(path.parent, name) for name in _image_names(path, table)]
     files = [path.parent / name for name in names]
     masks = _mask_files(path, table)
 
@@ -58,6 +59,11 @@ def _open(path: Path) -> Source:
         read=lambda index: read_file(files[index]),
         mask=read_mask if masks else None,
     )
+
+
+def _name(folder: Path, stated: str) -> str:
+    """Return the name of a file; one that no table can hold is stated with the escapes that ids have."""
+    return original(stated) if "\\" in stated and (folder / original(stated)).exists() else stated
 
 
 def _check_columns(path: Path, names: list[str]) -> None:
@@ -90,7 +96,11 @@ def _mask_files(path: Path, table: pd.DataFrame) -> list[Path | None]:
     if "mask" not in table:
         return []
     missing = table["mask"].isna()
-    return [None if absent else path.parent / str(name) for name, absent in zip(table["mask"], missing, strict=True)]
+    folder = path.parent
+    return [
+        None if absent else folder / _name(folder, str(name))
+        for name, absent in zip(table["mask"], missing, strict=True)
+    ]
 
 
 def _texts(column: pd.Series) -> list[str]:
