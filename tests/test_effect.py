@@ -13,8 +13,11 @@ from PIL import Image
 
 from auditor.data.dataset import Source
 from auditor.errors import BadInput
+from auditor.plugin import registry
+from auditor.plugin.suite import find_suite
 from auditor.plugins.formats import manifest, npz
 from auditor.run.request import Request
+from auditor.run.selection import selection_warnings
 from auditor.run.session import run
 
 CLI = Callable[..., Result]
@@ -139,6 +142,22 @@ def test_options_without_effect_are_refused(folder: Path, auditor_cli: CLI, argu
     done = auditor_cli(*arguments)
     assert done.exit_code == 2, done.output
     assert message in done.output
+
+
+def test_a_skip_and_settings_without_effect_are_named_in_a_warning(folder: Path) -> None:
+    (folder / "suite.toml").write_text(
+        'probes = ["performance.accuracy"]\n[settings."attacks.fgsm"]\nepsilons = ["1/255"]\n'
+    )
+    record = audit(folder, "model.onnx", "images", skip=["attacks.pgd"])
+    assert "--skip attacks.pgd has no effect: no such probe is part of this run." in record["warnings"]
+    assert "Suite suite has settings of probes that it does not run: attacks.fgsm." in record["warnings"]
+
+
+def test_packaged_suites_have_no_settings_without_effect() -> None:
+    plugins = registry.load()
+    for name in ("quick", "standard", "full"):
+        request = Request(model=Path("model.onnx"), suite=name)
+        assert selection_warnings(plugins, find_suite(name, plugins), request) == []
 
 
 def test_a_batch_size_that_the_file_does_not_accept_is_refused(folder: Path) -> None:

@@ -34,6 +34,24 @@ def choose_probes(plugins: Registry, suite: Suite, request: Request) -> list[Pro
     return _dependencies_first(probes)
 
 
+def selection_warnings(plugins: Registry, suite: Suite, request: Request) -> list[str]:
+    """Return warnings about --skip and settings of the suite that change nothing.
+
+    They are no errors, because one command or suite may serve several selections of probes.
+    """
+    listed = plugins.select(suite.probes, option="suite probes:")
+    chosen = plugins.select(request.probes, option="--probe") if request.probes else listed
+    warnings = [
+        f"--skip {pattern} has no effect: no such probe is part of this run."
+        for pattern in request.skip
+        if not set(plugins.select([pattern], option="--skip")) & set(chosen)
+    ]
+    unused = [probe_id for probe_id in suite.settings if probe_id not in {*listed, *chosen}]
+    if unused:
+        warnings.append(f"Suite {suite.name} has settings of probes that it does not run: {', '.join(unused)}.")
+    return warnings
+
+
 def _surrogates(plugins: Registry, request: Request, ids: Sequence[str]) -> Mapping[str, Mapping[str, Json]]:
     """Return the setting of every probe that uses the surrogates of the request."""
     for path in request.surrogates:

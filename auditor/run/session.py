@@ -38,7 +38,7 @@ from auditor.run.record import audit_record, audit_warnings, evidence_files, lef
 from auditor.run.recorder import Recorder
 from auditor.run.request import Interrupted, Outcome, Progress, Request, Silent
 from auditor.run.sandbox import load_in_sandbox
-from auditor.run.selection import choose_probes
+from auditor.run.selection import choose_probes, selection_warnings
 from auditor.run.writing import finish, pick_formats, prepare
 
 _PARITY_IMAGES = 64
@@ -74,6 +74,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
             probes=probes,
             progress=progress or Silent(),
             order=random_order(images, request.seed),
+            notes=selection_warnings(plugins, suite, request),
             budget=None if request.budget is None else Budget(request.budget),
         )
         with threads_for(classifier.shape):
@@ -99,6 +100,8 @@ class _Session:
     order: Sequence[str]
     """Image ids in random order."""
     budget: Budget | None
+    notes: Sequence[str]
+    """Warnings about the request."""
 
     @property
     def classifier(self) -> DeployedModel:
@@ -111,7 +114,7 @@ class _Session:
     def execute(self, formats: Sequence[ReportFormat]) -> Outcome:
         """Measure, conclude, judge, write."""
         self._check_model()
-        warnings = audit_warnings(self.classifier, self.images)
+        warnings = [*audit_warnings(self.classifier, self.images), *self.notes]
         warnings += cannot_pass(self.policy, self.probes, self.classifier, self.images)
         self._begin(warnings)
         records = self._all_records()
