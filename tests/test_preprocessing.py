@@ -236,7 +236,8 @@ def test_presets_are_recognised() -> None:
     assert set(others) == set(presets.PRESETS) - {"imagenet", "mnist"} | {"as used, but bgr"}
     grey = Preprocessing(shape=(1, 4, 4))
     assert (presets.name_of(grey), set(presets.others(grey))) == ("unit", {"inception", "mnist", "raw"})
-    assert presets.others(Preprocessing(shape=(3, 4, 4), dtype="uint8", range=(0, 255))) == {}
+    whole = presets.others(Preprocessing(shape=(3, 4, 4), dtype="uint8", range=(0, 255)))
+    assert set(whole) == {"as used, but bgr"}, "an integer input holds whole numbers only"
 
 
 def test_interval_and_test_of_matched_pairs() -> None:

@@ -58,7 +58,7 @@ def reordered(classes: Sequence[str], mapping: Mapping) -> list[str]:
 
 
 def _sorted_by(classes: Sequence[str], key: Callable[[str], object]) -> Mapping:
-    order = sorted(range(len(classes)), key=lambda i: (key(classes[i]), classes[i]))  # type: ignore[arg-type,return-value]
+    order = sorted(range(len(classes)), key=lambda i: (key(classes[i]), classes[i]))
     mapping = np.empty(len(classes), dtype=np.int64)
     mapping[order] = np.arange(len(classes))
     return mapping

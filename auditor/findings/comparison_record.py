@@ -157,4 +157,5 @@ class ComparisonRecord(TypedDict):
 
 def metric_of(metric: ComparedMetricRecord, value: ValueRecord) -> MetricRecord:
     """Return a compared metric with its value in one run."""
-    return {"name": metric["name"], "at": metric["at"], "unit": metric["unit"], **value}
+    ends = {"value": value["value"], "low": value["low"], "high": value["high"], "n": value["n"]}
+    return {"name": metric["name"], "at": metric["at"], "unit": metric["unit"], **ends}

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from auditor.statistics import Interval
+
 GUESSING_METRICS = (
     MetricSpec(name="guessing_signs", label="Signs of guessing", better="lower", unit="count", bound="exact"),
     MetricSpec(name="gain_over_majority", label="Accuracy above the commonest class", better="higher", difference=True),
@@ -75,7 +77,7 @@ def compare_with_guessing(matrix: NDArray[np.int64], balanced: Metric, classes: 
     sentence = ""
     name = classes[int(matrix.sum(axis=0).argmax())]
     if always:
-        sentence = f"The model answers {name} for every one of {n} {kind}, whatever their class."
+        sentence = f"The model answers {name} for every one of {n} {kind}, of any class."
     elif irrelevant:
         sentence = "The model is no better than guessing, or not by a relevant amount."
     signs = float(always) + float(irrelevant and not always)
@@ -90,7 +92,7 @@ def compare_with_guessing(matrix: NDArray[np.int64], balanced: Metric, classes: 
     metrics = [
         Metric(name="guessing_signs", value=signs if decided else None, n=n, unit="count"),
         Metric(name="gain_over_majority", **majority._asdict(), n=n),
-        Metric(name="gain_over_uniform", **_above(accuracy, 1 / k), n=n),
+        Metric(name="gain_over_uniform", **_above(accuracy, 1 / k)._asdict(), n=n),
         Metric(name="distinct_answers", value=float(answers) if n else None, n=n, unit="count"),
     ]
     finding = Finding(
@@ -122,9 +124,11 @@ def _relevant(guess: float) -> float:
     return min(guess + _HEADROOM * (1 - guess), _RATIO * guess)
 
 
-def _above(accuracy: tuple[float | None, ...], guess: float) -> dict[str, float | None]:
-    ends = zip(("value", "low", "high"), accuracy, strict=True)
-    return {name: None if end is None else end - guess for name, end in ends}
+def _above(accuracy: Interval, guess: float) -> Interval:
+    """Subtract the accuracy of guessing."""
+    from auditor.statistics import Interval
+
+    return Interval(*(None if end is None else end - guess for end in accuracy))
 
 
 def _table(*rows: tuple[str, Metric, float | None, float | None]) -> Table:
