@@ -157,5 +157,12 @@ class ComparisonRecord(TypedDict):
 
 def metric_of(metric: ComparedMetricRecord, value: ValueRecord) -> MetricRecord:
     """Return a compared metric with its value in one run."""
-    ends = {"value": value["value"], "low": value["low"], "high": value["high"], "n": value["n"]}
-    return {"name": metric["name"], "at": metric["at"], "unit": metric["unit"], **ends}
+    return {
+        "name": metric["name"],
+        "at": metric["at"],
+        "unit": metric["unit"],
+        "value": value["value"],
+        "low": value["low"],
+        "high": value["high"],
+        "n": value["n"],
+    }
