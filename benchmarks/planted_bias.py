@@ -70,7 +70,9 @@ def audited(name: str, seed: int, cue: float) -> dict[str, Any]:
         outcome = run(Request(model=model, suite=str(home / "suite.toml"), out=home / "run", seed=seed, formats=()))
         probes = {probe["id"]: probe for probe in outcome.audit["probes"]}
         gap = next(
-            m for m in probes["bias.groups"]["metrics"] if m["name"] == "accuracy_gap" and m["at"]["group"] == "scanner"
+            m
+            for m in probes["bias.groups"]["metrics"]
+            if m["name"] == "accuracy_gap" and m["at"]["group"] == "scanner" and "class" not in m["at"]
         )
         slices = probes["bias.slices"]["metrics"][0]["value"]
         result: dict[str, Any] = {

@@ -23,7 +23,7 @@ from auditor.plugins.bias.slices import Slices
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.performance.calibration import Calibration
 from auditor.probes.base import Randomness, Records, RunContext, no_examples
-from auditor.probes.breakdown import compare_counts, kruskal_wallis
+from auditor.probes.breakdown import compare, share_comparison
 from auditor.probes.groupings import groupings
 from auditor.run.opening import open_audit
 from auditor.run.request import Request
@@ -122,9 +122,13 @@ def test_rates_by_group_and_class_equal_fairlearn_and_scikit_learn() -> None:
             error = statistics.calibration_error(scores[mask, c], (frame["label"][mask] == c).to_numpy())
             assert row[6]["value"] == pytest.approx(error)
             assert all(cell["low"] < cell["value"] < cell["high"] for cell in row[2:6])
-    # groups are also crossed with the classes
-    crossed = next(f for f in conclusion.findings if f.id == "bias.groups/kind x class")
-    assert "Lowest: b, class" in crossed.statement
+    # groups are also compared within each class: equal opportunity
+    in_class = [m for m in conclusion.metrics if m.name == "accuracy_gap" and "class" in m.at and m.low]
+    assert in_class
+    for gap in in_class:
+        mask = (frame["label"] == int(str(gap.at["class"])[-1])).to_numpy()
+        by_group = frame[mask].groupby("group:kind")["correct"].mean()
+        assert gap.value == pytest.approx(by_group["a"] - by_group["b"])
 
 
 def test_interval_of_insignificant_gap_includes_zero() -> None:
@@ -204,23 +208,26 @@ def test_groupings_divide_numbers_into_bands_and_cross_columns() -> None:
     assert "age x sex" not in groupings(frame, cross=False)
 
 
-def test_kruskal_wallis_equals_scipy_and_ranks_infinity_highest() -> None:
-    from scipy.stats import kruskal
+def test_rank_test_equals_scipy_and_ranks_infinity_highest() -> None:
+    from scipy.stats import mannwhitneyu
 
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=30).round(1), rng.normal(0.5, size=40).round(1)
-    assert kruskal_wallis([one, other]) == pytest.approx(float(kruskal(one, other).pvalue))
+    expected = float(mannwhitneyu(one, other, alternative="less").pvalue)
+    assert statistics.rank_lower(one, other) == pytest.approx(expected)
     infinite = np.where(one > 1, np.inf, one)
-    assert kruskal_wallis([infinite, other]) == pytest.approx(float(kruskal(np.minimum(infinite, 1e9), other).pvalue))
-    assert kruskal_wallis([np.full(5, np.inf), np.full(5, np.inf)]) == 1
+    finite = np.minimum(infinite, 1e9)
+    assert statistics.rank_lower(infinite, other) == pytest.approx(statistics.rank_lower(finite, other))
+    assert statistics.rank_lower(np.full(5, np.inf), np.full(5, np.inf)) == 1
 
 
 def test_comparison_of_shares_lists_small_groups_and_needs_two_large_ones() -> None:
     counts = {"a": (30, 40), "b": (10, 40), "c": (1, 2)}
-    found = compare_counts("kind", counts, 20, metric="accuracy", gap="accuracy_gap")
+    (found,), _ = compare([share_comparison("kind", counts, 20, metric="accuracy", gap="accuracy_gap")])
     assert (found.highest, found.lowest, found.verdict) == ("a", "b", "groups differ")
     assert (found.gap.value, found.gap.n, dict(found.small)) == (0.5, 80, {"c": 2})
-    alone = compare_counts("kind", counts, 41, metric="accuracy", gap="accuracy_gap")
+    assert found.gap.at == {"group": "kind", "value": "b", "against": "a"}
+    (alone,), _ = compare([share_comparison("kind", counts, 41, metric="accuracy", gap="accuracy_gap")])
     assert (alone.gap.value, alone.verdict) == (None, "undecided")
     assert Groups.small_text(alone) == "Too small to compare: a (40), b (40), c (2)."
 
@@ -249,8 +256,10 @@ def test_classes_detect_low_recall_and_asymmetric_confusions() -> None:
     gap = conclusion.metrics[0]
     assert gap.low is not None
     assert gap.low > 0.15
-    recall, asymmetry = conclusion.findings
+    recall, *gaps, asymmetry = conclusion.findings
     assert "Lowest: class 2" in recall.statement
+    assert [gap.id for gap in gaps] == ["bias.classes/recall-gap/class 2"]
+    assert gaps[0].metric == gap
     assert asymmetry.statement.startswith("1 of the 1 pairs")
     table: Any = asymmetry.evidence[0]
     assert table.rows[0][0] == "class 2 predicted as class 0"
@@ -278,7 +287,9 @@ def test_robustness_is_compared_by_group() -> None:
     rows = {row[0]: row for row in kind.evidence[0].rows}
     assert (rows["attacks.one"][2], rows["attacks.one"][-1]) == ("b", "groups differ")
     assert rows["attacks.two"][-1] == "not significant"
-    assert found.metrics[0].at == {"probe": "attacks.one", "group": "kind"}
+    assert found.metrics[0].at == {"probe": "attacks.one", "group": "kind", "value": "b", "against": "a"}
+    assert found.findings[0].metric == found.metrics[0]
+    assert found.findings[0].statement.startswith("Share of correct images lost is ")
     value = found.metrics[0].value
     assert value is not None
     right = frame["label"] == frame["prediction"]
@@ -307,7 +318,7 @@ def test_distances_are_compared_by_group() -> None:
     assert (rows["attacks.one"][1], rows["attacks.one"][3], rows["attacks.one"][-1]) == ("b", "a", "groups differ")
     assert rows["attacks.two"][-1] == "not significant"
     right = (frame["label"] == frame["prediction"]).to_numpy()
-    at = {"probe": "attacks.one", "group": "kind", "norm": "linf"}
+    at = {"probe": "attacks.one", "group": "kind", "norm": "linf", "value": "b", "against": "a"}
     gap = next(m for m in found.metrics if m.name == "distance_gap" and m.at == at)
     expected = np.median(draw[right & ~near]) - np.median(draw[right & near] / 2)
     assert gap.value == pytest.approx(expected, rel=1e-6)
@@ -442,8 +453,8 @@ def test_effect_of_region_is_compared_by_group() -> None:
         return CounterfactualOcclusion().conclude(records(frame, 2)).findings[1]
 
     biased, unbiased = conclude(0.0, 0.4), conclude(0.2, 0.2)
-    assert "differs significantly by kind. Most significant difference, by kind: " in biased.statement
-    assert " over the control for b, " in biased.statement
+    assert "differs significantly by kind. Clearest, by kind: The score drop over the control is " in biased.statement
+    assert " higher for kind b than for kind a: " in biased.statement
     assert [e.title for e in biased.evidence][-2:] == [
         "Attribution frequency of each cell, kind b",
         "Attribution frequency of each cell, kind a",

@@ -66,6 +66,8 @@ COMPARISON = {
     comparison_record.ComparedProbeRecord: "properties/probes/items",
     comparison_record.ComparedMetricRecord: "$defs/metric",
     comparison_record.ValueRecord: "$defs/metric/properties/values/items",
+    comparison_record.DecidingRecord: "properties/decided_by/items",
+    comparison_record.RunGapRecord: "properties/gaps/items",
     comparison_record.PairRecord: "$defs/metric/properties/pairs/items",
     record.IntervalRecord: "$defs/metric/properties/pairs/items/properties/difference",
 }

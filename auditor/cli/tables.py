@@ -19,6 +19,7 @@ from auditor.findings.finding import Status
 from auditor.findings.record import IntervalRecord, ProbeRecord, metric_spec
 from auditor.report import documented
 from auditor.report.gaps import STATUS_TEXTS
+from auditor.report.group_gaps import severity_text
 from auditor.report.sentences import sentences
 from auditor.report.summary import file_name, headline
 from auditor.run.request import Outcome
@@ -173,6 +174,11 @@ def _comparison_notes(result: ComparisonRecord) -> list[str]:
     for item in result["differences"]:
         values = "; ".join(f"{run['name']}: {value}" for run, value in zip(runs, item["values"], strict=True))
         lines.append(f"- {item['what']} ({values}): {item['effect']}")
+    worst = {gap["run"]: gap for gap in reversed(result.get("gaps", []))}
+    lines += [
+        f"- {runs[run]['name']}: worst gap between groups, {severity_text(gap['severity'])}: {gap['statement']}"
+        for run, gap in sorted(worst.items())
+    ]
     lines += [f"- {probe['id']} is not compared: {probe['reason']}" for probe in result["probes"] if probe["reason"]]
     return lines
 

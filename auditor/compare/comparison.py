@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import auditor
 from auditor.compare.differences import correct_p_values
+from auditor.compare.facts import differences, refuse_mixed_labels, refuse_other_classes
 from auditor.compare.pairing import compare_probe
 from auditor.compare.runs import Run, common_images, first_record, open_run
 from auditor.compare.verdict import ALPHA, decide, leaderboard
+from auditor.compare.worst_gaps import worst_gaps
 from auditor.errors import AuditorError, BadInput
 from auditor.files import write_whole
 from auditor.findings.comparison_record import (
     ComparedProbeRecord,
     ComparedRunRecord,
     ComparisonRecord,
-    DifferenceRecord,
-    ImagesRecord,
 )
 from auditor.findings.finding import AREAS
-from auditor.findings.record import AuditRecord
 from auditor.plugin.registry import Registry, load
 from auditor.printable import printable_text
 
@@ -34,12 +33,14 @@ MAX_RUNS = 26
 def compare(folders: Sequence[Path], plugins: Registry | None = None) -> ComparisonRecord:
     """Return the content of comparison.json for these run folders; the first is the baseline.
 
-    Raises BadInput for fewer than two runs, no common image, no common probe, or labels in only some of the runs.
+    Raises BadInput for fewer than two runs, different classes, no common image, no common probe, or labels in only some
+    of the runs.
     """
     if not 2 <= len(folders) <= MAX_RUNS:
         raise BadInput(f"compare: {len(folders)} runs; expected 2 to {MAX_RUNS} run folders")
     runs = [open_run(chr(ord("A") + i), Path(folder)) for i, folder in enumerate(folders)]
-    _refuse_mixed_labels(runs)
+    refuse_mixed_labels(runs)
+    refuse_other_classes(runs)
     common, images = common_images(runs)
     probes = _probes(runs, common, plugins or load())
     tests = correct_p_values(probes)
@@ -48,26 +49,18 @@ def compare(folders: Sequence[Path], plugins: Registry | None = None) -> Compari
         "auditor": auditor.__version__,
         "runs": [_run_record(run) for run in runs],
         "images": images,
-        "differences": list(_differences(runs, images)),
+        "differences": list(differences(runs, images)),
         "alpha": ALPHA,
         "tests": tests,
         "probes": probes,
         "leaderboard": leaderboard(len(runs), probes) if len(runs) > 2 else [],
         "verdict": "no-difference",
         "verdict_reason": "",
+        "decided_by": [],
+        "gaps": worst_gaps(runs),
     }
-    result["verdict"], result["verdict_reason"] = decide(result)
+    result["verdict"], result["verdict_reason"], result["decided_by"] = decide(result)
     return result
-
-
-def _refuse_mixed_labels(runs: Sequence[Run]) -> None:
-    labelled = {run.audit["data"]["labelled"] for run in runs}
-    if len(labelled) > 1:
-        without = next(run for run in runs if not run.audit["data"]["labelled"])
-        raise BadInput(
-            f"{without.folder}: was audited without labels and another run with labels, so their accuracies mean"
-            " different things; audit both models on the same data"
-        )
 
 
 def _probes(runs: Sequence[Run], common: set[str] | None, plugins: Registry) -> list[ComparedProbeRecord]:
@@ -160,61 +153,3 @@ def _run_record(run: Run) -> ComparedRunRecord:
         "data": {"path": data["path"], "sha256": data["sha256"], "n": data["n"], "labelled": data["labelled"]},
         "verdict": audit["verdict"],
     }
-
-
-class _Fact(NamedTuple):
-    """A property of a run that should be the same in all runs."""
-
-    name: str
-    value: Callable[[AuditRecord], object]
-    effect: str
-    """Effect of a difference."""
-
-
-def _preprocessing(audit: AuditRecord) -> str:
-    described = audit["model"]["input"]
-    return json.dumps({"range": described["range"], "mean": described["mean"], "std": described["std"]})
-
-
-_FACTS = (
-    _Fact(
-        "input",
-        lambda audit: " × ".join(map(str, audit["model"]["input"]["shape"][1:])),
-        "L1 and L2 sizes depend on the resolution and are not compared",
-    ),
-    _Fact("preprocessing", _preprocessing, "it belongs to the model; check that each is right"),
-    _Fact(
-        "classes",
-        lambda audit: ", ".join(audit["model"]["classes"]),
-        "images are matched by the names of their labels",
-    ),
-    _Fact(
-        "access",
-        lambda audit: audit["model"]["access"],
-        "attacks that need gradients ran on the white-box model only",
-    ),
-    _Fact(
-        "seed",
-        lambda audit: audit["seed"],
-        "random starts, noise and the sample differ; part of a difference may be chance",
-    ),
-    _Fact("auditor", lambda audit: audit["auditor"], "a probe may have changed between the versions"),
-    _Fact(
-        "policy",
-        lambda audit: f"{audit['policy']['name']} {audit['policy']['sha256'][:8]}",
-        "statuses and verdicts were judged by other thresholds; the numbers do not depend on the policy",
-    ),
-    _Fact("device", lambda audit: str(audit["environment"]["device"]), "rounding differs between devices"),
-)
-
-
-def _differences(runs: Sequence[Run], images: ImagesRecord) -> Iterator[DifferenceRecord]:
-    """Yield the differences between the runs other than the model, with their effect."""
-    common = f"only the {images['common']} images that are the same in every run are compared"
-    for name, value, effect in (_Fact("data", lambda audit: audit["data"]["sha256"][:12], common), *_FACTS):
-        values = [value(run.audit) for run in runs]
-        if len(set(values)) > 1:
-            yield {"what": name, "values": [str(each)[:200] for each in values], "effect": effect}
-    models = [run.audit["model"]["sha256"][:12] for run in runs]
-    if len({run.audit["model"]["sha256"] for run in runs}) == 1:
-        yield {"what": "model", "values": models, "effect": "every run audited the same model file"}

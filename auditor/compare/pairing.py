@@ -65,7 +65,7 @@ def _metrics(runs: Sequence[Run], results: Sequence[ProbeResult]) -> Iterator[Co
     L1 and L2 sizes depend on the resolution, so they are left out if the input shapes differ.
     """
     shapes = {tuple(run.audit["model"]["input"]["shape"][1:]) for run in runs}
-    first_key = next(iter(results[0].metrics), None)
+    first_key = _key_metric(results)
     for key in results[0].metrics:
         if not all(key in result.metrics for result in results):
             continue
@@ -83,6 +83,16 @@ def _metrics(runs: Sequence[Run], results: Sequence[ProbeResult]) -> Iterator[Co
             "values": [_value(metric) for metric in metrics],
             "pairs": [compare_values(pair, metrics, values) for pair in pairs],
         }
+
+
+def _key_metric(results: Sequence[ProbeResult]) -> MetricKey | None:
+    """Return the key metric, the first of a probe, or the first of the same name that every run has.
+
+    The clearest gap of one run may be between groups that have no gap in another; another metric cannot replace it.
+    """
+    name = next((name for name, _ in results[0].metrics), None)
+    common = (key for key in results[0].metrics if all(key in result.metrics for result in results))
+    return next((key for key in common if key[0] == name), None)
 
 
 def _value(metric: MetricRecord) -> ValueRecord:

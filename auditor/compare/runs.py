@@ -94,7 +94,7 @@ def common_images(runs: Sequence[Run]) -> tuple[set[str] | None, ImagesRecord]:
         raise BadInput(
             f"{runs[1].folder}: has no image in common with {runs[0].folder} ({len(shared)} ids in common,"
             f" {len(other_bytes)} of them with other bytes, {len(other_label)} with another label); audit both models"
-            " with the same --data, --seed and --samples"
+            f" with the same --data, --seed and --samples{_hint(runs) if other_label else ''}"
         )
     counts: ImagesRecord = {
         "common": len(same),
@@ -103,6 +103,14 @@ def common_images(runs: Sequence[Run]) -> tuple[set[str] | None, ImagesRecord]:
         "other_label": len(other_label),
     }
     return (None if all(len(same) == size for size in sizes) else same), counts
+
+
+def _hint(runs: Sequence[Run]) -> str:
+    """Return a likely reason of different labels."""
+    orders = {tuple(run.audit["model"]["classes"]) for run in runs}
+    if len(orders) == 1:
+        return ""
+    return "; the class orders differ, so labels that are numbers mean other classes: name the labels in the data"
 
 
 def _refuse_unknown_images(runs: Sequence[Run]) -> None:

@@ -3,36 +3,95 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from auditor.findings.comparison_record import (
+    ComparedMetricRecord,
     ComparedProbeRecord,
     ComparisonRecord,
     ComparisonVerdict,
+    DecidingRecord,
     Outcome,
     RankRecord,
 )
+from auditor.findings.formatting import difference, lower, place, probability
+from auditor.findings.record import metric_spec
 
 ALPHA = 0.05
 """Probability of calling an unchanged model better or worse in any metric."""
 
+_NAMED = 3
+"""Metrics named in the reason of the verdict; comparison.json lists all that decided."""
+
 _Counts = Counter[Outcome]
 
 
-def decide(result: ComparisonRecord) -> tuple[ComparisonVerdict, str]:
-    """Return the verdict and its reason.
+def decide(result: ComparisonRecord) -> tuple[ComparisonVerdict, str, list[DecidingRecord]]:
+    """Return the verdict, its reason, and the metrics that decided it.
 
     Key metrics decide; without a difference in any of them, the other metrics do.
     """
     images = f"(n = {result['images']['common']} images in common)"
     if len(result["runs"]) > 2:
-        return "ranked", f"{_leaders(result)} {images}"
-    key, other = _counts(result["probes"], headline=True), _counts(result["probes"], headline=False)
-    decisive = key if key["better"] or key["worse"] else other
+        return "ranked", f"{_leaders(result)} {images}", []
+    changed = [_Changed(probe, metric) for probe in result["probes"] for metric in probe["metrics"]]
+    changed = [each for each in changed if each.outcome in ("better", "worse")]
+    key = [each for each in changed if each.metric["headline"]]
+    other = [each for each in changed if not each.metric["headline"]]
+    deciding = key or other
     baseline, new = (run["name"] for run in result["runs"])
-    verdict, text = _of_two(baseline, new, better=decisive["better"] > 0, worse=decisive["worse"] > 0)
-    parts = [text, *_tallies(key, other), *_changed(result["probes"])]
-    return verdict, "; ".join(parts) + f" {images}"
+    outcomes = {each.outcome for each in deciding}
+    verdict, text = _of_two(baseline, new, better="better" in outcomes, worse="worse" in outcomes)
+    parts = [text if key or not other else f"{text}, in no key metric but in other metrics"]
+    parts += _named(deciding)
+    parts += _tallies(*(_counts(result["probes"], headline=headline) for headline in (True, False)))
+    if key and other:
+        parts.append(f"other metrics that differ: {_listed([each.name for each in other])}")
+    return verdict, "; ".join(parts) + f" {images}", [each.record() for each in deciding]
+
+
+class _Changed(NamedTuple):
+    """A metric that is significantly better or worse in the second of two runs."""
+
+    probe: ComparedProbeRecord
+    metric: ComparedMetricRecord
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.metric["pairs"][0]["outcome"]
+
+    @property
+    def name(self) -> str:
+        """The metric with its setting and probe: ``accuracy at kind b (performance.accuracy)``."""
+        spec = metric_spec(self.probe.get("metric_specs", []), self.metric["name"])
+        return f"{lower(spec['label'])}{place(dict(self.metric['at']))} ({self.probe['id']})"
+
+    @property
+    def text(self) -> str:
+        """The metric with its difference and corrected p-value."""
+        pair = self.metric["pairs"][0]
+        p = probability(pair["p_adjusted"])
+        return f"{self.name} {difference(self.metric['unit'], pair['difference'])}, p {p if p[0] == '<' else '= ' + p}"
+
+    def record(self) -> DecidingRecord:
+        """The metric in comparison.json."""
+        metric = self.metric
+        return {"probe": self.probe["id"], "name": metric["name"], "at": metric["at"], "outcome": self.outcome}
+
+
+def _named(deciding: Sequence[_Changed]) -> Iterator[str]:
+    """Name the deciding metrics with their differences, the worse ones first, most significant first."""
+    for outcome in ("worse", "better"):
+        found = [each for each in deciding if each.outcome == outcome]
+        found.sort(key=lambda each: each.metric["pairs"][0]["p_adjusted"] or 0.0)
+        if found:
+            yield f"{outcome}: {_listed([each.text for each in found])}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    named = ", ".join(names[:_NAMED])
+    return named if len(names) <= _NAMED else f"{named} and {len(names) - _NAMED} more"
 
 
 def _leaders(result: ComparisonRecord) -> str:
@@ -73,18 +132,6 @@ def _tallies(key: _Counts, other: _Counts) -> Iterable[str]:
         tested = sum(counts.values()) - counts["not-tested"]
         if tested:
             yield f"of {tested} {kind} metrics {counts['worse']} significantly worse, {counts['better']} better"
-
-
-def _changed(probes: Sequence[ComparedProbeRecord]) -> Iterable[str]:
-    """Name the probes with worse and with better metrics."""
-    for outcome in ("worse", "better"):
-        names = [
-            probe["id"]
-            for probe in probes
-            if any(metric["pairs"][0]["outcome"] == outcome for metric in probe["metrics"])
-        ]
-        if names:
-            yield f"{outcome}: {', '.join(names)}"
 
 
 def leaderboard(n_runs: int, probes: Sequence[ComparedProbeRecord]) -> list[RankRecord]:

@@ -139,6 +139,25 @@ class RankRecord(TypedDict):
     no_difference: int
 
 
+class DecidingRecord(TypedDict):
+    """A metric that decided the verdict of two runs."""
+
+    probe: str
+    name: str
+    at: dict[str, Scalar]
+    outcome: Outcome
+
+
+class RunGapRecord(TypedDict):
+    """A significant gap between groups in one of the runs."""
+
+    run: int
+    finding: str
+    """Id of the finding in that run."""
+    severity: Severity
+    statement: str
+
+
 class ComparisonRecord(TypedDict):
     """The whole comparison.json."""
 
@@ -153,16 +172,21 @@ class ComparisonRecord(TypedDict):
     leaderboard: list[RankRecord]
     verdict: ComparisonVerdict
     verdict_reason: str
+    decided_by: NotRequired[list[DecidingRecord]]
+    """The metrics that decided; empty without a difference, and for more than two runs."""
+    gaps: NotRequired[list[RunGapRecord]]
+    """The worst gaps between groups of each run, as in its own report."""
 
 
 def metric_of(metric: ComparedMetricRecord, value: ValueRecord) -> MetricRecord:
     """Return a compared metric with its value in one run."""
+    # spelled out, because MetricRecord has a key that may be missing
     return {
         "name": metric["name"],
-        "at": metric["at"],
-        "unit": metric["unit"],
         "value": value["value"],
         "low": value["low"],
         "high": value["high"],
         "n": value["n"],
+        "unit": metric["unit"],
+        "at": metric["at"],
     }

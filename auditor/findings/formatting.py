@@ -226,10 +226,14 @@ def _size(rest: dict[str, Json]) -> str:
 
 
 def _group(rest: dict[str, Json]) -> str:
-    """Take a group and its value out of ``rest`` and format them."""
-    if not {"group", "value"} <= set(rest):
+    """Take a group, its value and the group that it is compared with out of ``rest`` and format them."""
+    if {"group", "value"} <= set(rest):
+        text = f"{rest.pop('group')} {cell(_scalar(rest.pop('value')), 'number')}"
+    elif {"class", "against"} <= set(rest):
+        text = f"class {cell(_scalar(rest.pop('class')), 'number')}"
+    else:
         return ""
-    return f"{rest.pop('group')} {cell(_scalar(rest.pop('value')), 'number')}"
+    return f"{text} against {cell(_scalar(rest.pop('against')), 'number')}" if "against" in rest else text
 
 
 def _setting_at(key: str, item: Json) -> str:
@@ -243,10 +247,15 @@ def _scalar(item: Json) -> CellRecord:
 
 
 def place(at: Mapping[str, Json]) -> str:
-    """Format the setting of a measurement after a metric's label: `` at L∞ 8/255``, `` by lighting``."""
+    """Format the setting of a measurement after a metric's label: `` at L∞ 8/255``, `` by lighting``.
+
+    A gap: `` of lighting dark against bright``.
+    """
     if set(at) == {"group"}:
         return f" by {at['group']}"
     text = measured_at(at)
+    if text and "against" in at:
+        return f" of {text}"
     return f" at {text}" if text else ""
 
 

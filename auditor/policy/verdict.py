@@ -50,7 +50,8 @@ def judge(probe: ProbeRecord, policy: Policy) -> ProbeRecord:
         counted = [verdict for verdict in failed if not accepted[id(verdict)]]
         worst = max(counted or failed, key=lambda verdict: SEVERITIES.index(verdict.severity))
         if counted:
-            return {**result, "status": "fail", "severity": worst.severity, "reason": worst.reason}
+            more = f"; {len(counted) - 1} more failed" if len(counted) > 1 else ""
+            return {**result, "status": "fail", "severity": worst.severity, "reason": worst.reason + more}
         # a failure all the same; without a severity it does not count towards the verdict
         return {**result, "status": "fail", "reason": f"{worst.reason}; {_acceptance(entries[0])}"}
     if caveat:
@@ -171,7 +172,8 @@ def _apply(rule: Rule, probe: ProbeRecord) -> list[_Verdict]:
 
 def _verdicts(rule: Rule, probe: ProbeRecord) -> list[_Verdict]:
     spec = metric_spec(probe.get("metric_specs", []), rule.metric)
-    named = [m for m in probe["metrics"] if m["name"] == rule.metric and m["value"] is not None]
+    # 0 of 0 is neither a failure nor a pass
+    named = [m for m in probe["metrics"] if m["name"] == rule.metric and m["value"] is not None and m["n"] > 0]
     verdicts = [_compare(rule, metric, spec) for metric in named if at_matches(rule.at, metric["at"])]
     if verdicts:
         return verdicts

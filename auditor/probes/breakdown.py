@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from auditor.findings.evidence import Axis, Cell, Curve, Point, Series, Table
-from auditor.findings.formatting import percent
-from auditor.findings.metric import Metric
+from auditor.findings.finding import Finding
+from auditor.findings.formatting import percent, place, probability
+from auditor.findings.metric import Metric, Scalar
 from auditor.probes.base import Probe, Records
+from auditor.probes.gaps import ALPHA, Gap, Stratum, find_gaps, shares
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
-
-ALPHA = 0.05
-"""Level of significance of every test between groups."""
 
 _SMALL_NAMED = 10
 """Groups named in the statement as too small to compare."""
@@ -31,124 +29,131 @@ def significance(p_value: float) -> Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extremes:
-    """A statistic of each group, the two extreme groups and a test of equality over all compared groups."""
+class Comparison:
+    """A statistic of each group of one grouping, and the gaps between the groups that are large enough."""
 
     grouping: str
     groups: Mapping[str, Metric]
     """The statistic of each group with its interval and n."""
-    highest: str = ""
-    lowest: str = ""
-    """Compared groups with the extreme values; empty if fewer than two groups are large enough."""
-    p_value: float = 1.0
+    stratum: Stratum
+    """The groups that are large enough."""
+    small: Mapping[str, int] = field(default_factory=dict)
+    """Sizes of the groups that are too small to compare."""
+    gaps: Sequence[Gap] = ()
+    """The gap of each group that has a better one, clearest first; see ``find_gaps``."""
+
+    @property
+    def gap(self) -> Metric:
+        """The clearest gap; value None if fewer than two groups are large enough."""
+        if self.gaps:
+            return self.gaps[0].metric
+        n = sum(self.stratum.statistic.size(cell) for cell in self.stratum.cells.values())
+        return Metric(name=self.stratum.gap, value=None, n=n, unit=self.stratum.unit, at=self.stratum.at)
+
+    @property
+    def significant(self) -> list[Gap]:
+        """The significant gaps."""
+        return [gap for gap in self.gaps if gap.significant]
+
+    @property
+    def p_value(self) -> float:
+        """The smallest adjusted p-value."""
+        return min((gap.p_value for gap in self.gaps), default=1.0)
 
     @property
     def verdict(self) -> Verdict:
-        """The result of the test; "undecided" without two groups to compare."""
-        return significance(self.p_value) if self.highest else "undecided"
+        """Whether any gap is significant; "undecided" without two groups to compare."""
+        if not self.gaps:
+            return "undecided"
+        return "groups differ" if self.significant else "not significant"
+
+    @property
+    def lowest(self) -> str:
+        """The compared group with the lowest statistic; empty if fewer than two groups are compared."""
+        return self._extreme(min)
+
+    @property
+    def highest(self) -> str:
+        """The compared group with the highest statistic; empty if fewer than two groups are compared."""
+        return self._extreme(max)
+
+    def _extreme(self, which: Callable[..., str]) -> str:
+        compared = [value for value in self.stratum.cells if self.groups[value].value is not None]
+        return which(compared, key=lambda value: self.groups[value].value) if self.gaps else ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Comparison(Extremes):
-    """Extremes with the gap between them."""
-
-    gap: Metric
-    """Difference of the extreme groups; value None if fewer than two groups are large enough."""
-    small: Mapping[str, int] = field(default_factory=dict)
-    """Sizes of the groups that are too small to compare."""
+def compare(comparisons: Sequence[Comparison], strata: Sequence[Stratum] = ()) -> tuple[list[Comparison], list[Gap]]:
+    """Find the gaps of all comparisons and of further strata, corrected together; those of the strata come second."""
+    found = find_gaps([*(comparison.stratum for comparison in comparisons), *strata])
+    compared = [replace(c, gaps=[gap for gap in found if gap.stratum is c.stratum]) for c in comparisons]
+    return compared, [gap for gap in found if any(gap.stratum is stratum for stratum in strata)]
 
 
-E = TypeVar("E", bound=Extremes)
-
-
-def holm_adjusted(comparisons: Sequence[E]) -> list[E]:
-    """Return the comparisons with p-values adjusted for their number (Holm 1979)."""
-    from auditor import statistics
-
-    adjusted = statistics.holm([comparison.p_value for comparison in comparisons])
-    return [replace(comparison, p_value=p) for comparison, p in zip(comparisons, adjusted, strict=True)]
-
-
-def compare_shares(
-    grouping: str, hits: pd.Series, values: pd.Series, minimum: int, *, metric: str, gap: str
+def share_comparison(
+    grouping: str,
+    counts: Mapping[str, tuple[int, int]],
+    minimum: int,
+    *,
+    metric: str,
+    gap: str,
+    at: Mapping[str, Scalar] | None = None,
+    key: str = "value",
+    worse: int = -1,
 ) -> Comparison:
-    """Compare the share of True in ``hits`` (n,) between the groups in ``values`` (n,).
+    """Prepare a comparison of shares; ``counts`` holds (hits, n) of each group.
 
-    Groups have Wilson's interval. The extreme pair was selected, so the interval of the gap is Newcombe's with a
-    Bonferroni correction over all pairs. The test is chi-square. ``metric`` and ``gap`` name the metrics.
+    ``metric`` and ``gap`` name the metrics. Groups have Wilson's
+    interval. ``at`` says where the gap is measured, by default by ``grouping``.
     """
-    from fairlearn.metrics import MetricFrame, count
-    from sklearn.metrics import accuracy_score
-
-    table = MetricFrame(
-        metrics={"share": accuracy_score, "n": count},
-        y_true=[True] * len(hits),
-        y_pred=hits.astype(bool).tolist(),
-        sensitive_features=values.rename("value"),
-    ).by_group
-    sizes = {str(value): int(n) for value, n in table["n"].items()}
-    counts = {
-        str(value): (round(float(share) * sizes[str(value)]), sizes[str(value)])
-        for value, share in table["share"].items()
-    }
-    return compare_counts(grouping, counts, minimum, metric=metric, gap=gap)
-
-
-def compare_counts(
-    grouping: str, counts: Mapping[str, tuple[int, int]], minimum: int, *, metric: str, gap: str
-) -> Comparison:
-    """Compare shares as ``compare_shares`` does; ``counts`` holds (hits, n) of each group."""
     from auditor import statistics
 
+    where = {"group": grouping} if at is None else at
     groups = {
-        value: Metric(name=metric, **statistics.wilson(hits, n)._asdict(), n=n, at={"group": grouping, "value": value})
+        value: Metric(name=metric, **statistics.wilson(hits, n)._asdict(), n=n, at={**where, key: value})
         for value, (hits, n) in counts.items()
     }
-    small = {value: n for value, (_, n) in counts.items() if n < minimum}
-    large = {value: count for value, count in counts.items() if value not in small}
-    n_compared = sum(n for _, n in large.values())
-    missing = Metric(name=gap, value=None, n=n_compared, at={"group": grouping})
-    if len(large) < 2:
-        return Comparison(grouping=grouping, groups=groups, gap=missing, small=small)
-    shares = {value: hits / n for value, (hits, n) in large.items()}
-    best, worst = max(shares, key=lambda v: shares[v]), min(shares, key=lambda v: shares[v])
-    value, low, high = statistics.newcombe(
-        (large[best][0], large[worst][0]), (large[best][1], large[worst][1]), confidence=1 - pairwise_alpha(len(large))
-    )
+    large = {value: count for value, count in counts.items() if count[1] >= minimum}
+    family = (gap, grouping, *(str(item) for item in where.values()))
+    stratum = Stratum(gap=gap, cells=large, statistic=shares(), at=where, key=key, family=family, worse=worse)
     return Comparison(
         grouping=grouping,
         groups=groups,
-        highest=best,
-        lowest=worst,
-        p_value=_chi_square(large.values()),
-        gap=replace(missing, value=value, low=None if low is None else max(0.0, low), high=high),
-        small=small,
+        stratum=stratum,
+        small={value: n for value, (_, n) in counts.items() if n < minimum},
     )
 
 
-def pairwise_alpha(groups: int) -> float:
-    """Return the level of one pair such that ``ALPHA`` holds over all pairs of groups (Bonferroni)."""
-    return ALPHA / (groups * (groups - 1) / 2)
+def share_counts(hits: pd.Series, values: pd.Series) -> dict[str, tuple[int, int]]:
+    """Return (number of True in ``hits``, n) of each group in ``values``, both (n,)."""
+    by_group = hits.astype(bool).groupby(values.astype(str).to_numpy(), sort=True).agg(["sum", "size"])
+    return {str(value): (int(row["sum"]), int(row["size"])) for value, row in by_group.iterrows()}
 
 
-def _chi_square(counts: Iterable[tuple[int, int]]) -> float:
-    """P-value of equal shares; 1 if all shares are 0 or all are 1."""
-    from scipy.stats import chi2_contingency
-
-    hits, misses = zip(*[(hits, n - hits) for hits, n in counts], strict=True)
-    return float(chi2_contingency([hits, misses]).pvalue) if any(hits) and any(misses) else 1.0
-
-
-def kruskal_wallis(samples: Sequence[NDArray[Any]]) -> float:
-    """P-value of the Kruskal-Wallis test; 1 if all values are equal. Infinite values rank above all others."""
-    import numpy as np
-    from scipy.stats import kruskal
-
-    # ranks, because SciPy does not accept infinite values
-    ranks = np.unique(np.concatenate(samples), return_inverse=True)[1]
-    if not ranks.any():
-        return 1.0
-    return float(kruskal(*np.split(ranks, np.cumsum([len(sample) for sample in samples])[:-1])).pvalue)
+def gap_table(gaps: Sequence[Gap], *, title: str, caption: str = "", limit: int = 50) -> Table:
+    """Tabulate gaps with both groups and their n, clearest first."""
+    rows: list[list[Cell]] = [
+        [
+            gap.group,
+            gap.estimate(gap.group).cell(),
+            gap.estimate(gap.group).n,
+            gap.against,
+            gap.estimate(gap.against).cell(),
+            gap.estimate(gap.against).n,
+            gap.metric.cell(),
+            probability(gap.p_value),
+            "groups differ" if gap.significant else "not significant",
+        ]
+        for gap in gaps[:limit]
+    ]
+    if len(gaps) > limit:
+        caption = f"{caption} First {limit} of {len(gaps)} gaps.".strip()
+    return Table(
+        title=title,
+        columns=["group", "its value", "n", "better group", "its value", "n", "gap", "p (Holm)", "verdict"],
+        formats=["text", "percent", "count", "text", "percent", "count", "percent", "text", "text"],
+        rows=rows,
+        caption=f"Each group against the better group to which its gap is clearest. {caption}".strip(),
+    )
 
 
 class Column(NamedTuple):
@@ -172,7 +177,7 @@ class Breakdown(Probe):
 
     def table(
         self,
-        comparison: Extremes,
+        comparison: Comparison,
         *,
         title: str,
         statistic: str,
@@ -202,7 +207,7 @@ class Breakdown(Probe):
             caption=caption,
         )
 
-    def curve(self, comparison: Extremes, *, title: str, statistic: str) -> Curve:
+    def curve(self, comparison: Comparison, *, title: str, statistic: str) -> Curve:
         """Return the statistic of each group with its interval, by rank."""
         ordered = self._ordered(comparison)[: self.rows_shown]
         ranked = [
@@ -217,9 +222,26 @@ class Breakdown(Probe):
         )
 
     @staticmethod
-    def _ordered(comparison: Extremes, *, descending: bool = False) -> list[tuple[str, Metric]]:
+    def _ordered(comparison: Comparison, *, descending: bool = False) -> list[tuple[str, Metric]]:
         sign = -1 if descending else 1
         return sorted(comparison.groups.items(), key=lambda item: sign * (item[1].value or 0.0))
+
+    def gap_findings(self, gaps: Sequence[Gap], title: str, subject: str) -> list[Finding]:
+        """Return a finding for each significant gap; ``subject`` begins its statement, ``title`` its title."""
+        found = []
+        for gap in gaps:
+            if gap.significant:
+                # without the other group, which may differ in the next run
+                parts = [str(part) for key, part in gap.metric.at.items() if key != "against"]
+                found.append(
+                    Finding(
+                        id="/".join([self.meta.id, gap.metric.name.replace("_", "-"), *parts]),
+                        title=f"{title}{place(dict(gap.metric.at))}",
+                        statement=gap.statement(subject),
+                        metric=gap.metric,
+                    )
+                )
+        return found
 
     def undecided(self, records: Records, comparison: Comparison) -> str:
         """State that too few groups are large enough."""
@@ -229,7 +251,7 @@ class Breakdown(Probe):
         )
 
     @staticmethod
-    def extremes_text(comparison: Extremes) -> str:
+    def extremes_text(comparison: Comparison) -> str:
         """Name the extreme groups with their shares and sizes."""
         lowest, highest = (
             f"{value} ({percent(comparison.groups[value])}, n = {comparison.groups[value].n})"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.data.class_orders import common_orders, reordered
 from auditor.findings.formatting import percent
-from auditor.probes.breakdown import ALPHA
+from auditor.probes.gaps import ALPHA
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.findings.metric import Metric
 from auditor.model.presets import PRESETS
-from auditor.probes.breakdown import ALPHA
 from auditor.probes.class_orders import majority_share
+from auditor.probes.gaps import ALPHA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -14,6 +14,7 @@ from auditor.findings import formatting
 from auditor.findings.record import AuditRecord
 from auditor.report import summary
 from auditor.report.gaps import gaps
+from auditor.report.group_gaps import group_gaps, severity_text
 from auditor.report.markdown import plain
 from auditor.report.ranking import RankedMetric, worst_findings
 
@@ -102,8 +103,16 @@ def _evaluation(audit: AuditRecord) -> Iterator[str]:
 def _limitations(audit: AuditRecord) -> Iterator[str]:
     yield "## Bias, Risks, and Limitations"
     yield ""
-    for worst in worst_findings(audit["probes"], 5):
+    worst_five = worst_findings(audit["probes"], 5)
+    named = {worst.finding["id"] for worst in worst_five}
+    for worst in worst_five:
         yield f"- **{worst.finding['severity']}**: {plain(worst.finding['statement'])} (`{worst.probe['id']}`)"
+    found = group_gaps(audit)
+    for probe, finding in found.worst:
+        if finding["id"] not in named:
+            yield f"- **{severity_text(finding['severity'])}**: {plain(finding['statement'])} (`{probe['id']}`)"
+    if found.text:
+        yield f"- {found.text}"
     for entry in summary.accepted(audit):
         if entry["state"] == "holds":
             text = f"accepted by {entry['author']} until {entry['expires']}: {entry['justification']}"

@@ -23,6 +23,7 @@ from auditor.findings.losses import unjudged_losses
 from auditor.findings.record import AuditRecord, HeatMapRecord, PlotRecord, metric_spec, spec_of
 from auditor.report import documented, frameworks, layout, summary
 from auditor.report.gaps import gaps
+from auditor.report.group_gaps import group_gaps
 from auditor.report.heat_map import heat_map, overlay
 from auditor.report.pictures import Pictures
 from auditor.report.plot import plot
@@ -128,6 +129,7 @@ def page(audit: AuditRecord, run: Path, *, paper: bool, size: str = "a4") -> str
         losses=unjudged_losses(audit["probes"]),
         area_summaries=summary.area_summaries(audit),
         gaps=gaps(audit),
+        group_gaps=group_gaps(audit),
         accepted=summary.accepted(audit),
         specs={probe["id"]: probe.get("metric_specs", []) for probe in audit["probes"]},
         frameworks=frameworks.appendix(audit["probes"]),

@@ -10,8 +10,12 @@ from auditor.findings.losses import unjudged_losses
 from auditor.findings.record import AuditRecord, ProbeRecord, spec_of
 from auditor.report import documented, summary
 from auditor.report.gaps import gaps
+from auditor.report.group_gaps import group_gaps, severity_text
 from auditor.report.ranking import worst_findings
 from auditor.report.sentences import sentences
+
+_WORST = 3
+"""Worst findings in the summary."""
 
 MARKS = {
     "pass": "✅ pass",
@@ -45,6 +49,7 @@ def render_markdown(audit: AuditRecord, run: Path) -> bytes:
         "",
         *_worst(audit),
         *_losses(audit),
+        *_group_gaps(audit),
         *_accepted(audit),
         *_probes(audit),
         *_documented(audit),
@@ -61,7 +66,7 @@ def _section(title: str, items: list[str]) -> list[str]:
 
 def _worst(audit: AuditRecord) -> list[str]:
     items = []
-    for _, finding in worst_findings(audit["probes"], 3):
+    for _, finding in worst_findings(audit["probes"], _WORST):
         severity = finding["severity"] + (", accepted" if finding.get("accepted") else "")
         items.append(f"- **{severity}** {plain(finding['title'])}: {plain(finding['statement'])}")
     return _section("Worst findings", items)
@@ -73,6 +78,17 @@ def _losses(audit: AuditRecord) -> list[str]:
         for loss in unjudged_losses(audit["probes"])
     ]
     return _section("Large losses that the policy does not judge", items)
+
+
+def _group_gaps(audit: AuditRecord) -> list[str]:
+    gaps, named = group_gaps(audit), worst_findings(audit["probes"], _WORST)
+    items = [
+        f"- **{severity_text(entry.finding['severity'])}** {plain(entry.finding['statement'])}"
+        for entry in gaps.worst
+        if entry not in named
+    ]
+    title = "Further gaps between groups" if len(items) < len(gaps.worst) else "Worst gaps between groups"
+    return _section(title, [*items, *([f"- {gaps.text}"] if gaps.text else [])])
 
 
 def _accepted(audit: AuditRecord) -> list[str]:

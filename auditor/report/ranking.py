@@ -118,4 +118,7 @@ def _order(ranked: RankedFinding) -> tuple[float, float, float]:
     metric = ranked.finding["metric"]
     specs = ranked.probe.get("metric_specs", [])
     bad = badness(metric, metric_spec(specs, metric["name"])) if metric else _UNKNOWN
+    if metric and "against" in metric["at"]:
+        # a gap with a high lower end is better established than a large gap of a small group
+        bad = metric["low"] or 0.0
     return -SEVERITIES.index(ranked.finding["severity"]), -bad, perturbation_size(metric)

@@ -8,7 +8,8 @@ from auditor.findings import formatting
 from auditor.findings.finding import AREAS, Area
 from auditor.findings.record import AuditRecord, ParityRecord, ProbeRecord
 from auditor.report.gaps import STATUS_TEXTS
-from auditor.report.ranking import RankedMetric, badness, comparable_metrics, worst_findings, worst_first
+from auditor.report.group_gaps import group_gaps, largest_gap
+from auditor.report.ranking import RankedMetric, comparable_metrics, worst_findings, worst_first
 from auditor.report.summary import AREA_TITLES, accepted, counts, file_name, in_areas, key_metric, with_results
 
 _ALL_METHODS = "explanations.faithfulness"
@@ -71,8 +72,9 @@ def _has_number(probe: ProbeRecord) -> bool:
 def _text(ranked: RankedMetric) -> str:
     """Format a number: ``robust accuracy 3.1 % [1.7, 5.6] at L∞ 4/255 (n = 256)``."""
     metric, spec = ranked.metric, ranked.spec
-    number = formatting.measured(metric, spec) + formatting.place(metric["at"])
-    return f"{formatting.lower(spec['label'])} {number} (n = {metric['n']})"
+    where, number = formatting.place(metric["at"]), formatting.measured(metric, spec)
+    text = f"{where} {number}" if "against" in metric["at"] else f" {number}{where}"
+    return f"{formatting.lower(spec['label'])}{text} (n = {metric['n']})"
 
 
 def _under(ranked: RankedMetric) -> str:
@@ -85,11 +87,15 @@ def _subgroups(audit: AuditRecord) -> str:
     probes = with_results(everything)
     if not any(_has_number(probe) for probe in probes):
         return _sentence(title + "not measured" + _because(everything))
-    gaps = [ranked for probe in probes for ranked in comparable_metrics(probe) if ranked.spec["difference"]]
-    # a gap with a high lower end is better established than a large gap of a small group
-    worst = max(gaps, key=lambda gap: (gap.metric["low"] or 0.0, badness(gap.metric, gap.spec)), default=None)
-    clearest = f"the clearest gap is {_under(worst)}" if worst else "no gap has a number"
-    return _sentence(f"{title}{clearest}; {_judgement(probes)}")
+    gaps, largest = group_gaps(audit, 1), largest_gap(audit)
+    if gaps.worst:
+        gap = "gap between groups is" if gaps.found == 1 else "gaps between groups are"
+        text = f"{gaps.found} {gap} significant; worst: {gaps.worst[0].finding['statement'].rstrip('.')}"
+    elif largest:
+        text = f"no gap between groups is significant; the largest is {_under(largest)}"
+    else:
+        text = gaps.text[:1].lower() + gaps.text[1:].rstrip(".")
+    return _sentence(f"{title}{text}; {_judgement(probes)}")
 
 
 def _judgement(probes: Sequence[ProbeRecord]) -> str:

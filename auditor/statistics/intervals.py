@@ -10,6 +10,7 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Interval(NamedTuple):
@@ -48,6 +49,38 @@ def newcombe(successes: tuple[int, int], n: tuple[int, int], *, confidence: floa
     low = difference - float(np.hypot(p1 - l1, u2 - p2))
     high = difference + float(np.hypot(u1 - p1, p2 - l2))
     return Interval(difference, max(-1.0, low), min(1.0, high))
+
+
+def median_interval(values: NDArray[np.float64], *, confidence: float = 0.95) -> Interval:
+    """Return the median of ``values`` (n,) with its exact interval between two order statistics.
+
+    Distribution-free (David and Nagaraja 2003, section 7.1), so it holds at any confidence, unlike a bootstrap. The
+    ends are infinite if there are too few values for the confidence.
+    """
+    from scipy.stats import binom
+
+    n = len(values)
+    if n == 0:
+        return NOTHING
+    ordered = np.sort(values)
+    rank = int(binom.ppf((1 - confidence) / 2, n, 0.5))
+    if rank == 0:
+        return Interval(float(np.median(ordered)), -float("inf"), float("inf"))
+    return Interval(float(np.median(ordered)), float(ordered[rank - 1]), float(ordered[n - rank]))
+
+
+def mean_interval(values: NDArray[np.float64], *, confidence: float = 0.95) -> Interval:
+    """Return the mean of ``values`` (n,) with Student's interval; infinite ends for fewer than two values."""
+    from scipy.special import stdtrit
+
+    n = len(values)
+    if n == 0:
+        return NOTHING
+    value = float(values.mean())
+    if n == 1:
+        return Interval(value, -float("inf"), float("inf"))
+    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * float(values.std(ddof=1)) / n**0.5
+    return Interval(value, value - half, value + half)
 
 
 def matched(gained: int, lost: int, n: int, *, confidence: float = 0.95) -> Interval:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from auditor.statistics.intervals import NOTHING, Interval
 
@@ -66,11 +67,41 @@ def two_sided(z: float) -> float:
     return math.erfc(abs(z) / math.sqrt(2))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values for their number (Holm 1979)."""
+def fisher_lower(first: tuple[int, int], second: tuple[int, int]) -> float:
+    """Return the one-sided p-value of Fisher's exact test of "the first share is no lower than the second".
+
+    ``first`` and ``second`` are (hits, n) of two independent samples. Exact for any n, so that small groups raise no
+    false alarm at the strict levels of many tests, where the normal approximation fails.
+    """
+    from scipy.stats import hypergeom
+
+    (hits, n), (other_hits, other_n) = first, second
+    return min(1.0, float(hypergeom.cdf(hits, n + other_n, hits + other_hits, n))) if n and other_n else 1.0
+
+
+def rank_lower(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Return the one-sided p-value of the rank-sum test of "the first sample, (n,), is no lower than the second, (m,)".
+
+    Mann and Whitney 1947; infinite values rank above all others. 1 if all values are equal.
+    """
+    from scipy.stats import mannwhitneyu
+
+    if not (len(first) and len(second)):
+        return 1.0
+    # ranks, because SciPy does not accept infinite values
+    ranks = np.unique(np.concatenate([first, second]), return_inverse=True)[1]
+    if not ranks.any():
+        return 1.0
+    return float(mannwhitneyu(ranks[: len(first)], ranks[len(first) :], alternative="less").pvalue)
+
+
+def holm(p_values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
+    """Adjust p-values for their number (Holm 1979); ``weights`` share the level unequally, by default equally."""
+    shares = [1.0] * len(p_values) if weights is None else list(weights)
     adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        running = max(running, min(1.0, (len(p_values) - rank) * p_values[index]))
+    running, remaining = 0.0, sum(shares)
+    for index in sorted(range(len(p_values)), key=lambda i: p_values[i] / shares[i]):
+        running = max(running, min(1.0, p_values[index] * remaining / shares[index]))
         adjusted[index] = running
+        remaining -= shares[index]
     return adjusted

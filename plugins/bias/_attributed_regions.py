@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from auditor import HeatMap, Records
+from auditor.probes.gaps import clearness
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from auditor import Evidence
-    from auditor.probes.breakdown import Extremes
+    from auditor.probes.breakdown import Comparison
 
 _PREDICTIONS_SHOWN = 4
 _FEATURES_SHOWN = 20
@@ -22,7 +23,7 @@ Groups = Mapping[str, "NDArray[np.bool_]"]
 
 
 def region_maps(
-    records: Records, cuts: Mapping[str, pd.Series], comparisons: Sequence[Extremes]
+    records: Records, cuts: Mapping[str, pd.Series], comparisons: Sequence[Comparison]
 ) -> tuple[list[Evidence], str]:
     """Return maps of how often each cell is in the region, and a sentence on the most frequent one.
 
@@ -55,7 +56,7 @@ def _article(side: int) -> str:
     return "an" if side in {8, 11, 18} else "a"
 
 
-def _groups(cuts: Mapping[str, pd.Series], comparisons: Sequence[Extremes], n: int) -> Groups:
+def _groups(cuts: Mapping[str, pd.Series], comparisons: Sequence[Comparison], n: int) -> Groups:
     """Return the masks (n,) of the groups to draw, by title."""
     import numpy as np
 
@@ -67,8 +68,9 @@ def _groups(cuts: Mapping[str, pd.Series], comparisons: Sequence[Extremes], n: i
     ]
     differing = [c for c in comparisons if c.verdict == "groups differ" and c.grouping != "prediction"]
     if differing:
-        clearest = min(differing, key=lambda comparison: comparison.p_value)
-        wanted += [(clearest.grouping, clearest.highest), (clearest.grouping, clearest.lowest)]
+        clearest = max((gap for comparison in differing for gap in comparison.significant), key=clearness)
+        grouping = str(clearest.stratum.at["group"])
+        wanted += [(grouping, clearest.group), (grouping, clearest.against)]
     return {"all": np.ones(n, dtype=bool)} | {
         f"{name} {value}": (cuts[name] == value).to_numpy() for name, value in wanted
     }

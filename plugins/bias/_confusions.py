@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from auditor import Finding, HeatMap, Records, Table
-from auditor.probes.breakdown import ALPHA
+from auditor.probes.gaps import ALPHA
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,9 @@ def asymmetry_finding(records: Records, matrix: NDArray[np.int64]) -> Finding:
         id="bias.classes/asymmetry",
         title="Asymmetric confusions",
         statement=f"{one_sided} of the {len(pairs)} pairs of classes with at least one confusion are confused"
-        f" significantly more often in one direction (n = {errors} errors; exact binomial tests, Holm).",
+        f" significantly more often in one direction (n = {errors} errors; exact binomial tests, Holm)."
+        if pairs
+        else f"No class is confused with another (n = {errors} errors in {int(matrix.sum())} {records.kind}).",
         n=errors,
         evidence=evidence,
     )
@@ -58,14 +60,12 @@ def asymmetry_finding(records: Records, matrix: NDArray[np.int64]) -> Finding:
 
 def _confused_pairs(matrix: NDArray[np.int64]) -> list[tuple[int, int, float]]:
     """Return (label, prediction, adjusted p-value) in the more frequent direction, most one-sided pair first."""
-    from scipy.stats import binomtest
-
     from auditor import statistics
 
     k = len(matrix)
     pairs = [(a, b) for a in range(k) for b in range(a + 1, k) if matrix[a, b] + matrix[b, a]]
     pairs.sort(key=lambda pair: -abs(int(matrix[pair]) - int(matrix[pair[::-1]])))
-    p_values = [float(binomtest(int(matrix[a, b]), int(matrix[a, b] + matrix[b, a]), 0.5).pvalue) for a, b in pairs]
+    p_values = [statistics.mcnemar_two_sided(int(matrix[a, b]), int(matrix[b, a])) for a, b in pairs]
     adjusted = statistics.holm(p_values)
     return [(a, b, p) if matrix[a, b] >= matrix[b, a] else (b, a, p) for (a, b), p in zip(pairs, adjusted, strict=True)]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from auditor import Metric, MetricSpec, Records, Table
-from auditor.findings.formatting import norm_name
-from auditor.probes.breakdown import Comparison, Format, kruskal_wallis, pairwise_alpha
+from auditor import MetricSpec, Records, Table
+from auditor.findings.formatting import norm_name, probability
+from auditor.probes.breakdown import Comparison, Format
+from auditor.probes.gaps import Stratum, medians
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from auditor.findings.evidence import Cell
+    from auditor.findings.metric import Scalar
 
 DISTANCE_GAP = MetricSpec(
     name="distance_gap",
@@ -23,59 +25,43 @@ DISTANCE_GAP = MetricSpec(
     unit="norm",
     bound="estimate",
 )
+CLASS_DISTANCE_GAP = MetricSpec(
+    name="class_distance_gap",
+    label="Class gap in the median distance to the error found",
+    better="lower",
+    unit="norm",
+    bound="estimate",
+)
 
-_SEED = 20260103
 
+def distance_comparison(
+    distance: NDArray[np.float64], values: pd.Series, share: Comparison, norm: str, at: Mapping[str, Scalar]
+) -> Comparison:
+    """Prepare the comparison of median distances between the groups that ``share`` compares.
 
-def compare_distances(distance: NDArray[np.float64], values: pd.Series, shares: Comparison, norm: str) -> Comparison:
-    """Compare median distances between the groups that ``shares`` compares.
-
-    ``distance`` (n,) is infinite for images that were never misclassified; ``values`` (n,) holds the groups. Medians
-    have bootstrap intervals, that of the gap with a Bonferroni correction over all pairs. The test is Kruskal-Wallis.
+    ``distance`` (n,) is infinite for images that were never misclassified; ``values`` (n,) holds the groups. Groups
+    with an infinite median are not compared.
     """
-    import numpy as np
-
     from auditor import statistics
 
     text = values.astype(str).to_numpy()
-    samples = {value: distance[text == value] for value in shares.groups if value not in shares.small}
-    medians = {value: statistics.median("distance_median", part, unit=norm) for value, part in samples.items()}
-    n = sum(len(part) for part in samples.values())
-    gap = Metric(name=DISTANCE_GAP.name, value=None, n=n, unit=norm)
-    if len(samples) < 2:
-        return Comparison(grouping=shares.grouping, groups=medians, gap=gap)
-    order = sorted(samples, key=lambda value: (np.median(samples[value]), value))
-    nearest, farthest = order[0], order[-1]
-    middle = [float(np.median(samples[value])) for value in (nearest, farthest)]
-    if np.isfinite(middle).all():
-        low, high = _gap_interval(samples[nearest], samples[farthest], pairwise_alpha(len(samples)))
-        gap = Metric(name=DISTANCE_GAP.name, value=middle[1] - middle[0], low=low, high=high, n=n, unit=norm)
-    return Comparison(
-        grouping=shares.grouping,
-        groups=medians,
-        lowest=nearest,
-        highest=farthest,
-        p_value=kruskal_wallis(list(samples.values())),
-        gap=gap,
+    key = share.stratum.key
+    cells = {value: distance[text == value] for value in share.stratum.cells}
+    medians_by_group = {
+        value: statistics.median("distance_median", part, unit=norm, at={**at, key: value})
+        for value, part in cells.items()
+    }
+    spec = CLASS_DISTANCE_GAP if key == "class" else DISTANCE_GAP
+    stratum = Stratum(
+        gap=spec.name,
+        cells=cells,
+        statistic=medians(),
+        at={**at, "norm": norm},
+        key=key,
+        family=("distance", *share.stratum.family),
+        unit=norm,
     )
-
-
-def _gap_interval(near: NDArray[np.float64], far: NDArray[np.float64], alpha: float) -> tuple[float, float]:
-    """Return the bootstrap interval of median(far) - median(near)."""
-    import numpy as np
-
-    from auditor import statistics
-
-    rng = np.random.default_rng(_SEED)
-    near_medians, far_medians = (
-        np.median(sample[rng.integers(0, len(sample), (statistics.RESAMPLES, len(sample)))], axis=1)
-        for sample in (near, far)
-    )
-    with np.errstate(invalid="ignore"):
-        gaps = np.nan_to_num(far_medians - near_medians, nan=np.inf)
-    # "lower" and "higher" do not interpolate, which would turn infinities into NaN
-    low = float(np.quantile(gaps, alpha / 2, method="lower"))
-    return low, float(np.quantile(gaps, 1 - alpha / 2, method="higher"))
+    return Comparison(grouping=share.grouping, groups=medians_by_group, stratum=stratum)
 
 
 def distance_format(records: Records, norm: str) -> Format:
@@ -84,23 +70,24 @@ def distance_format(records: Records, norm: str) -> Format:
 
 
 def distance_tables(records: Records, name: str, compared: Sequence[tuple[str, Comparison]]) -> list[Table]:
-    """Tabulate the extreme groups of each attack, one table per norm; ``compared`` holds (probe id, comparison)."""
+    """Tabulate the clearest gap of each attack, one table per norm; ``compared`` holds (probe id, comparison)."""
     tables = []
-    for norm in dict.fromkeys(comparison.gap.unit for _, comparison in compared):
+    for norm in dict.fromkeys(comparison.stratum.unit for _, comparison in compared):
         rows: list[list[Cell]] = [
             [
                 probe_id,
-                found.lowest,
-                found.groups[found.lowest].cell(),
-                found.highest,
-                found.groups[found.highest].cell(),
-                found.gap.cell(),
-                found.gap.n,
-                f"{found.p_value:.2g}",
+                gap.group,
+                found.groups[gap.group].cell(),
+                gap.against,
+                found.groups[gap.against].cell(),
+                gap.metric.cell(),
+                gap.metric.n,
+                probability(gap.p_value),
                 found.verdict,
             ]
             for probe_id, found in compared
-            if found.gap.unit == norm and found.lowest
+            if found.stratum.unit == norm
+            for gap in found.significant or found.gaps[:1]
         ]
         if rows:
             tables.append(_distance_table(records, name, norm, rows))
@@ -111,9 +98,9 @@ def _distance_table(records: Records, name: str, norm: str, rows: list[list[Cell
     style = distance_format(records, norm)
     return Table(
         title=f"Median distance to the error found, by {name} ({norm_name(norm)})",
-        columns=["probe", "nearest", "its median", "farthest", "its median", "gap", "n", "p (Holm)", "verdict"],
+        columns=["probe", "nearest", "its median", "farther", "its median", "gap", "n", "p (Holm)", "verdict"],
         formats=["text", "text", style, "text", style, style, "count", "text", "text"],
         rows=rows,
-        caption="Kruskal-Wallis test over all groups; bootstrap intervals. The interval of the gap accounts for the"
-        " selection of the extreme groups. A dash: most of the group was never misclassified.",
+        caption="All significant gaps of an attack, otherwise its clearest one. Mann-Whitney tests; the intervals of"
+        " the gaps hold jointly. A group is missing if most of it was never misclassified.",
     )

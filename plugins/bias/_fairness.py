@@ -6,8 +6,8 @@ the cost of a bootstrap or permutation does not depend on the number of images.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from auditor.findings.metric import Metric, MetricSpec
@@ -166,38 +166,49 @@ FAIRNESS: Mapping[str, FairnessStatistic] = {
 
 
 def fairness(name: str, table: Counts, *, grouping: str, resamples: int = 400) -> tuple[Metric, float]:
-    """Return a fairness statistic with its bootstrap interval, and the p-value of a permutation test.
+    """Return one of ``fairness_statistics``."""
+    return fairness_statistics(table, grouping=grouping, resamples=resamples, names=[name])[name]
+
+
+def fairness_statistics(
+    table: Counts, *, grouping: str, resamples: int = 400, names: Iterable[str] = FAIRNESS
+) -> dict[str, tuple[Metric, float]]:
+    """Return fairness statistics with their bootstrap intervals and the p-values of permutation tests.
 
     The bootstrap resamples each group separately. The permutation test decides whether groups differ: a difference of
     extremes is above zero by chance, which the permutations reproduce and the interval does not.
     """
     import numpy as np
 
-    statistic = FAIRNESS[name]
     sizes = table.sum(axis=(1, 2))
-    n = int(sizes.sum())
+    n, at = int(sizes.sum()), {"group": grouping}
     if len(table) < 2:
-        return Metric(name=name, value=None, n=n, at={"group": grouping}), 1.0
-    value = float(statistic(table))
+        return {name: (Metric(name=name, value=None, n=n, at=at), 1.0) for name in names}
     rng = np.random.default_rng(_SEED)
     samples = [
         rng.multinomial(int(size), (group / size).ravel(), size=resamples).reshape(-1, *group.shape)
         for group, size in zip(table, sizes, strict=True)
     ]
-    low, high = np.quantile(statistic(np.stack(samples, axis=1).astype(np.float64)), [0.025, 0.975])
-    permuted = np.concatenate([statistic(p[None]) for p in _permuted(table, rng, resamples)])
-    lower_is_better = statistic.spec.better == "lower"
-    extreme = permuted >= value - 1e-12 if lower_is_better else permuted <= value + 1e-12
-    p_value = (1 + int(extreme.sum())) / (1 + len(permuted))
-    metric = Metric(
-        name=name,
-        value=value,
-        low=min(float(low), value),
-        high=max(float(high), value),
-        n=n,
-        at={"group": grouping},
-    )
-    return metric, p_value
+    resampled = np.stack(samples, axis=1).astype(np.float64)
+    permuted = np.stack(list(_permuted(table, rng, resamples)))
+    found = {}
+    for name in names:
+        statistic = FAIRNESS[name]
+        value = float(statistic(table))
+        low, high = (float(end) for end in np.quantile(statistic(resampled), [0.025, 0.975]))
+        chance = statistic(permuted)
+        extreme = chance >= value - 1e-12 if statistic.spec.better == "lower" else chance <= value + 1e-12
+        p_value = (1 + int(extreme.sum())) / (1 + resamples)
+        metric = Metric(name=name, value=value, low=min(low, value), high=max(high, value), n=n, at=at)
+        found[name] = metric, p_value
+    return found
+
+
+def including_equality(metric: Metric) -> Metric:
+    """Extend the interval of a fairness statistic to the value of equal groups."""
+    if metric.value is None:
+        return metric
+    return replace(metric, low=0.0) if FAIRNESS[metric.name].spec.better == "lower" else replace(metric, high=1.0)
 
 
 def _permuted(table: Counts, rng: np.random.Generator, times: int) -> Iterator[Counts]:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from auditor import Metric, Records, Table
+from auditor.plugins.bias._rate_gaps import MAX_CLASSES
 from auditor.probes.breakdown import Format, significance
+from auditor.probes.gaps import ALPHA
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,25 +17,42 @@ if TYPE_CHECKING:
 
     from auditor.findings.evidence import Cell
 
-_MAX_CLASSES = 30
-"""With more classes, the rates by group and class have too few images to compare."""
-
 _MAX_CELLS = 60
 """Maximum number of groups times classes for which rates are listed."""
 
 _RESAMPLES = 200
 
 
-def fairness_tests(records: Records, name: str, values: pd.Series, minimum: int) -> dict[str, tuple[Metric, float]]:
-    """Return every fairness statistic with its p-value; empty if there are too many classes."""
-    from auditor.plugins.bias._fairness import FAIRNESS, counts, fairness
+def fairness_tests(
+    records: Records, by_group: Mapping[str, pd.Series], minimum: int
+) -> tuple[dict[str, dict[str, Metric]], dict[tuple[str, str], float]]:
+    """Return the fairness statistics by grouping and name, and their p-values, adjusted together.
 
-    k = len(records.classes)
-    if k > _MAX_CLASSES:
-        return {}
-    frame = records.frame
-    _, table = counts(values, frame["label"].to_numpy(), frame["prediction"].to_numpy(), k, minimum)
-    return {key: fairness(key, table, grouping=name) for key in FAIRNESS}
+    Empty by grouping if there are too many classes. The interval of a statistic that is not significant is extended to
+    the value of equal groups: extremes of several groups differ by chance.
+    """
+    from auditor import statistics
+    from auditor.plugins.bias._fairness import counts, fairness_statistics, including_equality
+
+    k, frame = len(records.classes), records.frame
+    if k > MAX_CLASSES:
+        return {name: {} for name in by_group}, {}
+    labels, predictions = frame["label"].to_numpy(), frame["prediction"].to_numpy()
+    tests = {
+        name: fairness_statistics(counts(values, labels, predictions, k, minimum)[1], grouping=name)
+        for name, values in by_group.items()
+    }
+    keys = [(name, key) for name, found in tests.items() for key in found]
+    adjusted = statistics.holm([tests[name][key][1] for name, key in keys])
+    p_values = dict(zip(keys, adjusted, strict=True))
+    metrics = {
+        name: {
+            key: metric if p_values[name, key] < ALPHA else including_equality(metric)
+            for key, (metric, _) in found.items()
+        }
+        for name, found in tests.items()
+    }
+    return metrics, p_values
 
 
 def fairness_table(name: str, statistics: Mapping[str, Metric], p_values: Mapping[tuple[str, str], float]) -> Table:
@@ -49,7 +68,7 @@ def fairness_table(name: str, statistics: Mapping[str, Metric], p_values: Mappin
         formats=["text", "number", "count", "text", "text"],
         rows=rows,
         caption="Largest difference or smallest ratio between groups over all classes. Differences of extremes are"
-        " above zero by chance; the p-value accounts for this, the interval does not.",
+        " above zero by chance: the interval includes the value of equal groups unless the p-value is significant.",
     )
 
 

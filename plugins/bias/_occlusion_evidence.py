@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from auditor import Finding, GridRow, ImageGrid, Picture, Records
-from auditor.findings.formatting import points
-from auditor.plugins.bias._score_drops import extremes_table
-from auditor.probes.breakdown import Extremes
+from auditor.plugins.bias._score_drops import effect_gaps_table
+from auditor.probes.breakdown import Comparison
+from auditor.probes.gaps import clearness
 from auditor.probes.groupings import groupings
 
 if TYPE_CHECKING:
@@ -28,30 +28,27 @@ def prediction_groupings(records: Records) -> dict[str, pd.Series]:
     return cuts | groupings(frame)
 
 
-def groups_finding(records: Records, found: Sequence[Extremes], minimum: int, maps: Sequence[Evidence]) -> Finding:
-    """Report whether the effect differs between groups."""
-    clearest = min(found, key=lambda comparison: comparison.p_value)
-    significant = [comparison.grouping for comparison in found if comparison.verdict == "groups differ"]
-    n = sum(metric.n for metric in clearest.groups.values())
-    test = f"n = {n}; p = {clearest.p_value:.2g}, Kruskal-Wallis, Holm over {len(found)}"
+def groups_finding(records: Records, found: Sequence[Comparison], minimum: int, maps: Sequence[Evidence]) -> Finding:
+    """Report whether the effect differs between groups; every significant gap is in the table."""
+    clearest = max((gap for comparison in found for gap in comparison.gaps), key=clearness)
+    significant = [comparison.grouping for comparison in found if comparison.significant]
     if significant:
-        most, least = (points(clearest.groups[value]) for value in (clearest.highest, clearest.lowest))
+        by = clearest.stratum.at["group"]
         statement = (
             f"The effect of occluding the attributed region differs significantly by {', '.join(significant)}."
-            f" Most significant difference, by {clearest.grouping}: {most} over the control for {clearest.highest},"
-            f" {least} for {clearest.lowest} ({test})."
+            f" Clearest, by {by}: {clearest.statement('The score drop over the control')}"
         )
     else:
         statement = (
             f"The effect of occluding the attributed region differs significantly by none of {len(found)}"
-            f" columns ({test})."
+            f" columns (n = {clearest.metric.n}), {clearest.test}."
         )
     return Finding(
         id="bias.counterfactual-occlusion/groups",
         title="Effect of the attributed region by group",
         statement=statement,
         n=len(records.frame),
-        evidence=[extremes_table(records, found, minimum), *maps],
+        evidence=[effect_gaps_table(records, found, minimum), *maps],
     )
 
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor import Metric, Records, Table
-from auditor.probes.breakdown import Extremes, holm_adjusted, kruskal_wallis
+from auditor.findings.formatting import probability
+from auditor.probes.breakdown import Comparison, compare
+from auditor.probes.gaps import Stratum, means
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +72,7 @@ def _changes(records: Records, column: str) -> NDArray[np.float64]:
 
 def drops_by_group(
     records: Records, drops: ScoreDrops, cuts: Mapping[str, pd.Series], minimum: int
-) -> tuple[Table, list[Extremes]]:
+) -> tuple[Table, list[Comparison]]:
     """Tabulate the drops of every large group; compare the excess over the control within each grouping."""
     from auditor import statistics
 
@@ -78,24 +80,23 @@ def drops_by_group(
     rows: list[list[Cell]] = [
         ["all", "", drops.region.cell(), drops.control.cell(), drops.excess.cell(), drops.region.n]
     ]
-    found: list[Extremes] = []
+    found: list[Comparison] = []
     for name, values in cuts.items():
+        at = {"group": name}
         samples: dict[str, NDArray[np.float64]] = {}
         groups: dict[str, Metric] = {}
         for value in sorted(values.unique()):
             mask = (values == value).to_numpy()
             if mask.sum() < minimum:
                 continue
-            means = [
+            averages = [
                 statistics.mean("score_drop", sample[mask], unit="fraction")
                 for sample in (drops.by_region, drops.by_control, excess)
             ]
-            rows.append([name, str(value), *(metric.cell() for metric in means), int(mask.sum())])
-            groups[str(value)], samples[str(value)] = means[-1], excess[mask].round(6)
-        if len(groups) > 1:
-            order = sorted(groups, key=lambda value: groups[value].value or 0.0)
-            p_value = kruskal_wallis(list(samples.values()))
-            found.append(Extremes(grouping=name, groups=groups, highest=order[-1], lowest=order[0], p_value=p_value))
+            rows.append([name, str(value), *(metric.cell() for metric in averages), int(mask.sum())])
+            groups[str(value)], samples[str(value)] = averages[-1], excess[mask].round(6)
+        stratum = Stratum(gap="score_drop_gap", cells=samples, statistic=means(), at=at, family=(name,), worse=1)
+        found.append(Comparison(grouping=name, groups=groups, stratum=stratum))
     table = Table(
         title="Drop of the predicted class's score",
         columns=["by", "value", "region", "control", "region over control", "n"],
@@ -103,30 +104,32 @@ def drops_by_group(
         rows=rows[:_ROWS_SHOWN],
         caption=f"Classes and groups of at least {minimum} {records.kind}; 95 % intervals over {records.kind}.",
     )
-    return table, holm_adjusted(found)
+    return table, [comparison for comparison in compare(found)[0] if comparison.gaps]
 
 
-def extremes_table(records: Records, found: Sequence[Extremes], minimum: int) -> Table:
-    """Tabulate the extreme groups of each grouping."""
+def effect_gaps_table(records: Records, found: Sequence[Comparison], minimum: int) -> Table:
+    """Tabulate the significant gaps of each grouping, or its clearest one."""
     rows: list[list[Cell]] = [
         [
             comparison.grouping,
-            comparison.highest,
-            comparison.groups[comparison.highest].cell(),
-            comparison.lowest,
-            comparison.groups[comparison.lowest].cell(),
-            f"{comparison.p_value:.2g}",
+            gap.group,
+            comparison.groups[gap.group].cell(),
+            gap.against,
+            comparison.groups[gap.against].cell(),
+            gap.metric.cell(),
+            probability(gap.p_value),
             comparison.verdict,
         ]
         for comparison in found
+        for gap in comparison.significant or comparison.gaps[:1]
     ]
     return Table(
-        title="Drop over the control: extreme groups",
-        columns=["by", "highest", "drop", "lowest", "drop", "p (Holm)", "verdict"],
-        formats=["text", "text", "percent", "text", "percent", "text", "text"],
+        title="Drop over the control: gaps between groups",
+        columns=["by", "higher", "drop", "lower", "drop", "gap", "p (Holm)", "verdict"],
+        formats=["text", "text", "percent", "text", "percent", "percent", "text", "text"],
         rows=rows,
-        caption=f"Groups of at least {minimum} {records.kind}. Kruskal-Wallis test over all groups; the intervals do"
-        " not account for the selection of the extremes.",
+        caption=f"Groups of at least {minimum} {records.kind}. Mann-Whitney tests; the intervals of the gaps hold"
+        " jointly.",
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditor import Metric, Records
-from auditor.probes.breakdown import ALPHA
+from auditor.probes.gaps import Gap, Stratum, find_gaps, shares
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 
     from auditor import Batch, Classifier
     from auditor.findings.evidence import Cell
+
+
+OTHERS = "all others"
+"""The held-out images that are not in a slice."""
 
 
 class Slice(NamedTuple):
@@ -24,8 +28,8 @@ class Slice(NamedTuple):
     """Error rate of its held-out images."""
     others: float
     """Error rate of the other held-out images."""
-    p_value: float
-    """Fisher's exact test on the held-out half, adjusted with Holm's method over the candidates."""
+    gap: Gap | None
+    """Its error rate above that of the others, corrected for all candidates; None if it is lower."""
     ids: Sequence[str]
     """Its held-out images, errors first."""
     content: str
@@ -33,8 +37,13 @@ class Slice(NamedTuple):
 
     @property
     def confirmed(self) -> bool:
-        """Whether the test is significant."""
-        return self.p_value < ALPHA
+        """Whether its error rate is significantly higher than elsewhere."""
+        return self.gap is not None and self.gap.significant
+
+    @property
+    def p_value(self) -> float:
+        """Fisher's exact test on the held-out half, adjusted with Holm's method over the candidates."""
+        return self.gap.p_value if self.gap else 1.0
 
 
 class Search(NamedTuple):
@@ -124,28 +133,37 @@ def _tested(
 ) -> list[Slice]:
     """Test whether the error rate of each cluster is higher than elsewhere, on the held-out half."""
     import numpy as np
-    from scipy.stats import fisher_exact
 
     from auditor import statistics
 
     ids = records.frame["image_id"]
-    p_values = []
-    for _, held in found:
-        rest = ~search & ~held
-        table = [[wrong[held].sum(), (~wrong[held]).sum()], [wrong[rest].sum(), (~wrong[rest]).sum()]]
-        p_values.append(float(fisher_exact(table, alternative="greater").pvalue))
+    gaps = find_gaps([_stratum(number, wrong[held], wrong[~search & ~held]) for number, held in found])
+    by_slice = {gap.group: gap for gap in gaps}
     slices = [
         Slice(
             number=number,
-            errors=statistics.proportion("slice_error_rate", wrong[held]),
+            errors=statistics.proportion("slice_error_rate", wrong[held], at={"slice": number}),
             others=float(wrong[~search & ~held].mean()),
-            p_value=p,
+            gap=by_slice.get(str(number)),
             ids=[str(i) for i in ids[held].to_numpy()[np.argsort(~wrong[held], kind="stable")]],
             content=_content(records, held),
         )
-        for (number, held), p in zip(found, statistics.holm(p_values), strict=True)
+        for number, held in found
     ]
     return sorted(slices, key=lambda found: (found.p_value, -(found.errors.value or 0.0)))
+
+
+def _stratum(number: int, slice_wrong: NDArray[np.bool_], others_wrong: NDArray[np.bool_]) -> Stratum:
+    """Compare the error rate of a slice with that of all other held-out images."""
+    cells = {str(number): slice_wrong, OTHERS: others_wrong}
+    return Stratum(
+        gap="slice_error_gap",
+        cells={name: (int(part.sum()), len(part)) for name, part in cells.items()},
+        statistic=shares(),
+        key="slice",
+        family=(str(number),),
+        worse=1,
+    )
 
 
 def _content(records: Records, mask: NDArray[np.bool_]) -> str:

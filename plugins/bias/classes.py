@@ -1,16 +1,19 @@
-"""Bias between classes, without group labels: recall, precision, prediction frequency and confidence by class, and
-asymmetric confusions.
+"""Performance by class, without group labels: recall, precision, prediction frequency and confidence, and asymmetric
+confusions.
+
+A low recall of a class is no bias against a group of people or images, so no threshold judges it here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor import Conclusion, Finding, Meta, MetricSpec, Records
 from auditor.findings.formatting import points
 from auditor.plugins.bias._confusions import asymmetry_finding
-from auditor.probes.breakdown import Breakdown, Column, Comparison, compare_counts
+from auditor.probes.breakdown import Breakdown, Column, Comparison, compare, gap_table, share_comparison
+from auditor.probes.gaps import counted
 from auditor.probes.shared_metrics import RECALL
 
 if TYPE_CHECKING:
@@ -27,14 +30,18 @@ class Classes(Breakdown):
 
     meta = Meta(
         id="bias.classes",
-        title="Bias between classes",
+        title="Recall by class",
         area="bias",
-        why="A model can reach a high average accuracy by preferring frequent classes at the expense of rare ones.",
+        why="A model can reach a high average accuracy by preferring frequent classes at the expense of rare ones. This"
+        " concerns its performance; it is no bias against a group.",
         references=("https://arxiv.org/abs/1706.04599", "https://doi.org/10.1007/BF02295996"),
         needs=frozenset({"labels"}),
         input_kinds=frozenset({"images", "rows"}),
     )
-    metrics = (MetricSpec(name="recall_gap", label="Recall gap", better="lower", difference=True), RECALL)
+    metrics = (
+        MetricSpec(name="recall_gap", label="Recall gap", better="lower", difference=True),
+        RECALL,
+    )
     rows_shown = 40
     minimum: int = 10
     """Classes with fewer images are listed but not compared."""
@@ -54,12 +61,18 @@ class Classes(Breakdown):
         matrix = np.zeros((k, k), dtype=np.int64)
         np.add.at(matrix, (frame["label"].to_numpy(), frame["prediction"].to_numpy()), 1)
         counts = {records.class_name(c): (int(matrix[c, c]), int(matrix[c].sum())) for c in range(k) if matrix[c].any()}
-        found = compare_counts("class", counts, self.minimum, metric="recall", gap="recall_gap")
-        recall = {name: replace(metric, at={"class": name}) for name, metric in found.groups.items()}
-        comparison = replace(found, groups=recall, gap=replace(found.gap, at={}))
+        prepared = share_comparison(
+            "class", counts, self.minimum, metric="recall", gap="recall_gap", at={}, key="class"
+        )
+        (comparison,), _ = compare([prepared])
+        gaps = [gap.metric for gap in comparison.gaps[: self.rows_shown]] or [comparison.gap]
         return Conclusion(
-            metrics=[comparison.gap, *list(recall.values())[: self.rows_shown]],
-            findings=[self._recall(records, matrix, comparison), asymmetry_finding(records, matrix)],
+            metrics=[*gaps, *list(comparison.groups.values())[: self.rows_shown]],
+            findings=[
+                self._recall(records, matrix, comparison),
+                *self.gap_findings(comparison.gaps[: self.rows_shown], "Recall gap", "Recall"),
+                asymmetry_finding(records, matrix),
+            ],
         )
 
     def _recall(self, records: Records, matrix: NDArray[np.int64], comparison: Comparison) -> Finding:
@@ -74,20 +87,26 @@ class Classes(Breakdown):
             id=f"{self.meta.id}/recall",
             title="Recall, predictions and confidence by class",
             statement=self._recall_statement(records, comparison),
-            metric=comparison.gap,
-            evidence=[table],
+            metric=None if comparison.significant else comparison.gap,
+            n=comparison.gap.n if comparison.significant else None,
+            evidence=[table, gap_table(comparison.gaps, title="Recall gaps between classes")],
         )
 
     def _recall_statement(self, records: Records, comparison: Comparison) -> str:
-        gap = comparison.gap
-        if gap.value is None or gap.low is None:
+        gaps, found = comparison.gaps, comparison.significant
+        if not gaps:
             return self.undecided(records, comparison)
-        differs = "differs significantly" if gap.low > 0 else "does not differ significantly"
-        compared = len(comparison.groups) - len(comparison.small)
-        return (
-            f"Recall {differs} between classes: gap {points(gap)} (n = {gap.n}, {compared} classes)."
-            f" {self.extremes_text(comparison)}"
-        )
+        n = sum(comparison.groups[name].n for name in comparison.stratum.cells)
+        where = f"(n = {n}, {counted(len(comparison.stratum.cells), 'class', 'classes')})"
+        if found:
+            shown = f" The {self.rows_shown} clearest follow." if len(found) > self.rows_shown else ""
+            text = f"differs significantly between classes: {counted(len(found), 'significant gap')} {where}.{shown}"
+        else:
+            text = (
+                f"does not differ significantly between classes: largest gap {points(gaps[0].metric)} {where},"
+                f" {gaps[0].test}."
+            )
+        return f"Recall {text} {self.extremes_text(comparison)}"
 
 
 def _class_columns(records: Records, matrix: NDArray[np.int64]) -> list[Column]:

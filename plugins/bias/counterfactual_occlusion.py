@@ -33,6 +33,7 @@ from auditor.plugins.bias._occlusion_evidence import (
 from auditor.plugins.bias._score_drops import ScoreDrops, class_changes, drops_by_group
 from auditor.probes.breakdown import Breakdown
 from auditor.probes.cells import cell_means, covering, map_cells
+from auditor.probes.groupings import groupings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,6 +61,9 @@ class CounterfactualOcclusion(Breakdown):
             name="score_drop_over_control", label="Score drop over the control", better="neither", difference=True
         ),
         MetricSpec(name="score_drop", label="Score drop", better="neither", difference=True),
+        MetricSpec(
+            name="score_drop_gap", label="Gap in the score drop over the control", better="neither", difference=True
+        ),
     )
     depends_on: ClassVar[Sequence[str]] = ("explanations.*",)
     samples: int = 100
@@ -169,7 +173,14 @@ class CounterfactualOcclusion(Breakdown):
         if not comparisons:
             return Conclusion(metrics=metrics, findings=[replace(finding, evidence=[*finding.evidence, *maps])])
         by_group = groups_finding(records, comparisons, self.minimum, maps)
-        return Conclusion(metrics=metrics, findings=[finding, by_group])
+        # prediction and correctness are no groups of the data; their gaps are in the table only
+        groups = groupings(records.frame)
+        gaps = [gap for c in comparisons if c.grouping in groups for gap in c.significant]
+        subject = "The score drop over the control"
+        return Conclusion(
+            metrics=[*metrics, *(gap.metric for gap in gaps)],
+            findings=[finding, by_group, *self.gap_findings(gaps, "Gap in the effect of the region", subject)],
+        )
 
     def _statement(self, records: Records, drops: ScoreDrops) -> str:
         tabular = records.kind == "rows"

@@ -1,22 +1,23 @@
-"""Accuracy gaps and fairness statistics between groups and between classes.
+"""Accuracy gaps and fairness statistics between groups.
 
-The gap is the accuracy of the best group minus that of the worst (Fairlearn's ``MetricFrame.difference``). The pair is
-selected for being extreme, so its interval is Newcombe's with a Bonferroni correction over all pairs. Demographic
-parity, equal opportunity and equalised odds have a bootstrap interval and a permutation test. P-values are adjusted
-with Holm's method.
+The gap of a group is its accuracy below a better group, over all images and within each class (equal opportunity). All
+gaps are corrected together (``auditor/probes/gaps.py``). Demographic parity, equal opportunity and equalised odds, each
+over all groups, have a bootstrap interval and a permutation test, adjusted with Holm's method.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, PerImage, Records, Table
 from auditor.findings.formatting import points
 from auditor.plugins.bias._fairness import FAIRNESS
 from auditor.plugins.bias._group_rates import class_rates_table, fairness_table, fairness_tests, profile_table
-from auditor.probes.breakdown import ALPHA, Breakdown, Comparison, compare_shares, holm_adjusted
+from auditor.plugins.bias._rate_gaps import listed, rate_findings, rate_strata
+from auditor.probes.breakdown import Breakdown, Comparison, compare, gap_table, share_comparison, share_counts
+from auditor.probes.gaps import Gap, clearness, counted
 from auditor.probes.groupings import groupings
 from auditor.probes.shared_metrics import ACCURACY
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 
     from auditor import Batch, Classifier, Columns, Evidence, Randomness
 
-_MAX_CROSSED_CLASSES = 12
-"""With more classes, groups are not crossed with the classes."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Groups(Breakdown):
@@ -35,7 +33,7 @@ class Groups(Breakdown):
 
     meta = Meta(
         id="bias.groups",
-        title="Accuracy by group and by class",
+        title="Accuracy by group",
         area="bias",
         why="A high overall accuracy can hide a group with low accuracy. Groups come from the data's own columns;"
         " nothing is inferred from faces.",
@@ -49,6 +47,9 @@ class Groups(Breakdown):
     )
     metrics = (
         MetricSpec(name="accuracy_gap", label="Accuracy gap", better="lower", difference=True),
+        MetricSpec(name="false_positive_rate_gap", label="False positive rate gap", better="lower", difference=True),
+        # not "lower": the shares of predictions also differ if the groups have different labels
+        MetricSpec(name="selection_rate_gap", label="Selection rate gap", better="neither", difference=True),
         ACCURACY,
         *(statistic.spec for statistic in FAIRNESS.values()),
     )
@@ -60,34 +61,40 @@ class Groups(Breakdown):
         return {"correct": batch.predictions == batch.labels}
 
     def conclude(self, records: Records) -> Conclusion:
-        """Compare accuracy by group, class and crossing; fairness statistics by group."""
+        """Compare accuracy by group, rates by group and class, and fairness statistics by group."""
         by_group = groupings(records.frame)
-        comparisons = self._comparisons(records, _with_classes(records, by_group))
-        tests = {name: fairness_tests(records, name, values, self.minimum) for name, values in by_group.items()}
-        p_values = _adjusted(tests)
+        if not by_group:
+            return Conclusion(
+                inconclusive="the data name no groups, so bias was not measured; add a column such as sex or camera"
+            )
+        uncrossed = groupings(records.frame, cross=False)
+        comparisons, rates = compare(
+            self._comparisons(records, by_group), rate_strata(records, uncrossed, self.minimum)
+        )
+        fairness, p_values = fairness_tests(records, by_group, self.minimum)
         metrics: list[Metric] = []
         findings: list[Finding] = []
         for comparison in comparisons:
             name = comparison.grouping
-            statistics = {key: metric for key, (metric, _) in tests.get(name, {}).items()}
-            metrics += [comparison.gap, *list(comparison.groups.values())[: self.rows_shown], *statistics.values()]
+            statistics = fairness[name]
+            metrics += [*list(comparison.groups.values())[: self.rows_shown], *statistics.values()]
             details: list[Evidence] = []
             if statistics:
                 details = [fairness_table(name, statistics, p_values), *self._rates(records, name, by_group[name])]
-            findings.append(self._finding(records, comparison, len(comparisons), details))
-        largest = max((c.gap for c in comparisons), key=lambda gap: (gap.low or 0.0, gap.value or 0.0))
-        return Conclusion(metrics=[largest, *(m for m in metrics if m is not largest)], findings=findings)
+            findings.append(self._finding(records, comparison, details))
+        gaps = sorted([gap for c in comparisons for gap in c.gaps], key=clearness, reverse=True)
+        shown = sorted([*gaps, *listed(rates)], key=_key_first, reverse=True)
+        undecided = [comparison.gap for comparison in comparisons if not comparison.gaps]
+        return Conclusion(
+            metrics=[*(gap.metric for gap in shown), *undecided, *metrics],
+            findings=[*self.gap_findings(gaps, "Accuracy gap", "Accuracy"), *rate_findings(self, rates), *findings],
+        )
 
-    def _comparisons(self, records: Records, every: Mapping[str, pd.Series]) -> list[Comparison]:
-        """Compare each grouping; where Holm's test is not significant, the gap's interval includes 0."""
-        compared = [
-            compare_shares(name, records.frame["correct"], values, self.minimum, metric="accuracy", gap="accuracy_gap")
-            for name, values in every.items()
-        ]
-        # the policy judges the interval and the statement quotes the test: both must agree
+    def _comparisons(self, records: Records, by_group: Mapping[str, pd.Series]) -> list[Comparison]:
+        correct = records.frame["correct"]
         return [
-            replace(c, gap=replace(c.gap, low=0.0)) if c.p_value >= ALPHA and c.gap.low else c
-            for c in holm_adjusted(compared)
+            share_comparison(name, share_counts(correct, values), self.minimum, metric="accuracy", gap="accuracy_gap")
+            for name, values in by_group.items()
         ]
 
     def _rates(self, records: Records, name: str, values: pd.Series) -> list[Table]:
@@ -104,52 +111,46 @@ class Groups(Breakdown):
         correct = frame.set_index("image_id")["correct"]
         return [
             PerImage(name="accuracy", values=correct[(values == value).to_numpy()], at={"group": name, "value": value})
-            for name, values in _with_classes(records, groupings(frame)).items()
+            for name, values in groupings(frame).items()
             for value in sorted(set(values))
         ]
 
-    def _finding(self, records: Records, comparison: Comparison, tests: int, details: Sequence[Evidence]) -> Finding:
-        """Report one grouping; its p-value is adjusted for ``tests`` groupings."""
-        name = comparison.grouping
+    def _finding(self, records: Records, comparison: Comparison, details: Sequence[Evidence]) -> Finding:
+        """Report one grouping; significant gaps have their own findings, which carry the metric."""
+        name, gap = comparison.grouping, comparison.gap
         return Finding(
             id=f"{self.meta.id}/{name}",
             title=f"Accuracy by {name}",
-            statement=f"{self._statement(records, comparison, tests)} {self.small_text(comparison)}".strip(),
-            metric=comparison.gap,
+            statement=f"{self._statement(records, comparison)} {self.small_text(comparison)}".strip(),
+            metric=None if comparison.significant else gap,
+            n=gap.n if comparison.significant else None,
             evidence=[
                 self.table(comparison, title=f"Accuracy by {name}, lowest first", statistic="accuracy"),
+                gap_table(comparison.gaps, title=f"Accuracy gaps by {name}"),
                 self.curve(comparison, title=f"Accuracy by {name} with intervals", statistic="accuracy"),
                 *details,
             ],
         )
 
-    def _statement(self, records: Records, comparison: Comparison, tests: int) -> str:
-        name, gap = comparison.grouping, comparison.gap
-        if gap.value is None or gap.low is None:
+    def _statement(self, records: Records, comparison: Comparison) -> str:
+        name, gaps = comparison.grouping, comparison.gaps
+        if not gaps:
             return self.undecided(records, comparison)
-        if comparison.highest == comparison.lowest:
-            return f"Accuracy is equal in all groups by {name} that are large enough (n = {gap.n})."
-        significant = comparison.verdict == "groups differ"
-        differs = "differs significantly" if significant else "does not differ significantly"
+        n = sum(comparison.groups[value].n for value in comparison.stratum.cells)
+        if comparison.groups[comparison.highest].value == comparison.groups[comparison.lowest].value:
+            return f"Accuracy is equal in all groups by {name} that are large enough (n = {n})."
+        found = comparison.significant
+        if found:
+            compared = len(comparison.stratum.cells)
+            text = f"differs significantly by {name}: {counted(len(found), 'significant gap')} in {compared} groups"
+            return f"Accuracy {text} (n = {n}). {self.extremes_text(comparison)}"
         return (
-            f"Accuracy {differs} by {name}: gap {points(gap)} (n = {gap.n}; p = {comparison.p_value:.2g}, Holm over"
-            f" {tests} grouping{'s' if tests > 1 else ''}). {self.extremes_text(comparison)}"
+            f"Accuracy does not differ significantly by {name}: largest gap {points(gaps[0].metric)} (n ="
+            f" {gaps[0].metric.n}), {gaps[0].test}. {self.extremes_text(comparison)}"
         )
 
 
-def _adjusted(tests: Mapping[str, Mapping[str, tuple[Metric, float]]]) -> dict[tuple[str, str], float]:
-    """Return the p-values of all fairness statistics by (grouping, statistic), adjusted together."""
-    from auditor import statistics
-
-    keys = [(name, key) for name, found in tests.items() for key in found]
-    return dict(zip(keys, statistics.holm([tests[name][key][1] for name, key in keys]), strict=True))
-
-
-def _with_classes(records: Records, by_group: Mapping[str, pd.Series]) -> dict[str, pd.Series]:
-    """Add the classes, and each column crossed with the classes."""
-    classes = records.frame["label"].map(records.class_name)
-    every = {**by_group, "class": classes}
-    if classes.nunique() <= _MAX_CROSSED_CLASSES:
-        columns = groupings(records.frame, cross=False)
-        every |= {f"{name} x class": by_group[name] + ", " + classes for name in columns}
-    return every
+def _key_first(gap: Gap) -> tuple[bool, bool, float, float]:
+    """Sort key, ascending: significant gaps in accuracy, then other gaps in accuracy, then the clearest."""
+    accuracy = gap.metric.name == "accuracy_gap"
+    return accuracy and gap.significant, accuracy, *clearness(gap)

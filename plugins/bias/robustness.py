@@ -1,23 +1,35 @@
 """Robustness by group: accuracy lost to attacks and corruptions, and distance to errors (Nanda et al. 2021,
 arXiv:2006.12621). Uses the records of every attack and corruption; no model calls.
+
+Differences between classes are listed under their own metrics, because they are no bias against a group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from auditor import Conclusion, Finding, Meta, MetricSpec, Records, Table
-from auditor.findings.formatting import points
-from auditor.plugins.bias._distances import DISTANCE_GAP, compare_distances, distance_format, distance_tables
+from auditor.findings.formatting import points, probability
+from auditor.plugins.bias._distances import (
+    CLASS_DISTANCE_GAP,
+    DISTANCE_GAP,
+    distance_comparison,
+    distance_format,
+    distance_tables,
+)
 from auditor.plugins.bias._losses import Loss, find_losses
-from auditor.probes.breakdown import Breakdown, Column, Comparison, compare_shares, holm_adjusted
+from auditor.probes.breakdown import Breakdown, Column, Comparison, compare, share_comparison, share_counts
 from auditor.probes.derived import DerivedProbe
+from auditor.probes.gaps import Gap, clearness, counted
 from auditor.probes.groupings import groupings
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from auditor.findings.evidence import Cell
+    from auditor.findings.metric import Scalar
 
 
 class Cut(NamedTuple):
@@ -43,7 +55,9 @@ class RobustnessBias(DerivedProbe, Breakdown):
     )
     metrics = (
         MetricSpec(name="robustness_gap", label="Robustness gap", better="lower", difference=True),
+        MetricSpec(name="class_robustness_gap", label="Class robustness gap", better="lower", difference=True),
         DISTANCE_GAP,
+        CLASS_DISTANCE_GAP,
     )
     depends_on: ClassVar[Sequence[str]] = ("attacks.*", "corruptions.*")
     rows_shown = 60
@@ -56,84 +70,111 @@ class RobustnessBias(DerivedProbe, Breakdown):
         if not losses:
             return Conclusion(inconclusive="no attack and no corruption was run, so there is nothing to compare")
         cuts = self._cuts(records, losses)
-        # the largest gap whose interval excludes 0 comes first
-        cuts.sort(key=lambda c: (c.shares.gap.value is None, -(c.shares.gap.low or 0.0), -(c.shares.gap.value or 0.0)))
         by_grouping: dict[str, list[Cut]] = {}
         for cut in cuts:
             by_grouping.setdefault(cut.shares.grouping, []).append(cut)
-        gaps = [cut.shares.gap for cut in cuts] + [cut.distances.gap for cut in cuts if cut.distances]
-        findings = [self._finding(records, name, group, len(cuts)) for name, group in by_grouping.items()]
-        return Conclusion(metrics=gaps, findings=findings)
+        gaps = [gap for cut in cuts for gap in _gaps(cut)]
+        undecided = [cut.shares.gap for cut in cuts if not cut.shares.gaps]
+        lost, nearer = _split(sorted(gaps, key=_groups_first, reverse=True))
+        return Conclusion(
+            metrics=[*(gap.metric for gap in [*lost, *nearer]), *undecided],
+            findings=[
+                *self.gap_findings(lost, "Robustness gap", f"Share of correct {records.kind} lost"),
+                *self.gap_findings(nearer, "Distance gap", "Median distance to the error found"),
+                *(self._finding(records, name, group) for name, group in by_grouping.items()),
+            ],
+        )
 
     def _cuts(self, records: Records, losses: Sequence[Loss]) -> list[Cut]:
-        """Compare every loss by every grouping; p-values adjusted over all of them."""
-        shares: list[Comparison] = []
-        distances: dict[int, Comparison] = {}
-        of_share: list[Loss] = []
-        for loss in losses:
-            by_class = {"class": loss.frame["label"].map(records.class_name)}
-            for name, values in (groupings(loss.frame) | by_class).items():
-                found = compare_shares(
-                    name, loss.frame["lost"], values, self.minimum, metric="lost", gap="robustness_gap"
-                )
-                at = {"probe": loss.probe_id, "group": name}
-                if "distance" in loss.frame:
-                    norm = str(loss.frame["norm"].iloc[0])
-                    compared = compare_distances(loss.frame["distance"].to_numpy(), values, found, norm)
-                    gap = replace(compared.gap, at={**at, "norm": norm})
-                    distances[len(shares)] = replace(compared, gap=gap)
-                shares.append(replace(found, gap=replace(found.gap, at=at)))
-                of_share.append(loss)
-        adjusted = dict(zip(distances, holm_adjusted(list(distances.values())), strict=True))
-        return [
-            Cut(loss, share, adjusted.get(i))
-            for i, (loss, share) in enumerate(zip(of_share, holm_adjusted(shares), strict=True))
+        """Compare every loss by every grouping and by class; all gaps are corrected together. Clearest first."""
+        cuts = [
+            self._cut(loss, name, values, key)
+            for loss in losses
+            for name, values, key in (
+                *((name, values, "value") for name, values in groupings(loss.frame).items()),
+                ("class", loss.frame["label"].map(records.class_name), "class"),
+            )
         ]
+        compared, _ = compare([each for cut in cuts for each in (cut.shares, cut.distances) if each])
+        found = iter(compared)
+        cuts = [Cut(cut.loss, next(found), next(found) if cut.distances else None) for cut in cuts]
+        return sorted(
+            cuts, key=lambda cut: clearness(cut.shares.gaps[0]) if cut.shares.gaps else (-1.0, 0.0), reverse=True
+        )
 
-    def _finding(self, records: Records, name: str, cuts: Sequence[Cut], tests: int) -> Finding:
-        """Report one grouping; p-values are adjusted for ``tests`` tests."""
+    def _cut(self, loss: Loss, name: str, values: pd.Series, key: str) -> Cut:
+        """Prepare the comparisons of one loss by one grouping; ``key`` is "class" for the classes."""
+        at: dict[str, Scalar] = {"probe": loss.probe_id}
+        if key != "class":
+            at["group"] = name
+        shares = share_comparison(
+            name,
+            share_counts(loss.frame["lost"], values),
+            self.minimum,
+            metric="lost",
+            gap="class_robustness_gap" if key == "class" else "robustness_gap",
+            at=at,
+            key=key,
+            worse=1,
+        )
+        if "distance" not in loss.frame:
+            return Cut(loss, shares, None)
+        norm = str(loss.frame["norm"].iloc[0])
+        return Cut(loss, shares, distance_comparison(loss.frame["distance"].to_numpy(), values, shares, norm, at))
+
+    def _finding(self, records: Records, name: str, cuts: Sequence[Cut]) -> Finding:
+        """Report one grouping; significant gaps have their own findings, which carry the metric."""
         rows: list[list[Cell]] = [
             [
                 cut.loss.probe_id,
                 cut.loss.definition,
-                cut.shares.highest,
-                cut.shares.lowest,
-                cut.shares.gap.cell(),
-                cut.shares.gap.n,
-                f"{cut.shares.p_value:.2g}",
+                gap.group,
+                gap.estimate(gap.group).cell(),
+                gap.against,
+                gap.estimate(gap.against).cell(),
+                gap.metric.cell(),
+                gap.metric.n,
+                probability(gap.p_value),
                 cut.shares.verdict,
             ]
             for cut in cuts
+            for gap in cut.shares.significant or cut.shares.gaps[:1]
         ]
         table = Table(
             title=f"Share of correct {records.kind} lost, by {name}",
-            columns=["probe", "lost means", "highest loss", "lowest loss", "gap", "n", "p (Holm)", "verdict"],
-            formats=["text", "text", "text", "text", "percent", "count", "text", "text"],
+            columns=["probe", "lost means", "more lost", "its loss", "less lost", "its loss", "gap", "n", "p (Holm)",
+                     "verdict"],
+            formats=["text", "text", "text", "percent", "text", "percent", "percent", "count", "text", "text"],
             rows=rows,
-            caption=f"Of the {records.kind} classified correctly without perturbation. Intervals account for the"
-            " selection of the extreme groups.",
-        )
+            caption=f"Of the {records.kind} classified correctly without perturbation. All significant gaps of a probe,"
+            " otherwise its clearest one. The intervals of the gaps hold jointly.",
+        )  # fmt: skip
         compared = [(cut.loss.probe_id, cut.distances) for cut in cuts if cut.distances]
+        gap = cuts[0].shares.gap
+        found = any(cut.shares.significant for cut in cuts)
         return Finding(
             id=f"{self.meta.id}/{name}",
             title=f"Robustness by {name}",
-            statement=self._statement(records, cuts, tests),
-            metric=cuts[0].shares.gap,
+            statement=self._statement(records, cuts),
+            metric=None if found else gap,
+            n=gap.n if found else None,
             evidence=[table, *distance_tables(records, name, compared), self._detail(records, cuts[0])],
         )
 
-    def _statement(self, records: Records, cuts: Sequence[Cut], tests: int) -> str:
+    def _statement(self, records: Records, cuts: Sequence[Cut]) -> str:
         first = cuts[0].shares
-        if first.gap.value is None:
+        if not first.gaps:
             return self.undecided(records, first)
-        if first.highest == first.lowest:
-            return f"Loss is equal in all groups by {first.grouping} under all {len(cuts)} probes (n = {first.gap.n})."
-        significant = sum(cut.shares.verdict == "groups differ" for cut in cuts)
+        n = sum(first.groups[value].n for value in first.stratum.cells)
+        if all(cut.shares.gap.value in (0.0, None) for cut in cuts):
+            return f"Loss is equal in all groups by {first.grouping} under all {len(cuts)} probes (n = {n})."
+        significant = sum(bool(cut.shares.significant) for cut in cuts)
+        gaps = counted(sum(len(cut.shares.significant) for cut in cuts), "significant gap")
         return (
-            f"Robustness differs significantly by {first.grouping} under {significant} of {len(cuts)} attacks and"
-            f" corruptions. Clearest gap in the share of correct predictions lost: {points(first.gap)} under"
-            f" {cuts[0].loss.probe_id} (n = {first.gap.n}; p = {first.p_value:.2g}, Holm over {tests} tests)."
-            f" {self.extremes_text(first)}"
+            f"Robustness differs significantly by {first.grouping} under {significant} of"
+            f" {counted(len(cuts), 'attack or corruption', 'attacks and corruptions')}: {gaps} in the share of correct"
+            f" {records.kind} lost. Clearest under {cuts[0].loss.probe_id}: {points(first.gap)} (n = {first.gap.n}),"
+            f" {first.gaps[0].test}. {self.extremes_text(first)}"
         )
 
     def _detail(self, records: Records, cut: Cut) -> Table:
@@ -141,7 +182,7 @@ class RobustnessBias(DerivedProbe, Breakdown):
         caption = ""
         if cut.distances:
             medians = {value: metric.cell() for value, metric in cut.distances.groups.items()}
-            style = distance_format(records, cut.distances.gap.unit)
+            style = distance_format(records, cut.distances.stratum.unit)
             columns = [Column("median distance found", medians, style)]
             caption = f"No distance: the group is too small, or most of its {records.kind} were never misclassified."
         return self.table(
@@ -152,3 +193,18 @@ class RobustnessBias(DerivedProbe, Breakdown):
             descending=True,
             caption=caption,
         )
+
+
+def _gaps(cut: Cut) -> list[Gap]:
+    return [*cut.shares.gaps, *(cut.distances.gaps if cut.distances else ())]
+
+
+def _split(gaps: Sequence[Gap]) -> tuple[list[Gap], list[Gap]]:
+    """Return the gaps in losses, and those in distances."""
+    lost = [gap for gap in gaps if gap.stratum.unit == "fraction"]
+    return lost, [gap for gap in gaps if gap.stratum.unit != "fraction"]
+
+
+def _groups_first(gap: Gap) -> tuple[bool, float, float]:
+    """Sort key, ascending: gaps between groups, then the clearest."""
+    return "group" in gap.metric.at, *clearness(gap)

@@ -8,7 +8,7 @@ not an artefact of the search (Eyuboglu et al. 2022, arXiv:2203.14960; d'Eon et 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor import (
@@ -24,9 +24,9 @@ from auditor import (
     Records,
     Table,
 )
-from auditor.findings.formatting import percent
-from auditor.plugins.bias._slice_search import Search, Slice, find_slices, image_features, slice_row
+from auditor.plugins.bias._slice_search import OTHERS, Search, Slice, find_slices, image_features, slice_row
 from auditor.probes.breakdown import Breakdown
+from auditor.probes.gaps import Gap
 
 if TYPE_CHECKING:
     from auditor import Batch, Classifier, Columns, Randomness
@@ -52,6 +52,9 @@ class Slices(Breakdown):
     )
     metrics = (
         MetricSpec(name="confirmed_slices", label="Confirmed slices", better="lower", unit="count"),
+        MetricSpec(
+            name="slice_error_gap", label="Error rate of the slice above the others", better="lower", difference=True
+        ),
         MetricSpec(name="slice_error_rate", label="Error rate of the slice", better="lower"),
     )
     clusters: int = 20
@@ -94,7 +97,8 @@ class Slices(Breakdown):
                 findings=[Finding(id=finding_id, title=_TITLE, statement=statement, n=len(frame))],
             )
         count = Metric(name="confirmed_slices", value=float(len(search.confirmed)), n=search.held_out, unit="count")
-        rates = [replace(found.errors, at={"slice": found.number}) for found in search.slices]
+        rates = [found.errors for found in search.slices]
+        gaps = [found.gap.metric for found in search.slices if found.gap]
         table = Table(
             title="Candidate slices on the held-out half",
             columns=["slice", "error rate", "error rate elsewhere", "n", "p (Holm)", "verdict", "most frequent"],
@@ -107,9 +111,20 @@ class Slices(Breakdown):
             title=_TITLE,
             statement=_statement(search),
             metric=count,
-            evidence=[table, *self._images(records, search.confirmed)],
+            evidence=[table],
         )
-        return Conclusion(metrics=[count, *rates], findings=[finding])
+        slices = [self._slice(records, found, found.gap) for found in search.confirmed if found.gap]
+        return Conclusion(metrics=[count, *gaps, *rates], findings=[finding, *slices])
+
+    def _slice(self, records: Records, found: Slice, gap: Gap) -> Finding:
+        names = {str(found.number): f"slice {found.number}", OTHERS: "all other held-out images"}
+        return Finding(
+            id=f"{self.meta.id}/slice-{found.number}",
+            title=f"Slice {found.number}",
+            statement=f"{gap.statement('Error rate', names)} In the slice, {found.content}.",
+            metric=gap.metric,
+            evidence=self._images(records, [found]),
+        )
 
     def _search(self, records: Records) -> Search:
         return find_slices(records, clusters=self.clusters, minimum=self.minimum, candidates=self.candidates)
@@ -130,7 +145,7 @@ class Slices(Breakdown):
             rows.append(GridRow(label=f"slice {found.number}", cells=pictures))
         columns = [str(i + 1) for i in range(self.examples_shown)]
         caption = "Held-out images, errors first; label, then prediction."
-        return [ImageGrid(title="Confirmed slices", columns=columns, rows=rows, caption=caption)] if rows else []
+        return [ImageGrid(title="Images of the slice", columns=columns, rows=rows, caption=caption)] if rows else []
 
 
 def _statement(search: Search) -> str:
@@ -139,9 +154,7 @@ def _statement(search: Search) -> str:
             f"No slice is confirmed: of {len(search.slices)} clusters with a high error rate in one half, none is"
             f" significant on the held-out half (n = {search.held_out})."
         )
-    worst = search.confirmed[0]
     return (
-        f"Confirmed on held-out images: {len(search.confirmed)} of {len(search.slices)} candidate slices. Highest"
-        f" error rate: {percent(worst.errors)} (n = {worst.errors.n}) against {100 * worst.others:.1f} % elsewhere"
-        f" (p = {worst.p_value:.2g}, Fisher, Holm); {worst.content}."
+        f"Confirmed on held-out images: {len(search.confirmed)} of {len(search.slices)} candidate slices"
+        f" (n = {search.held_out}; Fisher, Holm)."
     )

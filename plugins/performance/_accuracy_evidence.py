@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor import Finding, GridRow, HeatMap, ImageGrid, Metric, Picture, Records, Table
 from auditor.findings.formatting import percent
-from auditor.probes.breakdown import ALPHA
+from auditor.probes.gaps import ALPHA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

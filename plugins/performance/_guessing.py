@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from auditor import Finding, Metric, MetricSpec, Table
 from auditor.findings.formatting import formatted, percent, probability
-from auditor.probes.breakdown import ALPHA
+from auditor.probes.gaps import ALPHA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
