@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Mapping = NDArray[np.int64]
+    Mapping = NDArray[np.int64]
 
 _DIGITS = re.compile(r"([0-9]+)")
 
@@ -24,6 +26,8 @@ def common_orders(classes: Sequence[str]) -> dict[str, Mapping]:
     (``0, 1, 2, 10``) or without regard to case. Two classes can be reversed. An offset of one comes from a background
     class in front, or from labels that start at 1.
     """
+    import numpy as np
+
     k = len(classes)
     count = np.arange(k)
     found: dict[str, Mapping] = {
@@ -58,6 +62,8 @@ def reordered(classes: Sequence[str], mapping: Mapping) -> list[str]:
 
 
 def _sorted_by(classes: Sequence[str], key: Callable[[str], object]) -> Mapping:
+    import numpy as np
+
     order = sorted(range(len(classes)), key=lambda i: (key(classes[i]), classes[i]))
     mapping = np.empty(len(classes), dtype=np.int64)
     mapping[order] = np.arange(len(classes))
