@@ -84,6 +84,7 @@ def judged(conclusion: Any) -> dict[str, Any]:
             "id": "metrics.bounds",
             "status": "informative",
             "metrics": plain(conclusion.metrics),
+            "metric_specs": plain(Bounds.metrics),
             "findings": plain(conclusion.findings),
         },
         read_policy("default"),

@@ -81,4 +81,6 @@ def test_the_policy_reads(tmp_path: Path) -> None:
     policy = read_policy(str(tmp_path / "policy.toml"), registry.load().probes)
     assert policy.fails_at == "high"
     assert [each.author for each in policy.accepted] == ["A. Turing, safety"]
-    assert next(rule for rule in policy.rules if rule.probe == "performance.accuracy").thresholds["low"] == 0.97
+    assert {rule.metric: rule for rule in policy.rules if rule.probe == "performance.accuracy"}["accuracy"].thresholds[
+        "low"
+    ] == 0.97
