@@ -16,7 +16,6 @@ from auditor.findings.finding import Conclusion
 from auditor.findings.metric import Metric
 from auditor.plugins.bias._fairness_over_units import GroupedImages, fairness_over_units
 from auditor.probes.base import Meta, Probe, Records, no_examples
-from auditor.probes.breakdown import compare_shares, kruskal_wallis
 from auditor.statistics import cluster
 
 RNG = np.random.default_rng(5)
@@ -155,29 +154,6 @@ def test_intervals_over_units_cover_the_truth(between: float) -> None:
             covered[name] += metric.low <= truth <= metric.high
     assert covered["units"] / 300 > 0.92
     assert (covered["images"] / 300 < 0.85) == (between > 0)
-
-
-def test_comparison_of_groups_is_over_units() -> None:
-    """Shares, gap, chi-square test and minimum."""
-    sides = pd.Series(["left", "right"] * 20)
-    one = compare_shares("side", pd.Series(HITS), sides, 10, metric="accuracy", gap="gap")
-    copies = compare_shares(
-        "side", pd.Series(ten(HITS)), pd.Series(ten(sides)), 10, metric="accuracy", gap="gap", units=UNITS
-    )
-    assert ends(copies.gap) == pytest.approx(ends(one.gap))
-    assert copies.p_value == pytest.approx(one.p_value)
-    assert ends(copies.groups["left"]) == pytest.approx(ends(one.groups["left"]))
-    assert (copies.gap.n, copies.gap.units) == (400, 40)
-    small = compare_shares(
-        "side", pd.Series(ten(HITS)), pd.Series(ten(sides)), 21, metric="accuracy", gap="gap", units=UNITS
-    )
-    assert small.small == {"left": 20, "right": 20}
-
-
-def test_rank_test_is_over_units() -> None:
-    samples = [VALUES[:20], VALUES[20:] + 0.5]
-    copies = kruskal_wallis([ten(sample) for sample in samples], [UNITS[:200], UNITS[200:]])
-    assert copies == pytest.approx(kruskal_wallis(samples))
 
 
 def test_fairness_of_patients_without_a_difference_is_rarely_significant() -> None:
