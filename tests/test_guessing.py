@@ -99,7 +99,7 @@ def signs_of_guessing(labels: Any, predictions: Any, k: int) -> float | None:
     matrix = confusion_matrix(labels, predictions, labels=np.arange(k))
     interval = statistics.bootstrap_confusion(matrix, CONFUSION_METRICS["balanced_accuracy"], resamples=200)
     balanced = Metric(name="balanced_accuracy", **interval._asdict(), n=len(labels))
-    found = compare_with_guessing(matrix, balanced, [str(c) for c in range(k)], "images")
+    found = compare_with_guessing(labels, predictions, balanced, [str(c) for c in range(k)], "images")
     return found.metrics[0].value
 
 

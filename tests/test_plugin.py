@@ -77,7 +77,7 @@ def test_new_plugin_conforms_and_its_tests_pass(auditor_cli: Cli) -> None:
     checked = auditor_cli("plugin", "check", "./auditor-bar")
     assert checked.exit_code == 0, checked.output
     assert checked.output.splitlines()[0] == "auditor-bar 0.1.0"
-    assert checked.output.splitlines()[-1] == "1 probe of auditor-bar, 10 checks: all passed"
+    assert checked.output.splitlines()[-1] == "1 probe of auditor-bar, 11 checks: all passed"
     assert max(map(len, checked.output.splitlines())) <= 80
     # all but the last test, which repeats this one on the installed package
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not passes_the_checks"]

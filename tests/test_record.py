@@ -29,6 +29,7 @@ AUDIT = {
     record.ParityRecord: "properties/model/properties/parity",
     record.DataRecord: "properties/data",
     record.SkippedRecord: "properties/data/properties/skipped/items",
+    record.UnitsRecord: "properties/data/properties/units",
     record.PolicyRecord: "properties/policy",
     record.PluginRecord: "properties/plugins/items",
     record.DocumentedRecord: "properties/documented/items",

@@ -173,7 +173,11 @@ def test_columns_are_distinguished() -> None:
 @pytest.mark.parametrize(
     ("columns", "overrides", "message"),
     [
-        ({"a": [1], "b": [2]}, {}, r"has 2 columns of features \(a, b\), but the model takes 1; name label, groups"),
+        (
+            {"a": [1], "b": [2]},
+            {},
+            r"has 2 columns of features \(a, b\), but the model takes 1; name label, unit",
+        ),
         ({"a": [1]}, {"label": "y"}, "has no column 'y'; it has a"),
         ({"a": ["x"]}, {"features": ["a"]}, "column a holds 'x'; expected numbers"),
         ({"a": [float("nan")]}, {}, "every row has a missing or non-numeric feature"),

@@ -144,8 +144,9 @@ def compare_preprocessings(
     if images.labels is None:
         raise BadInput(f"--data {data}: has no labels, so preprocessings cannot be compared; give labelled images")
     given = _predictions(classifier, images)
-    title = f"Accuracy by preprocessing (n = {len(images)}):"
-    return "\n".join([title, *_accuracies(classifier, given, images.labels), *_what_fits(classifier, given, images)])
+    units = "" if images.units is None else f", {len(set(images.units))} units"
+    title = f"Accuracy by preprocessing (n = {len(images)}{units}):"
+    return "\n".join([title, *_accuracies(classifier, given, images), *_what_fits(classifier, given, images)])
 
 
 def _predictions(classifier: DeployedModel, images: Images) -> dict[str, Labels]:
@@ -163,13 +164,15 @@ def _predictions(classifier: DeployedModel, images: Images) -> dict[str, Labels]
     return {name: np.concatenate(parts) for name, parts in given.items()}
 
 
-def _accuracies(classifier: DeployedModel, given: Mapping[str, Labels], labels: Labels) -> Iterator[str]:
+def _accuracies(classifier: DeployedModel, given: Mapping[str, Labels], images: Images) -> Iterator[str]:
     from auditor import statistics
     from auditor.model import presets
 
-    correct = {name: int((answers == labels).sum()) for name, answers in given.items()}
-    for name in sorted(correct, key=lambda name: -correct[name]):
-        value, low, high = (100 * (end or 0) for end in statistics.wilson(correct[name], len(labels)))
+    correct = {
+        name: statistics.effective_count(answers == images.labels, images.units) for name, answers in given.items()
+    }
+    for name in sorted(correct, key=lambda name: -correct[name].hits / correct[name].n):
+        value, low, high = (100 * (end or 0) for end in statistics.wilson(*correct[name]))
         preset = presets.name_of(classifier.preprocessing) or "no preset"
         label = f"{name} ({preset})" if name == "as used" else name
         yield f"{label:<24} {value:5.1f} % [{low:.1f}, {high:.1f}]"
@@ -185,7 +188,7 @@ def _what_fits(classifier: DeployedModel, given: Mapping[str, Labels], images: I
     labels = images.labels
     share = {name: float((answers == labels).mean()) for name, answers in given.items()}
     best = max(share, key=lambda name: (share[name], name == "as used"))
-    order = fitting_order(other_orders(labels, given["as used"], images.ids, classifier.classes))
+    order = fitting_order(other_orders(labels, given["as used"], images.ids, classifier.classes, units=images.units))
     if order and (order.accuracy.value or 0.0) > share[best]:
         names = ",".join(reordered(classifier.classes, order.mapping))
         yield (

@@ -239,6 +239,12 @@ _INPUT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         help="Class names in the order of the model's outputs, or a file with them.",
     ),
     click.option(
+        "--unit",
+        metavar="COLUMN",
+        help="Column of the data that names the unit of each image (patient, person, video). Intervals and tests are"
+        " over units. [default: the column unit]",
+    ),
+    click.option(
         "--crop",
         callback=_crop,
         metavar="SHARE|N|none",
@@ -260,7 +266,8 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
             entries |= {"resize": "stretch"} if crop == "none" else {"resize": "crop", "crop": crop}
         stated = {"name": options.pop("output"), "classes": options.pop("classes")}
         output = {name: value for name, value in stated.items() if value is not None}
-        tables = {"input": entries, "output": output}
+        unit = options.pop("unit")
+        tables = {"input": entries, "output": output, "data": {} if unit is None else {"unit": unit}}
         return command(overrides={name: table for name, table in tables.items() if table}, **options)
 
     for option in reversed(_INPUT_OPTIONS):

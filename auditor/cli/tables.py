@@ -96,12 +96,21 @@ def _without_result(probes: Sequence[ProbeRecord]) -> list[str]:
 
 def _probe_lines(probes: Sequence[ProbeRecord], width: int) -> list[Text]:
     """Return the table of probes, one line each; a number that does not fit loses its interval."""
-    rows = [("probe", "status", "key metric", "n")]
-    rows += [(probe["id"], _status(probe), headline(probe), str(probe["n"] or "-")) for probe in probes]
-    other_columns = sum(max(len(row[column]) for row in rows) for column in (1, 3)) + 3 * len(_GAP)
+    rows: list[_Row] = [("probe", "status", "key metric", "n", "units")]
+    rows += [(probe["id"], _status(probe), headline(probe), str(probe["n"] or "-"), _units(probe)) for probe in probes]
+    if not any(row[4] for row in rows[1:]):
+        rows = [row[:4] for row in rows]
+    other_columns = sum(max(len(row[column]) for row in rows) for column in range(len(rows[0])) if column not in {0, 2})
+    other_columns += (len(rows[0]) - 1) * len(_GAP)
     room = width - other_columns - min(max(len(row[0]) for row in rows), width - other_columns - 12)
-    fitting = [(*row[:2], _shortened(row[2], room), row[3]) for row in rows]
-    return _lines(fitting, {1: [MARKS[probe["status"]] for probe in probes]}, {3}, width)
+    fitting = [(*row[:2], _shortened(row[2], room), *row[3:]) for row in rows]
+    return _lines(fitting, {1: [MARKS[probe["status"]] for probe in probes]}, {3, 4}, width)
+
+
+def _units(probe: ProbeRecord) -> str:
+    """Return the number of units of the key metric; empty if its interval is not over units."""
+    units = probe["metrics"][0].get("units") if probe["metrics"] else None
+    return "" if units is None else str(units)
 
 
 def _shortened(number: str, room: int) -> str:

@@ -35,16 +35,20 @@ class _Difference(NamedTuple):
 
 
 def compare_values(
-    pair: tuple[int, int], metrics: Sequence[MetricRecord], values: Sequence[pd.Series | None]
+    pair: tuple[int, int],
+    metrics: Sequence[MetricRecord],
+    values: Sequence[pd.Series | None],
+    units: pd.Series | None = None,
 ) -> PairRecord:
     """Return the difference of two runs with its p-value, before correction.
 
-    ``metrics`` and ``values`` (each image's contribution) have an entry per run.
+    ``metrics`` and ``values`` (each image's contribution) have an entry per run. ``units`` by image id: tests are over
+    units (patients, persons, videos).
     """
     i, j = pair
     first, second = metrics[i], metrics[j]
     if _is_mean(values[i], first) and _is_mean(values[j], second):
-        difference = _paired(values[i], values[j], n=min(first["n"], second["n"]))
+        difference = _paired(values[i], values[j], n=min(first["n"], second["n"]), units=units)
     else:
         difference = _unpaired(first, second)
     return {
@@ -66,18 +70,26 @@ def _is_mean(values: pd.Series | None, metric: MetricRecord) -> bool:
     return math.isclose(float(values.astype(float).mean()), metric["value"], rel_tol=1e-4, abs_tol=1e-6)
 
 
-def _paired(first: pd.Series, second: pd.Series, *, n: int) -> _Difference:
+def _paired(first: pd.Series, second: pd.Series, *, n: int, units: pd.Series | None) -> _Difference:
     """Compare image by image: proportions by McNemar's test, other means by the bootstrap."""
     import numpy as np
 
     aligned = first.astype(float).align(second.astype(float))
     a, b = (each.to_numpy() for each in aligned)
+    of_image = None if units is None else units.reindex(aligned[0].index).to_numpy()
     if not np.isin(np.concatenate([a, b]), (0.0, 1.0)).all():
-        interval, p = statistics.paired_means(a, b)
+        interval, p = statistics.paired_means(a, b, units=of_image)
         return _Difference(interval, p, "bootstrap", n)
     lost, gained = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
-    interval = statistics.paired_proportions(lost, gained, len(a))
-    return _Difference(interval, statistics.mcnemar_two_sided(lost, gained), "mcnemar", len(a), [lost, gained])
+    change = (b - a).astype(int)
+    more, fewer, effective = statistics.effective_change(change, of_image)
+    interval = statistics.paired_proportions(fewer, more, effective)
+    p = (
+        statistics.mcnemar_two_sided(lost, gained)
+        if units is None
+        else statistics.sign_flip_two_sided(change, of_image)
+    )
+    return _Difference(interval, p, "mcnemar", len(a), [lost, gained])
 
 
 def _unpaired(first: MetricRecord, second: MetricRecord) -> _Difference:

@@ -75,13 +75,14 @@ def _metrics(runs: Sequence[Run], results: Sequence[ProbeResult]) -> Iterator[Co
         headline = key == first_key
         pairs = itertools.combinations(range(len(runs)), 2) if headline or len(runs) == 2 else ()
         values = [result.values.get(key) for result in results]
+        units = next((run.units for run in runs if run.units is not None), None)
         yield {
             "name": metrics[0]["name"],
             "at": metrics[0]["at"],
             "unit": metrics[0]["unit"],
             "headline": headline,
             "values": [_value(metric) for metric in metrics],
-            "pairs": [compare_values(pair, metrics, values) for pair in pairs],
+            "pairs": [compare_values(pair, metrics, values, units) for pair in pairs],
         }
 
 
@@ -208,6 +209,8 @@ def _records(run: Run, probe: Probe, common: set[str] | None) -> Records | None:
     """Read the records of a probe and of those that it depends on; None if some are missing."""
     ids = [probe.meta.id, *_dependencies(run, probe)]
     frames = {i: read_rows(run.folder, i, run.keys.get(i)) for i in ids}
+    if run.units is not None:
+        frames = {i: f if f is None else f.assign(unit=f["image_id"].map(run.units)) for i, f in frames.items()}
     known = {i: frame for i, frame in frames.items() if frame is not None}
     if len(known) < len(frames):
         return None

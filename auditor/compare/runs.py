@@ -35,7 +35,12 @@ class Run:
     keys: Mapping[str, str]
     """Digest of each probe's records."""
     images: pd.DataFrame | None
-    """Digest and label by image id; None for a run of an older version."""
+    """Digest, label and, if the data states units, unit by image id; None for a run of an older version."""
+
+    @property
+    def units(self) -> pd.Series | None:
+        """The unit of each image (patient, person, video) by id; None if the data states none."""
+        return None if self.images is None else self.images.get("unit")
 
     @property
     def probes(self) -> dict[str, ProbeRecord]:

@@ -26,8 +26,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from auditor.findings.record import AuditRecord
+
 from auditor.conformance.checks import CHECKS, check_record, heavy_imports
 from auditor.conformance.subject import Breach, Subject, quick
+from auditor.conformance.units import check_units, read_records
 
 Outcome = Literal["ok", "FAILED", "n/a"]
 
@@ -108,7 +111,8 @@ def _check_probes(
 ) -> Iterator[Check]:
     model, data = write_subject(folder)
     subject = open_subject(plugins, model, data)
-    records = audit(plugins, probes, model=model, data=data, folder=folder)
+    audited = audit(plugins, probes, model=model, data=data, folder=folder)
+    records = {record["id"]: record for record in audited["probes"]}
     for probe_id in probes:
         say(probe_id)
         kind = plugins.probes[probe_id]
@@ -117,6 +121,11 @@ def _check_probes(
                 continue
             yield _outcome(probe_id, name, lambda check=check, kind=kind: check(subject, kind))  # type: ignore[misc]
         yield _outcome(probe_id, "concludes", lambda probe_id=probe_id: check_record(records[probe_id]))  # type: ignore[misc]
+        yield _outcome(probe_id, "intervals over units", lambda i=probe_id: _over_units(plugins, folder, audited, i))  # type: ignore[misc]
+
+
+def _over_units(plugins: Registry, folder: Path, audited: AuditRecord, probe_id: str) -> None:
+    check_units(*read_records(plugins, folder / "run", audited, probe_id))
 
 
 def _outcome(probe: str, name: str, check: Callable[[], None]) -> Check:
@@ -152,10 +161,8 @@ def open_subject(plugins: Registry, model: Path, data: Path | None, samples: int
     return Subject(classifier=classifier, images=batch, plugins=plugins)
 
 
-def audit(
-    plugins: Registry, probes: Sequence[str], *, model: Path, data: Path, folder: Path
-) -> Mapping[str, Mapping[str, Any]]:
-    """Run an audit with these probes and those they depend on; return their parts of audit.json by id."""
+def audit(plugins: Registry, probes: Sequence[str], *, model: Path, data: Path, folder: Path) -> AuditRecord:
+    """Run an audit with these probes and those they depend on; return its audit.json, with the records in run/."""
     from auditor.run.request import Request
     from auditor.run.session import run
 
@@ -165,7 +172,7 @@ def audit(
     request = Request(
         model=model, data=data, suite=str(suite), out=folder / "run", formats=(), trust_model=True, device="cpu"
     )
-    return {record["id"]: record for record in run(request).audit["probes"]}
+    return run(request).audit
 
 
 def write_suite(plugins: Registry, probes: Sequence[str], path: Path) -> Path:

@@ -12,11 +12,13 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from auditor.data.duplicates import count_near_duplicates, thumbnail
 from auditor.data.resizing import WHITE, Resizing, deep_maximum, fit
 from auditor.errors import BadInput
 from auditor.printable import printable_name, printable_text
@@ -49,6 +51,10 @@ class Source:
     labels: Sequence[str] | None = None
     """Class names or class indices as text, one per image."""
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    units: Sequence[str] | None = None
+    """The unit of each image: its patient, person or video. Images of one unit are correlated. None if not stated."""
+    unit_name: str = "unit"
+    """The column that names the units."""
     columns: Mapping[str, Sequence[Any]] | None = None
     """For tabular data: all columns of the table; ``auditor/model/tabular.py`` selects features, label and groups."""
     mask: Callable[[int], tuple[bytes, Image.Image | NDArray[Any]] | None] | None = None
@@ -151,9 +157,13 @@ class Images:
         self._masks: dict[int, NDArray[np.uint8] | None] = {}
         self._index: list[int] = []
         self._digests: list[str] = []
+        self._thumbnails: list[NDArray[np.float16] | None] = []
         self._scan(sample(source.ids, samples, seed))
         self.ids = tuple(source.ids[i] for i in self._index)
         self.groups = {name: [values[i] for i in self._index] for name, values in source.groups.items()}
+        self.units = None if source.units is None else [source.units[i] for i in self._index]
+        """The unit of each image; None if the data states none."""
+        self.unit_name = source.unit_name
         self._position = {image_id: position for position, image_id in enumerate(self.ids)}
         self.labels: NDArray[np.int64] | None = None
 
@@ -172,10 +182,28 @@ class Images:
 
     @property
     def sha256(self) -> str:
-        """Digest of everything that findings depend on: ids, bytes, labels, groups, resolution."""
+        """Digest of everything that findings depend on: ids, bytes, labels, groups, resolution, units."""
+        return self.measured_sha256 if self.units is None else self._digest(self.units)
+
+    @property
+    def measured_sha256(self) -> str:
+        """Digest without the units: what the rows of most probes depend on. Intervals are computed from rows."""
+        return self._digest()
+
+    def _digest(self, *more: Any) -> str:
         rows = list(zip(self.ids, self._digests, strict=True))
-        text = json.dumps([rows, self.label_names, self.groups, self.shape, asdict(self._resizing)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        content = [rows, self.label_names, self.groups, self.shape, asdict(self._resizing), *more]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def unit_of(self) -> Mapping[str, str] | None:
+        """The unit of each image by id; None without units."""
+        return None if self.units is None else dict(zip(self.ids, self.units, strict=True))
+
+    @cached_property
+    def near_duplicates(self) -> int:
+        """The number of images that are nearly equal to another one (``auditor/data/duplicates.py``)."""
+        return count_near_duplicates(self._thumbnails, self._digests) if len(self.shape) > 1 else 0
 
     @property
     def digests(self) -> Sequence[str]:
@@ -236,7 +264,7 @@ class Images:
         deep: list[float] = []
         resized: list[int] = []
 
-        def look(index: int) -> tuple[int, str, Pixels | NDArray[np.uint8]] | str:
+        def look(index: int) -> tuple[int, str, NDArray[Any], NDArray[np.float16] | None] | str:
             try:
                 raw, picture = self._source.read(index)
                 digest = hashlib.sha256(raw)
@@ -251,7 +279,8 @@ class Images:
                     deep.append(largest)
                 if _size(picture) != self.shape[1:]:
                     resized.append(index)
-                return index, digest.hexdigest(), self._fit(picture)
+                pixels = self._fit(picture)
+                return index, digest.hexdigest(), pixels, thumbnail(pixels) if pixels.ndim == 3 else None
             except Exception as error:
                 # decoders raise anything for broken files: SyntaxError, struct.error, IndexError, ...
                 return f"{self._source.ids[index]}: {printable_text(_why(error))}"
@@ -264,6 +293,7 @@ class Images:
                     self._index.append(found[0])
                     self._digests.append(found[1])
                     self._remember(found[0], found[2])
+                    self._thumbnails.append(found[3])
         self.n_deep, self.n_resized = len(deep), len(resized)
         if deep and self._resizing.white is None and max(deep) <= _SLIVER * WHITE:
             self.warnings.append(

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from auditor.findings.metric import Metric, MetricSpec, n_of_255
-from auditor.findings.record import CellRecord, IntervalRecord, Json, MetricRecord, MetricSpecRecord
+from auditor.findings.record import CellRecord, DataRecord, IntervalRecord, Json, MetricRecord, MetricSpecRecord
 
 NOTHING = "–"
 """Text of a missing number."""
@@ -109,6 +109,18 @@ def interval(metric: Metric | MetricRecord, spec: Spec | None = None) -> str:
     style, _ = _style(_unit(metric), difference=is_difference(spec))
     texts = [NOTHING if end is None else _scaled(end, style) for end in (low, high)]
     return f"[{texts[0]}, {texts[1]}]"
+
+
+def sample_size(metric: Metric | MetricRecord) -> str:
+    """Format the number of images, with that of their units if the interval is over units: ``1200, 120 units``."""
+    n, units = (metric["n"], metric.get("units")) if isinstance(metric, Mapping) else (metric.n, metric.units)
+    return str(n) if units is None else f"{n}, {units} unit{'' if units == 1 else 's'}"
+
+
+def of_units(data: DataRecord) -> str:
+    """Format the number of units of the data after that of the images: `` of 120 units``; empty without units."""
+    units = data.get("units")
+    return "" if units is None else f" of {units['n']} unit{'' if units['n'] == 1 else 's'} ({units['name']})"
 
 
 def percent(metric: Metric) -> str:

@@ -57,6 +57,9 @@ class Metric:
     """For an accuracy on perturbed images: the accuracy on the same images without the perturbation. Policies judge the
     loss from it, reports name large losses."""
 
+    units: int | None = None
+    """Number of units (patients, persons, videos) that the images belong to, if the interval is over units."""
+
     def lost_from(self, clean: float | None) -> Metric:
         """Return the metric with the accuracy on the same images without the perturbation."""
         return replace(self, clean=clean)

@@ -48,6 +48,8 @@ class MetricRecord(IntervalRecord):
     at: dict[str, Scalar]
     clean: NotRequired[float]
     """The accuracy on the same images without the perturbation."""
+    units: NotRequired[int | None]
+    """Number of units, if the interval is over units."""
 
 
 class AxisRecord(TypedDict):
@@ -332,6 +334,14 @@ class SkippedRecord(TypedDict):
     names: list[str]
 
 
+class UnitsRecord(TypedDict):
+    """The units that the images belong to: patients, persons, videos."""
+
+    name: str
+    """The column that names them."""
+    n: int
+
+
 class DataRecord(TypedDict):
     """The audited images, or the tabular data."""
 
@@ -345,6 +355,8 @@ class DataRecord(TypedDict):
     unreadable: NotRequired[list[str]]
     skipped: NotRequired[list[SkippedRecord]]
     labelled: bool
+    units: NotRequired[UnitsRecord | None]
+    near_duplicates: NotRequired[int]
     groups: dict[str, dict[str, int]]
 
 

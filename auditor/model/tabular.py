@@ -118,6 +118,7 @@ class _Columns(NamedTuple):
     """The columns of a table by their role."""
 
     label: str | None
+    unit: str | None
     groups: Sequence[str]
     features: Sequence[str]
     numbers: Mapping[str, Any]
@@ -132,6 +133,7 @@ def of_table(
     label: str | None,
     groups: Sequence[str] | None,
     features: Sequence[str] | None,
+    unit: str | None = None,
 ) -> tuple[Source, TabularPreprocessing]:
     """Return the rows of a table with their preprocessing.
 
@@ -144,6 +146,7 @@ def of_table(
         label: name of the label column; by default the column called label.
         groups: names of the group columns; by default the columns that hold text.
         features: names of the feature columns; by default all other columns, in the order of the table.
+        unit: name of the column with the unit of each row; by default the column called unit.
 
     Raises:
         BadInput: if the columns do not fit the model.
@@ -152,7 +155,7 @@ def of_table(
 
     assert source.columns is not None
     table = {name: pd.Series(values) for name, values in source.columns.items()}
-    chosen = _choose_columns(source.path, table, label, groups, features)
+    chosen = _choose_columns(source.path, table, label=label, unit=unit, groups=groups, features=features)
     _check_features(source.path, table, chosen, n_features)
     values = np.stack([chosen.numbers[name].to_numpy(dtype=np.float64) for name in chosen.features], axis=1)
     values = values.astype(np.float32 if dtype in {"float32", "float16"} else np.float64).astype(np.float64)
@@ -171,7 +174,9 @@ def of_table(
         read=_reader(values, preprocessing),
         columns=None,
         labels=None if chosen.label is None else _labels(source.path, chosen.label, table[chosen.label]),
-        groups={name: ["" if pd.isna(v) else _text(v) for v in table[name]] for name in chosen.groups},
+        groups={name: _texts(table[name]) for name in chosen.groups},
+        units=None if chosen.unit is None else _texts(table[chosen.unit]),
+        unit_name=chosen.unit or "unit",
     )
     return rows, preprocessing
 
@@ -179,7 +184,9 @@ def of_table(
 def _choose_columns(
     path: str,
     table: Mapping[str, Any],
+    *,
     label: str | None,
+    unit: str | None,
     groups: Sequence[str] | None,
     features: Sequence[str] | None,
 ) -> _Columns:
@@ -187,16 +194,18 @@ def _choose_columns(
     import pandas as pd
 
     label = label or ("label" if "label" in table else None)
-    for name in (*([label] if label else []), *(groups or ()), *(features or ())):
+    named = {*(groups or ()), *(features or ())}
+    unit = unit or ("unit" if "unit" in table and "unit" not in named else None)
+    for name in (*([label] if label else []), *([unit] if unit else []), *(groups or ()), *(features or ())):
         if name not in table:
             raise BadInput(f"{path}: has no column {name!r}; it has {', '.join(table)}")
     numbers = {name: pd.to_numeric(column, errors="coerce") for name, column in table.items()}
     if groups is None:
         texts = [name for name, column in table.items() if _holds_text(column, numbers[name])]
-        groups = [name for name in texts if name != label and name not in (features or ())]
+        groups = [name for name in texts if name not in {label, unit} and name not in (features or ())]
     if features is None:
-        features = [name for name in table if name != label and name not in groups]
-    return _Columns(label, groups, features, numbers)
+        features = [name for name in table if name not in {label, unit} and name not in groups]
+    return _Columns(label, unit, groups, features, numbers)
 
 
 def _check_features(path: str, table: Mapping[str, Any], chosen: _Columns, n_features: int | None) -> None:
@@ -204,7 +213,8 @@ def _check_features(path: str, table: Mapping[str, Any], chosen: _Columns, n_fea
     if n_features is not None and len(chosen.features) != n_features:
         raise BadInput(
             f"{path}: has {len(chosen.features)} columns of features ({', '.join(chosen.features) or 'none'}), but the"
-            f" model takes {n_features}; name label, groups and, if necessary, features under [data] in the sidecar"
+            f" model takes {n_features}; name label, unit, groups and, if necessary, features under [data] in the"
+            " sidecar"
         )
     for name in chosen.features:
         numbers = chosen.numbers[name]
@@ -260,6 +270,11 @@ def _labels(path: str, name: str, column: Any) -> list[str] | None:
     if missing.any():
         raise BadInput(f"{path}: {int(missing.sum())} of {len(column)} rows have no {name}; label all rows or none")
     return [_text(value) for value in column]
+
+
+def _texts(column: Any) -> list[str]:
+    """Return the cells of a column as text, missing ones as empty text."""
+    return ["" if missing else _text(value) for value, missing in zip(column, column.isna(), strict=True)]
 
 
 def _text(value: Any) -> str:

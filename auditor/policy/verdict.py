@@ -237,7 +237,7 @@ def _loss(metric: MetricRecord, spec: MetricSpecRecord) -> tuple[MetricRecord, M
 def _compare_number(rule: Rule, metric: MetricRecord, spec: MetricSpecRecord) -> _Verdict:
     sign = 1.0 if rule.side == "at_least" else -1.0
     name, number = spec["label"] + formatting.place(metric["at"]), formatting.measured(metric, spec)
-    words = f"{name}: {number} (n = {metric['n']})"
+    words = f"{name}: {number} (n = {formatting.sample_size(metric)})"
     ends = _ends(metric, spec)
     if ends is None:
         return _Verdict("inconclusive", "none", f"{words}; without an interval it is no evidence", metric)
@@ -247,8 +247,9 @@ def _compare_number(rule: Rule, metric: MetricRecord, spec: MetricSpecRecord) ->
         if limit is not None and best < sign * limit:
             return _Verdict("fail", grade, f"{words}; {_wanted(rule, limit, metric, spec)}: {rule.reason}", metric)
     smallest = rule.smallest_n(share=metric["unit"] == "fraction" and not spec["difference"])
-    missing = smallest - metric["n"]
-    more = f"; the rule needs at least {smallest} images, so {missing} are missing" if missing > 0 else ""
+    units = metric.get("units")
+    kind, missing = ("images", smallest - metric["n"]) if units is None else ("units", smallest - units)
+    more = f"; the rule needs at least {smallest} {kind}, so {missing} are missing" if missing > 0 else ""
     wanted = _wanted(rule, rule.mildest, metric, spec)
     if worst < sign * rule.mildest:
         return _Verdict("inconclusive", "none", f"{words}; the interval contains the threshold: {wanted}{more}", metric)

@@ -136,20 +136,25 @@ class Attack(Perturbation):
         """Return robust accuracy by epsilon, success rates, and by epsilon the share of unconfirmed errors."""
         from auditor import statistics
 
-        smallest = breaking_epsilon(frame)
+        smallest, units = breaking_epsilon(frame), clean_units(frame)
+        correct = smallest > 0
         robust, rates, unconfirmed = [], [], {}
         for epsilon in sorted(float(e) for e in frame["epsilon"].unique()):
             at: Level = {"norm": norm, "epsilon": epsilon}
-            metric = statistics.proportion("robust_accuracy", smallest > epsilon, at=at)
+            metric = statistics.proportion("robust_accuracy", smallest > epsilon, at=at, units=units)
             if epsilon == 0:
                 robust.append(metric)
                 continue
             robust.append(metric.lost_from(robust[0].value))
-            rates.append(statistics.proportion("attack_success_rate", smallest[smallest > 0] <= epsilon, at=at))
+            rates.append(
+                statistics.proportion(
+                    "attack_success_rate", smallest[correct] <= epsilon, at=at, units=statistics.keep(units, correct)
+                )
+            )
             if self.reports_surrogate:
                 claimed = frame[frame["surrogate_misclassified"].astype(bool) & (frame["epsilon"] == epsilon)]
                 refuted = ~claimed["success"].astype(bool)
-                unconfirmed[epsilon] = statistics.proportion("unconfirmed", refuted, at=at)
+                unconfirmed[epsilon] = statistics.proportion("unconfirmed", refuted, at=at, units=claimed.get("unit"))
         return robust, rates, unconfirmed
 
     def _example_norm(self, frame: pd.DataFrame) -> str:
@@ -200,20 +205,25 @@ def breaking_epsilon(frame: pd.DataFrame) -> NDArray[np.float64]:
     return result
 
 
+def clean_units(frame: pd.DataFrame) -> pd.Series | None:
+    """Return the unit of each image in the order of ``breaking_epsilon``; None if the data states no units."""
+    return frame[frame["epsilon"] == 0].get("unit")
+
+
 def _clean_accuracy(frame: pd.DataFrame) -> Metric:
     from auditor import statistics
 
-    return statistics.proportion("accuracy", breaking_epsilon(frame) > 0)
+    return statistics.proportion("accuracy", breaking_epsilon(frame) > 0, units=clean_units(frame))
 
 
 def _accuracy_by_snr(frame: pd.DataFrame) -> list[Metric]:
     """Return robust accuracy by SNR, weakest attack first."""
     from auditor import statistics
 
-    smallest = breaking_epsilon(frame)
+    smallest, units = breaking_epsilon(frame), clean_units(frame)
     clean = _clean_accuracy(frame).value
     return [
-        statistics.proportion("robust_accuracy", smallest > epsilon, at={"snr": snr}).lost_from(clean)
+        statistics.proportion("robust_accuracy", smallest > epsilon, at={"snr": snr}, units=units).lost_from(clean)
         for snr, epsilon in _decibels(frame).items()
     ]
 

@@ -100,10 +100,11 @@ def region_metrics(regions: Sequence[Region], frame: pd.DataFrame) -> list[Metri
     """Return the mean share of each region; for masks also the excess over the area of the mask."""
     from auditor import statistics
 
-    metrics = [statistics.mean(region.metric, region.share, unit="fraction") for region in regions]
+    units = frame.get("unit")
+    metrics = [statistics.mean(region.metric, region.share, unit="fraction", units=units) for region in regions]
     if any(region.metric == "mask_attribution" for region in regions):
         excess = (frame["mask_share"] - frame["mask_area"]).to_numpy(dtype=float)
-        metrics.append(statistics.mean("mask_attribution_gain", excess, unit="fraction"))
+        metrics.append(statistics.mean("mask_attribution_gain", excess, unit="fraction", units=units))
     return metrics
 
 
@@ -136,7 +137,11 @@ def tables(records: Records, frame: pd.DataFrame, regions: Sequence[Region]) -> 
         return []
     rows: list[list[Cell]] = []
     for by, value, mask in cuts(records, frame):
-        shares = [statistics.mean(region.metric, region.share[mask], unit="fraction").cell() for region in regions]
+        units = statistics.keep(frame.get("unit"), mask)
+        shares = [
+            statistics.mean(region.metric, region.share[mask], unit="fraction", units=units).cell()
+            for region in regions
+        ]
         rows.append([by, value, *shares, int(mask.sum())])
     areas = ", ".join(f"{region.name} {100 * region.area:.0f} %" for region in regions)
     formats: list[Any] = ["percent"] * len(regions)
@@ -207,7 +212,7 @@ def cuts(records: Records, frame: pd.DataFrame, *, cross: bool = True) -> Iterat
     yield "all", "", np.ones(len(frame), dtype=bool)
     keys = {"prediction": frame["answer"].map(records.class_name), **groupings(frame, cross=cross)}
     for key, values in keys.items():
-        sizes = values.value_counts()
+        sizes = frame.get("unit", frame["image_id"]).groupby(values).nunique()
         if len(sizes) < 2:
             continue
         for value in sorted(str(v) for v, n in sizes.items() if n >= _MIN_GROUP):

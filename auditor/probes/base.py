@@ -28,7 +28,8 @@ InputKind = Literal["images", "rows"]
 
 Columns = Mapping[str, "NDArray[Any]"]
 """Columns of equal length. One row per image of the batch; or any number of rows with a column ``row``, the index of
-the image in the batch. The run adds ``image_id``, ``label``, ``prediction`` and ``group:<name>``."""
+the image in the batch. The run adds ``image_id``, ``label``, ``prediction`` and ``group:<name>``, and ``unit`` (its
+patient, person or video) if the data states units."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +86,10 @@ class Records:
     """The input of ``conclude``: all rows that ``measure`` returned, of all images."""
 
     frame: pd.DataFrame
-    """One row per image (and level), sorted by image id. ``sampled`` is False for images that are not part of the
-    random sample (``Probe.extra_images``): exclude them from means, because they were chosen for being hard."""
+    """One row per image (and level), sorted by image id. Images of one ``unit`` are correlated: give
+    ``frame.get("unit")``, None without units, to every function of ``auditor.statistics``. ``sampled`` is False for
+    images that are not part of the random sample (``Probe.extra_images``): exclude them from means, because they were
+    chosen for being hard."""
     examples: pd.DataFrame
     """One row per picture: ``example`` (its number), ``image_id``, ``at`` (JSON), ``picture`` (its name), ``file``,
     ``label``, ``prediction``, ``confidence`` (of the prediction) and ``success``: the deployed model predicts another
@@ -129,6 +132,9 @@ class RunContext:
     batch: Callable[[Sequence[str]], Batch]
     """Load some of these images."""
     rng: Randomness
+    units: Mapping[str, str] | None = None
+    """The unit of each image (patient, person, video) by id; None if the data states none. Images of one unit belong
+    into the same half of a split."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,6 +82,11 @@ class Comparison:
         return which(compared, key=lambda value: self.groups[value].value) if self.gaps else ""
 
 
+def sample_size(metric: Metric) -> int:
+    """Return the number of independent observations of a metric: of units if the data states them, else of images."""
+    return metric.n if metric.units is None else metric.units
+
+
 def compare(comparisons: Sequence[Comparison], strata: Sequence[Stratum] = ()) -> tuple[list[Comparison], list[Gap]]:
     """Find the gaps of all comparisons and of further strata, corrected together; those of the strata come second."""
     found = find_gaps([*(comparison.stratum for comparison in comparisons), *strata])
@@ -173,7 +178,7 @@ class Breakdown(Probe):
     """Groups in a table."""
 
     minimum: int = 20
-    """Groups with fewer images are listed but not compared."""
+    """Groups with fewer images (or units, if the data states them) are listed but not compared."""
 
     def table(
         self,
@@ -193,7 +198,7 @@ class Breakdown(Probe):
                 metric.cell(),
                 *(column.cells.get(value) for column in columns),
                 metric.n,
-                "yes" if metric.n >= self.minimum else "too small",
+                "yes" if sample_size(metric) >= self.minimum else "too small",
             ]
             for value, metric in ordered[: self.rows_shown]
         ]
@@ -247,7 +252,7 @@ class Breakdown(Probe):
         """State that too few groups are large enough."""
         return (
             f"Undecided: fewer than two values of {comparison.grouping} have at least {self.minimum}"
-            f" {records.kind} (n = {comparison.gap.n})."
+            f" {records.kind if comparison.gap.units is None else 'units'} (n = {comparison.gap.n})."
         )
 
     @staticmethod

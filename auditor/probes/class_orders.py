@@ -9,6 +9,7 @@ same images; p-values are adjusted with Holm's method, intervals with Bonferroni
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from auditor.findings.metric import Metric
+    from auditor.statistics.cluster import Units
 
 _LISTED = 20
 """With more classes, the warning does not list the order."""
@@ -68,7 +70,12 @@ class ClassOrder(NamedTuple):
 
 
 def other_orders(
-    labels: NDArray[np.int64], predictions: NDArray[np.int64], ids: Sequence[str], classes: Sequence[str]
+    labels: NDArray[np.int64],
+    predictions: NDArray[np.int64],
+    ids: Sequence[str],
+    classes: Sequence[str],
+    *,
+    units: Units = None,
 ) -> list[ClassOrder]:
     """Compare other class orders with the one in use, the most accurate first.
 
@@ -77,6 +84,7 @@ def other_orders(
         predictions: Model output with the highest score, (n,).
         ids: Image ids; they decide which half an image belongs to.
         classes: Class names in the order in use.
+        units: Unit of each image, (n,): images of one unit belong to the same half, and tests are over units.
     """
     import numpy as np
 
@@ -86,25 +94,29 @@ def other_orders(
         return []
     everything = np.ones(len(labels), dtype=bool)
     candidates = [(name, mapping, everything) for name, mapping in common_orders(classes).items()]
-    half = np.array([sha256(f"class order\0{image}".encode()).digest()[0] < 128 for image in ids])
-    matching = _matching(labels[half], predictions[half], len(classes))
+    names = ids if units is None else list(np.asarray(units))
+    half = np.array([sha256(f"class order\0{name}".encode()).digest()[0] < 128 for name in names])
+    matching = _matching(labels[half], predictions[half], len(classes), statistics.keep(units, half))
     if matching is not None and not half.all() and not any(np.array_equal(matching, c[1]) for c in candidates):
         candidates.append((MATCHING, matching, ~half))
     found = []
     for name, mapping, tested in candidates:
         used, other = (labels == predictions)[tested], (mapping[labels] == predictions)[tested]
         gained, lost = int((other & ~used).sum()), int((used & ~other).sum())
-        interval = statistics.matched(gained, lost, len(used), confidence=1 - ALPHA / len(candidates))
+        change, among = other.astype(int) - used.astype(int), statistics.keep(units, tested)
+        effective = statistics.effective_change(change, among)
+        interval = statistics.matched(*effective, confidence=1 - ALPHA / len(candidates))
+        accuracy = statistics.proportion("accuracy", other, at={"order": name}, units=among)
         order = ClassOrder(
             name=name,
             mapping=mapping,
-            accuracy=statistics.proportion("accuracy", other, at={"order": name}),
-            used=statistics.proportion("accuracy", used, at={"order": "in use"}),
-            gain=_gain(interval, len(used), name),
+            accuracy=accuracy,
+            used=statistics.proportion("accuracy", used, at={"order": "in use"}, units=among),
+            gain=_gain(interval, accuracy),
             only_other=gained,
             only_used=lost,
-            p_value=statistics.mcnemar(gained, lost),
-            objection=_objection(mapping, labels[tested], predictions[tested]),
+            p_value=statistics.sign_flip(change, among),
+            objection=_objection(mapping, labels[tested], predictions[tested], among),
         )
         found.append(order)
     adjusted = statistics.holm([order.p_value for order in found])
@@ -124,14 +136,14 @@ def majority_share(labels: NDArray[np.int64]) -> float:
     return float(np.bincount(labels).max() / len(labels)) if len(labels) else 0.0
 
 
-def _gain(interval: tuple[float | None, ...], n: int, name: str) -> Metric:
-    from auditor.findings.metric import Metric
-
+def _gain(interval: tuple[float | None, ...], accuracy: Metric) -> Metric:
     value, low, high = interval
-    return Metric(name="class_order_gain", value=value, low=low, high=high, n=n, at={"order": name})
+    return replace(accuracy, name="class_order_gain", value=value, low=low, high=high)
 
 
-def _matching(labels: NDArray[np.int64], predictions: NDArray[np.int64], k: int) -> NDArray[np.int64] | None:
+def _matching(
+    labels: NDArray[np.int64], predictions: NDArray[np.int64], k: int, units: Units
+) -> NDArray[np.int64] | None:
     """Return the one-to-one matching with the most agreements; None if none is better than the order in use.
 
     It departs from the order in use only in cycles that gain significantly on these images: otherwise a few errors of
@@ -148,8 +160,9 @@ def _matching(labels: NDArray[np.int64], predictions: NDArray[np.int64], k: int)
     _, best = linear_sum_assignment(2 * k * counts + np.eye(k, dtype=np.int64), maximize=True)
     mapping = np.arange(k)
     for cycle in _cycles(best):
-        gained, lost = int(counts[cycle, best[cycle]].sum()), int(counts[cycle, cycle].sum())
-        if statistics.mcnemar(gained, lost) < ALPHA:
+        inside = np.isin(labels, cycle)
+        change = (inside & (predictions == best[labels])).astype(int) - (inside & (predictions == labels)).astype(int)
+        if statistics.sign_flip(change, units) < ALPHA:
             mapping[cycle] = best[cycle]
     return None if np.array_equal(mapping, np.arange(k)) else mapping
 
@@ -169,7 +182,9 @@ def _cycles(mapping: NDArray[np.int64]) -> list[list[int]]:
     return cycles
 
 
-def _objection(mapping: NDArray[np.int64], labels: NDArray[np.int64], predictions: NDArray[np.int64]) -> str:
+def _objection(
+    mapping: NDArray[np.int64], labels: NDArray[np.int64], predictions: NDArray[np.int64], units: Units
+) -> str:
     """Say why an order cannot be the model's: it explains no more than guessing, or too few classes.
 
     An untrained network answers a few outputs for everything, and some assignment of names to them is better than
@@ -181,8 +196,8 @@ def _objection(mapping: NDArray[np.int64], labels: NDArray[np.int64], prediction
     from auditor import statistics
 
     majority = majority_share(labels)
-    hits = int((mapping[labels] == predictions).sum())
-    low = statistics.wilson(hits, len(labels)).low or 0.0
+    hits = statistics.effective_count(mapping[labels] == predictions, units)
+    low = statistics.wilson(*hits).low or 0.0
     if low <= majority:
         return f"it is not more accurate than always answering the commonest class ({100 * majority:.1f} %)"
     moved = [int(c) for c in np.unique(labels) if mapping[c] != c]

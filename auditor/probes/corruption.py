@@ -18,6 +18,7 @@ from auditor.probes.levels import Level, level_name, line_name, number
 from auditor.probes.metric_tables import lowest
 from auditor.probes.perturbation import Perturbation, join_columns
 from auditor.probes.plots import accuracy_axis, metric_point, number_axis
+from auditor.probes.units import units_by_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,16 +68,18 @@ class Corruption(Perturbation):
             line: [(level, frame[_matches(frame, level)]) for level in levels] for line, levels in self._lines().items()
         }
         once = frame.drop_duplicates("image_id")
-        clean = statistics.proportion("accuracy", once["prediction"] == once["label"])
+        clean = statistics.proportion("accuracy", once["prediction"] == once["label"], units=once.get("unit"))
         by_line = {
             line: [
-                statistics.proportion("corruption_accuracy", rows["correct"], at=level).lost_from(clean.value)
+                statistics.proportion(
+                    "corruption_accuracy", rows["correct"], at=level, units=rows.get("unit")
+                ).lost_from(clean.value)
                 for level, rows in pairs
             ]
             for line, pairs in at_level.items()
         }
         metrics = [metric for line in by_line.values() for metric in line]
-        mean = statistics.mean("mean_corruption_accuracy", frame.groupby("image_id")["correct"].mean(), unit="fraction")
+        mean = mean_by_image("mean_corruption_accuracy", frame, frame["correct"])
         chosen = self._key_metric(metrics) or mean
         snr = [float(np.median(rows["snr_db"])) for pairs in at_level.values() for _, rows in pairs]
         worst = lowest(metrics)
@@ -121,6 +124,14 @@ class Corruption(Perturbation):
         if self.headline is None:
             return None
         return next((metric for metric in metrics if dict(metric.at) == dict(self.headline)), None)
+
+
+def mean_by_image(name: str, frame: pd.DataFrame, values: pd.Series) -> Metric:
+    """Return the mean over images of each image's mean of ``values``, which has an entry per row of the records."""
+    from auditor import statistics
+
+    by_image = values.groupby(frame["image_id"]).mean()
+    return statistics.mean(name, by_image, unit="fraction", units=units_by_image(frame, by_image.index))
 
 
 def first_correct(frame: pd.DataFrame) -> str:

@@ -46,7 +46,7 @@ def smallest(attacks: Mapping[str, pd.DataFrame], norm: str) -> pd.DataFrame:
     Returns:
         Indexed by image id: ``distance``, 0 if the image is misclassified without an attack and infinite if no attack
         succeeded; ``snr_db`` and ``attack`` of that perturbation; ``searched``, whether any attack searched for the
-        least distance instead of trying given budgets.
+        least distance instead of trying given budgets; ``unit`` if the data states units.
     """
     import numpy as np
     import pandas as pd
@@ -66,4 +66,6 @@ def smallest(attacks: Mapping[str, pd.DataFrame], norm: str) -> pd.DataFrame:
     result["attack"] = result["attack"].fillna("")
     wrong = (clean["prediction"] != clean["label"]).to_numpy()
     result.loc[wrong, ["distance", "snr_db"]] = [0.0, np.nan]
+    if "unit" in clean:
+        result["unit"] = clean["unit"]
     return result

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from auditor.probes.grading import Grades
+    from auditor.statistics.cluster import Units
 
 
 def faithfulness_finding(probe_id: str, records: Records, grades: Grades, frame: pd.DataFrame, steps: int) -> Finding:
@@ -50,7 +51,10 @@ def _removal_curve(records: Records, frame: pd.DataFrame, kind: str, steps: int)
     series = [
         Series(
             name=name,
-            points=[_mean_point(x, column) for x, column in zip(shares, np.stack(frame[key].to_list()).T, strict=True)],
+            points=[
+                _mean_point(x, column, frame.get("unit"))
+                for x, column in zip(shares, np.stack(frame[key].to_list()).T, strict=True)
+            ],
         )
         for name, key in (("map order", kind), ("random order", f"{kind}_random"))
     ]
@@ -66,10 +70,10 @@ def _removal_curve(records: Records, frame: pd.DataFrame, kind: str, steps: int)
     )
 
 
-def _mean_point(x: float, values: NDArray[np.float64]) -> Point:
+def _mean_point(x: float, values: NDArray[np.float64], units: Units) -> Point:
     from auditor import statistics
 
-    value, low, high = statistics.bootstrap(values)
+    value, low, high = statistics.bootstrap(values, units=units)
     return Point(x=x, y=value, low=low, high=high, n=len(values))
 
 

@@ -33,12 +33,12 @@ def feature_tables(records: Records, frame: pd.DataFrame, maps: NDArray[Any]) ->
     total = size.sum(axis=1, keepdims=True)
     share = np.divide(size, total, out=np.full_like(size, np.nan), where=total > 0)
     metrics = [
-        statistics.mean(METRIC.name, share[:, i], unit="fraction", at={"feature": name}) for i, name in enumerate(names)
+        statistics.mean(METRIC.name, share[:, i], unit="fraction", at={"feature": name}, units=frame.get("unit"))
+        for i, name in enumerate(names)
     ]
     order = sorted(range(len(names)), key=lambda i: (-(metrics[i].value or 0.0), i))[:_FEATURES_SHOWN]
-    rows: list[list[Cell]] = [
-        [names[i], metrics[i].cell(), statistics.mean("mean", maps[:, i], unit="1").cell(), metrics[i].n] for i in order
-    ]
+    signed = {i: statistics.mean("mean", maps[:, i], unit="1", units=frame.get("unit")) for i in order}
+    rows: list[list[Cell]] = [[names[i], metrics[i].cell(), signed[i].cell(), metrics[i].n] for i in order]
     more = f" Largest {_FEATURES_SHOWN} of {len(names)}." if len(names) > _FEATURES_SHOWN else ""
     table = Table(
         title="Attribution by feature",

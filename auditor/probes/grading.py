@@ -4,15 +4,15 @@ dependence on the weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from auditor.findings.metric import Metric, MetricSpec
+from auditor.findings.metric import Metric, MetricSpec, Scalar
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from auditor.probes.base import Records
 
@@ -99,18 +99,22 @@ def grade(frame: pd.DataFrame) -> Grades:
     """Grade the maps of an explanation's records; ``frame`` has at least one row."""
     from auditor import statistics
 
-    areas = _areas(frame)
-    deletion = statistics.mean("deletion_advantage", areas["deletion_random"] - areas["deletion"], unit="fraction")
-    insertion = statistics.mean("insertion_advantage", areas["insertion"] - areas["insertion_random"], unit="fraction")
+    areas, units = _areas(frame), frame.get("unit")
+
+    def mean(name: str, values: ArrayLike, unit: str, at: Mapping[str, Scalar] | None = None) -> Metric:
+        return statistics.mean(name, values, unit=unit, at=at, units=units)
+
+    deletion = mean("deletion_advantage", areas["deletion_random"] - areas["deletion"], "fraction")
+    insertion = mean("insertion_advantage", areas["insertion"] - areas["insertion_random"], "fraction")
     curves = [
-        statistics.mean(f"{kind}_auc", areas[kind + suffix], unit="fraction", at={"order": order})
+        mean(f"{kind}_auc", areas[kind + suffix], "fraction", {"order": order})
         for kind in ("deletion", "insertion")
         for suffix, order in (("", "map"), ("_random", "random"))
     ]
-    infidel = statistics.mean("infidelity", frame["infidelity"], unit="1")
-    sensitivity = statistics.mean("max_sensitivity", frame["sensitivity"], unit="1")
-    stability = statistics.mean("seed_stability", frame["stability"], unit="1")
-    similarity = statistics.mean("shuffled_similarity", frame["shuffled"], unit="1")
+    infidel = mean("infidelity", frame["infidelity"], "1")
+    sensitivity = mean("max_sensitivity", frame["sensitivity"], "1")
+    stability = mean("seed_stability", frame["stability"], "1")
+    similarity = mean("shuffled_similarity", frame["shuffled"], "1")
     checks = [
         _above("deletion advantage over chance", deletion, MIN_ADVANTAGE),
         _above("insertion advantage over chance", insertion, 0),

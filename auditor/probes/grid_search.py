@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from auditor.data.dataset import Pixels
     from auditor.model.classifier import Classifier
+    from auditor.statistics.cluster import Units
 
 
 class GridAnswers(NamedTuple):
@@ -53,28 +54,31 @@ class GridSearch(Probe):
         )
 
 
-def robust_accuracy(correct: ArrayLike, misclassified: ArrayLike, at: Level) -> Metric:
+def robust_accuracy(correct: ArrayLike, misclassified: ArrayLike, at: Level, *, units: Units = None) -> Metric:
     """Return the share of images that are correct without an attack and at no position misclassified.
 
     Args:
         correct: Whether each image is correct without an attack, (n,).
         misclassified: Whether any position is misclassified, (n,).
         at: What the metric is measured at.
+        units: The unit of each image, (n,).
     """
     import numpy as np
 
     from auditor import statistics
 
     clean = np.asarray(correct, dtype=bool)
-    robust = statistics.proportion("robust_accuracy", clean & ~np.asarray(misclassified, dtype=bool), at=at)
+    hits = clean & ~np.asarray(misclassified, dtype=bool)
+    robust = statistics.proportion("robust_accuracy", hits, at=at, units=units)
     return robust.lost_from(float(clean.mean()) if len(clean) else None)
 
 
-def success_rate(correct: ArrayLike, misclassified: ArrayLike, at: Level) -> Metric:
+def success_rate(correct: ArrayLike, misclassified: ArrayLike, at: Level, *, units: Units = None) -> Metric:
     """Return the share of the correct images misclassified at any position; arguments as ``robust_accuracy``."""
     import numpy as np
 
     from auditor import statistics
 
-    hits = np.asarray(misclassified, dtype=bool)[np.asarray(correct, dtype=bool)]
-    return statistics.proportion("attack_success_rate", hits, at=at)
+    attacked = np.asarray(correct, dtype=bool)
+    hits = np.asarray(misclassified, dtype=bool)[attacked]
+    return statistics.proportion("attack_success_rate", hits, at=at, units=statistics.keep(units, attacked))

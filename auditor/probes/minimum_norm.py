@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from auditor.algorithms.norms import image_norms
 from auditor.findings.finding import Conclusion
 from auditor.findings.metric import Metric, MetricSpec
-from auditor.probes.attack import breaking_epsilon
+from auditor.probes.attack import breaking_epsilon, clean_units
 from auditor.probes.base import Columns, Example, Probe, Randomness, Records
 from auditor.probes.example_grid import spread_over_classes
 from auditor.probes.levels import Level, number
@@ -255,13 +255,15 @@ class MinimumNorm(Probe):
         from auditor import statistics
 
         at = {"norm": norm}
-        distance = breaking_epsilon(frame)
+        distance, units = breaking_epsilon(frame), clean_units(frame)
         robust = [
-            statistics.proportion("robust_accuracy", distance > epsilon, at={"norm": norm, "epsilon": epsilon})
+            statistics.proportion(
+                "robust_accuracy", distance > epsilon, at={"norm": norm, "epsilon": epsilon}, units=units
+            )
             for epsilon in (0.0, *STANDARD_EPSILONS[norm])
         ]
         robust = [robust[0], *(metric.lost_from(robust[0].value) for metric in robust[1:])]
-        median = statistics.median("distance_median", distance, unit=norm, at=at)
+        median = statistics.median("distance_median", distance, unit=norm, at=at, units=units)
         # in other norms than the headline's, the standard epsilon nearest to the median
         wanted = number(self.headline)[1] if norm == self.headline["norm"] else median.value or 0.0
         wanted = min(wanted, STANDARD_EPSILONS[norm][-1])
@@ -270,8 +272,8 @@ class MinimumNorm(Probe):
         claimed = attacked[attacked["surrogate_misclassified"]]
         others = [
             median,
-            statistics.median("snr_median", successes["snr_db"], unit="dB", at=at),
-            statistics.proportion("unconfirmed", ~claimed["success"], at=at),
-            statistics.proportion("attack_success_rate", attacked["success"], at=at),
+            statistics.median("snr_median", successes["snr_db"], unit="dB", at=at, units=successes.get("unit")),
+            statistics.proportion("unconfirmed", ~claimed["success"], at=at, units=claimed.get("unit")),
+            statistics.proportion("attack_success_rate", attacked["success"], at=at, units=attacked.get("unit")),
         ]
         return robust, chosen, others

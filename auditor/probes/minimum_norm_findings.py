@@ -9,7 +9,7 @@ from auditor.findings.evidence import Curve, Evidence, Series
 from auditor.findings.finding import Finding
 from auditor.findings.formatting import norm_name
 from auditor.findings.metric import Metric
-from auditor.probes.attack import breaking_epsilon
+from auditor.probes.attack import breaking_epsilon, clean_units
 from auditor.probes.attack_findings import drop_text, level_text
 from auditor.probes.base import Meta, Records
 from auditor.probes.example_grid import example_grid
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
+
+    from auditor.statistics.cluster import Units
 
 _FAILURE_SHARE = 0.05
 """Failure rate above which an unbounded search is considered broken."""
@@ -70,7 +72,7 @@ def search_finding(
     norm = str(chosen.at["norm"])
     accuracy = records.accuracy_name
     evidence: list[Evidence] = [
-        distance_curve(breaking_epsilon(frame), norm, accuracy, "from one search"),
+        distance_curve(breaking_epsilon(frame), norm, accuracy, "from one search", units=clean_units(frame)),
         epsilon_table(norm, "robust accuracy", robust, caption=_caption(counts, records.kind)),
     ]
     if with_examples:
@@ -121,7 +123,9 @@ def distance_text(median: Metric, norm: str, kind: str = "images") -> str:
     return f"The median adversarial distance is at most {size(norm, median.value)} ({norm_name(norm)})."
 
 
-def distance_curve(distance: NDArray[np.float64], norm: str, accuracy: str, source: str) -> Curve:
+def distance_curve(
+    distance: NDArray[np.float64], norm: str, accuracy: str, source: str, *, units: Units = None
+) -> Curve:
     """Plot accuracy against epsilon from the distance of every image (n,); exact at each of its points."""
     import numpy as np
 
@@ -136,7 +140,7 @@ def distance_curve(distance: NDArray[np.float64], norm: str, accuracy: str, sour
         series=[
             Series(
                 name=source,
-                points=accuracy_points((0.0, *finite), lambda epsilon: distance > epsilon + ROUNDING),
+                points=accuracy_points((0.0, *finite), lambda epsilon: distance > epsilon + ROUNDING, units),
             )
         ],
     )

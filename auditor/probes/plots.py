@@ -13,6 +13,8 @@ from auditor.probes.levels import number, size_format
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from auditor.statistics.cluster import Units
+
 
 def epsilon_axis(norm: str) -> Axis:
     """Return the x axis of an accuracy-versus-epsilon curve."""
@@ -40,18 +42,21 @@ def metric_point(metric: Metric, x: float | None = None) -> Point:
     return Point(x=x, y=metric.value, low=metric.low, high=metric.high, n=metric.n)
 
 
-def accuracy_points(sizes: Iterable[float], correct_at: Callable[[float], NDArray[Any]]) -> list[Point]:
+def accuracy_points(
+    sizes: Iterable[float], correct_at: Callable[[float], NDArray[Any]], units: Units = None
+) -> list[Point]:
     """Return the share of correct images at each size, with Wilson's interval.
 
     Args:
         sizes: x coordinates.
         correct_at: Returns whether each image is correct at a size, (n,) booleans.
+        units: The unit of each image, (n,).
     """
     from auditor import statistics
 
     points = []
     for epsilon in sizes:
         correct = correct_at(epsilon)
-        value, low, high = statistics.wilson(int(correct.sum()), len(correct))
+        value, low, high = statistics.wilson(*statistics.effective_count(correct, units))
         points.append(Point(x=float(epsilon), y=value, low=low, high=high, n=len(correct)))
     return points

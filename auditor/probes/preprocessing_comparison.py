@@ -8,6 +8,7 @@ from auditor.findings.metric import Metric
 from auditor.model.presets import PRESETS
 from auditor.probes.class_orders import majority_share
 from auditor.probes.gaps import ALPHA
+from auditor.probes.units import units_by_image
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,7 @@ class Alternative(NamedTuple):
     gain: Metric
     """Difference of the accuracies; its interval has a Bonferroni correction over all alternatives."""
     p_value: float
-    """McNemar's exact test, adjusted with Holm's method."""
+    """McNemar's exact test, over units if the data states them, adjusted with Holm's method."""
 
     @property
     def better(self) -> bool:
@@ -48,15 +49,18 @@ def compare_preprocessings(frame: pd.DataFrame) -> list[Alternative]:
     used = correct.pop("", None)
     if used is None:
         return []
+    units = units_by_image(frame, used.index)
     found = []
     for name, values in correct.items():
         other = values.reindex(used.index)
         gained, lost = int((other & ~used).sum()), int((used & ~other).sum())
-        interval = statistics.matched(gained, lost, len(used), confidence=1 - ALPHA / len(correct))
+        change = other.astype(int) - used.astype(int)
+        effective = statistics.effective_change(change, units)
+        interval = statistics.matched(*effective, confidence=1 - ALPHA / len(correct))
         at = {"preset": name}
-        gain = Metric(name="preprocessing_gain", **interval._asdict(), n=len(used), at=at)
-        accuracy = statistics.proportion("accuracy", other, at=at)
-        found.append(Alternative(name, accuracy, gained, lost, gain, statistics.mcnemar(gained, lost)))
+        accuracy = statistics.proportion("accuracy", other, at=at, units=units)
+        gain = Metric(name="preprocessing_gain", **interval._asdict(), n=len(used), at=at, units=accuracy.units)
+        found.append(Alternative(name, accuracy, gained, lost, gain, statistics.sign_flip(change, units)))
     adjusted = statistics.holm([other.p_value for other in found])
     return [other._replace(p_value=p) for other, p in zip(found, adjusted, strict=True)]
 

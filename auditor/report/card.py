@@ -83,7 +83,8 @@ def _evaluation(audit: AuditRecord) -> Iterator[str]:
     yield ""
     yield "### Testing Data"
     yield ""
-    yield f"{data['n']} {kind} images from {plain(_dataset(audit))}, SHA-256 `{data['sha256']}`."
+    size = f"{data['n']} {kind} images{plain(formatting.of_units(data))}"
+    yield f"{size} from {plain(_dataset(audit))}, SHA-256 `{data['sha256']}`."
     yield f"The audited file is {plain(summary.file_name(model['path']))}, SHA-256 `{model['sha256']}`."
     yield ""
     yield "### Results"
@@ -94,7 +95,7 @@ def _evaluation(audit: AuditRecord) -> Iterator[str]:
         probe, metric = ranked
         yield (
             f"| `{probe['id']}` | {plain(summary.metric_text(probe, metric))}"
-            f" | {plain(formatting.measured(metric, ranked.spec))} | {metric['n']}"
+            f" | {plain(formatting.measured(metric, ranked.spec))} | {formatting.sample_size(metric)}"
             f" | {formatting.bound(ranked.spec)} | {probe['status']} |"
         )
     yield ""

@@ -26,7 +26,8 @@ def _subject(audit: AuditRecord) -> str:
     kind = "labelled" if data["labelled"] else "unlabelled"
     text = (
         f"{file_name(model['path'])} ({len(model['classes'])} classes, SHA-256 {model['sha256'][:12]}) was audited with"
-        f" the {audit['suite']} suite on {data['n']} {kind} {data.get('kind', 'images')} from {data['path']};"
+        f" the {audit['suite']} suite on {data['n']} {kind} {data.get('kind', 'images')}{formatting.of_units(data)}"
+        f" from {data['path']};"
         f" the verdict is {audit['verdict'].upper()}"
     )
     reason = audit.get("verdict_reason")
@@ -74,7 +75,7 @@ def _text(ranked: RankedMetric) -> str:
     metric, spec = ranked.metric, ranked.spec
     where, number = formatting.place(metric["at"]), formatting.measured(metric, spec)
     text = f"{where} {number}" if "against" in metric["at"] else f" {number}{where}"
-    return f"{formatting.lower(spec['label'])}{text} (n = {metric['n']})"
+    return f"{formatting.lower(spec['label'])}{text} (n = {formatting.sample_size(metric)})"
 
 
 def _under(ranked: RankedMetric) -> str:
@@ -136,7 +137,7 @@ def _confidence(audit: AuditRecord) -> str:
         f"{model['access']} access to the model",
         _parity(model["parity"]),
         f"class order from {model['classes_source']}" if model.get("classes_source") else "",
-        f"{data['n']} {data.get('kind', 'images')}",
+        f"{data['n']} {data.get('kind', 'images')}{formatting.of_units(data)}",
         "" if data["labelled"] else "no labels, so accuracy and bias were not measured",
         _completeness(audit),
         _named("broken plugins", [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]),

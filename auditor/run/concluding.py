@@ -14,7 +14,7 @@ from auditor.run.examples import Examples
 from auditor.run.folder import Cost, RunFolder
 from auditor.run.measuring import Measurer
 from auditor.run.planning import Position, unmet_requirement
-from auditor.run.record import check_record, n_examined, probe_record
+from auditor.run.record import check_record, ignores_units, n_examined, probe_record
 from auditor.run.recorder import Recorder
 
 
@@ -61,13 +61,16 @@ class Concluder:
         conclusion = probe.conclude(records)
         if not isinstance(conclusion, Conclusion):
             raise TypeError(f"conclude returned {type(conclusion).__name__}; expected a Conclusion")
+        caveats = [f"--budget ended after {len(ids) - left} of {len(ids)} images"] if left else []
+        if self._measurer.images.units is not None and ignores_units(conclusion):
+            caveats.append("its intervals assume independent images, but the data states units")
         return probe_record(
             probe,
             recorder.costs[probe.meta.id],
             conclusion=conclusion,
             n=n_examined(records, len(ids) - left - len(missing)),
             left_out=sorted(left_out),
-            caveat=f"--budget ended after {len(ids) - left} of {len(ids)} images" if left else "",
+            caveat="; ".join(caveats),
         )
 
     def _seconds(self, probe: Probe, position: Position) -> float | None:

@@ -27,13 +27,14 @@ def _reasons(policy: Policy, probes: Sequence[Probe], classifier: DeployedModel,
             yield f"it requires {probe_id}, which is not part of the run"
         elif unmet := unmet_requirement(probe, classifier, images):
             yield f"it requires {probe_id}, which is not applicable ({unmet})"
-        elif short := _too_few(policy, probe, len(images)):
+        elif short := _too_few(policy, probe, images):
             yield short
 
 
-def _too_few(policy: Policy, probe: Probe, n_images: int) -> str:
-    """Say how many images a required probe lacks for its rules; empty if it has enough."""
-    n = min(probe.samples or n_images, n_images)
+def _too_few(policy: Policy, probe: Probe, images: Images) -> str:
+    """Say how many images, or units if the data states them, a required probe lacks for its rules; empty if none."""
+    size, kind = (len(images), "images") if images.units is None else (len(set(images.units)), "units")
+    n = min(probe.samples or size, size)
     specs = {spec.name: spec for spec in probe.metrics}
     needed = [
         rule.smallest_n(share=specs[rule.metric].unit == "fraction" and not specs[rule.metric].difference)
@@ -42,4 +43,4 @@ def _too_few(policy: Policy, probe: Probe, n_images: int) -> str:
     ]
     if not needed or n >= max(needed):
         return ""
-    return f"{probe.meta.id} needs at least {max(needed)} images and has {n}"
+    return f"{probe.meta.id} needs at least {max(needed)} {kind} and has {n}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import auditor
 from auditor.data.dataset import Images
@@ -29,6 +29,8 @@ class ImagesFileRecord(FileRecord):
     """The images of the run."""
 
     n: int
+    measured_sha256: str
+    """Digest without the units, which change intervals but not rows."""
 
 
 class Manifest(TypedDict):
@@ -58,11 +60,13 @@ def records_key(
     """Return the digest of everything that a probe's records depend on.
 
     ``plugin_version`` is the version of the package that provides the probe, None for a built-in probe. Batch size,
-    budget and number of workers do not change records and are not part of it.
+    budget and number of workers do not change records and are not part of it. Units change intervals, but rows only if
+    the probe prepares itself: its split of the images keeps units together.
     """
     identity: list[Json] = [FORMAT, probe.meta.id, probe.meta.version, plugin_version]
     measurement = [*identity, plain(asdict(probe)), probe.fingerprint(probes)]
-    inputs = [_model_identity(classifier), images.sha256, sorted(ids)]
+    data = images.measured_sha256 if type(probe).prepare is Probe.prepare else images.sha256
+    inputs = [_model_identity(classifier), data, sorted(ids)]
     return digest([*measurement, *inputs, seed, classifier.device.partition(":")[0]])
 
 
@@ -94,7 +98,12 @@ def write_manifest(
         "schema": "auditor-run/1",
         "auditor": auditor.__version__,
         "model": {"path": classifier.path, "sha256": classifier.sha256},
-        "data": {"path": images.path, "sha256": images.sha256, "n": len(images)},
+        "data": {
+            "path": images.path,
+            "sha256": images.sha256,
+            "measured_sha256": images.measured_sha256,
+            "n": len(images),
+        },
         "suite": suite,
         "settings": {probe.meta.id: plain(asdict(probe)) for probe in probes},
         "seed": request.seed,
@@ -116,7 +125,7 @@ def write_keys(folder: RunFolder, keys: Mapping[str, str]) -> None:
 def manifest_changes(before: Manifest, now: Manifest) -> list[str]:
     """List the differences between two manifests that make records unusable: key and both values."""
     lines = [*_input_change("model", before.get("model"), now["model"])]
-    lines += _input_change("data", before.get("data"), now["data"])
+    lines += _data_change(before.get("data"), now["data"])
     if before.get("seed") != now["seed"]:
         lines.append(f"seed {before.get('seed')} -> {now['seed']}")
     for probe_id, settings in now["settings"].items():
@@ -135,13 +144,21 @@ def _input_change(name: str, before: FileRecord | None, now: FileRecord) -> list
     return [] if old == new else [f"{name} {old[:12]} -> {new[:12]}"]
 
 
+def _data_change(before: ImagesFileRecord | None, now: ImagesFileRecord) -> list[str]:
+    """Return the change of the data; other units alone need no measurement."""
+    same = before is not None and before.get("measured_sha256", before["sha256"]) == now["measured_sha256"]
+    return [] if same else _input_change("data", before, now)
+
+
 def _image_list(images: Images, classes: Sequence[str]) -> bytes:
-    """Return a Parquet file that identifies the images for comparisons: id, digest of the bytes, label."""
+    """Return a Parquet file that identifies the images for comparisons: id, digest of the bytes, label, unit."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     labels = [None] * len(images) if images.labels is None else [classes[label] for label in images.labels]
-    columns = {"image_id": images.ids, "sha256": images.digests, "label": labels}
+    columns: dict[str, Any] = {"image_id": images.ids, "sha256": images.digests, "label": labels}
+    if images.units is not None:
+        columns["unit"] = images.units
     table = pa.table({name: pa.array(values, pa.string()) for name, values in columns.items()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd")

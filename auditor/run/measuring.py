@@ -221,6 +221,8 @@ def _table(batch: Batch, columns: Mapping[str, Any]) -> pa.Table:
         "prediction": batch.predictions[rows],
     }
     fields |= {f"group:{name}": [values[row] for row in rows] for name, values in batch.groups.items()}
+    if "unit" in columns:
+        raise ValueError("column 'unit' is reserved: the run adds the unit of each image; choose another name")
     for name, values in columns.items():
         if len(values) != len(rows):
             raise ValueError(f"column {name!r} has {len(values)} rows; expected {len(rows)}")

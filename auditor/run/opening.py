@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: 
     if source.columns is not None:
         return _open_rows(request, artefact, sidecar, source, device=device, samples=samples)
     effect.refuse_table_keys(sidecar, source)
+    source = _complete(_with_unit(source, sidecar.unit))
     # packaged photographs say nothing about the input size of the model
     first = [] if source.note else sample(source.ids, samples, request.seed)[:1]
     data_size = _size_of(source, first[0]) if first else None
@@ -72,15 +74,38 @@ def _open_rows(
         declared[1] if declared else None,
         artefact.input_dtype,
         label=sidecar.label,
+        unit=sidecar.unit,
         groups=sidecar.groups,
         features=sidecar.features,
     )
     classifier = build(request.model, artefact, sidecar, device=device, rows=preprocessing)
     effect.check_batch_size(classifier, request.batch_size)
-    images = Images(rows, shape=classifier.shape, samples=samples, seed=request.seed)
+    images = Images(_complete(rows), shape=classifier.shape, samples=samples, seed=request.seed)
     classifier.warnings += images.warnings
     _match(classifier, images)
     return classifier, images
+
+
+def _with_unit(source: Source, unit: str | None) -> Source:
+    """Take the units from the column that sidecar or command line name. Raises BadInput if it does not exist."""
+    if unit is None or (unit == source.unit_name and source.units is not None):
+        return source
+    groups = dict(source.groups) | ({} if source.units is None else {source.unit_name: source.units})
+    if unit not in groups:
+        columns = f"it has {', '.join(groups)}" if groups else "it has no columns next to image and label"
+        raise BadInput(f"{source.path}: has no column {unit!r} for the units ([data] unit, --unit); {columns}")
+    return replace(source, units=groups.pop(unit), unit_name=unit, groups=groups)
+
+
+def _complete(source: Source) -> Source:
+    """Raise BadInput if an image has no unit."""
+    missing = [i for i, unit in enumerate(source.units or ()) if not unit.strip()]
+    if missing:
+        raise BadInput(
+            f"{source.path}: {len(missing)} of {len(source.ids)} rows have no {source.unit_name}, the first is"
+            f" {source.ids[missing[0]]}; give every row a unit or drop the column"
+        )
+    return source
 
 
 def _images_for_rows(model: Path, artefact: Artefact, source: Source) -> str:

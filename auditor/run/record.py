@@ -25,6 +25,7 @@ from auditor.policy.verdict import verdict
 from auditor.probes.base import Probe, Records
 from auditor.run.folder import Cost
 from auditor.run.request import Request
+from auditor.statistics import FEW_UNITS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,6 +35,10 @@ _SHOWN = 3
 
 _MAX_NAMED = 200
 """Unreadable images, and skipped files for each reason, that audit.json names."""
+
+
+_DUPLICATES_WARNED = 0.01
+"""Share of near-duplicates from which on intervals may be noticeably too narrow."""
 
 
 def probe_record(
@@ -155,6 +160,8 @@ def _data_record(images: Images, classifier: DeployedModel, unscored: Mapping[st
             {"reason": why, "n": len(names), "names": list(names[:_MAX_NAMED])} for why, names in images.skipped.items()
         ],
         "labelled": images.labels is not None,
+        "units": None if images.units is None else {"name": images.unit_name, "n": len(set(images.units))},
+        "near_duplicates": images.near_duplicates,
         "groups": {name: dict(sorted(Counter(values).items())) for name, values in images.groups.items()},
     }
 
@@ -172,6 +179,7 @@ def audit_warnings(classifier: DeployedModel, images: Images) -> list[str]:
         )
     if images.unreadable:
         warnings.append(f"{len(images.unreadable)} images could not be read and are left out.")
+    warnings += _unit_warnings(images)
     if classifier.access == "black-box":
         warnings.append(f"Black-box only: {classifier.access_reason}.")
     return warnings
@@ -197,6 +205,25 @@ def left_out_warnings(unscored: Mapping[str, str], probes: Sequence[ProbeRecord]
 def _counted(names: Sequence[str]) -> str:
     more = ", ..." if len(names) > _SHOWN else ""
     return f"{len(names)} image{'s' if len(names) > 1 else ''} ({', '.join(names[:_SHOWN])}{more})"
+
+
+def _unit_warnings(images: Images) -> list[str]:
+    """Warn of intervals that are unreliable or too narrow because images are correlated."""
+    if images.units is not None:
+        count = len(set(images.units))
+        if count >= FEW_UNITS:
+            return []
+        return [
+            f"The images belong to {count} units (column {images.unit_name}). With fewer than {FEW_UNITS}, intervals"
+            " and tests over units are unreliable."
+        ]
+    if images.near_duplicates < max(2, _DUPLICATES_WARNED * len(images)):
+        return []
+    return [
+        f"{images.near_duplicates} of {len(images)} images are nearly equal to another one, and the data states no"
+        " units, so intervals may be too narrow. State the patient, person or video of each image in a column `unit`,"
+        " or name its column with --unit."
+    ]
 
 
 def evidence_files(findings: Sequence[FindingRecord]) -> list[str]:
@@ -230,6 +257,11 @@ def check_record(record: ProbeRecord) -> None:
         raise ValueError(f"its result does not fit the schema of audit.json at {place}: {problem.message[:200]}")
 
 
+def ignores_units(conclusion: Conclusion) -> bool:
+    """Return whether a metric has an interval that is not over units."""
+    return any(metric.low is not None and metric.units is None for metric in conclusion.metrics)
+
+
 def n_examined(records: Records, measured: int) -> int:
     """Return how many images a probe is about.
 
@@ -243,5 +275,5 @@ def n_examined(records: Records, measured: int) -> int:
 
 def _has_measurements(frame: pd.DataFrame) -> bool:
     """Whether records have columns other than those of every record."""
-    common = {"image_id", "label", "prediction", "sampled"}
+    common = {"image_id", "label", "prediction", "sampled", "unit"}
     return any(name not in common and not str(name).startswith("group:") for name in frame.columns)

@@ -141,6 +141,7 @@ class Recorder:
                 # sorted: the preparation must not depend on the order of the data
                 ids=sorted(ids),
                 batch=self._measurer.batch,
+                units=self._measurer.images.unit_of,
                 rng=Randomness(self._measurer.seed, probe.meta.id),
             )
             self._prepared[probe.meta.id] = probe.prepare(run)
@@ -201,5 +202,8 @@ class Recorder:
             return pd.DataFrame({"image_id": []})
         frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
         probe = next(probe for probe in self._probes if probe.meta.id == probe_id)
+        if (unit_of := self._measurer.images.unit_of) is not None:
+            # not part of the rows on disk, so that other units give other intervals without another measurement
+            frame["unit"] = frame["image_id"].map(unit_of)
         frame["sampled"] = frame["image_id"].isin(self._order[: probe.samples or None])
         return frame.sort_values("image_id", kind="stable", ignore_index=True)

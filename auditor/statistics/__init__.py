@@ -1,4 +1,4 @@
-"""Intervals, tests, bootstrap, calibration and ROC."""
+"""Intervals, tests, bootstrap, statistics over units, calibration and ROC."""
 
 from auditor.statistics.bootstrap import (
     BOOTSTRAP_SEED,
@@ -13,6 +13,22 @@ from auditor.statistics.calibration import (
     calibration_error_debiased,
     calibration_interval,
     debiased_interval,
+)
+from auditor.statistics.cluster import (
+    FEW_UNITS,
+    EffectiveChange,
+    EffectiveCount,
+    Units,
+    codes,
+    count_units,
+    effective_change,
+    effective_count,
+    effective_n,
+    keep,
+    resamples,
+    sign_flip,
+    sign_flip_two_sided,
+    unit_medians,
 )
 from auditor.statistics.intervals import (
     NOTHING,
@@ -38,9 +54,13 @@ from auditor.statistics.tests import (
 
 __all__ = [
     "BOOTSTRAP_SEED",
+    "FEW_UNITS",
     "NOTHING",
     "RESAMPLES",
+    "EffectiveChange",
+    "EffectiveCount",
     "Interval",
+    "Units",
     "binomial_greater",
     "bootstrap",
     "bootstrap_confusion",
@@ -48,10 +68,16 @@ __all__ = [
     "calibration_error",
     "calibration_error_debiased",
     "calibration_interval",
+    "codes",
+    "count_units",
     "debiased_interval",
+    "effective_change",
+    "effective_count",
+    "effective_n",
     "fisher_lower",
     "from_intervals",
     "holm",
+    "keep",
     "matched",
     "mcnemar",
     "mcnemar_two_sided",
@@ -64,7 +90,11 @@ __all__ = [
     "paired_proportions",
     "proportion",
     "rank_lower",
+    "resamples",
     "roc_auc",
     "roc_auc_micro",
+    "sign_flip",
+    "sign_flip_two_sided",
+    "unit_medians",
     "wilson",
 ]

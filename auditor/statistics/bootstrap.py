@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from auditor.statistics import cluster
+from auditor.statistics.cluster import Units, codes, count_units, keep
 from auditor.statistics.intervals import NOTHING, Interval
 from auditor.statistics.tests import two_sided
 
@@ -25,25 +27,24 @@ def bootstrap(
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]] = mean_of,
     *,
     resamples: int = RESAMPLES,
+    units: Units = None,
 ) -> Interval:
     """Return the percentile bootstrap of ``statistic`` over the first axis of ``values``, without non-finite values.
 
-    ``statistic`` maps resamples (b, n, ...) to (b,).
+    ``statistic`` maps resamples (b, n, ...) to (b,). With ``units`` (n,), units are drawn instead of images.
     """
     data = np.asarray(values, dtype=np.float64)
-    data = data[np.isfinite(data)] if data.ndim == 1 else data
+    if data.ndim == 1:
+        units, data = keep(units, np.isfinite(data)), data[np.isfinite(data)]
     n = len(data)
     if not n:
         return NOTHING
     value = float(statistic(data[None])[0])
-    if n == 1:
+    code = codes(units, n)
+    if code.max() == 0:
         return Interval(value, None, None)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    draws: list[float] = []
-    while len(draws) < resamples:
-        # many resamples at once (fifty times faster), but few enough for the cache
-        block = min(resamples - len(draws), max(1, 200_000 // n))
-        draws.extend(statistic(data[rng.integers(0, n, (block, n))]).tolist())
+    draws = np.concatenate([statistic(data[rows]) for rows in cluster.resamples(code, resamples, rng)])
     return Interval(value, *_percentiles(draws))
 
 
@@ -52,46 +53,63 @@ def bootstrap_confusion(
     statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     *,
     resamples: int = RESAMPLES,
+    pairs: NDArray[np.int64] | None = None,
+    units: Units = None,
 ) -> Interval:
     """Bootstrap a statistic of the confusion matrix.
 
     Resampling images is resampling cells: one multinomial draw replaces a whole resample, so the cost does not depend
-    on the number of images. ``statistic`` maps matrices (b, k, k) to (b,).
+    on the number of images. ``statistic`` maps matrices (b, k, k) to (b,). With ``units`` (n,), units are drawn; this
+    needs the label and prediction of each image, ``pairs`` (n, 2).
     """
     n = int(matrix.sum())
     if n == 0:
         return NOTHING
     value = float(statistic(matrix[None].astype(np.float64))[0])
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    draws = rng.multinomial(n, (matrix / n).ravel(), size=resamples).reshape(resamples, *matrix.shape)
-    return Interval(value, *_percentiles(statistic(draws.astype(np.float64))))
+    if units is None or pairs is None:
+        draws = rng.multinomial(n, (matrix / n).ravel(), size=resamples).reshape(resamples, *matrix.shape)
+        return Interval(value, *_percentiles(statistic(draws.astype(np.float64))))
+    code = codes(units, n)
+    if code.max() == 0:
+        return Interval(value, None, None)
+    cell = np.ravel_multi_index((pairs[:, 0], pairs[:, 1]), matrix.shape)
+    results = [
+        statistic(np.bincount(cell, weights=row, minlength=matrix.size).reshape(1, *matrix.shape).astype(np.float64))
+        for weights in cluster.weights(code, resamples, rng)
+        for row in weights
+    ]
+    return Interval(value, *_percentiles(np.concatenate(results)))
 
 
 def bootstrap_weighted(
-    n: int, statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]], *, resamples: int = RESAMPLES
+    n: int,
+    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    *,
+    resamples: int = RESAMPLES,
+    units: Units = None,
 ) -> Interval:
-    """Bootstrap a statistic of weighted images; ``statistic`` maps weights (b, n) to (b,)."""
+    """Bootstrap a statistic of weighted images; ``statistic`` maps weights (b, n) to (b,).
+
+    With ``units`` (n,), units are drawn instead of images.
+    """
     if n == 0:
         return NOTHING
     value = float(statistic(np.ones((1, n)))[0])
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    draws: list[float] = []
-    while len(draws) < resamples:
-        # in blocks, because 1000 resamples of 100,000 images need a gigabyte
-        block = min(resamples - len(draws), max(1, 4_000_000 // n))
-        weights = rng.multinomial(n, np.full(n, 1 / n), size=block).astype(np.float64)
-        draws.extend(statistic(weights).tolist())
-    return Interval(value if np.isfinite(value) else None, *_percentiles(draws))
+    draws = np.concatenate([statistic(weights) for weights in cluster.weights(codes(units, n), resamples, rng)])
+    single = count_units(units) == 1
+    return Interval(value if np.isfinite(value) else None, *((None, None) if single else _percentiles(draws)))
 
 
 def paired_means(
-    first: NDArray[np.float64], second: NDArray[np.float64], *, resamples: int = RESAMPLES
+    first: NDArray[np.float64], second: NDArray[np.float64], *, resamples: int = RESAMPLES, units: Units = None
 ) -> tuple[Interval, float | None]:
     """Return the difference mean(second) - mean(first) over the same images, (n,) each, with interval and p-value.
 
-    NaN excludes an image from that run. Percentile bootstrap over images, both runs resampled together. The p-value
-    uses a normal approximation with the bootstrap standard error; it is never below 2^(1 - m), the minimum of a
-    sign-flip test if the runs differ on m images. None if there is nothing to test.
+    NaN excludes an image from that run. Percentile bootstrap over images, or over ``units`` (n,), both runs resampled
+    together. The p-value uses a normal approximation with the bootstrap standard error; it is never below 2^(1 - m),
+    the minimum of a sign-flip test if the runs differ on m images or units. None if there is nothing to test.
     """
     if not (np.isfinite(first).any() and np.isfinite(second).any()):
         return NOTHING, None
@@ -100,18 +118,16 @@ def paired_means(
         return _weighted_mean(second, weights) - _weighted_mean(first, weights)
 
     n = len(first)
+    code = codes(units, n)
     value = float(difference(np.ones((1, n)))[0])
-    m = int((np.nan_to_num(first, nan=np.inf) != np.nan_to_num(second, nan=np.inf)).sum())
+    m = len(np.unique(code[np.nan_to_num(first, nan=np.inf) != np.nan_to_num(second, nan=np.inf)]))
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    draws: list[float] = []
-    while len(draws) < resamples:
-        block = min(resamples - len(draws), max(1, 4_000_000 // n))
-        draws.extend(difference(rng.multinomial(n, np.full(n, 1 / n), size=block).astype(np.float64)).tolist())
-    finite = np.asarray(draws)[np.isfinite(draws)]
+    draws = np.concatenate([difference(weights) for weights in cluster.weights(code, resamples, rng)])
+    finite = draws[np.isfinite(draws)]
     error = float(finite.std(ddof=1)) if len(finite) > 1 else 0.0
     z = abs(value) / error if error else np.inf if value else 0.0
     p_value = two_sided(float(z))
-    ends = (None, None) if n == 1 else _percentiles(finite)
+    ends = (None, None) if code.max() == 0 else _percentiles(finite)
     return Interval(value, *ends), min(1.0, max(p_value, 2.0 ** (1 - min(m, 1000))))
 
 

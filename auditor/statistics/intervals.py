@@ -1,7 +1,8 @@
 """Confidence intervals at 95 %.
 
 Proportions have Wilson's score interval, differences of proportions Newcombe's, other statistics a percentile bootstrap
-over images with a fixed seed. "No data" is None, never 0.
+over images with a fixed seed. "No data" is None, never 0. Counts need not be whole: for correlated images they are
+effective counts (``auditor/statistics/cluster.py``).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Interval(NamedTuple):
 NOTHING = Interval(None, None, None)
 
 
-def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+def wilson(successes: float, n: float, *, confidence: float = 0.95) -> Interval:
     """Return Wilson's score interval of a proportion (Wilson 1927; Brown, Cai and DasGupta 2001, section 3.1.1)."""
     if n == 0:
         return NOTHING
@@ -38,7 +39,7 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
     return Interval(p, low, high)
 
 
-def newcombe(successes: tuple[int, int], n: tuple[int, int], *, confidence: float = 0.95) -> Interval:
+def newcombe(successes: tuple[float, float], n: tuple[float, float], *, confidence: float = 0.95) -> Interval:
     """Return the interval of the difference p1 - p2 of two independent proportions (Newcombe 1998, method 10)."""
     if not (n[0] and n[1]):
         return NOTHING
@@ -83,7 +84,7 @@ def mean_interval(values: NDArray[np.float64], *, confidence: float = 0.95) -> I
     return Interval(value, value - half, value + half)
 
 
-def matched(gained: int, lost: int, n: int, *, confidence: float = 0.95) -> Interval:
+def matched(gained: float, lost: float, n: float, *, confidence: float = 0.95) -> Interval:
     """Return the interval of the difference of two proportions on the same ``n`` images.
 
     ``gained`` images are correct only for the first, ``lost`` only for the second (Agresti and Min 2005, Statistics in
@@ -98,7 +99,7 @@ def matched(gained: int, lost: int, n: int, *, confidence: float = 0.95) -> Inte
     return Interval(value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
 
 
-def paired_proportions(only_first: int, only_second: int, n: int) -> Interval:
+def paired_proportions(only_first: float, only_second: float, n: float) -> Interval:
     """Return the interval of the difference p_second - p_first of two proportions on the same ``n`` images.
 
     Adjusted Wald (Bonett and Price 2012, J. Educ. Behav. Stat. 37, 479-488): unlike the bootstrap it does not shrink to

@@ -1,43 +1,76 @@
-"""Metrics with intervals: proportion, median, mean."""
+"""Metrics with intervals: proportion, median, mean.
+
+``units`` names the unit of each image (n,), such as its patient: the interval is then over units
+(``auditor/statistics/cluster.py``).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from auditor.findings.metric import Metric, Scalar
 from auditor.statistics.bootstrap import BOOTSTRAP_SEED, RESAMPLES, bootstrap
+from auditor.statistics.cluster import Units, codes, count_units, effective_count, keep, resamples
 from auditor.statistics.intervals import wilson
 
 
-def proportion(name: str, hits: ArrayLike, *, at: Mapping[str, Scalar] | None = None, unit: str = "fraction") -> Metric:
-    """Return the share of True in ``hits`` as a metric with Wilson's interval."""
+def proportion(
+    name: str,
+    hits: ArrayLike,
+    *,
+    at: Mapping[str, Scalar] | None = None,
+    unit: str = "fraction",
+    units: Units = None,
+) -> Metric:
+    """Return the share of True in ``hits`` as a metric with Wilson's interval, over units by the effective n."""
     flags = np.asarray(hits, dtype=bool)
-    value, low, high = wilson(int(flags.sum()), len(flags))
-    return Metric(name=name, value=value, low=low, high=high, n=len(flags), unit=unit, at=at or {})
+    value, low, high = wilson(*effective_count(flags, units))
+    return Metric(
+        name=name,
+        value=float(flags.mean()) if len(flags) else value,
+        low=low,
+        high=high,
+        n=len(flags),
+        unit=unit,
+        at=at or {},
+        units=count_units(units),
+    )
 
 
-def median(name: str, values: ArrayLike, *, unit: str, at: Mapping[str, Scalar] | None = None) -> Metric:
+def median(
+    name: str, values: ArrayLike, *, unit: str, at: Mapping[str, Scalar] | None = None, units: Units = None
+) -> Metric:
     """Return the median as a metric with a bootstrap interval; infinite values (no adversarial image found) count.
 
     The median is infinite if that holds for half of the images; audit.json writes it as null.
     """
     data = np.asarray(values, dtype=np.float64)
-    data = data[~np.isnan(data)]
+    units, data = keep(units, ~np.isnan(data)), data[~np.isnan(data)]
+    found = Metric(name=name, value=None, n=len(data), unit=unit, at=at or {}, units=count_units(units))
     if not len(data):
-        return Metric(name=name, value=None, n=0, unit=unit, at=at or {})
+        return found
     rng = np.random.default_rng(BOOTSTRAP_SEED)
-    draws = np.median(data[rng.integers(0, len(data), (RESAMPLES, len(data)))], axis=1)
+    drawn = resamples(codes(units, len(data)), RESAMPLES, rng)
+    draws = np.concatenate([np.median(data[rows], axis=1) for rows in drawn])
     # "lower"/"higher" avoid interpolation, which would turn infinities into NaN
     low = float(np.quantile(draws, 0.025, method="lower"))
     high = float(np.quantile(draws, 0.975, method="higher"))
-    return Metric(name=name, value=float(np.median(data)), low=low, high=high, n=len(data), unit=unit, at=at or {})
+    if found.units == 1:
+        return replace(found, value=float(np.median(data)))
+    return replace(found, value=float(np.median(data)), low=low, high=high)
 
 
-def mean(name: str, values: ArrayLike, *, unit: str, at: Mapping[str, Scalar] | None = None) -> Metric:
+def mean(
+    name: str, values: ArrayLike, *, unit: str, at: Mapping[str, Scalar] | None = None, units: Units = None
+) -> Metric:
     """Return the mean as a metric with a bootstrap interval."""
     data = np.asarray(values, dtype=np.float64)
-    value, low, high = bootstrap(data)
-    return Metric(name=name, value=value, low=low, high=high, n=int(np.isfinite(data).sum()), unit=unit, at=at or {})
+    units, data = keep(units, np.isfinite(data)), data[np.isfinite(data)]
+    value, low, high = bootstrap(data, units=units)
+    return Metric(
+        name=name, value=value, low=low, high=high, n=len(data), unit=unit, at=at or {}, units=count_units(units)
+    )

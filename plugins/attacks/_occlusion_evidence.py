@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from auditor import Axis, Curve, HeatMap, Metric, Records, Series, Table
 from auditor.probes.metric_tables import metric_table
 from auditor.probes.plots import accuracy_axis, metric_point
+from auditor.probes.units import units_by_image
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +41,12 @@ def size_curve(frame: pd.DataFrame, fills: Sequence[str], accuracy: str) -> list
         return []
 
     def line(name: str, correct: Callable[[pd.DataFrame], Any]) -> Series:
-        shares = {float(side): statistics.proportion(name, correct(rows)) for side, rows in frame.groupby("block")}
+        shares = {}
+        for side, rows in frame.groupby("block"):
+            hits = correct(rows)
+            # the control has a row for each fill, so without units the images are the units
+            units = rows.get("unit", rows["image_id"])[hits.index]
+            shares[float(side)] = statistics.proportion(name, hits, units=units)
         return Series(name=name, points=[metric_point(share, side) for side, share in shares.items()])
 
     def robust(fill: str) -> Callable[[pd.DataFrame], Any]:
@@ -84,7 +90,10 @@ def class_table(records: Records, frame: pd.DataFrame) -> Table:
     rows = []
     for label, group in frame.groupby("label"):
         by_image = group.groupby("image_id")[["drop", "control_drop"]].mean()
-        drops = [statistics.mean(name, by_image[name], unit="fraction") for name in ("drop", "control_drop")]
+        units = units_by_image(group, by_image.index)
+        drops = [
+            statistics.mean(name, by_image[name], unit="fraction", units=units) for name in ("drop", "control_drop")
+        ]
         rows.append(((records.class_name(float(label)),), drops))
     rows.sort(key=lambda row: -(row[1][0].value or 0))
     return metric_table(

@@ -29,6 +29,7 @@ from auditor.plugins.attacks import _occlusion_evidence as evidence
 from auditor.probes.example_grid import example_grid, spread_over_classes
 from auditor.probes.grid_search import GridSearch, robust_accuracy, success_rate
 from auditor.probes.metric_tables import lowest
+from auditor.probes.units import units_by_image
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,14 +155,15 @@ class Occlusion(GridSearch):
         images = frame.groupby("image_id", sort=False).agg(
             correct=("correct", "first"), misclassified=("misclassified", "any")
         )
+        units = units_by_image(frame, images.index)
         at: Level = {"block": self.block, "fill": "any"}
-        overall = robust_accuracy(images["correct"], images["misclassified"], at)
-        success = success_rate(images["correct"], images["misclassified"], at)
+        overall = robust_accuracy(images["correct"], images["misclassified"], at, units=units)
+        success = success_rate(images["correct"], images["misclassified"], at, units=units)
         by_fill: dict[str, list[Metric]] = {
             fill: _fill_metrics(frame[frame["fill"] == fill], {"block": self.block, "fill": fill})
             for fill in self.fills
         }
-        clean = statistics.proportion("accuracy", images["correct"])
+        clean = statistics.proportion("accuracy", images["correct"], units=units)
         worst = lowest(metrics[0] for metrics in by_fill.values())
         finding = Finding(
             id=f"{self.meta.id}/block",
@@ -227,11 +229,12 @@ def _fill_metrics(rows: pd.DataFrame, at: Level) -> list[Metric]:
     """Return robust accuracy, control accuracy, confidence drop and its control, of one size and fill."""
     from auditor import statistics
 
+    units = rows.get("unit")
     return [
-        robust_accuracy(rows["correct"], rows["misclassified"], at),
-        statistics.proportion("occluded_accuracy", ~rows["control_misclassified"], at=at),
-        statistics.mean("confidence_drop", rows["drop"], unit="fraction", at=at),
-        statistics.mean("confidence_drop_control", rows["control_drop"], unit="fraction", at=at),
+        robust_accuracy(rows["correct"], rows["misclassified"], at, units=units),
+        statistics.proportion("occluded_accuracy", ~rows["control_misclassified"], at=at, units=units),
+        statistics.mean("confidence_drop", rows["drop"], unit="fraction", at=at, units=units),
+        statistics.mean("confidence_drop_control", rows["control_drop"], unit="fraction", at=at, units=units),
     ]
 
 

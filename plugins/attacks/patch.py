@@ -27,7 +27,7 @@ from auditor.plugins.attacks._patch_training import paste, random_corner, train_
 from auditor.probes.example_grid import example_grid, spread_over_classes
 from auditor.probes.grid_search import GridSearch, robust_accuracy
 from auditor.probes.metric_tables import metric_table
-from auditor.probes.splits import in_training_half, training_images
+from auditor.probes.splits import held_out_images, training_images
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ class Patch(GridSearch):
         """Train the patches."""
         batch = training_images(run, self.training)
         patches = {block: train_patch(run.classifier, batch, run.rng, block, self.iterations) for block in self.blocks}
-        return _Trained(**vars(self), patches=patches)
+        return _Trained(**vars(self), patches=patches, held_out=held_out_images(run))
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """Refuse to measure without patches; ``prepare`` trains them."""
@@ -111,7 +111,8 @@ class Patch(GridSearch):
             for block in sorted(self.blocks, reverse=True)
         }
         robust, success, control = by_block[max(self.blocks)]
-        clean = statistics.proportion("accuracy", held_out.drop_duplicates("image_id").eval("prediction == label"))
+        once = held_out.drop_duplicates("image_id")
+        clean = statistics.proportion("accuracy", once["prediction"] == once["label"], units=once.get("unit"))
         finding = Finding(
             id=f"{self.meta.id}/square",
             title="Accuracy with an adversarial patch",
@@ -151,10 +152,11 @@ def _block_metrics(rows: pd.DataFrame, block: float) -> list[Metric]:
     at = {"block": block}
     correct = rows["prediction"] == rows["label"]
     attacked = rows[correct]
+    units = attacked.get("unit")
     return [
-        robust_accuracy(correct, rows["success_share"] > 0, at),
-        statistics.mean("attack_success_rate", attacked["success_share"], unit="fraction", at=at),
-        statistics.mean("control_success_rate", attacked["control"], unit="fraction", at=at),
+        robust_accuracy(correct, rows["success_share"] > 0, at, units=rows.get("unit")),
+        statistics.mean("attack_success_rate", attacked["success_share"], unit="fraction", at=at, units=units),
+        statistics.mean("control_success_rate", attacked["control"], unit="fraction", at=at, units=units),
     ]
 
 
@@ -163,12 +165,14 @@ class _Trained(Patch):
     """The probe with trained patches."""
 
     patches: Mapping[float, Pixels]
+    held_out: frozenset[str]
+    """Images that the patches were not trained on."""
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """Return one row per image and size: the share of positions that are misclassified."""
         import numpy as np
 
-        held_out = np.array([not in_training_half(rng, image_id) for image_id in batch.ids], dtype=bool)
+        held_out = np.array([image_id in self.held_out for image_id in batch.ids], dtype=bool)
         parts: list[dict[str, NDArray[Any]]] = []
         for block in self.blocks:
             pasted = [self._pasted(batch, rng, block, position) for position in range(self.places)]

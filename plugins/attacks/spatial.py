@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from auditor import Batch, Classifier, Columns, Pixels, Randomness
+    from auditor.statistics import Units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,11 +134,15 @@ class Spatial(GridSearch):
             return Conclusion(inconclusive="no image was measured")
         wrong = np.stack(frame["wrong"].to_list()).astype(bool)
         correct = (frame["prediction"] == frame["label"]).to_numpy()
-        robust = [self._within(correct, wrong, angle, shift) for shift in self._shifts() for angle in self._angles()]
+        units = frame.get("unit")
+        robust = [
+            self._within(correct, wrong, angle, shift, units) for shift in self._shifts() for angle in self._angles()
+        ]
         overall = robust[-1]
-        success = success_rate(correct, wrong.any(axis=1), overall.at)
-        random = statistics.mean("moved_accuracy", 1 - wrong.mean(axis=1), unit="fraction", at=overall.at)
-        clean = statistics.proportion("accuracy", correct)
+        success = success_rate(correct, wrong.any(axis=1), overall.at, units=units)
+        moved_share = 1 - wrong.mean(axis=1)
+        random = statistics.mean("moved_accuracy", moved_share, unit="fraction", at=overall.at, units=units)
+        clean = statistics.proportion("accuracy", correct, units=units)
         finding = Finding(
             id=f"{self.meta.id}/grid",
             title="Accuracy under rotation and translation",
@@ -182,13 +187,16 @@ class Spatial(GridSearch):
     def _shifts(self) -> list[float]:
         return sorted({0.0, self.translation if self.shifts > 1 else 0.0})
 
-    def _within(self, correct: NDArray[np.bool_], wrong: NDArray[np.bool_], angle: float, shift: float) -> Metric:
+    def _within(
+        self, correct: NDArray[np.bool_], wrong: NDArray[np.bool_], angle: float, shift: float, units: Units
+    ) -> Metric:
         """Return the accuracy at the worst position of a budget."""
         inside = [
             abs(move.angle) <= angle + 1e-9 and max(abs(move.down), abs(move.right)) <= shift + 1e-9
             for move in self.grid()
         ]
-        return robust_accuracy(correct, wrong[:, inside].any(axis=1), {"rotation": angle, "translation": shift})
+        at: Level = {"rotation": angle, "translation": shift}
+        return robust_accuracy(correct, wrong[:, inside].any(axis=1), at, units=units)
 
 
 def _line(robust: Sequence[Metric], shift: float) -> Series:

@@ -175,7 +175,10 @@ def _surrogate_table(rows: pd.DataFrame, names: Sequence[str]) -> Table:
         {"source": "text"},
         {"attack success": "percent"},
         [
-            ((name,), (statistics.proportion("attack_success_rate", rows[f"misclassified_{i}_0"]),))
+            (
+                (name,),
+                (statistics.proportion("attack_success_rate", rows[f"misclassified_{i}_0"], units=rows.get("unit")),),
+            )
             for i, name in enumerate(names)
             if i
         ],

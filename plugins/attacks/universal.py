@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from auditor import Attack, Conclusion, Level, Meta, Probe, Records, Table, ThreatModel
-from auditor.probes.attack import breaking_epsilon
+from auditor.probes.attack import breaking_epsilon, clean_units
 from auditor.probes.levels import budget_text, epsilon_levels, number
 from auditor.probes.metric_tables import metric_table
-from auditor.probes.splits import in_training_half, training_images
+from auditor.probes.splits import held_out_images, training_images
 
 if TYPE_CHECKING:
     from auditor import Batch, Classifier, Columns, Pixels, Randomness
@@ -69,7 +69,7 @@ class Universal(Attack):
         batch = training_images(run, self.training)
         sizes = [number(level)[1] for level in self.levels()]
         found = {epsilon: self._train(run.classifier, batch, epsilon) for epsilon in sizes}
-        return _Trained(**vars(self), perturbations=found)
+        return _Trained(**vars(self), perturbations=found, held_out=held_out_images(run))
 
     def _train(self, classifier: Classifier, batch: Batch, epsilon: float) -> Pixels:
         """Return the perturbation (c, h, w) that misclassifies most of the batch."""
@@ -105,14 +105,6 @@ class Universal(Attack):
         """Refuse to perturb without a perturbation; ``prepare`` finds it."""
         raise NotImplementedError("only the probe that prepare returns measures")
 
-    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
-        """Measure as every attack; ``held_out`` is True for images of the half that was not used for training."""
-        import numpy as np
-
-        columns = dict(super().measure(classifier, batch, rng))
-        held_out = np.array([not in_training_half(rng, image_id) for image_id in batch.ids], dtype=bool)
-        return columns | {"held_out": held_out[np.asarray(columns["row"], dtype=int)]}
-
     def examples(self, records: Records) -> Sequence[Any]:
         """Request held-out images only."""
         return super().examples(_held_out(records))
@@ -135,7 +127,9 @@ class Universal(Attack):
         for epsilon in sorted(self.epsilons):
             for name, frame in halves.items():
                 smallest = breaking_epsilon(frame)
-                rate = statistics.proportion("attack_success_rate", smallest[smallest > 0] <= epsilon)
+                correct = smallest > 0
+                units = statistics.keep(clean_units(frame), correct)
+                rate = statistics.proportion("attack_success_rate", smallest[correct] <= epsilon, units=units)
                 rows.append(((epsilon, name), (rate,)))
         return metric_table(
             "Success on training and held-out images",
@@ -151,6 +145,16 @@ class _Trained(Universal):
     """The probe with perturbations."""
 
     perturbations: Mapping[float, Pixels]
+    held_out: frozenset[str]
+    """Images that the perturbations were not trained on."""
+
+    def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
+        """Measure as every attack; ``held_out`` is True for images of the half that was not used for training."""
+        import numpy as np
+
+        columns = dict(super().measure(classifier, batch, rng))
+        held_out = np.array([image_id in self.held_out for image_id in batch.ids], dtype=bool)
+        return columns | {"held_out": held_out[np.asarray(columns["row"], dtype=int)]}
 
     def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> Pixels:
         """Add the same perturbation to all images."""

@@ -1,7 +1,7 @@
 """Asymmetry of confusions, for ``bias.classes``.
 
-For each pair of classes an exact binomial test of the two directions against one half, as in McNemar's test, adjusted
-with Holm's method over all pairs.
+For each pair of classes an exact binomial test of the two directions against one half, as in McNemar's test (over
+units, if the data states them), adjusted with Holm's method over all pairs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_HEAT_MAP = 20
 
 def asymmetry_finding(records: Records, matrix: NDArray[np.int64]) -> Finding:
     """Report pairs of classes that are confused significantly more often in one direction."""
-    pairs = _confused_pairs(matrix)
+    pairs = _confused_pairs(records, matrix)
     one_sided = sum(p < ALPHA for *_, p in pairs)
     rows: list[list[Cell]] = [
         [
@@ -58,7 +58,7 @@ def asymmetry_finding(records: Records, matrix: NDArray[np.int64]) -> Finding:
     )
 
 
-def _confused_pairs(matrix: NDArray[np.int64]) -> list[tuple[int, int, float]]:
+def _confused_pairs(records: Records, matrix: NDArray[np.int64]) -> list[tuple[int, int, float]]:
     """Return (label, prediction, adjusted p-value) in the more frequent direction, most one-sided pair first."""
     from auditor import statistics
 

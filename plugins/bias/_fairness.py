@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     Counts = NDArray[np.float64]
 
-_SEED = 20260102
+SEED = 20260102
 
 
 def counts(
@@ -184,7 +184,7 @@ def fairness_statistics(
     n, at = int(sizes.sum()), {"group": grouping}
     if len(table) < 2:
         return {name: (Metric(name=name, value=None, n=n, at=at), 1.0) for name in names}
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(SEED)
     samples = [
         rng.multinomial(int(size), (group / size).ravel(), size=resamples).reshape(-1, *group.shape)
         for group, size in zip(table, sizes, strict=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor import Metric, Records, Table
 from auditor.plugins.bias._rate_gaps import MAX_CLASSES
-from auditor.probes.breakdown import Format, significance
+from auditor.probes.breakdown import Format, sample_size, significance
 from auditor.probes.gaps import ALPHA
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from auditor.findings.evidence import Cell
+    from auditor.statistics import Units
 
 _MAX_CELLS = 60
 """Maximum number of groups times classes for which rates are listed."""
@@ -120,6 +121,7 @@ def class_rates_table(
     Rates have Wilson's interval; calibration error and ROC AUC (one class against the rest, ``with_scores`` only) a
     bootstrap interval. Empty if there are too many rows.
     """
+    import numpy as np
 
     from auditor import statistics
     from auditor.plugins.bias._fairness import counts
@@ -134,14 +136,22 @@ def class_rates_table(
     rows: list[list[Any]] = []
     for group in names:
         mask = (values == group).to_numpy()
+        units = statistics.keep(frame.get("unit"), mask)
         for c in range(k):
             positive, predicted = labels[mask] == c, predictions[mask] == c
             row: list[Cell] = [group, records.class_name(c)]
-            for part in (predicted[positive], predicted[~positive], positive[predicted], predicted):
-                row.append(statistics.proportion("rate", part).cell() if len(part) >= minimum else None)
+            everything = np.ones(len(positive), dtype=bool)
+            for hits, among in (
+                (predicted, positive),
+                (predicted, ~positive),
+                (positive, predicted),
+                (predicted, everything),
+            ):
+                rate = statistics.proportion("rate", hits[among], units=statistics.keep(units, among))
+                row.append(rate.cell() if sample_size(rate) >= minimum else None)
             if probabilities is not None:
                 enough = min(int(positive.sum()), int((~positive).sum())) >= minimum
-                row += _score_cells(positive, probabilities[mask, c]) if enough else [None, None]
+                row += _score_cells(positive, probabilities[mask, c], units) if enough else [None, None]
             n = int(positive.sum())
             rows.append([*row, n, "yes" if n >= minimum else "too small"])
     rows.sort(key=lambda row: 2.0 if row[2] is None else row[2]["value"])
@@ -173,16 +183,17 @@ def _probabilities(records: Records) -> NDArray[np.float64] | None:
     return np.stack(accuracy["probabilities"].to_list()).astype(np.float64)
 
 
-def _score_cells(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> list[Cell]:
+def _score_cells(positive: NDArray[np.bool_], score: NDArray[np.float64], units: Units) -> list[Cell]:
     """Return calibration error and ROC AUC of a class's probability against the rest."""
     from auditor import statistics
 
-    error = statistics.calibration_interval(score, positive, resamples=_RESAMPLES)
+    error = statistics.calibration_interval(score, positive, resamples=_RESAMPLES, units=units)
     # roc_auc expects the score of class 0 in the first column
     area = statistics.bootstrap_weighted(
         len(positive),
         lambda weights: statistics.roc_auc((~positive).astype(int), score[:, None], weights),
         resamples=_RESAMPLES,
+        units=units,
     )
     return [error._asdict(), area._asdict()]
 

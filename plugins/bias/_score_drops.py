@@ -45,10 +45,11 @@ class ScoreDrops(NamedTuple):
 
         predicted = np.arange(len(records.frame)), records.frame["prediction"].to_numpy()
         region, control = (-_changes(records, name)[predicted] for name in ("change", "change_control"))
+        units = records.frame.get("unit")
         return cls(
-            statistics.mean("score_drop", region, unit="fraction", at={"region": "named"}),
-            statistics.mean("score_drop", control, unit="fraction", at={"region": "control"}),
-            statistics.mean("score_drop_over_control", region - control, unit="fraction"),
+            statistics.mean("score_drop", region, unit="fraction", at={"region": "named"}, units=units),
+            statistics.mean("score_drop", control, unit="fraction", at={"region": "control"}, units=units),
+            statistics.mean("score_drop_over_control", region - control, unit="fraction", units=units),
             region,
             control,
         )
@@ -76,7 +77,7 @@ def drops_by_group(
     """Tabulate the drops of every large group; compare the excess over the control within each grouping."""
     from auditor import statistics
 
-    excess = drops.by_region - drops.by_control
+    excess, units = drops.by_region - drops.by_control, records.frame.get("unit")
     rows: list[list[Cell]] = [
         ["all", "", drops.region.cell(), drops.control.cell(), drops.excess.cell(), drops.region.n]
     ]
@@ -87,10 +88,11 @@ def drops_by_group(
         groups: dict[str, Metric] = {}
         for value in sorted(values.unique()):
             mask = (values == value).to_numpy()
-            if mask.sum() < minimum:
+            inside = statistics.keep(units, mask)
+            if (mask.sum() if inside is None else len(set(inside))) < minimum:
                 continue
             averages = [
-                statistics.mean("score_drop", sample[mask], unit="fraction")
+                statistics.mean("score_drop", sample[mask], unit="fraction", units=inside)
                 for sample in (drops.by_region, drops.by_control, excess)
             ]
             rows.append([name, str(value), *(metric.cell() for metric in averages), int(mask.sum())])
@@ -147,8 +149,11 @@ def class_changes(records: Records, minimum: int) -> list[Table]:
         mask = predictions >= 0 if prediction is None else predictions == prediction
         if mask.sum() < minimum:
             continue
+        inside = statistics.keep(records.frame.get("unit"), mask)
         for c, name in enumerate(records.classes):
-            means = [statistics.mean("change", change[mask, c], unit="fraction").cell() for change in changes]
+            means = [
+                statistics.mean("change", change[mask, c], unit="fraction", units=inside).cell() for change in changes
+            ]
             predicted = "any" if prediction is None else records.class_name(prediction)
             rows.append([predicted, name, *means, int(mask.sum())])
     table = Table(

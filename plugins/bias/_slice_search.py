@@ -52,6 +52,8 @@ class Search(NamedTuple):
     slices: Sequence[Slice]
     held_out: int
     """Number of held-out images."""
+    units: int | None = None
+    """Number of their units; None if the data states no units."""
 
     @property
     def confirmed(self) -> list[Slice]:
@@ -77,22 +79,26 @@ def find_slices(records: Records, *, clusters: int, minimum: int, candidates: in
     import numpy as np
 
     frame = records.frame
-    if len(frame) < 4 * minimum:
+    if not len(frame):
         return Search([], 0)
-    search = _search_half(frame["image_id"])
+    # images of one unit are in the same half, and a minimum of images is one of units
+    units = frame.get("unit", frame["image_id"]).to_numpy()
+    search = _search_half(units)
     wrong = (frame["label"] != frame["prediction"]).to_numpy()
     held_out = int((~search).sum())
-    if search.sum() < 2 * minimum or held_out < 2 * minimum or not wrong[search].any():
+    searched = len(np.unique(units[search]))
+    if min(searched, len(np.unique(units[~search]))) < 2 * minimum or not wrong[search].any():
         return Search([], held_out)
     features = np.stack(frame["features"].to_list()).astype(np.float64)
-    k = int(max(2, min(clusters, search.sum() // (2 * minimum))))
+    k = int(max(2, min(clusters, searched // (2 * minimum))))
     cluster = _clusters(features, search, k)
-    found = _candidates(cluster, k, search, wrong, minimum)[:candidates]
-    return Search(_tested(records, found, search, wrong), held_out)
+    found = _candidates(cluster, search, wrong, units, minimum)[:candidates]
+    n_units = len(np.unique(units[~search])) if "unit" in frame else None
+    return Search(_tested(records, found, search, wrong), held_out, n_units)
 
 
 def _search_half(ids: Any) -> NDArray[np.bool_]:
-    """Return the mask of the search half, drawn from each image id so that other images do not affect it."""
+    """Return the mask of the search half, drawn from each id so that other images do not affect it."""
     from hashlib import blake2b
 
     import numpy as np
@@ -112,13 +118,19 @@ def _clusters(features: NDArray[np.float64], search: NDArray[np.bool_], k: int) 
 
 
 def _candidates(
-    cluster: NDArray[np.int64], k: int, search: NDArray[np.bool_], wrong: NDArray[np.bool_], minimum: int
+    cluster: NDArray[np.int64],
+    search: NDArray[np.bool_],
+    wrong: NDArray[np.bool_],
+    units: NDArray[Any],
+    minimum: int,
 ) -> list[tuple[int, NDArray[np.bool_]]]:
     """Return (cluster, mask of its held-out images), highest error rate in the search half first."""
+    import numpy as np
+
     found = []
-    for number in range(k):
+    for number in range(int(cluster.max()) + 1):
         searched, held = search & (cluster == number), ~search & (cluster == number)
-        large = searched.sum() >= minimum and held.sum() >= minimum
+        large = min(len(np.unique(units[half])) for half in (searched, held)) >= minimum
         if large and wrong[searched].mean() > wrong[search].mean():
             found.append((float(wrong[searched].mean()), number, held))
     found.sort(key=lambda item: (-item[0], item[1]))

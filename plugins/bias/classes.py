@@ -117,14 +117,14 @@ def _class_columns(records: Records, matrix: NDArray[np.int64]) -> list[Column]:
 
     frame, n = records.frame, int(matrix.sum())
     confidence, predictions = frame["confidence"].to_numpy(), frame["prediction"].to_numpy()
-    correct = predictions == frame["label"].to_numpy()
+    correct, units = predictions == frame["label"].to_numpy(), frame.get("unit")
     cells: dict[str, list[Cell]] = {}
     for c in range(len(matrix)):
         mask = predictions == c
         labels, predicted = matrix[c].sum() / n, matrix[:, c].sum() / n
         row: list[Cell] = [None, labels, predicted, predicted - labels, None, None]
         if mask.any():
-            row[0] = statistics.proportion("precision", correct[mask]).cell()
+            row[0] = statistics.proportion("precision", correct[mask], units=statistics.keep(units, mask)).cell()
             row[4] = float(confidence[mask].mean())
             row[5] = float(np.mean(confidence[mask] - correct[mask]))
         cells[records.class_name(c)] = row

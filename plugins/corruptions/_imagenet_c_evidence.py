@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from auditor import Axis, Curve, GridRow, HeatMap, ImageGrid, Metric, Picture, Records, Series, Table, Text
 from auditor.findings.formatting import percent
+from auditor.probes.corruption import mean_by_image
 from auditor.probes.metric_tables import metric_table
 from auditor.probes.plots import accuracy_axis, metric_point
 
@@ -37,10 +38,8 @@ def method_text(frame: pd.DataFrame) -> Text:
 
 def mean_accuracy(frame: pd.DataFrame, names: Sequence[str]) -> Metric:
     """Return the accuracy over these corruptions and all severities in the frame, with a bootstrap interval."""
-    from auditor import statistics
-
     rows = frame[frame["corruption"].isin(list(names))]
-    return statistics.mean("mean_corruption_accuracy", rows.groupby("image_id")["correct"].mean(), unit="fraction")
+    return mean_by_image("mean_corruption_accuracy", rows, rows["correct"])
 
 
 def accuracy_map(levels: Sequence[Metric]) -> HeatMap:

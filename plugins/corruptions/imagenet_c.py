@@ -26,6 +26,7 @@ from auditor import (
 from auditor.findings.formatting import percent
 from auditor.plugins.corruptions import _imagenet_c_evidence as evidence
 from auditor.probes.corruption import first_correct
+from auditor.probes.units import units_by_image
 
 if TYPE_CHECKING:
     from auditor import Batch, Classifier, Columns, Pixels, Randomness
@@ -119,14 +120,18 @@ class ImageNetC(Corruption):
         frame = records.frame.assign(correct=records.frame["perturbed_prediction"] == records.frame["label"])
         once = frame.drop_duplicates("image_id").set_index("image_id")
         clean_error = (once["prediction"] != once["label"]).astype(float)
-        clean = statistics.proportion("accuracy", clean_error == 0)
+        clean = statistics.proportion("accuracy", clean_error == 0, units=once.get("unit"))
         # every image has every level, so its mean over rows is its mean over corruptions of means over severities
         error = 1.0 - frame.groupby("image_id")["correct"].mean()
-        mce = statistics.mean("mce", error, unit="fraction")
-        relative = statistics.mean("relative_mce", error - clean_error, unit="fraction")
+        units = units_by_image(frame, error.index)
+        mce = statistics.mean("mce", error, unit="fraction", units=units)
+        relative = statistics.mean("relative_mce", error - clean_error, unit="fraction", units=units)
         levels = [
             statistics.proportion(
-                "corruption_accuracy", rows["correct"], at={"corruption": name, "severity": int(severity)}
+                "corruption_accuracy",
+                rows["correct"],
+                at={"corruption": name, "severity": int(severity)},
+                units=rows.get("unit"),
             ).lost_from(clean.value)
             for (name, severity), rows in frame.groupby(["corruption", "severity"], sort=False)
         ]

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from auditor import Conclusion, Finding, HeatMap, Meta, Metric, MetricSpec, Records, Table
 from auditor.probes.derived import DerivedProbe
 from auditor.probes.grading import explanation_records, rank_correlation
+from auditor.probes.units import units_by_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,8 @@ class Pair(NamedTuple):
     other: str
     correlations: NDArray[np.float64]
     """Rank correlation of each image's maps."""
+    units: NDArray[Any]
+    """The unit of each image; the image itself if the data states no units."""
     correlation: Metric
     overlap: Metric
 
@@ -72,7 +75,11 @@ class Agreement(DerivedProbe):
         if not pairs:
             return Conclusion(inconclusive=f"no {records.kind} were explained by two methods with maps of equal size")
         correlations = np.concatenate([pair.correlations for pair in pairs])
-        median = statistics.median("rank_correlation", correlations, unit="1")
+        # an image has a correlation for each pair of methods, so without units the images are the units
+        units = np.concatenate([pair.units for pair in pairs])
+        median = statistics.median("rank_correlation", correlations, unit="1", units=units)
+        if not any("unit" in frame for frame in methods.values()):
+            median = replace(median, units=None)
         statement = (
             f"Median rank correlation between the maps of two methods: {median.value:.2f} (n = {median.n} pairs of"
             f" maps, {len(pairs)} pairs of methods). {_reading(median.value)}"
@@ -93,17 +100,18 @@ class Agreement(DerivedProbe):
         """Compare two methods; None if they have no maps of equal size in common."""
         from auditor import statistics
 
-        one, other = _common(methods[a], methods[b])
+        ids, one, other = _common(methods[a], methods[b])
         if not len(one):
             return None
-        correlations = rank_correlation(one, other)
+        correlations, units = rank_correlation(one, other), units_by_image(methods[a], ids)
         at = {"pair": f"{a}, {b}"}
         return Pair(
             a,
             b,
             correlations,
-            statistics.mean("rank_correlation", correlations, unit="1", at=at),
-            statistics.mean("top_overlap", _overlap(one, other, self.top), unit="fraction", at=at),
+            ids if units is None else units,
+            statistics.mean("rank_correlation", correlations, unit="1", at=at, units=units),
+            statistics.mean("top_overlap", _overlap(one, other, self.top), unit="fraction", at=at, units=units),
         )
 
     def _table(self, pairs: Sequence[Pair]) -> Table:
@@ -119,14 +127,14 @@ class Agreement(DerivedProbe):
         )
 
 
-def _common(one: pd.DataFrame, other: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the maps of both methods on common images, (n, cells) each; n = 0 if they differ in size."""
+def _common(one: pd.DataFrame, other: pd.DataFrame) -> tuple[NDArray[Any], NDArray[np.float64], NDArray[np.float64]]:
+    """Return common images and both methods' maps of them, (n, cells) each; n = 0 if they differ in size."""
     import numpy as np
 
     both = one[["image_id", "map"]].merge(other[["image_id", "map"]], on="image_id", suffixes=("", "_other"))
     if not len(both) or len(both["map"].iloc[0]) != len(both["map_other"].iloc[0]):
-        return np.zeros((0, 1)), np.zeros((0, 1))
-    return np.stack(both["map"].to_list()), np.stack(both["map_other"].to_list())
+        return np.zeros(0), np.zeros((0, 1)), np.zeros((0, 1))
+    return both["image_id"].to_numpy(), np.stack(both["map"].to_list()), np.stack(both["map_other"].to_list())
 
 
 def _overlap(one: NDArray[np.float64], other: NDArray[np.float64], share: float) -> NDArray[np.float64]:

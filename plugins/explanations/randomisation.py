@@ -37,7 +37,9 @@ class Randomisation(DerivedProbe):
         from auditor import statistics
 
         found = [
-            statistics.mean("shuffled_similarity", frame["shuffled"], unit="1", at={"method": name})
+            statistics.mean(
+                "shuffled_similarity", frame["shuffled"], unit="1", at={"method": name}, units=frame.get("unit")
+            )
             for name, frame in explanation_records(records).items()
         ]
         metrics = [metric for metric in found if metric.n]

@@ -42,8 +42,9 @@ class Stability(DerivedProbe):
         metrics: list[Metric] = []
         unstable: list[str] = []
         for name, frame in frames.items():
-            seeds = statistics.mean("seed_stability", frame["stability"], unit="1", at={"method": name})
-            noise = statistics.mean("max_sensitivity", frame["sensitivity"], unit="1", at={"method": name})
+            at, units = {"method": name}, frame.get("unit")
+            seeds = statistics.mean("seed_stability", frame["stability"], unit="1", at=at, units=units)
+            noise = statistics.mean("max_sensitivity", frame["sensitivity"], unit="1", at=at, units=units)
             rows.append([name, seeds.cell() if seeds.n else "deterministic", noise.cell(), len(frame)])
             metrics += [noise, *([seeds] if seeds.n else [])]
             if seeds.n and seeds.value is not None and seeds.value < MIN_STABILITY:

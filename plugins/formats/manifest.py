@@ -1,7 +1,7 @@
 """Tables as CSV or Parquet: image manifests, and tabular data.
 
-A manifest has the column ``image`` and optionally ``label`` and ``mask`` (an image of equal size, white for the
-object); other columns are groups. A table without ``image`` is tabular data.
+A manifest has the column ``image`` and optionally ``label``, ``unit`` (its patient, person or video) and ``mask`` (an
+image of equal size, white for the object); other columns are groups. A table without ``image`` is tabular data.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from auditor.data.dataset import Source
 
 _SUFFIXES = {".csv", ".parquet"}
-_NOT_GROUPS = {"image", "label", "mask"}
+_NOT_GROUPS = {"image", "label", "mask", "unit"}
 
 
 @hookimpl
@@ -56,6 +56,7 @@ def _open(path: Path) -> Source:
         ids=_unique(names),
         labels=_labels(path, table),
         groups={str(name): _texts(table[name]) for name in table.columns if name not in _NOT_GROUPS},
+        units=_texts(table["unit"]) if "unit" in table else None,
         read=lambda index: read_file(files[index]),
         mask=read_mask if masks else None,
     )

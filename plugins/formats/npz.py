@@ -1,4 +1,7 @@
-"""NumPy archives: ``images`` (n, h, w[, c]) or (n, c, h, w); optional ``labels``, ``groups_<name>`` and ``ids``."""
+"""NumPy archives: ``images`` (n, h, w[, c]) or (n, c, h, w).
+
+Optional: ``labels``, ``groups_<name>``, ``units`` (the patient, person or video of each image) and ``ids``.
+"""
 
 from __future__ import annotations
 
@@ -33,13 +36,15 @@ def _open(path: Path) -> Source:
     _check(path, images)
     n = len(images)
     for name, array in arrays.items():
-        if (name in {"labels", "ids"} or name.startswith("groups_")) and array.shape != (n,):
+        if (name in {"labels", "ids", "units"} or name.startswith("groups_")) and array.shape != (n,):
             raise BadInput(f"{path}: {name} has shape {list(array.shape)}; expected [{n}], one per image")
-    foreign = [name for name in arrays if name not in {"images", "labels", "ids"} and not name.startswith("groups_")]
+    foreign = [
+        name for name in arrays if name not in {"images", "labels", "ids", "units"} and not name.startswith("groups_")
+    ]
     if foreign:
         raise BadInput(
-            f"{path}: contains {', '.join(sorted(foreign))}, which nothing reads; expected images, labels, ids and"
-            " groups_<name>; rename groups, and leave other arrays out"
+            f"{path}: contains {', '.join(sorted(foreign))}, which nothing reads; expected images, labels, ids,"
+            " units and groups_<name>; rename groups, and leave other arrays out"
         )
     ids = _texts(arrays["ids"]) if "ids" in arrays else [f"{i:06d}" for i in range(n)]
     if len(set(ids)) != n:
@@ -49,6 +54,7 @@ def _open(path: Path) -> Source:
         ids=ids,
         labels=_texts(arrays["labels"]) if "labels" in arrays else None,
         groups={name[7:]: _texts(array) for name, array in arrays.items() if name.startswith("groups_")},
+        units=_texts(arrays["units"]) if "units" in arrays else None,
         read=lambda index: (images[index].tobytes(), images[index]),
     )
 

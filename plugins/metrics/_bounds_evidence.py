@@ -68,11 +68,11 @@ def accuracy_bounds(rows: pd.DataFrame, norm: str, accuracy: str) -> Curve:
             return [0.0]
         return [0.0, *np.unique(np.quantile(values, np.linspace(0, 1, _POINTS), method="nearest"))]
 
-    radius, distance = rows["certified"].to_numpy(), rows["distance"].to_numpy()
+    radius, distance, units = rows["certified"].to_numpy(), rows["distance"].to_numpy(), rows.get("unit")
     attacked = accuracy_points(
-        sizes(distance[np.isfinite(distance) & (distance > 0)]), lambda epsilon: distance > epsilon
+        sizes(distance[np.isfinite(distance) & (distance > 0)]), lambda epsilon: distance > epsilon, units
     )
-    certified = accuracy_points(sizes(radius[radius > 0]), lambda epsilon: (radius >= epsilon) & (distance > 0))
+    certified = accuracy_points(sizes(radius[radius > 0]), lambda epsilon: (radius >= epsilon) & (distance > 0), units)
     return Curve(
         title=f"Lower and upper bound of the accuracy, {norm_name(norm)}",
         caption=f"On the same {len(rows)} images. The true accuracy is between the curves. Bands: 95 % intervals.",

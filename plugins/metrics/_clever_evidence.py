@@ -65,9 +65,11 @@ def reliability_table(norm: str, rows: pd.DataFrame, median: Metric, shares: Map
     from auditor.algorithms.extreme_values import SHAPES
 
     targeted = {
-        text: statistics.median(f"clever_{name}", rows[f"clever_{name}"], unit=norm) for name, text in TARGETS.items()
+        text: statistics.median(f"clever_{name}", rows[f"clever_{name}"], unit=norm, units=rows.get("unit"))
+        for name, text in TARGETS.items()
     }
-    determined = statistics.proportion("determined", rows["shape"][rows["shape"].notna()] < SHAPES[1] - 1e-6)
+    fitted = rows[rows["shape"].notna()]
+    determined = statistics.proportion("determined", fitted["shape"] < SHAPES[1] - 1e-6, units=fitted.get("unit"))
     lines = {
         "median score": median,
         **{f"median score, targeted: {text}": metric for text, metric in targeted.items()},

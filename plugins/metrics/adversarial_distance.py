@@ -74,14 +74,20 @@ class AdversarialDistance(AttackSummary):
         known = worst_case[searched] if searched.any() else worst_case
         distance = known["distance"].to_numpy()
         at: Level = {"norm": norm}
-        median = statistics.median("distance_median", distance, unit=norm, at=at)
-        snr = statistics.median("snr_median", known["snr_db"][np.isfinite(known["snr_db"])], unit="dB", at=at)
+        units = known.get("unit")
+        median = statistics.median("distance_median", distance, unit=norm, at=at, units=units)
+        snr_db = known["snr_db"].where(np.isfinite(known["snr_db"]))
+        snr = statistics.median("snr_median", snr_db, unit="dB", at=at, units=units)
         finite = distance[np.isfinite(distance) & (distance > 0)]
         epsilon = self.epsilon if norm == "linf" else float(np.median(finite)) if len(finite) else 0.0
-        judged = worst_case["distance"].to_numpy() if norm == "linf" else distance
-        clean = statistics.proportion("accuracy", judged > 0)
+        every = worst_case if norm == "linf" else known
+        judged = every["distance"].to_numpy()
+        clean = statistics.proportion("accuracy", judged > 0, units=every.get("unit"))
         robust = statistics.proportion(
-            "robust_accuracy", judged > epsilon + ROUNDING, at={"norm": norm, "epsilon": epsilon}
+            "robust_accuracy",
+            judged > epsilon + ROUNDING,
+            at={"norm": norm, "epsilon": epsilon},
+            units=every.get("unit"),
         ).lost_from(clean.value)
         table, needed = _attack_table(attacks, known, norm, searched=bool(searched.any()))
         finding = Finding(
@@ -91,7 +97,7 @@ class AdversarialDistance(AttackSummary):
             f" {size(norm, epsilon)} ({norm_name(norm)}, n = {len(judged)}). {_median_text(median, norm)}"
             f" {_failed_text(int(np.isinf(distance).sum()), len(known))}",
             metric=robust,
-            evidence=[distance_curve(distance, norm, accuracy, "worst case over all attacks"), table],
+            evidence=[distance_curve(distance, norm, accuracy, "worst case over all attacks", units=units), table],
         )
         return [robust, median, snr, *needed], finding
 
@@ -125,7 +131,7 @@ def _attack_table(
         if not len(successes):
             continue
         at: Level = {"norm": norm, "attack": name}
-        snr = statistics.median("snr_median", successes["snr_db"], unit="dB", at=at)
+        snr = statistics.median("snr_median", successes["snr_db"], unit="dB", at=at, units=successes.get("unit"))
         metrics.append(snr)
         count, middle = int(best.get(name, 0)), float(np.median(successes["distance"]))
         rows.append((count, [name, count, len(known), middle, snr.value, snr.n]))

@@ -74,7 +74,7 @@ class Bounds(AttackSummary):
         attacks = attack_records(records.others)
         parts = []
         for norm in norms_of(attacks):
-            rows = smallest(attacks, norm)[["distance", "attack"]]
+            rows = smallest(attacks, norm).drop(columns=["snr_db", "searched"])
             rows["certified"] = _column(records, "metrics.certified", "radius", norm)
             for name in ("clever", "ks", "shape", "spread"):
                 rows[name] = _column(records, "metrics.clever", name, norm)
@@ -96,7 +96,11 @@ class Bounds(AttackSummary):
         found = _contradictions(rows)
         both = found.certified[(found.certified["certified"] > 0) & np.isfinite(found.certified["distance"])]
         ratio = statistics.median(
-            "bracket_ratio_median", both["distance"] / both["certified"], unit="1", at={"norm": norm}
+            "bracket_ratio_median",
+            both["distance"] / both["certified"],
+            unit="1",
+            at={"norm": norm},
+            units=both.get("unit"),
         )
         n_certified, n_scored = len(found.certified), len(found.scored)
         refuted = _count("certificate_contradicted", len(found.refuted), n_certified, norm)

@@ -19,6 +19,7 @@ from auditor.probes.plots import accuracy_axis, accuracy_points, epsilon_axis
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
 
     from auditor import Batch, Classifier, Columns, Randomness
@@ -116,25 +117,26 @@ class Certified(Probe):
         """Return certified accuracy by epsilon and the median radius, for each norm."""
         if not len(records.frame):
             return Conclusion(inconclusive="no image was measured")
-        by_norm = {norm: records.frame[records.frame["norm"] == norm]["radius"].to_numpy() for norm in self.norms}
-        parts = [
-            self._conclude_norm(radius, norm, records.accuracy_name) for norm, radius in by_norm.items() if len(radius)
-        ]
+        by_norm = {norm: records.frame[records.frame["norm"] == norm] for norm in self.norms}
+        parts = [self._conclude_norm(rows, norm, records.accuracy_name) for norm, rows in by_norm.items() if len(rows)]
         return Conclusion(
             metrics=[metric for metrics, _ in parts for metric in metrics], findings=[finding for _, finding in parts]
         )
 
-    def _conclude_norm(self, radius: NDArray[np.float64], norm: str, name: str) -> tuple[list[Metric], Finding]:
+    def _conclude_norm(self, rows: pd.DataFrame, norm: str, name: str) -> tuple[list[Metric], Finding]:
         import numpy as np
 
         from auditor import statistics
 
+        radius, units = rows["radius"].to_numpy(), rows.get("unit")
+
         def accuracy_at(epsilon: float) -> Metric:
             at: Level = {"norm": norm, "epsilon": epsilon}
-            return statistics.proportion("certified_accuracy", radius >= epsilon if epsilon else radius > 0, at=at)
+            certified = radius >= epsilon if epsilon else radius > 0
+            return statistics.proportion("certified_accuracy", certified, at=at, units=units)
 
         accuracy = [accuracy_at(e) for e in sorted(self.epsilons if norm == "linf" else self.l2_epsilons)]
-        median = statistics.median("certified_radius_median", radius, unit=norm, at={"norm": norm})
+        median = statistics.median("certified_radius_median", radius, unit=norm, at={"norm": norm}, units=units)
         first = accuracy[0] if accuracy else accuracy_at(0)
         sizes = np.unique(np.quantile(radius, np.linspace(0, 1, _POINTS)))
         finding = Finding(
@@ -150,7 +152,7 @@ class Certified(Probe):
                     caption="A lower bound: no attack can go below it. Bands: 95 % intervals.",
                     x=epsilon_axis(norm),
                     y=accuracy_axis(f"certified {name}"),
-                    series=[Series(name="certified", points=accuracy_points(sizes, lambda e: radius >= e))],
+                    series=[Series(name="certified", points=accuracy_points(sizes, lambda e: radius >= e, units))],
                 ),
                 epsilon_table(norm, f"certified {name}", accuracy),
             ],

@@ -153,9 +153,10 @@ class Clever(Probe):
         at: Level = {"norm": norm}
         score = rows["clever"].to_numpy()
         median, share = _score_metrics(rows, "clever", at)
-        spread = statistics.median("clever_spread", rows["spread"], unit="1", at=at)
-        fits = statistics.proportion("clever_fits", rows["ks"][rows["ks"].notna()] > _FIT_P_VALUE, at=at)
-        capped = statistics.proportion("clever_at_radius", score >= self._radius(norm), at=at)
+        spread = statistics.median("clever_spread", rows["spread"], unit="1", at=at, units=rows.get("unit"))
+        tested = rows[rows["ks"].notna()]
+        fits = statistics.proportion("clever_fits", tested["ks"] > _FIT_P_VALUE, at=at, units=tested.get("unit"))
+        capped = statistics.proportion("clever_at_radius", score >= self._radius(norm), at=at, units=rows.get("unit"))
         smaller = {
             (pair[0], pair[1]): _score_metrics(
                 rows, _column(pair), {**at, "batches": pair[0], "batch_samples": pair[1]}
@@ -192,10 +193,11 @@ def _score_metrics(rows: pd.DataFrame, column: str, at: Level) -> tuple[Metric, 
     """Return the median score, and the share of scores below the distance found."""
     from auditor import statistics
 
-    below = (rows[column] < rows["distance"])[_attacked(rows)]
+    attacked = rows[_attacked(rows)]
+    below = attacked[column] < attacked["distance"]
     return (
-        statistics.median("clever_median", rows[column], unit=str(at["norm"]), at=at),
-        statistics.proportion("clever_below_distance", below, at=at),
+        statistics.median("clever_median", rows[column], unit=str(at["norm"]), at=at, units=rows.get("unit")),
+        statistics.proportion("clever_below_distance", below, at=at, units=attacked.get("unit")),
     )
 
 

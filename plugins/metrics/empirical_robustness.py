@@ -47,9 +47,7 @@ class EmpiricalRobustness(AttackSummary):
     def conclude(self, records: Records) -> Conclusion:
         """Return per norm the mean relative distance and the success rate."""
         attacks = attack_records(records.others)
-        by_norm = {
-            norm: _metrics(smallest(attacks, norm)["distance"], records.frame, norm) for norm in norms_of(attacks)
-        }
+        by_norm = {norm: _metrics(smallest(attacks, norm), records.frame, norm) for norm in norms_of(attacks)}
         metrics = [metric for pair in by_norm.values() for metric in pair]
         measured = {norm: pair for norm, pair in by_norm.items() if pair[0].value is not None}
         if not measured:
@@ -82,19 +80,23 @@ def _text(norm: str, mean: Metric, success: Metric) -> str:
     )
 
 
-def _metrics(distance: pd.Series[float], frame: pd.DataFrame, norm: str) -> tuple[Metric, Metric]:
+def _metrics(nearest: pd.DataFrame, frame: pd.DataFrame, norm: str) -> tuple[Metric, Metric]:
     """Return the mean relative distance and the success rate."""
     import numpy as np
 
     from auditor import statistics
 
     at: Level = {"norm": norm}
-    distance = distance[distance > 0]
+    nearest = nearest[nearest["distance"] > 0]
     relative: pd.Series[float] | list[float] = []
     if len(frame):
         norms = frame.set_index("image_id")[norm]
-        distance = distance[distance.index.isin(norms.index)]
-        finite = distance[np.isfinite(distance)]
-        relative = finite / norms.reindex(finite.index)
-    success = statistics.proportion("attack_success_rate", np.isfinite(distance), at=at)
-    return statistics.mean("empirical_robustness", relative, unit="fraction", at=at), success
+        nearest = nearest[nearest.index.isin(norms.index)]
+        relative = nearest["distance"] / norms.reindex(nearest.index)
+    found = np.isfinite(nearest["distance"])
+    units = nearest.get("unit")
+    success = statistics.proportion("attack_success_rate", found, at=at, units=units)
+    mean = statistics.mean(
+        "empirical_robustness", relative, unit="fraction", at=at, units=units if len(frame) else None
+    )
+    return mean, success

@@ -64,10 +64,10 @@ class LossSensitivity(Probe):
         from auditor import statistics
 
         frame = records.frame
-        flat = frame["l2"] < _FLAT
-        median = statistics.median("loss_sensitivity_median", frame["l2"], unit="1", at={"norm": "l2"})
-        mean = statistics.mean("loss_sensitivity_mean", frame["l2"], unit="1", at={"norm": "l2"})
-        median_l1 = statistics.median("loss_sensitivity_median", frame["l1"], unit="1", at={"norm": "l1"})
+        flat, units = frame["l2"] < _FLAT, frame.get("unit")
+        median = statistics.median("loss_sensitivity_median", frame["l2"], unit="1", at={"norm": "l2"}, units=units)
+        mean = statistics.mean("loss_sensitivity_mean", frame["l2"], unit="1", at={"norm": "l2"}, units=units)
+        median_l1 = statistics.median("loss_sensitivity_median", frame["l1"], unit="1", at={"norm": "l1"}, units=units)
         text = "not measured" if median.value is None else f"{median.value:.3g}"
         finding = Finding(
             id=f"{self.meta.id}/gradient",
@@ -78,7 +78,7 @@ class LossSensitivity(Probe):
             evidence=[_table(frame)],
         )
         return Conclusion(
-            metrics=[median, mean, median_l1, statistics.proportion("loss_flat", flat)], findings=[finding]
+            metrics=[median, mean, median_l1, statistics.proportion("loss_flat", flat, units=units)], findings=[finding]
         )
 
 
@@ -92,7 +92,7 @@ def _table(frame: pd.DataFrame) -> Table:
         {"images": "text"},
         {"L2": "number", "L1": "number"},
         [
-            ((name,), [statistics.median(norm, rows[norm], unit="1") for norm in ("l2", "l1")])
+            ((name,), [statistics.median(norm, rows[norm], unit="1", units=rows.get("unit")) for norm in ("l2", "l1")])
             for name, rows in subsets.items()
         ],
         caption="To first order, the L1 norm is the change of the loss by an L-infinity perturbation of size 1.",

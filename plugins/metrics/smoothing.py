@@ -131,18 +131,21 @@ class Smoothing(Probe):
         """Return accuracy, certified accuracy by radius, and abstentions."""
         from auditor import statistics
 
-        radius = _correct_radius(rows)
+        radius, units = _correct_radius(rows), rows.get("unit")
         certified = [
             statistics.proportion(
-                "smoothed_certified_accuracy", radius >= e, at={"sigma": sigma, "norm": "l2", "epsilon": e}
+                "smoothed_certified_accuracy",
+                radius >= e,
+                at={"sigma": sigma, "norm": "l2", "epsilon": e},
+                units=units,
             )
             for e in sorted(self.radii)
         ]
         abstained = rows["smoothed_prediction"] < 0 if len(rows) else []
         return [
-            statistics.proportion("smoothed_accuracy", radius > 0, at={"sigma": sigma}),
+            statistics.proportion("smoothed_accuracy", radius > 0, at={"sigma": sigma}, units=units),
             *certified,
-            statistics.proportion("smoothed_abstentions", abstained, at={"sigma": sigma}),
+            statistics.proportion("smoothed_abstentions", abstained, at={"sigma": sigma}, units=units),
         ]
 
     def _curve(self, by_sigma: dict[float, pd.DataFrame]) -> Curve:
@@ -153,10 +156,7 @@ class Smoothing(Probe):
             f" {self.draws} draws cannot certify a radius above {largest:.3g} at the largest sigma.",
             x=Axis(label="radius (L2)", unit="l2", low=0),
             y=accuracy_axis("certified accuracy"),
-            series=[
-                Series(name=f"sigma {sigma:g}", points=_points(_correct_radius(rows)))
-                for sigma, rows in by_sigma.items()
-            ],
+            series=[Series(name=f"sigma {sigma:g}", points=_points(rows)) for sigma, rows in by_sigma.items()],
         )
 
 
@@ -169,11 +169,12 @@ def _correct_radius(rows: pd.DataFrame) -> NDArray[np.float64]:
     return np.where(rows["smoothed_prediction"] == rows["label"], rows["radius"], 0.0)
 
 
-def _points(radius: NDArray[np.float64]) -> list[Point]:
+def _points(rows: pd.DataFrame) -> list[Point]:
     import numpy as np
 
+    radius = _correct_radius(rows)
     positive = radius[radius > 0]
     if not len(positive):
         return []
     sizes = np.unique(np.quantile(positive, np.linspace(0, 1, _POINTS), method="nearest"))
-    return accuracy_points(sizes, lambda size: radius >= size)
+    return accuracy_points(sizes, lambda size: radius >= size, rows.get("unit"))

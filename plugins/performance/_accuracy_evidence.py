@@ -9,8 +9,6 @@ from auditor.findings.formatting import percent
 from auditor.probes.gaps import ALPHA
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -19,25 +17,33 @@ _MAX_HEAT_MAP = 40
 """With more classes, the confusion matrix is unreadable on paper."""
 
 
-def class_recalls(matrix: NDArray[np.int64], classes: Sequence[str]) -> list[Metric]:
+def class_recalls(records: Records) -> list[Metric]:
     """Return the recall of each class that occurs, with intervals that hold for all classes at once (Bonferroni)."""
     from auditor import statistics
 
-    present = [c for c in range(len(matrix)) if matrix[c].sum()]
-    return [
-        Metric(
-            name="class_recall",
-            **statistics.wilson(int(matrix[c, c]), int(matrix[c].sum()), confidence=1 - ALPHA / len(present))._asdict(),
-            n=int(matrix[c].sum()),
-            at={"class": classes[c]},
+    labels, units = records.frame["label"].to_numpy(), records.frame.get("unit")
+    correct = labels == records.frame["prediction"].to_numpy()
+    present = sorted(set(labels.tolist()))
+    recalls = []
+    for c in present:
+        inside = statistics.keep(units, labels == c)
+        counted = statistics.effective_count(correct[labels == c], inside)
+        interval = statistics.wilson(*counted, confidence=1 - ALPHA / len(present))
+        recalls.append(
+            Metric(
+                name="class_recall",
+                **interval._asdict(),
+                n=int((labels == c).sum()),
+                at={"class": records.class_name(c)},
+                units=statistics.count_units(inside),
+            )
         )
-        for c in present
-    ]
+    return recalls
 
 
-def recall_finding(matrix: NDArray[np.int64], records: Records) -> list[Finding]:
+def recall_finding(records: Records) -> list[Finding]:
     """Report the class with the lowest recall; empty if there is only one class."""
-    recalls = class_recalls(matrix, records.classes)
+    recalls = class_recalls(records)
     if len(recalls) < 2:
         return []
     worst = min(recalls, key=lambda metric: (metric.high or 0.0, metric.value or 0.0))
@@ -48,21 +54,25 @@ def recall_finding(matrix: NDArray[np.int64], records: Records) -> list[Finding]
             statement=f"The class with the lowest recall is {worst.at['class']}: {percent(worst)} (n = {worst.n}). The"
             f" intervals of all {len(recalls)} classes hold at once (Bonferroni).",
             metric=worst,
-            evidence=[class_table(records, matrix)],
+            evidence=[class_table(records)],
         )
     ]
 
 
-def class_table(records: Records, matrix: NDArray[np.int64]) -> Table:
+def class_table(records: Records) -> Table:
     """Tabulate recall and precision of each class that occurs."""
     from auditor import statistics
 
+    labels, predictions = records.frame["label"].to_numpy(), records.frame["prediction"].to_numpy()
+    correct, units = labels == predictions, records.frame.get("unit")
     rows: list[list[Any]] = []
     for c, name in enumerate(records.classes):
-        n, predicted, correct = int(matrix[c].sum()), int(matrix[:, c].sum()), int(matrix[c, c])
-        if n or predicted:
-            recall, precision = (statistics.wilson(correct, whole)._asdict() for whole in (n, predicted))
-            rows.append([name, recall, precision, n, predicted])
+        masks = (labels == c, predictions == c)
+        if masks[0].any() or masks[1].any():
+            recall, precision = (
+                statistics.proportion("share", correct[mask], units=statistics.keep(units, mask)) for mask in masks
+            )
+            rows.append([name, recall.cell(), precision.cell(), recall.n, precision.n])
     rows.sort(key=lambda row: (row[1]["value"] is None, row[1]["value"]))
     return Table(
         title="By class, lowest recall first",

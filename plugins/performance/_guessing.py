@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from auditor.statistics import Interval
+    from auditor.statistics import Interval, Units
 
 GUESSING_METRICS = (
     MetricSpec(name="guessing_signs", label="Signs of guessing", better="lower", unit="count", bound="exact"),
@@ -43,46 +43,61 @@ class Guessing(NamedTuple):
     finding: Finding
 
 
-def compare_with_guessing(matrix: NDArray[np.int64], balanced: Metric, classes: Sequence[str], kind: str) -> Guessing:
+def compare_with_guessing(
+    labels: NDArray[np.int64],
+    predictions: NDArray[np.int64],
+    balanced: Metric,
+    classes: Sequence[str],
+    kind: str,
+    *,
+    units: Units = None,
+) -> Guessing:
     """Compare a model with guessing.
 
     It guesses if it always gives the same answer, or if the intervals exclude that accuracy and balanced accuracy
     exceed those of guessing by a relevant amount. It does not if one of both is significantly higher than by guessing.
 
     Args:
-        matrix: Confusion matrix (k, k), rows are labels.
+        labels: Class of each image, (n,).
+        predictions: Predicted class of each image, (n,).
         balanced: Balanced accuracy with its interval.
         classes: Class names.
         kind: What is classified, "images" or "rows".
+        units: Unit of each image, (n,): intervals and tests are over units, the binomial test of effective counts.
     """
+    import numpy as np
+
     from auditor import statistics
 
-    n, k, hits = int(matrix.sum()), len(matrix), int(matrix.trace())
-    answers, present = int((matrix.sum(axis=0) > 0).sum()), int((matrix.sum(axis=1) > 0).sum())
-    commonest = int(matrix.sum(axis=1).argmax())
-    of_commonest = int(matrix[commonest].sum())
+    n, k = len(labels), len(classes)
+    answers, present = len(np.unique(predictions)), len(np.unique(labels))
+    commonest = int(np.bincount(labels, minlength=k).argmax())
+    hits, constant = labels == predictions, labels == commonest
     # images on which the model and the constant answer differ in being correct
-    gained, lost = hits - int(matrix[commonest, commonest]), of_commonest - int(matrix[commonest, commonest])
-    accuracy = statistics.wilson(hits, n)
-    majority = statistics.matched(gained, lost, n)
-    p_majority, p_uniform = statistics.mcnemar(gained, lost), statistics.binomial_greater(hits, n, 1 / k)
-    majority_share = of_commonest / n if n else math.nan
+    change = hits.astype(int) - constant.astype(int)
+    effective, n_units = statistics.effective_count(hits, units), statistics.count_units(units)
+    accuracy = statistics.wilson(*effective)
+    majority = statistics.matched(*statistics.effective_change(change, units))
+    p_majority = statistics.sign_flip(change, units)
+    p_uniform = statistics.binomial_greater(round(effective.hits), round(effective.n), 1 / k)
+    majority_share = float(constant.mean()) if n else math.nan
+    size = n if n_units is None else n_units
     better = p_majority < ALPHA or (present > 1 and (balanced.low or 0.0) > 1 / present)
     irrelevant = (
         present > 1
         and (accuracy.high or 1.0) < _relevant(majority_share)
         and (1.0 if balanced.high is None else balanced.high) < _relevant(1 / present)
     )
-    always = answers == 1 and present > 1 and n >= _MIN_IMAGES
+    always = answers == 1 and present > 1 and size >= _MIN_IMAGES
     sentence = ""
-    name = classes[int(matrix.sum(axis=0).argmax())]
+    name = classes[int(np.bincount(predictions, minlength=k).argmax())]
     if always:
         sentence = f"The model answers {name} for every one of {n} {kind}, of any class."
     elif irrelevant:
         sentence = "The model is no better than guessing, or not by a relevant amount."
     signs = float(always) + float(irrelevant and not always)
-    decided = n > 0 and (bool(signs) or (better and n >= _MIN_IMAGES))
-    share = Metric(name="accuracy", **accuracy._asdict(), n=n)
+    decided = n > 0 and (bool(signs) or (better and size >= _MIN_IMAGES))
+    share = Metric(name="accuracy", **accuracy._asdict(), n=n, units=n_units)
     statement = (
         f"{sentence} Accuracy is {percent(share)}, that of always answering {classes[commonest]}"
         f" {formatted(majority_share, 'percent')} (McNemar's exact test: p {_p(p_majority)}) and that of uniform"
@@ -90,10 +105,10 @@ def compare_with_guessing(matrix: NDArray[np.int64], balanced: Metric, classes: 
         f" The model gives {answers} distinct answers for {present} classes."
     ).strip()
     metrics = [
-        Metric(name="guessing_signs", value=signs if decided else None, n=n, unit="count"),
-        Metric(name="gain_over_majority", **majority._asdict(), n=n),
-        Metric(name="gain_over_uniform", **_above(accuracy, 1 / k)._asdict(), n=n),
-        Metric(name="distinct_answers", value=float(answers) if n else None, n=n, unit="count"),
+        Metric(name="guessing_signs", value=signs if decided else None, n=n, unit="count", units=n_units),
+        Metric(name="gain_over_majority", **majority._asdict(), n=n, units=n_units),
+        Metric(name="gain_over_uniform", **_above(accuracy, 1 / k)._asdict(), n=n, units=n_units),
+        Metric(name="distinct_answers", value=float(answers) if n else None, n=n, unit="count", units=n_units),
     ]
     finding = Finding(
         id="performance.accuracy/guessing",

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from auditor import Evidence
     from auditor.findings.evidence import Cell
+    from auditor.statistics import Units
 
 _GROUP_BINS = 5
 _MAX_LINES = 4
@@ -21,9 +22,9 @@ _MAX_LINES = 4
 _ROWS_SHOWN = 60
 
 
-def reliability_diagram(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> Curve:
+def reliability_diagram(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int, units: Units) -> Curve:
     """Return accuracy against confidence of all images, with the diagonal."""
-    points = _bin_points(confidence, correct, bins)
+    points = _bin_points(confidence, correct, bins, units)
     return Curve(
         title="Reliability diagram",
         x=_confidence_axis(),
@@ -44,7 +45,7 @@ def group_calibration(records: Records, bins: int, minimum: int) -> list[Evidenc
     rows: list[list[Cell]] = []
     diagrams: list[Evidence] = []
     for name, values in groupings(frame, cross=False).items():
-        large = [(str(value), part) for value, part in frame.groupby(values, sort=True) if len(part) >= minimum]
+        large = [(str(value), part) for value, part in frame.groupby(values, sort=True) if _size(part) >= minimum]
         rows += [_group_row(name, value, part, bins) for value, part in large]
         if 2 <= len(large) <= _MAX_LINES:
             diagrams.append(_group_diagram(name, large))
@@ -67,14 +68,21 @@ def group_calibration(records: Records, bins: int, minimum: int) -> list[Evidenc
     return [table, *diagrams] if rows else []
 
 
+def _size(part: pd.DataFrame) -> int:
+    """Return the number of units, or of images if the data states no units."""
+    return int(part["unit"].nunique()) if "unit" in part else len(part)
+
+
 def _group_row(name: str, value: str, part: pd.DataFrame, bins: int) -> list[Cell]:
     from auditor import statistics
 
-    confidence, correct = _columns(part)
-    error = statistics.calibration_interval(confidence, correct, bins, resamples=200)
-    brier, log_loss = (statistics.mean("mean", part[key], unit="1").cell() for key in ("brier", "log_loss"))
-    overconfidence = statistics.mean("overconfidence", confidence - correct, unit="fraction")
-    debiased = statistics.calibration_error_debiased(confidence, correct, bins)
+    (confidence, correct), units = _columns(part), part.get("unit")
+    error = statistics.calibration_interval(confidence, correct, bins, resamples=200, units=units)
+    brier, log_loss = (
+        statistics.mean("mean", part[key], unit="1", units=units).cell() for key in ("brier", "log_loss")
+    )
+    overconfidence = statistics.mean("overconfidence", confidence - correct, unit="fraction", units=units)
+    debiased = statistics.calibration_error_debiased(confidence, correct, bins, units=units)
     return [name, value, error._asdict(), debiased, brier, log_loss, overconfidence.cell(), len(part)]
 
 
@@ -83,7 +91,10 @@ def _group_diagram(name: str, groups: list[tuple[str, pd.DataFrame]]) -> Curve:
         title=f"Reliability by {name}",
         x=_confidence_axis(),
         y=_accuracy_axis(),
-        series=[Series(name=value, points=_bin_points(*_columns(part), _GROUP_BINS)) for value, part in groups],
+        series=[
+            Series(name=value, points=_bin_points(*_columns(part), _GROUP_BINS, part.get("unit")))
+            for value, part in groups
+        ],
         caption=f"{_GROUP_BINS} bins of equal size for each group.",
     )
 
@@ -101,7 +112,7 @@ def _accuracy_axis() -> Axis:
     return Axis(label="accuracy in the bin", format="percent", low=0, high=1, unit="fraction")
 
 
-def _bin_points(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int) -> list[Point]:
+def _bin_points(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int, units: Units) -> list[Point]:
     """Return accuracy against mean confidence in bins of equal size."""
     import numpy as np
 
@@ -109,6 +120,6 @@ def _bin_points(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bin
 
     points = []
     for part in np.array_split(np.argsort(confidence, kind="stable"), min(bins, len(confidence))):
-        value, low, high = statistics.wilson(int(correct[part].sum()), len(part))
+        value, low, high = statistics.wilson(*statistics.effective_count(correct[part], statistics.keep(units, part)))
         points.append(Point(x=float(confidence[part].mean()), y=value, low=low, high=high, n=len(part)))
     return points

@@ -82,12 +82,13 @@ class Accuracy(Probe):
         frame = records.frame
         labels, predictions = frame["label"].to_numpy(), frame["prediction"].to_numpy()
         matrix = confusion_matrix(labels, predictions, labels=np.arange(len(records.classes)))
-        accuracy = statistics.proportion("accuracy", labels == predictions)
-        of_matrix = _confusion_metrics(matrix)
+        units = frame.get("unit")
+        accuracy = statistics.proportion("accuracy", labels == predictions, units=units)
+        of_matrix = _confusion_metrics(frame, matrix)
         balanced = next(metric for metric in of_matrix if metric.name == "balanced_accuracy")
-        guessing = compare_with_guessing(matrix, balanced, records.classes, records.kind)
+        guessing = compare_with_guessing(labels, predictions, balanced, records.classes, records.kind, units=units)
         right = f"{int((labels == predictions).sum())} of {len(frame)} {records.kind}"
-        order = fitting_order(other_orders(labels, predictions, list(frame["image_id"]), records.classes))
+        order = fitting_order(other_orders(labels, predictions, list(frame["image_id"]), records.classes, units=units))
         finding = Finding(
             id="performance.accuracy/accuracy",
             title="Accuracy",
@@ -97,11 +98,11 @@ class Accuracy(Probe):
             evidence=[*confusion_map(records, matrix), *error_images(records)],
         )
         metrics = [accuracy, *of_matrix, *_roc_metrics(frame, len(records.classes))]
-        metrics.append(statistics.mean("log_loss", _losses(frame), unit="nats"))
-        metrics += [*guessing.metrics, *class_recalls(matrix, records.classes)]
+        metrics.append(statistics.mean("log_loss", _losses(frame), unit="nats", units=units))
+        metrics += [*guessing.metrics, *class_recalls(records)]
         return Conclusion(
             metrics=metrics,
-            findings=[finding, *recall_finding(matrix, records), guessing.finding],
+            findings=[finding, *recall_finding(records), guessing.finding],
             inconclusive=guessing.undecided,
             warnings=[order.warning(records.classes)] if order else [],
         )
@@ -117,16 +118,20 @@ class Accuracy(Probe):
         ]
 
 
-def _confusion_metrics(matrix: NDArray[np.int64]) -> list[Metric]:
+def _confusion_metrics(frame: pd.DataFrame, matrix: NDArray[np.int64]) -> list[Metric]:
     """Return the metrics of the confusion matrix (k, k) with bootstrap intervals."""
     from auditor import statistics
 
     resamples = 1000 if len(matrix) <= 100 else 200
+    pairs, units = frame[["label", "prediction"]].to_numpy(), frame.get("unit")
     return [
         Metric(
             name=name,
-            **statistics.bootstrap_confusion(matrix, statistic, resamples=resamples)._asdict(),
+            **statistics.bootstrap_confusion(
+                matrix, statistic, resamples=resamples, pairs=pairs, units=units
+            )._asdict(),
             n=int(matrix.sum()),
+            units=statistics.count_units(units),
         )
         for name, statistic in CONFUSION_METRICS.items()
     ]
@@ -136,7 +141,7 @@ def _roc_metrics(frame: pd.DataFrame, k: int) -> list[Metric]:
     """Return the macro and, for few classes, the micro ROC AUC with bootstrap intervals."""
     from auditor import statistics
 
-    labels, probabilities = frame["label"].to_numpy(), _probabilities(frame)
+    labels, probabilities, units = frame["label"].to_numpy(), _probabilities(frame), frame.get("unit")
     areas: dict[str, Callable[..., NDArray[np.float64]]] = {"roc_auc": statistics.roc_auc}
     if k <= _MAX_MICRO_CLASSES:
         areas["roc_auc_micro"] = statistics.roc_auc_micro
@@ -145,9 +150,10 @@ def _roc_metrics(frame: pd.DataFrame, k: int) -> list[Metric]:
         Metric(
             name=name,
             **statistics.bootstrap_weighted(
-                len(frame), partial(area, labels, probabilities), resamples=resamples
+                len(frame), partial(area, labels, probabilities), resamples=resamples, units=units
             )._asdict(),
             n=len(frame),
+            units=statistics.count_units(units),
         )
         for name, area in areas.items()
     ]

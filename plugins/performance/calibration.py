@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from auditor import Batch, Classifier, Columns, Randomness
+    from auditor.statistics import Units
 
 _SIMULATIONS = 200
 
@@ -78,10 +79,11 @@ class Calibration(Probe):
             return Conclusion(inconclusive=f"no {records.kind} were measured")
         confidence = frame["confidence"].to_numpy()
         correct = (frame["prediction"] == frame["label"]).to_numpy()
-        n = len(frame)
-        interval = statistics.calibration_interval(confidence, correct, self.bins)
-        ece = Metric(name="ece", **interval._asdict(), n=n)
-        by_chance = self._error_of_perfect(confidence)
+        n, units = len(frame), frame.get("unit")
+        interval = statistics.calibration_interval(confidence, correct, self.bins, units=units)
+        n_units = statistics.count_units(units)
+        ece = Metric(name="ece", **interval._asdict(), n=n, units=n_units)
+        by_chance = self._error_of_perfect(confidence, units)
         perfect = float(by_chance.mean())
         overconfidence = float(confidence.mean() - correct.mean())
         finding = Finding(
@@ -92,35 +94,41 @@ class Calibration(Probe):
             f" {'over' if overconfidence > 0 else 'under'}confident.",
             metric=ece,
             evidence=[
-                reliability_diagram(confidence, correct, self.bins),
+                reliability_diagram(confidence, correct, self.bins, units),
                 *group_calibration(records, self.bins, self.minimum),
             ],
         )
         metrics = [
             ece,
-            statistics.mean("brier", frame["brier"], unit="1"),
+            statistics.mean("brier", frame["brier"], unit="1", units=units),
             Metric(
                 name="ece_of_perfect",
                 value=perfect,
                 low=_quantile(by_chance, 0.025),
                 high=_quantile(by_chance, 0.975),
                 n=n,
+                units=n_units,
             ),
             Metric(
                 name="rms_calibration_error_debiased",
-                **statistics.debiased_interval(confidence, correct, self.bins)._asdict(),
+                **statistics.debiased_interval(confidence, correct, self.bins, units=units)._asdict(),
                 n=n,
+                units=n_units,
             ),
         ]
-        return Conclusion(metrics=metrics, findings=[finding, threshold_finding(records, confidence, correct)])
+        return Conclusion(metrics=metrics, findings=[finding, threshold_finding(records)])
 
-    def _error_of_perfect(self, confidence: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return simulated ECEs of a perfectly calibrated model with these confidences, (simulations,)."""
+    def _error_of_perfect(self, confidence: NDArray[np.float64], units: Units) -> NDArray[np.float64]:
+        """Return simulated ECEs of a perfectly calibrated model with these confidences, (simulations,).
+
+        Images of one unit are right or wrong together, which gives the largest errors by chance.
+        """
         import numpy as np
 
         from auditor import statistics
 
-        draws = np.random.default_rng(0).random((_SIMULATIONS, len(confidence))) < confidence
+        code = statistics.codes(units, len(confidence))
+        draws = np.random.default_rng(0).random((_SIMULATIONS, code.max() + 1))[:, code] < confidence
         return np.array([statistics.calibration_error(confidence, draw, self.bins) for draw in draws])
 
     def per_image(self, records: Records) -> list[PerImage]:

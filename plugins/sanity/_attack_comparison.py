@@ -16,6 +16,7 @@ from auditor.plugins.sanity._masking_checks import (
     judge,
 )
 from auditor.probes.levels import size
+from auditor.probes.units import units_by_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,12 +46,12 @@ def compare_attacks(records: Records, epsilon: float) -> list[CheckResult]:
     for check, weak, strong in ((BLACK_BOX, black, white), (ONE_STEP, single, many)):
         flags = _only_weak_succeeds(weak, strong, epsilon)
         if flags is not None:
-            found.append(judge(check, flags))
+            found.append(judge(check, flags, units=_units(weak, flags)))
     found += _square_alone(attacks)
     for name, frame in many.items():
         flags = None if name in _SHARED_PERTURBATION else _fails_at_larger(frame)
         if flags is not None:
-            found.append(judge(LARGER_EPSILON, flags, name))
+            found.append(judge(LARGER_EPSILON, flags, name, units=units_by_image(frame, flags.index)))
     return found
 
 
@@ -69,11 +70,18 @@ def _square_alone(attacks: Frames) -> list[CheckResult]:
         return []
     attacked = frame[frame["epsilon"] > 0]
     alone = (attacked["component"] == "Square") & attacked["success"].astype(bool)
-    return [judge(SQUARE, alone.to_numpy())] if len(attacked) else []
+    return [judge(SQUARE, alone, units=attacked.get("unit"))] if len(attacked) else []
 
 
-def _only_weak_succeeds(weak: Frames, strong: Frames, epsilon: float) -> NDArray[np.bool_] | None:
-    """Return for each common image whether only the weak attacks succeed, (n,); None without common images.
+def _units(attacks: Frames, flags: pd.Series[bool]) -> NDArray[np.object_] | None:
+    """Return the unit of each image of ``flags``; None if the data states no units."""
+    import pandas as pd
+
+    return units_by_image(pd.concat(attacks.values()), flags.index)
+
+
+def _only_weak_succeeds(weak: Frames, strong: Frames, epsilon: float) -> pd.Series[bool] | None:
+    """Return by image whether only the weak attacks succeed, for common images; None without common images.
 
     Both are compared at the largest size up to ``epsilon`` that the strong attacks tried.
     """
@@ -90,8 +98,7 @@ def _only_weak_succeeds(weak: Frames, strong: Frames, epsilon: float) -> NDArray
     if not limit or not attacked.any():
         return None
     within = limit + 1e-6
-    flags: NDArray[np.bool_] = ((weakest <= within) & (strongest > within))[attacked].to_numpy()
-    return flags
+    return ((weakest <= within) & (strongest > within))[attacked]
 
 
 def _is_search(frame: pd.DataFrame) -> bool:
@@ -99,8 +106,8 @@ def _is_search(frame: pd.DataFrame) -> bool:
     return bool(frame["searched"].any())
 
 
-def _fails_at_larger(frame: pd.DataFrame) -> NDArray[np.bool_] | None:
-    """Return for each attacked image whether the attack fails at a larger L-infinity budget than one that succeeds.
+def _fails_at_larger(frame: pd.DataFrame) -> pd.Series[bool] | None:
+    """Return by attacked image whether the attack fails at a larger L-infinity budget than one that succeeds.
 
     None for fewer than two budgets.
     """
@@ -110,10 +117,7 @@ def _fails_at_larger(frame: pd.DataFrame) -> NDArray[np.bool_] | None:
     first_success = attacked[attacked["success"]].groupby("image_id")["epsilon"].min()
     last_failure = attacked[~attacked["success"].astype(bool)].groupby("image_id")["epsilon"].max()
     ids = attacked["image_id"].unique()
-    flags: NDArray[np.bool_] = (
-        last_failure.reindex(ids).fillna(0.0) > first_success.reindex(ids).fillna(float("inf"))
-    ).to_numpy()
-    return flags
+    return last_failure.reindex(ids).fillna(0.0) > first_success.reindex(ids).fillna(float("inf"))
 
 
 def noise_comparison(records: Records, sizes: Mapping[str, float]) -> list[Table]:
@@ -148,6 +152,7 @@ def _noise_row(records: Records, name: str, frame: pd.DataFrame, norm: str, epsi
     common = distance.index[distance > 0].intersection(noise.index)
     if not len(common) or not (_is_search(tried) or tried["epsilon"].max() >= epsilon * 0.999):
         return None
-    attack = statistics.proportion("attack_success_rate", distance[common] <= epsilon + 1e-6)
-    random = statistics.proportion("attack_success_rate", noise.loc[common, f"noise_{norm}"])
+    units = units_by_image(frame, common)
+    attack = statistics.proportion("attack_success_rate", distance[common] <= epsilon + 1e-6, units=units)
+    random = statistics.proportion("attack_success_rate", noise.loc[common, f"noise_{norm}"], units=units)
     return [name, f"{norm_name(norm)} {size(norm, epsilon)}", attack.cell(), random.cell(), len(common)]

@@ -22,8 +22,8 @@ def tried_levels(frame: pd.DataFrame) -> list[tuple[Metric, Metric, int]]:
     found = []
     for (attack, norm, epsilon), part in frame.groupby(["attack", "norm", "epsilon"], sort=False):
         at: Level = {"attack": str(attack), "norm": str(norm), "epsilon": float(epsilon)}
-        success = statistics.proportion("control_success", part["success"], at=at)
-        noise = statistics.proportion("control_noise", part["noise"], at=at)
+        success = statistics.proportion("control_success", part["success"], at=at, units=part.get("unit"))
+        noise = statistics.proportion("control_noise", part["noise"], at=at, units=part.get("unit"))
         found.append((success, noise, int(part["planted"].sum())))
     return found
 

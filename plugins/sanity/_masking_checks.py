@@ -10,6 +10,8 @@ from auditor import Metric
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
+    from auditor.statistics import Units
+
 FACTOR = 10.0
 """The rise along the gradient may differ from its first-order prediction by this factor."""
 
@@ -66,10 +68,10 @@ class CheckResult(NamedTuple):
         return "no sign" if value <= self.limit else "undecided"
 
 
-def judge(check: Check, flags: ArrayLike, attack: str = "") -> CheckResult:
-    """Return the result of a check; ``flags`` (n,) is True for images with the sign."""
+def judge(check: Check, flags: ArrayLike, attack: str = "", *, units: Units) -> CheckResult:
+    """Return the result of a check; ``flags`` (n,) is True for images with the sign, ``units`` (n,) their units."""
     from auditor import statistics
 
     at = {"check": check.id} | ({"attack": attack} if attack else {})
-    share = statistics.proportion("masking_share", flags, at=at)
+    share = statistics.proportion("masking_share", flags, at=at, units=units)
     return CheckResult(check.id, check.text.format(attack=attack), share, check.limit)

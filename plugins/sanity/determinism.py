@@ -70,7 +70,7 @@ class Determinism(Probe):
         if not len(frame):
             return Conclusion(inconclusive=f"no {records.kind} were measured")
         agrees = frame[[f"{name}_agrees" for name in _REPETITIONS]].all(axis=1)
-        agreement = statistics.proportion("label_agreement", agrees)
+        agreement = statistics.proportion("label_agreement", agrees, units=frame.get("unit"))
         differences = [
             Metric(
                 name="max_abs_difference", value=float(frame[name].max()), n=len(frame), unit="1", at={"asked": text}
@@ -97,7 +97,7 @@ def _table(records: Records) -> Table:
     rows: list[list[Cell]] = [
         [
             text,
-            statistics.proportion("agreement", frame[f"{name}_agrees"]).cell(),
+            statistics.proportion("agreement", frame[f"{name}_agrees"], units=frame.get("unit")).cell(),
             float(frame[name].max()),
             len(frame),
         ]

@@ -84,12 +84,15 @@ class GradientMasking(Probe):
     def conclude(self, records: Records) -> Conclusion:
         """Report every check with its share, and the number of positive checks."""
         frame = records.frame
-        if len(frame) < _MIN_IMAGES:
-            reason = f"{len(frame)} images are too few to check gradients; at least {_MIN_IMAGES} are required"
+        n_units = int(frame["unit"].nunique()) if "unit" in frame else None
+        size, kind = (len(frame), "images") if n_units is None else (n_units, "units")
+        if size < _MIN_IMAGES:
+            reason = f"{size} {kind} are too few to check gradients; at least {_MIN_IMAGES} are required"
             return Conclusion(inconclusive=reason)
-        results = [judge(check, frame[check.id]) for check in OWN_CHECKS] + compare_attacks(records, self.epsilon)
+        results = [judge(check, frame[check.id], units=frame.get("unit")) for check in OWN_CHECKS]
+        results += compare_attacks(records, self.epsilon)
         positive = [result for result in results if result.verdict == "masked"]
-        signs = Metric(name="masking_signs", value=len(positive), n=len(frame), unit="count")
+        signs = Metric(name="masking_signs", value=len(positive), n=len(frame), unit="count", units=n_units)
         finding = Finding(
             id=f"{self.meta.id}/signs",
             title="Signs of masked gradients",

@@ -50,8 +50,10 @@ class Labels(Probe):
 
         frame = records.frame
         labels, predictions = frame["label"].to_numpy(), frame["prediction"].to_numpy()
-        orders = other_orders(labels, predictions, list(frame["image_id"]), records.classes)
-        accuracy = statistics.proportion("accuracy", labels == predictions, at={"order": "in use"})
+        orders = other_orders(labels, predictions, list(frame["image_id"]), records.classes, units=frame.get("unit"))
+        accuracy = statistics.proportion(
+            "accuracy", labels == predictions, at={"order": "in use"}, units=frame.get("unit")
+        )
         if not orders:
             return Conclusion(metrics=[_no_gain(len(frame))], inconclusive="there is no other order of the classes")
         best = fitting_order(orders)

@@ -47,7 +47,7 @@ class Parity(Probe):
         from auditor import statistics
 
         differences = np.sort(records.frame["difference"].to_numpy())
-        agreement = statistics.proportion("label_agreement", records.frame["agree"])
+        agreement = statistics.proportion("label_agreement", records.frame["agree"], units=records.frame.get("unit"))
         largest = Metric(name="max_abs_difference", value=float(differences[-1]), n=len(differences), unit="1")
         finding = Finding(
             id="sanity.parity/agreement",

@@ -68,7 +68,7 @@ class Preprocessing(Probe):
         if not alternatives:
             return _no_alternatives(len(used))
         best = best_of(alternatives)
-        accuracy = statistics.proportion("accuracy", used["correct"], at={"preset": "in use"})
+        accuracy = statistics.proportion("accuracy", used["correct"], at={"preset": "in use"}, units=used.get("unit"))
         doubt = _doubt(best, records) if best.better else ""
         gain = replace(best.gain, value=None, low=None, high=None) if doubt else best.gain
         finding = Finding(
@@ -88,7 +88,9 @@ def _doubt(best: Alternative, records: Records) -> str:
         return f"no common preprocessing explains the data: with the preset {best.name}, {objected}"
     used = records.frame[records.frame["preprocessing"] == ""]
     labels, predictions = used["label"].to_numpy(), used["prediction"].to_numpy()
-    order = fitting_order(other_orders(labels, predictions, list(used["image_id"]), records.classes))
+    order = fitting_order(
+        other_orders(labels, predictions, list(used["image_id"]), records.classes, units=used.get("unit"))
+    )
     if order is None or (order.accuracy.value or 0.0) <= (best.accuracy.value or 0.0):
         return ""
     return (

@@ -126,6 +126,8 @@ class DataTable:
     """Images or table, relative to this file."""
     label: str | None = None
     """Tabular data: the label column."""
+    unit: str | None = None
+    """The column that names the unit of each image or row: patient, person, video. By default the column unit."""
     groups: Annotated[tuple[str, ...], _names(0)] | None = None
     """Tabular data: the group columns."""
     features: Annotated[tuple[str, ...], _names(1)] | None = None
@@ -168,6 +170,7 @@ class Sidecar:
     kind: Literal["logits", "probabilities"] | None = None
     data: Path | None = None
     label: str | None = None
+    unit: str | None = None
     groups: tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
 
@@ -276,6 +279,7 @@ def from_tables(content: Mapping[str, Any], origin: str, folder: Path) -> Sideca
         kind=output.kind,
         data=None if data.path is None else folder / data.path,
         label=data.label,
+        unit=data.unit,
         groups=data.groups,
         features=data.features,
     )
