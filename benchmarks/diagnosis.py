@@ -13,6 +13,7 @@ import argparse
 import csv
 import tempfile
 import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -52,27 +53,29 @@ def main() -> None:
             rows, classes = with_own_labels(options.model, data, rows, right)
             write(data, rows)
         print("| setting | accuracy | verdict | what the audit says |\n|---|---|---|---|")
-        for name, input_keys, order in settings(right, classes):
+        for name, input_keys, order in settings(right, classes, [label for _, label in rows]):
             print(f"| {name} | " + " | ".join(diagnosis(options.model, data, input_keys, order)) + " |", flush=True)
 
 
-def settings(right: Mapping[str, Any], classes: list[str]) -> Iterator[tuple[str, Mapping[str, Any], list[str]]]:
+def settings(
+    right: Mapping[str, Any], classes: list[str], labels: list[str]
+) -> Iterator[tuple[str, Mapping[str, Any], list[str]]]:
     """Yield the name of each setting, its preprocessing and its class order."""
     yield "right", right, classes
     yield "names shuffled", right, [classes[i] for i in np.random.default_rng(1).permutation(len(classes))]
     yield "names shifted by one", right, classes[1:] + classes[:1]
-    yield "two names swapped", right, swapped(classes)
+    yield "two names swapped", right, swapped(classes, labels)
     yield "channels reversed", {**right, "order": "rgb" if right.get("order") == "bgr" else "bgr"}, classes
     other = {"range": [0, 255], "mean": [0.0], "std": [1.0]} if right.get("mean") else IMAGENET
     yield "wrong preset", {**right, **other}, classes
     yield "wrong range", {**right, "range": [0, 1] if right.get("range") == [0, 255] else [0, 255]}, classes
 
 
-def swapped(classes: list[str]) -> list[str]:
-    """Exchange the names of the two commonest classes if there are many, else of the first two."""
-    result = list(classes)
-    result[0], result[1] = result[1], result[0]
-    return result
+def swapped(classes: list[str], labels: list[str]) -> list[str]:
+    """Exchange the names of the two commonest labels."""
+    (one, _), (other, _) = Counter(labels).most_common(2)
+    exchange = {one: other, other: one}
+    return [exchange.get(name, name) for name in classes]
 
 
 def diagnosis(model: Path, data: Path, input_keys: Mapping[str, Any], classes: list[str]) -> tuple[str, str, str]:
@@ -102,7 +105,6 @@ def with_own_labels(
     model: Path, data: Path, rows: list[tuple[Path, str]], right: Mapping[str, Any]
 ) -> tuple[list[tuple[Path, str]], list[str]]:
     """Label the images with the model's own answers, a tenth of them replaced by those of other images."""
-    request = Request(model=model, data=data, overrides={"input": dict(right), "output": {"classes": []}})
     unlabelled = data.with_name("unlabelled.csv")
     write(unlabelled, rows, labelled=False)
     request = Request(model=model, data=unlabelled, overrides={"input": dict(right)})
@@ -113,7 +115,6 @@ def with_own_labels(
     width = len(str(classifier.n_classes))
     classes = [f"class {i:0{width}d}" for i in range(classifier.n_classes)]
     labels = dict(zip(images.ids, noisy, strict=True))
-    # the commonest classes first would change the order; they are only swapped by name in ``swapped``
     return [(path, classes[labels[str(path)]]) for path, _ in rows], classes
 
 
