@@ -36,8 +36,12 @@ if TYPE_CHECKING:
     from auditor.plugin.hookspecs import API_VERSION, hookimpl
     from auditor.probes.attack import Attack
     from auditor.probes.base import Columns, Example, Meta, PerImage, Probe, Randomness, Records, RunContext
+    from auditor.probes.breakdown import Breakdown
     from auditor.probes.corruption import Corruption
+    from auditor.probes.derived import DerivedProbe
+    from auditor.probes.distances import AttackSummary
     from auditor.probes.explanation import Explanation
+    from auditor.probes.grid_search import GridSearch
     from auditor.probes.levels import Level
     from auditor.probes.minimum_norm import MinimumNorm
     from auditor.probes.perturbation import PerturbationResult
@@ -57,8 +61,12 @@ _NAMES = {
     "plugin.hookspecs": "API_VERSION hookimpl",
     "probes.attack": "Attack",
     "probes.base": "Columns Example Meta PerImage Probe Randomness Records RunContext",
+    "probes.breakdown": "Breakdown",
     "probes.corruption": "Corruption",
+    "probes.derived": "DerivedProbe",
+    "probes.distances": "AttackSummary",
     "probes.explanation": "Explanation",
+    "probes.grid_search": "GridSearch",
     "probes.levels": "Level",
     "probes.minimum_norm": "MinimumNorm",
     "probes.perturbation": "PerturbationResult",
@@ -71,21 +79,25 @@ __all__ = [
     "API_VERSION",
     "Artefact",
     "Attack",
+    "AttackSummary",
     "Audit",
     "AuditorError",
     "Axis",
     "BadInput",
     "Batch",
+    "Breakdown",
     "Classifier",
     "Columns",
     "Conclusion",
     "Corruption",
     "Curve",
+    "DerivedProbe",
     "Evidence",
     "Example",
     "Explanation",
     "Finding",
     "GridRow",
+    "GridSearch",
     "HeatMap",
     "ImageGrid",
     "Level",

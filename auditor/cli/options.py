@@ -104,7 +104,12 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         metavar="auto|N",
         help="Images per batch; findings do not depend on it. [default: auto]",
     ),
-    click.option("--budget", callback=_seconds, metavar="TIME", help="Time limit for measuring: 90s, 10m, 2h."),
+    click.option(
+        "--budget",
+        callback=_seconds,
+        metavar="TIME",
+        help="Time limit for measuring: 90s, 10m, 2h. Every probe measures fewer images; none is cut off as passed.",
+    ),
     click.option(
         "--policy",
         default="default",

@@ -25,13 +25,9 @@ def surrogate_digest(path: str) -> str:
         raise BadInput(f"--surrogate {path}: cannot be read ({error.strerror}); expected a model file") from None
 
 
-def open_surrogate(path: str, device: str) -> DeployedModel:
-    """Open a surrogate, once per process and file content."""
-    return _open(path, surrogate_digest(path), device)
-
-
 @cache
-def _open(path: str, digest: str, device: str) -> DeployedModel:
+def open_surrogate(path: str, digest: str, device: str) -> DeployedModel:
+    """Open a surrogate, once per process and file content."""
     del digest
     from auditor.run.opening import open_model
 
@@ -41,7 +37,7 @@ def _open(path: str, digest: str, device: str) -> DeployedModel:
 def check_surrogate(path: str, run: RunContext) -> None:
     """Raise BadInput if a surrogate does not fit the audited model or has no gradients."""
     audited = run.classifier
-    surrogate = open_surrogate(path, audited.device)
+    surrogate = open_surrogate(path, surrogate_digest(path), audited.device)
     if (surrogate.shape, surrogate.n_classes) != (audited.shape, audited.n_classes):
         raise BadInput(
             f"--surrogate {path}: has input {surrogate.shape} and {surrogate.n_classes} classes; expected those of the"

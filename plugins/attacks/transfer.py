@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from auditor import Batch, Classifier, Randomness
+    from auditor.model.deployed import DeployedModel
     from auditor.probes.base import RunContext
 
 
@@ -91,7 +92,7 @@ class Transfer(Attack):
             raise NotApplicable("no other model was given (--surrogate MODEL)")
         for path in self.surrogates:
             check_surrogate(path, run)
-        return self
+        return _Opened(**vars(self), digests=tuple(map(surrogate_digest, self.surrogates)))
 
     def fingerprint(self, probes: Sequence[Probe]) -> Any:
         """Return the digests of the surrogates."""
@@ -111,7 +112,7 @@ class Transfer(Attack):
         del rng
         import numpy as np
 
-        surrogates = [open_surrogate(path, classifier.device) for path in self.surrogates]
+        surrogates = self._open(classifier.device)
         for surrogate in surrogates:
             # count their passes in this audit
             surrogate.calls = classifier.calls
@@ -131,6 +132,9 @@ class Transfer(Attack):
                 success = success | columns[f"misclassified_{i}_0"]
         return PerturbationResult(images=best, columns=columns)
 
+    def _open(self, device: str) -> list[DeployedModel]:
+        return [open_surrogate(path, surrogate_digest(path), device) for path in self.surrogates]
+
     def conclude(self, records: Records) -> Conclusion:
         """Conclude as every attack, with the success rate for every pair of models."""
         conclusion = super().conclude(records)
@@ -145,6 +149,18 @@ class Transfer(Attack):
         names = ["audited model", *(Path(path).stem for path in self.surrogates)]
         evidence = [*first.evidence, _transfer_matrix(rows, names), _surrogate_table(rows, names)]
         return replace(conclusion, findings=[replace(first, evidence=evidence), *others])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Opened(Transfer):
+    """The probe with the digests of its surrogates, so that no batch reads their files again."""
+
+    digests: tuple[str, ...]
+
+    def _open(self, device: str) -> list[DeployedModel]:
+        return [
+            open_surrogate(path, digest, device) for path, digest in zip(self.surrogates, self.digests, strict=True)
+        ]
 
 
 def _transfer_matrix(rows: pd.DataFrame, names: Sequence[str]) -> HeatMap:
