@@ -184,3 +184,39 @@ def test_untrained_network_gives_one_failure_and_no_other_verdict(tmp_path: Path
     assert judged == [("performance.accuracy", "fail")]
     assert audit.verdict == "fail"
     assert "no better than guessing" in audit.record["verdict_reason"]
+
+
+def test_every_fraction_of_an_audit_has_an_interval(tmp_path: Path) -> None:
+    """On a model that is right everywhere all values are equal, and no interval is one point for that reason."""
+    names = ["a", "b", "c"]
+    model = colour_model(tmp_path / "m.onnx", 3, scale=60)
+    data = pictures(tmp_path / "data", names, colours(3), [15] * 3)
+    audit = audited(
+        tmp_path, model, data, "performance.*", "corruptions.*", "attacks.noise", "attacks.spatial", "attacks.fgsm",
+        "bias.*", "sanity.*", overrides=stated(names),
+    )  # fmt: skip
+    exact = {
+        (probe["id"], spec["name"])
+        for probe in audit.record["probes"]
+        for spec in probe["metric_specs"]
+        if spec["bound"] == "exact"
+    }
+    without = [
+        (probe["id"], metric["name"], metric["at"])
+        for probe in audit.record["probes"]
+        for metric in probe["metrics"]
+        if metric["unit"] == "fraction"
+        and metric["value"] is not None
+        and (metric["low"] is None or metric["high"] is None)
+        and (probe["id"], metric["name"]) not in exact
+    ]
+    assert without == []
+    judged = [
+        (probe["id"], metric["name"])
+        for probe in audit.record["probes"]
+        for metric in probe["metrics"]
+        if any(j["metric"] == metric["name"] and j["at"] == metric["at"] for j in probe["judgements"])
+        and metric["low"] == metric["high"]
+        and (probe["id"], metric["name"]) not in exact
+    ]
+    assert judged == []

@@ -612,3 +612,14 @@ def test_example_pictures_magnify_the_perturbation() -> None:
     wish = Example(image_id="000", at={"norm": "linf", "epsilon": 0.05})
     drawn = Fgsm().draw_example(classifier, batch, RNG, wish)
     np.testing.assert_allclose(drawn["perturbation"].ravel(), [0, 1, 0.5, 0.5], atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.25])
+def test_equal_shares_have_the_interval_of_a_proportion(value: float) -> None:
+    """Four images without an error prove little; a bootstrap over equal values would say 0 to 0."""
+    found = statistics.mean("mce", [value] * 4, unit="fraction", share=True)
+    expected = statistics.wilson(4 * value, 4)
+    assert (found.value, found.low, found.high) == pytest.approx(tuple(expected))
+    assert found.high - found.low > 0.4
+    # other means keep the bootstrap: a difference may lie on either side of 0
+    assert statistics.mean("gain", [value] * 4, unit="fraction").low == value

@@ -108,7 +108,7 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         "--budget",
         callback=_seconds,
         metavar="TIME",
-        help="Time limit for measuring: 90s, 10m, 2h. Every probe measures fewer images; none is cut off as passed.",
+        help="Time limit for measuring: 90s, 10m, 2h. A probe that runs out of time does not pass.",
     ),
     click.option(
         "--policy",

@@ -131,7 +131,7 @@ def mean_by_image(name: str, frame: pd.DataFrame, values: pd.Series) -> Metric:
     from auditor import statistics
 
     by_image = values.groupby(frame["image_id"]).mean()
-    return statistics.mean(name, by_image, unit="fraction", units=units_by_image(frame, by_image.index))
+    return statistics.mean(name, by_image, unit="fraction", share=True, units=units_by_image(frame, by_image.index))
 
 
 def first_correct(frame: pd.DataFrame) -> str:

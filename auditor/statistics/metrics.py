@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from auditor.findings.metric import Metric, Scalar
 from auditor.statistics.bootstrap import BOOTSTRAP_SEED, RESAMPLES, bootstrap
-from auditor.statistics.cluster import Units, codes, count_units, effective_count, keep, resamples
+from auditor.statistics.cluster import Units, codes, count_units, effective_count, effective_n, keep, resamples
 from auditor.statistics.intervals import wilson
 
 
@@ -65,12 +65,31 @@ def median(
 
 
 def mean(
-    name: str, values: ArrayLike, *, unit: str, at: Mapping[str, Scalar] | None = None, units: Units = None
+    name: str,
+    values: ArrayLike,
+    *,
+    unit: str,
+    at: Mapping[str, Scalar] | None = None,
+    units: Units = None,
+    share: bool = False,
 ) -> Metric:
-    """Return the mean as a metric with a bootstrap interval."""
+    """Return the mean as a metric with a bootstrap interval.
+
+    Args:
+        name: Name of the metric.
+        values: One number per image, (n,).
+        unit: Unit of the metric.
+        at: What it is measured at.
+        units: Unit of each image, (n,).
+        share: Whether the values are shares from 0 to 1. If all are equal, the bootstrap's interval is one point, and
+            Wilson's replaces it: of all values from 0 to 1 with a given mean, 0 and 1 vary most.
+    """
     data = np.asarray(values, dtype=np.float64)
     units, data = keep(units, np.isfinite(data)), data[np.isfinite(data)]
     value, low, high = bootstrap(data, units=units)
+    if share and value is not None and low == high:
+        n = effective_n(data, units)
+        value, low, high = wilson(value * n, n)
     return Metric(
         name=name, value=value, low=low, high=high, n=len(data), unit=unit, at=at or {}, units=count_units(units)
     )

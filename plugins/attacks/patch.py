@@ -155,8 +155,10 @@ def _block_metrics(rows: pd.DataFrame, block: float) -> list[Metric]:
     units = attacked.get("unit")
     return [
         robust_accuracy(correct, rows["success_share"] > 0, at, units=rows.get("unit")),
-        statistics.mean("attack_success_rate", attacked["success_share"], unit="fraction", at=at, units=units),
-        statistics.mean("control_success_rate", attacked["control"], unit="fraction", at=at, units=units),
+        statistics.mean(
+            "attack_success_rate", attacked["success_share"], unit="fraction", share=True, at=at, units=units
+        ),
+        statistics.mean("control_success_rate", attacked["control"], unit="fraction", share=True, at=at, units=units),
     ]
 
 

@@ -141,7 +141,7 @@ class Spatial(GridSearch):
         overall = robust[-1]
         success = success_rate(correct, wrong.any(axis=1), overall.at, units=units)
         moved_share = 1 - wrong.mean(axis=1)
-        random = statistics.mean("moved_accuracy", moved_share, unit="fraction", at=overall.at, units=units)
+        random = statistics.mean("moved_accuracy", moved_share, unit="fraction", share=True, at=overall.at, units=units)
         clean = statistics.proportion("accuracy", correct, units=units)
         finding = Finding(
             id=f"{self.meta.id}/grid",

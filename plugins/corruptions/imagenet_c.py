@@ -124,7 +124,7 @@ class ImageNetC(Corruption):
         # every image has every level, so its mean over rows is its mean over corruptions of means over severities
         error = 1.0 - frame.groupby("image_id")["correct"].mean()
         units = units_by_image(frame, error.index)
-        mce = statistics.mean("mce", error, unit="fraction", units=units)
+        mce = statistics.mean("mce", error, unit="fraction", share=True, units=units)
         relative = statistics.mean("relative_mce", error - clean_error, unit="fraction", units=units)
         levels = [
             statistics.proportion(

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from numpy.typing import NDArray
+
+    from auditor.statistics import Interval
 
     Floats = NDArray[np.float64]
 
@@ -41,6 +44,22 @@ CONFUSION_METRICS: Mapping[str, Callable[[Any], Any]] = {
     "recall": recall,
     "f1": f1,
 }
+
+
+def not_a_point(found: Interval, frame: pd.DataFrame) -> Interval:
+    """Return a bootstrap interval, or Wilson's if all resamples are equal: the model is right (or wrong) everywhere.
+
+    n is that of equally large classes with the same variance of the mean recall: k^2 / sum(1 / n_c) for k classes with
+    n_c images, or units of correlated images.
+    """
+    from auditor import statistics
+
+    if found.value is None or found.low != found.high:
+        return found
+    counted = frame.drop_duplicates(["label", "unit"]) if "unit" in frame else frame
+    sizes = counted["label"].value_counts().to_numpy()
+    n = len(sizes) ** 2 / float((1 / sizes).sum())
+    return statistics.wilson(found.value * n, n)
 
 
 def _recalls(matrices: Floats) -> Floats:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from auditor import Conclusion, Example, Finding, Meta, Metric, MetricSpec, PerImage, Probe, Records
 from auditor.findings.formatting import percent
 from auditor.plugins.performance._accuracy_evidence import class_recalls, confusion_map, error_images, recall_finding
-from auditor.plugins.performance._confusion_metrics import CONFUSION_METRICS
+from auditor.plugins.performance._confusion_metrics import CONFUSION_METRICS, not_a_point
 from auditor.plugins.performance._guessing import GUESSING_METRICS, compare_with_guessing
 from auditor.probes.class_orders import fitting_order, other_orders
 from auditor.probes.shared_metrics import ACCURACY, RECALL
@@ -127,8 +127,8 @@ def _confusion_metrics(frame: pd.DataFrame, matrix: NDArray[np.int64]) -> list[M
     return [
         Metric(
             name=name,
-            **statistics.bootstrap_confusion(
-                matrix, statistic, resamples=resamples, pairs=pairs, units=units
+            **not_a_point(
+                statistics.bootstrap_confusion(matrix, statistic, resamples=resamples, pairs=pairs, units=units), frame
             )._asdict(),
             n=int(matrix.sum()),
             units=statistics.count_units(units),
