@@ -93,10 +93,17 @@ def _subgroups(audit: AuditRecord) -> str:
         gap = "gap between groups is" if gaps.found == 1 else "gaps between groups are"
         text = f"{gaps.found} {gap} significant; worst: {gaps.worst[0].finding['statement'].rstrip('.')}"
     elif largest:
-        text = f"no gap between groups is significant; the largest is {_under(largest)}"
+        text = f"no gap between groups is significant; the largest is {_gap(largest)}"
     else:
         text = gaps.text[:1].lower() + gaps.text[1:].rstrip(".")
     return _sentence(f"{title}{text}; {_judgement(probes)}")
+
+
+def _gap(ranked: RankedMetric) -> str:
+    """Format a gap with the groups before the number, which their names would otherwise run into."""
+    metric, spec = ranked.metric, ranked.spec
+    label = formatting.lower(spec["label"]) + formatting.place(metric["at"])
+    return f"{label}: {formatting.measured(metric, spec)} (n = {metric['n']}), in {ranked.probe['id']}"
 
 
 def _judgement(probes: Sequence[ProbeRecord]) -> str:
