@@ -74,7 +74,7 @@ def _text(ranked: RankedMetric) -> str:
     """Format a number: ``robust accuracy 3.1 % [1.7, 5.6] at L∞ 4/255 (n = 256)``."""
     metric, spec = ranked.metric, ranked.spec
     where, number = formatting.place(metric["at"]), formatting.measured(metric, spec)
-    text = f"{where} {number}" if "against" in metric["at"] else f" {number}{where}"
+    text = f"{where}: {number}" if "against" in metric["at"] else f" {number}{where}"
     return f"{formatting.lower(spec['label'])}{text} (n = {formatting.sample_size(metric)})"
 
 
@@ -93,17 +93,10 @@ def _subgroups(audit: AuditRecord) -> str:
         gap = "gap between groups is" if gaps.found == 1 else "gaps between groups are"
         text = f"{gaps.found} {gap} significant; worst: {gaps.worst[0].finding['statement'].rstrip('.')}"
     elif largest:
-        text = f"no gap between groups is significant; the largest is {_gap(largest)}"
+        text = f"no gap between groups is significant; the largest is {_under(largest)}"
     else:
         text = gaps.text[:1].lower() + gaps.text[1:].rstrip(".")
     return _sentence(f"{title}{text}; {_judgement(probes)}")
-
-
-def _gap(ranked: RankedMetric) -> str:
-    """Format a gap with the groups before the number, which their names would otherwise run into."""
-    metric, spec = ranked.metric, ranked.spec
-    label = formatting.lower(spec["label"]) + formatting.place(metric["at"])
-    return f"{label}: {formatting.measured(metric, spec)} (n = {metric['n']}), in {ranked.probe['id']}"
 
 
 def _judgement(probes: Sequence[ProbeRecord]) -> str:
