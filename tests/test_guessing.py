@@ -57,7 +57,7 @@ def test_constant_answer_fails_under_every_policy_although_it_is_right_for_95_pe
     outcome, why = verdict(probes, loaded, [])
     assert outcome == "fail"
     assert "the model is no better than guessing" in why
-    assert "2 other probes are inconclusive" in why
+    assert "1 other probe is inconclusive" in why
 
 
 def test_screening_model_below_the_majority_does_not_guess() -> None:

@@ -255,7 +255,7 @@ class ProbeRecord(TypedDict):
     warnings: NotRequired[list[str]]
     """Assumptions of the audit that the records of this probe contradict."""
     invalidated_by: NotRequired[str]
-    """Id of the failed check that made this probe inconclusive."""
+    """Id of the failed check after which the numbers of this probe mean nothing."""
     judgements: NotRequired[list[JudgementRecord]]
     """Every metric that a rule of the policy judged; records of older versions lack them."""
     n: int

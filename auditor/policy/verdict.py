@@ -273,17 +273,22 @@ def _ends(metric: MetricRecord, spec: MetricSpecRecord) -> tuple[float, float] |
 
 
 def _voided(probe: ProbeRecord, void: Invalidation, check: ProbeRecord) -> ProbeRecord:
-    """Return the record, inconclusive if it had passed (or failed, with ``failures``) and the check invalidates it."""
+    """Return the record, inconclusive if it had passed and the check invalidates it.
+
+    With ``failures`` it is inconclusive whether it had passed, failed or not been judged: its numbers mean nothing.
+    """
 
     def among(patterns: Sequence[str]) -> bool:
         return any(fnmatch.fnmatch(probe["id"], pattern) for pattern in patterns)
 
-    affected = {"pass", "fail"} if void.failures else {"pass"}
+    affected = {"pass", "fail", "informative", "inconclusive"} if void.failures else {"pass"}
+    affected -= {"inconclusive"} if probe.get("invalidated_by") else set()
     if probe["status"] not in affected or probe["id"] == check["id"] or not among(void.probes) or among(void.but):
         return probe
     reason = f"{void.reason} ({check['id']} failed); by itself: {probe['reason']}"
     result: ProbeRecord = {**probe, "status": "inconclusive", "severity": "none", "reason": reason}
-    result["invalidated_by"] = check["id"]
+    if void.failures:
+        result["invalidated_by"] = check["id"]
     result["findings"] = [_unjudged(finding) for finding in probe["findings"]]
     result.pop("accepted", None)
     return result

@@ -99,6 +99,7 @@ def worst_unjudged(audit: AuditRecord, limit: int = 3) -> list[RankedFinding]:
         RankedFinding(probe, finding)
         for probe in audit["probes"]
         if probe["status"] in ("informative", "inconclusive") and probe["area"] not in ("sanity", "explanations")
+        if not probe.get("invalidated_by")
         for finding in probe["findings"][:1]
         if _is_notable(probe, finding)
     ]

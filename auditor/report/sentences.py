@@ -10,7 +10,16 @@ from auditor.findings.record import AuditRecord, ParityRecord, ProbeRecord
 from auditor.report.gaps import STATUS_TEXTS
 from auditor.report.group_gaps import group_gaps, largest_gap
 from auditor.report.ranking import RankedMetric, comparable_metrics, worst_findings, worst_first
-from auditor.report.summary import AREA_TITLES, accepted, counts, file_name, in_areas, key_metric, with_results
+from auditor.report.summary import (
+    AREA_TITLES,
+    accepted,
+    counts,
+    file_name,
+    in_areas,
+    invalidated,
+    key_metric,
+    with_results,
+)
 
 _ALL_METHODS = "explanations.faithfulness"
 """The probe whose finding compares all explanation methods; it represents the area if nothing failed."""
@@ -41,6 +50,8 @@ def _robustness(audit: AuditRecord) -> str:
 
 def _worst_of(audit: AuditRecord, area: Area, noun: str) -> str:
     """Summarise one area by its failures, or by its worst number."""
+    if nothing := invalidated(in_areas(audit, area)):
+        return f"{noun}s are {nothing}"
     probes = with_results(in_areas(audit, area))
     if not any(_has_number(probe) for probe in probes):
         return f"{noun}s were not measured"
@@ -85,6 +96,8 @@ def _under(ranked: RankedMetric) -> str:
 def _subgroups(audit: AuditRecord) -> str:
     title = "Subgroup performance: "
     everything = in_areas(audit, "bias")
+    if nothing := invalidated(everything):
+        return _sentence(title + nothing)
     probes = with_results(everything)
     if not any(_has_number(probe) for probe in probes):
         return _sentence(title + "not measured" + _because(everything))
@@ -113,6 +126,8 @@ def _judgement(probes: Sequence[ProbeRecord]) -> str:
 def _explanations(audit: AuditRecord) -> str:
     title = "Explanations: "
     everything = in_areas(audit, "explanations")
+    if nothing := invalidated(everything):
+        return _sentence(title + nothing)
     probes = sorted(with_results(everything), key=lambda probe: probe["id"] != _ALL_METHODS)
     worst = [ranked.finding["statement"] for ranked in worst_findings(probes, 1)]
     statements = worst or [finding["statement"] for probe in probes for finding in probe["findings"][:1]]

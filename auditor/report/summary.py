@@ -88,8 +88,15 @@ def in_areas(audit: AuditRecord, *areas: Area) -> list[ProbeRecord]:
 
 
 def with_results(probes: Iterable[ProbeRecord]) -> list[ProbeRecord]:
-    """Return the probes that ran to their end."""
-    return [probe for probe in probes if probe["status"] in _MOST_TELLING]
+    """Return the probes that ran to their end and whose numbers no failed check invalidates."""
+    return [probe for probe in probes if probe["status"] in _MOST_TELLING and not probe.get("invalidated_by")]
+
+
+def invalidated(probes: Iterable[ProbeRecord]) -> str:
+    """Say why the numbers of an area mean nothing, if that holds for all of its probes that ran to their end."""
+    ended = [probe for probe in probes if probe["status"] in _MOST_TELLING]
+    checks = sorted({probe.get("invalidated_by", "") for probe in ended})
+    return f"no evidence, because {' and '.join(checks)} failed" if checks and all(checks) else ""
 
 
 def area_summaries(audit: AuditRecord) -> list[AreaSummary]:
