@@ -60,10 +60,12 @@ def _missing(audit: AuditRecord) -> list[Gap]:
 def _without_result(probes: Sequence[ProbeRecord]) -> list[Gap]:
     """List the probes that broke or could not judge; probes with the same reason share a line."""
     groups: dict[tuple[Status, str], list[ProbeRecord]] = {}
-    n_inconclusive = sum(probe["status"] == "inconclusive" for probe in probes)
+    n_inconclusive = sum(probe["status"] == "inconclusive" and not probe.get("invalidated_by") for probe in probes)
     for probe in probes:
         reason = probe["reason"] or "no reason recorded"
-        if probe["status"] == "inconclusive" and n_inconclusive >= _FEW:
+        if "invalidated_by" in probe:
+            reason = f"no evidence, because {probe['invalidated_by']} failed"
+        elif probe["status"] == "inconclusive" and n_inconclusive >= _FEW:
             reason = "too little evidence for pass or fail; the reason is listed with each probe"
         if probe["status"] in STATUS_TEXTS:
             groups.setdefault((probe["status"], reason), []).append(probe)
