@@ -14,7 +14,7 @@ from auditor.conformance.subject import Breach
 from auditor.conformance.units import check_units
 from auditor.findings.finding import Conclusion
 from auditor.findings.metric import Metric
-from auditor.plugins.bias._fairness_over_units import GroupedImages, fairness_over_units
+from auditor.plugins.bias._fairness_over_units import GroupedImages, fairness_statistics_over_units
 from auditor.probes.base import Meta, Probe, Records, no_examples
 from auditor.statistics import cluster
 
@@ -165,7 +165,8 @@ def test_fairness_of_patients_without_a_difference_is_rarely_significant() -> No
     for _ in range(40):
         flips = rng.random(400) < np.repeat(rng.beta(0.5, 1.5, 40), 10)
         images = GroupedImages.of(sides, labels, labels ^ flips, units, k=2, minimum=10)
-        metric, p = fairness_over_units("equal_opportunity_difference", images, grouping="side", resamples=99)
+        found = fairness_statistics_over_units(images, grouping="side", resamples=99)
+        metric, p = found["equal_opportunity_difference"]
         significant += p < 0.05
         assert (metric.n, metric.units) == (400, 40)
     assert significant <= 6

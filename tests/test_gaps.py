@@ -20,7 +20,8 @@ from auditor.plugins.bias.robustness import RobustnessBias
 from auditor.policy.rules import read_policy
 from auditor.policy.verdict import judge
 from auditor.probes.base import Records, no_examples
-from auditor.probes.gaps import ALPHA, Gap, Statistic, Stratum, find_gaps, means, medians, shares
+from auditor.probes.gap_statistics import Statistic, means, medians, shares
+from auditor.probes.gaps import ALPHA, Gap, Stratum, find_gaps
 
 N = 600
 

@@ -6,15 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
+from auditor.findings import formatting
 from auditor.findings.evidence import Axis, Cell, Curve, Point, Series, Table
 from auditor.findings.finding import Finding
 from auditor.findings.formatting import percent, place, probability
 from auditor.findings.metric import Metric, Scalar
 from auditor.probes.base import Probe, Records
-from auditor.probes.gaps import ALPHA, Gap, Stratum, find_gaps, shares
+from auditor.probes.gap_statistics import share_cell, shares
+from auditor.probes.gaps import ALPHA, Gap, Stratum, counted, find_gaps
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from auditor.probes.gap_statistics import ShareCell
+    from auditor.statistics import Units
 
 _SMALL_NAMED = 10
 """Groups named in the statement as too small to compare."""
@@ -38,7 +43,7 @@ class Comparison:
     stratum: Stratum
     """The groups that are large enough."""
     small: Mapping[str, int] = field(default_factory=dict)
-    """Sizes of the groups that are too small to compare."""
+    """Sizes of the groups that are too small to compare, in units if the data states them."""
     gaps: Sequence[Gap] = ()
     """The gap of each group that has a better one, clearest first; see ``find_gaps``."""
 
@@ -47,8 +52,14 @@ class Comparison:
         """The clearest gap; value None if fewer than two groups are large enough."""
         if self.gaps:
             return self.gaps[0].metric
-        n = sum(self.stratum.statistic.size(cell) for cell in self.stratum.cells.values())
-        return Metric(name=self.stratum.gap, value=None, n=n, unit=self.stratum.unit, at=self.stratum.at)
+        return self.compared
+
+    @property
+    def compared(self) -> Metric:
+        """The number of images, and of units, in all compared groups; without a value."""
+        stratum, cells = self.stratum, self.stratum.cells.values()
+        n, units = sum(stratum.statistic.size(cell) for cell in cells), stratum.statistic.count_units(*cells)
+        return Metric(name=stratum.gap, value=None, n=n, unit=stratum.unit, at=stratum.at, units=units)
 
     @property
     def significant(self) -> list[Gap]:
@@ -96,7 +107,7 @@ def compare(comparisons: Sequence[Comparison], strata: Sequence[Stratum] = ()) -
 
 def share_comparison(
     grouping: str,
-    counts: Mapping[str, tuple[int, int]],
+    counts: Mapping[str, ShareCell],
     minimum: int,
     *,
     metric: str,
@@ -105,31 +116,32 @@ def share_comparison(
     key: str = "value",
     worse: int = -1,
 ) -> Comparison:
-    """Prepare a comparison of shares; ``counts`` holds (hits, n) of each group.
+    """Prepare a comparison of shares; ``counts`` are those of ``share_counts``.
 
-    ``metric`` and ``gap`` name the metrics. Groups have Wilson's
-    interval. ``at`` says where the gap is measured, by default by ``grouping``.
+    ``metric`` and ``gap`` name the metrics. Groups have Wilson's interval; those of fewer than ``minimum`` images (or
+    units, if the counts are by unit) are not compared. ``at`` says where the gap is measured, by default by
+    ``grouping``.
     """
-    from auditor import statistics
+    from auditor.statistics import UnitCounts
 
     where = {"group": grouping} if at is None else at
-    groups = {
-        value: Metric(name=metric, **statistics.wilson(hits, n)._asdict(), n=n, at={**where, key: value})
-        for value, (hits, n) in counts.items()
-    }
-    large = {value: count for value, count in counts.items() if count[1] >= minimum}
+    statistic = shares(over_units=any(isinstance(count, UnitCounts) for count in counts.values()))
+    groups = {value: statistic.metric(metric, count, at={**where, key: value}) for value, count in counts.items()}
+    small = {value: size for value, found in groups.items() if (size := sample_size(found)) < minimum}
+    large = {value: count for value, count in counts.items() if value not in small}
     family = (gap, grouping, *(str(item) for item in where.values()))
-    stratum = Stratum(gap=gap, cells=large, statistic=shares(), at=where, key=key, family=family, worse=worse)
-    return Comparison(
-        grouping=grouping,
-        groups=groups,
-        stratum=stratum,
-        small={value: n for value, (_, n) in counts.items() if n < minimum},
-    )
+    stratum = Stratum(gap=gap, cells=large, statistic=statistic, at=where, key=key, family=family, worse=worse)
+    return Comparison(grouping=grouping, groups=groups, stratum=stratum, small=small)
 
 
-def share_counts(hits: pd.Series, values: pd.Series) -> dict[str, tuple[int, int]]:
-    """Return (number of True in ``hits``, n) of each group in ``values``, both (n,)."""
+def share_counts(hits: pd.Series, values: pd.Series, units: Units = None) -> dict[str, ShareCell]:
+    """Return the number of True in ``hits``, and n, of each group in ``values``, by unit with ``units``; all (n,)."""
+    if units is not None:
+        from auditor import statistics
+
+        text, flags = values.astype(str).to_numpy(), hits.to_numpy(dtype=bool)
+        masks = {value: text == value for value in sorted(set(text))}
+        return {value: share_cell(flags[mask], statistics.keep(units, mask)) for value, mask in masks.items()}
     by_group = hits.astype(bool).groupby(values.astype(str).to_numpy(), sort=True).agg(["sum", "size"])
     return {str(value): (int(row["sum"]), int(row["size"])) for value, row in by_group.iterrows()}
 
@@ -252,14 +264,15 @@ class Breakdown(Probe):
         """State that too few groups are large enough."""
         return (
             f"Undecided: fewer than two values of {comparison.grouping} have at least {self.minimum}"
-            f" {records.kind if comparison.gap.units is None else 'units'} (n = {comparison.gap.n})."
+            f" {records.kind if comparison.gap.units is None else 'units'}"
+            f" (n = {formatting.sample_size(comparison.gap)})."
         )
 
     @staticmethod
     def extremes_text(comparison: Comparison) -> str:
         """Name the extreme groups with their shares and sizes."""
         lowest, highest = (
-            f"{value} ({percent(comparison.groups[value])}, n = {comparison.groups[value].n})"
+            f"{value} ({percent(metric := comparison.groups[value])}, n = {formatting.sample_size(metric)})"
             for value in (comparison.lowest, comparison.highest)
         )
         return f"Lowest: {lowest}; highest: {highest}."
@@ -269,7 +282,8 @@ class Breakdown(Probe):
         """Name the groups that are too small to compare, with their sizes; empty if there are none."""
         if not comparison.small:
             return ""
-        named = [f"{value} ({n})" for value, n in comparison.small.items()]
+        over_units = comparison.compared.units is not None
+        named = [f"{value} ({counted(n, 'unit') if over_units else n})" for value, n in comparison.small.items()]
         if len(named) > _SMALL_NAMED:
             named[_SMALL_NAMED:] = [f"and {len(named) - _SMALL_NAMED} more"]
         return f"Too small to compare: {', '.join(named)}."

@@ -7,73 +7,23 @@ the level equally, so that a crossing with many cells does not weaken the compar
 - Interval: the squared distances to the ends of the groups' own intervals are added (Newcombe 1998, method 10, for
   shares; Zou and Donner 2008, Stat. Med. 27, 1693-1702, for others), at Bonferroni's level: all intervals hold jointly.
 - Test: one-sided, exact for shares, times the number of better groups it may have had; Holm's method over all groups.
+
+If the data states units, both are over units (``gap_statistics.py``). Units with images in both groups count as
+independent, which is conservative if their images resemble each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import isfinite
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-from auditor.findings.formatting import measured, points, probability
+from auditor.findings.formatting import measured, points, probability, sample_size
 from auditor.findings.metric import Metric, Scalar
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from auditor.statistics import Interval
+from auditor.probes.gap_statistics import Statistic
 
 ALPHA = 0.05
 """Probability of reporting any gap of a probe if there is none."""
-
-
-class Statistic(NamedTuple):
-    """How a statistic of a group is estimated and compared; a cell is the data of a group."""
-
-    interval: Callable[[Any, float], Interval]
-    """Estimate from a cell, at a confidence."""
-    p_lower: Callable[[Any, Any], float]
-    """One-sided p-value of "the first cell is no lower than the second"."""
-    size: Callable[[Any], int]
-    test: str
-    """Name of the test."""
-
-
-def shares() -> Statistic:
-    """Return the statistic of cells (hits, n)."""
-    from auditor import statistics
-
-    return Statistic(
-        lambda cell, confidence: statistics.wilson(*cell, confidence=confidence),
-        statistics.fisher_lower,
-        lambda cell: int(cell[1]),
-        "Fisher",
-    )
-
-
-def medians() -> Statistic:
-    """Return the statistic of cells of numbers (n,), compared by their medians."""
-    from auditor import statistics
-
-    return Statistic(
-        lambda cell, confidence: statistics.median_interval(cell, confidence=confidence),
-        statistics.rank_lower,
-        len,
-        "Mann-Whitney",
-    )
-
-
-def means() -> Statistic:
-    """Return the statistic of cells of numbers (n,), compared by their means."""
-    return medians()._replace(interval=_mean_interval)
-
-
-def _mean_interval(cell: NDArray[np.float64], confidence: float) -> Interval:
-    from auditor import statistics
-
-    return statistics.mean_interval(cell, confidence=confidence)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +75,8 @@ class Gap:
 
     def estimate(self, group: str) -> Metric:
         """Return the statistic of one of the two groups with its own 95 % interval."""
-        statistic, cell = self.stratum.statistic, self.stratum.cells[group]
-        value, low, high = (end if end is None or isfinite(end) else None for end in statistic.interval(cell, 0.95))
-        return Metric(
-            name=self.stratum.gap, value=value, low=low, high=high, n=statistic.size(cell), unit=self.stratum.unit
-        )
+        stratum = self.stratum
+        return stratum.statistic.metric(stratum.gap, stratum.cells[group], unit=stratum.unit)
 
     def statement(self, subject: str, names: Mapping[str, str] | None = None) -> str:
         """Return the sentence that names the gap, both groups, their values and n, and the test.
@@ -142,7 +89,8 @@ class Gap:
         gap = points(self.metric) if self.stratum.unit == "fraction" else measured(self.metric)
         return (
             f"{subject} is {gap} {'lower' if self.stratum.worse < 0 else 'higher'} for {name} than for"
-            f" {against}: {measured(one)} (n = {one.n}) against {measured(other)} (n = {other.n})."
+            f" {against}: {measured(one)} (n = {sample_size(one)}) against {measured(other)}"
+            f" (n = {sample_size(other)})."
             f" Corrected {self.test}."
         )
 
@@ -213,6 +161,7 @@ def _of_stratum(stratum: Stratum, confidence: float) -> list[Gap]:
             n=int(sizes[i] + sizes[j]),
             unit=stratum.unit,
             at={**stratum.at, stratum.key: name, "against": names[j]},
+            units=stratum.statistic.count_units(cells[i], cells[j]),
         )
         p_value = min(1.0, (len(names) - 1) * stratum.statistic.p_lower(lower, higher))
         gaps.append(Gap(stratum=stratum, group=name, against=names[j], metric=metric, p_value=p_value))

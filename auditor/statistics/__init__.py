@@ -51,6 +51,7 @@ from auditor.statistics.tests import (
     mcnemar_two_sided,
     rank_lower,
 )
+from auditor.statistics.unit_counts import UnitCounts, design_effect, fisher_lower_over_units
 
 __all__ = [
     "BOOTSTRAP_SEED",
@@ -60,6 +61,7 @@ __all__ = [
     "EffectiveChange",
     "EffectiveCount",
     "Interval",
+    "UnitCounts",
     "Units",
     "binomial_greater",
     "bootstrap",
@@ -71,10 +73,12 @@ __all__ = [
     "codes",
     "count_units",
     "debiased_interval",
+    "design_effect",
     "effective_change",
     "effective_count",
     "effective_n",
     "fisher_lower",
+    "fisher_lower_over_units",
     "from_intervals",
     "holm",
     "keep",

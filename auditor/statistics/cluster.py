@@ -39,9 +39,7 @@ def codes(units: Units, n: int) -> NDArray[np.int64]:
     values = np.asarray(units)
     if values.shape != (n,):
         raise ValueError(f"units has shape {values.shape}; expected ({n},), one unit per image")
-    # objects may be of types that cannot be sorted together
-    values = values.astype(str) if values.dtype == object else values
-    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    _, first, inverse = np.unique(_sortable(values), return_index=True, return_inverse=True)
     order = np.empty(len(first), dtype=np.int64)
     order[np.argsort(first, kind="stable")] = np.arange(len(first))
     result: NDArray[np.int64] = order[inverse.reshape(n)]
@@ -50,7 +48,12 @@ def codes(units: Units, n: int) -> NDArray[np.int64]:
 
 def count_units(units: Units) -> int | None:
     """Return the number of units; None without units."""
-    return None if units is None else len(np.unique(np.asarray(units).astype(str)))
+    return None if units is None else len(np.unique(_sortable(np.asarray(units))))
+
+
+def _sortable(values: NDArray[Any]) -> NDArray[Any]:
+    """Return objects as text, because they may be of types that cannot be sorted together."""
+    return values.astype(str) if values.dtype == object else values
 
 
 def keep(units: Units, mask: ArrayLike) -> NDArray[Any] | None:
@@ -198,6 +201,7 @@ def unit_medians(values: ArrayLike, units: Units = None) -> NDArray[np.float64]:
     if units is None or not len(data):
         return data
     code = codes(units, len(data))
-    order = np.argsort(code, kind="stable")
-    parts = np.split(data[order], np.cumsum(np.bincount(code))[:-1])
-    return np.array([np.median(part) for part in parts])
+    ordered, sizes = data[np.lexsort((data, code))], np.bincount(code)
+    starts = np.cumsum(sizes) - sizes
+    result: NDArray[np.float64] = (ordered[starts + (sizes - 1) // 2] + ordered[starts + sizes // 2]) / 2
+    return result

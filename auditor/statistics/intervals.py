@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from auditor.statistics.cluster import Units, count_units, effective_n
+
 
 class Interval(NamedTuple):
     """A value with the ends of its interval; all None if there is nothing to measure."""
@@ -52,11 +54,12 @@ def newcombe(successes: tuple[float, float], n: tuple[float, float], *, confiden
     return Interval(difference, max(-1.0, low), min(1.0, high))
 
 
-def median_interval(values: NDArray[np.float64], *, confidence: float = 0.95) -> Interval:
+def median_interval(values: NDArray[np.float64], *, confidence: float = 0.95, units: Units = None) -> Interval:
     """Return the median of ``values`` (n,) with its exact interval between two order statistics.
 
     Distribution-free (David and Nagaraja 2003, section 7.1), so it holds at any confidence, unlike a bootstrap. The
-    ends are infinite if there are too few values for the confidence.
+    ends are infinite if there are too few values for the confidence. With ``units`` (n,), the ranks are those of the
+    effective n of the values up to the median (Woodruff 1952, J. Am. Stat. Assoc. 47, 635-646).
     """
     from scipy.stats import binom
 
@@ -64,23 +67,31 @@ def median_interval(values: NDArray[np.float64], *, confidence: float = 0.95) ->
     if n == 0:
         return NOTHING
     ordered = np.sort(values)
-    rank = int(binom.ppf((1 - confidence) / 2, n, 0.5))
+    independent = effective_n(values <= np.median(ordered), units)
+    # the tolerance is for rounding: the effective n of copies is a whole number
+    rank = int(binom.ppf((1 - confidence) / 2, int(independent + 1e-6), 0.5))
     if rank == 0:
         return Interval(float(np.median(ordered)), -float("inf"), float("inf"))
-    return Interval(float(np.median(ordered)), float(ordered[rank - 1]), float(ordered[n - rank]))
+    first = int((rank - 1) * n / independent + 1e-6)
+    return Interval(float(np.median(ordered)), float(ordered[first]), float(ordered[n - 1 - first]))
 
 
-def mean_interval(values: NDArray[np.float64], *, confidence: float = 0.95) -> Interval:
-    """Return the mean of ``values`` (n,) with Student's interval; infinite ends for fewer than two values."""
+def mean_interval(values: NDArray[np.float64], *, confidence: float = 0.95, units: Units = None) -> Interval:
+    """Return the mean of ``values`` (n,) with Student's interval; infinite ends for fewer than two values or units.
+
+    With ``units`` (n,), the variance is that between units, with one degree of freedom less than units.
+    """
     from scipy.special import stdtrit
 
     n = len(values)
     if n == 0:
         return NOTHING
     value = float(values.mean())
-    if n == 1:
+    k = count_units(units) or n
+    if k == 1:
         return Interval(value, -float("inf"), float("inf"))
-    half = float(stdtrit(n - 1, 0.5 + confidence / 2)) * float(values.std(ddof=1)) / n**0.5
+    error = float(values.std()) / (effective_n(values, units) - 1) ** 0.5
+    half = float(stdtrit(k - 1, 0.5 + confidence / 2)) * error
     return Interval(value, value - half, value + half)
 
 

@@ -1,7 +1,7 @@
 """Asymmetry of confusions, for ``bias.classes``.
 
-For each pair of classes an exact binomial test of the two directions against one half, as in McNemar's test (over
-units, if the data states them), adjusted with Holm's method over all pairs.
+For each pair of classes an exact binomial test of the two directions against one half, as in McNemar's test, adjusted
+with Holm's method over all pairs. If the data states units, a sign-flip test of each unit's net difference.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from auditor import Finding, HeatMap, Records, Table
 from auditor.probes.gaps import ALPHA
+from auditor.probes.units import unit_codes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,11 +47,12 @@ def asymmetry_finding(records: Records, matrix: NDArray[np.int64]) -> Finding:
     )
     evidence: list[Evidence] = [table, *_difference_map(records, matrix)] if rows else []
     errors = int(matrix.sum() - matrix.trace())
+    test = "exact sign-flip tests over units" if "unit" in records.frame else "exact binomial tests"
     return Finding(
         id="bias.classes/asymmetry",
         title="Asymmetric confusions",
         statement=f"{one_sided} of the {len(pairs)} pairs of classes with at least one confusion are confused"
-        f" significantly more often in one direction (n = {errors} errors; exact binomial tests, Holm)."
+        f" significantly more often in one direction (n = {errors} errors; {test}, Holm)."
         if pairs
         else f"No class is confused with another (n = {errors} errors in {int(matrix.sum())} {records.kind}).",
         n=errors,
@@ -65,9 +67,24 @@ def _confused_pairs(records: Records, matrix: NDArray[np.int64]) -> list[tuple[i
     k = len(matrix)
     pairs = [(a, b) for a in range(k) for b in range(a + 1, k) if matrix[a, b] + matrix[b, a]]
     pairs.sort(key=lambda pair: -abs(int(matrix[pair]) - int(matrix[pair[::-1]])))
-    p_values = [statistics.mcnemar_two_sided(int(matrix[a, b]), int(matrix[b, a])) for a, b in pairs]
+    units = unit_codes(records.frame)
+    if units is None:
+        p_values = [statistics.mcnemar_two_sided(int(matrix[a, b]), int(matrix[b, a])) for a, b in pairs]
+    else:
+        p_values = [statistics.sign_flip_two_sided(*_directions(records, pair, units)) for pair in pairs]
     adjusted = statistics.holm(p_values)
     return [(a, b, p) if matrix[a, b] >= matrix[b, a] else (b, a, p) for (a, b), p in zip(pairs, adjusted, strict=True)]
+
+
+def _directions(
+    records: Records, pair: tuple[int, int], units: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the direction of each confusion of two classes, 1 or -1, and its unit, (n,) each."""
+    import numpy as np
+
+    labels, predictions = (records.frame[column].to_numpy() for column in ("label", "prediction"))
+    one, other = ((labels == a) & (predictions == b) for a, b in (pair, pair[::-1]))
+    return np.where(one, 1, -1)[one | other], units[one | other]
 
 
 def _difference_map(records: Records, matrix: NDArray[np.int64]) -> list[HeatMap]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from auditor import MetricSpec, Records, Table
 from auditor.findings.formatting import norm_name, probability
 from auditor.probes.breakdown import Comparison, Format
-from auditor.probes.gaps import Stratum, medians
+from auditor.probes.gap_statistics import medians, number_cell
+from auditor.probes.gaps import Stratum
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from auditor.findings.evidence import Cell
     from auditor.findings.metric import Scalar
+    from auditor.statistics import Units
 
 DISTANCE_GAP = MetricSpec(
     name="distance_gap",
@@ -35,27 +37,34 @@ CLASS_DISTANCE_GAP = MetricSpec(
 
 
 def distance_comparison(
-    distance: NDArray[np.float64], values: pd.Series, share: Comparison, norm: str, at: Mapping[str, Scalar]
+    distance: NDArray[np.float64],
+    values: pd.Series,
+    share: Comparison,
+    norm: str,
+    at: Mapping[str, Scalar],
+    *,
+    units: Units = None,
 ) -> Comparison:
     """Prepare the comparison of median distances between the groups that ``share`` compares.
 
-    ``distance`` (n,) is infinite for images that were never misclassified; ``values`` (n,) holds the groups. Groups
-    with an infinite median are not compared.
+    ``distance`` (n,) is infinite for images that were never misclassified; ``values`` (n,) holds the groups and
+    ``units`` (n,) the units, if any. Groups with an infinite median are not compared.
     """
     from auditor import statistics
 
     text = values.astype(str).to_numpy()
     key = share.stratum.key
-    cells = {value: distance[text == value] for value in share.stratum.cells}
+    parts = {value: distance[text == value] for value in share.stratum.cells}
+    inside = {value: statistics.keep(units, text == value) for value in parts}
     medians_by_group = {
-        value: statistics.median("distance_median", part, unit=norm, at={**at, key: value})
-        for value, part in cells.items()
+        value: statistics.median("distance_median", part, unit=norm, at={**at, key: value}, units=inside[value])
+        for value, part in parts.items()
     }
     spec = CLASS_DISTANCE_GAP if key == "class" else DISTANCE_GAP
     stratum = Stratum(
         gap=spec.name,
-        cells=cells,
-        statistic=medians(),
+        cells={value: number_cell(part, inside[value]) for value, part in parts.items()},
+        statistic=medians(over_units=units is not None),
         at={**at, "norm": norm},
         key=key,
         family=("distance", *share.stratum.family),

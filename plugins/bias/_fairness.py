@@ -17,18 +17,25 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
+    from auditor.statistics import Units
+
     Counts = NDArray[np.float64]
 
 SEED = 20260102
 
 
 def counts(
-    values: pd.Series, labels: NDArray[Any], predictions: NDArray[Any], k: int, minimum: int
+    values: pd.Series, labels: NDArray[Any], predictions: NDArray[Any], k: int, minimum: int, *, units: Units = None
 ) -> tuple[list[str], Counts]:
-    """Return groups of at least ``minimum`` images and their counts by label and prediction, (groups, k, k)."""
-    import numpy as np
+    """Return groups of at least ``minimum`` images and their counts by label and prediction, (groups, k, k).
 
-    sizes = values.value_counts()
+    With ``units`` (n,), the minimum is one of units.
+    """
+    import numpy as np
+    import pandas as pd
+
+    once = pd.DataFrame({"value": values.to_numpy(), "unit": np.arange(len(values)) if units is None else units})
+    sizes = once.drop_duplicates()["value"].value_counts()
     names = sorted(str(value) for value, n in sizes.items() if n >= minimum)
     table = np.zeros((len(names), k, k))
     for i, name in enumerate(names):
@@ -181,9 +188,8 @@ def fairness_statistics(
     import numpy as np
 
     sizes = table.sum(axis=(1, 2))
-    n, at = int(sizes.sum()), {"group": grouping}
     if len(table) < 2:
-        return {name: (Metric(name=name, value=None, n=n, at=at), 1.0) for name in names}
+        return undecided_statistics(table, grouping=grouping, names=names)
     rng = np.random.default_rng(SEED)
     samples = [
         rng.multinomial(int(size), (group / size).ravel(), size=resamples).reshape(-1, *group.shape)
@@ -191,6 +197,23 @@ def fairness_statistics(
     ]
     resampled = np.stack(samples, axis=1).astype(np.float64)
     permuted = np.stack(list(_permuted(table, rng, resamples)))
+    return measured_statistics(table, resampled, permuted, grouping=grouping, names=names)
+
+
+def undecided_statistics(
+    table: Counts, *, grouping: str, names: Iterable[str], units: int | None = None
+) -> dict[str, tuple[Metric, float]]:
+    """Return fairness statistics without a value, for fewer than two groups."""
+    n, at = int(table.sum()), {"group": grouping}
+    return {name: (Metric(name=name, value=None, n=n, at=at, units=units), 1.0) for name in names}
+
+
+def measured_statistics(
+    table: Counts, resampled: Counts, permuted: Counts, *, grouping: str, names: Iterable[str], units: int | None = None
+) -> dict[str, tuple[Metric, float]]:
+    """Return fairness statistics of counts with intervals and p-values, from resampled and permuted counts (b, ...)."""
+    import numpy as np
+
     found = {}
     for name in names:
         statistic = FAIRNESS[name]
@@ -198,9 +221,9 @@ def fairness_statistics(
         low, high = (float(end) for end in np.quantile(statistic(resampled), [0.025, 0.975]))
         chance = statistic(permuted)
         extreme = chance >= value - 1e-12 if statistic.spec.better == "lower" else chance <= value + 1e-12
-        p_value = (1 + int(extreme.sum())) / (1 + resamples)
-        metric = Metric(name=name, value=value, low=min(low, value), high=max(high, value), n=n, at=at)
-        found[name] = metric, p_value
+        p_value = (1 + int(extreme.sum())) / (1 + len(permuted))
+        metric = Metric(name=name, value=value, low=min(low, value), high=max(high, value), n=int(table.sum()))
+        found[name] = replace(metric, at={"group": grouping}, units=units), p_value
     return found
 
 

@@ -9,6 +9,7 @@ from auditor import Metric, Records, Table
 from auditor.plugins.bias._rate_gaps import MAX_CLASSES
 from auditor.probes.breakdown import Format, sample_size, significance
 from auditor.probes.gaps import ALPHA
+from auditor.probes.units import unit_codes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,16 +34,11 @@ def fairness_tests(
     the value of equal groups: extremes of several groups differ by chance.
     """
     from auditor import statistics
-    from auditor.plugins.bias._fairness import counts, fairness_statistics, including_equality
+    from auditor.plugins.bias._fairness import including_equality
 
-    k, frame = len(records.classes), records.frame
-    if k > MAX_CLASSES:
+    if len(records.classes) > MAX_CLASSES:
         return {name: {} for name in by_group}, {}
-    labels, predictions = frame["label"].to_numpy(), frame["prediction"].to_numpy()
-    tests = {
-        name: fairness_statistics(counts(values, labels, predictions, k, minimum)[1], grouping=name)
-        for name, values in by_group.items()
-    }
+    tests = {name: _fairness_test(records, name, values, minimum) for name, values in by_group.items()}
     keys = [(name, key) for name, found in tests.items() for key in found]
     adjusted = statistics.holm([tests[name][key][1] for name, key in keys])
     p_values = dict(zip(keys, adjusted, strict=True))
@@ -54,6 +50,20 @@ def fairness_tests(
         for name, found in tests.items()
     }
     return metrics, p_values
+
+
+def _fairness_test(records: Records, name: str, values: pd.Series, minimum: int) -> dict[str, tuple[Metric, float]]:
+    """Return the fairness statistics of one grouping with their p-values, over units if the data states them."""
+    from auditor.plugins.bias._fairness import counts, fairness_statistics
+    from auditor.plugins.bias._fairness_over_units import GroupedImages, fairness_statistics_over_units
+
+    k, units = len(records.classes), unit_codes(records.frame)
+    labels, predictions = records.frame["label"], records.frame["prediction"]
+    if units is None:
+        table = counts(values, labels.to_numpy(), predictions.to_numpy(), k, minimum)[1]
+        return fairness_statistics(table, grouping=name)
+    images = GroupedImages.of(values, labels, predictions, units, k=k, minimum=minimum)
+    return fairness_statistics_over_units(images, grouping=name)
 
 
 def fairness_table(name: str, statistics: Mapping[str, Metric], p_values: Mapping[tuple[str, str], float]) -> Table:
@@ -81,8 +91,8 @@ def profile_table(records: Records, name: str, values: pd.Series, minimum: int) 
     from auditor.statistics import calibration_error, roc_auc
 
     k, frame = len(records.classes), records.frame
-    labels, predictions = frame["label"].to_numpy(), frame["prediction"].to_numpy()
-    names, table = counts(values, labels, predictions, k, minimum)
+    labels, predictions, units = frame["label"].to_numpy(), frame["prediction"].to_numpy(), unit_codes(frame)
+    names, table = counts(values, labels, predictions, k, minimum, units=units)
     probabilities = _probabilities(records)
     with np.errstate(invalid="ignore"):
         selection = selection_rates(table)
@@ -127,8 +137,8 @@ def class_rates_table(
     from auditor.plugins.bias._fairness import counts
 
     k, frame = len(records.classes), records.frame
-    labels, predictions = frame["label"].to_numpy(), frame["prediction"].to_numpy()
-    names, _ = counts(values, labels, predictions, k, minimum)
+    labels, predictions, units = frame["label"].to_numpy(), frame["prediction"].to_numpy(), unit_codes(frame)
+    names, _ = counts(values, labels, predictions, k, minimum, units=units)
     if not names or len(names) * k > _MAX_CELLS:
         return []
     probabilities = _probabilities(records) if with_scores else None
@@ -136,7 +146,7 @@ def class_rates_table(
     rows: list[list[Any]] = []
     for group in names:
         mask = (values == group).to_numpy()
-        units = statistics.keep(frame.get("unit"), mask)
+        inside = statistics.keep(units, mask)
         for c in range(k):
             positive, predicted = labels[mask] == c, predictions[mask] == c
             row: list[Cell] = [group, records.class_name(c)]
@@ -147,13 +157,13 @@ def class_rates_table(
                 (positive, predicted),
                 (predicted, everything),
             ):
-                rate = statistics.proportion("rate", hits[among], units=statistics.keep(units, among))
+                rate = statistics.proportion("rate", hits[among], units=statistics.keep(inside, among))
                 row.append(rate.cell() if sample_size(rate) >= minimum else None)
             if probabilities is not None:
-                enough = min(int(positive.sum()), int((~positive).sum())) >= minimum
-                row += _score_cells(positive, probabilities[mask, c], units) if enough else [None, None]
-            n = int(positive.sum())
-            rows.append([*row, n, "yes" if n >= minimum else "too small"])
+                enough = min(_size(positive, inside), _size(~positive, inside)) >= minimum
+                row += _score_cells(positive, probabilities[mask, c], inside) if enough else [None, None]
+            large = _size(positive, inside) >= minimum
+            rows.append([*row, int(positive.sum()), "yes" if large else "too small"])
     rows.sort(key=lambda row: 2.0 if row[2] is None else row[2]["value"])
     rates = ["recall", "false positive rate", "precision", "share of predictions"]
     rate_formats: list[Format] = ["percent"] * len(rates)
@@ -167,6 +177,14 @@ def class_rates_table(
             + (" Calibration error: of the class's own probability." if scores else ""),
         )
     ]
+
+
+def _size(mask: NDArray[np.bool_], units: Units) -> int:
+    """Return the number of images of a mask (n,), or that of their units."""
+    from auditor import statistics
+
+    inside = statistics.keep(units, mask)
+    return int(mask.sum()) if inside is None else len(set(inside.tolist()))
 
 
 def _score_formats(scores: list[str]) -> list[Format]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from auditor import Finding, GridRow, ImageGrid, Picture, Records
+from auditor.findings.formatting import sample_size
 from auditor.plugins.bias._score_drops import effect_gaps_table
 from auditor.probes.breakdown import Comparison
 from auditor.probes.gaps import clearness
@@ -41,7 +42,7 @@ def groups_finding(records: Records, found: Sequence[Comparison], minimum: int, 
     else:
         statement = (
             f"The effect of occluding the attributed region differs significantly by none of {len(found)}"
-            f" columns (n = {clearest.metric.n}), {clearest.test}."
+            f" columns (n = {sample_size(clearest.metric)}), {clearest.test}."
         )
     return Finding(
         id="bias.counterfactual-occlusion/groups",

@@ -6,16 +6,22 @@ selection rates.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor import Finding, Records
-from auditor.probes.gaps import Gap, Stratum, shares
+from auditor.probes.gap_statistics import Statistic, share_cell, shares
+from auditor.probes.gaps import Gap, Stratum
+from auditor.probes.units import unit_codes
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from auditor.probes.breakdown import Breakdown
+    from auditor.probes.gap_statistics import ShareCell
 
 MAX_CLASSES = 30
 """With more classes, the rates by group and class have too few images to compare."""
@@ -40,42 +46,57 @@ RATES = {
 
 
 def rate_strata(records: Records, by_group: Mapping[str, pd.Series], minimum: int) -> list[Stratum]:
-    """Return a stratum for each rate, grouping and class; groups of fewer than ``minimum`` images of it are left out.
+    """Return a stratum for each rate, grouping and class.
+
+    Groups of fewer than ``minimum`` images of it, or units if the data states them, are left out.
 
     With two classes, one false positive rate is the other class's recall and one selection rate the complement of the
     other, so only the distinct rates are compared.
     """
-    import numpy as np
-
-    from auditor.plugins.bias._fairness import counts
-
-    frame, k = records.frame, len(records.classes)
+    k, units = len(records.classes), unit_codes(records.frame)
     if k > MAX_CLASSES:
         return []
     strata: list[Stratum] = []
     for name, values in by_group.items():
-        groups, table = counts(values, frame["label"].to_numpy(), frame["prediction"].to_numpy(), k, 1)
-        right, labelled = np.diagonal(table, axis1=1, axis2=2), table.sum(axis=2)
-        predicted, total = table.sum(axis=1), table.sum(axis=(1, 2))[:, None] + np.zeros(k)
-        parts = {
-            "recall": (right, labelled),
-            "false positives": (predicted - right, total - labelled),
-            "selection": (predicted, total),
-        }
-        for rate, (hits, n) in parts.items():
+        cells, statistic = _cells(records, values, units), shares(over_units=units is not None)
+        for rate in RATES:
             for c in range(k):
                 if k == 2 and (rate == "false positives" or (rate == "selection" and c == 0)):
                     continue
-                cells = {group: (int(hits[i, c]), int(n[i, c])) for i, group in enumerate(groups) if n[i, c] >= minimum}
-                strata.append(_stratum(rate, name, records.class_name(c), cells))
+                large = {g: cell for g, cell in cells[rate, c].items() if statistic.sample_size(cell) >= minimum}
+                strata.append(_stratum(rate, name, records.class_name(c), large, statistic))
     return strata
 
 
-def _stratum(rate: str, grouping: str, class_name: str, cells: Mapping[str, tuple[int, int]]) -> Stratum:
+def _cells(
+    records: Records, values: pd.Series, units: NDArray[np.int64] | None
+) -> dict[tuple[str, int], dict[str, ShareCell]]:
+    """Return the hits and n of each group in ``values`` (n,), by rate and class."""
+    import numpy as np
+
+    from auditor import statistics
+
+    frame, k = records.frame, len(records.classes)
+    cells: dict[tuple[str, int], dict[str, ShareCell]] = defaultdict(dict)
+    for group in sorted(set(values)):
+        mask = (values == group).to_numpy()
+        labels, predictions = (frame[column].to_numpy()[mask] for column in ("label", "prediction"))
+        inside = statistics.keep(units, mask)
+        for c in range(k):
+            labelled, predicted = labels == c, predictions == c
+            among = {"recall": labelled, "false positives": ~labelled, "selection": np.ones(len(labels), dtype=bool)}
+            for rate, part in among.items():
+                cells[rate, c][str(group)] = share_cell(predicted[part], statistics.keep(inside, part))
+    return cells
+
+
+def _stratum(
+    rate: str, grouping: str, class_name: str, cells: Mapping[str, ShareCell], statistic: Statistic
+) -> Stratum:
     return Stratum(
         gap=RATES[rate].gap,
         cells=cells,
-        statistic=shares(),
+        statistic=statistic,
         at={"group": grouping, "class": class_name},
         family=(rate, grouping),
         worse=RATES[rate].worse,

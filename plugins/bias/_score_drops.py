@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditor import Metric, Records, Table
 from auditor.findings.formatting import probability
 from auditor.probes.breakdown import Comparison, compare
-from auditor.probes.gaps import Stratum, means
+from auditor.probes.gap_statistics import means, number_cell
+from auditor.probes.gaps import Stratum
+from auditor.probes.units import unit_codes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,27 +79,28 @@ def drops_by_group(
     """Tabulate the drops of every large group; compare the excess over the control within each grouping."""
     from auditor import statistics
 
-    excess, units = drops.by_region - drops.by_control, records.frame.get("unit")
+    excess, units = drops.by_region - drops.by_control, unit_codes(records.frame)
     rows: list[list[Cell]] = [
         ["all", "", drops.region.cell(), drops.control.cell(), drops.excess.cell(), drops.region.n]
     ]
     found: list[Comparison] = []
     for name, values in cuts.items():
         at = {"group": name}
-        samples: dict[str, NDArray[np.float64]] = {}
+        samples: dict[str, Any] = {}
         groups: dict[str, Metric] = {}
         for value in sorted(values.unique()):
             mask = (values == value).to_numpy()
             inside = statistics.keep(units, mask)
-            if (mask.sum() if inside is None else len(set(inside))) < minimum:
+            if _sample_size(mask, units) < minimum:
                 continue
             averages = [
                 statistics.mean("score_drop", sample[mask], unit="fraction", units=inside)
                 for sample in (drops.by_region, drops.by_control, excess)
             ]
             rows.append([name, str(value), *(metric.cell() for metric in averages), int(mask.sum())])
-            groups[str(value)], samples[str(value)] = averages[-1], excess[mask].round(6)
-        stratum = Stratum(gap="score_drop_gap", cells=samples, statistic=means(), at=at, family=(name,), worse=1)
+            groups[str(value)], samples[str(value)] = averages[-1], number_cell(excess[mask].round(6), inside)
+        statistic = means(over_units=units is not None)
+        stratum = Stratum(gap="score_drop_gap", cells=samples, statistic=statistic, at=at, family=(name,), worse=1)
         found.append(Comparison(grouping=name, groups=groups, stratum=stratum))
     table = Table(
         title="Drop of the predicted class's score",
@@ -107,6 +110,11 @@ def drops_by_group(
         caption=f"Classes and groups of at least {minimum} {records.kind}; 95 % intervals over {records.kind}.",
     )
     return table, [comparison for comparison in compare(found)[0] if comparison.gaps]
+
+
+def _sample_size(mask: NDArray[np.bool_], units: NDArray[np.int64] | None) -> int:
+    """Return the number of images of a mask (n,), or that of their units."""
+    return int(mask.sum()) if units is None else len(set(units[mask].tolist()))
 
 
 def effect_gaps_table(records: Records, found: Sequence[Comparison], minimum: int) -> Table:
@@ -142,14 +150,14 @@ def class_changes(records: Records, minimum: int) -> list[Table]:
     k = len(records.classes)
     if k > _MAX_CLASSES:
         return []
-    predictions = records.frame["prediction"].to_numpy()
+    predictions, units = records.frame["prediction"].to_numpy(), unit_codes(records.frame)
     changes = [_changes(records, name) for name in ("change", "change_control")]
     rows: list[list[Cell]] = []
     for prediction in range(k) if k <= _MAX_CROSSED else [None]:
         mask = predictions >= 0 if prediction is None else predictions == prediction
-        if mask.sum() < minimum:
+        if _sample_size(mask, units) < minimum:
             continue
-        inside = statistics.keep(records.frame.get("unit"), mask)
+        inside = statistics.keep(units, mask)
         for c, name in enumerate(records.classes):
             means = [
                 statistics.mean("change", change[mask, c], unit="fraction", units=inside).cell() for change in changes

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditor import Metric, Records
-from auditor.probes.gaps import Gap, Stratum, find_gaps, shares
+from auditor.probes.gap_statistics import share_cell, shares
+from auditor.probes.gaps import Gap, Stratum, find_gaps
+from auditor.probes.units import unit_codes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
 
     from auditor import Batch, Classifier
     from auditor.findings.evidence import Cell
-
+    from auditor.statistics import Units
 
 OTHERS = "all others"
 """The held-out images that are not in a slice."""
@@ -148,13 +150,15 @@ def _tested(
 
     from auditor import statistics
 
-    ids = records.frame["image_id"]
-    gaps = find_gaps([_stratum(number, wrong[held], wrong[~search & ~held]) for number, held in found])
+    ids, units = records.frame["image_id"], unit_codes(records.frame)
+    gaps = find_gaps([_stratum(number, wrong, held, ~search & ~held, units) for number, held in found])
     by_slice = {gap.group: gap for gap in gaps}
     slices = [
         Slice(
             number=number,
-            errors=statistics.proportion("slice_error_rate", wrong[held], at={"slice": number}),
+            errors=statistics.proportion(
+                "slice_error_rate", wrong[held], at={"slice": number}, units=statistics.keep(units, held)
+            ),
             others=float(wrong[~search & ~held].mean()),
             gap=by_slice.get(str(number)),
             ids=[str(i) for i in ids[held].to_numpy()[np.argsort(~wrong[held], kind="stable")]],
@@ -165,13 +169,17 @@ def _tested(
     return sorted(slices, key=lambda found: (found.p_value, -(found.errors.value or 0.0)))
 
 
-def _stratum(number: int, slice_wrong: NDArray[np.bool_], others_wrong: NDArray[np.bool_]) -> Stratum:
-    """Compare the error rate of a slice with that of all other held-out images."""
-    cells = {str(number): slice_wrong, OTHERS: others_wrong}
+def _stratum(
+    number: int, wrong: NDArray[np.bool_], held: NDArray[np.bool_], others: NDArray[np.bool_], units: Units
+) -> Stratum:
+    """Compare the error rate of a slice with that of all other held-out images; masks (n,) and units (n,), if any."""
+    from auditor import statistics
+
+    parts = {str(number): held, OTHERS: others}
     return Stratum(
         gap="slice_error_gap",
-        cells={name: (int(part.sum()), len(part)) for name, part in cells.items()},
-        statistic=shares(),
+        cells={name: share_cell(wrong[part], statistics.keep(units, part)) for name, part in parts.items()},
+        statistic=shares(over_units=units is not None),
         key="slice",
         family=(str(number),),
         worse=1,

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor import Conclusion, Finding, Meta, MetricSpec, Records
-from auditor.findings.formatting import points
+from auditor.findings.formatting import points, sample_size
 from auditor.plugins.bias._confusions import asymmetry_finding
 from auditor.probes.breakdown import Breakdown, Column, Comparison, compare, gap_table, share_comparison
+from auditor.probes.gap_statistics import share_cell
 from auditor.probes.gaps import counted
 from auditor.probes.shared_metrics import RECALL
+from auditor.probes.units import unit_codes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +46,7 @@ class Classes(Breakdown):
     )
     rows_shown = 40
     minimum: int = 10
-    """Classes with fewer images are listed but not compared."""
+    """Classes with fewer images (or units, if the data states them) are listed but not compared."""
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """Return the confidence of each prediction; no model calls."""
@@ -55,12 +57,20 @@ class Classes(Breakdown):
         """Compare recall between classes and test the asymmetry of confusions."""
         import numpy as np
 
+        from auditor import statistics
+
         frame, k = records.frame, len(records.classes)
         if not len(frame):
             return Conclusion(inconclusive=f"no {records.kind} were measured")
         matrix = np.zeros((k, k), dtype=np.int64)
         np.add.at(matrix, (frame["label"].to_numpy(), frame["prediction"].to_numpy()), 1)
-        counts = {records.class_name(c): (int(matrix[c, c]), int(matrix[c].sum())) for c in range(k) if matrix[c].any()}
+        labels, units = frame["label"].to_numpy(), unit_codes(frame)
+        correct = frame["prediction"].to_numpy() == labels
+        counts = {
+            records.class_name(c): share_cell(correct[labels == c], statistics.keep(units, labels == c))
+            for c in range(k)
+            if matrix[c].any()
+        }
         prepared = share_comparison(
             "class", counts, self.minimum, metric="recall", gap="recall_gap", at={}, key="class"
         )
@@ -96,7 +106,7 @@ class Classes(Breakdown):
         gaps, found = comparison.gaps, comparison.significant
         if not gaps:
             return self.undecided(records, comparison)
-        n = sum(comparison.groups[name].n for name in comparison.stratum.cells)
+        n = sample_size(comparison.compared)
         where = f"(n = {n}, {counted(len(comparison.stratum.cells), 'class', 'classes')})"
         if found:
             shown = f" The {self.rows_shown} clearest follow." if len(found) > self.rows_shown else ""

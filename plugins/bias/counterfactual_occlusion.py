@@ -22,7 +22,7 @@ from auditor import (
     Records,
 )
 from auditor.algorithms.masking import Fill
-from auditor.findings.formatting import points
+from auditor.findings.formatting import points, sample_size
 from auditor.plugins.bias._attributed_regions import region_maps
 from auditor.plugins.bias._occlusion_evidence import (
     PICTURES,
@@ -192,7 +192,7 @@ class CounterfactualOcclusion(Breakdown):
         return (
             f"Covering the {100 * self.share:.0f} % of the {whole} with the highest attribution by {self.explanation}"
             f" lowers the score by {points(drops.region)}, {elsewhere} by {points(drops.control)}"
-            f" (n = {drops.region.n}). The prediction changes on {flipped} of the {records.kind}, and on"
+            f" (n = {sample_size(drops.region)}). The prediction changes on {flipped} of the {records.kind}, and on"
             f" {flipped_control} with the control {'features' if tabular else 'region'} covered. {drops.reading}"
         )
 

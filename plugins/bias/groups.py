@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, PerImage, Records, Table
-from auditor.findings.formatting import points
+from auditor.findings.formatting import points, sample_size
 from auditor.plugins.bias._fairness import FAIRNESS
 from auditor.plugins.bias._group_rates import class_rates_table, fairness_table, fairness_tests, profile_table
 from auditor.plugins.bias._rate_gaps import listed, rate_findings, rate_strata
@@ -20,6 +20,7 @@ from auditor.probes.breakdown import Breakdown, Comparison, compare, gap_table, 
 from auditor.probes.gaps import Gap, clearness, counted
 from auditor.probes.groupings import groupings
 from auditor.probes.shared_metrics import ACCURACY
+from auditor.probes.units import unit_codes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,9 +92,11 @@ class Groups(Breakdown):
         )
 
     def _comparisons(self, records: Records, by_group: Mapping[str, pd.Series]) -> list[Comparison]:
-        correct = records.frame["correct"]
+        correct, units = records.frame["correct"], unit_codes(records.frame)
         return [
-            share_comparison(name, share_counts(correct, values), self.minimum, metric="accuracy", gap="accuracy_gap")
+            share_comparison(
+                name, share_counts(correct, values, units), self.minimum, metric="accuracy", gap="accuracy_gap"
+            )
             for name, values in by_group.items()
         ]
 
@@ -136,7 +139,7 @@ class Groups(Breakdown):
         name, gaps = comparison.grouping, comparison.gaps
         if not gaps:
             return self.undecided(records, comparison)
-        n = sum(comparison.groups[value].n for value in comparison.stratum.cells)
+        n = sample_size(comparison.compared)
         if comparison.groups[comparison.highest].value == comparison.groups[comparison.lowest].value:
             return f"Accuracy is equal in all groups by {name} that are large enough (n = {n})."
         found = comparison.significant
@@ -146,7 +149,7 @@ class Groups(Breakdown):
             return f"Accuracy {text} (n = {n}). {self.extremes_text(comparison)}"
         return (
             f"Accuracy does not differ significantly by {name}: largest gap {points(gaps[0].metric)} (n ="
-            f" {gaps[0].metric.n}), {gaps[0].test}. {self.extremes_text(comparison)}"
+            f" {sample_size(gaps[0].metric)}), {gaps[0].test}. {self.extremes_text(comparison)}"
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from auditor import Conclusion, Finding, Meta, MetricSpec, Records, Table
-from auditor.findings.formatting import points, probability
+from auditor.findings.formatting import points, probability, sample_size
 from auditor.plugins.bias._distances import (
     CLASS_DISTANCE_GAP,
     DISTANCE_GAP,
@@ -24,6 +24,7 @@ from auditor.probes.breakdown import Breakdown, Column, Comparison, compare, sha
 from auditor.probes.derived import DerivedProbe
 from auditor.probes.gaps import Gap, clearness, counted
 from auditor.probes.groupings import groupings
+from auditor.probes.units import unit_codes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,9 +108,10 @@ class RobustnessBias(DerivedProbe, Breakdown):
         at: dict[str, Scalar] = {"probe": loss.probe_id}
         if key != "class":
             at["group"] = name
+        units = unit_codes(loss.frame)
         shares = share_comparison(
             name,
-            share_counts(loss.frame["lost"], values),
+            share_counts(loss.frame["lost"], values, units),
             self.minimum,
             metric="lost",
             gap="class_robustness_gap" if key == "class" else "robustness_gap",
@@ -120,7 +122,8 @@ class RobustnessBias(DerivedProbe, Breakdown):
         if "distance" not in loss.frame:
             return Cut(loss, shares, None)
         norm = str(loss.frame["norm"].iloc[0])
-        return Cut(loss, shares, distance_comparison(loss.frame["distance"].to_numpy(), values, shares, norm, at))
+        distance = loss.frame["distance"].to_numpy()
+        return Cut(loss, shares, distance_comparison(distance, values, shares, norm, at, units=units))
 
     def _finding(self, records: Records, name: str, cuts: Sequence[Cut]) -> Finding:
         """Report one grouping; significant gaps have their own findings, which carry the metric."""
@@ -165,7 +168,7 @@ class RobustnessBias(DerivedProbe, Breakdown):
         first = cuts[0].shares
         if not first.gaps:
             return self.undecided(records, first)
-        n = sum(first.groups[value].n for value in first.stratum.cells)
+        n = sample_size(first.compared)
         if all(cut.shares.gap.value in (0.0, None) for cut in cuts):
             return f"Loss is equal in all groups by {first.grouping} under all {len(cuts)} probes (n = {n})."
         significant = sum(bool(cut.shares.significant) for cut in cuts)
@@ -173,8 +176,8 @@ class RobustnessBias(DerivedProbe, Breakdown):
         return (
             f"Robustness differs significantly by {first.grouping} under {significant} of"
             f" {counted(len(cuts), 'attack or corruption', 'attacks and corruptions')}: {gaps} in the share of correct"
-            f" {records.kind} lost. Clearest under {cuts[0].loss.probe_id}: {points(first.gap)} (n = {first.gap.n}),"
-            f" {first.gaps[0].test}. {self.extremes_text(first)}"
+            f" {records.kind} lost. Clearest under {cuts[0].loss.probe_id}: {points(first.gap)} (n ="
+            f" {sample_size(first.gap)}), {first.gaps[0].test}. {self.extremes_text(first)}"
         )
 
     def _detail(self, records: Records, cut: Cut) -> Table:

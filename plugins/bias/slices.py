@@ -24,6 +24,7 @@ from auditor import (
     Records,
     Table,
 )
+from auditor.findings.formatting import sample_size
 from auditor.plugins.bias._slice_search import OTHERS, Search, Slice, find_slices, image_features, slice_row
 from auditor.probes.breakdown import Breakdown
 from auditor.probes.gaps import Gap
@@ -60,7 +61,7 @@ class Slices(Breakdown):
     clusters: int = 20
     """Maximum number of clusters; fewer for few images."""
     minimum: int = 10
-    """Minimum number of images of a cluster in each half."""
+    """Minimum number of images (or units, if the data states them) of a cluster in each half."""
     candidates: int = 5
     """Maximum number of clusters that are tested on the held-out half."""
     examples_shown: int = 6
@@ -96,7 +97,13 @@ class Slices(Breakdown):
                 metrics=[Metric(name="confirmed_slices", value=None, n=len(frame), unit="count")],
                 findings=[Finding(id=finding_id, title=_TITLE, statement=statement, n=len(frame))],
             )
-        count = Metric(name="confirmed_slices", value=float(len(search.confirmed)), n=search.held_out, unit="count")
+        count = Metric(
+            name="confirmed_slices",
+            value=float(len(search.confirmed)),
+            n=search.held_out,
+            unit="count",
+            units=search.units,
+        )
         rates = [found.errors for found in search.slices]
         gaps = [found.gap.metric for found in search.slices if found.gap]
         table = Table(
@@ -109,7 +116,7 @@ class Slices(Breakdown):
         finding = Finding(
             id=finding_id,
             title=_TITLE,
-            statement=_statement(search),
+            statement=_statement(search, count),
             metric=count,
             evidence=[table],
         )
@@ -148,13 +155,15 @@ class Slices(Breakdown):
         return [ImageGrid(title="Images of the slice", columns=columns, rows=rows, caption=caption)] if rows else []
 
 
-def _statement(search: Search) -> str:
+def _statement(search: Search, count: Metric) -> str:
+    """Say how many slices are confirmed; ``count`` is their metric."""
     if not search.confirmed:
         return (
             f"No slice is confirmed: of {len(search.slices)} clusters with a high error rate in one half, none is"
-            f" significant on the held-out half (n = {search.held_out})."
+            f" significant on the held-out half (n = {sample_size(count)})."
         )
+    test = "Fisher" if search.units is None else "Fisher over units"
     return (
         f"Confirmed on held-out images: {len(search.confirmed)} of {len(search.slices)} candidate slices"
-        f" (n = {search.held_out}; Fisher, Holm)."
+        f" (n = {sample_size(count)}; {test}, Holm)."
     )
