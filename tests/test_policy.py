@@ -118,7 +118,7 @@ def test_rule_without_matching_metric_is_not_met(metrics: Any, required: Any) ->
         (58, 0.95, "inconclusive", "at least 73 images, so 15 are missing"),
         (73, 0.95, "pass", ""),
         (58, 0.9, "pass", ""),
-        (19, 0.5, "inconclusive", "at least 20 images, so 1 are missing"),
+        (19, 0.5, "inconclusive", "at least 20 images, so 1 is missing"),
     ],
 )
 def test_rule_states_the_smallest_n_at_which_it_can_be_met(n: int, limit: float, status: str, missing: str) -> None:

@@ -242,14 +242,17 @@ def _compare_number(rule: Rule, metric: MetricRecord, spec: MetricSpecRecord) ->
     if ends is None:
         return _Verdict("inconclusive", "none", f"{words}; without an interval it is no evidence", metric)
     best, worst = max(sign * end for end in ends), min(sign * end for end in ends)
+    if spec["bound"] != "exact" and ends[0] == ends[1] and _units(metric) < rule.min_n:
+        text = f"{words}; an interval of one point from fewer than {rule.min_n} {_kind(metric)} is no evidence"
+        return _Verdict("inconclusive", "none", text, metric)
     for grade in reversed(GRADES):
         limit = rule.thresholds.get(grade)
         if limit is not None and best < sign * limit:
             return _Verdict("fail", grade, f"{words}; {_wanted(rule, limit, metric, spec)}: {rule.reason}", metric)
     smallest = rule.smallest_n(share=metric["unit"] == "fraction" and not spec["difference"])
-    units = metric.get("units")
-    kind, missing = ("images", smallest - metric["n"]) if units is None else ("units", smallest - units)
-    more = f"; the rule needs at least {smallest} {kind}, so {missing} are missing" if missing > 0 else ""
+    missing = smallest - _units(metric)
+    are = "is" if missing == 1 else "are"
+    more = f"; the rule needs at least {smallest} {_kind(metric)}, so {missing} {are} missing" if missing > 0 else ""
     wanted = _wanted(rule, rule.mildest, metric, spec)
     if worst < sign * rule.mildest:
         return _Verdict("inconclusive", "none", f"{words}; the interval contains the threshold: {wanted}{more}", metric)
@@ -260,6 +263,16 @@ def _compare_number(rule: Rule, metric: MetricRecord, spec: MetricSpecRecord) ->
     if rule.only_fails:
         return _Verdict("inconclusive", "none", f"{words}; {rule.only_fails}", metric)
     return _Verdict("pass", "none", f"{words}; {wanted}", metric)
+
+
+def _units(metric: MetricRecord) -> int:
+    """Return the number of independent observations of a metric: of units if the data states them, else of images."""
+    units = metric.get("units")
+    return metric["n"] if units is None else units
+
+
+def _kind(metric: MetricRecord) -> str:
+    return "images" if metric.get("units") is None else "units"
 
 
 def _ends(metric: MetricRecord, spec: MetricSpecRecord) -> tuple[float, float] | None:

@@ -213,8 +213,9 @@ def _unit_warnings(images: Images) -> list[str]:
         count = len(set(images.units))
         if count >= FEW_UNITS:
             return []
+        noun = "unit" if count == 1 else "units"
         return [
-            f"The images belong to {count} units (column {images.unit_name}). With fewer than {FEW_UNITS}, intervals"
+            f"The images belong to {count} {noun} (column {images.unit_name}). With fewer than {FEW_UNITS}, intervals"
             " and tests over units are unreliable."
         ]
     if images.near_duplicates < max(2, _DUPLICATES_WARNED * len(images)):

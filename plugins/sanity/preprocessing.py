@@ -83,7 +83,11 @@ class Preprocessing(Probe):
 
 
 def _doubt(best: Alternative, records: Records) -> str:
-    """Say why a better alternative is not accused: it explains the data no better than guessing or a class order."""
+    """Say why a better alternative is not accused: it explains the data no better than guessing or a class order.
+
+    A model that answers the wrong class systematically has its classes in another order: a wrong preprocessing makes
+    answers worse, but rarely permutes them. So the class order counts if both explain the data equally well.
+    """
     if objected := objection(best, records.frame):
         return f"no common preprocessing explains the data: with the preset {best.name}, {objected}"
     used = records.frame[records.frame["preprocessing"] == ""]
@@ -91,10 +95,11 @@ def _doubt(best: Alternative, records: Records) -> str:
     order = fitting_order(
         other_orders(labels, predictions, list(used["image_id"]), records.classes, units=used.get("unit"))
     )
-    if order is None or (order.accuracy.value or 0.0) <= (best.accuracy.value or 0.0):
+    if order is None or (order.accuracy.value or 0.0) < (best.accuracy.value or 0.0):
         return ""
     return (
-        f"another order of the classes ({order.name}) explains the data better than the preset {best.name}: accuracy"
+        f"another order of the classes ({order.name}) explains the data at least as well as the preset {best.name}:"
+        f" accuracy"
         f" {percent(order.accuracy)} against {percent(best.accuracy)}; see sanity.labels"
     )
 
