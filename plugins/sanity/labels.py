@@ -62,8 +62,8 @@ class Labels(Probe):
         if best is None and (objected := _objected(orders)):
             reason = f"no order of the classes explains the data: under {objected.name}, accuracy is"
             reason += f" {percent(objected.accuracy)}, but {objected.objection}"
-        elif best and other and (other.accuracy.value or 0.0) > (best.accuracy.value or 0.0):
-            reason = f"another preprocessing ({other.name}) explains the data better than another order of the"
+        elif best and other and not best.explains_better(other.accuracy):
+            reason = f"another preprocessing ({other.name}) explains the data at least as well as another order of the"
             reason += f" classes: accuracy {percent(other.accuracy)} against {percent(best.accuracy)};"
             reason += " see sanity.preprocessing"
             best = None

@@ -83,11 +83,7 @@ class Preprocessing(Probe):
 
 
 def _doubt(best: Alternative, records: Records) -> str:
-    """Say why a better alternative is not accused: it explains the data no better than guessing or a class order.
-
-    A model that answers the wrong class systematically has its classes in another order: a wrong preprocessing makes
-    answers worse, but rarely permutes them. So the class order counts if both explain the data equally well.
-    """
+    """Say why a better alternative is not accused: it explains the data no better than guessing or a class order."""
     if objected := objection(best, records.frame):
         return f"no common preprocessing explains the data: with the preset {best.name}, {objected}"
     used = records.frame[records.frame["preprocessing"] == ""]
@@ -95,7 +91,7 @@ def _doubt(best: Alternative, records: Records) -> str:
     order = fitting_order(
         other_orders(labels, predictions, list(used["image_id"]), records.classes, units=used.get("unit"))
     )
-    if order is None or (order.accuracy.value or 0.0) < (best.accuracy.value or 0.0):
+    if order is None or not order.explains_better(best.accuracy):
         return ""
     return (
         f"another order of the classes ({order.name}) explains the data at least as well as the preset {best.name}:"
