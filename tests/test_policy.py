@@ -352,3 +352,11 @@ def test_interval_of_one_point_from_few_images_does_not_fail(n: int, units: int 
     judged = judge(probe(metric(0.1, 0.1, 0.1, n=n, units=units)), policy(rule()))
     assert judged["status"] == status
     assert ("from fewer than 20" in judged["reason"]) == (status == "inconclusive")
+
+
+def test_model_without_an_answer_for_some_images_does_not_pass() -> None:
+    outcome, why = verdict([ended("a.a", "pass")], policy(), [], unanswered=3)
+    assert outcome == "incomplete"
+    assert "NaN or infinity for 3 images" in why
+    assert verdict([ended("a.a", "fail", "high")], policy(), [], unanswered=3)[0] == "fail"
+    assert verdict([ended("a.a", "pass")], policy(), [])[0] == "pass"

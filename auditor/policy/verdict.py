@@ -82,8 +82,14 @@ def judge_all(probes: Sequence[ProbeRecord], policy: Policy) -> list[ProbeRecord
     return judged
 
 
-def verdict(probes: Sequence[ProbeRecord], policy: Policy, broken: Sequence[str]) -> tuple[Verdict, str]:
-    """The audit's verdict and why: fail before incomplete before pass."""
+def verdict(
+    probes: Sequence[ProbeRecord], policy: Policy, broken: Sequence[str], *, unanswered: int = 0
+) -> tuple[Verdict, str]:
+    """The audit's verdict and why: fail before incomplete before pass.
+
+    Every probe leaves out images that the model gives no answer for, so a model that passes on the others has not
+    passed: ``unanswered`` counts them.
+    """
     limit = SEVERITIES.index(policy.fails_at)
     failed = [p for p in probes if p["status"] == "fail" and SEVERITIES.index(p["severity"]) >= limit]
     excused = [p for p in probes if p.get("accepted")]
@@ -97,6 +103,9 @@ def verdict(probes: Sequence[ProbeRecord], policy: Policy, broken: Sequence[str]
     status = {p["id"]: p["status"] for p in probes}
     reasons = [f"{p['id']} broke" for p in probes if p["status"] == "error"]
     reasons += [f"plugin {name} is broken" for name in broken]
+    if unanswered:
+        images = "1 image" if unanswered == 1 else f"{unanswered} images"
+        reasons.append(f"finite scores: the model returned NaN or infinity for {images}")
     reasons += [
         f"{probe_id}: {status.get(probe_id, 'not run')}"
         for probe_id in policy.required
@@ -152,6 +161,10 @@ def at_or_above(probes: Sequence[ProbeRecord], level: str) -> bool:
         return False
     limit = SEVERITIES.index(cast(Severity, level))
     return any(p["status"] == "fail" and SEVERITIES.index(p["severity"]) >= limit for p in probes)
+
+
+_POINT = 1e-6
+"""An interval narrower than this is one point."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +255,7 @@ def _compare_number(rule: Rule, metric: MetricRecord, spec: MetricSpecRecord) ->
     if ends is None:
         return _Verdict("inconclusive", "none", f"{words}; without an interval it is no evidence", metric)
     best, worst = max(sign * end for end in ends), min(sign * end for end in ends)
-    if spec["bound"] != "exact" and ends[0] == ends[1] and _units(metric) < rule.min_n:
+    if spec["bound"] != "exact" and abs(ends[1] - ends[0]) < _POINT and _units(metric) < rule.min_n:
         text = f"{words}; an interval of one point from fewer than {rule.min_n} {_kind(metric)} is no evidence"
         return _Verdict("inconclusive", "none", text, metric)
     for grade in reversed(GRADES):
