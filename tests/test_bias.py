@@ -506,3 +506,16 @@ def test_counterfactual_occlusion_requires_its_explanation(digits: Path, tmp_pat
     (probe,) = outcome.audit["probes"]
     assert probe["status"] == "not-applicable"
     assert "explanations.occlusion" in probe["reason"]
+
+
+def test_reason_names_the_columns_that_cannot_be_compared() -> None:
+    frame = people(300, 2, seed=4).drop(columns="group:kind")
+    frame["group:camera"] = [f"c{i % 200}" for i in range(300)]
+    frame["group:site"] = "one"
+    reason = Groups().conclude(records(frame, 2)).inconclusive
+    assert "camera with 200, site with 1" in reason
+    found = RobustnessBias().conclude(records(frame, 2, attacks_one=attack(frame, np.ones(300, bool))))
+    assert "site with 1" in found.inconclusive
+    alone = frame.drop(columns=["group:camera", "group:site"])
+    found = RobustnessBias().conclude(records(alone, 2, attacks_one=attack(alone, np.ones(300, bool))))
+    assert "name no groups" in found.inconclusive

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -162,3 +163,24 @@ def test_the_better_explanation_of_order_and_preset_is_accused() -> None:
     assert yielding["metrics"][0]["value"] is None
     assert "see sanity.preprocessing" in yielding["caveat"]
     assert concluded("sanity.preprocessing", given)["metrics"][0]["value"] > 0.3
+
+
+def test_reversed_classes_are_named_before_a_preset_that_fits_as_well() -> None:
+    """With two classes, a preset that permutes the answers is as good as the reverse order."""
+    labels = np.arange(60) % 2
+    reverse = 1 - labels
+    given = replace(preprocessings(labels, reverse, bgr=labels), classes=["no", "yes"])
+    doubted = concluded("sanity.preprocessing", given)
+    assert "(the reverse order) explains the data at least as well" in doubted["caveat"]
+    others = {"sanity.preprocessing": given.frame}
+    accused = concluded("sanity.labels", records(labels, reverse, ["no", "yes"], **others))
+    assert accused["metrics"][0]["value"] == 1
+    assert "Another preprocessing (bgr) explains the data as well" in accused["findings"][0]["statement"]
+
+
+def test_preset_that_gives_a_second_constant_answer_is_not_accused() -> None:
+    labels = np.repeat(np.arange(10), 20)
+    second = np.where(labels < 2, labels, 0)
+    doubted = concluded("sanity.preprocessing", preprocessings(labels, np.zeros(200, int), caffe=second))
+    assert doubted["metrics"][0]["value"] is None
+    assert "no image of 8 of the 10 classes is classified correctly" in doubted["caveat"]

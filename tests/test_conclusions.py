@@ -220,3 +220,12 @@ def test_every_fraction_of_an_audit_has_an_interval(tmp_path: Path) -> None:
         and (probe["id"], metric["name"]) not in exact
     ]
     assert judged == []
+
+
+def test_sample_without_every_class_takes_the_classes_of_the_folder(tmp_path: Path) -> None:
+    model = colour_model(tmp_path / "m.onnx", 10)
+    names = [f"class {chr(97 + i)}" for i in range(10)]
+    data = pictures(tmp_path / "data", names, colours(10), [5] * 10)
+    audit = audited(tmp_path, model, data, "performance.accuracy", samples=4)
+    assert audit.record["model"]["classes"] == names
+    assert by_id(audit)["performance.accuracy"]["metrics"][0]["value"] == 1

@@ -457,3 +457,31 @@ def test_labels_reach_the_probe(tmp_path: Path, audit: Any) -> None:
     accuracy = next(m for p in record["probes"] for m in p["metrics"] if m["name"] == "accuracy")
     assert accuracy["value"] == pytest.approx(2 / 3)
     assert accuracy["n"] == 3
+
+
+def test_images_with_several_frames_are_named(tmp_path: Path, find_source: Any) -> None:
+    picture(tmp_path / "a" / "one.png", "red")
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "lime")]
+    frames[0].save(tmp_path / "a" / "two.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "a" / "pages.tif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "a" / "photo.jpg", format="MPO", save_all=True, append_images=frames[1:])
+    images = Images(find_source(tmp_path), shape=RGB)
+    assert images.warnings == [
+        "Of images with several frames or pages, the first is audited (2): a/pages.tif, a/two.gif."
+    ]
+    assert images.pixels(["a/two.gif"])[0].mean(axis=(1, 2)) == pytest.approx([1, 0, 0], abs=0.01)
+
+
+def test_missing_value_of_a_group_has_a_name(tmp_path: Path, find_source: Any) -> None:
+    picture(tmp_path / "a.png", "red")
+    (tmp_path / "t.csv").write_text("image,sex\na.png,f\na.png,\n")
+    assert Images(find_source(tmp_path / "t.csv"), shape=RGB).groups == {"sex": ["f", "(no value)"]}
+
+
+@pytest.mark.parametrize("header", ["image,Label", "Image,label", "image, Unit", "image,MASK"])
+def test_almost_the_name_of_a_special_column_is_refused(header: str, tmp_path: Path, find_source: Any) -> None:
+    """Label would be a group, and the data would have no labels."""
+    picture(tmp_path / "a.png", "red")
+    (tmp_path / "t.csv").write_text(f"{header}\na.png,x\n")
+    with pytest.raises(BadInput, match=r"has a column called '.*'; expected '"):
+        find_source(tmp_path / "t.csv")

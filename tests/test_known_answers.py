@@ -30,6 +30,7 @@ from auditor.plugins.attacks.occlusion import Occlusion
 from auditor.plugins.bias.groups import Groups
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.metrics.loss_sensitivity import LossSensitivity
+from auditor.plugins.performance._confusion_metrics import CONFUSION_METRICS
 from auditor.plugins.performance.accuracy import Accuracy
 from auditor.probes.attack import breaking_epsilon
 from auditor.probes.base import Example, Randomness
@@ -623,3 +624,22 @@ def test_equal_shares_have_the_interval_of_a_proportion(value: float) -> None:
     assert found.high - found.low > 0.4
     # other means keep the bootstrap: a difference may lie on either side of 0
     assert statistics.mean("gain", [value] * 4, unit="fraction").low == value
+
+
+def test_bootstrap_of_many_classes_draws_only_filled_cells_and_contains_the_value() -> None:
+    """With two images per class, resamples lack classes, so macro F1 is biased below its value."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(1000), 2)
+    predictions = np.where(rng.random(2000) < 0.7, labels, rng.integers(0, 1000, 2000))
+    matrix = np.zeros((1000, 1000), dtype=np.int64)
+    np.add.at(matrix, (labels, predictions), 1)
+    shapes: list[tuple[int, ...]] = []
+
+    def share(matrices: Any) -> Any:
+        shapes.append(matrices.shape)
+        return CONFUSION_METRICS["f1"](matrices)
+
+    found = statistics.bootstrap_confusion(matrix, share, resamples=20)
+    assert max(shapes)[0] <= 4, "a block holds a few resamples: a thousand need 8 GB"
+    assert found.low is not None
+    assert found.low < (found.value or 0) <= (found.high or 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import unicodedata
 from collections.abc import Callable
@@ -13,10 +14,12 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+from auditor.data.class_orders import common_orders
 from auditor.data.labels import ALPHABETICAL, INDICES, match_labels, number_of
 from auditor.errors import BadInput
-from auditor.model.loading.metadata import NAME_KEYS, class_lines, class_names, metadata_files
-from auditor.model.loading.sidecar import read_sidecar
+from auditor.model.loading.metadata import NAME_KEYS, class_lines, class_names, metadata_files, unusable_names
+from auditor.model.loading.sidecar import from_tables, read_sidecar
+from auditor.printable import printable_name
 
 
 @pytest.mark.parametrize(
@@ -195,3 +198,60 @@ def test_unusable_class_names_are_refused(
     assert result.exit_code == 2
     assert "--classes" in result.output
     assert "Traceback" not in result.output
+
+
+def test_classes_come_from_all_the_data_not_from_the_sample() -> None:
+    matched = match_labels(["cat", "owl"], None, 3, known=["cat", "dog", "owl"])
+    assert (matched.indices, matched.classes) == ([0, 2], ["cat", "dog", "owl"])
+    with pytest.raises(BadInput, match=r"1 label \(cat\) and the model 3"):
+        match_labels(["cat"], None, 3)
+    with pytest.raises(BadInput, match="label '3'"):
+        match_labels(["0"], None, 3, known=["0", "1", "3"])
+
+
+def test_alphabetical_order_is_that_of_the_file_names_not_of_their_escapes() -> None:
+    """Folder readers sort names as Python decodes them, so a byte that is not UTF-8 comes last."""
+    names = [printable_name(os.fsdecode(raw)) for raw in ("è".encode(), b"\xb9\xb7")]
+    assert names[1].startswith("\\")
+    assert match_labels(names, None, 2).indices == [0, 1]
+    assert "alphabetical order" not in common_orders(names)
+
+
+def test_class_names_in_utf_16(tmp_path: Path) -> None:
+    """Windows PowerShell writes UTF-16."""
+    (tmp_path / "labels.txt").write_text("cat\ndog\n", encoding="utf-16")
+    assert class_lines(tmp_path / "labels.txt") == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("labels.txt", b"cat", "at least two"),
+        ("classes.txt", b"caf\xe9\ndog", "one class name per line"),
+        ("config.json", b'{"id2label": ', "not readable as JSON"),
+        ("config.json", b'{"id2label": {"1": "cat", "2": "dog"}}', "name the classes 0, 1, 2"),
+        ("config.json", b'{"id2label": {"0": "cat", "1": " "}}', "name the classes 0, 1, 2"),
+    ],
+)
+def test_file_that_seems_to_name_the_classes_but_cannot_be_used_is_named(
+    name: str, content: bytes, why: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    (problem,) = unusable_names(tmp_path / "m.onnx")
+    assert name in problem
+    assert why in problem
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}', '{"id2label": {"0": "cat", "1": "dog"}}']
+)
+def test_usable_or_unrelated_configuration_is_not_named(content: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "labels.txt").write_text("cat\ndog")
+    assert unusable_names(tmp_path / "m.onnx") == []
+
+
+@pytest.mark.parametrize("names", [["cat", ""], ["cat", "cat"], ["caf\u00e9", "cafe\u0301"]])
+def test_empty_and_equal_class_names_are_refused(names: list[str]) -> None:
+    with pytest.raises(BadInput, match="at least 2 different texts, none of them empty"):
+        from_tables({"output": {"classes": names}}, "command line", Path())

@@ -108,6 +108,8 @@ def test_an_image_with_nan_scores_is_left_out_by_name(audit: Any, tmp_path: Path
     assert by_id["performance.accuracy"]["metrics"][0]["value"] == 1
     assert by_id["attacks.pgd"]["n"] == N - 2
     assert all(not probe["left_out"] for probe in record["probes"])
+    assert data["n_unanswered"] == 2
+    assert record["verdict"] != "pass"
     again = audit(0.8, first, CLEAN, batch_size=batch_size)
     assert again["data"] == data
     assert [probe["metrics"] for probe in again["probes"]] == [probe["metrics"] for probe in record["probes"]]

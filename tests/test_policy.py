@@ -118,7 +118,7 @@ def test_rule_without_matching_metric_is_not_met(metrics: Any, required: Any) ->
         (58, 0.95, "inconclusive", "at least 73 images, so 15 are missing"),
         (73, 0.95, "pass", ""),
         (58, 0.9, "pass", ""),
-        (19, 0.5, "inconclusive", "at least 20 images, so 1 are missing"),
+        (19, 0.5, "inconclusive", "at least 20 images, so 1 is missing"),
     ],
 )
 def test_rule_states_the_smallest_n_at_which_it_can_be_met(n: int, limit: float, status: str, missing: str) -> None:
@@ -342,3 +342,21 @@ def test_threshold_level_matches_up_to_rounding() -> None:
     rules = rule(at={"norm": "linf", "epsilon": 0.031372549})
     number = metric(0.1, 0.15, 0.19, at={"norm": "linf", "epsilon": 0.0313725})
     assert judge(probe(number), policy(rules))["severity"] == "critical"
+
+
+@pytest.mark.parametrize(
+    ("n", "units", "status"), [(2, None, "inconclusive"), (20, None, "fail"), (40, 2, "inconclusive")]
+)
+def test_interval_of_one_point_from_few_images_does_not_fail(n: int, units: int | None, status: str) -> None:
+    """A bootstrap of two equal values has an interval of one point, whatever the third would be."""
+    judged = judge(probe(metric(0.1, 0.1, 0.1, n=n, units=units)), policy(rule()))
+    assert judged["status"] == status
+    assert ("from fewer than 20" in judged["reason"]) == (status == "inconclusive")
+
+
+def test_model_without_an_answer_for_some_images_does_not_pass() -> None:
+    outcome, why = verdict([ended("a.a", "pass")], policy(), [], unanswered=3)
+    assert outcome == "incomplete"
+    assert "NaN or infinity for 3 images" in why
+    assert verdict([ended("a.a", "fail", "high")], policy(), [], unanswered=3)[0] == "fail"
+    assert verdict([ended("a.a", "pass")], policy(), [])[0] == "pass"

@@ -329,6 +329,20 @@ def test_inspect_reports_the_best_preprocessing(colours: Path, auditor_cli: Cli)
     assert "Fits best: as used, but rgb." in result.output
 
 
+def test_inspect_names_a_common_class_order_before_a_preset_that_fits_as_well(tmp_path: Path, auditor_cli: Cli) -> None:
+    """With two classes, reversed channels may give the same answers as reversed names."""
+    rng = np.random.default_rng(1)
+    labels = np.arange(60) % 2
+    images = rng.integers(0, 100, (60, 4, 4, 3), dtype=np.uint8)
+    images[np.arange(60), :, :, 2 * labels] += 100
+    np.savez(tmp_path / "d.npz", images=images, labels=labels)
+    weights = np.array([[-1.0, 0.0, 1.0], [1.0, 0.0, -1.0]])
+    model = linear(tmp_path / "m.onnx", np.repeat(weights, 16, axis=1), (3, 4, 4))
+    result = auditor_cli("inspect", model, "--data", tmp_path / "d.npz")
+    assert result.exit_code == 0, result.output
+    assert "Another order of the classes fits better, the reverse order: accuracy 100.0 %" in result.output
+
+
 def test_options_are_recorded_and_used_for_replay(colours: Path, auditor_cli: Cli, tmp_path: Path) -> None:
     """Preprocessing options are recorded, are part of the identity of records, and apply to replay."""
     model = model_at(colours.with_name("m.onnx"))

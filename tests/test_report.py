@@ -765,3 +765,16 @@ def test_formats_render(audit: dict[str, Any], run: Path) -> None:
     for each in reports.auditor_report_formats():
         if not each.paged:
             assert each.render(audit, run)
+
+
+def test_worst_value_is_never_that_of_unchanged_images(audit: dict[str, Any]) -> None:
+    for probe in audit["probes"]:
+        probe.update(status="pass", severity="none", findings=[])
+        if probe["area"] == "attacks":
+            at = next((m["at"] for m in probe["metrics"] if m["name"] == "robust_accuracy"), {"norm": "linf"})
+            probe["metrics"] = [
+                {"name": "robust_accuracy", "value": 1.0, "low": 0.9, "high": 1.0, "n": 40, "unit": "fraction"}
+                | {"at": at | {"epsilon": epsilon}}
+                for epsilon in (0, 8 / 255)
+            ]
+    assert "robust accuracy 100.0 % [90.0, 100.0] at L∞ 8/255" in sentences(audit)[1]

@@ -182,6 +182,7 @@ def _what_fits(classifier: DeployedModel, given: Mapping[str, Labels], images: I
     """Say which preprocessing fits best, and which order of the classes does if it fits better."""
     from auditor.data.class_orders import reordered
     from auditor.findings.formatting import percent
+    from auditor.findings.metric import Metric
     from auditor.probes.class_orders import fitting_order, majority_share, other_orders
 
     assert images.labels is not None
@@ -189,7 +190,7 @@ def _what_fits(classifier: DeployedModel, given: Mapping[str, Labels], images: I
     share = {name: float((answers == labels).mean()) for name, answers in given.items()}
     best = max(share, key=lambda name: (share[name], name == "as used"))
     order = fitting_order(other_orders(labels, given["as used"], images.ids, classifier.classes, units=images.units))
-    if order and (order.accuracy.value or 0.0) > share[best]:
+    if order and order.explains_better(Metric(name="accuracy", value=share[best], n=len(labels))):
         names = ",".join(reordered(classifier.classes, order.mapping))
         yield (
             f"Another order of the classes fits better, {order.name}: accuracy {percent(order.accuracy)}"

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from auditor.printable import original
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -31,9 +33,9 @@ def common_orders(classes: Sequence[str]) -> dict[str, Mapping]:
     k = len(classes)
     count = np.arange(k)
     found: dict[str, Mapping] = {
-        "alphabetical order": _sorted_by(classes, lambda name: name),
+        "alphabetical order": _sorted_by(classes, original),
         "natural order": _sorted_by(classes, natural_key),
-        "alphabetical order without regard to case": _sorted_by(classes, str.casefold),
+        "alphabetical order without regard to case": _sorted_by(classes, lambda name: original(name).casefold()),
     }
     if k == 2:
         found["the reverse order"] = count[::-1].copy()

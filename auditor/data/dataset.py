@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 Pixels = NDArray[np.float32]
 
+NO_VALUE = "(no value)"
+"""The group of images without a value in the column of a group."""
+
 _CACHE_BYTES = 1 << 30
 
 _NAMED = 3
@@ -160,7 +163,7 @@ class Images:
         self._thumbnails: list[NDArray[np.float16] | None] = []
         self._scan(sample(source.ids, samples, seed))
         self.ids = tuple(source.ids[i] for i in self._index)
-        self.groups = {name: [values[i] for i in self._index] for name, values in source.groups.items()}
+        self.groups = {name: [values[i] or NO_VALUE for i in self._index] for name, values in source.groups.items()}
         self.units = None if source.units is None else [source.units[i] for i in self._index]
         """The unit of each image; None if the data states none."""
         self.unit_name = source.unit_name
@@ -179,6 +182,11 @@ class Images:
     def label_names(self) -> list[str] | None:
         """The labels as the data names them, one per image; None without labels."""
         return None if self._source.labels is None else [self._source.labels[i] for i in self._index]
+
+    @property
+    def known_labels(self) -> Sequence[str] | None:
+        """The labels of everything at the path, also of images that were not drawn or cannot be read."""
+        return self._source.labels
 
     @property
     def sha256(self) -> str:
@@ -263,6 +271,7 @@ class Images:
         """Read the chosen images once: digests, unreadable ones, cache."""
         deep: list[float] = []
         resized: list[int] = []
+        frames: list[str] = []
 
         def look(index: int) -> tuple[int, str, NDArray[Any], NDArray[np.float16] | None] | str:
             try:
@@ -280,6 +289,8 @@ class Images:
                 if _size(picture) != self.shape[1:]:
                     resized.append(index)
                 pixels = self._fit(picture)
+                if _has_more_frames(picture):
+                    frames.append(self._source.ids[index])
                 return index, digest.hexdigest(), pixels, thumbnail(pixels) if pixels.ndim == 3 else None
             except Exception as error:
                 # decoders raise anything for broken files: SyntaxError, struct.error, IndexError, ...
@@ -301,6 +312,11 @@ class Images:
                 f" {100 * max(deep) / WHITE:.1f} % of the range, so the model sees them almost black. If white is"
                 f" another value, state it in the sidecar: [input] white = {_usual_white(max(deep))}."
             )
+        if frames:
+            named = ", ".join(sorted(frames)[:_NAMED]) + (", ..." if len(frames) > _NAMED else "")
+            self.warnings.append(
+                f"Of images with several frames or pages, the first is audited ({len(frames)}): {named}."
+            )
         if not self._index:
             raise BadInput(f"{self.path}: none of {len(chosen)} images could be read; the first: {self.unreadable[0]}")
 
@@ -312,6 +328,11 @@ def _skipped_warning(source: Source) -> list[str]:
         shown = ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
         kinds.append(f"{why} ({len(names)}): {shown}")
     return [f"Skipped in {source.path}: {'; '.join(kinds)}."] if kinds else []
+
+
+def _has_more_frames(picture: Image.Image | NDArray[Any]) -> bool:
+    """Whether a picture is an animation or has pages; an MPO file is a photograph with previews."""
+    return bool(getattr(picture, "is_animated", False)) and getattr(picture, "format", "") != "MPO"
 
 
 def _usual_white(largest: float) -> int:

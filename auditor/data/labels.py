@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from auditor.errors import BadInput
+from auditor.printable import original
 
 ALPHABETICAL = "the label names of the data in alphabetical order"
 INDICES = "the labels of the data, which are class indices"
@@ -27,7 +28,9 @@ class MatchedLabels:
     warning: str = ""
 
 
-def match_labels(names: Sequence[str], classes: Sequence[str] | None, n_classes: int) -> MatchedLabels:
+def match_labels(
+    names: Sequence[str], classes: Sequence[str] | None, n_classes: int, *, known: Sequence[str] | None = None
+) -> MatchedLabels:
     """Match every label to a class.
 
     Names are compared in Unicode normal form C. ``1``, ``1.0`` and ``01`` are the same number. A number is a class
@@ -38,27 +41,30 @@ def match_labels(names: Sequence[str], classes: Sequence[str] | None, n_classes:
         names: one label per image.
         classes: class names in the order of the scores; None if they are not known.
         n_classes: number of classes of the model.
+        known: all labels of the data, if ``names`` are those of a sample, which may lack classes.
 
     Raises:
         BadInput: for a label without a class.
     """
-    distinct = sorted(set(names), key=_natural)
+    distinct = sorted({*names, *(known or ())} if classes is None else set(names), key=_natural)
     if classes is None and all(number_of(name) is not None for name in distinct):
         return _by_index(names, distinct, n_classes)
     if classes is None:
-        known = sorted({normal(name) for name in distinct})
-        if len(known) != n_classes:
+        # folder readers sort file names, not their escapes
+        ordered = sorted({normal(name) for name in distinct}, key=original)
+        if len(ordered) != n_classes:
+            counted = f"{len(ordered)} label{'' if len(ordered) == 1 else 's'}"
             raise BadInput(
-                f"the data has {len(known)} labels ({_listed(known)}) and the model {n_classes} unnamed classes, so"
+                f"the data has {counted} ({_listed(ordered)}) and the model {n_classes} unnamed classes, so"
                 " they cannot be matched; give the names in the order of the model's outputs with --classes, or under"
                 " [output] classes in the sidecar MODEL.audit.toml"
             )
-        found = _by_name(names, distinct, known)
+        found = _by_name(names, distinct, ordered)
         warning = (
-            f"Nothing states the order of the classes: {ALPHABETICAL} was assumed ({_listed(known, 4)}). A wrong order"
-            " makes every accuracy wrong; give the names in the order of the model's outputs with --classes."
+            f"Nothing states the order of the classes: {ALPHABETICAL} was assumed ({_listed(ordered, 4)}). A wrong"
+            " order makes every accuracy wrong; give the names in the order of the model's outputs with --classes."
         )
-        return MatchedLabels(indices=found, classes=known, source=ALPHABETICAL, warning=warning)
+        return MatchedLabels(indices=found, classes=ordered, source=ALPHABETICAL, warning=warning)
     return MatchedLabels(indices=_by_name(names, distinct, list(classes)), classes=list(classes))
 
 

@@ -352,6 +352,8 @@ class DataRecord(TypedDict):
     n: int
     n_available: NotRequired[int]
     n_unreadable: int
+    n_unanswered: NotRequired[int]
+    """How many of them are images for which the model returned NaN or infinity."""
     unreadable: NotRequired[list[str]]
     skipped: NotRequired[list[SkippedRecord]]
     labelled: bool

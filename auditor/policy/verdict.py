@@ -82,8 +82,14 @@ def judge_all(probes: Sequence[ProbeRecord], policy: Policy) -> list[ProbeRecord
     return judged
 
 
-def verdict(probes: Sequence[ProbeRecord], policy: Policy, broken: Sequence[str]) -> tuple[Verdict, str]:
-    """The audit's verdict and why: fail before incomplete before pass."""
+def verdict(
+    probes: Sequence[ProbeRecord], policy: Policy, broken: Sequence[str], *, unanswered: int = 0
+) -> tuple[Verdict, str]:
+    """The audit's verdict and why: fail before incomplete before pass.
+
+    Every probe leaves out images that the model gives no answer for, so a model that passes on the others has not
+    passed: ``unanswered`` counts them.
+    """
     limit = SEVERITIES.index(policy.fails_at)
     failed = [p for p in probes if p["status"] == "fail" and SEVERITIES.index(p["severity"]) >= limit]
     excused = [p for p in probes if p.get("accepted")]
@@ -97,6 +103,9 @@ def verdict(probes: Sequence[ProbeRecord], policy: Policy, broken: Sequence[str]
     status = {p["id"]: p["status"] for p in probes}
     reasons = [f"{p['id']} broke" for p in probes if p["status"] == "error"]
     reasons += [f"plugin {name} is broken" for name in broken]
+    if unanswered:
+        images = "1 image" if unanswered == 1 else f"{unanswered} images"
+        reasons.append(f"finite scores: the model returned NaN or infinity for {images}")
     reasons += [
         f"{probe_id}: {status.get(probe_id, 'not run')}"
         for probe_id in policy.required
@@ -152,6 +161,10 @@ def at_or_above(probes: Sequence[ProbeRecord], level: str) -> bool:
         return False
     limit = SEVERITIES.index(cast(Severity, level))
     return any(p["status"] == "fail" and SEVERITIES.index(p["severity"]) >= limit for p in probes)
+
+
+_POINT = 1e-6
+"""An interval narrower than this is one point."""
 
 
 @dataclass(frozen=True)
@@ -242,14 +255,17 @@ def _compare_number(rule: Rule, metric: MetricRecord, spec: MetricSpecRecord) ->
     if ends is None:
         return _Verdict("inconclusive", "none", f"{words}; without an interval it is no evidence", metric)
     best, worst = max(sign * end for end in ends), min(sign * end for end in ends)
+    if spec["bound"] != "exact" and abs(ends[1] - ends[0]) < _POINT and _units(metric) < rule.min_n:
+        text = f"{words}; an interval of one point from fewer than {rule.min_n} {_kind(metric)} is no evidence"
+        return _Verdict("inconclusive", "none", text, metric)
     for grade in reversed(GRADES):
         limit = rule.thresholds.get(grade)
         if limit is not None and best < sign * limit:
             return _Verdict("fail", grade, f"{words}; {_wanted(rule, limit, metric, spec)}: {rule.reason}", metric)
     smallest = rule.smallest_n(share=metric["unit"] == "fraction" and not spec["difference"])
-    units = metric.get("units")
-    kind, missing = ("images", smallest - metric["n"]) if units is None else ("units", smallest - units)
-    more = f"; the rule needs at least {smallest} {kind}, so {missing} are missing" if missing > 0 else ""
+    missing = smallest - _units(metric)
+    are = "is" if missing == 1 else "are"
+    more = f"; the rule needs at least {smallest} {_kind(metric)}, so {missing} {are} missing" if missing > 0 else ""
     wanted = _wanted(rule, rule.mildest, metric, spec)
     if worst < sign * rule.mildest:
         return _Verdict("inconclusive", "none", f"{words}; the interval contains the threshold: {wanted}{more}", metric)
@@ -260,6 +276,16 @@ def _compare_number(rule: Rule, metric: MetricRecord, spec: MetricSpecRecord) ->
     if rule.only_fails:
         return _Verdict("inconclusive", "none", f"{words}; {rule.only_fails}", metric)
     return _Verdict("pass", "none", f"{words}; {wanted}", metric)
+
+
+def _units(metric: MetricRecord) -> int:
+    """Return the number of independent observations of a metric: of units if the data states them, else of images."""
+    units = metric.get("units")
+    return metric["n"] if units is None else units
+
+
+def _kind(metric: MetricRecord) -> str:
+    return "images" if metric.get("units") is None else "units"
 
 
 def _ends(metric: MetricRecord, spec: MetricSpecRecord) -> tuple[float, float] | None:

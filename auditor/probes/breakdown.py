@@ -268,6 +268,15 @@ class Breakdown(Probe):
             f" (n = {formatting.sample_size(comparison.gap)})."
         )
 
+    def too_small(self, frame: pd.DataFrame, by_group: Mapping[str, pd.Series], kind: str) -> str:
+        """Say why no column of groups can be compared."""
+        counts = [f"{name} with {values.nunique()}" for name, values in by_group.items()]
+        noun = "units" if "unit" in frame else kind
+        return (
+            f"no column has two groups of at least {self.minimum} {noun}, so there is no gap to measure; columns and"
+            f" numbers of groups: {', '.join(counts[:5])}{', ...' if len(counts) > 5 else ''}"
+        )
+
     @staticmethod
     def extremes_text(comparison: Comparison) -> str:
         """Name the extreme groups with their shares and sizes."""

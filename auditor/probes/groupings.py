@@ -40,16 +40,19 @@ def _banded(name: str, values: pd.Series) -> pd.Series:
     import numpy as np
     import pandas as pd
 
+    from auditor.data.dataset import NO_VALUE
+
     text = values.astype(str)
-    numbers = pd.to_numeric(text.where(text != ""), errors="coerce")
-    continuous = numbers.nunique() > _MAX_DISCRETE and bool((numbers.notna() | (text == "")).all())
+    missing = text == NO_VALUE
+    numbers = pd.to_numeric(text.where(~missing), errors="coerce")
+    continuous = numbers.nunique() > _MAX_DISCRETE and bool((numbers.notna() | missing).all())
     if not continuous:
         return text
     age = "age" in name.lower().replace("image", "")
     cuts = np.array(AGES) if age else np.unique(np.quantile(numbers.dropna(), [0.25, 0.5, 0.75]))
     names = _band_names([f"{cut:.4g}" for cut in cuts])
     bands = [names[i] for i in np.searchsorted(cuts, numbers.fillna(0), side="right")]
-    return pd.Series(bands, index=values.index).where(numbers.notna(), "")
+    return pd.Series(bands, index=values.index).where(numbers.notna(), NO_VALUE)
 
 
 def _band_names(edges: list[str]) -> list[str]:

@@ -10,6 +10,9 @@ from auditor.probes.class_orders import majority_share
 from auditor.probes.gaps import ALPHA
 from auditor.probes.units import units_by_image
 
+_ENOUGH = 5
+"""Images of a class from which on it counts that none of them is classified correctly."""
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -90,9 +93,16 @@ def best_preprocessing(frame: pd.DataFrame | None) -> Alternative | None:
 
 
 def objection(other: Alternative, frame: pd.DataFrame) -> str:
-    """Say why an alternative cannot be the model's preprocessing: with the right one, the model beats guessing."""
-    labels = frame.drop_duplicates("image_id")["label"].to_numpy()
-    majority = majority_share(labels)
+    """Say why an alternative cannot be the model's preprocessing: with the right one, the model knows most classes.
+
+    A model that always gives the same answer gives a second one at some other range of values, which is no better.
+    """
+    rows = frame[frame["preprocessing"] == other.name]
+    majority = majority_share(rows["label"].to_numpy())
     if (other.accuracy.low or 0.0) > majority:
-        return ""
+        by_class = rows.groupby("label")["correct"].agg(["any", "size"])
+        known = by_class["any"][by_class["size"] >= _ENOUGH]
+        if known.sum() * 2 >= len(known):
+            return ""
+        return f"no image of {len(known) - int(known.sum())} of the {len(known)} classes is classified correctly"
     return f"it is not more accurate than always answering the commonest class ({100 * majority:.1f} %)"

@@ -65,6 +65,8 @@ def _worst_of(audit: AuditRecord, area: Area, noun: str) -> str:
     text = f"no judged {noun} probe failed" if n_judged else f"no {noun} could be judged"
     text += " (some are inconclusive)" if n_judged and inconclusive else ""
     ranked = sorted((ranked for probe in probes for ranked in comparable_metrics(probe)), key=worst_first)
+    # at size 0 nothing is perturbed
+    ranked = [each for each in ranked if each.metric["at"].get("epsilon") != 0]
     return f"{text}; the worst value at any level, judged or not, is {_under(ranked[0])}" if ranked else text
 
 

@@ -123,7 +123,9 @@ def _match(classifier: DeployedModel, images: Images) -> None:
     if images.label_names is None:
         return
     try:
-        matched = match_labels(images.label_names, classifier.named_classes, classifier.n_classes)
+        matched = match_labels(
+            images.label_names, classifier.named_classes, classifier.n_classes, known=images.known_labels
+        )
     except BadInput as error:
         raise BadInput(f"{images.path}: {error}") from None
     images.labels = np.asarray(matched.indices, dtype=np.int64)

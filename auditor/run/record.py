@@ -92,7 +92,7 @@ def audit_record(
     unscored: Mapping[str, str],
 ) -> AuditRecord:
     """Return the whole audit.json, with the verdict of the policy."""
-    outcome, reason = verdict(probes, policy, [plugin.name for plugin in plugins.broken])
+    outcome, reason = verdict(probes, policy, [plugin.name for plugin in plugins.broken], unanswered=len(unscored))
     return {
         "schema": "auditor/1",
         "auditor": auditor.__version__,
@@ -155,6 +155,7 @@ def _data_record(images: Images, classifier: DeployedModel, unscored: Mapping[st
         "n": len(images) - len(unscored),
         "n_available": images.n_available,
         "n_unreadable": len(unreadable),
+        "n_unanswered": len(unscored),
         "unreadable": unreadable[:_MAX_NAMED],
         "skipped": [
             {"reason": why, "n": len(names), "names": list(names[:_MAX_NAMED])} for why, names in images.skipped.items()
@@ -213,8 +214,9 @@ def _unit_warnings(images: Images) -> list[str]:
         count = len(set(images.units))
         if count >= FEW_UNITS:
             return []
+        noun = "unit" if count == 1 else "units"
         return [
-            f"The images belong to {count} units (column {images.unit_name}). With fewer than {FEW_UNITS}, intervals"
+            f"The images belong to {count} {noun} (column {images.unit_name}). With fewer than {FEW_UNITS}, intervals"
             " and tests over units are unreliable."
         ]
     if images.near_duplicates < max(2, _DUPLICATES_WARNED * len(images)):

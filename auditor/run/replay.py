@@ -82,7 +82,9 @@ def judge_again(folder: Path, policy_name: str, formats: Sequence[str], paper: s
     broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
     audit["probes"] = judge_all(audit["probes"], policy)
     audit["policy"] = policy.described(audit["probes"])
-    audit["verdict"], audit["verdict_reason"] = verdict(audit["probes"], policy, broken)
+    audit["verdict"], audit["verdict_reason"] = verdict(
+        audit["probes"], policy, broken, unanswered=audit["data"].get("n_unanswered", 0)
+    )
     return _write(folder, audit, chosen)
 
 

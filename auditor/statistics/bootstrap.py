@@ -15,6 +15,9 @@ from auditor.statistics.tests import two_sided
 RESAMPLES = 1000
 BOOTSTRAP_SEED = 20260101
 
+_BLOCK = 4_000_000
+"""Numbers in memory at once while resampling confusion matrices."""
+
 
 def mean_of(draws: NDArray[np.float64]) -> NDArray[np.float64]:
     """Average each draw (draws, n) -> (draws,)."""
@@ -45,7 +48,7 @@ def bootstrap(
         return Interval(value, None, None)
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     draws = np.concatenate([statistic(data[rows]) for rows in cluster.resamples(code, resamples, rng)])
-    return Interval(value, *_percentiles(draws))
+    return _around(value, draws)
 
 
 def bootstrap_confusion(
@@ -68,8 +71,17 @@ def bootstrap_confusion(
     value = float(statistic(matrix[None].astype(np.float64))[0])
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     if units is None or pairs is None:
-        draws = rng.multinomial(n, (matrix / n).ravel(), size=resamples).reshape(resamples, *matrix.shape)
-        return Interval(value, *_percentiles(statistic(draws.astype(np.float64))))
+        # only the cells with images are drawn, in blocks: a thousand resamples of 1000 x 1000 cells need 8 GB
+        filled = np.flatnonzero(matrix)
+        draws = rng.multinomial(n, matrix.ravel()[filled] / n, size=resamples)
+        per_block = max(1, _BLOCK // matrix.size)
+        blocks = []
+        for start in range(0, resamples, per_block):
+            part = draws[start : start + per_block]
+            matrices = np.zeros((len(part), matrix.size))
+            matrices[:, filled] = part
+            blocks.append(statistic(matrices.reshape(-1, *matrix.shape)))
+        return _around(value, np.concatenate(blocks))
     code = codes(units, n)
     if code.max() == 0:
         return Interval(value, None, None)
@@ -79,7 +91,7 @@ def bootstrap_confusion(
         for weights in cluster.weights(code, resamples, rng)
         for row in weights
     ]
-    return Interval(value, *_percentiles(np.concatenate(results)))
+    return _around(value, np.concatenate(results))
 
 
 def bootstrap_weighted(
@@ -99,7 +111,8 @@ def bootstrap_weighted(
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     draws = np.concatenate([statistic(weights) for weights in cluster.weights(codes(units, n), resamples, rng)])
     single = count_units(units) == 1
-    return Interval(value if np.isfinite(value) else None, *((None, None) if single else _percentiles(draws)))
+    found = Interval(value, None, None) if single else _around(value, draws)
+    return found if np.isfinite(value) else found._replace(value=None)
 
 
 def paired_means(
@@ -139,6 +152,17 @@ def _weighted_mean(values: NDArray[np.float64], weights: NDArray[np.float64]) ->
         weights[:, finite] @ values[finite], total, out=np.full(len(weights), np.nan), where=total > 0
     )
     return result
+
+
+def _around(value: float, draws: ArrayLike) -> Interval:
+    """Return the percentile interval of a value, extended to contain it.
+
+    With few images per class, macro precision and F1 are biased downwards in resamples, which lack classes.
+    """
+    low, high = _percentiles(draws)
+    if low is None or high is None or not np.isfinite(value):
+        return Interval(value, low, high)
+    return Interval(value, min(low, value), max(high, value))
 
 
 def _percentiles(draws: ArrayLike) -> tuple[float | None, float | None]:

@@ -89,6 +89,7 @@ class Groups(Breakdown):
         return Conclusion(
             metrics=[*(gap.metric for gap in shown), *undecided, *metrics],
             findings=[*self.gap_findings(gaps, "Accuracy gap", "Accuracy"), *rate_findings(self, rates), *findings],
+            inconclusive="" if gaps else self.too_small(records.frame, uncrossed, records.kind),
         )
 
     def _comparisons(self, records: Records, by_group: Mapping[str, pd.Series]) -> list[Comparison]:

@@ -77,6 +77,7 @@ class RobustnessBias(DerivedProbe, Breakdown):
         gaps = [gap for cut in cuts for gap in _gaps(cut)]
         undecided = [cut.shares.gap for cut in cuts if not cut.shares.gaps]
         lost, nearer = _split(sorted(gaps, key=_groups_first, reverse=True))
+        compared = any(gap.metric.name == "robustness_gap" for gap in gaps)
         return Conclusion(
             metrics=[*(gap.metric for gap in [*lost, *nearer]), *undecided],
             findings=[
@@ -84,7 +85,13 @@ class RobustnessBias(DerivedProbe, Breakdown):
                 *self.gap_findings(nearer, "Distance gap", "Median distance to the error found"),
                 *(self._finding(records, name, group) for name, group in by_grouping.items()),
             ],
+            inconclusive="" if compared else self._no_groups(losses[0].frame, records.kind),
         )
+
+    def _no_groups(self, frame: pd.DataFrame, kind: str) -> str:
+        """Say why groups cannot be compared; gaps between classes are reported, but are no bias."""
+        by_group = groupings(frame, cross=False)
+        return self.too_small(frame, by_group, kind) if by_group else "the data name no groups to compare"
 
     def _cuts(self, records: Records, losses: Sequence[Loss]) -> list[Cut]:
         """Compare every loss by every grouping and by class; all gaps are corrected together. Clearest first."""

@@ -68,10 +68,14 @@ def _name(folder: Path, stated: str) -> str:
 
 
 def _check_columns(path: Path, names: list[str]) -> None:
-    """Raise BadInput for columns without a name, and for two columns with the same one."""
+    """Raise BadInput for columns without a name, two with the same one, and almost the name of a special column."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
         raise BadInput(f"{path}: has two columns called {twice[0]!r}; rename or remove one")
+    for name in names:
+        meant = name.strip().lower()
+        if meant in _NOT_GROUPS and name != meant and "image" in {other.strip().lower() for other in names}:
+            raise BadInput(f"{path}: has a column called {name!r}; expected {meant!r}, or another name for a group")
     if any(not name.strip() for name in names):
         raise BadInput(
             f"{path}: column {next(i for i, name in enumerate(names) if not name.strip()) + 1} of {len(names)} has no"

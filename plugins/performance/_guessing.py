@@ -123,7 +123,7 @@ def compare_with_guessing(
             )
         ],
     )
-    undecided = "too few images to tell whether the model is better than guessing"
+    undecided = f"too few {kind if n_units is None else 'units'} to tell whether the model is better than guessing"
     if present < 2:
         undecided = "with images of one class only, it cannot be told whether the model is better than guessing"
     return Guessing(metrics, sentence, "" if decided else undecided, finding)

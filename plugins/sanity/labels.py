@@ -62,7 +62,7 @@ class Labels(Probe):
         if best is None and (objected := _objected(orders)):
             reason = f"no order of the classes explains the data: under {objected.name}, accuracy is"
             reason += f" {percent(objected.accuracy)}, but {objected.objection}"
-        elif best and other and (other.accuracy.value or 0.0) >= (best.accuracy.value or 0.0):
+        elif best and other and not best.explains_better(other.accuracy):
             reason = f"another preprocessing ({other.name}) explains the data at least as well as another order of the"
             reason += f" classes: accuracy {percent(other.accuracy)} against {percent(best.accuracy)};"
             reason += " see sanity.preprocessing"
@@ -70,10 +70,13 @@ class Labels(Probe):
         shown = best or max(orders, key=lambda order: (order.gain.low or 0.0, order.gain.value or 0.0))
         warning = best.warning(records.classes) if best else ""
         gain = _no_gain(len(frame)) if reason else shown.gain
+        reading = warning or "No other order fits better."
+        if best and other and other.accuracy.value == best.accuracy.value:
+            reading += f" Another preprocessing ({other.name}) explains the data as well; see sanity.preprocessing."
         finding = Finding(
             id="sanity.labels/best",
             title="Best other class order",
-            statement=f"{_statement(accuracy, shown, len(orders))} {warning or 'No other order fits better.'}",
+            statement=f"{_statement(accuracy, shown, len(orders))} {reading}",
             metric=gain,
             evidence=[_comparison(accuracy, orders), *([_names(shown, records)] if best else [])],
         )

@@ -91,10 +91,11 @@ def _doubt(best: Alternative, records: Records) -> str:
     order = fitting_order(
         other_orders(labels, predictions, list(used["image_id"]), records.classes, units=used.get("unit"))
     )
-    if order is None or (order.accuracy.value or 0.0) <= (best.accuracy.value or 0.0):
+    if order is None or not order.explains_better(best.accuracy):
         return ""
     return (
-        f"another order of the classes ({order.name}) explains the data better than the preset {best.name}: accuracy"
+        f"another order of the classes ({order.name}) explains the data at least as well as the preset {best.name}:"
+        f" accuracy"
         f" {percent(order.accuracy)} against {percent(best.accuracy)}; see sanity.labels"
     )
 

@@ -15,6 +15,7 @@ from auditor.model.artefact import Artefact
 from auditor.model.deployed import DeployedModel
 from auditor.model.identity import model_digest
 from auditor.model.loading.input_shape import Candidate, candidates, is_integer, is_tabular
+from auditor.model.loading.metadata import unusable_names
 from auditor.model.loading.sidecar import Sidecar, sidecar_path
 from auditor.model.preprocessing import InputTransform, Preprocessing
 from auditor.model.scores import Outputs, class_scores, look_at_outputs
@@ -156,6 +157,10 @@ def _class_names(
     if artefact.classes and (sidecar.classes is None or nearby):
         return tuple(artefact.classes), f"{path} (operator attribute)"
     if sidecar.classes is None:
+        warnings += [
+            f"{unusable}, so no class names were read from it; fix it, or state the names with --classes."
+            for unusable in unusable_names(path)
+        ]
         return None, ""
     if len(sidecar.classes) == n_classes:
         return sidecar.classes, origin

@@ -6,6 +6,7 @@ Each function returns the tables of a sidecar, ``{"input": {...}, "output": {...
 from __future__ import annotations
 
 import ast
+import codecs
 import json
 import re
 from collections import Counter
@@ -75,13 +76,35 @@ def class_file(path: Path) -> list[str]:
 def class_lines(path: Path) -> list[str]:
     """Read class names from a text file, one per line, with or without their index in front; empty if it is none."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        raw = path.read_bytes()
+        # Windows PowerShell writes UTF-16
+        encoding = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        lines = [line.strip() for line in raw.decode(encoding).splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError):
         return []
     numbered = [re.fullmatch(r"(\d+)\s*[:,;\t ]\s*(.+)", line) for line in lines]
     if lines and all(match is not None and int(match[1]) == i for i, match in enumerate(numbered)):
         lines = [match[2] for match in numbered if match is not None]
     return unique_names(lines) if len(lines) > 1 else []
+
+
+def unusable_names(model: Path) -> list[str]:
+    """Say which files next to the model seem to name its classes but cannot be used, and why."""
+    found = []
+    for path in (model.parent / name for name in NAME_FILES):
+        if path.is_file() and not class_lines(path):
+            found.append(f"{path}: expected text with one class name per line, at least two")
+    config = model.parent / "config.json"
+    if config.is_file():
+        try:
+            content = json.loads(config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            found.append(f"{config}: not readable as JSON ({error})")
+        else:
+            stated = content.get("id2label") if isinstance(content, dict) else None
+            if stated and not _listed_names(stated) and not _are_placeholders(stated):
+                found.append(f"{config}: expected id2label to name the classes 0, 1, 2, ...")
+    return found
 
 
 def unique_names(names: list[str]) -> list[str]:
@@ -130,8 +153,14 @@ def _listed_names(value: Any) -> list[str]:
     if not isinstance(value, list | tuple) or len(value) < 2 or not all(isinstance(v, str | int) for v in value):
         return []
     names = [str(name) for name in value]
-    placeholder = all(name in {f"LABEL_{i}", str(i)} for i, name in enumerate(names))
-    return [] if placeholder else unique_names(names)
+    if not all(name.strip() for name in names):
+        return []
+    return [] if _are_placeholders(dict(enumerate(names))) else unique_names(names)
+
+
+def _are_placeholders(names: Any) -> bool:
+    """Whether a map from index to name only repeats the index: LABEL_0, LABEL_1, or 0, 1."""
+    return isinstance(names, dict) and all(str(name) in {f"LABEL_{i}", str(i)} for i, name in names.items())
 
 
 def hugging_face(content: Mapping[str, Any]) -> Tables:

@@ -36,6 +36,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from auditor.data.labels import normal
 from auditor.data.resizing import Interpolation, Resize
 from auditor.errors import BadInput
 from auditor.model.loading import metadata
@@ -74,10 +75,10 @@ Crop = Annotated[
 
 
 def _names(least: int) -> Check:
-    """Expect a list of at least ``least`` different texts."""
+    """Expect a list of at least ``least`` different texts; names that only differ in Unicode form are equal."""
     return Check(
-        f"a list of at least {least} different texts",
-        lambda names: len(names) >= least and len(set(names)) == len(names),
+        f"a list of at least {least} different texts, none of them empty",
+        lambda names: len(names) >= least and len({normal(name) for name in names} - {""}) == len(names),
         {"minItems": least, "uniqueItems": True},
     )
 
