@@ -140,6 +140,11 @@ def test_place_of_a_gap_names_both_groups() -> None:
     assert place({"group": "sex", "value": "f"}) == " at sex f"
 
 
+def test_place_of_an_alternative_is_its_name() -> None:
+    assert place({"order": "alphabetical order"}) == " (alphabetical order)"
+    assert place({"preset": "imagenet"}) == " (imagenet)"
+
+
 # false alarms
 
 

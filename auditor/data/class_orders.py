@@ -34,7 +34,7 @@ def common_orders(classes: Sequence[str]) -> dict[str, Mapping]:
     count = np.arange(k)
     found: dict[str, Mapping] = {
         "alphabetical order": _sorted_by(classes, original),
-        "natural order": _sorted_by(classes, natural_key),
+        "natural order": _sorted_by(classes, lambda name: natural_key(original(name))),
         "alphabetical order without regard to case": _sorted_by(classes, lambda name: original(name).casefold()),
     }
     if k == 2:

@@ -265,6 +265,9 @@ def place(at: Mapping[str, Json]) -> str:
     """
     if set(at) == {"group"}:
         return f" by {at['group']}"
+    if set(at) in ({"order"}, {"preset"}):
+        # the name of an alternative: `` (alphabetical order)``
+        return f" ({next(iter(at.values()))})"
     text = measured_at(at)
     if text and "against" in at:
         return f" of {text}"
