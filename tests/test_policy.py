@@ -348,7 +348,7 @@ def test_threshold_level_matches_up_to_rounding() -> None:
     ("n", "units", "status"), [(2, None, "inconclusive"), (20, None, "fail"), (40, 2, "inconclusive")]
 )
 def test_interval_of_one_point_from_few_images_does_not_fail(n: int, units: int | None, status: str) -> None:
-    """A bootstrap of two equal values has an interval of one point, whatever the third would be."""
+    """A bootstrap of two equal values has an interval of one point, but a third value may differ."""
     judged = judge(probe(metric(0.1, 0.1, 0.1, n=n, units=units)), policy(rule()))
     assert judged["status"] == status
     assert ("from fewer than 20" in judged["reason"]) == (status == "inconclusive")
