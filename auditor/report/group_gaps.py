@@ -43,7 +43,7 @@ def group_gaps(audit: AuditRecord, limit: int = 5) -> GroupGaps:
     elif found:
         text = ""
     elif void := next((p for p in audit["probes"] if p["area"] == "bias" and p.get("invalidated_by")), None):
-        text = f"Gaps between groups are no evidence: {void['reason']}."
+        text = f"Gaps between groups are no evidence: {void['reason'].partition('; by itself: ')[0]}."
     elif largest_gap(audit):
         text = "No gap between groups is significant, which does not prove that there is none."
     else:

@@ -102,7 +102,9 @@ def _subgroups(audit: AuditRecord) -> str:
         return _sentence(title + nothing)
     probes = with_results(everything)
     if not any(_has_number(probe) for probe in probes):
-        return _sentence(title + "not measured" + _because(everything))
+        void = any(probe.get("invalidated_by") for probe in everything)
+        text = formatting.lower(group_gaps(audit, 1).text) if void else "not measured" + _because(everything)
+        return _sentence(title + text)
     gaps, largest = group_gaps(audit, 1), largest_gap(audit)
     if gaps.worst:
         gap = "gap between groups is" if gaps.found == 1 else "gaps between groups are"
