@@ -61,7 +61,7 @@ def match_labels(
             )
         found = _by_name(names, distinct, ordered)
         warning = (
-            f"Nothing states the order of the classes: {ALPHABETICAL} was assumed ({_listed(ordered, 4)}). A wrong"
+            f"Nothing states the order of the classes: {ALPHABETICAL} were assumed ({_listed(ordered, 4)}). A wrong"
             " order makes every accuracy wrong; give the names in the order of the model's outputs with --classes."
         )
         return MatchedLabels(indices=found, classes=ordered, source=ALPHABETICAL, warning=warning)

@@ -60,7 +60,9 @@ def judge(probe: ProbeRecord, policy: Policy) -> ProbeRecord:
         return {**result, "status": "informative", "reason": "the policy sets no threshold for it"}
     binding = [verdict for verdict in judged if not verdict.advisory] or judged
     open_ones = [verdict for verdict in binding if verdict.status == "inconclusive"]
-    first = (open_ones or binding)[0]
+    candidates = open_ones or binding
+    # the reason of a pass speaks of the key metric, if that was judged
+    first = next((verdict for verdict in candidates if verdict.metric in probe["metrics"][:1]), candidates[0])
     return {**result, "status": first.status, "reason": first.reason}
 
 
