@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import re
 import shutil
@@ -104,3 +105,23 @@ def test_missing_library_is_found(installed: dict[str, Path]) -> None:
 
 def test_onnx_runtime_and_torch_are_built_for_the_same_cuda() -> None:
     assert onnxruntime.cuda_version.split(".")[0] == torch.version.cuda.split(".")[0]
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to build a driver that finds no GPU")
+def test_provider_loads_with_a_driver_and_looks_for_devices(tmp_path: Path) -> None:
+    source = tmp_path / "driver.c"
+    # the only function of the driver that the provider links; it takes all others by name at run time
+    source.write_text("int cuTensorMapEncodeTiled(void) { return 999; }\n")
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run(["cc", "-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", library, source], check=True)
+    program = "from auditor.model.cuda_provider import describe_provider; print(*describe_provider(), sep='|')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "LD_LIBRARY_PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    provider, reason = done.stdout.strip().split("|")
+    assert provider == "CPUExecutionProvider"
+    assert re.fullmatch(r"CUDA failure \d+: .*driver.*", reason)

@@ -23,11 +23,9 @@ class Worker:
 
     def __init__(self, request: Request, device: str, batch_size: int, drop_copy: str) -> None:
         """Open model and images; ``drop_copy`` is why the differentiable copy is not used, empty if it is."""
-        from auditor.model.device import make_repeatable
         from auditor.plugin import registry
         from auditor.run.opening import open_audit
 
-        make_repeatable()
         plugins = registry.load()
         classifier, images = open_audit(plugins, request, find_suite(request.suite, plugins), device)
         classifier.batch_size = batch_size
