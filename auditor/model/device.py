@@ -143,6 +143,26 @@ def unused_gpu() -> str:
     return cuda_problem() if present else ""
 
 
+def finish(device: str) -> None:
+    """Wait until the device has computed everything that was asked of it; a CPU always has."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def free_memory() -> None:
+    """Return the memory of tensors that no longer exist to the GPU, where a larger block may then fit."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
+
+
 def make_repeatable() -> None:
     """Use full precision and deterministic algorithms, because robustness depends on small differences."""
     import torch
