@@ -1,6 +1,6 @@
 """The program of test_pretend_gpu.py: run one part on the pretend device and on the CPU, print the differences.
 
-    python pretend_parts.py audit|copies|operators|training FOLDER
+    python pretend_parts.py PART FOLDER
 
 The last line is JSON: {"unavailable": reason}, or {"differ": [...], "n": number of comparisons, "waits": ...}.
 """
@@ -251,8 +251,39 @@ def training(folder: Path) -> dict[str, Any]:
     return {"differ": differ, "n": len(expected)}
 
 
+def pgd_waits(folder: Path) -> dict[str, Any]:
+    """Count how often a step of PGD makes the host wait, for a batch in which no image is misclassified."""
+    from auditor.algorithms.balls import Ball
+    from auditor.algorithms.pgd import pgd
+    from auditor.run.opening import open_model
+
+    program = torch.export.export(network(), (torch.rand(2, 3, SIDE, SIDE),), strict=False)
+    torch.export.save(program, str(folder / "m.pt2"))
+    switch_on()
+    classifier = open_model(folder / "m.pt2", "cuda", trust=True)
+    x = classifier.tensor(np.random.default_rng(0).random((2, 3, SIDE, SIDE), dtype=np.float32))
+    labels = classifier.logits(x).argmax(1)
+    counts = {}
+    for norm in ("linf", "l2", "l1"):
+        seen = []
+        for steps in (10, 30):
+            pretend_gpu.reset()
+            pgd(
+                classifier.scaled_logits,
+                x,
+                labels,
+                ball=Ball(norm, 1e-6),
+                start=torch.zeros_like(x),
+                iterations=steps,
+                step=1e-7,
+            )
+            seen.append(pretend_gpu.waits())
+        counts[norm] = (seen[1] - seen[0]) / 20
+    return {"differ": [], "n": len(counts), "counts": counts}
+
+
 PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    part.__name__: part for part in (audit, copies, operators, training)
+    part.__name__: part for part in (audit, copies, operators, training, pgd_waits)
 }
 
 if __name__ == "__main__":

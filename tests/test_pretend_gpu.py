@@ -32,3 +32,11 @@ def test_results_equal_those_of_the_cpu(part: str, at_least: int, tmp_path: Path
     found = outcome(part, tmp_path)
     assert found["differ"] == []
     assert found["n"] >= at_least
+
+
+def test_pgd_waits_for_the_gpu_at_most_once_in_five_steps(tmp_path: Path) -> None:
+    counts = outcome("pgd_waits", tmp_path)["counts"]
+    assert counts["linf"] <= 0.2
+    assert counts["l2"] <= 0.2
+    # the projection onto the L1 ball asks whether Newton's steps have converged
+    assert counts["l1"] <= 3
