@@ -95,7 +95,7 @@ class Workers:
                 ray.init(num_cpus=count, log_to_driver=False, configure_logging=False, include_dashboard=False)
         resources = ray.cluster_resources()
         number = count or max(1, int(resources.get("CPU", 1)))
-        share = {"num_gpus": gpu_share(int(resources.get("GPU", 0)), number)} if on_gpu else {}
+        share: dict[str, Any] = {"num_gpus": gpu_share(int(resources.get("GPU", 0)), number)} if on_gpu else {}
         remote = ray.remote(num_cpus=1, **share)(Worker)
         drop_copy = "" if classifier.access == "white-box" else classifier.access_reason
         # a worker's GPUs are numbered from 0
