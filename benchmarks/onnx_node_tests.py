@@ -69,15 +69,21 @@ def is_close(result: Any, expected: Any, case: Any) -> bool:
     return bool(np.allclose(actual, expected, rtol=max(case.rtol, 1e-3), atol=max(case.atol, 1e-6), equal_nan=True))
 
 
-def judge(case: Any) -> tuple[str, str]:
-    """Return passed, refused or wrong, and the reason."""
+def on_device(value: Any, device: str) -> Any:
+    """Return a tensor, or the tensors of a list, on a device."""
+    return [on_device(item, device) for item in value] if isinstance(value, list) else value.to(device)
+
+
+def judge(case: Any, device: str = "cpu") -> tuple[str, str]:
+    """Return passed, refused or wrong, and the reason, for the module on a device."""
     try:
-        module = import_onnx(case.model)
+        module = import_onnx(case.model).to(device)
     except NoCopy as error:
         return REFUSED, str(error)
     for inputs, outputs in case.data_sets:
         try:
-            results = module(*[to_tensor(value) for value in inputs])
+            results = module(*[to_tensor(value).to(device) for value in inputs])
+            results = [on_device(result, "cpu") for result in results]
         except Exception as error:
             return REFUSED, f"at run time: {type(error).__name__}: {error}"
         if len(results) != len(outputs):

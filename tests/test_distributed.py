@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+from auditor.errors import BadInput
+from auditor.run.distributed import _visible_gpu, gpu_share
 
 
 def audit(digits: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -47,6 +53,35 @@ def test_ray_has_the_same_findings_and_reuses_records(digits: Path, tmp_path: Pa
     before = sorted(path.name for path in (tmp_path / "ray" / "records").rglob("shard-*.parquet"))
     assert audit(digits, tmp_path, "--out", "ray").returncode == 0
     assert sorted(path.name for path in (tmp_path / "ray" / "records").rglob("shard-*.parquet")) == before
+
+
+@pytest.mark.parametrize(
+    ("gpus", "workers", "share"), [(8, 3, 1.0), (8, 8, 1.0), (1, 3, 0.3333), (2, 3, 0.5), (1, 1, 1.0), (3, 16, 0.1666)]
+)
+def test_every_worker_gets_a_share_that_ray_accepts(gpus: int, workers: int, share: float) -> None:
+    assert gpu_share(gpus, workers) == share
+    # all workers fit: each GPU takes as many as their shares allow
+    assert gpus * int(1 / share + 1e-9) >= workers
+
+
+def test_ray_without_a_gpu_is_refused() -> None:
+    with pytest.raises(BadInput, match="Ray finds no GPU"):
+        gpu_share(0, 2)
+
+
+@pytest.mark.parametrize(
+    ("device", "before", "visible"),
+    [("cuda:1", None, "1"), ("cuda:1", "4,GPU-5", "GPU-5"), ("cuda", "4,5", "4,5"), ("auto", None, None)],
+)
+def test_workers_see_the_gpu_of_the_device(
+    device: str, before: str | None, visible: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if before is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before)
+    with _visible_gpu(device):
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
 
 
 def test_workers_without_ray_are_refused(digits: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import types
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import Result
 
 from auditor import (
@@ -28,10 +30,13 @@ from auditor import (
     hookimpl,
 )
 from auditor.errors import BadInput
+from auditor.model import deployed
 from auditor.model.artefact import Artefact
 from auditor.report import ReportFormat
+from auditor.run import measuring
 from auditor.run.budget import PILOT, Budget
 from auditor.run.folder import RunFolder
+from auditor.run.opening import open_model
 from auditor.run.request import Interrupted, Outcome, Request
 from auditor.run.session import run
 from auditor.run.writing import finish, prepare
@@ -287,6 +292,81 @@ def test_out_of_memory_halves_the_batch_without_losing_images(
     assert (max(batch_sizes), sum(batch_sizes)) == (2, 30)
     assert record(outcome)["metrics"][0]["n"] == 30
     assert not outcome.incomplete
+
+
+def test_out_of_memory_frees_the_tensors_of_failed_attempts(
+    plug: Plug, audit: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+    monkeypatch.setattr(measuring, "free_memory", lambda: alive.append(sum(ref() is not None for ref in failed)))
+
+    def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
+        if len(batch) > 3:
+            large = torch.zeros(4)
+            failed.append(weakref.ref(large))
+            raise RuntimeError("CUDA out of memory. Tried to allocate")
+        return {"value": batch.probabilities.max(axis=1)}
+
+    plug(broken(measure=measure))
+    audit(batch_size=16, probes=["sanity.bad"])
+    assert len(failed) > 2
+    assert alive.count(0) == len(alive) >= len(failed)
+
+
+def test_out_of_memory_in_the_deployed_model_frees_the_failed_attempt(
+    linear_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = open_model(linear_model(tmp_path / "m.onnx", np.eye(3), np.zeros(3), (3, 1, 1)), "cpu", trust=True)
+    real, failed, alive = classifier.artefact.scores, [], []
+
+    def scores(inputs: Any) -> Any:
+        if len(inputs) > 4:
+            large = torch.zeros(4)
+            failed.append(weakref.ref(large))
+            raise RuntimeError("Failed to allocate memory")
+        return real(inputs)
+
+    classifier.artefact = replace(classifier.artefact, scores=scores)
+    monkeypatch.setattr(deployed, "free_memory", lambda: alive.append(sum(ref() is not None for ref in failed)))
+    classifier.batch_size = 16
+    assert classifier.predict(np.zeros((20, 3, 1, 1), np.float32)).shape == (20, 3)
+    assert (classifier.batch_size, alive) == (4, [0, 0])
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda:0", 2048), ("cpu", 512)])
+def test_batch_size_is_chosen_by_finished_work_and_without_a_cap_on_a_gpu(
+    device: str, expected: int, clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pending = [0.0]
+
+    class Model:
+        access, batch_size, calls, fixed_batch = "white-box", 32, types.SimpleNamespace(), None
+
+        def predict(self, images: Any) -> None:
+            clock[0] += 1e-4
+
+        def gradient(self, images: Any) -> None:
+            # a GPU returns at once; up to 2048 images take equally long
+            pending[0] += 1e-3 * max(1, (len(images) / 2048) ** 1.5)
+
+    def finish(name: str) -> None:
+        assert name == device
+        clock[0], pending[0] = clock[0] + pending[0], 0.0
+
+    class FiveThousand:
+        def __len__(self) -> int:
+            return 5000
+
+        def pixels(self, ids: Any) -> Any:
+            return np.zeros((512, 1, 1, 1), np.float32)
+
+    monkeypatch.setattr(measuring, "finish", finish)
+    model = Model()
+    model.device = device
+    images = FiveThousand()
+    measuring.choose_batch_size(types.SimpleNamespace(classifier=model, images=images), None, [])
+    assert model.batch_size == expected
 
 
 def test_out_of_memory_for_a_single_image_is_an_error(plug: Plug, audit: Callable[..., Outcome]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -339,6 +341,18 @@ def test_shuffled_model_differs_and_the_model_is_unchanged(subject: tuple[Any, B
     assert again is not None
     np.testing.assert_array_equal(other.predict(batch.pixels), again.predict(batch.pixels))
     np.testing.assert_array_equal(classifier.logits(classifier.tensor(batch.pixels)).detach().numpy(), before)
+
+
+def test_shuffled_model_does_not_use_the_device_path_of_the_model(subject: tuple[Any, Batch]) -> None:
+    classifier, batch = subject
+    on_gpu = copy.copy(classifier)
+    on_gpu.artefact = replace(
+        classifier.artefact, device_scores=lambda inputs: classifier.artefact.scores(inputs.numpy())
+    )
+    other, expected = shuffled(on_gpu, RNG), shuffled(classifier, RNG)
+    assert other is not None
+    assert expected is not None
+    np.testing.assert_array_equal(other.predict(batch.pixels), expected.predict(batch.pixels))
 
 
 def measured(probe: Any, subject: tuple[Any, Batch]) -> Any:

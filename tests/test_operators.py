@@ -20,6 +20,7 @@ from auditor.errors import NoCopy
 from auditor.onnx.final_activation import cut_final_activation
 from auditor.onnx.graph import import_onnx
 from auditor.onnx.operators.microsoft import channel_block
+from auditor.onnx.operators.shape import ConstantOfShape
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 
@@ -350,3 +351,7 @@ def test_blocks_of_channels(tmp_path: Path) -> None:
         "MaxPool",
     }
     assert_same(optimised, torch.rand(3, 3, 32, 32))
+
+
+def test_constant_of_shape_without_a_value_is_on_the_device_of_the_module() -> None:
+    assert ConstantOfShape([2, 3], reference=torch.empty(0, device="meta")).device.type == "meta"

@@ -11,9 +11,11 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
+import torch
 from click.testing import Result
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from torch.overrides import TorchFunctionMode
 
 from auditor import statistics
 from auditor.data.resizing import Resizing, fit
@@ -22,6 +24,7 @@ from auditor.model import presets
 from auditor.model.loading import Sidecar, read_sidecar, resizing
 from auditor.model.loading.metadata import hugging_face, timm
 from auditor.model.preprocessing import Preprocessing
+from auditor.model.tabular import Feature, TabularPreprocessing
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
 from auditor.probes.base import Randomness, Records
@@ -398,3 +401,28 @@ def test_metadata_of_the_onnx_specification(tmp_path: Path, auditor_cli: Cli) ->
     result = auditor_cli("inspect", path)
     assert "pixels to [0, 255], mean [0.0], std [1.0], bgr; from" in result.output
     assert "(its own metadata)" in result.output
+
+
+@pytest.mark.parametrize("kind", ["images", "rows"])
+def test_constants_of_the_preprocessing_are_uploaded_once(kind: str) -> None:
+    class Uploads(TorchFunctionMode):
+        n = 0
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.n += func in (torch.tensor, torch.as_tensor, torch.from_numpy, torch.Tensor.new_tensor)
+            return func(*args, **(kwargs or {}))
+
+    transform: Any = Preprocessing(shape=(3, 2, 2), mean=(0.41, 0.42, 0.43), std=(0.21, 0.22, 0.23))
+    pixels = torch.rand(5, 3, 2, 2)
+    if kind == "rows":
+        features = tuple(Feature(f"f{i}", i / 7, i + 1.5, 1.0, whole=False) for i in range(3))
+        transform, pixels = TabularPreprocessing(features=features), torch.rand(5, 3)
+    expected = transform.apply(pixels.numpy())
+    # a cached constant must serve under autograd, even if the first pass had no gradient
+    with torch.inference_mode():
+        np.testing.assert_allclose(transform.differentiable(pixels).numpy(), expected, rtol=1e-5)
+    with Uploads() as uploads:
+        for _ in range(3):
+            x = pixels.clone().requires_grad_()
+            transform.differentiable(x).sum().backward()
+    assert uploads.n == 0

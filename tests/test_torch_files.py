@@ -120,6 +120,26 @@ def test_torchscript_with_a_gpu_constant_runs_on_the_selected_device(tmp_path: P
     check(opened(path), None)
 
 
+class Counting(torch.nn.Module):
+    """Creates tensors: traced on the CPU, its code names the CPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = x.flatten(1)[:, :4] + torch.arange(4) + torch.zeros(4)
+        return total * torch.linspace(0, 1, 4)
+
+
+def test_torchscript_traced_on_the_cpu_runs_on_another_device(tmp_path: Path) -> None:
+    path = traced(tmp_path / "m.pt", Counting(), 2)
+    inputs = torch.rand(2, *SHAPE, device="meta")
+    # "meta" stands for a GPU: it refuses tensors of the CPU, too
+    with warnings.catch_warnings(), torch.jit.optimized_execution(False):
+        # torch deprecates its own format
+        warnings.simplefilter("ignore")
+        with pytest.raises(RuntimeError):
+            torch.jit.load(str(path), map_location="meta")(inputs)
+        assert torch.jit.load(on_device(path, "meta"), map_location="meta")(inputs).device.type == "meta"
+
+
 # --- torch.export -----------------------------------------------------------------------------------------------------
 
 

@@ -31,12 +31,23 @@ class BestPoints:
     def see(self, rows: torch.Tensor, images: torch.Tensor, margins: torch.Tensor) -> torch.Tensor:
         """Record points of the rows; return True for rows whose search continues, (n,)."""
         better = margins > self.margin[rows]
-        at = rows[better]
-        self.images[at] = images[better]
-        self.margin[at] = margins[better]
+        if images.device.type == "cpu":
+            at = rows[better]
+            self.images[at] = images[better]
+            self.margin[at] = margins[better]
+        else:
+            self._write_all(rows, images, margins, better)
         if self._attempts == 1:
             return ~self.broken[rows]
         return self.broken.view(self._attempts, -1).cumsum(0).flatten()[rows] == 0
+
+    def _write_all(self, rows: torch.Tensor, images: torch.Tensor, margins: torch.Tensor, better: torch.Tensor) -> None:
+        """Write all rows, changed or not: a boolean index makes a GPU wait, and copies are cheap there."""
+        import torch
+
+        column = better.view(-1, *(1,) * (images.ndim - 1))
+        self.images[rows] = torch.where(column, images, self.images[rows])
+        self.margin[rows] = torch.where(better, margins, self.margin[rows])
 
     @property
     def broken(self) -> torch.Tensor:

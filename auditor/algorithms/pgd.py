@@ -40,19 +40,34 @@ def pgd(
     rows = torch.arange(len(clean), device=clean.device)
     x, centre, y = ball.project(clean + start, clean), clean, labels
     memory = torch.zeros_like(x)
+    active = torch.ones_like(rows, dtype=torch.bool)
     for iteration in range(iterations + 1):
         x = x.detach().requires_grad_()
         logits = model(x)
-        active = points.see(rows, x.detach(), margin(logits.detach(), y))
-        if iteration == iterations or not bool(active.any()):
+        # misclassified images that are still in the batch are not recorded again
+        margins = torch.where(active, margin(logits.detach(), y), -torch.inf)
+        active = active & points.see(rows, x.detach(), margins)
+        if iteration == iterations:
             break
+        kept = None
+        if iteration % checked_every(clean.device) == 0:
+            kept = active.nonzero()[:, 0]
+            if len(kept) == 0:
+                break
         (slope,) = torch.autograd.grad(soft_margin(logits, y).sum(), x)
         x = x.detach()
         if momentum:
             memory = momentum * memory + slope / per_image(length(slope, "l1").clamp_min(1e-30), slope.ndim)
             slope = memory
-        if not bool(active.all()):
+        if kept is not None and len(kept) < len(rows):
             # misclassified images leave the batch
-            rows, x, slope, memory, centre, y = (state[active] for state in (rows, x, slope, memory, centre, y))
+            rows, x, slope, memory, centre, y, active = (
+                state[kept] for state in (rows, x, slope, memory, centre, y, active)
+            )
         x = ball.project(x + step * ball.direction(slope, x), centre)
     return points
+
+
+def checked_every(device: torch.device) -> int:
+    """Return after how many steps misclassified images leave the batch: a GPU waits for their number."""
+    return 1 if device.type == "cpu" else 5

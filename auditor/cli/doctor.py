@@ -52,15 +52,21 @@ def _package(name: str) -> Check:
 
 
 def _cuda() -> Iterator[Check]:
-    import onnxruntime
     import torch
 
+    from auditor.model.cuda_provider import CUDA, describe_provider
+    from auditor.model.device import cuda_problem, unused_gpu
+
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    yield Check("CUDA in PyTorch", True, ", ".join(names) or "no device: audits run on the CPU, which is slower")
-    providers = onnxruntime.get_available_providers()
-    missing = bool(names) and "CUDAExecutionProvider" not in providers
-    advice = "ONNX models would run on the CPU; pip install onnxruntime-gpu" if missing else ""
-    yield Check(f"ONNX Runtime {onnxruntime.__version__}", not missing, ", ".join(providers), advice)
+    no_device = "" if names else f"no device ({cuda_problem()}): audits run on the CPU, which is slower"
+    yield Check("CUDA in PyTorch", not unused_gpu(), ", ".join(names) or no_device)
+    provider, reason = describe_provider()
+    runtime = version("onnxruntime-gpu") or version("onnxruntime")
+    why = f"; {CUDA} did not start: {reason}" if reason else ""
+    # without a GPU, the CPU is what an audit uses
+    missing = bool(names) and provider != CUDA
+    advice = "ONNX models run on the CPU although PyTorch finds a GPU; install what the reason names" if missing else ""
+    yield Check(f"ONNX Runtime {runtime}", not missing, f"{provider} ran a test model{why}", advice)
 
 
 def _pango() -> Check:

@@ -138,7 +138,7 @@ def compare_preprocessings(
     from auditor.run.opening import open_audit
     from auditor.run.request import Request
 
-    request = Request(model=path, data=data, overrides=overrides, trust_model=trust)
+    request = Request(model=path, data=data, device=device, overrides=overrides, trust_model=trust)
     suite = Suite("inspect", "", ["*"], samples=samples)
     classifier, images = open_audit(registry.load(), request, suite, pick_device(device))
     if images.labels is None:

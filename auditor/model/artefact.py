@@ -59,4 +59,6 @@ class Artefact:
     """Further facts for ``auditor inspect``: opset, operators, producer."""
     files: Sequence[Path] = ()
     """Further files in the model's folder that its predictions depend on, such as external data of an ONNX file."""
+    not_on_device: str = ""
+    """Why the deployed model runs on the CPU although another device was asked for; empty if it does not."""
     warnings: Sequence[str] = ()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.errors import NoCopy, NotFinite, first_line, is_out_of_memory
+from auditor.model.device import free_memory
 from auditor.model.scores import Activation, OutputDecoder, Outputs
 
 if TYPE_CHECKING:
@@ -321,8 +322,11 @@ class DeployedModel:
                 if self.fixed_batch or self.batch_size == 1 or not is_out_of_memory(error):
                     raise
                 self.batch_size //= 2
+            else:
+                start += len(piece)
                 continue
-            start += len(piece)
+            # after the except clause: an exception keeps the tensors of all frames that it left
+            free_memory()
         self.calls.forward += len(images)
         return np.concatenate(pieces) if pieces else np.zeros((0, self.n_classes), dtype=np.float32)
 

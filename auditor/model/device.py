@@ -6,9 +6,10 @@ import importlib.metadata
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from auditor.errors import BadInput
+from auditor.errors import BadInput, first_line
 
 _PACKAGES = {
     "torch": "torch",
@@ -20,6 +21,9 @@ _PACKAGES = {
     "weasyprint": "weasyprint",
 }
 
+
+_GPU_FOLDER = Path("/proc/driver/nvidia/gpus")
+"""Has one entry for each GPU of the NVIDIA driver on Linux."""
 
 _SMALL = 1024
 """Number of input values up to which a network is too small to gain from several threads."""
@@ -102,13 +106,61 @@ def pick_device(wanted: str) -> str:
         index = int(wanted.partition(":")[2] or 0)
         if index >= count:
             usable = f"cuda:0 to cuda:{count - 1}, or cpu" if count > 1 else "cuda:0 or cpu" if count else "cpu"
+            reason = "" if count else f" ({cuda_problem()})"
             raise BadInput(
-                f"--device {wanted}: CUDA devices that PyTorch finds: {count}; use {usable} (see `auditor doctor`)"
+                f"--device {wanted}: CUDA devices that PyTorch finds: {count}{reason}; use {usable} (see `auditor"
+                " doctor`)"
             )
         return f"cuda:{index}"
     if wanted == "mps" and not torch.backends.mps.is_available():
         raise BadInput("--device mps: PyTorch finds no Apple GPU; use --device cpu")
     return wanted
+
+
+def cuda_problem() -> str:
+    """Return why PyTorch finds no CUDA device."""
+    import warnings
+
+    import torch
+
+    if torch.version.cuda is None:
+        return f"PyTorch {torch.__version__} is built without CUDA"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.cuda.init()
+        except Exception as error:
+            # torch raises RuntimeError and AssertionError, and the driver's errors have own types
+            return first_line(error).partition(". ")[0].rstrip(".")
+    return "the driver shows none"
+
+
+def unused_gpu() -> str:
+    """Return why PyTorch uses no CUDA device although the machine has an NVIDIA GPU; "" if it has none."""
+    import torch
+
+    present = any(_GPU_FOLDER.glob("*")) and not torch.cuda.is_available()
+    return cuda_problem() if present else ""
+
+
+def finish(device: str) -> None:
+    """Wait until the device has computed everything that was asked of it; a CPU always has."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+    elif device == "mps":
+        torch.mps.synchronize()
+
+
+def free_memory() -> None:
+    """Return the memory of tensors that no longer exist to the GPU, where a larger block may then fit."""
+    import torch
+
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()
 
 
 def make_repeatable() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -121,12 +122,23 @@ class Preprocessing:
         if (low, high) != (0.0, 1.0):
             x = low + x * (high - low)
         if self.mean != (0.0,) or self.std != (1.0,):
-            x = (x - pixels.new_tensor(self.mean).view(1, -1, 1, 1)) / pixels.new_tensor(self.std).view(1, -1, 1, 1)
+            mean, std = (device_constant(values, pixels.device, pixels.dtype) for values in (self.mean, self.std))
+            x = (x - mean.view(1, -1, 1, 1)) / std.view(1, -1, 1, 1)
         if self.layout == "nhwc":
             x = x.permute(0, 2, 3, 1)
         if self.flat is not None:
             x = x.reshape(len(x), *self.flat)
         return x.to(torch.float16) if self.dtype == "float16" else x
+
+
+@lru_cache(maxsize=64)
+def device_constant(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Return numbers as a tensor (n,), uploaded once: a copy from host to device at every pass makes a GPU wait."""
+    import torch
+
+    # autograd refuses tensors that were made in inference mode
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device, dtype=dtype)
 
 
 def _integer_limits(dtype: str) -> tuple[float, float]:

@@ -103,12 +103,11 @@ class OutputDecoder:
 
 def _finite(logits: torch.Tensor) -> torch.Tensor:
     """Replace minus infinity as ``OutputDecoder.scores`` does."""
-    excluded = logits.isneginf()
-    if not bool(excluded.any()):
-        return logits
-    least = logits.detach().masked_fill(excluded, float("inf")).amin(1, keepdim=True)
     import torch
 
+    # without asking whether there is any: a GPU would wait for the answer at every pass
+    excluded = logits.isneginf()
+    least = logits.detach().masked_fill(excluded, float("inf")).amin(1, keepdim=True)
     return torch.where(excluded, least - _EXCLUDED, logits)
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from auditor.data.dataset import Source
 from auditor.errors import BadInput
+from auditor.model.preprocessing import device_constant
 
 _SAME = 1e-7
 """Largest difference of equal values, as a fraction of the range: float32 in [0, 1] and back errs by half of this."""
@@ -78,7 +79,10 @@ class TabularPreprocessing:
         """Like ``apply`` under autograd; whole numbers are scaled but not rounded."""
         import torch
 
-        rows = pixels * pixels.new_tensor(self._range) + pixels.new_tensor(self._low)
+        width, low = (
+            device_constant(tuple(values.tolist()), pixels.device, pixels.dtype) for values in (self._range, self._low)
+        )
+        rows = pixels * width + low
         return rows.to(torch.float16) if self.dtype == "float16" else rows
 
     @property

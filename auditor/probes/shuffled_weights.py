@@ -28,7 +28,8 @@ def shuffled(classifier: Classifier, rng: Randomness) -> Classifier | None:
     # the output of a copy without its final activation is logits
     outputs: Outputs = "logits" if classifier.artefact.cut else classifier.outputs
     return DeployedModel(
-        replace(classifier.artefact, copy=module, scores=_scores(module, classifier.device)),
+        # device_scores are those of the unchanged weights
+        replace(classifier.artefact, copy=module, scores=_scores(module, classifier.device), device_scores=None),
         classifier.preprocessing,
         path=classifier.path,
         sha256=classifier.sha256,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from auditor.data.dataset import Batch, Images
 from auditor.errors import NotFinite, first_line, is_out_of_memory
 from auditor.model.deployed import DeployedModel
+from auditor.model.device import finish, free_memory
 from auditor.probes.base import Probe, Randomness
 from auditor.run.folder import Cost, RunFolder
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 _CLEAN_BYTES = 256 << 20
 """Memory for clean predictions in bytes; further predictions are computed again."""
+
+_SMALLEST, _LARGEST_ON_CPU = 32, 512
+"""Batch sizes between which the fastest is searched; on a GPU, only memory and the number of images limit it."""
 
 _FLUSH_SECONDS = 2.0
 """Longest time that rows wait before they are written."""
@@ -81,6 +85,9 @@ class Measurer:
             if not is_out_of_memory(error) or len(ids) == 1:
                 raise
             self.classifier.batch_size = max(1, len(ids) // 2)
+        # after the except clause: an exception keeps the tensors of all frames that it left
+        batch = None
+        free_memory()
         half = len(ids) // 2
         parts = [self._rows(probe, ids[:half]), self._rows(probe, ids[half:])]
         tables = [table for table, _ in parts if table is not None]
@@ -117,11 +124,15 @@ class Measurer:
         if not unknown:
             return {image_id: self._clean[image_id] for image_id in ids}
         try:
-            fresh = dict(zip(unknown, self.classifier.predict(self.images.pixels(unknown)), strict=True))
+            fresh: dict[str, NDArray[np.float32]] | None = dict(
+                zip(unknown, self.classifier.predict(self.images.pixels(unknown)), strict=True)
+            )
         except NotFinite as error:
             if len(ids) == 1:
                 self.unscored[ids[0]] = first_line(error)
                 return {}
+            fresh = None
+        if fresh is None:
             half = len(ids) // 2
             return self._predicted(ids[:half]) | self._predicted(ids[half:])
         if (len(self._clean) + len(fresh)) * fresh[unknown[0]].nbytes <= _CLEAN_BYTES:
@@ -174,15 +185,24 @@ def choose_batch_size(measurer: Measurer, wanted: int | None, ids: Sequence[str]
     if wanted:
         classifier.batch_size = wanted
         return
-    classifier.batch_size = tune(classifier, measurer.images.pixels(ids))
+    largest = None if classifier.device == "cpu" else len(measurer.images)
+    classifier.batch_size = tune(classifier, measurer.images.pixels(ids), largest)
     classifier.calls.forward = classifier.calls.backward = 0
 
 
-def tune(classifier: DeployedModel, pixels: NDArray[np.float32]) -> int:
-    """Return the batch size with the highest throughput, found by doubling; ``pixels`` are (n, c, h, w)."""
+def tune(classifier: DeployedModel, pixels: NDArray[np.float32], largest: int | None = None) -> int:
+    """Return the batch size with the highest throughput, found by doubling.
+
+    Args:
+        classifier: the model.
+        pixels: images (n, c, h, w); they are repeated for batches of more than n.
+        largest: size after which no larger one is tried, by default 512 or n; memory may end the search earlier.
+    """
+    largest = largest or min(_LARGEST_ON_CPU, len(pixels))
     rates: dict[int, float] = {}
     began = time.monotonic()
-    for size in (32, 64, 128, 256, 512):
+    size = _SMALLEST
+    while True:
         piece = np.resize(pixels, (size, *pixels.shape[1:]))
         classifier.batch_size = size
         try:
@@ -195,8 +215,10 @@ def tune(classifier: DeployedModel, pixels: NDArray[np.float32]) -> int:
             # memory ran out; predict has found a size that fits
             return classifier.batch_size
         rates[size] = size / seconds
-        if size >= len(pixels) or time.monotonic() - began > 2.0 or rates[size] < 0.8 * max(rates.values()):
+        if size >= largest or time.monotonic() - began > 2.0 or rates[size] < 0.8 * max(rates.values()):
             break
+        size *= 2
+    free_memory()
     # the largest size within 5 % of the best: the cost per batch counts least
     return max(size for size, rate in rates.items() if rate >= 0.95 * max(rates.values()))
 
@@ -207,6 +229,8 @@ def _timed(classifier: DeployedModel, pixels: NDArray[np.float32]) -> float:
     classifier.predict(pixels)
     if classifier.access == "white-box":
         classifier.gradient(pixels)
+    # a GPU computes after the call returned
+    finish(classifier.device)
     return max(time.monotonic() - start, 1e-9)
 
 

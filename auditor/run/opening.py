@@ -14,7 +14,7 @@ from auditor.errors import BadInput
 from auditor.findings.record import Json
 from auditor.model.artefact import Artefact
 from auditor.model.deployed import DeployedModel
-from auditor.model.device import pick_device
+from auditor.model.device import make_repeatable, pick_device, unused_gpu
 from auditor.model.loading import Sidecar, build, is_tabular, read_sidecar, resizing, wanted_output
 from auditor.model.tabular import of_table
 from auditor.plugin import registry, suite
@@ -30,6 +30,7 @@ Overrides = Mapping[str, Mapping[str, Json]]
 def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: str) -> tuple[DeployedModel, Images]:
     """Open the classifier and its images, and match labels to classes. Raises BadInput for unusable files."""
     artefact = _open_artefact(plugins, request.model, device, request.overrides, trust=request.trust_model)
+    artefact = _check_device(request.model, artefact, request.device, device)
     sidecar = _sidecar(request.model, artefact, request.overrides)
     source = _find_source(plugins, request, sidecar)
     samples = request.samples or suite.samples
@@ -136,15 +137,45 @@ def _match(classifier: DeployedModel, images: Images) -> None:
 
 
 def open_model(
-    path: Path, device_name: str, overrides: Overrides | None = None, *, trust: bool = False
+    path: Path,
+    device_name: str,
+    overrides: Overrides | None = None,
+    *,
+    trust: bool = False,
+    may_fall_back: bool = False,
 ) -> DeployedModel:
-    """Open the classifier without data, on a device ("auto" for the best one). Raises BadInput for an unusable file."""
+    """Open the classifier without data, on a device ("auto" for the best one).
+
+    Raises BadInput for an unusable file, and for a deployed model that cannot run on the device, unless the device is
+    "auto" or the model ``may_fall_back`` to the CPU.
+    """
     sandbox = load_in_sandbox(path, overrides, trust=trust)
     plugins = registry.load()
     device = pick_device(device_name)
     sandbox.finish()
     artefact = _open_artefact(plugins, path, device, overrides or {}, trust=trust)
+    artefact = _check_device(path, artefact, "auto" if may_fall_back else device_name, device)
     return build(path, artefact, _sidecar(path, artefact, overrides or {}), device=device)
+
+
+def _check_device(path: Path, artefact: Artefact, wanted: str, device: str) -> Artefact:
+    """Warn if "auto" did not get the GPU, for the copy or for the deployed model.
+
+    Raises BadInput if the deployed model cannot run on a device that was asked for by name.
+    """
+    if artefact.not_on_device and wanted != "auto":
+        raise BadInput(
+            f"--device {wanted}: {path} cannot run on it: {artefact.not_on_device}; install what is missing (see"
+            " `auditor doctor`), or use --device auto or --device cpu"
+        )
+    warnings = []
+    if artefact.not_on_device:
+        warnings.append(
+            f"The deployed model runs on the CPU and not on {device}: {artefact.not_on_device} (see `auditor doctor`)."
+        )
+    elif wanted == "auto" and device == "cpu" and (reason := unused_gpu()):
+        warnings.append(f"The audit runs on the CPU although this machine has an NVIDIA GPU: {reason}.")
+    return replace(artefact, warnings=[*artefact.warnings, *warnings]) if warnings else artefact
 
 
 def _sidecar(path: Path, artefact: Artefact, overrides: Overrides) -> Sidecar:
@@ -156,6 +187,7 @@ def _tables(overrides: Overrides) -> dict[str, dict[str, Json]]:
 
 
 def _open_artefact(plugins: Registry, path: Path, device: str, overrides: Overrides, *, trust: bool) -> Artefact:
+    make_repeatable()
     if not path.exists():
         raise BadInput(f"{path}: no such file")
     if path.is_dir():

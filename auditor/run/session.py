@@ -17,7 +17,7 @@ from auditor.data.dataset import Images, Pixels
 from auditor.errors import BadInput, NotFinite, first_line
 from auditor.findings.record import ProbeRecord
 from auditor.model.deployed import DeployedModel
-from auditor.model.device import make_repeatable, pick_device, threads_for
+from auditor.model.device import pick_device, threads_for
 from auditor.plugin import registry
 from auditor.plugin.registry import Registry
 from auditor.plugin.suite import Suite, find_suite
@@ -56,7 +56,6 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
     formats = pick_formats(plugins, request.formats, request.paper)
     probes = choose_probes(plugins, suite, request)
     device = pick_device(request.device)
-    make_repeatable()
     sandbox.finish()
     classifier, images = open_audit(plugins, request, suite, device)
     out = request.out or Path("audits") / f"{request.model.stem}-{classifier.sha256[:8]}"

@@ -31,7 +31,8 @@ def open_surrogate(path: str, digest: str, device: str) -> DeployedModel:
     del digest
     from auditor.run.opening import open_model
 
-    return open_model(Path(path), device)
+    # only the copy is used, which is on the device
+    return open_model(Path(path), device, may_fall_back=True)
 
 
 def check_surrogate(path: str, run: RunContext) -> None:

@@ -13,44 +13,24 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-_CPU = ["CPUExecutionProvider"]
-_CUDA = "CUDAExecutionProvider"
+
+def start_session(path: Path, device: str) -> tuple[onnxruntime.InferenceSession, str]:
+    """Return a session of the deployed model, and why it is not on the device ("" if it is)."""
+    from auditor.model.cuda_provider import start_on_cuda
+
+    session, reason = start_on_cuda(str(path), _index(device)) if device.startswith("cuda") else (None, "")
+    # an unusable file fails on the CPU, too, which gives the better message
+    return (session, "") if session is not None else (_start(path), reason)
 
 
-def start_session(path: Path, device: str) -> tuple[onnxruntime.InferenceSession, list[str]]:
-    """Return a session of the deployed model, on the device if possible, and warnings."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    # deployed model and copy alternate on the same cores; spinning threads would slow each other down
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    if not device.startswith("cuda"):
-        return _start(path, options), []
-    problem = ""
-    try:
-        # ONNX Runtime finds the CUDA libraries of torch's wheels once they are loaded
-        onnxruntime.preload_dlls()
-        # full precision, and an algorithm that does not depend on the load of the GPU at start
-        settings = {"device_id": _index(device), "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
-        session = onnxruntime.InferenceSession(str(path), options, providers=[(_CUDA, settings), *_CPU])
-        if session.get_providers()[0] == _CUDA:
-            return session, []
-    except Exception as error:
-        # ONNX Runtime's exceptions share no base class; an unusable file fails on the CPU, too
-        problem = f" ({_first_line(error)})"
-    return _start(path, options), [
-        f"ONNX Runtime could not start its CUDA provider{problem}, so the deployed model runs on the CPU; see `auditor"
-        " doctor`"
-    ]
-
-
-def _start(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def _start(path: Path) -> onnxruntime.InferenceSession:
     """Return a session on the CPU."""
     import onnxruntime
 
+    from auditor.model.cuda_provider import CPU, quiet_options
+
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=_CPU)
+        return onnxruntime.InferenceSession(str(path), quiet_options(), providers=[CPU])
     except Exception as error:
         raise BadInput(f"{path}: ONNX Runtime cannot load it: {_first_line(error)}") from None
 
@@ -78,7 +58,9 @@ def device_scores(
     session: onnxruntime.InferenceSession, name: str, output: str, device: str
 ) -> Callable[[torch.Tensor], NDArray[Any]] | None:
     """Return the function from model inputs on the GPU to scores on the host; None if the session is on the CPU."""
-    if session.get_providers()[0] != _CUDA:
+    from auditor.model.cuda_provider import CUDA
+
+    if session.get_providers()[0] != CUDA:
         return None
 
     def run(inputs: torch.Tensor) -> NDArray[Any]:

@@ -38,7 +38,8 @@ def _open(path: Path, device: str, output: str) -> Artefact:
     model, files = _read(path)
     model_input = _only_input(path, model)
     selected = select_output(path, model, output)
-    session, warnings = start_session(path, device)
+    session, not_on_device = start_session(path, device)
+    warnings = []
     shape, dtype = declared_input(model_input)
     operators = sorted({node.op_type for node in model.graph.node})
     copy, reason, cut = _copy(model, selected)
@@ -69,6 +70,7 @@ def _open(path: Path, device: str, output: str) -> Artefact:
         properties={entry.key: entry.value for entry in model.metadata_props},
         details=_details(model, model_input.name, selected, operators),
         files=files,
+        not_on_device=not_on_device,
         warnings=warnings,
     )
 

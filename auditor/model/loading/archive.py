@@ -125,13 +125,13 @@ def _first_shape(content: bytes) -> tuple[int, ...]:
 
 
 def on_device(path: Path, device: str) -> IO[bytes] | Path:
-    """Return a TorchScript file with the GPU in its code replaced by ``device``; any other file unchanged.
+    """Return a TorchScript file with the devices in its code replaced by ``device``; any other file unchanged.
 
-    ``map_location`` moves only the weights. Code traced on a GPU names it wherever it creates a tensor.
+    ``map_location`` moves only the weights. Traced code names the device of the trace wherever it creates a tensor.
     """
     with open_zip(path, path, "a TorchScript archive") as archive:
         files = {name: read_entry(archive, name, path) for name in archive.namelist() if name.endswith(".py")}
-        changed = {name: _GPU.sub(f'torch.device("{device}")'.encode(), code) for name, code in files.items()}
+        changed = {name: _DEVICE.sub(f'torch.device("{device}")'.encode(), code) for name, code in files.items()}
         if changed == files:
             return path
         moved = io.BytesIO()
@@ -142,7 +142,7 @@ def on_device(path: Path, device: str) -> IO[bytes] | Path:
     return moved
 
 
-_GPU = re.compile(rb'torch\.device\("cuda(:\d+)?"\)')
+_DEVICE = re.compile(rb'torch\.device\("(cpu|cuda|mps|xpu)(:\d+)?"\)')
 _ENTRIES = re.compile(
     r"(\.data/\w+|archive_format|archive_version|byteorder|version|models/model\.json|data/sample_inputs/model\.pt"
     r"|data/(weights|constants)/[\w.]+|extra/.*)"

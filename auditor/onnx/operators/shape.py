@@ -266,7 +266,7 @@ def ConstantOfShape(input: list[int], *, reference: Tensor, value: Tensor | None
     """Create a tensor filled with one value (float zero by default)."""
     check_size(input, "ConstantOfShape")
     if value is None:
-        return torch.zeros(input, dtype=reference.dtype)
+        return torch.zeros(input, dtype=reference.dtype, device=reference.device)
     return value.reshape(()).expand(input).clone()
 
 
