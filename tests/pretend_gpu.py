@@ -4,7 +4,7 @@ What a GPU refuses is refused: operands on two devices, ``.numpy()``, integer ma
 the host is counted by line of the auditor: ``.item()``, ``bool()``, boolean masks, copies. TorchScript, streams, TF32,
 rounding of real kernels and memory limits are not covered.
 
-``switch_on`` changes the whole process and cannot be undone: use it in a process of its own. It rests on torch's
+``switch_on`` changes the whole process and cannot be undone: use it in a separate process. It rests on torch's
 experimental Python backend (PrivateUse1) and raises ``Unavailable`` if that has changed.
 """
 
