@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from auditor.compare.comparison import compare
 from auditor.report import comparison
 from auditor.report.html import render_html
 
@@ -57,11 +58,13 @@ def comparisons(audit: dict[str, Any], folder: Path) -> list[Path]:
                 metric |= {"value": metric["value"] / 3, "low": metric["value"] / 4, "high": metric["value"] / 2}
     runs, files = [], []
     for number, one in enumerate([audit, *others]):
+        # runs of models with other classes cannot be compared
+        one["model"]["classes"] = audit["model"]["classes"]
         runs.append(folder / f"run{number}")
         runs[-1].mkdir()
         (runs[-1] / "audit.json").write_text(json.dumps(one))
     for count in (2, 3):
-        compared = runs.compare(runs[:count])
+        compared = compare(runs[:count])
         files.append(folder / f"comparison{count}.html")
         files[-1].write_bytes(comparison.render_html(compared))
     return files

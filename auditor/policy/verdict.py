@@ -61,7 +61,7 @@ def judge(probe: ProbeRecord, policy: Policy) -> ProbeRecord:
     binding = [verdict for verdict in judged if not verdict.advisory] or judged
     open_ones = [verdict for verdict in binding if verdict.status == "inconclusive"]
     candidates = open_ones or binding
-    # the reason of a pass speaks of the key metric, if that was judged
+    # the reason of a pass is about the key metric, if that was judged
     first = next((verdict for verdict in candidates if verdict.metric in probe["metrics"][:1]), candidates[0])
     return {**result, "status": first.status, "reason": first.reason}
 
