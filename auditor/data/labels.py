@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from auditor.errors import BadInput
+from auditor.findings.formatting import counted
 from auditor.printable import original
 
 ALPHABETICAL = "the label names of the data in alphabetical order"
@@ -53,11 +54,10 @@ def match_labels(
         # folder readers sort file names, not their escapes
         ordered = sorted({normal(name) for name in distinct}, key=original)
         if len(ordered) != n_classes:
-            counted = f"{len(ordered)} label{'' if len(ordered) == 1 else 's'}"
             raise BadInput(
-                f"the data has {counted} ({_listed(ordered)}) and the model {n_classes} unnamed classes, so"
-                " they cannot be matched; give the names in the order of the model's outputs with --classes, or under"
-                " [output] classes in the sidecar MODEL.audit.toml"
+                f"the data has {counted(len(ordered), 'label')} ({_listed(ordered)}) and the model {n_classes} unnamed"
+                " classes, so they cannot be matched; give the names in the order of the model's outputs with"
+                " --classes, or under [output] classes in the sidecar MODEL.audit.toml"
             )
         found = _by_name(names, distinct, ordered)
         warning = (

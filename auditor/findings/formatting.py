@@ -114,13 +114,13 @@ def interval(metric: Metric | MetricRecord, spec: Spec | None = None) -> str:
 def sample_size(metric: Metric | MetricRecord) -> str:
     """Format the number of images, with that of their units if the interval is over units: ``1200, 120 units``."""
     n, units = (metric["n"], metric.get("units")) if isinstance(metric, Mapping) else (metric.n, metric.units)
-    return str(n) if units is None else f"{n}, {units} unit{'' if units == 1 else 's'}"
+    return str(n) if units is None else f"{n}, {counted(units, 'unit')}"
 
 
 def of_units(data: DataRecord) -> str:
     """Format the number of units of the data after that of the images: `` of 120 units``; empty without units."""
     units = data.get("units")
-    return "" if units is None else f" of {units['n']} unit{'' if units['n'] == 1 else 's'} ({units['name']})"
+    return "" if units is None else f" of {counted(units['n'], 'unit')} ({units['name']})"
 
 
 def percent(metric: Metric) -> str:
@@ -184,6 +184,17 @@ def probability(p: float | None) -> str:
     if p < 0.001:
         return "< 0.001"
     return f"{p:.2g}" if p < 0.995 else "1"
+
+
+def p_value(p: float) -> str:
+    """Format a p-value in a sentence: ``p = 0.031``, ``p < 0.001``."""
+    text = probability(p)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
+
+
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: ``1 gap``, ``3 gaps``."""
+    return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def cell(content: CellRecord, style: str) -> str:

@@ -106,7 +106,7 @@ def verdict(
     reasons = [f"{p['id']} broke" for p in probes if p["status"] == "error"]
     reasons += [f"plugin {name} is broken" for name in broken]
     if unanswered:
-        images = "1 image" if unanswered == 1 else f"{unanswered} images"
+        images = formatting.counted(unanswered, "image")
         reasons.append(f"finite scores: the model returned NaN or infinity for {images}")
     reasons += [
         f"{probe_id}: {status.get(probe_id, 'not run')}"
@@ -147,7 +147,7 @@ def _consequence(failed: Sequence[ProbeRecord], probes: Sequence[ProbeRecord], p
         n = sum(probe.get("invalidated_by") == check["id"] for probe in probes)
         reasons = [void.reason for void in policy.invalidations if void.when == check["id"]]
         if n and reasons:
-            others = "1 other probe is" if n == 1 else f"{n} other probes are"
+            others = formatting.counted(n, "other probe is", "other probes are")
             texts.append(f"{reasons[0]} (for this reason, {others} inconclusive)")
     return "".join(f"; {text}" for text in texts)
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from auditor.findings import formatting
 from auditor.findings.evidence import Axis, Cell, Curve, Point, Series, Table
 from auditor.findings.finding import Finding
-from auditor.findings.formatting import percent, place, probability
+from auditor.findings.formatting import counted, percent, place, probability
 from auditor.findings.metric import Metric, Scalar
 from auditor.probes.base import Probe, Records
 from auditor.probes.gap_statistics import share_cell, shares
-from auditor.probes.gaps import ALPHA, Gap, Stratum, counted, find_gaps
+from auditor.probes.gaps import ALPHA, Gap, Stratum, find_gaps
 
 if TYPE_CHECKING:
     import pandas as pd

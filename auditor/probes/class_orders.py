@@ -9,13 +9,13 @@ same images; p-values are adjusted with Holm's method, intervals with Bonferroni
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.data.class_orders import common_orders, reordered
 from auditor.findings.formatting import percent
 from auditor.probes.gaps import ALPHA
+from auditor.probes.paired_accuracy import is_better, paired_accuracy
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +54,7 @@ class ClassOrder(NamedTuple):
     @property
     def fits(self) -> bool:
         """Whether the order is significantly better than the one in use, and a plausible order."""
-        return self.p_value < ALPHA and (self.gain.low or 0.0) > 0 and not self.objection
+        return is_better(self.p_value, self.gain) and not self.objection
 
     def explains_better(self, preset: Metric) -> bool:
         """Whether it explains the data better than another preprocessing with the accuracy ``preset``.
@@ -111,20 +111,15 @@ def other_orders(
     found = []
     for name, mapping, tested in candidates:
         used, other = (labels == predictions)[tested], (mapping[labels] == predictions)[tested]
-        gained, lost = int((other & ~used).sum()), int((used & ~other).sum())
-        change, among = other.astype(int) - used.astype(int), statistics.keep(units, tested)
-        effective = statistics.effective_change(change, among)
-        interval = statistics.matched(*effective, confidence=1 - ALPHA / len(candidates))
-        accuracy = statistics.proportion("accuracy", other, at={"order": name}, units=among)
+        among = statistics.keep(units, tested)
+        compared = paired_accuracy(
+            other, used, gain="class_order_gain", at={"order": name}, alternatives=len(candidates), units=among
+        )
         order = ClassOrder(
+            **compared._asdict(),
             name=name,
             mapping=mapping,
-            accuracy=accuracy,
             used=statistics.proportion("accuracy", used, at={"order": "in use"}, units=among),
-            gain=_gain(interval, accuracy),
-            only_other=gained,
-            only_used=lost,
-            p_value=statistics.sign_flip(change, among),
             objection=_objection(mapping, labels[tested], predictions[tested], among),
         )
         found.append(order)
@@ -143,11 +138,6 @@ def majority_share(labels: NDArray[np.int64]) -> float:
     import numpy as np
 
     return float(np.bincount(labels).max() / len(labels)) if len(labels) else 0.0
-
-
-def _gain(interval: tuple[float | None, ...], accuracy: Metric) -> Metric:
-    value, low, high = interval
-    return replace(accuracy, name="class_order_gain", value=value, low=low, high=high)
 
 
 def _matching(

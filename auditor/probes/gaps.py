@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from auditor.findings.formatting import measured, points, probability, sample_size
+from auditor.findings.formatting import counted, measured, p_value, points, sample_size
 from auditor.findings.metric import Metric, Scalar
 from auditor.probes.gap_statistics import Statistic
 
@@ -69,9 +69,7 @@ class Gap:
     @property
     def test(self) -> str:
         """The test with its p-value: ``p < 0.001 (Fisher, Holm over 12 comparisons)``."""
-        text = probability(self.p_value)
-        text = text if text.startswith("<") else f"= {text}"
-        return f"p {text} ({self.stratum.statistic.test}, Holm over {counted(self.tests, 'comparison')})"
+        return f"{p_value(self.p_value)} ({self.stratum.statistic.test}, Holm over {counted(self.tests, 'comparison')})"
 
     def estimate(self, group: str) -> Metric:
         """Return the statistic of one of the two groups with its own 95 % interval."""
@@ -93,11 +91,6 @@ class Gap:
             f" (n = {sample_size(other)})."
             f" Corrected {self.test}."
         )
-
-
-def counted(n: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun: ``1 gap``, ``3 gaps``."""
-    return f"{n} {noun if n == 1 else plural or noun + 's'}"
 
 
 def find_gaps(strata: Sequence[Stratum]) -> list[Gap]:
@@ -163,8 +156,8 @@ def _of_stratum(stratum: Stratum, confidence: float) -> list[Gap]:
             at={**stratum.at, stratum.key: name, "against": names[j]},
             units=stratum.statistic.count_units(cells[i], cells[j]),
         )
-        p_value = min(1.0, (len(names) - 1) * stratum.statistic.p_lower(lower, higher))
-        gaps.append(Gap(stratum=stratum, group=name, against=names[j], metric=metric, p_value=p_value))
+        p = min(1.0, (len(names) - 1) * stratum.statistic.p_lower(lower, higher))
+        gaps.append(Gap(stratum=stratum, group=name, against=names[j], metric=metric, p_value=p))
     return gaps
 
 

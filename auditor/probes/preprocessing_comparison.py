@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from auditor.findings.metric import Metric
 from auditor.model.presets import PRESETS
 from auditor.probes.class_orders import majority_share
-from auditor.probes.gaps import ALPHA
+from auditor.probes.paired_accuracy import is_better, paired_accuracy
 from auditor.probes.units import units_by_image
 
 _ENOUGH = 5
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
+
+    from auditor.findings.metric import Metric
 
 
 class Alternative(NamedTuple):
@@ -36,7 +37,7 @@ class Alternative(NamedTuple):
     @property
     def better(self) -> bool:
         """Whether it is significantly better than the preprocessing in use."""
-        return self.p_value < ALPHA and (self.gain.low or 0.0) > 0
+        return is_better(self.p_value, self.gain)
 
 
 def compare_preprocessings(frame: pd.DataFrame) -> list[Alternative]:
@@ -55,15 +56,15 @@ def compare_preprocessings(frame: pd.DataFrame) -> list[Alternative]:
     units = units_by_image(frame, used.index)
     found = []
     for name, values in correct.items():
-        other = values.reindex(used.index)
-        gained, lost = int((other & ~used).sum()), int((used & ~other).sum())
-        change = other.astype(int) - used.astype(int)
-        effective = statistics.effective_change(change, units)
-        interval = statistics.matched(*effective, confidence=1 - ALPHA / len(correct))
-        at = {"preset": name}
-        accuracy = statistics.proportion("accuracy", other, at=at, units=units)
-        gain = Metric(name="preprocessing_gain", **interval._asdict(), n=len(used), at=at, units=accuracy.units)
-        found.append(Alternative(name, accuracy, gained, lost, gain, statistics.sign_flip(change, units)))
+        compared = paired_accuracy(
+            values.reindex(used.index),
+            used,
+            gain="preprocessing_gain",
+            at={"preset": name},
+            alternatives=len(correct),
+            units=units,
+        )
+        found.append(Alternative(**compared._asdict(), name=name))
     adjusted = statistics.holm([other.p_value for other in found])
     return [other._replace(p_value=p) for other, p in zip(found, adjusted, strict=True)]
 

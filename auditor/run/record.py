@@ -14,6 +14,7 @@ import auditor
 from auditor.data.dataset import Images
 from auditor.findings.encoding import plain
 from auditor.findings.finding import Conclusion, Status
+from auditor.findings.formatting import counted
 from auditor.findings.record import AuditRecord, DataRecord, FindingRecord, InputRecord, ModelRecord, ProbeRecord
 from auditor.model.deployed import DeployedModel
 from auditor.model.device import describe
@@ -214,10 +215,9 @@ def _unit_warnings(images: Images) -> list[str]:
         count = len(set(images.units))
         if count >= FEW_UNITS:
             return []
-        noun = "unit" if count == 1 else "units"
         return [
-            f"The images belong to {count} {noun} (column {images.unit_name}). With fewer than {FEW_UNITS}, intervals"
-            " and tests over units are unreliable."
+            f"The images belong to {counted(count, 'unit')} (column {images.unit_name}). With fewer than {FEW_UNITS},"
+            " intervals and tests over units are unreliable."
         ]
     if images.near_duplicates < max(2, _DUPLICATES_WARNED * len(images)):
         return []

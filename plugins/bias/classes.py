@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor import Conclusion, Finding, Meta, MetricSpec, Records
-from auditor.findings.formatting import points, sample_size
+from auditor.findings.formatting import counted, points, sample_size
 from auditor.plugins.bias._confusions import asymmetry_finding
 from auditor.probes.breakdown import Breakdown, Column, Comparison, compare, gap_table, share_comparison
 from auditor.probes.gap_statistics import share_cell
-from auditor.probes.gaps import counted
 from auditor.probes.shared_metrics import RECALL
 from auditor.probes.units import unit_codes
 

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, PerImage, Records, Table
-from auditor.findings.formatting import points, sample_size
+from auditor.findings.formatting import counted, points, sample_size
 from auditor.plugins.bias._fairness import FAIRNESS
 from auditor.plugins.bias._group_rates import class_rates_table, fairness_table, fairness_tests, profile_table
 from auditor.plugins.bias._rate_gaps import listed, rate_findings, rate_strata
 from auditor.probes.breakdown import Breakdown, Comparison, compare, gap_table, share_comparison, share_counts
-from auditor.probes.gaps import Gap, clearness, counted
+from auditor.probes.gaps import Gap, clearness
 from auditor.probes.groupings import groupings
 from auditor.probes.shared_metrics import ACCURACY
 from auditor.probes.units import unit_codes

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from auditor import Conclusion, Finding, Meta, MetricSpec, Records, Table
-from auditor.findings.formatting import points, probability, sample_size
+from auditor.findings.formatting import counted, points, probability, sample_size
 from auditor.plugins.bias._distances import (
     CLASS_DISTANCE_GAP,
     DISTANCE_GAP,
@@ -22,7 +22,7 @@ from auditor.plugins.bias._distances import (
 from auditor.plugins.bias._losses import Loss, find_losses
 from auditor.probes.breakdown import Breakdown, Column, Comparison, compare, share_comparison, share_counts
 from auditor.probes.derived import DerivedProbe
-from auditor.probes.gaps import Gap, clearness, counted
+from auditor.probes.gaps import Gap, clearness
 from auditor.probes.groupings import groupings
 from auditor.probes.units import unit_codes
 

@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor import Finding, Metric, MetricSpec, Table
-from auditor.findings.formatting import formatted, percent, probability
+from auditor.findings.formatting import formatted, p_value, percent
 from auditor.probes.gaps import ALPHA
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def compare_with_guessing(
     share = Metric(name="accuracy", **accuracy._asdict(), n=n, units=n_units)
     statement = (
         f"{sentence} Accuracy is {percent(share)}, that of always answering {classes[commonest]}"
-        f" {formatted(majority_share, 'percent')} (McNemar's exact test: p {_p(p_majority)}) and that of uniform"
-        f" guessing {formatted(1 / k, 'percent')} (exact binomial test: p {_p(p_uniform)}; n = {n})."
+        f" {formatted(majority_share, 'percent')} (McNemar's exact test: {p_value(p_majority)}) and that of uniform"
+        f" guessing {formatted(1 / k, 'percent')} (exact binomial test: {p_value(p_uniform)}; n = {n})."
         f" The model gives {answers} distinct answers for {present} classes."
     ).strip()
     metrics = [
@@ -127,11 +127,6 @@ def compare_with_guessing(
     if present < 2:
         undecided = "with images of one class only, it cannot be told whether the model is better than guessing"
     return Guessing(metrics, sentence, "" if decided else undecided, finding)
-
-
-def _p(p_value: float) -> str:
-    text = probability(p_value)
-    return text if text.startswith("<") else f"= {text}"
 
 
 def _relevant(guess: float) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Probe, Records, Table
-from auditor.findings.formatting import percent
+from auditor.findings.formatting import counted, percent
 from auditor.probes.class_orders import fitting_order, other_orders
 from auditor.probes.preprocessing_comparison import best_preprocessing
 from auditor.probes.shared_metrics import ACCURACY
@@ -97,8 +97,8 @@ def _objected(orders: list[ClassOrder]) -> ClassOrder | None:
 def _statement(accuracy: Metric, best: ClassOrder, tests: int) -> str:
     return (
         f"Accuracy {percent(accuracy)} with the class order in use (n = {accuracy.n}), {percent(best.accuracy)} with"
-        f" another order: {best.name} (n = {best.accuracy.n}; McNemar's exact test, Holm over {tests}"
-        f" {'order' if tests == 1 else 'orders'}: p = {best.p_value:.2g})."
+        f" another order: {best.name} (n = {best.accuracy.n}; McNemar's exact test, Holm over"
+        f" {counted(tests, 'order')}: p = {best.p_value:.2g})."
     )
 
 
