@@ -2,7 +2,7 @@
 
 A recipe module has ``TITLE`` and ``train(out, data=None, say=print) -> Path``: it trains, exports ONNX and TorchScript
 with their sidecars to ``out``, and returns the ONNX file. A recipe with ``Settings`` and ``PRESETS`` also takes
-``options``: preset, weights, device, single settings.
+``options``: preset, weights, device, single settings. A recipe with ``WEIGHTS`` trains nothing and takes ``weights``.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ def build(
 ) -> Path:
     """Train the recipe ``name`` into ``out`` and return the ONNX file. Raises BadInput for an unsupported option."""
     module = recipe(name)
+    if hasattr(module, "WEIGHTS"):
+        if preset or overrides or fresh:
+            raise BadInput(f"recipe {name} trains nothing; omit --preset, --set and --fresh")
+        exported: Path = module.train(out, data, say, weights or "pretrained")
+        return exported
     if not hasattr(module, "Settings"):
         if preset or weights or overrides or fresh:
             raise BadInput(f"recipe {name} has no settings; omit --preset, --weights, --set and --fresh")

@@ -6,6 +6,7 @@ Exit status: 0 audit complete, nothing at or above --fail-on; 1 something at or 
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ def main() -> None:
     auditor demo                                       trains a small model and audits it
     auditor run model.onnx --data images --suite full  audits your model
     """
+    # before torch is imported: its threads otherwise wait for each other by computing, and a gradient takes ten times
+    # as long while another process needs a core
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @main.command(short_help="Audit a model file.")

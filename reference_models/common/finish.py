@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -139,10 +139,14 @@ def _ticks(low: float, high: float, *, whole: bool = False) -> list[float]:
     return [round(n * step, 10) for n in range(math.ceil(low / step), math.floor(high / step + 1e-9) + 1)]
 
 
-def load_weights(network: torch.nn.Module, file: str) -> None:
+def load_weights(
+    network: torch.nn.Module,
+    file: str,
+    rename: Callable[[Mapping[str, torch.Tensor]], dict[str, torch.Tensor]] = dict,
+) -> None:
     """Load a state_dict from a file into a network; skip tensors of other shapes (the last layer for other classes).
 
-    Raises BadInput for a file that is not a state_dict of this architecture.
+    ``rename`` maps the tensors of the file to those of the network. Raises BadInput for a file that is not a state_dict of this architecture.
     """
     from auditor.errors import BadInput
 
@@ -152,7 +156,7 @@ def load_weights(network: torch.nn.Module, file: str) -> None:
         raise BadInput(f"--weights {file}: no such file; expected a state_dict, pretrained or none") from None
     except Exception as error:
         raise BadInput(f"--weights {file}: not a state_dict that loads safely: {type(error).__name__}") from None
-    own = network.state_dict()
+    own, state = network.state_dict(), rename(state)
     fitting = {name: value for name, value in state.items() if name in own and own[name].shape == value.shape}
     if len(fitting) < len(own) / 2:
         raise BadInput(

