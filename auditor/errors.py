@@ -47,6 +47,13 @@ class NotFinite(AuditorError, ArithmeticError):
     """The model returned NaN or infinity for an image."""
 
 
+class OutOfTime(BaseException):
+    """The time of a probe is over: raised at the next pass of the model, wherever the probe is in its search.
+
+    Not an Exception, because a probe may catch those.
+    """
+
+
 def one_line(error: BaseException) -> str:
     """Describe an exception in one line, with the place that raised it."""
     frames = traceback.extract_tb(error.__traceback__)

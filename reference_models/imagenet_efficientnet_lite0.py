@@ -31,9 +31,7 @@ _CROPS = 6
 """Test images, and as many images for the int8 ranges, of each photograph."""
 
 
-def train(
-    out: Path, data: Path | None = None, say: Callable[[str], None] = print, weights: str = "pretrained"
-) -> Path:
+def train(out: Path, data: Path | None = None, say: Callable[[str], None] = print, weights: str = "pretrained") -> Path:
     """Export to ``out`` and return the float ONNX file; ``data`` is refused, because nothing is trained.
 
     Raises BadInput if the weights are not installed or do not fit.

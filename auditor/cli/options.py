@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -18,13 +18,15 @@ _PATH = click.Path(path_type=Path)
 _POSITIVE = click.IntRange(min=1)
 
 
-def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", value.strip())
-    if not match or not float(match[1]):
-        raise click.BadParameter(f"{value!r}; expected a time such as 90s, 10m or 2h")
-    return float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+def _budget(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | Literal["none"] | None:
+    from auditor.plugin.duration import seconds
+
+    if value is None or value == "none":
+        return "none" if value else None
+    try:
+        return seconds(value)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}, or none") from None
 
 
 def _batch_size(_ctx: click.Context, _param: click.Parameter, value: str) -> int | None:
@@ -106,9 +108,9 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
     ),
     click.option(
         "--budget",
-        callback=_seconds,
-        metavar="TIME",
-        help="Time limit for measuring: 90s, 10m, 2h. A probe that runs out of time does not pass.",
+        callback=_budget,
+        metavar="TIME|none",
+        help="Time limit: 90s, 10m, 2h. Probes that run out of time measure fewer images. [default: that of the suite]",
     ),
     click.option(
         "--policy",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 
@@ -37,28 +39,68 @@ def progress(*, verbose: bool, quiet: bool) -> Iterator[Progress]:
             logging.disable(logging.NOTSET)
 
 
+_SILENCE = 10.0
+"""Longest time in seconds without a line in a log."""
+
+
 class _Plain:
-    """One line when a probe begins and one when it ends; no escape codes, no bar."""
+    """One line when a probe begins, one when it ends, and one every ten seconds; no escape codes, no bar."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._lock = threading.Lock()
+        self._last = self._begun = time.monotonic()
+        self._over = threading.Event()
+        self._probe, self._images, self._done, self._before = "", 0, 0, 0
 
     def __enter__(self) -> _Plain:
+        threading.Thread(target=self._keep_talking, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Do nothing."""
+        """End the line every ten seconds."""
+        self._over.set()
 
     def say(self, message: str) -> None:
         """Print a line."""
-        self._console.print(message, soft_wrap=True, markup=False)
+        with self._lock:
+            self._console.print(message, soft_wrap=True, markup=False)
+            self._last = time.monotonic()
 
-    def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
-        """Print the probe that begins."""
-        self.say(f"[{position + 1}/{probes}] {probe_id}: {images} images")
+    def begin(
+        self,
+        probe_id: str,
+        images: int,
+        position: int,
+        probes: int,
+        seconds: float | None = None,
+        left: float | None = None,
+    ) -> None:
+        """Print the probe that begins, and its share of the time limit."""
+        share = "" if seconds is None or left is None else f", at most {_clock(seconds)} of {_clock(left)} left"
+        self.say(f"[{position + 1}/{probes}] {probe_id}: {images} images{share}")
+        self._probe, self._images, self._done, self._before = probe_id, images, 0, -1
+        self._begun = time.monotonic()
 
     def advance(self, images: int) -> None:
-        """Do nothing: a log has no bar."""
+        """Count the images for the line every ten seconds."""
+        self._done += images
+        if self._before < 0:
+            # images of an earlier run do not count towards the speed
+            self._before = images
+
+    def _keep_talking(self) -> None:
+        while not self._over.wait(1.0):
+            if time.monotonic() - self._last >= _SILENCE:
+                self.say(f"    {self._state()}")
+
+    def _state(self) -> str:
+        elapsed = time.monotonic() - self._begun
+        if not self._probe:
+            return f"still working, {_clock(elapsed)}"
+        text = f"{self._probe}: {self._done} of {self._images} images after {_clock(elapsed)}"
+        fresh = self._done - self._before
+        return f"{text}, about {_clock(elapsed / fresh * (self._images - self._done))} to go" if fresh > 0 else text
 
     def end(self, record: ProbeRecord) -> None:
         """Print the status of the probe."""
@@ -112,10 +154,20 @@ class _OnTerminal:
         """Print a line above the bar."""
         self._console.print(message, markup=False)
 
-    def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
+    def begin(
+        self,
+        probe_id: str,
+        images: int,
+        position: int,
+        probes: int,
+        seconds: float | None = None,
+        left: float | None = None,
+    ) -> None:
         """Start a new bar."""
+        del seconds
         self._remove_task()
-        self._task = self._bar.add_task(f"{position + 1}/{probes} {probe_id}", total=images)
+        time_left = "" if left is None else f", {_clock(left)} left"
+        self._task = self._bar.add_task(f"{position + 1}/{probes}{time_left}: {probe_id}", total=images)
         self._started = False
 
     def advance(self, images: int) -> None:

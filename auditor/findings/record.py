@@ -249,8 +249,11 @@ class ProbeRecord(TypedDict):
     severity: Severity
     reason: str
     caveat: NotRequired[str]
-    left_out: NotRequired[list[str]]
     """Why a pass of this probe is inconclusive; empty without such a reason."""
+    note: NotRequired[str]
+    """How many of the planned images were measured within a time limit; part of the reason."""
+    left_out: NotRequired[list[str]]
+    """Images for which the model returned NaN or infinity on what the probe made of them."""
     accepted: NotRequired[list[AppliedAcceptanceRecord]]
     warnings: NotRequired[list[str]]
     """Assumptions of the audit that the records of this probe contradict."""

@@ -7,7 +7,9 @@ mean, channel order and layout of the model are applied here.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.errors import NoCopy, NotFinite, first_line, is_out_of_memory
+from auditor.errors import NoCopy, NotFinite, OutOfTime, first_line, is_out_of_memory
 from auditor.model.device import free_memory
 from auditor.model.scores import Activation, OutputDecoder, Outputs
 
@@ -48,12 +50,56 @@ class Parity(NamedTuple):
     label_agreement: float | None
 
 
+class Price(NamedTuple):
+    """Seconds for one image."""
+
+    forward: float
+    """A prediction by the deployed model."""
+    gradient: float
+    """A gradient of the copy, forward and backward; 0 without a copy."""
+
+
 @dataclass
 class Calls:
-    """Number of images passed through the network, deployed model and copy together."""
+    """Number of images passed through the network, deployed model and copy together, and when that must end."""
 
     forward: int = 0
     backward: int = 0
+    deadline: float | None = None
+    """Time by ``time.monotonic`` after which a pass raises OutOfTime; None for never."""
+    _allowance: tuple[Price, float] | None = None
+
+    @contextmanager
+    def until(self, deadline: float | None) -> Iterator[None]:
+        """Raise OutOfTime at any pass after ``deadline`` while the context lasts."""
+        before, self.deadline = self.deadline, deadline
+        try:
+            yield
+        finally:
+            self.deadline = before
+
+    @contextmanager
+    def at_most(self, price: Price, seconds: float) -> Iterator[None]:
+        """Raise OutOfTime while the context lasts when the passes have cost more than ``seconds`` at ``price``.
+
+        Unlike a deadline, it does not count what happens once in a process: imports and compilation.
+        """
+        before, self._allowance = self._allowance, (price, self._spent(price) + seconds)
+        try:
+            yield
+        finally:
+            self._allowance = before
+
+    def check_time(self) -> None:
+        """Raise OutOfTime after the deadline, or when the passes have cost too much."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise OutOfTime
+        if self._allowance is not None and self._spent(self._allowance[0]) > self._allowance[1]:
+            raise OutOfTime
+
+    def _spent(self, price: Price) -> float:
+        # a gradient is counted as one forward and one backward pass
+        return price.forward * (self.forward - self.backward) + price.gradient * self.backward
 
 
 class DeployedModel:
@@ -210,6 +256,7 @@ class DeployedModel:
         """Return the output of the copy, (n, ...), and count the passes."""
         if self._copy is None:
             raise NoCopy(self.access_reason)
+        self.calls.check_time()
         self.calls.forward += len(images)
         step = self.fixed_batch or max(1, len(images))
         pieces = [
@@ -316,6 +363,7 @@ class DeployedModel:
         start = 0
         while start < len(images):
             piece = images[start : start + self.batch_size]
+            self.calls.check_time()
             try:
                 pieces.append(self._score_piece(piece))
             except (RuntimeError, MemoryError) as error:

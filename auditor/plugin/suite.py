@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from auditor.errors import BadInput
+from auditor.plugin.duration import seconds
 from auditor.plugin.registry import Registry
 from auditor.policy.published import PublishedNumber, check_probes
 from auditor.toml import Count, decode, nearest, read_toml
@@ -25,6 +26,10 @@ class SuiteFile:
     """Number of images to audit; all by default."""
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Settings by probe: one table ``[settings."attacks.fgsm"]`` per probe."""
+    time_limit: str = ""
+    """Time limit without --budget, for example "30m"; none by default."""
+    reduced: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings of a probe, in addition to ``settings``, if one image takes too long within the time limit."""
     documented: tuple[PublishedNumber, ...] = ()
     """Published numbers to show next to the measured ones."""
 
@@ -32,6 +37,8 @@ class SuiteFile:
         """Raise ValueError if no probe is named."""
         if not self.probes:
             raise ValueError('probes is empty; expected ids or globs, for example ["attacks.*"]')
+        if self.time_limit:
+            seconds(self.time_limit)
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,9 @@ class Suite:
     samples: int | None = None
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     documented: Sequence[PublishedNumber] = ()
+    time_limit: float | None = None
+    """Seconds."""
+    reduced: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def find_suite(name: str, registry: Registry) -> Suite:
@@ -70,11 +80,21 @@ def read_suite(path: Path, registry: Registry) -> Suite:
     where = str(path)
     content = decode(SuiteFile, read_toml(path), where)
     registry.select(content.probes, option=f"{where}: probes:")
-    for probe_id, values in content.settings.items():
+    for probe_id in {**content.settings, **content.reduced}:
         if probe_id not in registry.probes:
             hint = nearest(probe_id, registry.probes)
             raise BadInput(f"{where}: settings of {probe_id!r}; no such probe{hint} (see `auditor probes`)")
-        registry.configure(probe_id, values, where=where)
+        settings = content.settings.get(probe_id, {})
+        registry.configure(probe_id, settings, where=where)
+        registry.configure(probe_id, {**settings, **content.reduced.get(probe_id, {})}, where=f"{where}: reduced")
     check_probes(content.documented, registry.probes, where)
-    title = content.title or path.stem
-    return Suite(path.stem, title, content.probes, content.samples, content.settings, content.documented)
+    return Suite(
+        name=path.stem,
+        title=content.title or path.stem,
+        probes=content.probes,
+        samples=content.samples,
+        settings=content.settings,
+        documented=content.documented,
+        time_limit=seconds(content.time_limit) if content.time_limit else None,
+        reduced=content.reduced,
+    )

@@ -27,6 +27,14 @@ from auditor.policy.rules import GRADES, NAMED, Invalidation, Policy, Rule
 
 def judge(probe: ProbeRecord, policy: Policy) -> ProbeRecord:
     """A probe's record (as in audit.json) with status, severity and reason by this policy."""
+    judged = _judged(probe, policy)
+    note = probe.get("note", "")
+    if not note or probe["status"] in {"error", "not-applicable"}:
+        return judged
+    return {**judged, "reason": f"{judged['reason']}; {note}"}
+
+
+def _judged(probe: ProbeRecord, policy: Policy) -> ProbeRecord:
     if probe["status"] in {"error", "not-applicable"}:
         return probe
     rules = [rule for rule in policy.rules if rule.probe == probe["id"]]

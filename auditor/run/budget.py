@@ -1,58 +1,77 @@
-"""``--budget``: divide the time among the probes by the measured cost of an image.
-
-Every probe first measures one image. The remaining time is then shared equally; time that a cheap probe does not need
-goes to the others. Costs are updated as more images are measured, because one image alone costs more than each of many.
-"""
+"""A time limit for measuring: every probe gets an equal share; what one leaves over goes to the others."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-PILOT = 1
-"""Images that every probe measures regardless of the budget, to estimate the cost of an image.
+from auditor.plugin.duration import spoken
 
-One only, because an image can take the most expensive attacks minutes.
-"""
-
-GROWTH = 4
-"""Factor by which a round may exceed the images of the previous one before costs are updated."""
+MEASURING = 0.8
+"""Share of the limit for measuring; the rest is for the pictures, the conclusions and the reports."""
 
 
 class Budget:
-    """The remaining time, and the cost of an image of each probe."""
+    """A time limit and the time that is left."""
 
-    def __init__(self, seconds: float) -> None:
-        """Start the clock."""
-        self._end = time.monotonic() + seconds
-        self._spent: dict[str, tuple[float, int]] = {}
+    def __init__(self, seconds: float, source: str) -> None:
+        """Start the clock; ``source`` says where the limit was stated, for example "--budget"."""
+        self.seconds = seconds
+        self.seconds = seconds
+        self.name = f"the time limit ({spoken(seconds)}, {source})"
+        self._start = time.monotonic()
 
     @property
     def left(self) -> float:
-        """Remaining seconds, negative after the end."""
-        return self._end - time.monotonic()
+        """Seconds that are left for measuring, negative after the end."""
+        return self._start + MEASURING * self.seconds - time.monotonic()
 
-    def charge(self, probe_id: str, seconds: float, images: int) -> None:
-        """Record the cost of the latest images; it replaces the previous cost."""
-        if images:
-            self._spent[probe_id] = (seconds, images)
+    @property
+    def left_for_pictures(self) -> float:
+        """Seconds that are left for measuring and drawing, negative after the end."""
+        return self._start + (1 + MEASURING) / 2 * self.seconds - time.monotonic()
 
-    def cost(self, probe_id: str) -> float:
-        """Return the latest seconds per image, 0 for a probe without a measurement."""
-        seconds, images = self._spent.get(probe_id, (0.0, 1))
-        return seconds / images
 
-    def plan(self, wanted: Mapping[str, int], done: Mapping[str, int], seconds: float) -> dict[str, int]:
-        """Return how many images each probe should have measured after ``seconds``; at least those ``done``."""
-        need = {probe_id: (count - done[probe_id]) * self.cost(probe_id) for probe_id, count in wanted.items()}
-        share, left = 0.0, seconds
-        # the cheapest first: time that they do not need raises the share of the others
-        for number, price in enumerate(sorted(need.values())):
-            share = max(share, left / (len(need) - number))
-            left -= min(price, share)
-        return {
-            probe_id: count
-            if need[probe_id] <= share
-            else done[probe_id] + int(max(share, 0.0) / self.cost(probe_id) + 1e-9)
-            for probe_id, count in wanted.items()
-        }
+class Progressed(NamedTuple):
+    """What a probe measured in its share of the time."""
+
+    images: int
+    left: int
+    """Images that are still to be measured."""
+
+
+Advance = Callable[[str, float, int, int], Progressed]
+"""Measure the probe with this id for so many seconds, as probe number ... of ..."""
+
+
+def measure_in_sweeps(budget: Budget, probes: Sequence[str], *, n_later: int, advance: Advance) -> None:
+    """Measure probes one after the other, each for an equal share, and again while time and images are left.
+
+    ``n_later`` probes measure after these and get an equal share of the time. A probe that breaks is dropped; it breaks
+    again when it is concluded, which reports the error. A probe whose share was too short for one image waits until
+    its share is twice as long.
+    """
+    unfinished = list(probes)
+    reserved = budget.left * n_later / max(1, n_later + len(unfinished))
+    too_short: dict[str, float] = {}
+    progressed = True
+    while unfinished and progressed and budget.left > reserved:
+        progressed = False
+        # equal within a sweep: who comes later must not have more time
+        share = (budget.left - reserved) / len(unfinished)
+        for number, probe_id in enumerate(list(unfinished)):
+            seconds = min(share, budget.left - reserved)
+            if seconds <= 0 or seconds < 2 * too_short.get(probe_id, 0.0):
+                continue
+            try:
+                measured = advance(probe_id, seconds, number, len(unfinished))
+            except (Exception, SystemExit):
+                unfinished.remove(probe_id)
+                continue
+            if not measured.left:
+                unfinished.remove(probe_id)
+            if measured.images:
+                progressed = True
+            elif measured.left:
+                too_short[probe_id] = seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from functools import partial
 
@@ -17,12 +18,15 @@ from auditor.run.planning import Position, unmet_requirement
 from auditor.run.record import check_record, ignores_units, n_examined, probe_record
 from auditor.run.recorder import Recorder
 
+_SHORTEST_DRAWING = 1.0
+"""Seconds that a probe has for its pictures even after the time limit."""
+
 
 class Concluder:
     """Turns probes into records, before the policy judges them."""
 
     def __init__(self, measurer: Measurer, folder: RunFolder, recorder: Recorder, budget: Budget | None) -> None:
-        """``budget`` limits the measuring of probes with extra images; all others are measured in its rounds."""
+        """``budget`` limits the measuring of probes with extra images; all others are measured before."""
         self._measurer = measurer
         self._folder = folder
         self._recorder = recorder
@@ -56,12 +60,15 @@ class Concluder:
         if left_out and len(missing) == len(ids):
             raise NotFinite(f"{next(iter(left_out.values()))} for what the probe made of every image")
         measured = recorder.records(probe)
-        records, cost = self._examples.add(probe, partial(recorder.prepared, probe, ids), key, measured)
+        if left == len(ids):
+            return self._without_images(probe, len(ids))
+        with self._measurer.classifier.calls.until(self._picture_deadline(position)):
+            records, cost = self._examples.add(probe, partial(recorder.prepared, probe, ids), key, measured)
         recorder.costs[probe.meta.id] += cost
         conclusion = probe.conclude(records)
         if not isinstance(conclusion, Conclusion):
             raise TypeError(f"conclude returned {type(conclusion).__name__}; expected a Conclusion")
-        caveats = [f"--budget ended after {len(ids) - left} of {len(ids)} images"] if left else []
+        caveats = []
         if self._measurer.images.units is not None and ignores_units(conclusion):
             caveats.append("its intervals assume independent images, but the data states units")
         return probe_record(
@@ -71,7 +78,21 @@ class Concluder:
             n=n_examined(records, len(ids) - left - len(missing)),
             left_out=sorted(left_out),
             caveat="; ".join(caveats),
+            note=f"{len(ids) - left} of {len(ids)} images fitted into its share of the time limit" if left else "",
         )
+
+    def _without_images(self, probe: Probe, wanted: int) -> ProbeRecord:
+        """Return the record of a probe whose share of the time was too short for one image."""
+        assert self._budget is not None
+        caveat = f"none of {wanted} images was measured: one takes longer than the probe's share of {self._budget.name}"
+        return probe_record(probe, self._recorder.costs.get(probe.meta.id, Cost()), caveat=caveat)
+
+    def _picture_deadline(self, position: Position) -> float | None:
+        """Return when the pictures of a probe must be drawn; every remaining probe has an equal share of the time."""
+        if self._budget is None:
+            return None
+        left = max(0.0, self._budget.left_for_pictures)
+        return time.monotonic() + max(_SHORTEST_DRAWING, left / (position.probes - position.number))
 
     def _seconds(self, probe: Probe, position: Position) -> float | None:
         """Return the time for the rest of a probe: only those with extra images still have a share of the budget."""

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.data.dataset import Pixels
-from auditor.errors import NotFinite
+from auditor.errors import NotFinite, OutOfTime
 from auditor.files import digest
 from auditor.findings.encoding import plain
 from auditor.model.deployed import DeployedModel
@@ -53,7 +53,8 @@ class Examples:
         """Return the records with the example images that the probe requests, and their cost.
 
         ``prepared`` is a function that returns the prepared probe; it is called only if images must be drawn. Images of
-        an earlier run are reused if they belong to the same records (``key``).
+        an earlier run are reused if they belong to the same records (``key``). After the model's deadline
+        there are none.
         """
         if self._measurer.classifier.input_kind != "images":
             # tabular data cannot be drawn
@@ -64,7 +65,10 @@ class Examples:
         examples_key = digest([key, [asdict(example) for example in requested]])
         table, cost = self._stored(probe.meta.id, examples_key)
         if table is None:
-            table, cost = self._draw_all(prepared(), requested)
+            try:
+                table, cost = self._draw_all(prepared(), requested)
+            except OutOfTime:
+                return records, Cost()
             self._folder.replace_examples(probe.meta.id, examples_key, table, cost)
         return replace(records, examples=table.to_pandas()), cost
 

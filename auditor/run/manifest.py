@@ -42,6 +42,9 @@ class Manifest(TypedDict):
     data: ImagesFileRecord
     suite: str
     settings: dict[str, dict[str, Json]]
+    time_limit: float | None
+    reduced: list[str]
+    """Probes with the smaller settings of the suite."""
     seed: int
     command: str
     environment: dict[str, str | float | bool | None]
@@ -91,6 +94,8 @@ def write_manifest(
     *,
     probes: Sequence[Probe],
     suite: str,
+    time_limit: float | None,
+    reduced: Sequence[str],
     progress: Progress,
 ) -> None:
     """Write manifest.json and the list of images; report what differs from an earlier run in this folder."""
@@ -106,6 +111,8 @@ def write_manifest(
         },
         "suite": suite,
         "settings": {probe.meta.id: plain(asdict(probe)) for probe in probes},
+        "time_limit": time_limit,
+        "reduced": list(reduced),
         "seed": request.seed,
         "command": request.command,
         "environment": describe(classifier.device),
@@ -120,6 +127,15 @@ def write_manifest(
 def write_keys(folder: RunFolder, keys: Mapping[str, str]) -> None:
     """Add the digests of this run's records to manifest.json; records of earlier runs may be in the folder, too."""
     folder.write_json("manifest.json", folder.read_json("manifest.json") | {"records": dict(keys)})
+
+
+def earlier_reductions(folder: RunFolder, suite: str, time_limit: float) -> list[str] | None:
+    """Return the probes that an earlier run of this folder reduced under the same limit; None without such a run."""
+    if not (folder.path / "manifest.json").is_file():
+        return None
+    before = folder.read_json("manifest.json")
+    same = before.get("suite") == suite and before.get("time_limit") == time_limit
+    return before["reduced"] if same else None
 
 
 def manifest_changes(before: Manifest, now: Manifest) -> list[str]:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.data.dataset import Batch, Images
-from auditor.errors import NotFinite, first_line, is_out_of_memory
-from auditor.model.deployed import DeployedModel
+from auditor.errors import NotFinite, OutOfTime, first_line, is_out_of_memory
+from auditor.model.deployed import DeployedModel, Price
 from auditor.model.device import finish, free_memory
-from auditor.probes.base import Probe, Randomness
+from auditor.probes.base import Probe, Randomness, RunContext
 from auditor.run.folder import Cost, RunFolder
 
 if TYPE_CHECKING:
@@ -42,6 +42,11 @@ class Measured(NamedTuple):
     """Images for which it does so on what the probe makes of them, such as an adversarial image."""
 
 
+def _nothing(cost: Cost) -> Measured:
+    """Return the result of a batch that was abandoned."""
+    return Measured(None, 0, cost, {}, {})
+
+
 class Measurer:
     """Measures probes on a classifier and its images."""
 
@@ -51,19 +56,31 @@ class Measurer:
         self.images = images
         self.seed = seed
         self._clean: dict[str, NDArray[np.float32]] = {}
+        self.price = Price(0.0, 0.0)
         self.unscored: dict[str, str] = {}
         """Images for which the model returns NaN or infinity, and its error; no batch holds them."""
 
-    def measure(self, probe: Probe, ids: Sequence[str]) -> Measured:
+    def measure(self, probe: Probe, ids: Sequence[str], deadline: float | None = None) -> Measured:
         """Measure images; on out-of-memory, split the batch in half and keep the smaller batch size.
+
+        At the ``deadline``, a time by ``time.monotonic``, the batch is abandoned: the result has no images.
 
         A batch in which the model returns NaN or infinity is split, too, until the images in question are left out: an
         answer that does not exist is neither a success of an attack nor a failure.
         """
         calls = self.classifier.calls
         start, forward, backward = time.monotonic(), calls.forward, calls.backward
-        table, left_out = self._rows(probe, ids)
+        abandoned = False
+        table: pa.Table | None = None
+        left_out: dict[str, str] = {}
+        try:
+            with calls.until(deadline):
+                table, left_out = self._rows(probe, ids)
+        except OutOfTime:
+            abandoned = True
         cost = Cost(time.monotonic() - start, calls.forward - forward, calls.backward - backward)
+        if abandoned:
+            return _nothing(cost)
         unscored = {image_id: self.unscored[image_id] for image_id in ids if image_id in self.unscored}
         return Measured(table, len(ids), cost, unscored, left_out)
 
@@ -140,6 +157,19 @@ class Measurer:
         return {image_id: fresh[image_id] if image_id in fresh else self._clean[image_id] for image_id in ids}
 
 
+def run_context(probe: Probe, probes: Sequence[Probe], measurer: Measurer, ids: Sequence[str]) -> RunContext:
+    """Return what a probe may read to prepare itself for these images."""
+    return RunContext(
+        classifier=measurer.classifier,
+        probes=probes,
+        # sorted: the preparation must not depend on the order of the data
+        ids=sorted(ids),
+        batch=measurer.batch,
+        units=measurer.images.unit_of,
+        rng=Randomness(measurer.seed, probe.meta.id),
+    )
+
+
 class Shards:
     """Writes rows to disk every few seconds and at the end, also after an exception."""
 
@@ -180,13 +210,13 @@ class Shards:
 def choose_batch_size(measurer: Measurer, wanted: int | None, ids: Sequence[str]) -> None:
     """Set the batch size to ``wanted``, or to the fastest one for these images; a file may have a fixed batch size."""
     classifier = measurer.classifier
-    if classifier.fixed_batch:
-        return
-    if wanted:
-        classifier.batch_size = wanted
-        return
-    largest = None if classifier.device == "cpu" else len(measurer.images)
-    classifier.batch_size = tune(classifier, measurer.images.pixels(ids), largest)
+    pixels = measurer.images.pixels(ids)
+    if not classifier.fixed_batch:
+        largest = None if classifier.device == "cpu" else len(measurer.images)
+        classifier.batch_size = wanted or tune(classifier, pixels, largest)
+    few = pixels[: min(classifier.batch_size, _SMALLEST)]
+    forward, gradient = _timed(classifier, few)
+    measurer.price = Price(forward / len(few), gradient / len(few))
     classifier.calls.forward = classifier.calls.backward = 0
 
 
@@ -206,7 +236,7 @@ def tune(classifier: DeployedModel, pixels: NDArray[np.float32], largest: int | 
         piece = np.resize(pixels, (size, *pixels.shape[1:]))
         classifier.batch_size = size
         try:
-            seconds = min(_timed(classifier, piece) for _ in range(2))
+            seconds = min(sum(_timed(classifier, piece)) for _ in range(2))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or not rates:
                 raise
@@ -223,15 +253,17 @@ def tune(classifier: DeployedModel, pixels: NDArray[np.float32], largest: int | 
     return max(size for size, rate in rates.items() if rate >= 0.95 * max(rates.values()))
 
 
-def _timed(classifier: DeployedModel, pixels: NDArray[np.float32]) -> float:
-    """Return the seconds for one prediction and, on a white-box model, one gradient: the parts of an attack."""
+def _timed(classifier: DeployedModel, pixels: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the seconds of a prediction and, on a white-box model, of a gradient: the parts of an attack."""
     start = time.monotonic()
     classifier.predict(pixels)
-    if classifier.access == "white-box":
-        classifier.gradient(pixels)
     # a GPU computes after the call returned
     finish(classifier.device)
-    return max(time.monotonic() - start, 1e-9)
+    between = time.monotonic()
+    if classifier.access == "white-box":
+        classifier.gradient(pixels)
+        finish(classifier.device)
+    return max(between - start, 1e-9), time.monotonic() - between
 
 
 def _table(batch: Batch, columns: Mapping[str, Any]) -> pa.Table:

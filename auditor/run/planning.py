@@ -1,14 +1,13 @@
-"""Plan a run: the order of the images, the images of each probe, unmet requirements, and the budget rounds."""
+"""Plan a run: the order of the images, the images of each probe, unmet requirements."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from auditor.data.dataset import Images, rank
 from auditor.model.deployed import DeployedModel
 from auditor.probes.base import Probe
-from auditor.run.budget import GROWTH, PILOT, Budget
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +19,10 @@ class Position(NamedTuple):
     number: int
     """From 0."""
     probes: int
+    seconds: float | None = None
+    """Time limit of the probe."""
+    left: float | None = None
+    """Time that is left for measuring all probes."""
 
 
 def random_order(images: Images, seed: int) -> list[str]:
@@ -55,46 +58,3 @@ def unmet_requirement(probe: Probe, classifier: DeployedModel, images: Images) -
     if "groups" in needs and not images.groups:
         return "requires groups; the data has no group columns"
     return ""
-
-
-class Measurement(NamedTuple):
-    """What an increment of a probe took."""
-
-    seconds: float
-    images: int
-
-
-Advance = Callable[[str, int, Position], Measurement]
-"""Measure the probe with this id up to a number of images."""
-
-
-def measure_in_rounds(budget: Budget, wanted: Mapping[str, int], *, n_later: int, advance: Advance) -> dict[str, int]:
-    """Measure probes in rounds, each as far as the budget allows, until the time or the images are used up.
-
-    ``wanted`` is the number of images by probe id. ``n_later`` probes measure after these and get an equal share of the
-    time. A probe that breaks is dropped; it breaks again when it is concluded, which reports the error. Returns the
-    measured images of the other probes.
-    """
-    left, done = dict(wanted), dict.fromkeys(wanted, 0)
-    reserved = budget.left * n_later / max(1, n_later + len(left))
-    reach = PILOT
-    while left:
-        plan, progressed = budget.plan(left, done, budget.left - reserved), False
-        for index, probe_id in enumerate(list(left)):
-            limit = min(left[probe_id], reach)
-            if reach > PILOT:
-                limit = min(limit, plan[probe_id])
-            if limit <= done[probe_id] or (reach > PILOT and budget.left <= reserved):
-                continue
-            try:
-                taken = advance(probe_id, limit, Position(index, len(left)))
-            except (Exception, SystemExit):
-                left.pop(probe_id)
-                continue
-            budget.charge(probe_id, taken.seconds, taken.images)
-            done[probe_id], progressed = limit, True
-        # a share too small for one image goes to another probe in the next round
-        if budget.left <= reserved or (reach >= max(left.values(), default=0) and not progressed):
-            break
-        reach *= GROWTH
-    return {probe_id: done[probe_id] for probe_id in left}

@@ -51,6 +51,7 @@ def probe_record(
     conclusion: Conclusion | None = None,
     n: int = 0,
     caveat: str = "",
+    note: str = "",
     left_out: Sequence[str] = (),
 ) -> ProbeRecord:
     """Return the record of a probe before the policy judges it."""
@@ -65,6 +66,7 @@ def probe_record(
         "severity": "none",
         "reason": reason,
         "caveat": "; ".join(text for text in (conclusion.inconclusive, caveat) if text),
+        "note": note,
         "n": n,
         "left_out": list(left_out),
         # a probe that broke may break again

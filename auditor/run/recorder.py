@@ -6,13 +6,16 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from auditor.errors import OutOfTime
 from auditor.findings.finding import ThreatModel
 from auditor.plugin.registry import Registry
-from auditor.probes.base import Probe, Randomness, Records, RunContext, no_examples
+from auditor.probes.base import Probe, Records, no_examples
+from auditor.run.budget import Progressed
 from auditor.run.folder import Cost, RunFolder
 from auditor.run.manifest import records_key
-from auditor.run.measuring import Measured, Measurer, Shards
-from auditor.run.planning import Measurement, Position, images_of
+from auditor.run.measuring import Measured, Measurer, Shards, run_context
+from auditor.run.pace import Pace
+from auditor.run.planning import Position, images_of
 from auditor.run.request import Progress
 from auditor.run.selection import depends_on
 
@@ -72,34 +75,28 @@ class Recorder:
         self.keys[probe.meta.id] = key
         return key
 
-    def measure_up_to(self, probe: Probe, limit: int, position: Position) -> Measurement:
-        """Measure a probe up to ``limit`` of its images; the seconds exclude preparation."""
+    def measure_for(self, probe: Probe, seconds: float, position: Position) -> Progressed:
+        """Measure the images of a probe that are not on disk yet, for at most ``seconds``."""
         ids = self.images_of(probe)
-        key = self.key(probe, ids)
-        known = self._folder.measured(probe.meta.id, key) | self.without_rows(probe)
-        todo = [image_id for image_id in ids[:limit] if image_id not in known]
-        if todo:
-            self.prepared(probe, ids)
-        start = time.monotonic()
-        self._measure(probe, ids, todo, position)
-        return Measurement(time.monotonic() - start, len(todo))
+        self.key(probe, ids)
+        before = len(self._todo(probe, ids))
+        left = self.measure_rest(probe, ids, position, seconds=seconds)
+        return Progressed(before - left, left)
 
     def measure_rest(self, probe: Probe, ids: Sequence[str], position: Position, *, seconds: float | None) -> int:
         """Measure the images that are not on disk yet, for at most ``seconds``; return how many are left.
 
-        At least one batch is measured if none is on disk. Records of other settings are removed once all images are
-        measured.
+        Records of other settings are removed once all images are measured.
         """
-        key = self.keys[probe.meta.id]
-        done = self._folder.measured(probe.meta.id, key) | self.without_rows(probe)
-        todo = [image_id for image_id in ids if image_id not in done]
-        if done and seconds is not None and seconds <= 0:
-            todo = []
-        stop = None if seconds is None else time.monotonic() + max(seconds, 0.0)
-        left = self._measure(probe, ids, todo, position, stop)
+        todo = [] if seconds is not None and seconds <= 0 else self._todo(probe, ids)
+        left = self._measure(probe, ids, todo, position, seconds)
         if not left:
-            self._folder.drop_stale(probe.meta.id, key)
+            self._folder.drop_stale(probe.meta.id, self.keys[probe.meta.id])
         return left
+
+    def _todo(self, probe: Probe, ids: Sequence[str]) -> list[str]:
+        done = self._folder.measured(probe.meta.id, self.keys[probe.meta.id]) | self.without_rows(probe)
+        return [image_id for image_id in ids if image_id not in done]
 
     def _measure(
         self,
@@ -107,19 +104,31 @@ class Recorder:
         ids: Sequence[str],
         todo: Sequence[str],
         position: Position,
-        stop: float | None = None,
+        seconds: float | None,
     ) -> int:
-        key = self.keys[probe.meta.id]
-        done = self._folder.measured(probe.meta.id, key) | self.without_rows(probe)
-        left = sum(image_id not in done for image_id in ids)
+        left = len(self._todo(probe, ids))
         self._progress.begin(probe.meta.id, len(ids), *position)
         self._progress.advance(len(ids) - left)
-        with Shards(self._folder, probe.meta.id, key) as shards:
+        classifier = self._measurer.classifier
+        pace = Pace(
+            todo,
+            lambda: classifier.batch_size,
+            seconds=seconds,
+            price=self._measurer.price,
+        )
+        with Shards(self._folder, probe.meta.id, self.keys[probe.meta.id]) as shards:
             if todo:
-                probe = self.prepared(probe, ids)
+                try:
+                    with classifier.calls.until(pace.deadline):
+                        probe = self.prepared(probe, ids)
+                except OutOfTime:
+                    return left
                 shards.charge(self._preparation_costs.pop(probe.meta.id, Cost()))
-            for measured in self._measured(probe, self._pieces(todo, stop)):
+            for measured in self._measured(probe, pace):
+                pace.finished(measured.images)
                 shards.add(measured)
+                if not measured.images:
+                    break
                 self._measurer.unscored |= measured.unscored
                 self.left_out.setdefault(probe.meta.id, {}).update(measured.left_out)
                 left -= measured.images
@@ -135,37 +144,20 @@ class Recorder:
         if probe.meta.id not in self._prepared:
             calls = self._measurer.classifier.calls
             start, forward, backward = time.monotonic(), calls.forward, calls.backward
-            run = RunContext(
-                classifier=self._measurer.classifier,
-                probes=self._probes,
-                # sorted: the preparation must not depend on the order of the data
-                ids=sorted(ids),
-                batch=self._measurer.batch,
-                units=self._measurer.images.unit_of,
-                rng=Randomness(self._measurer.seed, probe.meta.id),
-            )
+            run = run_context(probe, self._probes, self._measurer, ids)
             self._prepared[probe.meta.id] = probe.prepare(run)
             cost = Cost(time.monotonic() - start, calls.forward - forward, calls.backward - backward)
             self._preparation_costs[probe.meta.id] = cost
         return self._prepared[probe.meta.id]
 
-    def _pieces(self, ids: Sequence[str], stop: float | None) -> Iterator[Sequence[str]]:
-        """Yield the ids batch by batch until the time is over, at least one batch."""
-        start = 0
-        while start < len(ids) and not (stop is not None and start and time.monotonic() > stop):
-            # the batch size falls when memory runs out
-            piece = ids[start : start + self._measurer.classifier.batch_size]
-            yield piece
-            start += len(piece)
-
-    def _measured(self, probe: Probe, pieces: Iterator[Sequence[str]]) -> Iterator[Measured]:
+    def _measured(self, probe: Probe, pace: Pace) -> Iterator[Measured]:
         if self._workers is not None:
-            yield from self._workers.measure(probe, pieces)
+            yield from self._workers.measure(probe, iter(pace))
             return
         classifier = self._measurer.classifier
-        for piece in pieces:
+        for piece in pace:
             before = classifier.batch_size
-            yield self._measurer.measure(probe, piece)
+            yield self._measurer.measure(probe, piece, pace.deadline)
             if classifier.batch_size < before:
                 self._progress.say(f"Out of memory: the batch size is now {classifier.batch_size}")
 

@@ -24,8 +24,8 @@ class Request:
     seed: int = 0
     device: str = "auto"
     batch_size: int | None = None
-    budget: float | None = None
-    """Seconds for measuring, or None for no limit."""
+    budget: float | Literal["none"] | None = None
+    """Time limit in seconds, "none" for no limit, or None for the limit of the suite."""
     policy: str = "default"
     formats: Sequence[str] = ("html", "pdf", "json")
     paper: Literal["a4", "letter"] = "a4"
@@ -48,8 +48,16 @@ class Progress(Protocol):
     def say(self, message: str) -> None:
         """Report an event in one line."""
 
-    def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
-        """Report that a probe begins to measure this many images."""
+    def begin(
+        self,
+        probe_id: str,
+        images: int,
+        position: int,
+        probes: int,
+        seconds: float | None = None,
+        left: float | None = None,
+    ) -> None:
+        """Report that a probe begins to measure this many images, for at most ``seconds`` of the ``left`` ones."""
 
     def advance(self, images: int) -> None:
         """Report that this many more images are measured."""
@@ -64,7 +72,15 @@ class Silent:
     def say(self, message: str) -> None:
         """Ignore the event."""
 
-    def begin(self, probe_id: str, images: int, position: int, probes: int) -> None:
+    def begin(
+        self,
+        probe_id: str,
+        images: int,
+        position: int,
+        probes: int,
+        seconds: float | None = None,
+        left: float | None = None,
+    ) -> None:
         """Ignore the event."""
 
     def advance(self, images: int) -> None:

@@ -7,7 +7,7 @@ disk within seconds, so that neither Ctrl-C, ``kill -9``, a broken image, missin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,15 +25,16 @@ from auditor.policy.rules import Policy, read_policy
 from auditor.policy.verdict import judge, judge_all
 from auditor.probes.base import Probe
 from auditor.report import ReportFormat
-from auditor.run.budget import Budget
+from auditor.run.budget import Budget, Progressed, measure_in_sweeps
 from auditor.run.concluding import Concluder
 from auditor.run.distributed import Workers
+from auditor.run.effort import reduce, too_slow
 from auditor.run.folder import RunFolder
 from auditor.run.forecast import cannot_pass
-from auditor.run.manifest import write_keys, write_manifest
+from auditor.run.manifest import earlier_reductions, write_keys, write_manifest
 from auditor.run.measuring import Measurer, choose_batch_size
 from auditor.run.opening import open_audit
-from auditor.run.planning import Measurement, Position, measure_in_rounds, random_order, unmet_requirement
+from auditor.run.planning import Position, random_order, unmet_requirement
 from auditor.run.record import audit_record, audit_warnings, evidence_files, left_out_warnings
 from auditor.run.recorder import Recorder
 from auditor.run.request import Interrupted, Outcome, Progress, Request, Silent
@@ -74,7 +75,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
             progress=progress or Silent(),
             order=random_order(images, request.seed),
             notes=selection_warnings(plugins, suite, request),
-            budget=None if request.budget is None else Budget(request.budget),
+            budget=_budget(request, suite),
         )
         with threads_for(classifier.shape):
             return session.execute(formats)
@@ -82,6 +83,15 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
         raise Interrupted(out) from None
     finally:
         folder.close()
+
+
+def _budget(request: Request, suite: Suite) -> Budget | None:
+    """Return the time limit of the request, else that of the suite."""
+    if isinstance(request.budget, float):
+        return Budget(request.budget, "--budget")
+    if suite.time_limit is None or request.budget == "none":
+        return None
+    return Budget(suite.time_limit, f"suite {suite.name}; --budget changes it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,9 +123,32 @@ class _Session:
     def execute(self, formats: Sequence[ReportFormat]) -> Outcome:
         """Measure, conclude, judge, write."""
         self._check_model()
+        slow = self._too_slow()
+        if slow:
+            probes = reduce(self.probes, slow, self.suite, self.plugins)
+            return replace(self, probes=probes)._measure_and_write(formats, slow)
+        return self._measure_and_write(formats, [])
+
+    def _too_slow(self) -> list[str]:
+        """Return the probes that need smaller settings; the same as in an earlier run of this folder."""
+        if self.budget is None:
+            return []
+        known = earlier_reductions(self.folder, self.suite.name, self.budget.seconds)
+        if known is not None:
+            return known
+        return too_slow(
+            self.probes, self.suite, self.measurer, self.order, seconds=self.budget.left, progress=self.progress
+        )
+
+    def _measure_and_write(self, formats: Sequence[ReportFormat], slow: Sequence[str]) -> Outcome:
         warnings = [*audit_warnings(self.classifier, self.images), *self.notes]
         warnings += cannot_pass(self.policy, self.probes, self.classifier, self.images)
-        self._begin(warnings)
+        if self.budget is not None and slow:
+            warnings.append(
+                f"Within {self.budget.name}, one image takes too long for {len(slow)} probes, which therefore run"
+                f" with the suite's smaller settings: {', '.join(slow)}."
+            )
+        self._begin(warnings, slow)
         records = self._all_records()
         late = left_out_warnings(self.measurer.unscored, records)
         for warning in late:
@@ -170,7 +203,7 @@ class _Session:
             return own
         return np.concatenate([own, sample_photos.pixels(missing, self.images.shape, self.images.resizing)])
 
-    def _begin(self, warnings: Sequence[str]) -> None:
+    def _begin(self, warnings: Sequence[str], slow: Sequence[str]) -> None:
         """Write the manifest; report warnings and broken plugins."""
         write_manifest(
             self.folder,
@@ -179,6 +212,8 @@ class _Session:
             self.images,
             probes=self.probes,
             suite=self.suite.name,
+            time_limit=None if self.budget is None else self.budget.seconds,
+            reduced=slow,
             progress=self.progress,
         )
         for warning in warnings:
@@ -223,18 +258,11 @@ class _Session:
         return judged
 
     def _spend(self, budget: Budget, recorder: Recorder) -> None:
-        """Measure in rounds within the budget; probes with extra images wait until the others are done."""
+        """Measure within the budget; probes with extra images wait until the others are done."""
         probes = [probe for probe in self.probes if not unmet_requirement(probe, self.classifier, self.images)]
         first = {probe.meta.id: probe for probe in probes if not probe.adds_images}
-        wanted = {probe_id: len(recorder.images_of(probe)) for probe_id, probe in first.items()}
 
-        def advance(probe_id: str, limit: int, position: Position) -> Measurement:
-            return recorder.measure_up_to(first[probe_id], limit, position)
+        def advance(probe_id: str, seconds: float, number: int, probes: int) -> Progressed:
+            return recorder.measure_for(first[probe_id], seconds, Position(number, probes, seconds, budget.left))
 
-        done = measure_in_rounds(budget, wanted, n_later=len(probes) - len(first), advance=advance)
-        short = [count for probe_id, count in done.items() if count < wanted[probe_id]]
-        if short:
-            self.progress.say(
-                f"--budget: {len(done) - len(short)} of {len(done)} probes measured all their images, the others"
-                f" {min(short)} to {max(short)} each"
-            )
+        measure_in_sweeps(budget, list(first), n_later=len(probes) - len(first), advance=advance)

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: EfficientNet-B0 without squeeze-and-excitation and with ReLU6 (Google, 2020; 4.7 million weights).
+"""EfficientNet-Lite0 (Google, 2020): EfficientNet-B0 without squeeze-and-excitation and with ReLU6.
 
 Tan and Le 2019, arXiv:1905.11946, table 1, for the stages. The tensors have the names of the published weights without
 their leading underscores. TensorFlow's "same" padding puts the odd pixel of a strided convolution at the right and at
@@ -66,7 +66,7 @@ class EfficientNetLite0(nn.Module):
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Return the input of the last layer, (n, 1280)."""
-        x = self.blocks(self.relu(self.bn0(self.conv_stem(x))))
+        x = self.blocks(self.relu(self.bn0(_same(self.conv_stem, x))))
         pooled: torch.Tensor = self.relu(self.bn1(self.conv_head(x))).mean((2, 3))
         return pooled
 
@@ -96,9 +96,10 @@ class _Block(nn.Module):
         y = x
         if self.expand_conv is not None and self.bn0 is not None:
             y = self.relu(self.bn0(self.expand_conv(y)))
-        y = self.relu(self.bn1(self.depthwise_conv(y)))
+        y = self.relu(self.bn1(_same(self.depthwise_conv, y)))
         y = self.bn2(self.project_conv(y))
-        return x + y if self.residual else y
+        result: torch.Tensor = x + y if self.residual else y
+        return result
 
 
 def published_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -106,24 +107,20 @@ def published_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tens
     return {re.sub(r"(^|\.)_", r"\1", name): value for name, value in state.items()}
 
 
-def _convolution(before: int, after: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Module:
-    """Convolve with "same" padding for even sizes: strided, there is one pixel less to add at the left and the top."""
-    if stride == 1:
-        return nn.Conv2d(before, after, kernel, padding=kernel // 2, groups=groups, bias=False)
-    first, last = (kernel - stride) // 2, (kernel - stride + 1) // 2
-    return _Padded(before, after, kernel, stride, groups=groups, bias=False, first=first, last=last)
+def _convolution(before: int, after: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+    """Create a convolution; a strided one gets its padding from ``_same``."""
+    padding = kernel // 2 if stride == 1 else 0
+    return nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False)
 
 
-class _Padded(nn.Conv2d):
-    """A convolution after zeros at each side: ``first`` at the left and the top, ``last`` at the right and the bottom."""
-
-    def __init__(self, *sizes: int, groups: int, bias: bool, first: int, last: int) -> None:
-        super().__init__(*sizes, groups=groups, bias=bias)
-        self.sides = (first, last, first, last)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Pad, then convolve."""
-        return super().forward(nn.functional.pad(x, self.sides))
+def _same(convolution: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """Convolve with "same" padding for even sides: a strided convolution has one pixel less at the left and the top."""
+    kernel, stride = convolution.kernel_size[0], convolution.stride[0]
+    if stride > 1:
+        first, last = (kernel - stride) // 2, (kernel - stride + 1) // 2
+        x = nn.functional.pad(x, (first, last, first, last))
+    y: torch.Tensor = convolution(x)
+    return y
 
 
 def _norm(width: int) -> nn.BatchNorm2d:

@@ -146,7 +146,8 @@ def load_weights(
 ) -> None:
     """Load a state_dict from a file into a network; skip tensors of other shapes (the last layer for other classes).
 
-    ``rename`` maps the tensors of the file to those of the network. Raises BadInput for a file that is not a state_dict of this architecture.
+    ``rename`` maps the tensors of the file to those of the network. Raises BadInput for a file that is not a state_dict
+    of this architecture.
     """
     from auditor.errors import BadInput
 
