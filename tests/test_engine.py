@@ -34,7 +34,6 @@ from auditor.model import deployed
 from auditor.model.artefact import Artefact
 from auditor.report import ReportFormat
 from auditor.run import measuring
-from auditor.run.budget import PILOT, Budget
 from auditor.run.folder import RunFolder
 from auditor.run.opening import open_model
 from auditor.run.request import Interrupted, Outcome, Request
@@ -375,85 +374,6 @@ def test_out_of_memory_for_a_single_image_is_an_error(plug: Plug, audit: Callabl
 
     plug(broken(measure=measure))
     assert record(audit())["status"] == "error"
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The engine's clock, moved by the test."""
-    now = [100.0]
-    monkeypatch.setattr("time.monotonic", lambda: now[0])
-    return now
-
-
-def test_exhausted_budget_is_reported_and_the_next_run_resumes(
-    plug: Plug, audit: Callable[..., Outcome], clock: list[float]
-) -> None:
-    measured_ids: list[str] = []
-
-    def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
-        clock[0] += len(batch)
-        measured_ids.extend(batch.ids)
-        return {"value": batch.probabilities.max(axis=1)}
-
-    plug(broken(measure=measure))
-    short = audit(probes=["sanity.bad"], budget=17.0)
-    bad = record(short)
-    assert (bad["status"], bad["n"], len(measured_ids)) == ("inconclusive", 17, 17)
-    assert "--budget ended after 17 of 30 images" in bad["reason"]
-    assert not short.incomplete
-    whole = record(audit(probes=["sanity.bad"]))
-    assert (whole["n"], whole["status"]) == (30, "informative")
-    assert sorted(measured_ids) == sorted(set(measured_ids)), "no image is measured twice"
-
-
-def test_budget_is_divided_by_the_cost_of_an_image(
-    plug: Plug, audit: Callable[..., Outcome], clock: list[float]
-) -> None:
-    """A cheap probe is done with all of its images and an expensive one has the rest of the time, in either order."""
-
-    def priced(price: float) -> Any:
-        def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
-            clock[0] += price * len(batch)
-            return {"value": batch.probabilities.max(axis=1)}
-
-        return measure
-
-    names = ["sanity.cheap", "sanity.dear", "sanity.dearer"]
-    prices = zip(names, (0.1, 2.0, 3.0), strict=True)
-    plug(*(broken(measure=priced(price), meta=replace(META, id=name)) for name, price in prices))
-    outcome = audit(probes=names, budget=63.0)
-    n = {probe_id: record(outcome, probe_id)["n"] for probe_id in names}
-    # 5.1 seconds for one of each, 2.9 for the rest of the cheap one, 27.5 for each of the others
-    assert n == {"sanity.cheap": 30, "sanity.dear": 14, "sanity.dearer": 10}
-
-
-@pytest.mark.parametrize("seconds", [0.0, 3.0, 20.0, 1000.0])
-def test_budget_plan_fits_and_is_maximal(seconds: float) -> None:
-    budget = Budget(1.0)
-    wanted, done = {"a": 30, "b": 100, "c": 100}, {"a": 4, "b": 4, "c": 10}
-    for name, cost in {"a": 0.1, "b": 0.5, "c": 0.2}.items():
-        budget.charge(name, 10 * cost, 10)
-    plan = budget.plan(wanted, done, seconds)
-    spent = {k: (plan[k] - done[k]) * budget.cost(k) for k in wanted}
-    assert all(done[k] <= plan[k] <= wanted[k] for k in wanted)
-    assert sum(spent.values()) <= seconds + 1e-9
-    # who does not get all has as much time as anybody, but for the image that does not fit
-    short = [k for k in wanted if plan[k] < wanted[k]]
-    assert all(spent[k] + budget.cost(k) + 1e-9 >= max(spent.values()) for k in short)
-    assert not short or sum(spent.values()) + sum(budget.cost(k) for k in short) >= seconds
-
-
-def test_exhausted_budget_still_measures_the_pilot_images(
-    plug: Plug, audit: Callable[..., Outcome], clock: list[float]
-) -> None:
-    def measure(self: Any, classifier: Any, batch: Any, rng: Any) -> Any:
-        clock[0] += 1000
-        return {"value": batch.probabilities.max(axis=1)}
-
-    plug(broken(measure=measure))
-    outcome = audit(budget=1.0)
-    assert record(outcome)["n"] == PILOT
-    assert record(outcome)["status"] == "inconclusive"
 
 
 def test_ctrl_c_keeps_measured_records(plug: Plug, audit: Callable[..., Outcome]) -> None:

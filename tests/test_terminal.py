@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from auditor.cli import progress, tables
-from auditor.run.request import Outcome
+from auditor.run.request import Outcome, Position
 
 GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
 STATUSES = ["pass", "fail", "inconclusive", "informative", "not-applicable", "error"]
@@ -74,7 +74,7 @@ def test_bar_shows_probe_images_pace_and_time_left() -> None:
     visible, _ = bar()
     clock = iter(range(1000))
     visible._bar.get_time = lambda: float(next(clock))
-    visible.begin("explanations.integrated-gradients", 899, 26, 44)
+    visible.begin("explanations.integrated-gradients", 899, Position(26, 44))
     visible.advance(200)  # resumed: no measure of this run's speed
     assert visible._bar.tasks[0].speed is None
     for _ in range(5):
@@ -92,7 +92,7 @@ def test_bar_shows_probe_images_pace_and_time_left() -> None:
 
 def test_finished_probe_has_a_line() -> None:
     visible, sink = bar(no_color=True)
-    visible.begin("attacks.pgd", 10, 0, 1)
+    visible.begin("attacks.pgd", 10, Position(0, 1))
     visible.end({"id": "attacks.pgd", "status": "fail"})
     assert "fail" in sink.getvalue()
     assert "\x1b[31m" not in sink.getvalue()

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from auditor.cli.tables import MARKS
 from auditor.findings.record import ProbeRecord
-from auditor.run.request import Progress, Silent
+from auditor.run.request import Position, Progress, Silent
 
 
 @contextlib.contextmanager
@@ -67,18 +67,12 @@ class _Plain:
             self._console.print(message, soft_wrap=True, markup=False)
             self._last = time.monotonic()
 
-    def begin(
-        self,
-        probe_id: str,
-        images: int,
-        position: int,
-        probes: int,
-        seconds: float | None = None,
-        left: float | None = None,
-    ) -> None:
+    def begin(self, probe_id: str, images: int, position: Position) -> None:
         """Print the probe that begins, and its share of the time limit."""
-        share = "" if seconds is None or left is None else f", at most {_clock(seconds)} of {_clock(left)} left"
-        self.say(f"[{position + 1}/{probes}] {probe_id}: {images} images{share}")
+        share = ""
+        if position.seconds is not None and position.left is not None:
+            share = f", at most {_clock(position.seconds)} of {_clock(position.left)} left"
+        self.say(f"[{position.number + 1}/{position.probes}] {probe_id}: {images} images{share}")
         self._probe, self._images, self._done, self._before = probe_id, images, 0, -1
         self._begun = time.monotonic()
 
@@ -154,20 +148,11 @@ class _OnTerminal:
         """Print a line above the bar."""
         self._console.print(message, markup=False)
 
-    def begin(
-        self,
-        probe_id: str,
-        images: int,
-        position: int,
-        probes: int,
-        seconds: float | None = None,
-        left: float | None = None,
-    ) -> None:
+    def begin(self, probe_id: str, images: int, position: Position) -> None:
         """Start a new bar."""
-        del seconds
         self._remove_task()
-        time_left = "" if left is None else f", {_clock(left)} left"
-        self._task = self._bar.add_task(f"{position + 1}/{probes}{time_left}: {probe_id}", total=images)
+        left = "" if position.left is None else f" {_clock(position.left)} left,"
+        self._task = self._bar.add_task(f"{position.number + 1}/{position.probes}{left} {probe_id}", total=images)
         self._started = False
 
     def advance(self, images: int) -> None:

@@ -14,9 +14,10 @@ from auditor.run.budget import Budget
 from auditor.run.examples import Examples
 from auditor.run.folder import Cost, RunFolder
 from auditor.run.measuring import Measurer
-from auditor.run.planning import Position, unmet_requirement
+from auditor.run.planning import unmet_requirement
 from auditor.run.record import check_record, ignores_units, n_examined, probe_record
 from auditor.run.recorder import Recorder
+from auditor.run.request import Position
 
 _SHORTEST_DRAWING = 1.0
 """Seconds that a probe has for its pictures even after the time limit."""

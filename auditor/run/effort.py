@@ -15,7 +15,7 @@ from auditor.plugin.registry import Registry
 from auditor.plugin.suite import Suite
 from auditor.probes.base import Probe, RunContext
 from auditor.run.measuring import Measurer, run_context
-from auditor.run.request import Progress
+from auditor.run.request import Position, Progress
 
 _CERTAIN_PASSES = 20_000
 """Passes for an image that no probe exceeds: if they fit, nothing needs to be tried."""
@@ -47,7 +47,7 @@ def too_slow(
     progress.say(f"Trying {len(candidates)} expensive probes on one image each ...")
     slow = []
     for number, probe in enumerate(candidates):
-        progress.begin(probe.meta.id, 1, number, len(candidates))
+        progress.begin(probe.meta.id, 1, Position(number, len(candidates)))
         context = run_context(probe, probes, measurer, order[: probe.samples or None])
         if not _fits(probe, context, measurer, image, trial):
             slow.append(probe.meta.id)

@@ -30,45 +30,52 @@ class Pace:
         batch_size: Callable[[], int],
         *,
         seconds: float | None = None,
-        price: Price | None = None,
+        guess: float = 0.0,
     ) -> None:
         """Divide ``ids``; ``batch_size`` is called for every batch, because it falls when memory runs out.
 
-        ``seconds`` is the time of all batches, None for no limit; ``price`` is the model's, None if it is unknown.
+        ``seconds`` is the time of all batches, None for no limit; ``guess`` the expected seconds for an image.
         """
         self._ids = ids
         self._batch_size = batch_size
         self._seconds = seconds
-        self._stop = None if seconds is None else time.monotonic() + seconds
-        guess = _GUESSED_PASSES * sum(price or ())
-        self._size = len(ids) if not seconds or not guess else max(1, min(len(ids), int(seconds / guess)))
         self._begun = time.monotonic()
         self._done = 0
+        self._size = len(ids) if seconds is None or guess <= 0 else max(1, int(seconds / guess))
+
+    @property
+    def cost(self) -> float:
+        """Seconds for an image so far; 0 before the first batch has ended."""
+        return (time.monotonic() - self._begun) / self._done if self._done else 0.0
 
     @property
     def deadline(self) -> float | None:
         """The time, by ``time.monotonic``, at which a batch is abandoned; None for never."""
-        if self._stop is None or self._seconds is None:
+        if self._seconds is None:
             return None
-        # before the first batch has ended, another setting or another probe may still use the rest
-        return self._stop + (_SLACK * self._seconds if self._done else 0.0)
+        # a batch that should have ended in time may take longer; before the first one, nothing is known
+        return self._begun + self._seconds * (1 + _SLACK if self._done else 1)
 
     def __iter__(self) -> Iterator[Sequence[str]]:
         start = 0
         while start < len(self._ids):
             size = min(self._size, self._batch_size())
-            if size < 1 or (self._stop is not None and start and time.monotonic() >= self._stop):
+            if size < 1:
                 return
             piece = self._ids[start : start + size]
             start += len(piece)
             yield piece
 
     def finished(self, images: int) -> None:
-        """Learn the cost of an image from all batches so far."""
+        """Choose the size of the next batch from the cost of all images so far."""
         self._done += images
-        if self._stop is None or not images:
+        if self._seconds is None or not self._done:
             return
-        now = time.monotonic()
-        cost = (now - self._begun) / self._done
-        fits = len(self._ids) if cost <= 0 else int((self._stop - now) / cost + 1e-9)
-        self._size = min(GROWTH * max(self._size, 1), fits)
+        left = self._seconds - (time.monotonic() - self._begun)
+        fits = int(left / self.cost + 1e-9) if self.cost > 0 else len(self._ids)
+        self._size = min(GROWTH * self._size, fits)
+
+
+def first_guess(price: Price) -> float:
+    """Return the seconds for an image of a probe that has not measured any."""
+    return _GUESSED_PASSES * sum(price)

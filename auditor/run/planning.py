@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from auditor.data.dataset import Images, rank
 from auditor.model.deployed import DeployedModel
@@ -11,18 +11,6 @@ from auditor.probes.base import Probe
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class Position(NamedTuple):
-    """The position of a probe in the run, for the progress."""
-
-    number: int
-    """From 0."""
-    probes: int
-    seconds: float | None = None
-    """Time limit of the probe."""
-    left: float | None = None
-    """Time that is left for measuring all probes."""
 
 
 def random_order(images: Images, seed: int) -> list[str]:

@@ -14,9 +14,9 @@ from auditor.run.budget import Progressed
 from auditor.run.folder import Cost, RunFolder
 from auditor.run.manifest import records_key
 from auditor.run.measuring import Measured, Measurer, Shards, run_context
-from auditor.run.pace import Pace
-from auditor.run.planning import Position, images_of
-from auditor.run.request import Progress
+from auditor.run.pace import Pace, first_guess
+from auditor.run.planning import images_of
+from auditor.run.request import Position, Progress
 from auditor.run.selection import depends_on
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ class Recorder:
         self._workers = workers
         self._prepared: dict[str, Probe] = {}
         self._preparation_costs: dict[str, Cost] = {}
+        self._image_costs: dict[str, float] = {}
+        """Seconds for an image by probe."""
         self.keys: dict[str, str] = {}
         """Digest of the records of each probe that was measured."""
         self.left_out: dict[str, dict[str, str]] = {}
@@ -107,14 +109,14 @@ class Recorder:
         seconds: float | None,
     ) -> int:
         left = len(self._todo(probe, ids))
-        self._progress.begin(probe.meta.id, len(ids), *position)
+        self._progress.begin(probe.meta.id, len(ids), position)
         self._progress.advance(len(ids) - left)
         classifier = self._measurer.classifier
         pace = Pace(
             todo,
             lambda: classifier.batch_size,
             seconds=seconds,
-            price=self._measurer.price,
+            guess=self._image_costs.get(probe.meta.id) or first_guess(self._measurer.price),
         )
         with Shards(self._folder, probe.meta.id, self.keys[probe.meta.id]) as shards:
             if todo:
@@ -126,6 +128,7 @@ class Recorder:
                 shards.charge(self._preparation_costs.pop(probe.meta.id, Cost()))
             for measured in self._measured(probe, pace):
                 pace.finished(measured.images)
+                self._image_costs[probe.meta.id] = pace.cost
                 shards.add(measured)
                 if not measured.images:
                     break

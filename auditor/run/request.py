@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from auditor.findings.record import AuditRecord, Json, ProbeRecord
 
@@ -42,22 +42,26 @@ class Request:
     command: str = ""
 
 
+class Position(NamedTuple):
+    """The position of a probe in the run, for the progress."""
+
+    number: int
+    """From 0."""
+    probes: int
+    seconds: float | None = None
+    """Time limit of the probe."""
+    left: float | None = None
+    """Time that is left for measuring all probes."""
+
+
 class Progress(Protocol):
     """An observer of an audit."""
 
     def say(self, message: str) -> None:
         """Report an event in one line."""
 
-    def begin(
-        self,
-        probe_id: str,
-        images: int,
-        position: int,
-        probes: int,
-        seconds: float | None = None,
-        left: float | None = None,
-    ) -> None:
-        """Report that a probe begins to measure this many images, for at most ``seconds`` of the ``left`` ones."""
+    def begin(self, probe_id: str, images: int, position: Position) -> None:
+        """Report that a probe begins to measure this many images."""
 
     def advance(self, images: int) -> None:
         """Report that this many more images are measured."""
@@ -72,15 +76,7 @@ class Silent:
     def say(self, message: str) -> None:
         """Ignore the event."""
 
-    def begin(
-        self,
-        probe_id: str,
-        images: int,
-        position: int,
-        probes: int,
-        seconds: float | None = None,
-        left: float | None = None,
-    ) -> None:
+    def begin(self, probe_id: str, images: int, position: Position) -> None:
         """Ignore the event."""
 
     def advance(self, images: int) -> None:

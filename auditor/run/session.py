@@ -34,10 +34,10 @@ from auditor.run.forecast import cannot_pass
 from auditor.run.manifest import earlier_reductions, write_keys, write_manifest
 from auditor.run.measuring import Measurer, choose_batch_size
 from auditor.run.opening import open_audit
-from auditor.run.planning import Position, random_order, unmet_requirement
+from auditor.run.planning import random_order, unmet_requirement
 from auditor.run.record import audit_record, audit_warnings, evidence_files, left_out_warnings
 from auditor.run.recorder import Recorder
-from auditor.run.request import Interrupted, Outcome, Progress, Request, Silent
+from auditor.run.request import Interrupted, Outcome, Position, Progress, Request, Silent
 from auditor.run.sandbox import load_in_sandbox
 from auditor.run.selection import choose_probes, selection_warnings
 from auditor.run.writing import finish, pick_formats, prepare
