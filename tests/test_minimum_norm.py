@@ -24,11 +24,12 @@ from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
+from auditor.plugins.attacks._simba_walk import _cosines, _low_and_high
 from auditor.plugins.attacks.carlini_wagner import CarliniWagner
 from auditor.plugins.attacks.deepfool import DeepFool
 from auditor.plugins.attacks.hopskipjump import HopSkipJump
 from auditor.plugins.attacks.minimum_norm import FastMinimumNorm
-from auditor.plugins.attacks.simba import Simba, _cosines, _low_and_high
+from auditor.plugins.attacks.simba import Simba
 from auditor.probes.attack import breaking_epsilon
 from auditor.probes.base import Randomness
 from auditor.run.opening import open_audit
