@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
     from auditor.statistics import Units
 
-ERROR_METRICS = (
+CALIBRATION_METRICS = (
     MetricSpec(name="ece", label="Expected calibration error", better="lower"),
+    MetricSpec(name="brier", label="Brier score", better="lower", unit="1"),
     MetricSpec(
         name="ece_of_perfect", label="Expected calibration error of a perfectly calibrated model", better="neither"
     ),

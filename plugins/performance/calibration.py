@@ -10,8 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, MetricSpec, PerImage, Probe, Records
-from auditor.plugins.performance._calibration_errors import ERROR_METRICS, calibration_errors, calibration_statement
+from auditor import Conclusion, Finding, Meta, PerImage, Probe, Records
+from auditor.plugins.performance._calibration_errors import (
+    CALIBRATION_METRICS,
+    calibration_errors,
+    calibration_statement,
+)
 from auditor.plugins.performance._confidence_threshold import threshold_finding
 from auditor.plugins.performance._reliability import group_calibration, reliability_diagram
 
@@ -37,10 +41,7 @@ class Calibration(Probe):
         input_kinds=frozenset({"images", "rows"}),
         version=2,
     )
-    metrics = (
-        *ERROR_METRICS,
-        MetricSpec(name="brier", label="Brier score", better="lower", unit="1"),
-    )
+    metrics = CALIBRATION_METRICS
     depends_on: ClassVar[Sequence[str]] = ("attacks.*",)
     bins: int = 15
     minimum: int = 50
