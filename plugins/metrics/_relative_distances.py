@@ -52,8 +52,11 @@ def distance_table(by_norm: Mapping[str, tuple[Metric, Metric]]) -> Table:
     """Tabulate the mean relative distance and the success rate of each norm."""
     return Table(
         title="Empirical robustness and success rate",
-        columns=["norm", "empirical robustness", "success rate", "images attacked"],
-        formats=["text", "percent", "percent", "count"],
-        rows=[[norm_name(norm), mean.cell(), success.cell(), success.n] for norm, (mean, success) in by_norm.items()],
+        columns=["norm", "empirical robustness", "successes", "success rate", "images attacked"],
+        formats=["text", "percent", "count", "percent", "count"],
+        rows=[
+            [norm_name(norm), mean.cell(), mean.n, success.cell(), success.n]
+            for norm, (mean, success) in by_norm.items()
+        ],
         caption="Smallest perturbation of each image over all attacks; the mean is over the successes.",
     )
