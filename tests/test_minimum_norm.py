@@ -399,3 +399,17 @@ def test_invalid_search_result_names_the_probe() -> None:
 
     with pytest.raises(ValueError, match=r"attacks.brighter: search returned shape \(1, 3, 4, 4\)"):
         Fewer().measure(classifier, batch, RNG)
+
+
+@pytest.mark.parametrize("kind", [CarliniWagner, DeepFool, HopSkipJump, Simba])
+@pytest.mark.parametrize("norms", [(), ("l1",), ("l2", "l2")])
+def test_norms_that_a_search_does_not_know_and_repeated_ones_are_refused(
+    kind: type[MinimumNorm], norms: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"norms is .*; expected some of (l2|l2, linf)$"):
+        kind(norms=norms)
+
+
+def test_threat_model_of_a_search_follows_from_its_needs() -> None:
+    assert DeepFool().threat_model().knowledge == "white-box"
+    assert HopSkipJump().threat_model().knowledge == "black-box"
