@@ -159,7 +159,9 @@ def test_imports_go_one_way(path: Path) -> None:
 def test_no_import_cycle() -> None:
     """Files within a package may import each other, but never in a cycle, not even for types."""
     known = {module_name(path): path for path in CORE if module_name(path) != "auditor"}
-    graph = {name: {module for module in imports(path, for_types=True) if module in known} for name, path in known.items()}
+    graph = {
+        name: {module for module in imports(path, for_types=True) if module in known} for name, path in known.items()
+    }
     try:
         list(graphlib.TopologicalSorter(graph).static_order())
     except graphlib.CycleError as error:

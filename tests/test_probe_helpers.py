@@ -62,7 +62,9 @@ def test_metric_table_names_the_column_of_n_if_the_others_differ() -> None:
     columns = {"accuracy": "percent", "success": "percent"}
     different = metric_table("T", {}, columns, [((), (metric(0.5), fewer))], caption="Held out.")
     assert (different.caption, different.rows[0][-1]) == ("Held out. n: of accuracy.", 7)
-    assert metric_table("T", {}, columns, [((), (metric(0.5), metric(0.4)))], caption="Held out.").caption == "Held out."
+    assert (
+        metric_table("T", {}, columns, [((), (metric(0.5), metric(0.4)))], caption="Held out.").caption == "Held out."
+    )
 
 
 def test_epsilon_table_formats_epsilon_by_norm() -> None:
