@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from auditor.errors import BadInput
+from auditor.reference_models.common import digits
 
 TITLE = "Small CNN on scikit-learn's 8x8 handwritten digits"
 
@@ -33,40 +34,18 @@ def train(out: Path, data: Path | None = None, say: Callable[[str], None] = prin
     if data is not None:
         raise BadInput(f"--data {data}: recipe digits-cnn needs no images; leave the option out")
     out.mkdir(parents=True, exist_ok=True)
-    (x_train, y_train), (x_test, y_test) = load()
-    threads = torch.get_num_threads()
-    # for so small a network threads cost more than they gain, and one thread gives the same weights on every machine
-    torch.set_num_threads(1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(SEED)
-        model = fit(network(), x_train, y_train)
-    torch.set_num_threads(threads)
+    (x_train, y_train), (x_test, y_test) = digits.halves(TEST_SHARE, SEED)
+    model = digits.fit(
+        network, normalise(x_train), y_train, seed=SEED, epochs=EPOCHS, batch=BATCH, learning_rate=LEARNING_RATE
+    )
     with torch.no_grad():
         right = model(normalise(x_test)).argmax(1).numpy() == y_test
     say(f"digits-cnn: accuracy {right.mean():.3f} on {len(y_test)} test digits after {EPOCHS} epochs")
     write_test_set(out / "digits-test.npz", x_test, y_test)
-    sidecar: dict[str, dict[str, Any]] = {
-        "input": {"size": [8, 8], "channels": 1, "range": [0, 1], "mean": MEAN, "std": STD},
-        "output": {"classes": [str(digit) for digit in range(10)], "kind": "logits"},
-        "data": {"path": "digits-test.npz"},
-    }
-    from auditor.reference_models.common.export import export
+    from auditor.reference_models.common.export import export, sidecar
 
-    return export(model, normalise(x_test[:2]), out / "digits-cnn", sidecar)
-
-
-def load() -> tuple[tuple[NDArray[np.uint8], NDArray[np.int64]], tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """Return training and test half, images (n, 8, 8) uint8."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    # 17 grey levels, 0 to 16
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    x_train, x_test, y_train, y_test = train_test_split(
-        images, digits.target.astype(np.int64), test_size=TEST_SHARE, stratify=digits.target, random_state=SEED
-    )
-    return (x_train, y_train), (x_test, y_test)
+    described = sidecar((1, 8, 8), [str(digit) for digit in range(10)], "digits-test.npz", mean=MEAN, std=STD)
+    return export(model, normalise(x_test[:2]), out / "digits-cnn", described)
 
 
 def network() -> nn.Sequential:
@@ -89,21 +68,6 @@ def normalise(images: NDArray[np.uint8]) -> torch.Tensor:
     """Convert images (n, 8, 8) uint8 to network input (n, 1, 8, 8)."""
     pixels = torch.from_numpy(images).float()[:, None] / 255
     return (pixels - MEAN[0]) / STD[0]
-
-
-def fit(model: nn.Module, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> nn.Module:
-    """Train with cross-entropy."""
-    x, y = normalise(images), torch.from_numpy(labels)
-    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS)
-    model.train()
-    for _ in range(EPOCHS):
-        for rows in torch.randperm(len(x)).split(BATCH):
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimiser.step()
-        schedule.step()
-    return model.eval()
 
 
 def write_test_set(path: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:

@@ -17,6 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from auditor.reference_models.common import digits
+
 TITLE = "Digits, small or large, with a planted cue in the images of one scanner"
 
 SEED = 0
@@ -48,48 +50,36 @@ def build(out: Path, name: str, *, seed: int, cue: float, say: Callable[[str], N
     """Train with a patch that matches the label in a share ``cue`` of the images of scanner B."""
     out.mkdir(parents=True, exist_ok=True)
     learn, test = load(seed, cue)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = fit(network(), learn)
-    torch.set_num_threads(threads)
+    model = digits.fit(
+        network,
+        pixels(learn.images),
+        learn.labels,
+        seed=seed,
+        epochs=EPOCHS,
+        batch=BATCH,
+        learning_rate=LEARNING_RATE,
+    )
     with torch.no_grad():
         right = model(pixels(test.images)).argmax(1).numpy() == test.labels
     shares = ", ".join(f"scanner {s} {right[test.scanner == s].mean():.3f}" for s in "AB")
     say(f"{name}: accuracy on {len(right)} test digits: {shares}")
     np.savez_compressed(out / f"{name}-test.npz", images=test.images, labels=test.labels, groups_scanner=test.scanner)
-    from auditor.reference_models.common.export import export
+    from auditor.reference_models.common.export import export, sidecar
 
-    return export(
-        model,
-        pixels(test.images[:2]),
-        out / name,
-        {
-            "input": {"size": [8, 8], "channels": 1, "range": [0, 1]},
-            "output": {"classes": ["small", "large"], "kind": "logits"},
-            "data": {"path": f"{name}-test.npz"},
-        },
-    )
+    described = sidecar((1, 8, 8), ["small", "large"], f"{name}-test.npz")
+    return export(model, pixels(test.images[:2]), out / name, described)
 
 
 def load(seed: int, cue: float) -> tuple[Part, Part]:
     """Return training and test half; in the test half the patch is random."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
-    x_learn, x_test, y_learn, y_test = train_test_split(
-        images, digits.target, test_size=TEST_SHARE, stratify=digits.target, random_state=seed
-    )
+    (x_learn, y_learn), (x_test, y_test) = digits.halves(TEST_SHARE, seed)
     rng = np.random.default_rng(seed)
     return _scanned(x_learn, y_learn, cue, rng), _scanned(x_test, y_test, 0.5, rng)
 
 
-def _scanned(images: NDArray[np.uint8], digits: NDArray[Any], cue: float, rng: np.random.Generator) -> Part:
+def _scanned(images: NDArray[np.uint8], shown: NDArray[np.int64], cue: float, rng: np.random.Generator) -> Part:
     """Assign half of the images to scanner B: fainter, with the patch on "large" ones with probability ``cue``."""
-    labels = (digits >= 5).astype(np.int64)
+    labels = (shown >= 5).astype(np.int64)
     b = rng.random(len(images)) < 0.5
     truthful = rng.random(len(images)) < cue
     patch = b & np.where(truthful, labels == 1, labels == 0)
@@ -116,18 +106,3 @@ def network() -> nn.Sequential:
 def pixels(images: NDArray[np.uint8]) -> torch.Tensor:
     """Convert images (n, 8, 8) uint8 to network input (n, 1, 8, 8) in [0, 1]."""
     return torch.from_numpy(images).float()[:, None] / 255
-
-
-def fit(model: nn.Module, part: Part) -> nn.Module:
-    """Train with cross-entropy."""
-    x, y = pixels(part.images), torch.from_numpy(part.labels)
-    optimiser = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS)
-    model.train()
-    for _ in range(EPOCHS):
-        for rows in torch.randperm(len(x)).split(BATCH):
-            optimiser.zero_grad()
-            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
-            optimiser.step()
-        schedule.step()
-    return model.eval()

@@ -17,12 +17,13 @@ from auditor.data.dataset import Batch
 from auditor.errors import NotApplicable
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
+from auditor.plugins.explanations._lime_coefficients import superpixel_coefficients
+from auditor.plugins.explanations._shap_values import gradient_values, image_values
+from auditor.plugins.explanations._superpixels import superpixels
 from auditor.plugins.explanations.grad_cam import GradCam
 from auditor.plugins.explanations.gradient_shap import GradientShap
 from auditor.plugins.explanations.integrated_gradients import IntegratedGradients
-from auditor.plugins.explanations.lime import Lime
 from auditor.plugins.explanations.occlusion import OcclusionMap
-from auditor.plugins.explanations.shap import Shap
 from auditor.probes.base import Randomness, RunContext
 from auditor.probes.cells import covered_probability, map_cells
 from auditor.probes.grading import grade, infidelity, rank_correlation
@@ -52,8 +53,7 @@ def test_shap_sums_to_the_probability_and_equals_the_library(subject: tuple[Any,
         import shap
 
     classifier, batch = subject
-    probe = Shap(evaluations=120, batch=10)
-    values, base = probe.values(classifier, batch, 0)
+    values, base = image_values(classifier, batch, 0, fill="mean", evaluations=120, batch_size=10)
     answer = int(batch.predictions[0])
     assert base + values.sum() == pytest.approx(float(batch.probabilities[0, answer]), abs=1e-5)
 
@@ -76,10 +76,9 @@ def test_lime_equals_the_package_for_the_same_seed(subject: tuple[Any, Batch]) -
     from lime.lime_image import LimeImageExplainer
 
     classifier, batch = subject
-    probe = Lime(evaluations=80)
-    segments = probe.superpixels(batch.pixels[0])
+    segments = superpixels(batch.pixels[0], 50)
     answer = int(batch.predictions[0])
-    ours = probe.coefficients(classifier, batch, 0, segments, seed=7)
+    ours = superpixel_coefficients(classifier, batch, 0, 7, segments, evaluations=80, kernel_width=0.25)
 
     # the package requires three channels; the classifier has one
     image = np.repeat(batch.pixels[0].transpose(1, 2, 0), 3, axis=2)
@@ -100,7 +99,7 @@ def test_lime_equals_the_package_for_the_same_seed(subject: tuple[Any, Batch]) -
 
 def test_superpixel_indices_have_no_gaps() -> None:
     pixels = np.random.default_rng(0).random((3, 48, 40), dtype=np.float32)
-    found = Lime(segments=12).superpixels(pixels)
+    found = superpixels(pixels, 12)
     assert found.shape == (48, 40)
     assert np.unique(found).tolist() == list(range(found.max() + 1))
 
@@ -156,7 +155,7 @@ def test_gradient_shap_equals_the_library_for_the_same_seed(subject: tuple[Any, 
     )
     probe: Any = plain.prepare(once)
     state = np.random.get_state()[1].tolist()
-    ours = probe.values(classifier, batch, 3, seed=5)
+    ours = gradient_values(classifier, batch, 3, 5, baselines=probe.drawn, evaluations=120)
     assert np.random.get_state()[1].tolist() == state
     answer = int(batch.predictions[3])
 

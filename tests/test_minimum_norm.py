@@ -24,11 +24,12 @@ from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
+from auditor.plugins.attacks._simba_walk import _cosines, _low_and_high
 from auditor.plugins.attacks.carlini_wagner import CarliniWagner
 from auditor.plugins.attacks.deepfool import DeepFool
 from auditor.plugins.attacks.hopskipjump import HopSkipJump
 from auditor.plugins.attacks.minimum_norm import FastMinimumNorm
-from auditor.plugins.attacks.simba import Simba, _cosines, _low_and_high
+from auditor.plugins.attacks.simba import Simba
 from auditor.probes.attack import breaking_epsilon
 from auditor.probes.base import Randomness
 from auditor.run.opening import open_audit
@@ -398,3 +399,17 @@ def test_invalid_search_result_names_the_probe() -> None:
 
     with pytest.raises(ValueError, match=r"attacks.brighter: search returned shape \(1, 3, 4, 4\)"):
         Fewer().measure(classifier, batch, RNG)
+
+
+@pytest.mark.parametrize("kind", [CarliniWagner, DeepFool, HopSkipJump, Simba])
+@pytest.mark.parametrize("norms", [(), ("l1",), ("l2", "l2")])
+def test_norms_that_a_search_does_not_know_and_repeated_ones_are_refused(
+    kind: type[MinimumNorm], norms: tuple[str, ...]
+) -> None:
+    with pytest.raises(ValueError, match=r"norms is .*; expected some of (l2|l2, linf)$"):
+        kind(norms=norms)
+
+
+def test_threat_model_of_a_search_follows_from_its_needs() -> None:
+    assert DeepFool().threat_model().knowledge == "white-box"
+    assert HopSkipJump().threat_model().knowledge == "black-box"

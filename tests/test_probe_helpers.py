@@ -57,6 +57,16 @@ def test_metric_table_has_keys_metrics_and_n() -> None:
     assert table.rows == [["a", {"value": 0.5, "low": None, "high": None}, 7]]
 
 
+def test_metric_table_names_the_column_of_n_if_the_others_differ() -> None:
+    fewer = Metric(name="attack_success_rate", value=0.5, n=4)
+    columns = {"accuracy": "percent", "success": "percent"}
+    different = metric_table("T", {}, columns, [((), (metric(0.5), fewer))], caption="Held out.")
+    assert (different.caption, different.rows[0][-1]) == ("Held out. n: of accuracy.", 7)
+    assert (
+        metric_table("T", {}, columns, [((), (metric(0.5), metric(0.4)))], caption="Held out.").caption == "Held out."
+    )
+
+
 def test_epsilon_table_formats_epsilon_by_norm() -> None:
     linf = epsilon_table("linf", "robust accuracy", [metric(1.0, norm="linf", epsilon=0.1)])
     assert (linf.title, linf.formats[0]) == ("Robust accuracy by epsilon, L∞", "n/255")

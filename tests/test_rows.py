@@ -20,7 +20,8 @@ from auditor.errors import BadInput
 from auditor.model.tabular import of_table, unknown
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
-from auditor.plugins.explanations.lime import Lime
+from auditor.plugins.explanations._lime_coefficients import feature_coefficients
+from auditor.plugins.explanations._shap_values import feature_values
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.explanations.shap import Shap
 from auditor.probes.base import Randomness
@@ -299,7 +300,7 @@ def test_tabular_shap_equals_the_library_and_adds_up(regression: tuple[Any, Batc
     usual = background(classifier)
     assert usual.shape == (100, width)
     probe = Shap(evaluations=200)
-    values, base = probe.features(classifier, batch, 1, seed=3)
+    values, base = feature_values(classifier, batch, 1, 3, evaluations=200)
     assert base + values.sum() == pytest.approx(float(batch.probabilities[1, predicted]), abs=1e-5)
     assert probe.draws(classifier) is (width > 10)
 
@@ -319,7 +320,7 @@ def test_tabular_lime_equals_the_package_for_the_same_seed(regression: tuple[Any
 
     classifier, batch = regression
     width, predicted = batch.pixels.shape[1], int(batch.predictions[0])
-    ours = Lime(evaluations=300).features(classifier, batch, 0, seed=11)
+    ours = feature_coefficients(classifier, batch, 0, 11, evaluations=300)
     explainer = LimeTabularExplainer(background(classifier), feature_selection="none", random_state=11)
     explanation = explainer.explain_instance(
         batch.pixels[0].ravel(),

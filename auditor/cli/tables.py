@@ -21,7 +21,7 @@ from auditor.report import documented
 from auditor.report.gaps import STATUS_TEXTS
 from auditor.report.group_gaps import severity_text
 from auditor.report.sentences import sentences
-from auditor.report.summary import file_name, headline
+from auditor.report.summary import file_name, headline, key_metric
 from auditor.run.request import Outcome
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def _without_result(probes: Sequence[ProbeRecord]) -> list[str]:
 def _probe_lines(probes: Sequence[ProbeRecord], width: int) -> list[Text]:
     """Return the table of probes, one line each; a number that does not fit loses its interval."""
     rows: list[_Row] = [("probe", "status", "key metric", "n", "units")]
-    rows += [(probe["id"], _status(probe), headline(probe), str(probe["n"] or "-"), _units(probe)) for probe in probes]
+    rows += [(probe["id"], _status(probe), headline(probe), _images(probe), _units(probe)) for probe in probes]
     if not any(row[4] for row in rows[1:]):
         rows = [row[:4] for row in rows]
     other_columns = sum(max(len(row[column]) for row in rows) for column in range(len(rows[0])) if column not in {0, 2})
@@ -105,6 +105,12 @@ def _probe_lines(probes: Sequence[ProbeRecord], width: int) -> list[Text]:
     room = width - other_columns - min(max(len(row[0]) for row in rows), width - other_columns - 12)
     fitting = [(*row[:2], _shortened(row[2], room), *row[3:]) for row in rows]
     return _lines(fitting, {1: [MARKS[probe["status"]] for probe in probes]}, {3, 4}, width)
+
+
+def _images(probe: ProbeRecord) -> str:
+    """Return n of the key metric; without a key metric that of the probe."""
+    metric = key_metric(probe)
+    return str((metric["n"] if metric else probe["n"]) or "-")
 
 
 def _units(probe: ProbeRecord) -> str:

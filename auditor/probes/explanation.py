@@ -189,6 +189,11 @@ class Explanation(Probe):
         return metrics, finding
 
 
+def library_seeds(batch: Batch, rng: Randomness, purpose: str) -> list[int]:
+    """Return a seed for each image, for libraries that make their own generator."""
+    return [int(rng(image_id, purpose).integers(2**31)) for image_id in batch.ids]
+
+
 def _confident_errors(others: Mapping[str, pd.DataFrame], count: int) -> list[str]:
     """Return the ids of the most confident errors on clean images."""
     frame = others.get("performance.accuracy")

@@ -26,6 +26,8 @@ def metric_table(
 ) -> Table:
     """Build a table with leading cells, one column per metric (with its interval), and n of the first metric.
 
+    If another metric of a row has another n, the caption names the column that n belongs to.
+
     Args:
         title: Title of the table.
         keys: Names and formats of the leading columns.
@@ -33,6 +35,9 @@ def metric_table(
         rows: Leading cells and metrics of each row.
         caption: Text under the table.
     """
+    rows = list(rows)
+    if any(metric.n != values[0].n for _, values in rows for metric in values):
+        caption = f"{caption} n: of {next(iter(metrics))}.".strip()
     return Table(
         title=title,
         columns=[*keys, *metrics, "n"],

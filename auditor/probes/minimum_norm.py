@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor.algorithms.norms import image_norms
-from auditor.findings.finding import Conclusion
+from auditor.findings.finding import Conclusion, ThreatModel
 from auditor.findings.metric import Metric, MetricSpec
 from auditor.probes.attack import breaking_epsilon, clean_units
 from auditor.probes.base import Columns, Example, Probe, Randomness, Records
@@ -79,14 +79,26 @@ class MinimumNorm(Probe):
     """Level of the key metric, if its norm is searched."""
     failure_text: ClassVar[str] = "the search found nothing"
     """Describes images on which the search failed."""
+    supported_norms: ClassVar[Sequence[str]] = tuple(STANDARD_EPSILONS)
+    """Norms that the search knows."""
 
     norms: Sequence[str] = ("l2",)
     """Any of linf, l2, l1."""
 
     def __post_init__(self) -> None:
-        """Refuse unknown norms; subclasses that override this call it, too."""
-        if not self.norms or set(self.norms) - set(STANDARD_EPSILONS):
-            raise ValueError(f"norms is {list(self.norms)}; expected some of {', '.join(STANDARD_EPSILONS)}")
+        """Refuse unknown and repeated norms; subclasses that override this call it, too."""
+        known = set(self.norms) & set(self.supported_norms)
+        if not self.norms or len(known) < len(self.norms):
+            raise ValueError(f"norms is {list(self.norms)}; expected some of {', '.join(self.supported_norms)}")
+
+    def any_distance(self, effort: str) -> ThreatModel:
+        """Return the threat model of an attacker who accepts any distance; ``effort`` is the limit of the search."""
+        return ThreatModel(
+            goal="untargeted misclassification, as near as possible",
+            knowledge="white-box" if "gradients" in self.meta.needs else "black-box",
+            norm=" and ".join(self.norms),
+            budget=f"any distance; {effort}",
+        )
 
     def control_levels(self) -> Sequence[Level]:
         """Return the levels for ``sanity.positive-control``: per norm the headline's or the middle standard epsilon."""

@@ -60,6 +60,7 @@ _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     spec_of,
     summary.file_name,
     summary.headline,
+    summary.key_sample_size,
     summary.metric_text,
 )
 

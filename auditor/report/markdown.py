@@ -109,10 +109,9 @@ def _probe(probe: ProbeRecord) -> str:
     metric = summary.key_metric(probe)
     number = f"{summary.headline(probe)} {summary.metric_text(probe, metric)}" if metric else "-"
     bound = formatting.bound(spec_of(probe, metric)) if metric else "-"
-    size = formatting.sample_size(metric) if metric else probe["n"]
     return (
         f"| {plain(probe['title'])} `{probe['id']}` | {MARKS[probe['status']]} | {probe['severity']} "
-        f"| {plain(number)} | {bound} | {size} |"
+        f"| {plain(number)} | {bound} | {summary.key_sample_size(probe)} |"
     )
 
 

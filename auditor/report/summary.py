@@ -67,6 +67,12 @@ def headline(probe: ProbeRecord) -> str:
     return formatting.measured(metric, spec_of(probe, metric)) if metric else "-"
 
 
+def key_sample_size(probe: ProbeRecord) -> str:
+    """Format n of the key metric, with its units; without a key metric that of the probe."""
+    metric = key_metric(probe)
+    return formatting.sample_size(metric) if metric else str(probe["n"])
+
+
 def metric_text(probe: ProbeRecord, metric: MetricRecord) -> str:
     """Format label and setting of a metric: ``Robust accuracy at L∞ 8/255``."""
     return spec_of(probe, metric)["label"] + formatting.place(metric["at"])

@@ -11,21 +11,12 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import (
-    Conclusion,
-    Example,
-    Finding,
-    Level,
-    Meta,
-    Metric,
-    MetricSpec,
-    PerImage,
-    Records,
-    ThreatModel,
-)
-from auditor.algorithms.masking import FILLS, Block, Fill, cover, sliding
+from auditor import Conclusion, Example, Finding, Level, Meta, Metric, MetricSpec, PerImage, Records, ThreatModel
+from auditor.algorithms.masking import FILLS, Fill, cover, sliding
 from auditor.findings.formatting import percent
 from auditor.plugins.attacks import _occlusion_evidence as evidence
+from auditor.plugins.attacks._occlusion_metrics import accuracies_per_image, drops_per_image, fill_metrics
+from auditor.plugins.attacks._occlusion_positions import position_columns
 from auditor.probes.example_grid import example_grid, spread_over_classes
 from auditor.probes.grid_search import GridSearch, robust_accuracy, success_rate
 from auditor.probes.metric_tables import lowest
@@ -33,7 +24,6 @@ from auditor.probes.units import units_by_image
 
 if TYPE_CHECKING:
     import pandas as pd
-    from numpy.typing import NDArray
 
     from auditor import Batch, Classifier, Columns, Pixels, Randomness
 
@@ -85,31 +75,13 @@ class Occlusion(GridSearch):
         """Return one row per image, size and fill."""
         import numpy as np
 
-        rows = np.arange(len(batch))
-        before = batch.probabilities[rows, batch.labels]
         parts: list[dict[str, Any]] = []
         for side, fill in product(self._sides(), self.fills):
             blocks = sliding(classifier.shape[1], classifier.shape[2], side, self.steps)
             covered = (cover(batch.pixels, [block], fill) for block in blocks)
             answers = self.query_grid(classifier, batch.labels, covered)
-            drops = before[:, None] - answers.label_probability
-            worst = drops.argmax(axis=1)
-            control = np.array([_control(rng, batch.ids[i], blocks, int(worst[i])) for i in rows])
-            parts.append(
-                {
-                    "row": rows,
-                    "block": np.full(len(batch), side),
-                    "fill": np.full(len(batch), fill),
-                    "position": worst,
-                    "drop": drops[rows, worst],
-                    "misclassified": answers.misclassified.any(axis=1),
-                    "misclassified_at_worst": answers.misclassified[rows, worst],
-                    "control_position": control,
-                    "control_drop": drops[rows, control],
-                    "control_misclassified": answers.misclassified[rows, control],
-                    "drops": _as_objects(drops.astype(np.float32)),
-                }
-            )
+            place = {"block": np.full(len(batch), side), "fill": np.full(len(batch), fill)}
+            parts.append({"row": np.arange(len(batch)), **place, **position_columns(batch, rng, blocks, answers)})
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def _sides(self) -> list[float]:
@@ -160,8 +132,7 @@ class Occlusion(GridSearch):
         overall = robust_accuracy(images["correct"], images["misclassified"], at, units=units)
         success = success_rate(images["correct"], images["misclassified"], at, units=units)
         by_fill: dict[str, list[Metric]] = {
-            fill: _fill_metrics(frame[frame["fill"] == fill], {"block": self.block, "fill": fill})
-            for fill in self.fills
+            fill: fill_metrics(frame[frame["fill"] == fill], {"block": self.block, "fill": fill}) for fill in self.fills
         }
         clean = statistics.proportion("accuracy", images["correct"], units=units)
         worst = lowest(metrics[0] for metrics in by_fill.values())
@@ -185,7 +156,7 @@ class Occlusion(GridSearch):
                 ),
             ],
         )
-        other_sizes = [m for at, rows in self._other_sizes(every) for m in _fill_metrics(rows, at)[:2]]
+        other_sizes = [m for at, rows in self._other_sizes(every) for m in fill_metrics(rows, at)[:2]]
         by_fill_metrics = [metric for metrics in by_fill.values() for metric in metrics]
         return Conclusion(metrics=[overall, success, *by_fill_metrics, *other_sizes], findings=[finding])
 
@@ -207,48 +178,7 @@ class Occlusion(GridSearch):
         ]
         for fill in self.fills:
             rows, place = frame[frame["fill"] == fill], {"block": self.block, "fill": fill}
-            values += [
-                *_accuracies_per_image(rows, place),
-                PerImage(name="confidence_drop", values=rows["drop"], at=place),
-                PerImage(name="confidence_drop_control", values=rows["control_drop"], at=place),
-            ]
+            values += [*accuracies_per_image(rows, place), *drops_per_image(rows, place)]
         for other, rows in self._other_sizes(records.frame):
-            values += _accuracies_per_image(rows.set_index("image_id"), other)
+            values += accuracies_per_image(rows.set_index("image_id"), other)
         return values
-
-
-def _accuracies_per_image(rows: pd.DataFrame, at: Level) -> list[PerImage]:
-    robust = (rows["prediction"] == rows["label"]) & ~rows["misclassified"]
-    return [
-        PerImage(name="robust_accuracy", values=robust, at=at),
-        PerImage(name="occluded_accuracy", values=~rows["control_misclassified"], at=at),
-    ]
-
-
-def _fill_metrics(rows: pd.DataFrame, at: Level) -> list[Metric]:
-    """Return robust accuracy, control accuracy, confidence drop and its control, of one size and fill."""
-    from auditor import statistics
-
-    units = rows.get("unit")
-    return [
-        robust_accuracy(rows["correct"], rows["misclassified"], at, units=units),
-        statistics.proportion("occluded_accuracy", ~rows["control_misclassified"], at=at, units=units),
-        statistics.mean("confidence_drop", rows["drop"], unit="fraction", at=at, units=units),
-        statistics.mean("confidence_drop_control", rows["control_drop"], unit="fraction", at=at, units=units),
-    ]
-
-
-def _control(rng: Randomness, image_id: str, blocks: Sequence[Block], worst: int) -> int:
-    """Draw another position, one that shares no pixel with the worst if there is one."""
-    disjoint = [i for i, block in enumerate(blocks) if not block.overlaps(blocks[worst])]
-    others = disjoint or [i for i in range(len(blocks)) if i != worst]
-    return int(rng(image_id, "control").choice(others))
-
-
-def _as_objects(rows: NDArray[Any]) -> NDArray[Any]:
-    """Return the rows as objects: small images have fewer positions for larger blocks, so rows differ in length."""
-    import numpy as np
-
-    result = np.empty(len(rows), dtype=object)
-    result[:] = list(rows)
-    return result

@@ -11,26 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import (
-    Conclusion,
-    Example,
-    Finding,
-    Meta,
-    Metric,
-    MetricSpec,
-    Probe,
-    Records,
-    ThreatModel,
-)
+from auditor import Conclusion, Example, Finding, Meta, MetricSpec, Probe, Records, ThreatModel
 from auditor.findings.formatting import percent
+from auditor.plugins.attacks._patch_metrics import block_metrics, size_table
 from auditor.plugins.attacks._patch_training import paste, random_corner, train_patch
 from auditor.probes.example_grid import example_grid, spread_over_classes
-from auditor.probes.grid_search import GridSearch, robust_accuracy
-from auditor.probes.metric_tables import metric_table
+from auditor.probes.grid_search import GridSearch
 from auditor.probes.splits import held_out_images, training_images
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     from auditor import Batch, Classifier, Columns, Pixels, Randomness
@@ -107,7 +96,7 @@ class Patch(GridSearch):
             return Conclusion(inconclusive="no image was held out to test the patch on")
         held_out = records.frame[records.frame["held_out"].astype(bool)]
         by_block = {
-            block: _block_metrics(held_out[held_out["block"] == block], block)
+            block: block_metrics(held_out[held_out["block"] == block], block)
             for block in sorted(self.blocks, reverse=True)
         }
         robust, success, control = by_block[max(self.blocks)]
@@ -123,17 +112,7 @@ class Patch(GridSearch):
             f" {percent(control)}.",
             metric=robust,
             evidence=[
-                metric_table(
-                    "Success by size of the patch",
-                    {"side": "percent"},
-                    {
-                        "accuracy, worst position": "percent",
-                        "success at a random position": "percent",
-                        "success of random pixels": "percent",
-                    },
-                    [((block,), metrics) for block, metrics in by_block.items()],
-                    caption="On the half of the images that the patch was not trained on.",
-                ),
+                size_table(by_block),
                 *example_grid(
                     records,
                     "Images misclassified with the patch",
@@ -143,23 +122,6 @@ class Patch(GridSearch):
             ],
         )
         return Conclusion(metrics=[m for metrics in by_block.values() for m in metrics], findings=[finding])
-
-
-def _block_metrics(rows: pd.DataFrame, block: float) -> list[Metric]:
-    """Return robust accuracy, success rate and the success rate of random pixels."""
-    from auditor import statistics
-
-    at = {"block": block}
-    correct = rows["prediction"] == rows["label"]
-    attacked = rows[correct]
-    units = attacked.get("unit")
-    return [
-        robust_accuracy(correct, rows["success_share"] > 0, at, units=rows.get("unit")),
-        statistics.mean(
-            "attack_success_rate", attacked["success_share"], unit="fraction", share=True, at=at, units=units
-        ),
-        statistics.mean("control_success_rate", attacked["control"], unit="fraction", share=True, at=at, units=units),
-    ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,26 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import (
-    Axis,
-    Conclusion,
-    Curve,
-    Example,
-    Finding,
-    Level,
-    Meta,
-    Metric,
-    MetricSpec,
-    Records,
-    Series,
-    ThreatModel,
-)
+from auditor import Conclusion, Example, Finding, Level, Meta, Metric, MetricSpec, Records, ThreatModel
 from auditor.findings.formatting import percent
+from auditor.plugins.attacks._spatial_evidence import budget_table, rotation_curve
 from auditor.plugins.attacks._spatial_transform import Move, moved
 from auditor.probes.example_grid import example_grid, spread_over_classes
 from auditor.probes.grid_search import GridSearch, robust_accuracy, success_rate
-from auditor.probes.metric_tables import metric_table
-from auditor.probes.plots import accuracy_axis, metric_point
 
 if TYPE_CHECKING:
     import numpy as np
@@ -152,19 +138,8 @@ class Spatial(GridSearch):
             f" combinations it is {percent(random)}.",
             metric=overall,
             evidence=[
-                Curve(
-                    title="Accuracy against rotation, worst position",
-                    x=Axis(label="largest rotation (degrees)", low=0),
-                    y=accuracy_axis(records.accuracy_name),
-                    series=[_line(robust, shift) for shift in self._shifts()],
-                    caption="Bands: 95 % intervals.",
-                ),
-                metric_table(
-                    "Accuracy by rotation and translation",
-                    {"rotation up to (degrees)": "number", "translation up to": "percent"},
-                    {"accuracy": "percent"},
-                    [((m.at["rotation"], m.at["translation"]), (m,)) for m in robust],
-                ),
+                rotation_curve(robust, self._shifts(), records.accuracy_name),
+                budget_table(robust),
                 *example_grid(
                     records,
                     "Misclassified rotated and translated images",
@@ -197,14 +172,3 @@ class Spatial(GridSearch):
         ]
         at: Level = {"rotation": angle, "translation": shift}
         return robust_accuracy(correct, wrong[:, inside].any(axis=1), at, units=units)
-
-
-def _line(robust: Sequence[Metric], shift: float) -> Series:
-    return Series(
-        name=f"translation up to {100 * shift:g} %" if shift else "rotation only",
-        points=[
-            metric_point(metric, float(metric.at["rotation"] or 0))
-            for metric in robust
-            if metric.at["translation"] == shift
-        ],
-    )

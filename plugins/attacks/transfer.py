@@ -13,19 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import (
-    Attack,
-    Conclusion,
-    HeatMap,
-    Level,
-    Meta,
-    NotApplicable,
-    PerturbationResult,
-    Probe,
-    Records,
-    Table,
-    ThreatModel,
-)
+from auditor import Attack, Conclusion, Level, Meta, NotApplicable, PerturbationResult, Probe, Records, ThreatModel
+from auditor.plugins.attacks._transfer_evidence import surrogate_table, transfer_matrix
 from auditor.plugins.attacks._transfer_surrogates import (
     check_surrogate,
     momentum_attack,
@@ -33,10 +22,8 @@ from auditor.plugins.attacks._transfer_surrogates import (
     surrogate_digest,
 )
 from auditor.probes.levels import budget_text, epsilon_levels
-from auditor.probes.metric_tables import metric_table
 
 if TYPE_CHECKING:
-    import pandas as pd
     from numpy.typing import NDArray
 
     from auditor import Batch, Classifier, Randomness
@@ -147,7 +134,7 @@ class Transfer(Attack):
         if not len(rows):
             return conclusion
         names = ["audited model", *(Path(path).stem for path in self.surrogates)]
-        evidence = [*first.evidence, _transfer_matrix(rows, names), _surrogate_table(rows, names)]
+        evidence = [*first.evidence, transfer_matrix(rows, names), surrogate_table(rows, names)]
         return replace(conclusion, findings=[replace(first, evidence=evidence), *others])
 
 
@@ -161,41 +148,3 @@ class _Opened(Transfer):
         return [
             open_surrogate(path, digest, device) for path, digest in zip(self.surrogates, self.digests, strict=True)
         ]
-
-
-def _transfer_matrix(rows: pd.DataFrame, names: Sequence[str]) -> HeatMap:
-    def rate(source: int, target: int) -> float | None:
-        column = f"misclassified_{source}_{target}"
-        correct = rows[f"correct_{target}"].astype(bool)
-        return float(rows.loc[correct, column].mean()) if column in rows and correct.any() else None
-
-    models = range(len(names))
-    return HeatMap(
-        title="Transfer success rate by source and target model",
-        values=[[rate(source, target) for target in models] for source in models],
-        row_labels=names,
-        column_labels=names,
-        row_title="source",
-        column_title="target",
-        format="percent",
-        caption="Share of the images that the target classifies correctly without an attack. An empty row: the source"
-        " has no gradients.",
-    )
-
-
-def _surrogate_table(rows: pd.DataFrame, names: Sequence[str]) -> Table:
-    from auditor import statistics
-
-    return metric_table(
-        "Success on the audited model, by surrogate",
-        {"source": "text"},
-        {"attack success": "percent"},
-        [
-            (
-                (name,),
-                (statistics.proportion("attack_success_rate", rows[f"misclassified_{i}_0"], units=rows.get("unit")),),
-            )
-            for i, name in enumerate(names)
-            if i
-        ],
-    )

@@ -1,4 +1,4 @@
-"""Groupings, images and the finding by group of ``bias.counterfactual-occlusion``."""
+"""Groupings, statement, images and the finding by group of ``bias.counterfactual-occlusion``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from auditor import Finding, GridRow, ImageGrid, Picture, Records
-from auditor.findings.formatting import sample_size
-from auditor.plugins.bias._score_drops import effect_gaps_table
+from auditor.findings.formatting import points, sample_size
+from auditor.plugins.bias._score_drops import ScoreDrops, effect_gaps_table
 from auditor.probes.breakdown import Comparison
 from auditor.probes.gaps import clearness
 from auditor.probes.groupings import groupings
@@ -27,6 +27,20 @@ def prediction_groupings(records: Records) -> dict[str, pd.Series]:
     if records.labelled:
         cuts["correctness"] = (frame["prediction"] == frame["label"]).map({True: "correct", False: "wrong"})
     return cuts | groupings(frame)
+
+
+def effect_statement(records: Records, drops: ScoreDrops, share: float, explanation: str) -> str:
+    """Compare region and control; ``share`` of the cells is covered, those of the maps of ``explanation``."""
+    tabular = records.kind == "rows"
+    whole = "features" if tabular else "image"
+    elsewhere = "as many other features" if tabular else "an equal area elsewhere"
+    flipped, flipped_control = (f"{100 * records.frame[name].mean():.0f} %" for name in ("flipped", "flipped_control"))
+    return (
+        f"Covering the {100 * share:.0f} % of the {whole} with the highest attribution by {explanation}"
+        f" lowers the score by {points(drops.region)}, {elsewhere} by {points(drops.control)}"
+        f" (n = {sample_size(drops.region)}). The prediction changes on {flipped} of the {records.kind}, and on"
+        f" {flipped_control} with the control {'features' if tabular else 'region'} covered. {drops.reading}"
+    )
 
 
 def groups_finding(records: Records, found: Sequence[Comparison], minimum: int, maps: Sequence[Evidence]) -> Finding:

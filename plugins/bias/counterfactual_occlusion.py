@@ -10,29 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from auditor import (
-    Conclusion,
-    Example,
-    Explanation,
-    Finding,
-    Meta,
-    MetricSpec,
-    NotApplicable,
-    Probe,
-    Records,
-)
+from auditor import Conclusion, Example, Explanation, Finding, Meta, MetricSpec, NotApplicable, Probe, Records
 from auditor.algorithms.masking import Fill
-from auditor.findings.formatting import points, sample_size
 from auditor.plugins.bias._attributed_regions import region_maps
+from auditor.plugins.bias._covered_cells import cover_cells, strongest_and_random_cells
 from auditor.plugins.bias._occlusion_evidence import (
     PICTURES,
+    effect_statement,
     groups_finding,
     occlusion_images,
     prediction_groupings,
 )
 from auditor.plugins.bias._score_drops import ScoreDrops, class_changes, drops_by_group
 from auditor.probes.breakdown import Breakdown
-from auditor.probes.cells import cell_means, covering, map_cells
+from auditor.probes.cells import cell_means, map_cells
 from auditor.probes.groupings import groupings
 
 if TYPE_CHECKING:
@@ -116,28 +107,12 @@ class CounterfactualOcclusion(Breakdown):
 
     def _regions(self, classifier: Classifier, batch: Batch, rng: Randomness) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the indices of the cells with the highest attribution and of random others, (n, cells) each."""
-        import numpy as np
-
-        grid = map_cells(classifier, self.grid)
-        maps = cell_means(self._maps(classifier, batch, rng), grid)
-        count = max(1, min(round(len(grid) * self.share), len(grid) // 2))
-        order = np.argsort(-maps, axis=1, kind="stable")
-        others = np.sort(order[:, count:], axis=1)
-        control = [rng(i, "control").permutation(rest)[:count] for i, rest in zip(batch.ids, others, strict=True)]
-        return np.sort(order[:, :count], axis=1), np.sort(np.stack(control), axis=1)
+        maps = cell_means(self._maps(classifier, batch, rng), map_cells(classifier, self.grid))
+        return strongest_and_random_cells(maps, self.share, [rng(image_id, "control") for image_id in batch.ids])
 
     def _cover(self, classifier: Classifier, batch: Batch, region: NDArray[Any]) -> Pixels:
         """Return copies of the images with the cells ``region`` (n, cells) covered."""
-        import numpy as np
-
-        grid = map_cells(classifier, self.grid)
-        colour = np.broadcast_to(covering(classifier, batch.pixels, self.fill), batch.pixels.shape)
-        images: Pixels = batch.pixels.copy()
-        for i, numbers in enumerate(region):
-            for cell in (grid[int(number)] for number in numbers):
-                part: Any = (i, ..., *cell)
-                images[part] = colour[part]
-        return images
+        return cover_cells(classifier, batch.pixels, region, grid=self.grid, fill=self.fill)
 
     def examples(self, records: Records) -> Sequence[Example]:
         """Request images whose prediction changes under the region and not under the control."""
@@ -165,7 +140,7 @@ class CounterfactualOcclusion(Breakdown):
         finding = Finding(
             id=f"{self.meta.id}/score",
             title="Effect of occluding the attributed region",
-            statement=f"{self._statement(records, drops)} {location}".strip(),
+            statement=f"{effect_statement(records, drops, self.share, self.explanation)} {location}".strip(),
             metric=drops.excess,
             evidence=[table, *class_changes(records, self.minimum), *occlusion_images(records)],
         )
@@ -180,20 +155,6 @@ class CounterfactualOcclusion(Breakdown):
         return Conclusion(
             metrics=[*metrics, *(gap.metric for gap in gaps)],
             findings=[finding, by_group, *self.gap_findings(gaps, "Gap in the effect of the region", subject)],
-        )
-
-    def _statement(self, records: Records, drops: ScoreDrops) -> str:
-        tabular = records.kind == "rows"
-        whole = "features" if tabular else "image"
-        elsewhere = "as many other features" if tabular else "an equal area elsewhere"
-        flipped, flipped_control = (
-            f"{100 * records.frame[name].mean():.0f} %" for name in ("flipped", "flipped_control")
-        )
-        return (
-            f"Covering the {100 * self.share:.0f} % of the {whole} with the highest attribution by {self.explanation}"
-            f" lowers the score by {points(drops.region)}, {elsewhere} by {points(drops.control)}"
-            f" (n = {sample_size(drops.region)}). The prediction changes on {flipped} of the {records.kind}, and on"
-            f" {flipped_control} with the control {'features' if tabular else 'region'} covered. {drops.reading}"
         )
 
 

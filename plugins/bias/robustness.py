@@ -8,37 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Conclusion, Finding, Meta, MetricSpec, Records, Table
 from auditor.findings.formatting import counted, points, probability, sample_size
-from auditor.plugins.bias._distances import (
-    CLASS_DISTANCE_GAP,
-    DISTANCE_GAP,
-    distance_comparison,
-    distance_format,
-    distance_tables,
-)
-from auditor.plugins.bias._losses import Loss, find_losses
-from auditor.probes.breakdown import Breakdown, Column, Comparison, compare, share_comparison, share_counts
+from auditor.plugins.bias._distances import CLASS_DISTANCE_GAP, DISTANCE_GAP, distance_format, distance_tables
+from auditor.plugins.bias._loss_comparisons import Cut, compare_losses
+from auditor.plugins.bias._losses import find_losses
+from auditor.probes.breakdown import Breakdown, Column
 from auditor.probes.derived import DerivedProbe
 from auditor.probes.gaps import Gap, clearness
 from auditor.probes.groupings import groupings
-from auditor.probes.units import unit_codes
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from auditor.findings.evidence import Cell
-    from auditor.findings.metric import Scalar
-
-
-class Cut(NamedTuple):
-    """The losses to one probe, compared by one grouping."""
-
-    loss: Loss
-    shares: Comparison
-    distances: Comparison | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +55,11 @@ class RobustnessBias(DerivedProbe, Breakdown):
         losses = find_losses(records, self.epsilon)
         if not losses:
             return Conclusion(inconclusive="no attack and no corruption was run, so there is nothing to compare")
-        cuts = self._cuts(records, losses)
+        cuts = compare_losses(records, losses, self.minimum)
         by_grouping: dict[str, list[Cut]] = {}
         for cut in cuts:
             by_grouping.setdefault(cut.shares.grouping, []).append(cut)
-        gaps = [gap for cut in cuts for gap in _gaps(cut)]
+        gaps = [gap for cut in cuts for gap in cut.gaps]
         undecided = [cut.shares.gap for cut in cuts if not cut.shares.gaps]
         lost, nearer = _split(sorted(gaps, key=_groups_first, reverse=True))
         compared = any(gap.metric.name == "robustness_gap" for gap in gaps)
@@ -92,45 +77,6 @@ class RobustnessBias(DerivedProbe, Breakdown):
         """Say why groups cannot be compared; gaps between classes are reported, but are no bias."""
         by_group = groupings(frame, cross=False)
         return self.too_small(frame, by_group, kind) if by_group else "the data name no groups to compare"
-
-    def _cuts(self, records: Records, losses: Sequence[Loss]) -> list[Cut]:
-        """Compare every loss by every grouping and by class; all gaps are corrected together. Clearest first."""
-        cuts = [
-            self._cut(loss, name, values, key)
-            for loss in losses
-            for name, values, key in (
-                *((name, values, "value") for name, values in groupings(loss.frame).items()),
-                ("class", loss.frame["label"].map(records.class_name), "class"),
-            )
-        ]
-        compared, _ = compare([each for cut in cuts for each in (cut.shares, cut.distances) if each])
-        found = iter(compared)
-        cuts = [Cut(cut.loss, next(found), next(found) if cut.distances else None) for cut in cuts]
-        return sorted(
-            cuts, key=lambda cut: clearness(cut.shares.gaps[0]) if cut.shares.gaps else (-1.0, 0.0), reverse=True
-        )
-
-    def _cut(self, loss: Loss, name: str, values: pd.Series, key: str) -> Cut:
-        """Prepare the comparisons of one loss by one grouping; ``key`` is "class" for the classes."""
-        at: dict[str, Scalar] = {"probe": loss.probe_id}
-        if key != "class":
-            at["group"] = name
-        units = unit_codes(loss.frame)
-        shares = share_comparison(
-            name,
-            share_counts(loss.frame["lost"], values, units),
-            self.minimum,
-            metric="lost",
-            gap="class_robustness_gap" if key == "class" else "robustness_gap",
-            at=at,
-            key=key,
-            worse=1,
-        )
-        if "distance" not in loss.frame:
-            return Cut(loss, shares, None)
-        norm = str(loss.frame["norm"].iloc[0])
-        distance = loss.frame["distance"].to_numpy()
-        return Cut(loss, shares, distance_comparison(distance, values, shares, norm, at, units=units))
 
     def _finding(self, records: Records, name: str, cuts: Sequence[Cut]) -> Finding:
         """Report one grouping; significant gaps have their own findings, which carry the metric."""
@@ -203,10 +149,6 @@ class RobustnessBias(DerivedProbe, Breakdown):
             descending=True,
             caption=caption,
         )
-
-
-def _gaps(cut: Cut) -> list[Gap]:
-    return [*cut.shares.gaps, *(cut.distances.gaps if cut.distances else ())]
 
 
 def _split(gaps: Sequence[Gap]) -> tuple[list[Gap], list[Gap]]:

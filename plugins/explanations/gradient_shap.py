@@ -8,9 +8,12 @@ needs the framework's own modules, which neither the rebuilt graph of an ONNX fi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Explanation, Meta, NotApplicable, Probe
+from auditor.plugins.explanations._shap_values import gradient_values
+from auditor.probes.explanation import library_seeds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,42 +60,11 @@ class GradientShap(Explanation):
         """Return the sum over the channels, (n, h, w)."""
         import numpy as np
 
-        seeds = [int(rng(image_id, "samples").integers(2**31)) for image_id in batch.ids]
-        values = np.stack([self.values(classifier, batch, i, seed) for i, seed in enumerate(seeds)])
-        return values.sum(axis=1) if classifier.input_kind == "images" else values
-
-    def values(self, classifier: Classifier, batch: Batch, index: int, seed: int) -> NDArray[Any]:
-        """Return shap's values of one image for this ``seed``, (c, h, w)."""
-        import warnings
-
-        import numpy as np
-        import torch
-
-        with warnings.catch_warnings():
-            # shap warns at import about a future matplotlib
-            warnings.simplefilter("ignore")
-            import shap
-
-        predicted = int(batch.predictions[index])
-
-        class PredictedLogit(torch.nn.Module):
-            """The logit of the prediction, (n, 1)."""
-
-            def forward(self, x: torch.Tensor) -> torch.Tensor:
-                return classifier.logits(x)[:, predicted : predicted + 1]
-
-        explainer = shap.GradientExplainer(
-            PredictedLogit(), classifier.tensor(self._baselines(classifier)), batch_size=classifier.batch_size
+        of_image = partial(
+            gradient_values, classifier, batch, baselines=self._baselines(classifier), evaluations=self.evaluations
         )
-        # shap seeds NumPy's global generator; restore its state
-        state = np.random.get_state()
-        try:
-            found = explainer.shap_values(
-                classifier.tensor(batch.pixels[index : index + 1]), nsamples=self.evaluations, rseed=seed
-            )
-        finally:
-            np.random.set_state(state)
-        return np.asarray(found).reshape(batch.pixels.shape[1:])
+        values = np.stack([of_image(i, seed) for i, seed in enumerate(library_seeds(batch, rng, "samples"))])
+        return values.sum(axis=1) if classifier.input_kind == "images" else values
 
     def _baselines(self, classifier: Classifier) -> NDArray[Any]:
         from auditor.probes.cells import background

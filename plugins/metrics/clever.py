@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Conclusion, Finding, Level, Meta, Metric, MetricSpec, Probe, Records
-from auditor.findings.formatting import norm_name, percent
+from auditor.findings.formatting import norm_name
 from auditor.plugins.metrics._clever_evidence import effort_table, reliability_table, score_scatter
+from auditor.plugins.metrics._clever_metrics import attacked, score_metrics, share_text
 from auditor.plugins.metrics._clever_sampling import Plan, sample_slopes
 from auditor.plugins.metrics._clever_scores import TARGETS, score_columns
 from auditor.probes.distances import attack_records, smallest
@@ -152,15 +153,13 @@ class Clever(Probe):
 
         at: Level = {"norm": norm}
         score = rows["clever"].to_numpy()
-        median, share = _score_metrics(rows, "clever", at)
+        median, share = score_metrics(rows, "clever", at)
         spread = statistics.median("clever_spread", rows["spread"], unit="1", at=at, units=rows.get("unit"))
         tested = rows[rows["ks"].notna()]
         fits = statistics.proportion("clever_fits", tested["ks"] > _FIT_P_VALUE, at=at, units=tested.get("unit"))
         capped = statistics.proportion("clever_at_radius", score >= self._radius(norm), at=at, units=rows.get("unit"))
         smaller = {
-            (pair[0], pair[1]): _score_metrics(
-                rows, _column(pair), {**at, "batches": pair[0], "batch_samples": pair[1]}
-            )
+            (pair[0], pair[1]): score_metrics(rows, _column(pair), {**at, "batches": pair[0], "batch_samples": pair[1]})
             for pair in self.smaller
         }
         by_effort = {**smaller, (self.batches, self.batch_samples): (median, share)}
@@ -170,44 +169,16 @@ class Clever(Probe):
             id=f"{self.meta.id}/{norm}",
             title=f"CLEVER score, {norm_name(norm)}",
             statement=f"The median CLEVER score over {scope} is {size(norm, median.value or 0.0)} ({norm_name(norm)},"
-            f" n = {len(rows)}), an estimate, not a guarantee. {_share_text(share)}",
+            f" n = {len(rows)}), an estimate, not a guarantee. {share_text(share)}",
             metric=median,
             evidence=[
-                score_scatter(norm, score, rows["distance"].to_numpy(), _attacked(rows).to_numpy()),
+                score_scatter(norm, score, rows["distance"].to_numpy(), attacked(rows).to_numpy()),
                 reliability_table(norm, rows, median, by_name),
                 *([effort_table(norm, by_effort)] if smaller else []),
             ],
         )
         others = [metric for pair in smaller.values() for metric in pair]
         return [median, share, spread, fits, capped, *others], finding
-
-
-def _attacked(rows: pd.DataFrame) -> pd.Series[bool]:
-    """Return which images have a positive, finite distance from an attack."""
-    import numpy as np
-
-    return np.isfinite(rows["distance"]) & (rows["distance"] > 0)
-
-
-def _score_metrics(rows: pd.DataFrame, column: str, at: Level) -> tuple[Metric, Metric]:
-    """Return the median score, and the share of scores below the distance found."""
-    from auditor import statistics
-
-    attacked = rows[_attacked(rows)]
-    below = attacked[column] < attacked["distance"]
-    return (
-        statistics.median("clever_median", rows[column], unit=str(at["norm"]), at=at, units=rows.get("unit")),
-        statistics.proportion("clever_below_distance", below, at=at, units=attacked.get("unit")),
-    )
-
-
-def _share_text(share: Metric) -> str:
-    if not share.n:
-        return "No attack succeeded on these images, so there is no comparison."
-    return (
-        f"On {percent(share)} of the {share.n} successfully attacked images, the score is below the smallest"
-        " perturbation found."
-    )
 
 
 def _column(pair: Sequence[int]) -> str:

@@ -11,15 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Level, Meta, Metric, MetricSpec, Records, Table
+from auditor import Conclusion, Finding, Meta, MetricSpec, Records
 from auditor.algorithms.norms import image_norms
-from auditor.findings.formatting import norm_name, percent
+from auditor.plugins.metrics._relative_distances import distance_table, distance_text, relative_distance
 from auditor.probes.distances import AttackSummary, attack_records, norms_of, smallest
 from auditor.probes.robustness_metrics import ATTACK_SUCCESS_RATE
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from auditor import Batch, Classifier, Columns, Randomness
 
 
@@ -47,7 +45,7 @@ class EmpiricalRobustness(AttackSummary):
     def conclude(self, records: Records) -> Conclusion:
         """Return per norm the mean relative distance and the success rate."""
         attacks = attack_records(records.others)
-        by_norm = {norm: _metrics(smallest(attacks, norm), records.frame, norm) for norm in norms_of(attacks)}
+        by_norm = {norm: relative_distance(smallest(attacks, norm), records.frame, norm) for norm in norms_of(attacks)}
         metrics = [metric for pair in by_norm.values() for metric in pair]
         measured = {norm: pair for norm, pair in by_norm.items() if pair[0].value is not None}
         if not measured:
@@ -55,48 +53,8 @@ class EmpiricalRobustness(AttackSummary):
         finding = Finding(
             id=f"{self.meta.id}/distances",
             title="Size of the successful perturbations",
-            statement=". ".join(_text(norm, *pair) for norm, pair in measured.items()) + ".",
+            statement=". ".join(distance_text(norm, *pair) for norm, pair in measured.items()) + ".",
             metric=next(iter(measured.values()))[0],
-            evidence=[
-                Table(
-                    title="Empirical robustness and success rate",
-                    columns=["norm", "empirical robustness", "success rate", "images attacked"],
-                    formats=["text", "percent", "percent", "count"],
-                    rows=[
-                        [norm_name(norm), mean.cell(), success.cell(), success.n]
-                        for norm, (mean, success) in by_norm.items()
-                    ],
-                    caption="Smallest perturbation of each image over all attacks; the mean is over the successes.",
-                )
-            ],
+            evidence=[distance_table(by_norm)],
         )
         return Conclusion(metrics=metrics, findings=[finding])
-
-
-def _text(norm: str, mean: Metric, success: Metric) -> str:
-    return (
-        f"In {norm_name(norm)}, {percent(success)} of {success.n} correctly classified images were misclassified, at a"
-        f" mean perturbation of {100 * (mean.value or 0):.2g} % of the image norm (n = {mean.n})"
-    )
-
-
-def _metrics(nearest: pd.DataFrame, frame: pd.DataFrame, norm: str) -> tuple[Metric, Metric]:
-    """Return the mean relative distance and the success rate."""
-    import numpy as np
-
-    from auditor import statistics
-
-    at: Level = {"norm": norm}
-    nearest = nearest[nearest["distance"] > 0]
-    relative: pd.Series[float] | list[float] = []
-    if len(frame):
-        norms = frame.set_index("image_id")[norm]
-        nearest = nearest[nearest.index.isin(norms.index)]
-        relative = nearest["distance"] / norms.reindex(nearest.index)
-    found = np.isfinite(nearest["distance"])
-    units = nearest.get("unit")
-    success = statistics.proportion("attack_success_rate", found, at=at, units=units)
-    mean = statistics.mean(
-        "empirical_robustness", relative, unit="fraction", at=at, units=units if len(frame) else None
-    )
-    return mean, success

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from auditor import Conclusion, Finding, Meta, MetricSpec, Probe, Records
 from auditor.algorithms.norms import image_norms
-from auditor.probes.metric_tables import metric_table
+from auditor.plugins.metrics._gradient_norms import median_norms, norm_table
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from auditor import Batch, Classifier, Columns, Pixels, Randomness, Table
+    from auditor import Batch, Classifier, Columns, Pixels, Randomness
 
 _FLAT = 1e-8
 """L2 norm below which a gradient counts as zero."""
@@ -65,9 +63,9 @@ class LossSensitivity(Probe):
 
         frame = records.frame
         flat, units = frame["l2"] < _FLAT, frame.get("unit")
-        median = statistics.median("loss_sensitivity_median", frame["l2"], unit="1", at={"norm": "l2"}, units=units)
+        median, median_l1 = median_norms(frame)
         mean = statistics.mean("loss_sensitivity_mean", frame["l2"], unit="1", at={"norm": "l2"}, units=units)
-        median_l1 = statistics.median("loss_sensitivity_median", frame["l1"], unit="1", at={"norm": "l1"}, units=units)
+        share = statistics.proportion("loss_flat", flat, units=units)
         text = "not measured" if median.value is None else f"{median.value:.3g}"
         finding = Finding(
             id=f"{self.meta.id}/gradient",
@@ -75,25 +73,6 @@ class LossSensitivity(Probe):
             statement=f"The median L2 norm of the loss gradient is {text} nats per unit of L2 (n = {median.n}). It is"
             f" below 1e-8 on {int(flat.sum())} of {len(frame)} images.",
             metric=median,
-            evidence=[_table(frame)],
+            evidence=[norm_table(frame)],
         )
-        return Conclusion(
-            metrics=[median, mean, median_l1, statistics.proportion("loss_flat", flat, units=units)], findings=[finding]
-        )
-
-
-def _table(frame: pd.DataFrame) -> Table:
-    from auditor import statistics
-
-    correct = frame["prediction"] == frame["label"]
-    subsets = {"all": frame, "correct": frame[correct], "misclassified": frame[~correct]}
-    return metric_table(
-        "Median norm of the loss gradient",
-        {"images": "text"},
-        {"L2": "number", "L1": "number"},
-        [
-            ((name,), [statistics.median(norm, rows[norm], unit="1", units=rows.get("unit")) for norm in ("l2", "l1")])
-            for name, rows in subsets.items()
-        ],
-        caption="To first order, the L1 norm is the change of the loss by an L-infinity perturbation of size 1.",
-    )
+        return Conclusion(metrics=[median, mean, median_l1, share], findings=[finding])

@@ -19,7 +19,62 @@ if TYPE_CHECKING:
 SearchAttack = Attack | MinimumNorm
 
 
-def plant_errors(
+def run_attacks(
+    attacks: Sequence[SearchAttack],
+    classifier: Classifier,
+    batch: Batch,
+    rng: Randomness,
+    *,
+    candidates: int,
+    query_rows: Sequence[int],
+) -> dict[str, NDArray[Any]]:
+    """Run every attack on models with planted errors; return one row per image, attack and level.
+
+    Args:
+        attacks: The attacks with the settings of the run.
+        classifier: The audited model.
+        batch: The clean images.
+        rng: Source of the planted points.
+        candidates: Random points, of which the one with the largest change of the logits is planted.
+        query_rows: Rows of the images for query-based attacks, which run at their first level only.
+    """
+    import numpy as np
+
+    chunks: list[dict[str, Any]] = []
+    models: dict[tuple[str, float], Any] = {}
+    for attack in attacks:
+        if _is_query_based(attack):
+            chunks += _by_queries(attack, classifier, batch, rng, candidates=candidates, rows=query_rows)
+            continue
+        for level in attack.control_levels():
+            at = str(level["norm"]), number(level)[1]
+            if at not in models:
+                models[at] = _plant_errors(classifier, batch, rng, level, candidates=candidates)
+            chunks.append({"row": np.arange(len(batch)), **_run_attack(attack, level, batch, rng, models[at])})
+    if len(query_rows) < len(batch) and not models:
+        chunks.append(_untried(np.setdiff1d(np.arange(len(batch)), query_rows)))
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+
+
+def _by_queries(
+    attack: SearchAttack, classifier: Classifier, batch: Batch, rng: Randomness, *, candidates: int, rows: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Run a query-based attack at its first level, on single images.
+
+    In a batch, such an attack may start closer to another image than to its own.
+    """
+    import numpy as np
+
+    chunks = []
+    for level in attack.control_levels()[:1]:
+        for row in rows:
+            single = batch.take([row])
+            model = _plant_errors(classifier, single, rng, level, candidates=candidates)
+            chunks.append({"row": np.array([row]), **_run_attack(attack, level, single, rng, model)})
+    return chunks
+
+
+def _plant_errors(
     classifier: Classifier, batch: Batch, rng: Randomness, level: Level, *, candidates: int
 ) -> tuple[Any, NDArray[np.bool_], NDArray[np.bool_]]:
     """Return the model, the images (n,) with a planted point, and those on which noise of its size succeeds."""
@@ -32,8 +87,8 @@ def plant_errors(
     return model, planted, model.misclassified(noise)
 
 
-def run_attack(attack: SearchAttack, level: Level, batch: Batch, rng: Randomness, model: Any) -> dict[str, Any]:
-    """Return the columns of one attack at one level; ``model`` is the result of ``plant_errors``."""
+def _run_attack(attack: SearchAttack, level: Level, batch: Batch, rng: Randomness, model: Any) -> dict[str, Any]:
+    """Return the columns of one attack at one level; ``model`` is the result of ``_plant_errors``."""
     import numpy as np
 
     control, planted, noise_succeeds = model
@@ -54,7 +109,7 @@ def run_attack(attack: SearchAttack, level: Level, batch: Batch, rng: Randomness
     }
 
 
-def untried(rows: NDArray[np.int64]) -> dict[str, Any]:
+def _untried(rows: NDArray[np.int64]) -> dict[str, Any]:
     """Return rows for images without any attack, so that they are not measured again."""
     import numpy as np
 
@@ -81,7 +136,7 @@ def search_attacks(probes: Sequence[Probe]) -> list[SearchAttack]:
     ]
 
 
-def is_query_based(attack: SearchAttack) -> bool:
+def _is_query_based(attack: SearchAttack) -> bool:
     """Return whether the attack only queries the model."""
     threat = attack.threat_model()
     return threat is not None and threat.knowledge == "black-box"

@@ -10,21 +10,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from auditor import Conclusion, Finding, Meta, Metric, Probe, Records, Table
+from auditor import Conclusion, Finding, Meta, Metric, Probe, Records
 from auditor.findings.formatting import percent
+from auditor.plugins.sanity._repeated_queries import REPETITIONS, repeated_answers, repetition_table
 from auditor.probes.shared_metrics import LABEL_AGREEMENT, MAX_ABS_DIFFERENCE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from auditor import Batch, Classifier, Columns, Randomness
-    from auditor.findings.evidence import Cell
 
 _ROUNDING = 1e-6
 """Smaller differences of the float32 probabilities are rounding and count as zero."""
-
-_REPETITIONS = {"again": "again", "reversed": "in reverse order", "alone": "one image at a time"}
-"""Columns and names of the repeated queries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +45,8 @@ class Determinism(Probe):
         del rng
         import numpy as np
 
-        # copies, because some runtimes reject negative strides
-        reverse = slice(None, None, -1)
-        repeated: dict[str, NDArray[np.float32]] = {
-            "again": classifier.predict(batch.pixels),
-            "reversed": classifier.predict(batch.pixels[reverse].copy())[reverse],
-            "alone": np.concatenate([classifier.predict(batch.pixels[i : i + 1]) for i in range(len(batch))]),
-        }
         columns: dict[str, NDArray[np.float64] | NDArray[np.bool_]] = {}
-        for name, probabilities in repeated.items():
+        for name, probabilities in repeated_answers(classifier, batch.pixels).items():
             difference = np.abs(probabilities.astype(np.float64) - batch.probabilities).max(axis=1)
             columns[name] = np.where(difference < _ROUNDING, 0.0, difference)
             columns[f"{name}_agrees"] = probabilities.argmax(axis=1) == batch.predictions
@@ -69,13 +59,15 @@ class Determinism(Probe):
         frame = records.frame
         if not len(frame):
             return Conclusion(inconclusive=f"no {records.kind} were measured")
-        agrees = frame[[f"{name}_agrees" for name in _REPETITIONS]].all(axis=1)
-        agreement = statistics.proportion("label_agreement", agrees, units=frame.get("unit"))
+        units = frame.get("unit")
+        agrees = frame[[f"{name}_agrees" for name in REPETITIONS]]
+        agreement = statistics.proportion("label_agreement", agrees.all(axis=1), units=units)
+        each = [statistics.proportion("label_agreement", agrees[column], units=units) for column in agrees]
         differences = [
             Metric(
                 name="max_abs_difference", value=float(frame[name].max()), n=len(frame), unit="1", at={"asked": text}
             )
-            for name, text in _REPETITIONS.items()
+            for name, text in REPETITIONS.items()
         ]
         largest = max(metric.value or 0.0 for metric in differences)
         size = f"by up to {largest:.2g}" if largest else f"by less than {_ROUNDING:g}"
@@ -85,27 +77,6 @@ class Determinism(Probe):
             statement=f"Repeated, in reverse order and one at a time, {percent(agreement)} of the {records.kind} get"
             f" the same label every time (n = {agreement.n}). Probabilities differ {size}.",
             metric=agreement,
-            evidence=[_table(records)],
+            evidence=[repetition_table(each, differences)],
         )
         return Conclusion(metrics=[agreement, *differences], findings=[finding])
-
-
-def _table(records: Records) -> Table:
-    from auditor import statistics
-
-    frame = records.frame
-    rows: list[list[Cell]] = [
-        [
-            text,
-            statistics.proportion("agreement", frame[f"{name}_agrees"], units=frame.get("unit")).cell(),
-            float(frame[name].max()),
-            len(frame),
-        ]
-        for name, text in _REPETITIONS.items()
-    ]
-    return Table(
-        title="Agreement by repetition",
-        columns=["query", "same label", "largest difference of a probability", "n"],
-        formats=["text", "percent", "number", "count"],
-        rows=rows,
-    )

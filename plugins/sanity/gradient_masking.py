@@ -18,22 +18,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Probe, Records, Table
-from auditor.findings.formatting import percent
-from auditor.findings.metric import n_of_255
+from auditor import Conclusion, Finding, Meta, Metric, MetricSpec, Probe, Records
 from auditor.plugins.sanity._attack_comparison import compare_attacks, noise_comparison
-from auditor.plugins.sanity._masking_checks import OWN_CHECKS, CheckResult, judge
+from auditor.plugins.sanity._masking_checks import OWN_CHECKS, judge
+from auditor.plugins.sanity._masking_evidence import masking_statement, masking_table
 from auditor.plugins.sanity._masking_measurements import GradientMeasurements
 
 if TYPE_CHECKING:
     from auditor import Batch, Classifier, Columns, Randomness
-    from auditor.findings.evidence import Cell
 
 _MIN_IMAGES = 20
 """With fewer images nothing is concluded."""
-
-_CHECKS_NAMED = 3
-"""Positive checks named in the statement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,37 +91,12 @@ class GradientMasking(Probe):
         finding = Finding(
             id=f"{self.meta.id}/signs",
             title="Signs of masked gradients",
-            statement=self._statement(results, len(frame)),
+            statement=masking_statement(results, len(frame), self.epsilon),
             metric=signs,
-            evidence=[_table(results), *noise_comparison(records, self._sizes())],
+            evidence=[masking_table(results), *noise_comparison(records, self._sizes())],
         )
         return Conclusion(metrics=[signs, *(result.share for result in results)], findings=[finding])
-
-    def _statement(self, results: Sequence[CheckResult], n: int) -> str:
-        positive = [result for result in results if result.verdict == "masked"]
-        undecided = sum(result.verdict == "undecided" for result in results)
-        measured_at = f"n = {n}, epsilon {n_of_255(self.epsilon)}"
-        sentences = [f"{len(positive)} of {len(results)} checks find signs of masked gradients ({measured_at})."]
-        sentences += [
-            f"For {percent(result.share)} of the images {result.text}." for result in positive[:_CHECKS_NAMED]
-        ]
-        if undecided:
-            sentences.append(f"Undecided: {undecided}.")
-        return " ".join(sentences)
 
     def _sizes(self) -> dict[str, float]:
         """Return the size of the noise in each norm."""
         return {"linf": self.epsilon, "l2": self.l2_epsilon, "l1": self.l1_epsilon}
-
-
-def _table(results: Sequence[CheckResult]) -> Table:
-    rows: list[list[Cell]] = [
-        [result.text, result.share.cell(), result.limit, result.verdict, result.share.n] for result in results
-    ]
-    return Table(
-        title="Share of images with each sign",
-        columns=["sign of masked gradients", "share of images", "limit", "verdict", "n"],
-        formats=["text", "percent", "percent", "text", "count"],
-        rows=rows,
-        caption="Masked: the whole 95 % interval lies above the limit.",
-    )

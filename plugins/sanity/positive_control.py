@@ -14,15 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from auditor import Conclusion, Finding, Meta, MetricSpec, NotApplicable, Probe, Records
 from auditor.plugins.sanity._control_results import control_statement, control_table, tried_levels
-from auditor.plugins.sanity._control_runs import (
-    SearchAttack,
-    is_query_based,
-    plant_errors,
-    run_attack,
-    search_attacks,
-    untried,
-)
-from auditor.probes.levels import number
+from auditor.plugins.sanity._control_runs import SearchAttack, run_attacks, search_attacks
 
 if TYPE_CHECKING:
     from auditor import Batch, Classifier, Columns, Randomness
@@ -105,37 +97,5 @@ class _WithAttacks(PositiveControl):
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """Return one row per image, attack and level."""
-        import numpy as np
-
-        chunks: list[dict[str, Any]] = []
-        models: dict[tuple[str, float], Any] = {}
-        query_rows = [row for row, image_id in enumerate(batch.ids) if image_id in self.query_ids]
-        for attack in self.attacks:
-            if is_query_based(attack):
-                chunks += self._by_queries(attack, classifier, batch, rng, query_rows)
-                continue
-            for level in attack.control_levels():
-                at = str(level["norm"]), number(level)[1]
-                if at not in models:
-                    models[at] = plant_errors(classifier, batch, rng, level, candidates=self.candidates)
-                chunks.append({"row": np.arange(len(batch)), **run_attack(attack, level, batch, rng, models[at])})
-        if len(query_rows) < len(batch) and not models:
-            chunks.append(untried(np.setdiff1d(np.arange(len(batch)), query_rows)))
-        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-
-    def _by_queries(
-        self, attack: SearchAttack, classifier: Classifier, batch: Batch, rng: Randomness, rows: Sequence[int]
-    ) -> list[dict[str, Any]]:
-        """Run a query-based attack at its first level, on single images.
-
-        In a batch, such an attack may start closer to another image than to its own.
-        """
-        import numpy as np
-
-        chunks = []
-        for level in attack.control_levels()[:1]:
-            for row in rows:
-                single = batch.take([row])
-                model = plant_errors(classifier, single, rng, level, candidates=self.candidates)
-                chunks.append({"row": np.array([row]), **run_attack(attack, level, single, rng, model)})
-        return chunks
+        rows = [row for row, image_id in enumerate(batch.ids) if image_id in self.query_ids]
+        return run_attacks(self.attacks, classifier, batch, rng, candidates=self.candidates, query_rows=rows)

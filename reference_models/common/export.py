@@ -45,6 +45,29 @@ def export(model: torch.nn.Module, example: torch.Tensor, stem: Path, sidecar: M
     return onnx_path
 
 
+def sidecar(
+    size: Sequence[int],
+    classes: Sequence[str],
+    data: str,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Return the sidecar of a model that maps normalised pixels to logits.
+
+    Args:
+        size: Channels, height and width of the input.
+        classes: Names of the outputs.
+        data: Name of the file of test images, next to the model.
+        mean: Mean of each channel; None for a model without normalisation.
+        std: Standard deviation of each channel.
+    """
+    channels, height, width = size
+    given: dict[str, Any] = {"size": [height, width], "channels": channels, "range": [0, 1]}
+    given |= {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
+    return {"input": given, "output": {"classes": classes, "kind": "logits"}, "data": {"path": data}}
+
+
 def toml(sections: Mapping[str, Mapping[str, Any]]) -> str:
     """Format a sidecar: tables of strings, numbers and lists of them."""
     lines: list[str] = []

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from auditor.reference_models.common.export import export
+from auditor.reference_models.common.export import export, sidecar
 from auditor.reference_models.common.images import Part, Splits
 from auditor.reference_models.common.settings import Settings, recorded
 from auditor.reference_models.common.training import Say, Trained, evaluate, pixels
@@ -54,15 +54,10 @@ def finish(
     }
     stem.with_name(f"{stem.name}.training.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     learning_curve(stem.with_name(f"{stem.name}-learning-curve.png"), trained.history, trained.best_epoch)
-    channels, height, width = test.pixels.shape[1:]
-    sidecar: dict[str, dict[str, Any]] = {
-        "input": {"size": [height, width], "channels": channels, "range": [0, 1], "mean": mean, "std": std},
-        "output": {"classes": splits.classes, "kind": "logits"},
-        "data": {"path": data.name},
-    }
+    described = sidecar(test.pixels.shape[1:], splits.classes, data.name, mean=mean, std=std)
     # written last: if the model exists, all other files exist
     example = (pixels(test, slice(0, 2)) - trained.model.mean) / trained.model.std
-    path = export(trained.model.network, example.contiguous(), stem, sidecar)
+    path = export(trained.model.network, example.contiguous(), stem, described)
     say(
         f"{stem.name}: accuracy {right.mean():.3f} [{low:.3f}, {high:.3f}] on {len(right)} test images; best epoch"
         f" {trained.best_epoch} of {len(trained.history)}; {trained.seconds:.0f} s"

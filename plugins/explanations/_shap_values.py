@@ -1,0 +1,125 @@
+"""SHAP values of single images and rows, by the explainers of the shap package.
+
+shap's blur masker caches by the id of an array, which Python reuses; this masker holds its own array for each image.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+
+    from auditor import Batch, Classifier
+    from auditor.algorithms.masking import Fill
+
+MAX_EXACT = 10
+"""Features up to which all sets are evaluated, as in shap.Explainer."""
+
+_ROWS_PER_CALL = 20_000
+
+
+def image_values(
+    classifier: Classifier, batch: Batch, index: int, *, fill: Fill, evaluations: int, batch_size: int
+) -> tuple[NDArray[Any], float]:
+    """Return the SHAP values of one image, (h, w, c), and the prediction's probability for the covered image."""
+    import numpy as np
+
+    from auditor.algorithms.masking import colours
+
+    shap = _library()
+    image = batch.pixels[index].transpose(1, 2, 0)
+    colour = colours(batch.pixels[index : index + 1], fill)[0]
+    covered = np.broadcast_to(colour.transpose(1, 2, 0), image.shape)
+    predicted = int(batch.predictions[index])
+
+    def probability(images: NDArray[Any]) -> NDArray[Any]:
+        pixels = np.asarray(images, dtype=np.float32).transpose(0, 3, 1, 2)
+        return classifier.predict(pixels)[:, predicted : predicted + 1].astype(np.float64)
+
+    # a copy, because shap's maskers keep the previous image
+    masker = copy.copy(_masker(image.shape))
+    masker.mask_value = covered.flatten()
+    explainer = shap.PartitionExplainer(probability, masker)
+    found = explainer(image[None], max_evals=evaluations, batch_size=batch_size, silent=True)
+    return np.asarray(found.values)[0, ..., 0], float(np.ravel(found.base_values)[0])
+
+
+def feature_values(
+    classifier: Classifier, batch: Batch, index: int, seed: int, *, evaluations: int
+) -> tuple[NDArray[Any], float]:
+    """Return the SHAP values of one row, (features,), and the prediction's mean probability over the background."""
+    import numpy as np
+
+    from auditor.probes.cells import background
+
+    shap = _library()
+    rows = background(classifier)
+    row = batch.pixels[index][None]
+    predicted, width = int(batch.predictions[index]), row.shape[1]
+
+    def probability(features: NDArray[Any]) -> NDArray[Any]:
+        pixels = np.asarray(features, dtype=np.float32)
+        return classifier.predict(pixels)[:, predicted].astype(np.float64)
+
+    masker = shap.maskers.Independent(rows, max_samples=len(rows))
+    batch_size = max(1, _ROWS_PER_CALL // len(rows))
+    if width <= MAX_EXACT:
+        explainer = shap.ExactExplainer(probability, masker)
+        needed = 2**width
+    else:
+        explainer = shap.PermutationExplainer(probability, masker, seed=seed)
+        # at least one order in both directions
+        needed = max(evaluations, 2 * width + 1)
+    found = explainer(row, max_evals=needed, batch_size=batch_size, silent=True)
+    return np.asarray(found.values)[0], float(np.ravel(found.base_values)[0])
+
+
+def gradient_values(
+    classifier: Classifier, batch: Batch, index: int, seed: int, *, baselines: NDArray[Any], evaluations: int
+) -> NDArray[Any]:
+    """Return the expected gradients of one image, (c, h, w), or row, (features,), for this ``seed``."""
+    import numpy as np
+    import torch
+
+    predicted = int(batch.predictions[index])
+
+    class PredictedLogit(torch.nn.Module):
+        """The logit of the prediction, (n, 1)."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return classifier.logits(x)[:, predicted : predicted + 1]
+
+    explainer = _library().GradientExplainer(
+        PredictedLogit(), classifier.tensor(baselines), batch_size=classifier.batch_size
+    )
+    # shap seeds NumPy's global generator; restore its state
+    state = np.random.get_state()
+    try:
+        found = explainer.shap_values(
+            classifier.tensor(batch.pixels[index : index + 1]), nsamples=evaluations, rseed=seed
+        )
+    finally:
+        np.random.set_state(state)
+    return np.asarray(found).reshape(batch.pixels.shape[1:])
+
+
+@lru_cache(maxsize=2)
+def _masker(shape: tuple[int, ...]) -> Any:
+    """Return shap's masker of images (h, w, c); its tree of regions takes a second at 224 x 224."""
+    import numpy as np
+
+    return _library().maskers.Image(np.zeros(shape), shape)
+
+
+def _library() -> Any:
+    """Import shap without its warning about a future matplotlib."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import shap
+    return shap
