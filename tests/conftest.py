@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # before anything imports torch: the workers share the cores, and two pools of threads on one core wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,6 +17,10 @@ import onnx
 import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
+
+if TYPE_CHECKING:
+    from auditor import Probe
+    from auditor.plugin.registry import Registry
 
 LONG = ("test_metamorphic", "test_reference_models", "test_contract", "test_browser", "test_distributed")
 """Files of minutes. A file runs on one worker: those that come last would leave the others idle."""
@@ -47,6 +52,32 @@ def auditor_cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
     return call
+
+
+@pytest.fixture
+def with_probes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
+    """Install throw-away probes, and broken plugins by name."""
+    from auditor.plugin import registry
+
+    def install(*kinds: type[Probe], broken: Mapping[str, str] | None = None) -> Registry:
+        loaded = registry.load()
+        for kind in kinds:
+            loaded.probes[kind.meta.id] = kind
+            loaded.origin[kind.meta.id] = "test"
+        for name, error in (broken or {}).items():
+            loaded.plugins.append(registry.Plugin(name, "else", "1.0", error))
+        monkeypatch.setattr(registry, "load", lambda: loaded)
+        return loaded
+
+    return install
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The clock of the run, moved by the test."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    return now
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,7 +26,6 @@ import auditor
 from auditor import Conclusion, Meta, Metric, Probe
 from auditor.cli.main import main
 from auditor.plugin import registry
-from auditor.plugin.registry import Plugin
 from auditor.plugin.suite import find_suite
 
 Cli = Callable[..., Result]
@@ -107,23 +106,6 @@ def model(digits: Path, tmp_path: Path) -> Path:
     for file in digits.iterdir():
         shutil.copy(file, tmp_path)
     return tmp_path / "digits-cnn.onnx"
-
-
-@pytest.fixture
-def with_probes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., registry.Registry]:
-    """Install throw-away probes, and broken plugins by name."""
-
-    def install(*kinds: type[Probe], broken: Mapping[str, str] | None = None) -> registry.Registry:
-        loaded = registry.load()
-        for kind in kinds:
-            loaded.probes[kind.meta.id] = kind
-            loaded.origin[kind.meta.id] = "test"
-        for name, error in (broken or {}).items():
-            loaded.plugins.append(Plugin(name, "else", "1.0", error))
-        monkeypatch.setattr(registry, "load", lambda: loaded)
-        return loaded
-
-    return install
 
 
 def meta(name: str) -> Meta:

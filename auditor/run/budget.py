@@ -60,12 +60,13 @@ def measure_in_sweeps(budget: Budget, probes: Sequence[str], *, n_later: int, ad
         progressed = False
         # equal within a sweep: who comes later must not have more time
         share = (budget.left - reserved) / len(unfinished)
-        for number, probe_id in enumerate(list(unfinished)):
+        sweep = list(unfinished)
+        for number, probe_id in enumerate(sweep):
             seconds = min(share, budget.left - reserved)
             if seconds <= 0 or seconds < 2 * too_short.get(probe_id, 0.0):
                 continue
             try:
-                measured = advance(probe_id, seconds, number, len(unfinished))
+                measured = advance(probe_id, seconds, number, len(sweep))
             except (Exception, SystemExit):
                 unfinished.remove(probe_id)
                 continue
