@@ -2,7 +2,8 @@
 
 A recipe module has ``TITLE`` and ``train(out, data=None, say=print) -> Path``: it trains, exports ONNX and TorchScript
 with their sidecars to ``out``, and returns the ONNX file. A recipe with ``Settings`` and ``PRESETS`` also takes
-``options``: preset, weights, device, single settings. A recipe with ``WEIGHTS`` trains nothing and takes ``weights``.
+``options``: preset, weights, device, single settings. A recipe with ``WEIGHTS`` trains nothing and takes ``weights``. A
+recipe that fine-tunes a torchvision network names it in ``BACKBONE``.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ def build(
         fresh=fresh,
         overrides=overrides,
     )
+    if hasattr(module, "BACKBONE") and options.weights == "pretrained":
+        from auditor.reference_models.common.networks import download
+
+        # before the images are read, which may take minutes
+        download(module.BACKBONE)
     result = module.train(out, data, say, options)
     return result
 

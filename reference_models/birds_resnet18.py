@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from torch import nn
 
@@ -18,6 +18,7 @@ from auditor.reference_models.common.settings import Settings as Common
 
 TITLE = "ResNet-18 for bird species, trained with noise of random strength (control: --set noise=0)"
 NAME = "birds-resnet18"
+BACKBONE: Final = "resnet18"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ PRESETS: dict[str, dict[str, object]] = {
 def model(settings: Settings, weights: str, classes: int) -> nn.Module:
     """Create a ResNet-18 with a new last layer."""
     del settings
-    return networks.pretrained("resnet18", weights, partial(networks.new_last_layer, classes=classes))
+    return networks.pretrained(BACKBONE, weights, partial(networks.new_last_layer, classes=classes))
 
 
 def train(

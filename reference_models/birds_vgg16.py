@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import nn
@@ -24,6 +24,7 @@ from auditor.reference_models.common.settings import Settings as Common
 
 TITLE = "VGG-16 for bird species, trained with noise of random strength (control: --set noise=0)"
 NAME = "birds-vgg16"
+BACKBONE: Final = "vgg16"
 EXPECTED = "birds as a folder per species, or a manifest with the columns image and label"
 
 
@@ -74,7 +75,7 @@ def model(settings: Settings, weights: str, classes: int) -> nn.Module:
         assert isinstance(network.features, nn.Module)
         network.features.requires_grad_(not settings.frozen)
 
-    return networks.pretrained("vgg16", weights, replace_last)
+    return networks.pretrained(BACKBONE, weights, replace_last)
 
 
 def augment(noise: float, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 from torch import nn
 
@@ -16,12 +17,13 @@ __all__ = ["PRESETS", "Settings", "data", "model", "train"]
 
 TITLE = "ResNet-101 for face identification (FGSM sweep)"
 NAME = "faces-resnet101"
+BACKBONE: Final = "resnet101"
 
 
 def model(settings: Settings, weights: str, classes: int) -> nn.Module:
     """Create a ResNet-101 with a new last layer."""
     del settings
-    return networks.pretrained("resnet101", weights, partial(networks.new_last_layer, classes=classes))
+    return networks.pretrained(BACKBONE, weights, partial(networks.new_last_layer, classes=classes))
 
 
 def train(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from torch import nn
 
@@ -23,6 +23,7 @@ from auditor.reference_models.common.settings import Settings as Common
 
 TITLE = "ResNet-18 for face identification (FGSM sweep)"
 NAME = "faces-resnet18"
+BACKBONE: Final = "resnet18"
 EXPECTED = "faces as a folder per person, or a manifest with the columns image and label"
 
 
@@ -56,7 +57,7 @@ def data(path: Path | None, settings: Common, name: str = NAME) -> images.Splits
 def model(settings: Settings, weights: str, classes: int) -> nn.Module:
     """Create a ResNet-18 with a new last layer."""
     del settings
-    return networks.pretrained("resnet18", weights, partial(networks.new_last_layer, classes=classes))
+    return networks.pretrained(BACKBONE, weights, partial(networks.new_last_layer, classes=classes))
 
 
 def train(

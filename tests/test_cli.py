@@ -649,8 +649,7 @@ def test_budget_limits_measuring_and_the_next_run_completes_it(
     outcome(auditor_cli(*common, "--budget", "0.3s"), 0)
     (probe,) = read(tmp_path / "out")["probes"]
     assert 2 <= probe["n"] == len(Counting.seen) < 50
-    assert probe["status"] == "inconclusive"
-    assert "--budget ended after" in probe["reason"]
+    assert f"{probe['n']} of 50 images fitted into its share of the time limit" in probe["reason"]
     outcome(auditor_cli(*common), 0)
     assert len(Counting.seen) == len(set(Counting.seen)) == 50
 

@@ -17,10 +17,11 @@ from torch import nn
 
 from auditor import reference_models
 from auditor.errors import BadInput
-from auditor.reference_models import eye_state_wrn, faces_scratch
-from auditor.reference_models.common import images, parseval, perturbations
+from auditor.reference_models import eye_state_wrn, faces_scratch, imagenet_efficientnet_lite0
+from auditor.reference_models.common import images, parseval, perturbations, photographs, training
 from auditor.reference_models.common.networks import WideResNet
 from auditor.reference_models.common.training import InPixels
+from auditor.run.opening import open_model
 
 TRAINED = [name for name in reference_models.recipes() if hasattr(reference_models.recipe(name), "Settings")]
 SMALL = {
@@ -471,3 +472,71 @@ def test_the_learning_curve_shows_both_series_and_the_kept_epoch(epochs: int, tm
     assert ((red > green + 60) & (red > blue + 60)).any()
     if epochs > 1:
         assert ((blue > red + 60) & (blue > green + 30)).any()
+
+
+def test_training_says_how_long_it_will_take(clock: list[float]) -> None:
+    said: list[str] = []
+    forecast = training.Forecast(10_000, said.append)
+    for _ in range(4):
+        clock[0] += 4.0
+        forecast.trained(40)
+    assert said == [
+        "10.0 images/s on this machine, at most 16 min 28 s to go"
+        " (longer than ten minutes: --preset tiny or --set epochs=N shortens it)"
+    ]
+
+
+def test_missing_weights_are_reported_before_the_images_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of images does not exist, which would be the first complaint."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    # no address is reachable
+    monkeypatch.setattr("socket.socket.connect", unreachable)
+    with pytest.raises(BadInput, match="pretrained weights of resnet18 cannot be downloaded"):
+        reference_models.build("gender-resnet18", tmp_path, tmp_path / "absent", print)
+
+
+def unreachable(*_: Any) -> None:
+    raise OSError("network is unreachable")
+
+
+@pytest.fixture(scope="module")
+def lite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """EfficientNet-Lite0, exported."""
+    folder = tmp_path_factory.mktemp("lite")
+    return reference_models.build("imagenet-efficientnet-lite0", folder, None, lambda _: None)
+
+
+@pytest.mark.parametrize(("photograph", "name"), [("coffee", "espresso"), ("cameraman", "tripod")])
+def test_efficientnet_recognises_photographs(lite: Path, photograph: str, name: str) -> None:
+    """Through export, sidecar and runtime; published weights give 0.90 and 0.95."""
+    model = open_model(lite, "cpu")
+    picture = photographs.photograph(photograph)
+    side = min(picture.size)
+    left, top = ((extent - side) // 2 for extent in picture.size)
+    square = picture.crop((left, top, left + side, top + side)).resize((224, 224), Image.Resampling.BICUBIC)
+    pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1)[None] / 255
+    (probabilities,) = model.predict(pixels)
+    assert model.classes[probabilities.argmax()] == name
+    assert probabilities.max() > 0.85
+
+
+def test_int8_and_torchscript_are_the_same_classifier(lite: Path) -> None:
+    images = np.load(lite.with_name(f"{lite.stem}-test.npz"))["images"].transpose(0, 3, 1, 2)[::6] / np.float32(255)
+    models = [open_model(path, "cpu") for path in (lite, lite.with_suffix(".pt"), *lite.parent.glob("*-int8.onnx"))]
+    onnx, script, int8 = (model.predict(images) for model in models)
+    np.testing.assert_allclose(script, onnx, atol=1e-4)
+    assert np.mean(int8.argmax(1) == onnx.argmax(1)) >= 0.6
+    assert models[2].artefact.precision == "int8"
+    assert models[2].classes == models[0].classes
+
+
+def test_efficientnet_needs_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imagenet_efficientnet_lite0, "_PACKAGE", "no_such_package")
+    with pytest.raises(BadInput, match=r"install auditor\[imagenet\]"):
+        reference_models.build("imagenet-efficientnet-lite0", tmp_path, None, print)
+    with pytest.raises(BadInput, match="trains nothing"):
+        reference_models.build("imagenet-efficientnet-lite0", tmp_path, None, print, preset="tiny")
+    with pytest.raises(BadInput, match="needs no images"):
+        reference_models.build("imagenet-efficientnet-lite0", tmp_path, tmp_path, print)

@@ -91,9 +91,9 @@ class _Plain:
     def _state(self) -> str:
         elapsed = time.monotonic() - self._begun
         if not self._probe:
-            return f"still working, {_clock(elapsed)}"
+            return f"opening model and data, {_clock(elapsed)}"
         text = f"{self._probe}: {self._done} of {self._images} images after {_clock(elapsed)}"
-        fresh = self._done - self._before
+        fresh = self._done - self._before if self._before >= 0 else 0
         return f"{text}, about {_clock(elapsed / fresh * (self._images - self._done))} to go" if fresh > 0 else text
 
     def end(self, record: ProbeRecord) -> None:

@@ -53,6 +53,8 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
     sandbox = load_in_sandbox(request.model, request.overrides, trust=request.trust_model)
     plugins = registry.load()
     suite = find_suite(request.suite, plugins)
+    # before the files are opened, which may take a while
+    budget = _budget(request, suite)
     policy = read_policy(request.policy, plugins.probes)
     formats = pick_formats(plugins, request.formats, request.paper)
     probes = choose_probes(plugins, suite, request)
@@ -75,7 +77,7 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
             progress=progress or Silent(),
             order=random_order(images, request.seed),
             notes=selection_warnings(plugins, suite, request),
-            budget=_budget(request, suite),
+            budget=budget,
         )
         with threads_for(classifier.shape):
             return session.execute(formats)

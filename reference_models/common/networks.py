@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import urllib.error
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
@@ -89,15 +89,24 @@ def pretrained(
         if weights != "none":
             load_weights(network, weights)
         return network
+    network = models.get_model(name, weights=None)
+    network.load_state_dict(download(name))
+    replace_last(network)
+    return network
+
+
+def download(name: str) -> Mapping[str, torch.Tensor]:
+    """Return ImageNet's weights of a torchvision network; they are downloaded once. Raises BadInput if that fails."""
+    from torchvision.models import get_model_weights
+
     try:
-        network = models.get_model(name, weights="IMAGENET1K_V1")
+        state: Mapping[str, torch.Tensor] = get_model_weights(name)["IMAGENET1K_V1"].get_state_dict(progress=False)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise BadInput(
             f"the pretrained weights of {name} cannot be downloaded ({type(error).__name__}); pass a file with them"
             " (--weights FILE), or train from scratch (--weights none)"
         ) from None
-    replace_last(network)
-    return network
+    return state
 
 
 def new_last_layer(network: nn.Module, *, classes: int) -> None:

@@ -67,6 +67,36 @@ class Trained:
     device: str
 
 
+_FORECAST_AFTER = 10.0
+"""Seconds of training after which its duration is forecast."""
+
+_LONG = 600.0
+"""Seconds from which on the forecast names the ways to shorten a training."""
+
+
+class Forecast:
+    """Says once, after ten seconds, how long the training will take."""
+
+    def __init__(self, images: int, say: Say) -> None:
+        """``images`` are those of all epochs that are left."""
+        self._images = images
+        self._say = say
+        self._done = 0
+        self._said = False
+        self._begun = time.monotonic()
+
+    def trained(self, images: int) -> None:
+        """Count the images of a batch."""
+        self._done += images
+        seconds = time.monotonic() - self._begun
+        if self._said or seconds < _FORECAST_AFTER:
+            return
+        self._said = True
+        left = seconds / self._done * (self._images - self._done)
+        advice = " (longer than ten minutes: --preset tiny or --set epochs=N shortens it)" if left > _LONG else ""
+        self._say(f"{self._done / seconds:,.1f} images/s on this machine, at most {_clock(left)} to go{advice}")
+
+
 def statistics(part: Part) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation of all pixels per channel, rounded to three digits (for the sidecar)."""
     scale = 255 if part.pixels.dtype == np.uint8 else 1
@@ -106,6 +136,7 @@ def fit(
     state = _resume(checkpoint, identity, model, optimiser, say)
     history: list[dict[str, float]] = state["history"]
     best: dict[str, torch.Tensor] = state["best"]
+    forecast = Forecast(len(splits.learn) * (settings.epochs - len(history)), say)
     for epoch in range(len(history), settings.epochs):
         if _patience_is_over(history, settings):
             say(f"stopped: no better validation accuracy in {settings.patience} epochs")
@@ -127,6 +158,7 @@ def fit(
                 augment=augment,
                 adversary=adversary,
                 after_step=after_step,
+                forecast=forecast,
             )
         validation_loss, right = evaluate(model, splits.validation, device=device, batch=4 * settings.batch)
         seconds = time.monotonic() - began
@@ -209,6 +241,7 @@ def _epoch(
     augment: Augment | None,
     adversary: Adversary | None,
     after_step: Callable[[nn.Module], None] | None,
+    forecast: Forecast,
 ) -> tuple[float, float]:
     """Train one epoch; return mean loss and accuracy on the augmented images."""
     generator = torch.Generator().manual_seed(settings.seed * _SEEDS + epoch)
@@ -239,6 +272,7 @@ def _epoch(
         losses += float(loss.detach()) * len(labels)
         correct += int((logits.detach().argmax(1) == labels).sum())
         count += len(labels)
+        forecast.trained(len(labels))
     if not math.isfinite(losses):
         raise FloatingPointError("the loss is not finite; lower learning_rate with --set learning_rate=...")
     return losses / count, correct / count
