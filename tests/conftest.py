@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # every process compiles shap's loops anew, which run for milliseconds: optimising them takes a quarter longer
 os.environ.setdefault("NUMBA_OPT", "0")
+# the plugins of a test exist in its process only; test_supervision.py supervises
+os.environ.setdefault("AUDITOR_IN_PROCESS", "1")
 
 import numpy as np
 import onnx

@@ -45,10 +45,12 @@ def findings(folder: Path) -> list[Any]:
     ]
 
 
-def test_ray_has_the_same_findings_and_reuses_records(digits: Path, tmp_path: Path) -> None:
-    for name, arguments in {"local": (), "ray": ("--engine", "ray", "--workers", "2")}.items():
+def test_workers_have_the_same_findings_and_ray_reuses_records(digits: Path, tmp_path: Path) -> None:
+    two = ("--workers", "2")
+    for name, arguments in {"local": (), "workers": two, "ray": ("--engine", "ray", *two)}.items():
         done = audit(digits, tmp_path, "--out", name, *arguments)
         assert done.returncode == 0, done.stderr
+    assert findings(tmp_path / "workers") == findings(tmp_path / "local")
     assert findings(tmp_path / "ray") == findings(tmp_path / "local")
     before = sorted(path.name for path in (tmp_path / "ray" / "records").rglob("shard-*.parquet"))
     assert audit(digits, tmp_path, "--out", "ray").returncode == 0
@@ -82,10 +84,3 @@ def test_workers_see_the_gpu_of_the_device(
     with _visible_gpu(device):
         assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == before
-
-
-def test_workers_without_ray_are_refused(digits: Path, tmp_path: Path) -> None:
-    done = audit(digits, tmp_path, "--workers", "2")
-    assert done.returncode == 2
-    assert "requires --engine ray" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -120,7 +120,7 @@ BROKEN = {
     "columns of unequal length": ({"measure": lambda self, c, b, r: {"value": np.zeros(len(b) + 1)}}, "expected 8"),
     "rows that are no images": (
         {"measure": lambda self, c, b, r: {"row": np.array([len(b)]), "value": np.zeros(1)}},
-        "IndexError",
+        "column 'row' has the value 8",
     ),
     "no columns": ({"measure": lambda self, c, b, r: None}, "NoneType"),
     "no conclusion": ({"conclude": lambda self, records: None}, "NoneType"),

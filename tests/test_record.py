@@ -30,6 +30,7 @@ AUDIT = {
     record.DataRecord: "properties/data",
     record.SkippedRecord: "properties/data/properties/skipped/items",
     record.UnitsRecord: "properties/data/properties/units",
+    record.SupervisionRecord: "properties/supervision",
     record.PolicyRecord: "properties/policy",
     record.PluginRecord: "properties/plugins/items",
     record.DocumentedRecord: "properties/documented/items",

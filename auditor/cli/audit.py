@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import sys
@@ -17,7 +18,7 @@ from auditor.printable import printable_text
 
 if TYPE_CHECKING:
     from auditor.findings.comparison_record import ComparisonRecord
-    from auditor.run.request import Outcome, Request
+    from auditor.run.request import Outcome, Progress, Request
 
 FAILED, UNUSABLE, INCOMPLETE, INTERRUPTED = 1, 2, 3, 130
 """Exit statuses."""
@@ -31,28 +32,39 @@ def audit(
     fail_on: str,
     baseline: Path | None,
     fail_on_regression: bool,
+    in_process: bool,
 ) -> None:
     """Run an audit, print its summary and exit with its status."""
     from auditor.cli.progress import progress
-    from auditor.model.device import keep_memory
     from auditor.run.request import Interrupted
-    from auditor.run.session import run
 
     if verbose and quiet:
         raise BadInput("--verbose and --quiet: exclude each other; leave one out")
     _check_options(request, baseline, fail_on_regression=fail_on_regression)
     request = replace(request, command=printable_text(shlex.join(["auditor", *sys.argv[1:]])))
     _catch_terminate()
-    keep_memory()
     with progress(verbose=verbose, quiet=quiet) as display:
         try:
-            outcome = run(request, display)
+            outcome = _run(request, display, verbose=verbose, in_process=in_process)
         except Interrupted as interrupted:
             _exit_interrupted(request, interrupted.out)
     if verbose:
         _print_tracebacks(outcome)
     regressed = baseline is not None and _compare_with(baseline, outcome, request.formats, quiet=quiet)
     finish(outcome, fail_on, quiet=quiet, failed=regressed and fail_on_regression)
+
+
+def _run(request: Request, display: Progress, *, verbose: bool, in_process: bool) -> Outcome:
+    """Run the audit in a supervised process, or in this one."""
+    from auditor.run import supervisor
+
+    if supervisor.is_possible() and not in_process:
+        return supervisor.run(request, display, verbose=verbose)
+    from auditor.model.device import keep_memory
+    from auditor.run.session import run
+
+    keep_memory()
+    return run(request, display)
 
 
 def check_paper(formats: Sequence[str]) -> None:
@@ -65,8 +77,6 @@ def check_paper(formats: Sequence[str]) -> None:
 
 def _check_options(request: Request, baseline: Path | None, *, fail_on_regression: bool) -> None:
     check_paper(request.formats)
-    if request.workers is not None and request.engine != "ray":
-        raise BadInput("--workers: requires --engine ray; leave the option out")
     if fail_on_regression and baseline is None:
         raise BadInput("--fail-on-regression: requires --baseline RUN, the folder of the run to compare with")
     if baseline is not None:
@@ -77,18 +87,23 @@ def _check_options(request: Request, baseline: Path | None, *, fail_on_regressio
 
 
 def _catch_terminate() -> None:
-    """Treat SIGTERM like Ctrl-C: files stay whole, and the audit can be resumed."""
+    """Treat SIGTERM and SIGHUP like Ctrl-C: files stay whole, and the audit can be resumed."""
 
     def stop(_signal: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        # nohup ignores SIGHUP, so that the audit survives its terminal
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, stop)
 
 
 def _exit_interrupted(request: Request, out: Path) -> NoReturn:
     # --fresh would discard what was measured
     command = request.command.replace(" --fresh", "") if request.fresh else request.command
-    click.echo(f"\nInterrupted. Measured records are kept in {out}. To resume:\n  {command}", err=True)
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(f"\nInterrupted. Measured records are kept in {out}. To resume:\n  {command}", err=True)
     sys.exit(INTERRUPTED)
 
 
@@ -132,8 +147,10 @@ def finish(outcome: Outcome, fail_on: str, *, quiet: bool = False, failed: bool 
     from auditor.cli.tables import summary
     from auditor.policy.verdict import at_or_above
 
-    click.echo(f"Verdict: {outcome.audit['verdict']}" if quiet else summary(outcome))
-    print_problems(outcome.problems)
+    # the reader of a pipe may have ended; the exit status still says how the audit ended
+    with contextlib.suppress(BrokenPipeError):
+        click.echo(f"Verdict: {outcome.audit['verdict']}" if quiet else summary(outcome))
+        print_problems(outcome.problems)
     if outcome.incomplete:
         sys.exit(INCOMPLETE)
     if failed or at_or_above(outcome.audit["probes"], fail_on):

@@ -44,7 +44,8 @@ class Main(click.Group):
         except BrokenPipeError:
             # the reader of the pipe (head, less) has ended
             sys.stderr.close()
-            sys.exit(0)
+            # an audit may not have been written; nothing else that is printed is needed for a success
+            sys.exit(INCOMPLETE if ctx.invoked_subcommand in {"run", "demo"} else 0)
         except OSError as error:
             _refuse(
                 f"{error.filename or 'a file'}: {error.strerror or error}; choose another path or make it accessible"

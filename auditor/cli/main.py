@@ -92,6 +92,7 @@ def _audit(
     fail_on: str,
     baseline: Path | None,
     fail_on_regression: bool,
+    in_process: bool,
     **options: Any,
 ) -> None:
     from auditor.run.request import Request
@@ -103,6 +104,7 @@ def _audit(
         fail_on=fail_on,
         baseline=baseline,
         fail_on_regression=fail_on_regression,
+        in_process=in_process,
     )
 
 

@@ -19,14 +19,30 @@ _POSITIVE = click.IntRange(min=1)
 
 
 def _budget(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | Literal["none"] | None:
-    from auditor.plugin.duration import seconds
-
     if value is None or value == "none":
         return "none" if value else None
     try:
+        return _seconds(_ctx, _param, value)
+    except click.BadParameter as error:
+        raise click.BadParameter(f"{error.message}, or none") from None
+
+
+def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
+    from auditor.plugin.duration import seconds
+
+    try:
         return seconds(value)
     except ValueError as error:
-        raise click.BadParameter(f"{error}, or none") from None
+        raise click.BadParameter(str(error)) from None
+
+
+def _bytes(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | None:
+    if value is None:
+        return None
+    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([MGT]B)", value.strip())
+    if not match or not float(match[1]):
+        raise click.BadParameter(f"{value!r}; expected a size with its unit, such as 500MB or 8GB")
+    return int(float(match[1]) * {"MB": 10**6, "GB": 10**9, "TB": 10**12}[match[2]])
 
 
 def _batch_size(_ctx: click.Context, _param: click.Parameter, value: str) -> int | None:
@@ -113,6 +129,20 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         help="Time limit: 90s, 10m, 2h. Probes that run out of time measure fewer images. [default: that of the suite]",
     ),
     click.option(
+        "--probe-timeout",
+        callback=_seconds,
+        default="1h",
+        show_default=True,
+        metavar="TIME",
+        help="Time limit for a step of a probe: its preparation, a batch of images, its conclusion.",
+    ),
+    click.option(
+        "--probe-memory",
+        callback=_bytes,
+        metavar="SIZE",
+        help="Memory limit for the process of the audit: 500MB, 8GB. [default: 95 % of the machine's]",
+    ),
+    click.option(
         "--policy",
         default="default",
         show_default=True,
@@ -152,10 +182,22 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         type=click.Choice(["local", "ray"]),
         default="local",
         show_default=True,
-        help="Measure in this process or with Ray (requires auditor[ray]).",
+        help="Measure on this machine or with Ray (requires auditor[ray]).",
     ),
-    click.option("--workers", type=_POSITIVE, metavar="N", help="Number of workers of --engine ray."),
+    click.option(
+        "--workers",
+        type=_POSITIVE,
+        metavar="N",
+        help="Number of processes that measure. [default: 1; with --engine ray one per core]",
+    ),
+    click.option(
+        "--in-process",
+        is_flag=True,
+        envvar="AUDITOR_IN_PROCESS",
+        help="Run without supervision, for debuggers: a probe that crashes ends the audit.",
+    ),
     click.option("--fresh", is_flag=True, help="Discard earlier measurements in this run folder."),
+    click.option("--wait", is_flag=True, help="Wait for another audit that writes to the same run folder."),
     click.option("-v", "--verbose", is_flag=True, help="Also print library warnings and tracebacks of broken probes."),
     click.option("-q", "--quiet", is_flag=True, help="Print the verdict only."),
 ]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
-import warnings
 from collections.abc import Iterator
 
 from rich.console import Console
@@ -17,26 +15,20 @@ from rich.text import Text
 
 from auditor.cli.tables import MARKS
 from auditor.findings.record import ProbeRecord
+from auditor.run.library_warnings import hide_library_warnings
 from auditor.run.request import Position, Progress, Silent
 
 
 @contextlib.contextmanager
 def progress(*, verbose: bool, quiet: bool) -> Iterator[Progress]:
     """Display the progress of an audit while the context lasts; hide library warnings unless ``verbose``."""
-    with warnings.catch_warnings():
-        if not verbose:
-            # library warnings are for developers; the report has those that matter to an audit
-            warnings.simplefilter("ignore")
-            logging.disable(logging.WARNING)
-        try:
-            if quiet:
-                yield Silent()
-                return
-            console = Console(stderr=True, highlight=False)
-            with _OnTerminal(console) if console.is_terminal else _Plain(console) as display:
-                yield display
-        finally:
-            logging.disable(logging.NOTSET)
+    with contextlib.nullcontext() if verbose else hide_library_warnings():
+        if quiet:
+            yield Silent()
+            return
+        console = Console(stderr=True, highlight=False)
+        with _OnTerminal(console) if console.is_terminal else _Plain(console) as display:
+            yield display
 
 
 _SILENCE = 10.0

@@ -410,6 +410,18 @@ class DocumentedRecord(TypedDict):
     rows: list[DocumentedRowRecord]
 
 
+class SupervisionRecord(TypedDict):
+    """Whether the audit ran in a supervised process, its limits, and what ended it."""
+
+    supervised: bool
+    probe_timeout: float | None
+    """Seconds for one step of a probe; None without a limit."""
+    probe_memory: int | None
+    """Bytes; None without a limit."""
+    restarts: int
+    losses: list[str]
+
+
 class AuditRecord(TypedDict):
     """The whole audit.json."""
 
@@ -420,6 +432,7 @@ class AuditRecord(TypedDict):
     suite: str
     command: str
     environment: dict[str, str | float | bool | None]
+    supervision: NotRequired[SupervisionRecord]
     model: ModelRecord
     data: DataRecord
     policy: PolicyRecord

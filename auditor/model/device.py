@@ -50,6 +50,13 @@ def threads_for(shape: tuple[int, ...]) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def limit_threads(count: int) -> None:
+    """Use ``count`` threads of torch in a process that shares the cores with others."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
 def keep_memory() -> None:
     """Let the C library keep freed memory for the next pass.
 

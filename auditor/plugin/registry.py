@@ -13,7 +13,7 @@ import inspect
 import re
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,16 +154,22 @@ class Registry:
         self.origin[probe_id] = name
 
 
-def load() -> Registry:
-    """Load every installed plugin."""
+def load(begin: Callable[[str], None] = lambda _: None, lost: Mapping[str, str] | None = None) -> Registry:
+    """Load every installed plugin.
+
+    Args:
+        begin: is called with the name of a plugin before its code runs.
+        lost: plugins that are not loaded, because they ended an earlier process, by name, and why.
+    """
     manager = pluggy.PluginManager("auditor")
     manager.add_hookspecs(hookspecs)
     registry = Registry(manager)
     entries = importlib.metadata.entry_points(group=GROUP)
     # built-in plugins first, so that a duplicate id is an error of the third-party plugin
     for entry in sorted(entries, key=lambda e: (_package(e) != "auditor", _package(e), e.name)):
-        registry.plugins.append(_load_one(manager, entry))
+        registry.plugins.append(_load_one(manager, entry, begin, lost or {}))
     for implementation in manager.hook.auditor_probes.get_hookimpls():
+        begin(implementation.plugin_name)
         try:
             kinds: list[Any] = list(implementation.function())  # type: ignore[call-overload]
         except Exception as error:
@@ -215,10 +221,18 @@ def check_probe(kind: Any) -> None:
         ) from None
 
 
-def _load_one(manager: pluggy.PluginManager, entry: importlib.metadata.EntryPoint) -> Plugin:
+def _load_one(
+    manager: pluggy.PluginManager,
+    entry: importlib.metadata.EntryPoint,
+    begin: Callable[[str], None],
+    lost: Mapping[str, str],
+) -> Plugin:
     package = _package(entry)
     version = entry.dist.version if entry.dist is not None else None
     name = entry.name if package == "auditor" else f"{package}:{entry.name}"
+    if name in lost:
+        return Plugin(name, package, version, f"does not import: {lost[name]}")
+    begin(name)
     try:
         module = entry.load()
     except (Exception, SystemExit) as error:

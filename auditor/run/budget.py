@@ -15,12 +15,14 @@ MEASURING = 0.8
 class Budget:
     """A time limit and the time that is left."""
 
-    def __init__(self, seconds: float, source: str) -> None:
-        """Start the clock; ``source`` says where the limit was stated, for example "--budget"."""
-        self.seconds = seconds
+    def __init__(self, seconds: float, source: str, spent: float = 0.0) -> None:
+        """Start the clock; ``source`` says where the limit was stated, for example "--budget".
+
+        ``spent`` seconds are over: an earlier process of the same run used them.
+        """
         self.seconds = seconds
         self.name = f"the time limit ({spoken(seconds)}, {source})"
-        self._start = time.monotonic()
+        self._start = time.monotonic() - spent
 
     @property
     def left(self) -> float:

@@ -15,9 +15,11 @@ from auditor.run.examples import Examples
 from auditor.run.folder import Cost, RunFolder
 from auditor.run.measuring import Measurer
 from auditor.run.planning import unmet_requirement
-from auditor.run.record import check_record, ignores_units, n_examined, probe_record
+from auditor.run.process_state import StateGuard
+from auditor.run.record import check_metrics, check_record, ignores_units, n_examined, probe_record
 from auditor.run.recorder import Recorder
 from auditor.run.request import Position
+from auditor.run.watch import ProbeLost, Watch
 
 _SHORTEST_DRAWING = 1.0
 """Seconds that a probe has for its pictures even after the time limit."""
@@ -26,8 +28,19 @@ _SHORTEST_DRAWING = 1.0
 class Concluder:
     """Turns probes into records, before the policy judges them."""
 
-    def __init__(self, measurer: Measurer, folder: RunFolder, recorder: Recorder, budget: Budget | None) -> None:
+    def __init__(
+        self,
+        measurer: Measurer,
+        folder: RunFolder,
+        recorder: Recorder,
+        budget: Budget | None,
+        *,
+        guard: StateGuard,
+        watch: Watch,
+    ) -> None:
         """``budget`` limits the measuring of probes with extra images; all others are measured before."""
+        self._guard = guard
+        self._watch = watch
         self._measurer = measurer
         self._folder = folder
         self._recorder = recorder
@@ -38,14 +51,21 @@ class Concluder:
         """Return the record of one probe; an exception in it becomes a record with the status "error"."""
         error_file = f"records/{probe.meta.id}/error.txt"
         try:
+            self._watch.check(probe.meta.id)
+            self._watch.doing("conclude", probe.meta.id)
             unmet = unmet_requirement(probe, self._measurer.classifier, self._measurer.images)
             if unmet:
                 raise NotApplicable(unmet)
-            record = self._concluded(probe, position)
+            with self._guard.unchanged(probe.meta.id):
+                record = self._concluded(probe, position)
             check_record(record)
         except NotApplicable as error:
             return self._without_result(probe, status="not-applicable", reason=str(error))
-        except (Exception, SystemExit) as error:
+        except ProbeLost as error:
+            return self._without_result(probe, status="error", reason=str(error))
+        except BaseException as error:
+            if self._watch.ends_audit(error):
+                raise
             self._folder.write(error_file, traceback.format_exc().encode())
             return self._without_result(probe, status="error", reason=one_line(error))
         (self._folder.path / error_file).unlink(missing_ok=True)
@@ -56,6 +76,7 @@ class Concluder:
         ids = recorder.images_of(probe)
         key = recorder.key(probe, ids)
         left = recorder.measure_rest(probe, ids, position, seconds=self._seconds(probe, position))
+        self._watch.doing("conclude", probe.meta.id)
         missing = recorder.without_rows(probe) & set(ids)
         left_out = recorder.left_out.get(probe.meta.id, {})
         if left_out and len(missing) == len(ids):
@@ -69,6 +90,7 @@ class Concluder:
         conclusion = probe.conclude(records)
         if not isinstance(conclusion, Conclusion):
             raise TypeError(f"conclude returned {type(conclusion).__name__}; expected a Conclusion")
+        check_metrics(conclusion.metrics)
         caveats = []
         if self._measurer.images.units is not None and ignores_units(conclusion):
             caveats.append("its intervals assume independent images, but the data states units")

@@ -15,6 +15,7 @@ from auditor.errors import BadInput
 from auditor.plugin.suite import find_suite
 from auditor.probes.base import Probe
 from auditor.run.measuring import Measured, Measurer
+from auditor.run.process_state import StateGuard
 
 if TYPE_CHECKING:
     from auditor.run.request import Request
@@ -37,10 +38,12 @@ class Worker:
         if drop_copy:
             classifier.drop_copy(drop_copy)
         self._measurer = Measurer(classifier, images, request.seed)
+        self._guard = StateGuard(classifier)
 
     def measure(self, probe: Probe, ids: Sequence[str]) -> Measured:
         """Measure images."""
-        return self._measurer.measure(probe, ids)
+        with self._guard.unchanged(probe.meta.id):
+            return self._measurer.measure(probe, ids)
 
 
 def gpu_share(gpus: int, workers: int) -> float:

@@ -70,6 +70,7 @@ def _fits(probe: Probe, run: RunContext, measurer: Measurer, image: str, seconds
     """Whether the passes for an image fit into the time; a probe that breaks is reported when it is measured."""
     try:
         with measurer.classifier.calls.at_most(measurer.price, seconds):
+            measurer.begin(probe)
             return measurer.measure(probe.prepare(run), [image]).images > 0
     except OutOfTime:
         return False

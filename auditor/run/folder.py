@@ -9,18 +9,26 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from auditor.errors import BadInput
 from auditor.files import ASIDE, write_whole
+from auditor.run.watch import Watch
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+_WAIT_SECONDS = 1.0
+"""Time between two attempts to lock a folder that another audit uses."""
 
 FORMAT = 2
 """Version of the meaning of records; part of every digest."""
@@ -41,22 +49,30 @@ class Cost:
 class RunFolder:
     """The folder of one run."""
 
-    def __init__(self, path: Path) -> None:
-        """Create or open the folder. Raises BadInput if it cannot be written or another audit writes to it."""
+    def __init__(self, path: Path, watch: Watch | None = None, wait: Callable[[str], None] | None = None) -> None:
+        """Create or open the folder. Raises BadInput if it cannot be written or another audit writes to it.
+
+        ``wait`` is given the sentence about that audit, and the folder is opened when it has ended.
+        """
+        watch = watch or Watch()
         self.path = path
         try:
             (path / "records").mkdir(parents=True, exist_ok=True)
             (path / "evidence").mkdir(exist_ok=True)
-            self._lock: IO[bytes] | None = (path / ".lock").open("ab")
+            self._lock: IO[bytes] | None = _open_lock(path / ".lock", watch)
         except OSError as error:
             raise BadInput(
                 f"{path}: the run folder cannot be written ({error.strerror}); choose another one with --out"
             ) from None
-        if not _try_lock(self._lock):
-            self._lock.close()
-            raise BadInput(
-                f"{path}: another audit is writing to this run folder; wait for it, or choose another one with --out"
-            )
+        while not _try_lock(self._lock):
+            holder = f"{path}: another audit{_holder(path / '.lock')} is writing to this run folder"
+            if wait is None:
+                self._lock.close()
+                raise BadInput(f"{holder}; wait for it with --wait, or choose another folder with --out")
+            wait(f"{holder}; waiting for it")
+            time.sleep(_WAIT_SECONDS)
+        _write_holder(self._lock, watch.owner)
+        watch.opened(path, self._lock.fileno())
         # unfinished files of a killed audit
         for unfinished in path.rglob(ASIDE):
             unfinished.unlink(missing_ok=True)
@@ -133,6 +149,11 @@ class RunFolder:
             if label.get("key") != key and label.get("kind") != "examples":
                 path.unlink(missing_ok=True)
 
+    def discard(self, probe_id: str) -> None:
+        """Remove all records of a probe."""
+        for path in self._shards(probe_id):
+            path.unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Remove all records and evidence: ``--fresh``."""
         for folder in ("records", "evidence"):
@@ -144,6 +165,10 @@ class RunFolder:
         for path in (self.path / "evidence").glob("*.png"):
             if f"evidence/{path.name}" not in files:
                 path.unlink()
+
+    def records_of_others(self, probe_id: str) -> set[Path]:
+        """Return the files with records of all probes but one."""
+        return {path for path in (self.path / "records").glob("*/*.parquet") if path.parent.name != probe_id}
 
     def _shards(self, probe_id: str) -> list[Path]:
         return sorted((self.path / "records" / probe_id).glob("*.parquet"))
@@ -183,6 +208,32 @@ def _label(path: Path) -> Mapping[str, Any]:
         return label
     except (OSError, ValueError, pa.ArrowException):
         return {}
+
+
+def _open_lock(path: Path, watch: Watch) -> IO[bytes]:
+    """Open the lock; that of an earlier process of the same run is held already."""
+    inherited = watch.lock_of(path)
+    return path.open("a+b") if inherited is None else os.fdopen(os.dup(inherited), "a+b")
+
+
+def _holder(path: Path) -> str:
+    """Describe the process that holds the lock, empty if it did not say."""
+    try:
+        holder = json.loads(path.read_bytes())
+        return f" (process {holder['pid']}, started {holder['started']})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _write_holder(file: IO[bytes], pid: int) -> None:
+    """Write who holds the lock, for ``_holder``; a resuming process keeps the time of the first."""
+    file.seek(0)
+    with suppress(ValueError, KeyError, TypeError):
+        if json.loads(file.read())["pid"] == pid:
+            return
+    file.truncate(0)
+    file.write(json.dumps({"pid": pid, "started": datetime.now(UTC).isoformat(timespec="seconds")}).encode())
+    file.flush()
 
 
 def _try_lock(file: IO[bytes]) -> bool:

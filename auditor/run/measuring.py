@@ -14,7 +14,10 @@ from auditor.errors import NotFinite, OutOfTime, first_line, is_out_of_memory
 from auditor.model.deployed import DeployedModel, Price
 from auditor.model.device import finish, free_memory
 from auditor.probes.base import Probe, Randomness, RunContext
+from auditor.run.casualties import MODEL
 from auditor.run.folder import Cost, RunFolder
+from auditor.run.process_state import unchanged_batch
+from auditor.run.watch import Watch
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +30,10 @@ _SMALLEST, _LARGEST_ON_CPU = 32, 512
 
 _FLUSH_SECONDS = 2.0
 """Longest time that rows wait before they are written."""
+
+
+RESERVED = ("image_id", "label", "prediction", "unit", "sampled")
+"""Columns that the run adds to those of a probe."""
 
 
 class Measured(NamedTuple):
@@ -50,15 +57,21 @@ def _nothing(cost: Cost) -> Measured:
 class Measurer:
     """Measures probes on a classifier and its images."""
 
-    def __init__(self, classifier: DeployedModel, images: Images, seed: int) -> None:
+    def __init__(self, classifier: DeployedModel, images: Images, seed: int, watch: Watch | None = None) -> None:
         """``seed`` is the seed of the run."""
         self.classifier = classifier
+        self._watch = watch or Watch()
         self.images = images
         self.seed = seed
         self._clean: dict[str, NDArray[np.float32]] = {}
         self.price = Price(0.0, 0.0)
-        self.unscored: dict[str, str] = {}
-        """Images for which the model returns NaN or infinity, and its error; no batch holds them."""
+        self.unscored: dict[str, str] = dict(self._watch.casualties.images.get(MODEL, {}))
+        """Images for which the model returns NaN or infinity or ends the process, and why; no batch holds them."""
+
+    def begin(self, probe: Probe) -> None:
+        """Say that a probe is about to be prepared. Raises ProbeLost if it ended an earlier process."""
+        self._watch.check(probe.meta.id)
+        self._watch.doing("prepare", probe.meta.id)
 
     def measure(self, probe: Probe, ids: Sequence[str], deadline: float | None = None) -> Measured:
         """Measure images; on out-of-memory, split the batch in half and keep the smaller batch size.
@@ -68,6 +81,7 @@ class Measurer:
         A batch in which the model returns NaN or infinity is split, too, until the images in question are left out: an
         answer that does not exist is neither a success of an attack nor a failure.
         """
+        self._watch.check(probe.meta.id)
         calls = self.classifier.calls
         start, forward, backward = time.monotonic(), calls.forward, calls.backward
         abandoned = False
@@ -89,9 +103,12 @@ class Measurer:
         import pyarrow as pa
 
         batch: Batch | None = None
+        self._watch.doing("measure", probe.meta.id, ids)
         try:
             batch = self.batch(ids)
-            return _table(batch, probe.measure(self.classifier, batch, Randomness(self.seed, probe.meta.id))), {}
+            with unchanged_batch(batch):
+                columns = probe.measure(self.classifier, batch, Randomness(self.seed, probe.meta.id))
+            return _table(batch, columns), {}
         except NotFinite as error:
             if batch is None:
                 return None, {}
@@ -140,14 +157,19 @@ class Measurer:
         unknown = [image_id for image_id in ids if image_id not in self._clean]
         if not unknown:
             return {image_id: self._clean[image_id] for image_id in ids}
+        together = self._watch.casualties.piece(MODEL, unknown, len(unknown))
+        if len(together) < len(unknown):
+            return self._predicted(together) | self._predicted([each for each in ids if each not in set(together)])
+        pixels = self.images.pixels(unknown)
         try:
-            fresh: dict[str, NDArray[np.float32]] | None = dict(
-                zip(unknown, self.classifier.predict(self.images.pixels(unknown)), strict=True)
-            )
+            with self._watch.during("predict", MODEL, unknown):
+                fresh: dict[str, NDArray[np.float32]] | None = dict(
+                    zip(unknown, self.classifier.predict(pixels), strict=True)
+                )
         except NotFinite as error:
-            if len(ids) == 1:
-                self.unscored[ids[0]] = first_line(error)
-                return {}
+            if len(unknown) == 1:
+                self.unscored[unknown[0]] = first_line(error)
+                return {image_id: self._clean[image_id] for image_id in ids if image_id in self._clean}
             fresh = None
         if fresh is None:
             half = len(ids) // 2
@@ -266,20 +288,31 @@ def _timed(classifier: DeployedModel, pixels: NDArray[np.float32]) -> tuple[floa
     return max(between - start, 1e-9), time.monotonic() - between
 
 
+def _checked_rows(columns: Mapping[str, Any], size: int) -> NDArray[np.int64]:
+    """Return the image of each row as an index of the batch."""
+    rows = np.asarray(columns.get("row", np.arange(size)))
+    if rows.ndim != 1 or rows.dtype.kind not in "iu":
+        raise ValueError(f"column 'row' has the type {rows.dtype}{list(rows.shape)}; expected one whole number per row")
+    outside = rows[(rows < 0) | (rows >= size)]
+    if len(outside):
+        raise ValueError(f"column 'row' has the value {outside[0]}; expected indices of the batch, 0 to {size - 1}")
+    return rows.astype(np.int64)
+
+
 def _table(batch: Batch, columns: Mapping[str, Any]) -> pa.Table:
-    """Convert a probe's columns to rows with the columns of every record."""
+    """Convert a probe's columns to rows with the columns of every record. Raises ValueError for unusable columns."""
     import pyarrow as pa
 
-    rows = np.asarray(columns.get("row", np.arange(len(batch))), dtype=np.int64)
+    rows = _checked_rows(columns, len(batch))
     fields: dict[str, Any] = {
         "image_id": [batch.ids[row] for row in rows],
         "label": batch.labels[rows],
         "prediction": batch.predictions[rows],
     }
     fields |= {f"group:{name}": [values[row] for row in rows] for name, values in batch.groups.items()}
-    if "unit" in columns:
-        raise ValueError("column 'unit' is reserved: the run adds the unit of each image; choose another name")
     for name, values in columns.items():
+        if name in RESERVED or name.startswith("group:"):
+            raise ValueError(f"column {name!r} is reserved: the run adds it; choose another name")
         if len(values) != len(rows):
             raise ValueError(f"column {name!r} has {len(values)} rows; expected {len(rows)}")
         if name != "row":

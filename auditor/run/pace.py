@@ -31,13 +31,16 @@ class Pace:
         *,
         seconds: float | None = None,
         guess: float = 0.0,
+        cut: Callable[[Sequence[str], int], Sequence[str]] | None = None,
     ) -> None:
         """Divide ``ids``; ``batch_size`` is called for every batch, because it falls when memory runs out.
 
         ``seconds`` is the time of all batches, None for no limit; ``guess`` the expected seconds for an image.
+        ``cut`` returns the first images of a batch that may be measured together.
         """
         self._ids = ids
         self._batch_size = batch_size
+        self._cut = cut or (lambda ids, _: ids)
         self._seconds = seconds
         self._begun = time.monotonic()
         self._done = 0
@@ -62,7 +65,7 @@ class Pace:
             size = min(self._size, self._batch_size())
             if size < 1:
                 return
-            piece = self._ids[start : start + size]
+            piece = self._cut(self._ids[start : start + size], size)
             start += len(piece)
             yield piece
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -15,6 +16,7 @@ from auditor.data.dataset import Images
 from auditor.findings.encoding import plain
 from auditor.findings.finding import Conclusion, Status
 from auditor.findings.formatting import counted
+from auditor.findings.metric import Metric
 from auditor.findings.record import AuditRecord, DataRecord, FindingRecord, InputRecord, ModelRecord, ProbeRecord
 from auditor.model.deployed import DeployedModel
 from auditor.model.device import describe
@@ -24,8 +26,10 @@ from auditor.policy import published
 from auditor.policy.rules import Policy
 from auditor.policy.verdict import verdict
 from auditor.probes.base import Probe, Records
+from auditor.run.casualties import MODEL, Casualties
 from auditor.run.folder import Cost
 from auditor.run.request import Request
+from auditor.run.watch import Watch
 from auditor.statistics import FEW_UNITS
 
 if TYPE_CHECKING:
@@ -93,6 +97,7 @@ def audit_record(
     probes: list[ProbeRecord],
     warnings: list[str],
     unscored: Mapping[str, str],
+    watch: Watch,
 ) -> AuditRecord:
     """Return the whole audit.json, with the verdict of the policy."""
     outcome, reason = verdict(probes, policy, [plugin.name for plugin in plugins.broken], unanswered=len(unscored))
@@ -104,6 +109,13 @@ def audit_record(
         "suite": suite.name,
         "command": request.command,
         "environment": describe(classifier.device),
+        "supervision": {
+            "supervised": watch.supervised,
+            "probe_timeout": watch.probe_timeout,
+            "probe_memory": watch.probe_memory,
+            "restarts": watch.casualties.restarts,
+            "losses": watch.casualties.described(),
+        },
         "model": _model_record(classifier),
         "data": _data_record(images, classifier, unscored),
         "policy": policy.described(probes),
@@ -189,20 +201,42 @@ def audit_warnings(classifier: DeployedModel, images: Images) -> list[str]:
     return warnings
 
 
-def left_out_warnings(unscored: Mapping[str, str], probes: Sequence[ProbeRecord]) -> list[str]:
-    """Return the warnings about images for which the model returned NaN or infinity, as they are or as changed."""
+def left_out_warnings(
+    unscored: Mapping[str, str], probes: Sequence[ProbeRecord], fatal: Mapping[str, Mapping[str, str]]
+) -> list[str]:
+    """Return the warnings about images for which the model returned NaN or infinity, as they are or as changed.
+
+    ``fatal`` has the images that ended the process instead, by probe; ``restart_warnings`` is about them.
+    """
     warnings = []
+    unscored = {name: why for name, why in unscored.items() if name not in fatal.get(MODEL, {})}
     if unscored:
         warnings.append(
             f"The model returned NaN or infinity for {_counted(sorted(unscored))}; every probe leaves them out."
         )
     for probe in probes:
-        names = probe.get("left_out", [])
+        names = [name for name in probe.get("left_out", []) if name not in fatal.get(probe["id"], {})]
         if names:
             warnings.append(
                 f"{probe['id']}: the model returned NaN or infinity for what the probe made of {_counted(names)}; it"
                 " counts them neither as a success nor as a failure."
             )
+    return warnings
+
+
+def restart_warnings(casualties: Casualties) -> list[str]:
+    """Return the warnings about what ended the process of the audit."""
+    warnings = []
+    if casualties.restarts:
+        times = "once" if casualties.restarts == 1 else f"{casualties.restarts} times"
+        warnings.append(
+            f"The process of the audit ended {times} and was started again; what ended it counts as an error or is left"
+            " out."
+        )
+    for probe_id, lost in casualties.images.items():
+        subject = probe_id or "The model"
+        everywhere = "" if probe_id else "; every probe leaves them out"
+        warnings.append(f"{subject} ended the process on {_counted(sorted(lost))}{everywhere}.")
     return warnings
 
 
@@ -259,6 +293,14 @@ def check_record(record: ProbeRecord) -> None:
     if problem is not None:
         place = "/".join(str(part) for part in problem.absolute_path)
         raise ValueError(f"its result does not fit the schema of audit.json at {place}: {problem.message[:200]}")
+
+
+def check_metrics(metrics: Sequence[Metric]) -> None:
+    """Raise ValueError for a metric with an infinite number; NaN stands for no value."""
+    for metric in metrics:
+        for number in (metric.value, metric.low, metric.high):
+            if isinstance(number, float) and math.isinf(number):
+                raise ValueError(f"metric {metric.name!r} is infinite; expected a finite number, or NaN for no value")
 
 
 def ignores_units(conclusion: Conclusion) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from auditor.errors import OutOfTime
@@ -18,11 +19,13 @@ from auditor.run.pace import Pace, first_guess
 from auditor.run.planning import images_of
 from auditor.run.request import Position, Progress
 from auditor.run.selection import depends_on
+from auditor.run.watch import Watch
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from auditor.run.distributed import Workers
+    from auditor.run.local_workers import LocalWorkers
 
 
 class Recorder:
@@ -37,7 +40,8 @@ class Recorder:
         plugins: Registry,
         probes: Sequence[Probe],
         progress: Progress,
-        workers: Workers | None = None,
+        workers: Workers | LocalWorkers | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """``order`` is the random order of the image ids; ``workers`` measure instead of this process."""
         self._measurer = measurer
@@ -47,14 +51,17 @@ class Recorder:
         self._probes = probes
         self._progress = progress
         self._workers = workers
+        self._watch = watch or Watch()
         self._prepared: dict[str, Probe] = {}
         self._preparation_costs: dict[str, Cost] = {}
         self._image_costs: dict[str, float] = {}
         """Seconds for an image by probe."""
         self.keys: dict[str, str] = {}
         """Digest of the records of each probe that was measured."""
-        self.left_out: dict[str, dict[str, str]] = {}
-        """By probe: images without rows, because the model returned NaN or infinity, and its error."""
+        self.left_out: dict[str, dict[str, str]] = {
+            probe.meta.id: dict(self._watch.casualties.images.get(probe.meta.id, {})) for probe in probes
+        }
+        """By probe: images without rows, because the model returned NaN or infinity or ended the process, and why."""
         self.costs: dict[str, Cost] = {}
         """Cost of each probe whose records were read."""
 
@@ -79,6 +86,7 @@ class Recorder:
 
     def measure_for(self, probe: Probe, seconds: float, position: Position) -> Progressed:
         """Measure the images of a probe that are not on disk yet, for at most ``seconds``."""
+        self._watch.check(probe.meta.id)
         ids = self.images_of(probe)
         self.key(probe, ids)
         before = len(self._todo(probe, ids))
@@ -117,6 +125,7 @@ class Recorder:
             lambda: classifier.batch_size,
             seconds=seconds,
             guess=self._image_costs.get(probe.meta.id) or first_guess(self._measurer.price),
+            cut=partial(self._watch.casualties.piece, probe.meta.id),
         )
         with Shards(self._folder, probe.meta.id, self.keys[probe.meta.id]) as shards:
             if todo:
@@ -139,7 +148,7 @@ class Recorder:
         return left
 
     def without_rows(self, probe: Probe) -> set[str]:
-        """Return the images that have no rows, because the model returned NaN or infinity."""
+        """Return the images that have no rows, because the model returned NaN or infinity or ended the process."""
         return {*self._measurer.unscored, *self.left_out.get(probe.meta.id, ())}
 
     def prepared(self, probe: Probe, ids: Sequence[str]) -> Probe:
@@ -148,6 +157,7 @@ class Recorder:
             calls = self._measurer.classifier.calls
             start, forward, backward = time.monotonic(), calls.forward, calls.backward
             run = run_context(probe, self._probes, self._measurer, ids)
+            self._watch.doing("prepare", probe.meta.id)
             self._prepared[probe.meta.id] = probe.prepare(run)
             cost = Cost(time.monotonic() - start, calls.forward - forward, calls.backward - backward)
             self._preparation_costs[probe.meta.id] = cost

@@ -9,6 +9,9 @@ from typing import Literal, NamedTuple, Protocol
 
 from auditor.findings.record import AuditRecord, Json, ProbeRecord
 
+PROBE_TIMEOUT = 3600.0
+"""Default of ``Request.probe_timeout``: longer than any batch of the built-in probes that was measured on a CPU."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -26,12 +29,18 @@ class Request:
     batch_size: int | None = None
     budget: float | Literal["none"] | None = None
     """Time limit in seconds, "none" for no limit, or None for the limit of the suite."""
+    probe_timeout: float = PROBE_TIMEOUT
+    """Seconds that one step of a probe may take in a supervised audit: its preparation, a batch, its conclusion."""
+    probe_memory: int | None = None
+    """Bytes of memory that a supervised audit may use, or None for 95 % of the machine's."""
+    wait: bool = False
+    """Wait for another audit that writes to the same folder, instead of refusing."""
     policy: str = "default"
     formats: Sequence[str] = ("html", "pdf", "json")
     paper: Literal["a4", "letter"] = "a4"
     engine: Literal["local", "ray"] = "local"
     workers: int | None = None
-    """Workers of the engine "ray"; None for one per core."""
+    """Processes that measure; None for one with the engine "local", for one per core with "ray"."""
     surrogates: Sequence[Path] = ()
     """Other models for the same classes, for every probe that accepts surrogates."""
     fresh: bool = False

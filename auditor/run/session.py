@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from auditor.data import sample_photos
 from auditor.data.dataset import Images, Pixels
-from auditor.errors import BadInput, NotFinite, first_line
+from auditor.errors import BadInput, NotFinite, first_line, one_line
 from auditor.findings.record import ProbeRecord
 from auditor.model.deployed import DeployedModel
 from auditor.model.device import pick_device, threads_for
@@ -31,15 +32,18 @@ from auditor.run.distributed import Workers
 from auditor.run.effort import reduce, too_slow
 from auditor.run.folder import RunFolder
 from auditor.run.forecast import cannot_pass
+from auditor.run.local_workers import LocalWorkers
 from auditor.run.manifest import earlier_reductions, write_keys, write_manifest
 from auditor.run.measuring import Measurer, choose_batch_size
 from auditor.run.opening import open_audit
 from auditor.run.planning import random_order, unmet_requirement
-from auditor.run.record import audit_record, audit_warnings, evidence_files, left_out_warnings
+from auditor.run.process_state import StateGuard
+from auditor.run.record import audit_record, audit_warnings, evidence_files, left_out_warnings, restart_warnings
 from auditor.run.recorder import Recorder
 from auditor.run.request import Interrupted, Outcome, Position, Progress, Request, Silent
 from auditor.run.sandbox import load_in_sandbox
 from auditor.run.selection import choose_probes, selection_warnings
+from auditor.run.watch import ProbeLost, Watch
 from auditor.run.writing import finish, pick_formats, prepare
 
 _PARITY_IMAGES = 64
@@ -48,13 +52,20 @@ _PARITY_IMAGES = 64
 _TUNING_IMAGES = 512
 
 
-def run(request: Request, progress: Progress | None = None) -> Outcome:
-    """Run an audit. Raises BadInput for unusable input, Interrupted if stopped."""
-    sandbox = load_in_sandbox(request.model, request.overrides, trust=request.trust_model)
-    plugins = registry.load()
+def run(request: Request, progress: Progress | None = None, watch: Watch | None = None) -> Outcome:
+    """Run an audit in this process; ``supervisor.run`` runs one that a probe cannot take down.
+
+    Raises BadInput for unusable input, Interrupted if stopped.
+    """
+    watch = watch or Watch()
+    # the server of supervised processes has tried the model file already
+    sandbox = load_in_sandbox(request.model, request.overrides, trust=request.trust_model or watch.supervised)
+    progress = progress or Silent()
+    plugins = registry.load(partial(watch.doing, "plugin"), watch.casualties.plugins)
+    watch.doing("open")
     suite = find_suite(request.suite, plugins)
     # before the files are opened, which may take a while
-    budget = _budget(request, suite)
+    budget = _budget(request, suite, watch.spent)
     policy = read_policy(request.policy, plugins.probes)
     formats = pick_formats(plugins, request.formats, request.paper)
     probes = choose_probes(plugins, suite, request)
@@ -62,19 +73,20 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
     sandbox.finish()
     classifier, images = open_audit(plugins, request, suite, device)
     out = request.out or Path("audits") / f"{request.model.stem}-{classifier.sha256[:8]}"
-    folder = RunFolder(out)
+    folder = RunFolder(out, watch, wait=progress.say if request.wait else None)
     try:
         if request.fresh:
             folder.clear()
         session = _Session(
             request=request,
-            measurer=Measurer(classifier, images, request.seed),
+            measurer=Measurer(classifier, images, request.seed, watch),
+            watch=watch,
             folder=folder,
             plugins=plugins,
             suite=suite,
             policy=policy,
             probes=probes,
-            progress=progress or Silent(),
+            progress=progress,
             order=random_order(images, request.seed),
             notes=selection_warnings(plugins, suite, request),
             budget=budget,
@@ -87,13 +99,13 @@ def run(request: Request, progress: Progress | None = None) -> Outcome:
         folder.close()
 
 
-def _budget(request: Request, suite: Suite) -> Budget | None:
+def _budget(request: Request, suite: Suite, spent: float) -> Budget | None:
     """Return the time limit of the request, else that of the suite."""
     if isinstance(request.budget, float):
-        return Budget(request.budget, "--budget")
+        return Budget(request.budget, "--budget", spent)
     if suite.time_limit is None or request.budget == "none":
         return None
-    return Budget(suite.time_limit, f"suite {suite.name}; --budget changes it")
+    return Budget(suite.time_limit, f"suite {suite.name}; --budget changes it", spent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +114,7 @@ class _Session:
 
     request: Request
     measurer: Measurer
+    watch: Watch
     folder: RunFolder
     plugins: Registry
     suite: Suite
@@ -152,7 +165,10 @@ class _Session:
             )
         self._begin(warnings, slow)
         records = self._all_records()
-        late = left_out_warnings(self.measurer.unscored, records)
+        late = [
+            *left_out_warnings(self.measurer.unscored, records, self.watch.casualties.images),
+            *restart_warnings(self.watch.casualties),
+        ]
         for warning in late:
             self.progress.say(f"Warning: {warning}")
         warnings += late
@@ -169,14 +185,17 @@ class _Session:
             probes=records,
             warnings=warnings,
             unscored=self.measurer.unscored,
+            watch=self.watch,
         )
-        return finish(audit, self.folder, formats)
+        return finish(audit, self.folder, formats, self.watch)
 
     def _check_model(self) -> None:
         """Measure parity and choose the batch size. Raises BadInput for scores that are not finite."""
         ids: Sequence[str] = self.order[:_TUNING_IMAGES]
         try:
             try:
+                if self.watch.casualties.suspect_model:
+                    raise NotFinite("an earlier process ended during this check")
                 self._try_model(self._parity_images(), ids)
             except NotFinite:
                 # some images may be to blame; without any other, it is the model
@@ -191,6 +210,7 @@ class _Session:
             ) from None
 
     def _try_model(self, parity_images: Pixels, ids: Sequence[str]) -> None:
+        self.watch.doing("check")
         self.classifier.verify(parity_images)
         choose_batch_size(self.measurer, self.request.batch_size, ids)
 
@@ -225,8 +245,7 @@ class _Session:
 
     def _all_records(self) -> list[ProbeRecord]:
         """Measure and conclude all probes; return their records in the order of the registry."""
-        ray = self.request.engine == "ray"
-        workers = Workers(self.request, self.measurer, self.request.workers) if ray else None
+        workers = self._workers()
         try:
             recorder = Recorder(
                 self.measurer,
@@ -236,10 +255,12 @@ class _Session:
                 probes=self.probes,
                 progress=self.progress,
                 workers=workers,
+                watch=self.watch,
             )
+            guard = StateGuard(self.classifier, self.folder)
             if self.budget is not None:
-                self._spend(self.budget, recorder)
-            concluder = Concluder(self.measurer, self.folder, recorder, self.budget)
+                self._spend(self.budget, recorder, guard)
+            concluder = Concluder(self.measurer, self.folder, recorder, self.budget, guard=guard, watch=self.watch)
             records = [
                 self._judged(concluder.record(probe, Position(number, len(self.probes))))
                 for number, probe in enumerate(self.probes)
@@ -253,18 +274,32 @@ class _Session:
         order = list(self.plugins.probes)
         return sorted(records, key=lambda record: order.index(record["id"]))
 
+    def _workers(self) -> Workers | LocalWorkers | None:
+        """Start the workers that measure instead of this process."""
+        count = self.request.workers
+        if self.request.engine == "ray":
+            return Workers(self.request, self.measurer, count)
+        return None if count is None or count == 1 else LocalWorkers(self.request, self.measurer, count, self.watch)
+
     def _judged(self, record: ProbeRecord) -> ProbeRecord:
         """Judge a record and report its status; ``judge_all`` later applies the rules that span several probes."""
         judged = judge(record, self.policy)
         self.progress.end(judged)
         return judged
 
-    def _spend(self, budget: Budget, recorder: Recorder) -> None:
+    def _spend(self, budget: Budget, recorder: Recorder, guard: StateGuard) -> None:
         """Measure within the budget; probes with extra images wait until the others are done."""
         probes = [probe for probe in self.probes if not unmet_requirement(probe, self.classifier, self.images)]
         first = {probe.meta.id: probe for probe in probes if not probe.adds_images}
 
         def advance(probe_id: str, seconds: float, number: int, probes: int) -> Progressed:
-            return recorder.measure_for(first[probe_id], seconds, Position(number, probes, seconds, budget.left))
+            position = Position(number, probes, seconds, budget.left)
+            try:
+                with guard.unchanged(probe_id):
+                    return recorder.measure_for(first[probe_id], seconds, position)
+            except BaseException as error:
+                if isinstance(error, Exception) or self.watch.ends_audit(error):
+                    raise
+                raise ProbeLost(one_line(error)) from error
 
         measure_in_sweeps(budget, list(first), n_later=len(probes) - len(first), advance=advance)

@@ -13,6 +13,7 @@ from auditor.plugin.registry import Registry
 from auditor.report import ReportFormat
 from auditor.run.folder import RunFolder
 from auditor.run.request import Outcome
+from auditor.run.watch import Watch
 
 
 def pick_formats(plugins: Registry, names: Sequence[str], paper: str = "a4") -> list[ReportFormat]:
@@ -37,22 +38,29 @@ def prepare(formats: Sequence[ReportFormat]) -> None:
                 report_format.prepare()
 
 
-def finish(audit: AuditRecord, folder: RunFolder, formats: Sequence[ReportFormat]) -> Outcome:
+def finish(
+    audit: AuditRecord, folder: RunFolder, formats: Sequence[ReportFormat], watch: Watch | None = None
+) -> Outcome:
     """Write audit.json, then every report. A report that breaks is named; the others are still written."""
+    watch = watch or Watch()
     files = [folder.write_json("audit.json", audit)]
-    problems: list[str] = []
+    lost = watch.casualties.reports
+    problems = [f"{each.file} was not written: {lost[each.file]}" for each in formats if each.file in lost]
     # paged formats render in another process: start them first, collect them last
-    ordered = sorted(formats, key=lambda report_format: not report_format.paged)
+    ordered = sorted((each for each in formats if each.file not in lost), key=lambda each: not each.paged)
     waiting = deque((each.file, drawn(each, audit, folder.path)) for each in ordered)
     while waiting:
         file, drawing = waiting.popleft()
+        watch.doing("report", file)
         try:
             content = next(drawing)
             if content is None:
                 waiting.append((file, drawing))
             else:
                 files.append(folder.write(file, content))
-        except Exception as error:
+        except BaseException as error:
+            if watch.ends_audit(error):
+                raise
             problems.append(f"{file} was not written: {one_line(error)}")
     broken = any(probe["status"] == "error" for probe in audit["probes"]) or any(p["error"] for p in audit["plugins"])
     return Outcome(audit=audit, out=folder.path, files=files, incomplete=broken or bool(problems), problems=problems)

@@ -9,6 +9,8 @@ import copy
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from auditor.plugins.explanations._random_state import kept_random_state
+
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
@@ -96,14 +98,11 @@ def gradient_values(
     explainer = _library().GradientExplainer(
         PredictedLogit(), classifier.tensor(baselines), batch_size=classifier.batch_size
     )
-    # shap seeds NumPy's global generator; restore its state
-    state = np.random.get_state()
-    try:
+    # shap seeds NumPy's global generator
+    with kept_random_state():
         found = explainer.shap_values(
             classifier.tensor(batch.pixels[index : index + 1]), nsamples=evaluations, rseed=seed
         )
-    finally:
-        np.random.set_state(state)
     return np.asarray(found).reshape(batch.pixels.shape[1:])
 
 

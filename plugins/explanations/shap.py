@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from auditor import Explanation, Meta
+from auditor.plugins.explanations._random_state import kept_random_state
 from auditor.plugins.explanations._shap_values import MAX_EXACT, feature_values, image_values
 from auditor.probes.explanation import library_seeds
 
@@ -53,13 +54,14 @@ class Shap(Explanation):
         """Return the sum over the channels of each pixel's share of the probability, (n, h, w)."""
         import numpy as np
 
-        if classifier.input_kind == "images":
-            of_image = partial(
-                image_values, classifier, batch, fill=self.fill, evaluations=self.evaluations, batch_size=self.batch
-            )
-            return np.stack([of_image(i)[0].sum(axis=2) for i in range(len(batch))])
-        of_row = partial(feature_values, classifier, batch, evaluations=self.evaluations)
-        return np.stack([of_row(i, seed)[0] for i, seed in enumerate(library_seeds(batch, rng, "orders"))])
+        with kept_random_state():
+            if classifier.input_kind == "images":
+                of_image = partial(
+                    image_values, classifier, batch, fill=self.fill, evaluations=self.evaluations, batch_size=self.batch
+                )
+                return np.stack([of_image(i)[0].sum(axis=2) for i in range(len(batch))])
+            of_row = partial(feature_values, classifier, batch, evaluations=self.evaluations)
+            return np.stack([of_row(i, seed)[0] for i, seed in enumerate(library_seeds(batch, rng, "orders"))])
 
     def draws(self, classifier: Classifier) -> bool:
         """Return whether random orders are used: only for many features of tabular data."""
