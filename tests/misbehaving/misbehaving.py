@@ -107,7 +107,7 @@ def change_weights(classifier: Any, _: Any) -> None:
 
 def set_training(classifier: Any, _: Any) -> None:
     for module in classifier.copy.modules():
-        module.training = True
+        module.training = not module.training
 
 
 def replace_predict(classifier: Any, _: Any) -> None:
