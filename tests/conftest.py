@@ -68,7 +68,7 @@ def with_probes(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Registry]:
             loaded.origin[kind.meta.id] = "test"
         for name, error in (broken or {}).items():
             loaded.plugins.append(registry.Plugin(name, "else", "1.0", error))
-        monkeypatch.setattr(registry, "load", lambda: loaded)
+        monkeypatch.setattr(registry, "load", lambda *_: loaded)
         return loaded
 
     return install

@@ -34,7 +34,7 @@ class Binding:
     def __init__(self, session: Session) -> None:
         self.session, self.bound, self.output = session, {}, None
 
-    def bind_input(  # noqa: PLR0917 - ONNX Runtime's own order
+    def bind_input(
         self, name: str, device: str, index: int, element: Any, shape: tuple[int, ...], pointer: int
     ) -> None:
         import ctypes

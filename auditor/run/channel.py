@@ -25,7 +25,7 @@ class Sender:
         self._descriptor = descriptor
 
     def send(self, kind: str, content: Any = None) -> None:
-        """Send a message; end the process if nobody can receive it."""
+        """Send a message; end the process if it has no receiver."""
         # a newline first: an earlier process may have ended within a message
         data = f"\n{json.dumps({kind: content})}\n".encode()
         try:

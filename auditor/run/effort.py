@@ -6,6 +6,7 @@ be able to read which one it was.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,10 @@ _CERTAIN_PASSES = 20_000
 
 _TRIAL = 0.25
 """Share of a probe's time that one image may take with the full settings."""
+
+
+_PATIENCE = 4.0
+"""Factor by which a trial may exceed the cost of its passes: it also imports and compiles, once in a process."""
 
 
 def too_slow(
@@ -69,7 +74,8 @@ def reduce(probes: Sequence[Probe], ids: Sequence[str], suite: Suite, plugins: R
 def _fits(probe: Probe, run: RunContext, measurer: Measurer, image: str, seconds: float) -> bool:
     """Whether the passes for an image fit into the time; a probe that breaks is reported when it is measured."""
     try:
-        with measurer.classifier.calls.at_most(measurer.price, seconds):
+        calls = measurer.classifier.calls
+        with calls.at_most(measurer.price, seconds), calls.until(time.monotonic() + _PATIENCE * seconds):
             measurer.begin(probe)
             return measurer.measure(probe.prepare(run), [image]).images > 0
     except OutOfTime:

@@ -1,6 +1,6 @@
 """Check that a probe leaves the process, the model and the records of other probes as it found them.
 
-Whatever a probe changes for the others would change their results. So the state is compared before and after each use
+A change by one probe would change the results of the others. So the state is compared before and after each use
 of a probe; a difference is an error of that probe, and what it changed is restored.
 """
 

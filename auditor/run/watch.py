@@ -20,7 +20,7 @@ class ProbeLost(AuditorError):
 
 
 class Watch:
-    """An audit that nobody supervises, as in a notebook: nothing listens, and nothing was lost.
+    """An audit without a supervisor, as in a notebook: nothing listens, and nothing was lost.
 
     ``auditor.run.supervised`` derives the one of a supervised process.
     """
