@@ -165,7 +165,7 @@ def test_smaller_settings_of_the_suite_are_used_where_an_image_takes_too_long(
 ) -> None:
     with_probes(Endless)
     monkeypatch.setattr(Endless, "clock", clock)
-    monkeypatch.setattr(measuring, "_timed", lambda classifier, pixels: (0.01 * len(pixels), 0.0))
+    monkeypatch.setattr(measuring, "_timed", lambda classifier, pixels: (0.1 * len(pixels), 0.0))
     suite = 'probes = ["sanity.endless"]\ntime_limit = "40s"\n[reduced."sanity.endless"]\nqueries = 3'
     audit = audited(auditor_cli, digits / "digits-cnn.onnx", tmp_path, suite)
     (probe,) = audit["probes"]
