@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 from auditor.errors import BadInput
+from auditor.toml import nearest
 
 
 def recipes() -> list[str]:
@@ -24,7 +25,8 @@ def recipes() -> list[str]:
 def recipe(name: str) -> ModuleType:
     """Return the recipe called ``name``. Raises BadInput for an unknown name."""
     if name not in recipes():
-        raise BadInput(f"recipe {name!r}: no such recipe; expected one of {', '.join(recipes())}")
+        hint = nearest(name, recipes())
+        raise BadInput(f"recipe {name!r}: no such recipe{hint}; expected one of {', '.join(recipes())}")
     return import_module(f"auditor.reference_models.{name.replace('-', '_')}")
 
 

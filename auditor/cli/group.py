@@ -20,6 +20,16 @@ class Main(click.Group):
         del ctx
         return list(self.commands)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; suggest the nearest one for a misspelt name."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            from auditor.toml import nearest
+
+            raise click.UsageError(f"{args[0]}: no such command{nearest(args[0], self.commands)}", ctx)
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; bad input never prints a traceback."""
         for stream in (sys.stdout, sys.stderr):

@@ -31,6 +31,7 @@ from auditor.run.casualties import Casualties, Stage
 from auditor.run.channel import Sender
 from auditor.run.library_warnings import hide_library_warnings
 from auditor.run.memory import limit_allocations
+from auditor.run.names import check_names
 from auditor.run.request import Interrupted, Position, Request
 from auditor.run.sandbox import load_in_sandbox
 from auditor.run.watch import Stopped, Watch
@@ -122,6 +123,7 @@ def _serve(sender: Sender) -> None:
     # to a terminal, output of libraries is a log; the results go to the supervisor
     os.dup2(2, 1)
     job: Job = pickle.load(jobs)
+    _check_names(job, sender)
     try:
         sandbox = load_in_sandbox(job.request.model, job.request.overrides, trust=job.request.trust_model)
         _import_libraries()
@@ -139,6 +141,24 @@ def _serve(sender: Sender) -> None:
         for module in _LATER_LIBRARIES:
             import_module(module)
 
+
+def _check_names(job: Job, sender: Sender) -> None:
+    """Check the names of the request in a fork, while the libraries are imported; for a wrong one, end this process."""
+    if os.fork():
+        return
+    # a plugin may crash or hang: that is found, and reported, where the audit loads it
+    signal.alarm(_CHECK_SECONDS)
+    try:
+        check_names(job.request)
+    except AuditorError as error:
+        sender.send("refused", str(error))
+        os.kill(os.getppid(), signal.SIGKILL)
+    except BaseException:
+        os._exit(1)
+    os._exit(0)
+
+
+_CHECK_SECONDS = 30
 
 _LIBRARIES = ("onnxruntime", "pandas", "pyarrow.parquet", "torch", "auditor.onnx.graph", "auditor.run.session")
 _LATER_LIBRARIES = ("jsonschema", "scipy.stats", "sklearn.metrics")

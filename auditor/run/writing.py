@@ -14,6 +14,7 @@ from auditor.report import ReportFormat
 from auditor.run.folder import RunFolder
 from auditor.run.request import Outcome
 from auditor.run.watch import Watch
+from auditor.toml import nearest
 
 
 def pick_formats(plugins: Registry, names: Sequence[str], paper: str = "a4") -> list[ReportFormat]:
@@ -24,7 +25,8 @@ def pick_formats(plugins: Registry, names: Sequence[str], paper: str = "a4") -> 
     known: dict[str, ReportFormat] = plugins.formats()
     for name in names:
         if name != "json" and name not in known:
-            raise BadInput(f"--format {name}: no such format; expected one of {', '.join(['json', *known])}")
+            hint = nearest(name, ["json", *known])
+            raise BadInput(f"--format {name}: no such format{hint}; expected one of {', '.join(['json', *known])}")
         if not isinstance(known.get(name), ReportFormat | None):
             raise BadInput(f"--format {name}: not an auditor.report.ReportFormat; fix its plugin")
     return [known[name].on(paper) for name in dict.fromkeys(names) if name != "json"]
