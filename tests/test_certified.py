@@ -11,7 +11,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from auditor import NotApplicable
-from auditor.algorithms.bound_propagation import Bounder
+from auditor.algorithms.bounds.bounder import Bounder
 from auditor.data.dataset import Batch
 from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier

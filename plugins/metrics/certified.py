@@ -91,7 +91,7 @@ class Certified(Probe):
         import numpy as np
         import torch
 
-        from auditor.algorithms.bound_propagation import Bounder
+        from auditor.algorithms.bounds.bounder import Bounder
 
         bounder = Bounder(classifier, refine=self.refine)
         correct = np.flatnonzero(batch.predictions == batch.labels)

@@ -1,0 +1,101 @@
+"""Optimise the lines below the activations and the multipliers of the splits, by gradient ascent of the bound.
+
+The lower line of a ReLU may have any slope between 0 and 1 (alpha-CROWN, Xu et al. 2021, arXiv:2011.13824). A split
+restricts an activation's operand z to z >= 0 or z <= 0; a multiplier times z is added to the objective (beta-CROWN,
+Wang et al. 2021, arXiv:2103.06624). Any slope in its range and any multiplier of the right sign is valid, so the search
+need not be exact: the bound is computed again from the result, in double precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from auditor.algorithms.bounds.activations import Lines, clamped
+from auditor.algorithms.bounds.operation import Relaxation
+
+_SLOPE_STEP, _MULTIPLIER_STEP, _DECAY = 0.1, 0.05, 0.98
+"""Steps of Adam and their decay per iteration (Wang et al. 2021, appendix B.1)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Slopes by activation and multipliers by operand, (n, ...) or (n, r, ...) each."""
+
+    slopes: dict[str, Tensor] = field(default_factory=dict)
+    multipliers: dict[str, Tensor] = field(default_factory=dict)
+    """Not negative; the sign of the split is applied by ``signed``."""
+
+    def signed(self, signs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the multipliers with the signs (n, ...) of the splits: 1 for z >= 0, -1 for z <= 0, 0 for none."""
+        return {name: signs[name].to(value.dtype) * clamped(value, 0, torch.inf) for name, value in self.multipliers.items()}
+
+    def applied(self, relaxations: Mapping[str, Relaxation]) -> dict[str, Relaxation]:
+        """Return the relaxations with these slopes."""
+        return {
+            name: relaxation.with_slope(self.slopes[name])
+            if name in self.slopes and isinstance(relaxation, Lines)
+            else relaxation
+            for name, relaxation in relaxations.items()
+        }
+
+    def take(self, rows: Tensor) -> Choice:
+        """Return the choice for some entries."""
+        return Choice(
+            slopes={name: value[rows] for name, value in self.slopes.items()},
+            multipliers={name: value[rows] for name, value in self.multipliers.items()},
+        )
+
+
+def first_choice(relaxations: Mapping[str, Relaxation], signs: Mapping[str, Tensor], dtype: torch.dtype) -> Choice:
+    """Return the slopes of the relaxations and multipliers of 0."""
+    lines = {name: one for name, one in relaxations.items() if isinstance(one, Lines) and one.free is not None}
+    return Choice(
+        slopes={name: one.low_slope.to(dtype) for name, one in lines.items()},
+        multipliers={name: torch.zeros_like(sign, dtype=dtype) for name, sign in signs.items()},
+    )
+
+
+def optimise(
+    bound: Callable[[Choice], Tensor], start: Choice, *, iterations: int, target: Tensor | None = None
+) -> tuple[Choice, Tensor]:
+    """Return the best choice found for each entry and its bounds; stop if all bounds exceed ``target``.
+
+    ``bound`` returns the bounds (n,) or (n, r) of a choice and is differentiable in it.
+    """
+    slopes = {name: value.clone().requires_grad_() for name, value in start.slopes.items()}
+    multipliers = {name: value.clone().requires_grad_() for name, value in start.multipliers.items()}
+    choice, best, largest = Choice(slopes=slopes, multipliers=multipliers), start, None
+    groups = [(slopes, _SLOPE_STEP), (multipliers, _MULTIPLIER_STEP)]
+    search = torch.optim.Adam([{"params": list(part.values()), "lr": step} for part, step in groups if part])
+    decay = torch.optim.lr_scheduler.ExponentialLR(search, _DECAY)
+    for iteration in range(iterations + 1):
+        with torch.set_grad_enabled(iteration < iterations):
+            found = bound(choice)
+            loss = -found.sum()
+        value = found.detach()
+        better = value > largest if largest is not None else torch.ones_like(value, dtype=torch.bool)
+        best = Choice(slopes=_merged(better, slopes, best.slopes), multipliers=_merged(better, multipliers, best.multipliers))
+        largest = value if largest is None else torch.maximum(largest, value)
+        if iteration == iterations or (target is not None and bool((largest > target).all())):
+            break
+        search.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        search.step()
+        decay.step()
+        with torch.no_grad():
+            for part in slopes.values():
+                part.clamp_(0, 1)
+            for part in multipliers.values():
+                part.clamp_(min=0)
+    return best, largest
+
+
+def _merged(better: Tensor, new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def where(one: Tensor, other: Tensor) -> Tensor:
+        return torch.where(better.reshape(*better.shape, *[1] * (one.dim() - better.dim())), one.detach(), other)
+
+    return {name: where(value, old[name]) for name, value in new.items()}
