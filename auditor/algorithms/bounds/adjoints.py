@@ -1,5 +1,4 @@
 """Explicit adjoints of the costly affine operators; all others are differentiated by autograd."""
-# ruff: noqa: N802 - functions are named as in the ONNX standard
 
 from __future__ import annotations
 

@@ -90,7 +90,6 @@ class Product:
             terms=self._terms(value[0]) + 3,
         )
 
-
     def _terms(self, value: Tensor) -> int:
         """Return how many products belong to one element of an operand, at most."""
         if self._name == "MatMul":

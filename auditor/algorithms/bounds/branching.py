@@ -2,8 +2,8 @@
 
 A branch fixes the signs of some operands; its activations are exact there. Multipliers of the splits are optimised
 together with the slopes (beta-CROWN, Wang et al. 2021, arXiv:2103.06624). Of the operands whose relaxation costs most
-(Bunel et al. 2020, arXiv:1909.06588, section 4.2), the one is split that gives the largest bound in the worse of its two
-branches (filtered smart branching, De Palma et al. 2021, arXiv:2104.06718, section 4).
+(Bunel et al. 2020, arXiv:1909.06588, section 4.2), the one is split that gives the largest bound in the worse of its
+two branches (filtered smart branching, De Palma et al. 2021, arXiv:2104.06718, section 4).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from torch import Tensor
 from auditor.algorithms.bounds.activations import Lines
 from auditor.algorithms.bounds.backward import minimum
 from auditor.algorithms.bounds.network import Network
-from auditor.algorithms.bounds.ranges import Ranges
 from auditor.algorithms.bounds.operation import Relaxation
+from auditor.algorithms.bounds.ranges import Ranges
 from auditor.algorithms.bounds.slopes import Choice, optimise
 
 _AT_ONCE = 64
@@ -32,7 +32,7 @@ _OPEN = 8192
 _CANDIDATES = 4
 """Operands whose two branches are tried before each split."""
 
-_ROUNDS = (4, 10)
+_ROUNDS = (3, 7)
 """Steps of the optimisation in each branch; proven branches leave after the first round."""
 
 
@@ -67,20 +67,19 @@ class Search:
 
     @torch.no_grad()
     def prove(self, target: float, choice: Choice, deadline: float) -> bool:
-        """Return whether the function exceeds ``target`` everywhere; False if the time (monotonic) is over.
+        """Return whether the function exceeds ``target`` everywhere; False if ``time.thread_time`` is over.
 
         ``choice`` (1, ...) are the slopes to start from.
         """
-        device = self._slope.device
-        signs = torch.zeros(1, sum(map(math.prod, self._shapes)), dtype=torch.int8, device=device)
+        signs = torch.zeros(1, sum(map(math.prod, self._shapes)), dtype=torch.int8, device=self._slope.device)
         multipliers = {
-            name: torch.zeros(1, *shape, dtype=self._fast.dtype, device=device)
+            name: torch.zeros(1, *shape, dtype=self._fast.dtype, device=self._slope.device)
             for name, shape in zip(self._names, self._shapes, strict=True)
         }
         choice = Choice(slopes=choice.slopes, multipliers=multipliers)
         open_branches = Branches(signs, choice, self._bound(signs, choice))
         while len(open_branches.bounds):
-            if time.monotonic() > deadline or len(open_branches.bounds) > _OPEN:
+            if time.thread_time() > deadline or len(open_branches.bounds) > _OPEN:
                 return False
             order = open_branches.bounds.argsort()
             chosen, rest = open_branches.take(order[:_AT_ONCE]), open_branches.take(order[_AT_ONCE:])
@@ -169,7 +168,8 @@ class Search:
         scores = {name: torch.zeros_like(sign, dtype=self._fast.dtype) for name, sign in by_name.items()}
         for name, operand in self._operand.items():
             lines = self._restricted(name, self._quick[name], by_name, branches.choice)
-            assert isinstance(lines, Lines) and lines.free is not None
+            if not isinstance(lines, Lines) or lines.free is None:
+                raise TypeError(f"{name} has no free lines")
             slope = passed[name][:, 0]
             low, high = self._ranges.intervals[operand]
             below = torch.minimum(lines.low_slope * -low, (1 - lines.low_slope) * high)
@@ -181,7 +181,10 @@ class Search:
 def _joined(parts: Sequence[Branches]) -> Branches:
     """Concatenate branches."""
     slopes, multipliers = (
-        {name: torch.cat([getattr(part.choice, kind)[name] for part in parts]) for name in getattr(parts[0].choice, kind)}
+        {
+            name: torch.cat([getattr(part.choice, kind)[name] for part in parts])
+            for name in getattr(parts[0].choice, kind)
+        }
         for kind in ("slopes", "multipliers")
     )
     signs, bounds = torch.cat([part.signs for part in parts]), torch.cat([part.bounds for part in parts])

@@ -27,7 +27,9 @@ class NodeFunction:
         """Prepare the function: ``moving`` names the values that depend on the image, ``fixed`` returns the others."""
         self._target: Any = node.target
         self.name: str = self._target.__name__
-        self._names: list[str] = list(dict.fromkeys(moving[source] for source in node.all_input_nodes if source in moving))
+        self._names: list[str] = list(
+            dict.fromkeys(moving[source] for source in node.all_input_nodes if source in moving)
+        )
         self.shapes = [shapes[name] for name in self._names]
         args, kwargs = (
             fx.map_arg(part, lambda source: _Operand(moving[source]) if source in moving else fixed(source))

@@ -27,7 +27,7 @@ class Relaxation(Protocol):
         """Return a bound of the sum of the absolute values of all terms of the functions, (n, ...)."""
 
     def back(self, slope: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Bound linear functions (n, r, ...) of the value from below: constants (n, r) and functions of the operands."""
+        """Bound linear functions (n, r, ...) of the value from below: constants (n, r), functions of the operands."""
 
 
 class Rule(Protocol):

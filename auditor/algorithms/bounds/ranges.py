@@ -17,7 +17,7 @@ from auditor.algorithms.bounds.pixel_affine import PixelAffine, follow, of_pixel
 _AT_ONCE = 1 << 21
 """Number of coefficients propagated backwards at once: larger pieces leave the cache of a core."""
 
-_COEFFICIENTS = 1 << 28
+_COEFFICIENTS = 1 << 26
 """Number of coefficients propagated backwards per image for the ranges of one value."""
 
 
@@ -81,7 +81,7 @@ def rows_at_once(network: Network, n: int) -> int:
     return max(1, _AT_ONCE // (network.widest * n))
 
 
-def _tighten(
+def _tighten(  # noqa: PLR0917
     network: Network, found: Ranges, relaxations: dict[str, Relaxation], name: str, which: Tensor, refine: int
 ) -> Interval:
     """Tighten those elements of a value where ``which`` (n, ...) is True, by the backward pass."""

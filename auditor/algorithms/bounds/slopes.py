@@ -17,7 +17,7 @@ from torch import Tensor
 from auditor.algorithms.bounds.activations import Lines, clamped
 from auditor.algorithms.bounds.operation import Relaxation
 
-_SLOPE_STEP, _MULTIPLIER_STEP, _DECAY = 0.1, 0.05, 0.98
+_SLOPE_STEP, _MULTIPLIER_STEP, _DECAY = 0.3, 0.1, 0.95
 """Steps of Adam and their decay per iteration (Wang et al. 2021, appendix B.1)."""
 
 
@@ -31,7 +31,9 @@ class Choice:
 
     def signed(self, signs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the multipliers with the signs (n, ...) of the splits: 1 for z >= 0, -1 for z <= 0, 0 for none."""
-        return {name: signs[name].to(value.dtype) * clamped(value, 0, torch.inf) for name, value in self.multipliers.items()}
+        return {
+            name: signs[name].to(value.dtype) * clamped(value, 0, torch.inf) for name, value in self.multipliers.items()
+        }
 
     def applied(self, relaxations: Mapping[str, Relaxation]) -> dict[str, Relaxation]:
         """Return the relaxations with these slopes."""
@@ -50,12 +52,14 @@ class Choice:
         )
 
 
-def first_choice(relaxations: Mapping[str, Relaxation], signs: Mapping[str, Tensor], dtype: torch.dtype) -> Choice:
-    """Return the slopes of the relaxations and multipliers of 0."""
-    lines = {name: one for name, one in relaxations.items() if isinstance(one, Lines) and one.free is not None}
+def first_choice(relaxations: Mapping[str, Relaxation], functions: int) -> Choice:
+    """Return the slopes of the relaxations (n, ...), for each of several linear functions: (n, functions, ...)."""
     return Choice(
-        slopes={name: one.low_slope.to(dtype) for name, one in lines.items()},
-        multipliers={name: torch.zeros_like(sign, dtype=dtype) for name, sign in signs.items()},
+        slopes={
+            name: one.low_slope[:, None].repeat(1, functions, *[1] * (one.low_slope.dim() - 1))
+            for name, one in relaxations.items()
+            if isinstance(one, Lines) and one.free is not None
+        }
     )
 
 
@@ -78,7 +82,9 @@ def optimise(
             loss = -found.sum()
         value = found.detach()
         better = value > largest if largest is not None else torch.ones_like(value, dtype=torch.bool)
-        best = Choice(slopes=_merged(better, slopes, best.slopes), multipliers=_merged(better, multipliers, best.multipliers))
+        best = Choice(
+            slopes=_merged(better, slopes, best.slopes), multipliers=_merged(better, multipliers, best.multipliers)
+        )
         largest = value if largest is None else torch.maximum(largest, value)
         if iteration == iterations or (target is not None and bool((largest > target).all())):
             break

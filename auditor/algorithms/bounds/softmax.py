@@ -94,10 +94,11 @@ class Quotient(Product):
     def enclose(self, ends: Sequence[Interval]) -> Interval:
         """Return the range of the value."""
         wide = super().enclose(ends)
-        return Interval(wide.lower.clamp(0, 1), wide.upper.clamp(0, 1))
+        # very wide ranges of the exponent overflow
+        return Interval(wide.lower.nan_to_num(0).clamp(0, 1), wide.upper.nan_to_num(1).clamp(0, 1))
 
 
-def _tangent_and_chord(
+def _tangent_and_chord(  # noqa: PLR0917
     low: Tensor, high: Tensor, value: Tensor, slope: Tensor, at_low: Tensor, at_high: Tensor
 ) -> Lines:
     """Return the lines of a convex function with a value and a slope at the middle of its range, and values at ends."""
