@@ -27,8 +27,8 @@ def minimum(
     """Return lower bounds (n, r) of linear functions (n, r, ...) of the value ``start``, in double precision.
 
     With ``magnitudes`` (``Ranges``), a bound of the rounding errors of this pass is subtracted. ``multipliers``
-    (n, ...) by value are subtracted from the slopes at these values (Lagrange multipliers). The slopes at all values are put
-    into ``passed``.
+    (n, ...) by value are subtracted from the slopes at these values (Lagrange multipliers). The slopes at all values
+    are put into ``passed``.
     """
     slopes = {start: slope}
     bound = slope.new_zeros(slope.shape[:2]).double()

@@ -94,7 +94,7 @@ class Bounder:
         x, y, e = (part.to(self._device) for part in (pixels.double(), labels, epsilon.double()))
         self._calls.forward += len(x)
         self._calls.backward += len(x)
-        ranges = find_ranges(self.network, self.fast, Ball(x, e, norm), self._refine)
+        ranges = find_ranges(self.network, self.fast, Ball(x, e, norm), self._refine * self._batch)
         pieces = []
         for classes in torch.arange(self._classes, device=x.device).split(rows_at_once(self.network, len(x))):
             slope = torch.cat([self.rows(label, classes) for label in y.tolist()])
@@ -106,7 +106,8 @@ class Bounder:
                 ranges.relaxations,
                 magnitudes=ranges.magnitudes,
             )
-            pieces.append(torch.where(classes[None] == y[:, None], torch.inf, lower))
+            # a relaxation of a very wide range may overflow
+            pieces.append(torch.where(classes[None] == y[:, None], torch.inf, lower.nan_to_num(-torch.inf)))
         return ranges, torch.cat(pieces, 1)
 
     def rows(self, label: int, classes: Tensor) -> Tensor:

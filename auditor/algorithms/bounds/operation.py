@@ -14,8 +14,9 @@ from auditor.algorithms.bounds.ball import Interval
 class Relaxation(Protocol):
     """Affine functions below and above an operator, over the ranges of its operands."""
 
-    terms: int
-    """Number of products that ``back`` adds for one element of an operand, at most."""
+    @property
+    def terms(self) -> int:
+        """Number of products that ``back`` adds for one element of an operand, at most."""
 
     def to(self, dtype: torch.dtype) -> Relaxation:
         """Return the relaxation in another floating-point type."""

@@ -101,6 +101,8 @@ class Prover:
             return minimum(bounder.fast, bounder.fast.scores, rows, ranges.ball, choice.applied(quick))
 
         start = first_choice(quick, len(classes))
+        if not start.slopes:
+            return Method.NONE, False
         target = torch.full((1, len(classes)), slack, dtype=torch.float64, device=slopes.device)
         choice, _ = optimise(bound, start, iterations=_ITERATIONS, target=target)
         with torch.no_grad():
