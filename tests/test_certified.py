@@ -223,12 +223,12 @@ def test_tighter_intermediate_bounds_give_larger_margins(kind: str) -> None:
     pixels = torch.from_numpy(images(3, 5))
     loose, tight = Bounder(classifier, refine=0), Bounder(classifier, refine=4096)
     labels = loose.logits(pixels).argmax(1)
-    epsilon = torch.full((3,), 0.05)
+    epsilon = torch.full((3,), 0.01)
     one, other = (b.margins(pixels, labels, epsilon, "linf") for b in (loose, tight))
     assert (other >= one - 1e-9).all()
     single = torch.cat([tight.margins(pixels[i : i + 1], labels[i : i + 1], epsilon[:1], "linf") for i in range(3)])
     # single precision rounds differently in other batches
-    torch.testing.assert_close(single, other, rtol=0, atol=1e-4)
+    torch.testing.assert_close(single, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -260,15 +260,16 @@ def test_bound_of_a_linear_model_is_exact(norm: str) -> None:
     np.testing.assert_allclose(found[1:][small], np.array(exact[1:])[small], rtol=1e-3, atol=2e-4)
 
 
-@pytest.mark.parametrize("batch", ["n", 1, 3])
-def test_fixed_batch_size_gives_the_same_radii(batch: int | str) -> None:
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_fixed_batch_size_gives_the_same_bounds(batch: int, norm: str) -> None:
     pixels = images(5)
     free = Bounder(classifier_of(network("relu", 0)), refine=512)
     labels = free.logits(torch.from_numpy(pixels)).argmax(1)
     fixed = Bounder(classifier_of(network("relu", 0, batch)), refine=512)
-    bounds = [b.margins(torch.from_numpy(pixels), labels, torch.full((5,), 0.03), "linf") for b in (free, fixed)]
-    # the bounds of rounding errors differ with several copies of an image
-    torch.testing.assert_close(*bounds, rtol=0, atol=1e-2)
+    bounds = [b.margins(torch.from_numpy(pixels), labels, torch.full((5,), 0.03), norm) for b in (free, fixed)]
+    # the bound of the rounding errors of single precision grows with the number of copies
+    torch.testing.assert_close(*bounds, rtol=0, atol=3e-3)
 
 
 @pytest.mark.parametrize(

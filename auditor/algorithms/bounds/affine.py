@@ -59,7 +59,7 @@ FIXED: Mapping[str, tuple[str, ...]] = {
 
 
 class Affine:
-    """An affine operator, as a rule of enclosure and as its own relaxation."""
+    """An affine operator, which is its own relaxation."""
 
     def __init__(self, name: str, function: Function, like: Tensor) -> None:
         """Prepare the function of an operator; ``like`` has the type and device of the constants."""
@@ -106,11 +106,6 @@ class Affine:
     def contested(self, ends: Sequence[Interval]) -> list[Tensor | None]:
         """Return None for each operand: its range does not matter."""
         return [None] * len(ends)
-
-    def relax(self, ends: Sequence[Interval]) -> Affine:
-        """Return the operator itself."""
-        del ends
-        return self
 
     def magnitude(self, ends: Sequence[Interval]) -> Tensor:
         """Return a bound of the sum of the absolute values of all terms of the value, (n, ...)."""

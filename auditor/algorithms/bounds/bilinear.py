@@ -52,7 +52,7 @@ class Planes:
         """Rewrite linear functions (n, r, ...) of the value: constants (n, r) and functions of the operands."""
 
         def adjoint(one: Tensor, other: Tensor, rows: Tensor) -> tuple[Tensor, ...]:
-            _, back = torch.func.vjp(self.function, one, other)
+            back = torch.func.vjp(self.function, one, other)[1]
             return torch.vmap(back)(rows)  # type: ignore[no-any-return]
 
         parts = torch.vmap(adjoint)(*self.middles, slope)

@@ -2,8 +2,8 @@
 
 A branch fixes the signs of some operands; its activations are exact there. Multipliers of the splits are optimised
 together with the slopes (beta-CROWN, Wang et al. 2021, arXiv:2103.06624). Of the operands whose relaxation costs most
-(Bunel et al. 2020, arXiv:1909.06588, section 4.2), the one is split that gives the largest bound in the worse of its
-two branches (filtered smart branching, De Palma et al. 2021, arXiv:2104.06718, section 4).
+(Bunel et al. 2020, arXiv:1909.06588), the one is split that gives the largest bound in the worse of its
+two branches (filtered smart branching, De Palma et al. 2021, arXiv:2104.06718).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -116,7 +117,7 @@ class Search:
             if not len(branches.bounds):
                 break
             choice, bounds = optimise(
-                lambda choice, signs=branches.signs: self._bound(signs, choice),
+                partial(self._bound, branches.signs),
                 branches.choice,
                 iterations=iterations,
                 target=torch.full_like(branches.bounds, target),

@@ -121,20 +121,19 @@ class _Windows:
         if len(shape) != 4 or options["ceil_mode"]:
             raise NotApplicable("linear bounds support MaxPool only in two dimensions and without ceil_mode")
         self.shape = shape
-        self.kernel = list(options["kernel_shape"])
-        self.strides = list(options["strides"] or [1, 1])
-        self.dilations = list(options["dilations"] or [1, 1])
+        self.kernel: tuple[int, ...] = tuple(options["kernel_shape"])
+        self.strides: tuple[int, ...] = tuple(options["strides"] or (1, 1))
+        self.dilations: tuple[int, ...] = tuple(options["dilations"] or (1, 1))
         sizes = list(shape[2:])
-        before, after = window_pads(
-            sizes, self.kernel, self.strides, self.dilations, options["auto_pad"], options["pads"]
-        )
+        kernel, strides, dilations = (list(part) for part in (self.kernel, self.strides, self.dilations))
+        before, after = window_pads(sizes, kernel, strides, dilations, options["auto_pad"], options["pads"])
         self.pads = [before[1], after[1], before[0], after[0]]
         span = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
         counts = [
             (size + b + a - s) // stride + 1
             for size, b, a, s, stride in zip(sizes, before, after, span, self.strides, strict=True)
         ]
-        self.padded = [size + b + a for size, b, a in zip(sizes, before, after, strict=True)]
+        self.padded = tuple(size + b + a for size, b, a in zip(sizes, before, after, strict=True))
         self.result = (*shape[:2], *counts)
         """Shape of the value for one image."""
 

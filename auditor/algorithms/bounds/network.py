@@ -13,7 +13,7 @@ from auditor.algorithms.bounds.activations import ACTIVATIONS, Activation
 from auditor.algorithms.bounds.affine import FIXED, PLAIN, WEIGHTS, Affine
 from auditor.algorithms.bounds.bilinear import Product
 from auditor.algorithms.bounds.max_pool import MaxPool
-from auditor.algorithms.bounds.node_function import ComposedFunction, NodeFunction
+from auditor.algorithms.bounds.node_function import ComposedFunction, NodeFunction, arguments_of
 from auditor.algorithms.bounds.operation import Operation
 from auditor.algorithms.bounds.softmax import softmax
 from auditor.errors import NotApplicable
@@ -89,7 +89,7 @@ class Network:
                 raise NotApplicable("linear bounds cannot follow an operator with several outputs")
             self._names[node] = self._names[moving[0]]
         elif _name(target) in _SHAPES or not moving:
-            args, kwargs = (fx.map_arg(part, self._fixed) for part in (node.args, dict(node.kwargs)))
+            args, kwargs = arguments_of(node, self._fixed)
             self._values[node] = target(*args, **kwargs)
         else:
             self._names[node] = node.name

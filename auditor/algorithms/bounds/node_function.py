@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, fx
@@ -25,16 +25,17 @@ class NodeFunction:
 
     def __init__(self, node: fx.Node, moving: Mapping[fx.Node, str], shapes: Mapping[str, torch.Size], fixed: Any):
         """Prepare the function: ``moving`` names the values that depend on the image, ``fixed`` returns the others."""
-        self._target: Any = node.target
+        self._target = cast("Callable[..., Any]", node.target)
         self.name: str = self._target.__name__
         self._names: list[str] = list(
             dict.fromkeys(moving[source] for source in node.all_input_nodes if source in moving)
         )
         self.shapes = [shapes[name] for name in self._names]
-        args, kwargs = (
-            fx.map_arg(part, lambda source: _Operand(moving[source]) if source in moving else fixed(source))
-            for part in (node.args, dict(node.kwargs))
-        )
+
+        def value(source: fx.Node) -> Any:
+            return _Operand(moving[source]) if source in moving else fixed(source)
+
+        args, kwargs = arguments_of(node, value)
         self._signature = inspect.signature(self._target)
         self.arguments: dict[str, Any] = self._signature.bind(*args, **kwargs).arguments
         """Arguments by parameter; an operand stands for each value that depends on the image."""
@@ -47,7 +48,7 @@ class NodeFunction:
     @property
     def settings(self) -> dict[str, Any]:
         """All arguments, with the defaults of those that the node does not set."""
-        bound = inspect.BoundArguments(self._signature, dict(self.arguments))  # type: ignore[arg-type]
+        bound = inspect.BoundArguments(self._signature, dict(self.arguments))
         bound.apply_defaults()
         return dict(bound.arguments)
 
@@ -63,10 +64,15 @@ class NodeFunction:
             constant = arguments.get(name)
             if constant is not None and not isinstance(self.arguments[name], _Operand):
                 arguments[name] = abs(constant) ** power
-        bound = inspect.BoundArguments(self._signature, arguments)  # type: ignore[arg-type]
+        bound = inspect.BoundArguments(self._signature, arguments)
         result = self._target(*bound.args, **bound.kwargs)
         value: Tensor = result[0] if isinstance(result, tuple) else result
         return value
+
+
+def arguments_of(node: fx.Node, value: Callable[[fx.Node], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a node by position and by name, with ``value`` of each node among them."""
+    return cast("Any", fx.map_arg(node.args, value)), cast("Any", fx.map_arg(dict(node.kwargs), value))
 
 
 class _Operand(str):

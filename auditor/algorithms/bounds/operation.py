@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from auditor.algorithms.bounds.affine import Affine
 from auditor.algorithms.bounds.ball import Interval
 
 
@@ -32,7 +33,7 @@ class Relaxation(Protocol):
 
 
 class Rule(Protocol):
-    """How an operator is enclosed."""
+    """How an operator that is not affine is enclosed."""
 
     def enclose(self, ends: Sequence[Interval]) -> Interval:
         """Return the range of the value, by interval arithmetic."""
@@ -49,6 +50,6 @@ class Operation(NamedTuple):
 
     name: str
     operands: tuple[str, ...]
-    rule: Rule
+    rule: Affine | Rule
     shape: torch.Size
     """Shape of the value for one image."""

@@ -14,6 +14,7 @@ from auditor.algorithms.bounds.ball import Ball, Interval
 _PRODUCTS = {"Conv", "Gemm", "MatMul", "matmul_add"}
 
 _KEEPS = {
+    "Add",
     "BatchNormalization",
     "Div",
     "Dropout",
@@ -23,6 +24,7 @@ _KEEPS = {
     "Reshape",
     "Slice",
     "Squeeze",
+    "Sub",
     "Transpose",
     "Unsqueeze",
     "preprocess",
@@ -39,6 +41,8 @@ class PixelAffine(NamedTuple):
     """Upper bound of the L2 length of its slope in pixels, (1, ...)."""
     single: bool
     """True if each element depends on one pixel only, and no two on the same."""
+    exact: bool
+    """True if ``length`` is the length itself."""
 
     def within(self, ball: Ball) -> Interval:
         """Return the range over an L2 ball: the distance from the centre is at most epsilon times the length."""
@@ -52,12 +56,13 @@ def follow(rule: Affine, operands: Sequence[PixelAffine]) -> PixelAffine:
     centre = rule.apply(*(operand.centre for operand in operands))
     if rule.name in _PRODUCTS and first.single:
         # no two operands share a pixel, so the squared lengths add up
-        return PixelAffine(centre, rule.squares(first.length**2).sqrt(), single=False)
+        return PixelAffine(centre, rule.squares(first.length**2).sqrt(), single=False, exact=True)
     length = rule.steep(*(operand.length for operand in operands))
-    single = first.single and len(operands) == 1 and rule.name in _KEEPS and length.numel() <= first.length.numel()
-    return PixelAffine(centre, length, single)
+    keeps = len(operands) == 1 and rule.name in _KEEPS
+    single = first.single and keeps and length.numel() <= first.length.numel()
+    return PixelAffine(centre, length, single, exact=first.exact and keeps)
 
 
 def of_pixels(ball: Ball) -> PixelAffine:
     """Return the pixels as a function of themselves."""
-    return PixelAffine(ball.centre, torch.ones_like(ball.centre[:1]), single=True)
+    return PixelAffine(ball.centre, torch.ones_like(ball.centre[:1]), single=True, exact=True)

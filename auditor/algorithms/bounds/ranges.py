@@ -57,19 +57,21 @@ def find_ranges(network: Network, fast: Network, ball: Ball, refine: int) -> Ran
         rule, operands = operation.rule, operation.operands
         contested = rule.contested([found.intervals[name] for name in operands])
         for name, which in zip(operands, contested, strict=True):
-            if which is not None and name not in affine and name not in tight:
+            exact = name in affine and affine[name].exact
+            if which is not None and not exact and name not in tight:
                 tight.add(name)
                 found.intervals[name] = _tighten(fast, found, quick, name, which, refine)
         ends = [found.intervals[name] for name in operands]
         interval = rule.enclose(ends)
-        relaxation = rule.relax(ends)
-        found.magnitudes[operation.name] = relaxation.magnitude(ends)
         if isinstance(rule, Affine):
+            found.magnitudes[operation.name] = rule.magnitude(ends)
             if all(name in affine for name in operands):
                 affine[operation.name] = follow(rule, [affine[name] for name in operands])
                 if ball.norm == "l2":
                     interval = interval.intersect(affine[operation.name].within(ball))
         else:
+            relaxation = rule.relax(ends)
+            found.magnitudes[operation.name] = relaxation.magnitude(ends)
             found.relaxations[operation.name] = relaxation
             quick[operation.name] = relaxation.to(fast.dtype)
         found.intervals[operation.name] = interval

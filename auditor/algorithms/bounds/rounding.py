@@ -39,4 +39,5 @@ def dot_error(dtype: torch.dtype) -> float:
 
 def length(slope: Tensor) -> Tensor:
     """Return the L2 lengths (n, r) of linear functions (n, r, ...), with double precision sums."""
-    return torch.linalg.vector_norm(slope.flatten(2), dim=2, dtype=torch.float64)
+    lengths: Tensor = torch.linalg.vector_norm(slope.flatten(2), dim=2, dtype=torch.float64)
+    return lengths

@@ -18,7 +18,7 @@ from auditor.algorithms.bounds.activations import Lines, clamped
 from auditor.algorithms.bounds.operation import Relaxation
 
 _SLOPE_STEP, _MULTIPLIER_STEP, _DECAY = 0.3, 0.1, 0.95
-"""Steps of Adam and their decay per iteration (Wang et al. 2021, appendix B.1)."""
+"""Steps of Adam and their decay per iteration: our choice; they affect the tightness of a bound, not its validity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,8 @@ def optimise(
     """
     slopes = {name: value.clone().requires_grad_() for name, value in start.slopes.items()}
     multipliers = {name: value.clone().requires_grad_() for name, value in start.multipliers.items()}
-    choice, best, largest = Choice(slopes=slopes, multipliers=multipliers), start, None
+    choice, best = Choice(slopes=slopes, multipliers=multipliers), start
+    largest = torch.tensor(-torch.inf)
     groups = [(slopes, _SLOPE_STEP), (multipliers, _MULTIPLIER_STEP)]
     search = torch.optim.Adam([{"params": list(part.values()), "lr": step} for part, step in groups if part])
     decay = torch.optim.lr_scheduler.ExponentialLR(search, _DECAY)
@@ -81,15 +82,15 @@ def optimise(
             found = bound(choice)
             loss = -found.sum()
         value = found.detach()
-        better = value > largest if largest is not None else torch.ones_like(value, dtype=torch.bool)
+        better = value > largest
         best = Choice(
             slopes=_merged(better, slopes, best.slopes), multipliers=_merged(better, multipliers, best.multipliers)
         )
-        largest = value if largest is None else torch.maximum(largest, value)
+        largest = torch.fmax(largest, value)
         if iteration == iterations or (target is not None and bool((largest > target).all())):
             break
         search.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         search.step()
         decay.step()
         with torch.no_grad():
