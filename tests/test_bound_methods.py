@@ -22,6 +22,7 @@ from auditor.algorithms.bounds.prover import Method, Prover
 from auditor.algorithms.bounds.ranges import find_ranges
 from auditor.algorithms.bounds.slopes import Choice, first_choice, optimise
 from auditor.data.dataset import Batch
+from auditor.errors import NotApplicable, OutOfTime
 from auditor.plugins.metrics.certified import Certified
 from auditor.probes.base import Randomness
 
@@ -173,3 +174,32 @@ def test_time_limit_is_reported() -> None:
     records = Records(frame=pd.DataFrame(dict(columns)), examples=pd.DataFrame(), classes=tuple("abcd"), labelled=True)
     [finding] = probe.conclude(records).findings
     assert "The time limit ended branch and bound on" in finding.statement
+
+
+def test_bounds_end_at_the_deadline_of_the_probe() -> None:
+    classifier = classifier_of(network("relu", 0))
+    bounder = Bounder(classifier, refine=4096)
+    pixels = torch.from_numpy(images(2))
+    with classifier.calls.until(time.monotonic() - 1), pytest.raises(OutOfTime):
+        bounder.margins(pixels, torch.zeros(2, dtype=torch.long), torch.full((2,), 0.1), "linf")
+
+
+def test_branch_and_bound_ends_at_the_deadline_of_the_probe() -> None:
+    classifier = classifier_of(dense(2)[0])
+    bounder = Bounder(classifier, refine=4096)
+    pixels = torch.from_numpy(images(8, 2))
+    labels = bounder.logits(pixels).argmax(1)
+    # of these, branch and bound does not finish in seconds
+    open_at, size = torch.tensor([3, 5]), torch.full((2,), 0.08, dtype=torch.float64)
+    prover = Prover(bounder, classifier.scaled_logits)
+    limits = {"slack": torch.zeros(2), "seconds": torch.full((2,), 600.0)}
+    with classifier.calls.until(time.monotonic() + 0.5), pytest.raises(OutOfTime):
+        prover.prove(pixels[open_at], labels[open_at], size, "linf", **limits)
+
+
+def test_network_with_too_many_values_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from auditor.algorithms.bounds import network as networks
+
+    monkeypatch.setattr(networks, "_VALUES", 500)
+    with pytest.raises(NotApplicable, match="too large for linear bounds: more than 500 values"):
+        Bounder(classifier_of(network("relu", 0)), refine=0)

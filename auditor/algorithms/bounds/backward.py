@@ -30,6 +30,7 @@ def minimum(
     (n, ...) by value are subtracted from the slopes at these values (Lagrange multipliers). The slopes at all values
     are put into ``passed``.
     """
+    network.check_time()
     slopes = {start: slope}
     bound = slope.new_zeros(slope.shape[:2]).double()
     for operation in reversed(network.operations):

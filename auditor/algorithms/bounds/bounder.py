@@ -52,7 +52,13 @@ class Bounder:
             self.fast = self._trace(copy.deepcopy(self._module).float(), classifier.shape, torch.float32)
 
     def _trace(self, module: fx.GraphModule, shape: tuple[int, ...], dtype: torch.dtype) -> Network:
-        return Network(module, self._preprocess, torch.zeros(shape, dtype=dtype, device=self._device), self._batch)
+        return Network(
+            module,
+            self._preprocess,
+            torch.zeros(shape, dtype=dtype, device=self._device),
+            self._batch,
+            self._calls.check_time,
+        )
 
     def logits(self, pixels: Tensor) -> Tensor:
         """Return scores (n, k) of pixels (n, c, h, w), in double precision."""
@@ -75,7 +81,7 @@ class Bounder:
     @property
     def values(self) -> int:
         """Number of values of the network for one image."""
-        return sum(shape.numel() for shape in self.network.shapes.values())
+        return self.network.values
 
     def margins(self, pixels: Tensor, labels: Tensor, epsilon: Tensor, norm: str) -> Tensor:
         """Return lower bounds (n,) of the label's score minus the largest other score, over the ball.

@@ -24,6 +24,10 @@ PIXELS = "pixels"
 _SHAPES = {"Shape", "Size"}
 """Operators that read only the shape of their operand."""
 
+_VALUES = 1 << 22
+"""Number of values beyond which a network is refused: ranges and relaxations take about 100 bytes for each, and bounds
+of all layers more than minutes for an image."""
+
 
 class Network:
     """Operations from the pixels of one image to its scores. Raises NotApplicable naming an operator without bounds.
@@ -37,8 +41,13 @@ class Network:
         preprocess: Callable[[Tensor], Tensor],
         pixels: Tensor,
         batch: int,
+        check_time: Callable[[], None],
     ) -> None:
-        """Trace the module for images like ``pixels`` (c, h, w), which also determine type and device."""
+        """Trace the module for images like ``pixels`` (c, h, w), which also determine type and device.
+
+        ``check_time`` raises when the time is over; it is called at each operation and each backward pass.
+        """
+        self.check_time = check_time
         self.operations: list[Operation] = []
         self.shapes: dict[str, torch.Size] = {PIXELS: pixels.shape}
         self._module = module
@@ -53,6 +62,11 @@ class Network:
     def dtype(self) -> torch.dtype:
         """Floating-point type of the constants."""
         return self._like.dtype
+
+    @property
+    def values(self) -> int:
+        """Number of values for one image."""
+        return sum(shape.numel() for shape in self.shapes.values())
 
     def _trace(self, preprocess: Callable[[Tensor], Tensor], batch: int) -> str:
         def to_input(x: Tensor) -> Tensor:
@@ -80,6 +94,11 @@ class Network:
     def _append(self, operation: Operation) -> None:
         self.operations.append(operation)
         self.shapes[operation.name] = operation.shape
+        if self.values > _VALUES:
+            raise NotApplicable(
+                f"the network is too large for linear bounds: more than {_VALUES} values for an image. Bounds of such"
+                " networks would take minutes for each image and certify no useful radius"
+            )
 
     def _call(self, node: fx.Node) -> None:
         target: Any = node.target

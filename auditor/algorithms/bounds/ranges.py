@@ -54,6 +54,7 @@ def find_ranges(network: Network, fast: Network, ball: Ball, refine: int) -> Ran
     quick: dict[str, Relaxation] = {}
     tight: set[str] = set()
     for operation in network.operations:
+        network.check_time()
         rule, operands = operation.rule, operation.operands
         contested = rule.contested([found.intervals[name] for name in operands])
         for name, which in zip(operands, contested, strict=True):

@@ -24,12 +24,10 @@ def dot(slope: Tensor, vector: Tensor) -> Tensor:
     Blocks of 128 products are summed in the type of ``slope`` and the blocks in double precision, so that the error is
     at most ``dot_error`` times the scalar product of the absolute values.
     """
-    rows, column = slope.flatten(2), vector.flatten(1).to(slope.dtype)[..., None]
-    total = slope.new_zeros(rows.shape[:2], dtype=torch.float64)
-    for start in range(0, rows.shape[2], _BLOCK):
-        part = rows[..., start : start + _BLOCK] @ column[:, start : start + _BLOCK]
-        total = total + part[..., 0].double()
-    return total
+    products = slope.flatten(2) * vector.flatten(1).to(slope.dtype)[:, None]
+    count = products.shape[2] // _BLOCK
+    blocks, rest = products.tensor_split([count * _BLOCK], dim=2)
+    return blocks.unflatten(2, (count, _BLOCK)).sum(3).double().sum(2) + rest.sum(2).double()
 
 
 def dot_error(dtype: torch.dtype) -> float:

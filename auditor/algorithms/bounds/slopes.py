@@ -8,7 +8,7 @@ need not be exact: the bound is computed again from the result, in double precis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +19,9 @@ from auditor.algorithms.bounds.operation import Relaxation
 
 _SLOPE_STEP, _MULTIPLIER_STEP, _DECAY = 0.3, 0.1, 0.95
 """Steps of Adam and their decay per iteration: our choice; they affect the tightness of a bound, not its validity."""
+
+_FIRST, _SECOND = 0.9, 0.999
+"""Decay of the moments of the gradient: the defaults of Adam."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,13 +77,13 @@ def optimise(
     multipliers = {name: value.clone().requires_grad_() for name, value in start.multipliers.items()}
     choice, best = Choice(slopes=slopes, multipliers=multipliers), start
     largest = torch.tensor(-torch.inf)
-    groups = [(slopes, _SLOPE_STEP), (multipliers, _MULTIPLIER_STEP)]
-    search = torch.optim.Adam([{"params": list(part.values()), "lr": step} for part, step in groups if part])
-    decay = torch.optim.lr_scheduler.ExponentialLR(search, _DECAY)
+    values = [*slopes.values(), *multipliers.values()]
+    rates = [_SLOPE_STEP] * len(slopes) + [_MULTIPLIER_STEP] * len(multipliers)
+    search = _Adam(values)
     for iteration in range(iterations + 1):
         with torch.set_grad_enabled(iteration < iterations):
             found = bound(choice)
-            loss = -found.sum()
+            total = found.sum()
         value = found.detach()
         better = value > largest
         best = Choice(
@@ -89,16 +92,39 @@ def optimise(
         largest = torch.fmax(largest, value)
         if iteration == iterations or (target is not None and bool((largest > target).all())):
             break
-        search.zero_grad()
-        loss.backward()
-        search.step()
-        decay.step()
+        slope = torch.autograd.grad(total, values, allow_unused=True, materialize_grads=True)
         with torch.no_grad():
+            for part, rate, step in zip(values, rates, search.steps(slope), strict=True):
+                part.add_(step, alpha=rate * _DECAY**iteration)
             for part in slopes.values():
                 part.clamp_(0, 1)
             for part in multipliers.values():
                 part.clamp_(min=0)
     return best, largest
+
+
+class _Adam:
+    """Directions of Adam (Kingma & Ba 2015, arXiv:1412.6980).
+
+    The first use of the optimiser in torch imports its compiler, which takes longer than many proofs.
+    """
+
+    def __init__(self, values: Sequence[Tensor]) -> None:
+        self._count = 0
+        self._mean = [torch.zeros_like(value) for value in values]
+        self._square = [torch.zeros_like(value) for value in values]
+
+    def steps(self, gradients: Sequence[Tensor]) -> list[Tensor]:
+        """Return the steps for a learning rate of 1."""
+        self._count += 1
+        first, second = 1 - _FIRST**self._count, 1 - _SECOND**self._count
+        for mean, square, gradient in zip(self._mean, self._square, gradients, strict=True):
+            mean.lerp_(gradient, 1 - _FIRST)
+            square.lerp_(gradient**2, 1 - _SECOND)
+        return [
+            mean / first / ((square / second).sqrt() + 1e-8)
+            for mean, square in zip(self._mean, self._square, strict=True)
+        ]
 
 
 def _merged(better: Tensor, new: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> dict[str, Tensor]:
