@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, Protocol
 from auditor.findings.record import AuditRecord, Json, ProbeRecord
 
 PROBE_TIMEOUT = 3600.0
-"""Default of ``Request.probe_timeout``: longer than any batch of the built-in probes that was measured on a CPU."""
+"""Default of ``Request.probe_timeout``. Chosen, not measured: a step of an hour is taken for a hang."""
 
 
 @dataclass(frozen=True, kw_only=True)
