@@ -58,6 +58,7 @@ batches = 2
 batch_samples = 8
 targets = 2
 [settings."metrics.certified"]
+seconds = 0
 iterations = 2
 refine = 8
 [settings."metrics.smoothing"]

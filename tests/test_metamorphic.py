@@ -89,6 +89,7 @@ evaluations = 30
 [settings."metrics.certified"]
 samples = 2
 iterations = 2
+seconds = 0
 [settings."metrics.clever"]
 samples = 2
 batches = 5

@@ -1,8 +1,9 @@
 """A probe: its description, its settings and pure functions.
 
 ``meta`` describes the probe, the fields of the frozen dataclass are its settings, ``measure`` turns images into
-records, ``conclude`` turns records into metrics and findings. A probe never reads or writes files, prints, reads the
-clock, or draws random numbers from anything but the ``rng`` it is given.
+records, ``conclude`` turns records into metrics and findings. A probe never reads or writes files, prints, or draws
+random numbers from anything but the ``rng`` it is given. It reads the clock only to keep a time limit that is one of
+its settings, and its finding states where that limit was reached.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Certified radius: no perturbation up to this size changes the answer, proven by linear bound propagation.
 
 It is a lower bound of the adversarial distance of the audited model, for the audited images (CROWN, Zhang et al. 2018,
-arXiv:1811.00866). It is seldom large: bounds are loose for networks that were not trained to be certified. A small
-radius says little about the model, a large one much.
+arXiv:1811.00866). Requested epsilons that linear bounds leave open are tried with optimised slopes (alpha-CROWN, Xu et
+al. 2021, arXiv:2011.13824) and with branch and bound (beta-CROWN, Wang et al. 2021, arXiv:2103.06624). A small radius
+says little about the model: bounds are loose for large networks that were not trained to be certified.
 """
 
 from __future__ import annotations
@@ -18,19 +19,18 @@ from auditor.probes.metric_tables import epsilon_table
 from auditor.probes.plots import accuracy_axis, accuracy_points, epsilon_axis
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
-    from numpy.typing import NDArray
 
     from auditor import Batch, Classifier, Columns, Randomness
-
-_SMALLEST, _LARGEST = -14, 2
-"""Radii are searched between 2^-14 and 2^2."""
+    from auditor.plugins.metrics._certified_radii import Radii
 
 _SLACK = 1e-5
 """Share of the largest logit by which a proven margin must exceed 0: the rounding of the deployed model's float32."""
 
 _POINTS = 30
+
+_METHODS = ("linear bounds", "optimised slopes", "branch and bound")
+"""Methods 1, 2 and 3 of ``auditor.algorithms.bounds.prover.Method``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,12 @@ class Certified(Probe):
         title="Certified radius",
         area="metrics",
         why="No attack, known or unknown, can change these answers within the radius. A better attack cannot lower it.",
-        references=("https://arxiv.org/abs/1811.00866", "https://arxiv.org/abs/2002.12920"),
+        references=(
+            "https://arxiv.org/abs/1811.00866",
+            "https://arxiv.org/abs/2002.12920",
+            "https://arxiv.org/abs/2011.13824",
+            "https://arxiv.org/abs/2103.06624",
+        ),
         needs=frozenset({"gradients"}),
     )
     metrics: ClassVar[Sequence[MetricSpec]] = (
@@ -60,18 +65,21 @@ class Certified(Probe):
     epsilons: tuple[float, ...] = (0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
     """L-infinity sizes of the reported accuracies."""
     l2_epsilons: tuple[float, ...] = (0.01, 0.03, 0.1, 0.25)
-    iterations: int = 10
-    """Bisection steps over 16 octaves: ten find the radius to 1 %."""
-    refine: int = 256
-    """Activations with at most this many neurons have linear bounds, larger ones interval bounds. A larger value gives
-    tighter bounds and takes longer."""
+    iterations: int = 7
+    """Bisection steps between the epsilons that hold and that fail: seven find the radius within an octave to 0.5 %."""
+    refine: int = 8192
+    """Neurons of each activation, at most, that have linear bounds; the others have interval bounds. A larger value
+    gives tighter bounds and takes longer."""
+    seconds: float = 10.0
+    """Time limit per image and norm of branch and bound; 0 is off. If it is reached, which the finding states, the
+    result depends on the speed of the machine."""
 
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
         if not set(self.norms) <= {"linf", "l2"} or not self.norms:
             raise ValueError(f"norms {list(self.norms)}: expected some of linf, l2")
-        if self.iterations < 1 or self.refine < 0:
-            raise ValueError("expected at least one iteration and refine not below 0")
+        if self.iterations < 1 or min(self.refine, self.seconds) < 0:
+            raise ValueError("expected at least one iteration, and refine and seconds not below 0")
         if min([*self.epsilons, *self.l2_epsilons], default=1) <= 0:
             raise ValueError("every epsilon must be above 0")
 
@@ -80,38 +88,45 @@ class Certified(Probe):
         import numpy as np
 
         del rng
+        radii = [self._radii(classifier, batch, norm) for norm in self.norms]
         return {
             "row": np.tile(np.arange(len(batch)), len(self.norms)),
             "norm": np.repeat(self.norms, len(batch)),
-            "radius": np.concatenate([self._radii(classifier, batch, norm) for norm in self.norms]),
+            "radius": np.concatenate([part.radius for part in radii]),
+            "method": np.concatenate([part.method for part in radii]),
+            "late": np.concatenate([part.late for part in radii]),
         }
 
-    def _radii(self, classifier: Classifier, batch: Batch, norm: str) -> NDArray[np.float64]:
-        """Return the largest certified radius of each image, (n,); 0 if it is misclassified or not certified."""
+    def _radii(self, classifier: Classifier, batch: Batch, norm: str) -> Radii:
+        """Return the certified radii of the images; 0 for misclassified images."""
         import numpy as np
         import torch
 
-        from auditor.algorithms.bound_propagation import Bounder
+        from auditor.algorithms.bounds.bounder import Bounder
+        from auditor.algorithms.bounds.prover import Prover
+        from auditor.plugins.metrics._certified_radii import Radii, find_radii
 
         bounder = Bounder(classifier, refine=self.refine)
+        found = Radii(np.zeros(len(batch)), np.zeros(len(batch), dtype=np.int64), np.zeros(len(batch), dtype=bool))
         correct = np.flatnonzero(batch.predictions == batch.labels)
-        radii = np.zeros(len(batch))
-        pixels, labels = torch.from_numpy(batch.pixels[correct]), torch.from_numpy(batch.labels[correct])
-        # even without correct images: whether the graph has bounds must not depend on the images
-        logits = bounder.logits(torch.from_numpy(batch.pixels))[torch.from_numpy(correct)].cpu()
         if not len(correct):
-            return radii
-        slack = _SLACK * logits.abs().amax(1).clamp_min(1)
-        low = torch.full((len(correct),), float(_SMALLEST), dtype=torch.float64)
-        high = torch.full((len(correct),), float(_LARGEST), dtype=torch.float64)
-        certified = torch.zeros(len(correct), dtype=torch.float64)
-        for _ in range(self.iterations):
-            middle = (low + high) / 2
-            proven = bounder.margins(pixels, labels, 2**middle, norm) > slack
-            certified = torch.where(proven, 2**middle, certified)
-            low, high = torch.where(proven, middle, low), torch.where(proven, high, middle)
-        radii[correct] = certified.numpy()
-        return radii
+            return found
+        pixels, labels = torch.from_numpy(batch.pixels[correct]), torch.from_numpy(batch.labels[correct])
+        logits = bounder.logits(pixels).cpu()
+        radii = find_radii(
+            bounder,
+            Prover(bounder, classifier.scaled_logits),
+            pixels,
+            labels,
+            norm=norm,
+            slack=_SLACK * logits.abs().amax(1).clamp_min(1),
+            epsilons=self.epsilons if norm == "linf" else self.l2_epsilons,
+            iterations=self.iterations,
+            seconds=self.seconds,
+        )
+        for all_images, part in zip(found, radii, strict=True):
+            all_images[correct] = part
+        return found
 
     def conclude(self, records: Records) -> Conclusion:
         """Return certified accuracy by epsilon and the median radius, for each norm."""
@@ -144,7 +159,7 @@ class Certified(Probe):
             title=f"Certified radius, {norm_name(norm)}",
             statement=f"{percent(first)} of {len(radius)} images are proven correct at every perturbation up to"
             f" {size(norm, number(first.at)[1])} ({norm_name(norm)}). The median radius is"
-            f" {size(norm, float(median.value or 0))}.",
+            f" {size(norm, float(median.value or 0))}.{_methods(rows)}",
             metric=first,
             evidence=[
                 Curve(
@@ -158,3 +173,12 @@ class Certified(Probe):
             ],
         )
         return [*accuracy, median], finding
+
+
+def _methods(rows: pd.DataFrame) -> str:
+    """State how many images each method proved, and where the time limit was reached."""
+    counts = [(name, int((rows["method"] == number).sum())) for number, name in enumerate(_METHODS, start=1)]
+    proven = ", ".join(f"{count} by {name}" for name, count in counts if count)
+    late = int(rows["late"].sum())
+    text = f" Largest proven epsilon of the list: {proven}." if proven else ""
+    return text + (f" The time limit ended branch and bound on {late} images." if late else "")

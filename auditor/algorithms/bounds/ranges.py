@@ -1,0 +1,109 @@
+"""The forward pass: range and relaxation of every operation over the balls of n images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from auditor.algorithms.bounds.affine import Affine
+from auditor.algorithms.bounds.backward import minimum
+from auditor.algorithms.bounds.ball import Ball, Interval
+from auditor.algorithms.bounds.network import PIXELS, Network
+from auditor.algorithms.bounds.operation import Relaxation
+from auditor.algorithms.bounds.pixel_affine import PixelAffine, follow, of_pixels
+
+_AT_ONCE = 1 << 21
+"""Number of coefficients propagated backwards at once: larger pieces leave the cache of a core."""
+
+_COEFFICIENTS = 1 << 26
+"""Number of coefficients propagated backwards per image for the ranges of one value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranges:
+    """Ranges of the values of a network over the balls of n images."""
+
+    ball: Ball
+    intervals: dict[str, Interval] = field(default_factory=dict)
+    relaxations: dict[str, Relaxation] = field(default_factory=dict)
+    """Of all operations that are not affine."""
+    magnitudes: dict[str, Tensor] = field(default_factory=dict)
+    """Bound of the sum of the absolute values of the terms of each operation."""
+
+    def take(self, rows: Tensor) -> Ranges:
+        """Return the ranges of some images, in any order and repetition."""
+        return Ranges(
+            ball=self.ball.take(rows),
+            intervals={name: interval.take(rows) for name, interval in self.intervals.items()},
+            relaxations={name: relaxation.take(rows) for name, relaxation in self.relaxations.items()},
+            magnitudes={name: magnitude[rows] for name, magnitude in self.magnitudes.items()},
+        )
+
+
+def find_ranges(network: Network, fast: Network, ball: Ball, refine: int) -> Ranges:
+    """Enclose every value of ``network``, which is in double precision.
+
+    Operands over whose interval an operator is not affine get bounds from the backward pass in the type of ``fast``,
+    at most ``refine`` of them per value and image; those with the widest intervals come first.
+    """
+    found = Ranges(ball=ball)
+    found.intervals[PIXELS] = ball.box
+    affine: dict[str, PixelAffine] = {PIXELS: of_pixels(ball)}
+    quick: dict[str, Relaxation] = {}
+    tight: set[str] = set()
+    for operation in network.operations:
+        network.check_time()
+        rule, operands = operation.rule, operation.operands
+        contested = rule.contested([found.intervals[name] for name in operands])
+        for name, which in zip(operands, contested, strict=True):
+            exact = name in affine and affine[name].exact
+            if which is not None and not exact and name not in tight:
+                tight.add(name)
+                found.intervals[name] = _tighten(fast, found, quick, name, which, refine)
+        ends = [found.intervals[name] for name in operands]
+        interval = rule.enclose(ends)
+        if isinstance(rule, Affine):
+            found.magnitudes[operation.name] = rule.magnitude(ends)
+            if all(name in affine for name in operands):
+                affine[operation.name] = follow(rule, [affine[name] for name in operands])
+                if ball.norm == "l2":
+                    interval = interval.intersect(affine[operation.name].within(ball))
+        else:
+            relaxation = rule.relax(ends)
+            found.magnitudes[operation.name] = relaxation.magnitude(ends)
+            found.relaxations[operation.name] = relaxation
+            quick[operation.name] = relaxation.to(fast.dtype)
+        found.intervals[operation.name] = interval
+    return found
+
+
+def rows_at_once(network: Network, n: int) -> int:
+    """Return how many linear functions of each of n images are propagated backwards at once."""
+    return max(1, _AT_ONCE // (network.widest * n))
+
+
+def _tighten(  # noqa: PLR0917
+    network: Network, found: Ranges, relaxations: dict[str, Relaxation], name: str, which: Tensor, refine: int
+) -> Interval:
+    """Tighten those elements of a value where ``which`` (n, ...) is True, by the backward pass."""
+    low, high = found.intervals[name]
+    n, size = len(low), low[0].numel()
+    flags = which.flatten(1)
+    most = min(int(flags.sum(1).max()), refine, max(1, _COEFFICIENTS // network.widest))
+    if not most:
+        return found.intervals[name]
+    # each image has its own list, padded with other elements, which stay as they are
+    order = torch.where(flags, (high - low).flatten(1), -1.0)
+    selected = order.argsort(dim=1, descending=True, stable=True)[:, :most]
+    lower, upper = low.flatten(1).clone(), high.flatten(1).clone()
+    for piece in selected.split(max(1, rows_at_once(network, n) // 2), dim=1):
+        units = torch.zeros(n, piece.shape[1], size, dtype=network.dtype, device=low.device)
+        units.scatter_(2, piece[:, :, None], 1.0)
+        slopes = torch.cat([units, -units], 1).reshape(n, -1, *low.shape[1:])
+        bounds = minimum(network, name, slopes, found.ball, relaxations, magnitudes=found.magnitudes)
+        counts, rows = flags.gather(1, piece), piece.shape[1]
+        lower.scatter_(1, piece, torch.where(counts, bounds[:, :rows], lower.gather(1, piece)))
+        upper.scatter_(1, piece, torch.where(counts, -bounds[:, rows:], upper.gather(1, piece)))
+    return found.intervals[name].intersect(Interval(lower.view_as(low), upper.view_as(high)))

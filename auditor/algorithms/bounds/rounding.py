@@ -1,0 +1,41 @@
+"""Sums with known rounding errors.
+
+A sum of k products in floating point has an absolute error of at most gamma_k times the sum of their absolute values,
+in any order of summation (Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_BLOCK = 128
+
+
+def gamma(terms: int, dtype: torch.dtype) -> float:
+    """Return the relative error bound k u / (1 - k u) of a sum of ``terms`` products; u is the unit roundoff."""
+    size = terms * torch.finfo(dtype).eps / 2
+    return size / (1 - size)
+
+
+def dot(slope: Tensor, vector: Tensor) -> Tensor:
+    """Return the scalar products (n, r) of linear functions (n, r, ...) and values (n, ...) or (1, ...).
+
+    Blocks of 128 products are summed in the type of ``slope`` and the blocks in double precision, so that the error is
+    at most ``dot_error`` times the scalar product of the absolute values.
+    """
+    products = slope.flatten(2) * vector.flatten(1).to(slope.dtype)[:, None]
+    count = products.shape[2] // _BLOCK
+    blocks, rest = products.tensor_split([count * _BLOCK], dim=2)
+    return blocks.unflatten(2, (count, _BLOCK)).sum(3).double().sum(2) + rest.sum(2).double()
+
+
+def dot_error(dtype: torch.dtype) -> float:
+    """Return the relative error bound of ``dot``, with one rounding of each factor and some of the double sum."""
+    return gamma(_BLOCK + 3, dtype)
+
+
+def length(slope: Tensor) -> Tensor:
+    """Return the L2 lengths (n, r) of linear functions (n, r, ...), with double precision sums."""
+    lengths: Tensor = torch.linalg.vector_norm(slope.flatten(2), dim=2, dtype=torch.float64)
+    return lengths
