@@ -257,6 +257,26 @@ def replay(folder: Path, model: Path | None, device: str, trust_model: bool, ver
         sys.exit(FAILED)
 
 
+@main.command(short_help="Verify a run: digests, conclusions, verdict, pictures.")
+@click.argument("folder", type=_PATH, metavar="RUN")
+@click.option("--model", type=_PATH, metavar="FILE", help="Model file. [default: that of the run]")
+@click.option("--data", type=_PATH, metavar="PATH", help="Data. [default: that of the run]")
+@click.option("--policy", metavar="NAME|FILE.toml", help="The policy that judged. [default: the planned one]")
+@DEVICE
+@TRUST
+def verify(folder: Path, *, device: str, trust_model: bool, **given: Any) -> None:
+    """Verify RUN: recompute the digests, conclude from the records, judge, and query the model with the pictures.
+
+    Prints one line per claim. Model and data are not checked if they are not at hand. Exit status 1 if a claim does not
+    hold.
+    """
+    from auditor.cli.verify import print_checks
+    from auditor.run.verification import Given, verify
+
+    if not print_checks(verify(folder, Given(**given, device=device, trust=trust_model))):
+        sys.exit(FAILED)
+
+
 @main.command(short_help="Train a reference model.")
 @click.argument("recipe_name", required=False, metavar="[RECIPE]")
 @click.option(

@@ -374,6 +374,34 @@ class PolicyRecord(TypedDict):
     accepted: NotRequired[list[AcceptanceStateRecord]]
 
 
+class PlannedRecord(TypedDict):
+    """A suite or a policy by name and digest."""
+
+    name: str
+    sha256: str
+
+
+class PlanRecord(TypedDict):
+    """What was decided before the first measurement."""
+
+    written: str
+    seed: int
+    probes: list[str]
+    suite: PlannedRecord
+    policy: PlannedRecord
+
+
+class DigestsRecord(TypedDict):
+    """SHA-256 of the other parts of the run folder."""
+
+    manifest: str
+    """Of the file manifest.json, which lists the digest of every record and picture."""
+    records: str
+    """Of the canonical JSON of the records' paths and digests."""
+    evidence: str
+    """Of the canonical JSON of the pictures' paths and digests."""
+
+
 class PluginRecord(TypedDict):
     """A plugin from another package, or a broken one with the reason."""
 
@@ -436,6 +464,9 @@ class AuditRecord(TypedDict):
     model: ModelRecord
     data: DataRecord
     policy: PolicyRecord
+    plan: NotRequired[PlanRecord]
+    """Records of older versions lack plan and digests."""
+    digests: NotRequired[DigestsRecord]
     plugins: list[PluginRecord]
     warnings: list[str]
     verdict: Verdict

@@ -60,6 +60,12 @@ def _card(audit: AuditRecord, run: Path) -> bytes:
     return render_card(audit, run)
 
 
+def _intoto(audit: AuditRecord, run: Path) -> bytes:
+    from auditor.report.intoto import render_statement
+
+    return render_statement(audit, run)
+
+
 @hookimpl
 def auditor_report_formats() -> list[ReportFormat]:
     """Register HTML, PDF, SARIF, JUnit XML, Markdown and a model card; the session writes audit.json."""
@@ -71,4 +77,5 @@ def auditor_report_formats() -> list[ReportFormat]:
         ReportFormat(name="junit", file="audit.junit.xml", render=_junit),
         ReportFormat(name="md", file="summary.md", render=_markdown),
         ReportFormat(name="card", file="model-card.md", render=_card),
+        ReportFormat(name="intoto", file="audit.intoto.json", render=_intoto),
     ]
