@@ -64,7 +64,8 @@ def _concluded(run: StoredRun, probe: Probe, probes: Sequence[Probe], published:
         records = run.records(probe, probes)
         if records.frame.empty:
             return _without_rows(probe, cost, published)
-        measured = records.frame["image_id"].nunique()
+        # a probe may return no row for some images, so the rows only limit the stated number
+        measured = max(records.frame["image_id"].nunique(), min(published["n"], len(run.images)))
         left_out, note = published.get("left_out", []), published.get("note", "")
         units = run.unit_of is not None
         return Concluded(conclude(probe, records, cost, measured=measured, units=units, left_out=left_out, note=note))
@@ -97,8 +98,13 @@ def difference(published: Any, concluded: Any, place: str = "") -> str:
         pairs = enumerate(zip(published, concluded, strict=True))
         return next((text for i, (a, b) in pairs if (text := difference(a, b, f"{place}{i}."))), "")
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (published, concluded))
-    same = math.isclose(published, concluded, rel_tol=_TOLERANCE) if numbers else published == concluded
+    same = math.isclose(published, concluded, rel_tol=_TOLERANCE) if numbers else _equal(published, concluded)
     return "" if same else f"{place.rstrip('.')} is {_short(published)}, the records give {_short(concluded)}"
+
+
+def _equal(a: Any, b: Any) -> bool:
+    # True equals 1 in Python, not in JSON
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def _short(value: Any) -> str:
