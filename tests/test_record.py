@@ -29,6 +29,7 @@ AUDIT = {
     record.ParityRecord: "properties/model/properties/parity",
     record.DataRecord: "properties/data",
     record.SkippedRecord: "properties/data/properties/skipped/items",
+    record.BenchmarkRecord: "properties/data/properties/benchmark",
     record.UnitsRecord: "properties/data/properties/units",
     record.SupervisionRecord: "properties/supervision",
     record.PolicyRecord: "properties/policy",

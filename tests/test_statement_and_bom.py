@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from google.protobuf import json_format
 from in_toto_attestation.predicates.test_result.v0 import test_result_pb2
 from in_toto_attestation.v1 import statement_pb2
 
+from auditor.errors import AuditorError
 from auditor.report.cyclonedx import render_bom
+from auditor.report.eval_results import render_eval_results
 from auditor.report.intoto import PREDICATE, render_statement
 from auditor.report.sarif import render_sarif
 
@@ -96,6 +99,27 @@ def test_bom_of_the_same_audit_has_the_same_serial_number(audit: dict[str, Any],
     assert json.loads(render_bom(audit, tmp_path))["serialNumber"] == first
     audit["seed"] += 1
     assert json.loads(render_bom(audit, tmp_path))["serialNumber"] != first
+
+
+def test_eval_results_are_those_of_the_hub(audit: dict[str, Any], tmp_path: Path) -> None:
+    """Keys and types as in huggingface.co/docs/hub/eval-results."""
+    audit["data"]["benchmark"] = {"id": "organisation/signs", "task_id": "default"}
+    (entry,) = yaml.safe_load(render_eval_results(audit, tmp_path))
+    accuracy = next(p["metrics"][0] for p in audit["probes"] if p["id"] == "performance.accuracy")
+    assert entry["dataset"] == {"id": "organisation/signs", "task_id": "default"}
+    assert entry["value"] == accuracy["value"]
+    assert entry["date"] == audit["created"]
+    assert f"n = {accuracy['n']}" in entry["notes"]
+    assert set(entry) == {"dataset", "value", "date", "notes"}
+
+
+def test_eval_results_need_a_benchmark_and_an_accuracy(audit: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(AuditorError, match=r"state it in the sidecar of the model: \[data\] benchmark"):
+        render_eval_results(audit, tmp_path)
+    audit["data"]["benchmark"] = {"id": "organisation/signs", "task_id": "default"}
+    audit["probes"] = []
+    with pytest.raises(AuditorError, match=r"performance\.accuracy"):
+        render_eval_results(audit, tmp_path)
 
 
 def test_sarif_alerts_keep_their_identity_when_the_model_changes(audit: dict[str, Any], tmp_path: Path) -> None:

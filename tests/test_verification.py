@@ -49,9 +49,12 @@ def finished(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verified")
     for name in ("digits-cnn.onnx", "digits-cnn.onnx.audit.toml", "digits-test.npz"):
         shutil.copy(digits / name, folder)
+    with (folder / "digits-cnn.onnx.audit.toml").open("a") as sidecar:
+        sidecar.write('benchmark = "organisation/digits"\n')
     (folder / "small.toml").write_text(SUITE)
     (folder / "lenient.toml").write_text(LENIENT)
-    arguments = ["run", "digits-cnn.onnx", "--suite", "small.toml", "--out", "run", "--format", "json,intoto", "-q"]
+    arguments = ["run", "digits-cnn.onnx", "--suite", "small.toml", "--out", "run", "--format"]
+    arguments += ["json,intoto,eval-results", "-q"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         result = CliRunner().invoke(main, arguments)
@@ -133,6 +136,12 @@ def test_plan_is_written_before_the_first_measurement(run: Path) -> None:
     audit = json.loads((run / "audit.json").read_text("utf-8"))
     assert audit["plan"]["policy"] == {"name": "default", "sha256": plan["policy"]["sha256"]}
     assert audit["warnings"] == [text for text in audit["warnings"] if "Not as planned" not in text]
+
+
+def test_benchmark_of_the_sidecar_is_stated(run: Path) -> None:
+    audit = json.loads((run / "audit.json").read_text("utf-8"))
+    assert audit["data"]["benchmark"] == {"id": "organisation/digits", "task_id": "default"}
+    assert '"organisation/digits"' in (run / ".eval_results" / "auditor.yaml").read_text("utf-8")
 
 
 # manipulations

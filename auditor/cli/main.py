@@ -191,7 +191,7 @@ def judge(folder: Path, policy: str, fail_on: str, formats: Sequence[str], paper
     show_default=True,
     callback=name_list,
     metavar="LIST",
-    help="html, pdf, pdfa, sarif, junit, md, card, intoto, cyclonedx, or a plugin's.",
+    help="html, pdf, pdfa, sarif, junit, md, card, intoto, cyclonedx, eval-results, or a plugin's.",
 )
 @PAPER
 def report(folder: Path, formats: Sequence[str], paper: str) -> None:

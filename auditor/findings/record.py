@@ -345,6 +345,13 @@ class UnitsRecord(TypedDict):
     n: int
 
 
+class BenchmarkRecord(TypedDict):
+    """The benchmark of the Hugging Face Hub that the data is."""
+
+    id: str
+    task_id: str
+
+
 class DataRecord(TypedDict):
     """The audited images, or the tabular data."""
 
@@ -362,6 +369,7 @@ class DataRecord(TypedDict):
     labelled: bool
     units: NotRequired[UnitsRecord | None]
     near_duplicates: NotRequired[int]
+    benchmark: NotRequired[BenchmarkRecord | None]
     groups: dict[str, dict[str, int]]
 
 

@@ -191,6 +191,7 @@ def _data_record(images: Images, classifier: DeployedModel, unscored: Mapping[st
         "labelled": images.labels is not None,
         "units": None if images.units is None else {"name": images.unit_name, "n": len(set(images.units))},
         "near_duplicates": images.near_duplicates,
+        "benchmark": images.benchmark,
         "groups": {name: dict(sorted(Counter(values).items())) for name, values in images.groups.items()},
     }
 

@@ -72,6 +72,12 @@ def _cyclonedx(audit: AuditRecord, run: Path) -> bytes:
     return render_bom(audit, run)
 
 
+def _eval_results(audit: AuditRecord, run: Path) -> bytes:
+    from auditor.report.eval_results import render_eval_results
+
+    return render_eval_results(audit, run)
+
+
 @hookimpl
 def auditor_report_formats() -> list[ReportFormat]:
     """Register the built-in formats; the session writes audit.json."""
@@ -83,6 +89,7 @@ def auditor_report_formats() -> list[ReportFormat]:
         ReportFormat(name="junit", file="audit.junit.xml", render=_junit),
         ReportFormat(name="md", file="summary.md", render=_markdown),
         ReportFormat(name="card", file="model-card.md", render=_card),
+        ReportFormat(name="eval-results", file=".eval_results/auditor.yaml", render=_eval_results),
         ReportFormat(name="cyclonedx", file="bom.cdx.json", render=_cyclonedx),
         ReportFormat(name="intoto", file="audit.intoto.json", render=_intoto),
     ]
