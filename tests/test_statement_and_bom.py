@@ -43,7 +43,7 @@ def planned(audit: dict[str, Any]) -> dict[str, Any]:
             "suite": {"name": "quick", "sha256": "1" * 64},
             "policy": {"name": "default", "sha256": "2" * 64},
         },
-        "digests": {"manifest": "3" * 64, "records": "4" * 64, "evidence": "5" * 64},
+        "digests": {"suite": "1" * 64, "manifest": "3" * 64, "records": "4" * 64, "evidence": "5" * 64},
     }
 
 
@@ -62,6 +62,7 @@ def test_statement_is_valid_for_the_reference_implementation(audit: dict[str, An
     names = {each.name: each.digest["sha256"] for each in predicate.configuration}
     assert names["records"] == "4" * 64
     assert names["planned policy"] == "2" * 64
+    assert names["suite"] == names["planned suite"] == "1" * 64
     assert names["policy"] == audit["policy"]["sha256"]
     assert names["data"] == audit["data"]["sha256"]
 

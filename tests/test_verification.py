@@ -318,6 +318,13 @@ def test_resumed_run_keeps_its_plan(finished: Path, run: Path, monkeypatch: pyte
     assert json.loads((run / "manifest.json").read_text("utf-8"))["plan"] == before
     monkeypatch.chdir(tmp_path)
     assert {"plan"} <= failed(run)
+    # the same name, but other settings than planned
+    (tmp_path / "small.toml").write_text(SUITE.replace("48/255", "32/255"))
+    monkeypatch.chdir(finished)
+    other = [str(tmp_path / "small.toml") if word == "small.toml" else word for word in arguments]
+    assert CliRunner().invoke(main, other).exit_code == 0
+    monkeypatch.chdir(tmp_path)
+    assert "suite small" in outcomes(run)["plan"].text
     monkeypatch.chdir(finished)
     assert CliRunner().invoke(main, [*arguments, "--fresh"]).exit_code == 0
     assert json.loads((run / "manifest.json").read_text("utf-8"))["plan"]["policy"]["name"] == "lenient"
@@ -338,6 +345,14 @@ def test_difference_names_the_place() -> None:
     assert difference({"a": 0.123456}, {"a": 0.1234561}) == "", "the last digit depends on the machine"
     assert difference({"a": 1}, {"a": True}) != ""
     assert "missing" in difference({}, {"a": 1})
+
+
+def test_damaged_manifest_is_named(run: Path) -> None:
+    edit(run / "manifest.json", lambda manifest: manifest.pop("settings"))
+    result = CliRunner().invoke(main, ["verify", str(run)])
+    assert result.exit_code == 2
+    assert "manifest.json" in result.stderr
+    assert "Traceback" not in result.output
 
 
 def test_run_of_an_older_version_is_refused(run: Path) -> None:

@@ -400,8 +400,10 @@ class PlanRecord(TypedDict):
 
 
 class DigestsRecord(TypedDict):
-    """SHA-256 of the other parts of the run folder."""
+    """SHA-256 of the suite that ran, and of the other parts of the run folder."""
 
+    suite: str
+    """Of the content of the suite."""
     manifest: str
     """Of the file manifest.json, which lists the digest of every record and picture."""
     records: str

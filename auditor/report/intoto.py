@@ -64,6 +64,7 @@ def _configuration(audit: AuditRecord) -> list[dict[str, Any]]:
         ]
     if (digests := audit.get("digests")) is not None:
         configuration += [
+            _descriptor("suite", digests["suite"], {"name": audit["suite"]}),
             _descriptor("manifest.json", digests["manifest"]),
             _descriptor("records", digests["records"]),
             _descriptor("evidence", digests["evidence"]),

@@ -20,11 +20,12 @@ def file_digests(run: Path) -> dict[str, dict[str, str]]:
     }
 
 
-def write_digests(folder: RunFolder) -> DigestsRecord:
-    """Add the digests of all files to manifest.json; return the digests for audit.json."""
+def write_digests(folder: RunFolder, suite: str) -> DigestsRecord:
+    """Add the digests of all files to manifest.json; return the digests for audit.json, with that of the suite."""
     files = file_digests(folder.path)
     manifest = folder.write_json("manifest.json", folder.read_json("manifest.json") | {"files": files})
     return {
+        "suite": suite,
         "manifest": file_sha256(manifest),
         "records": digest(files["records"]),
         "evidence": digest(files["evidence"]),

@@ -41,8 +41,7 @@ class Plan(TypedDict):
 
 def new_plan(seed: int, probes: Sequence[str], suite: Suite, policy: Policy) -> Plan:
     """Return the plan of a run that begins now."""
-    # without its name: a renamed file is the same suite
-    content = plain(replace(suite, name=""), exact=True)
+    content = _content(suite)
     return {
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "seed": seed,
@@ -50,6 +49,17 @@ def new_plan(seed: int, probes: Sequence[str], suite: Suite, policy: Policy) -> 
         "suite": {"name": suite.name, "sha256": digest(content), "content": content},
         "policy": {"name": policy.name, "sha256": policy.sha256, "content": dict(policy.document)},
     }
+
+
+def _content(suite: Suite) -> dict[str, Json]:
+    # without its name: a renamed file is the same suite
+    content: dict[str, Json] = plain(replace(suite, name=""), exact=True)
+    return content
+
+
+def suite_digest(suite: Suite) -> str:
+    """Return the SHA-256 of a suite's content."""
+    return digest(_content(suite))
 
 
 def kept_plan(before: Mapping[str, Any], now: Mapping[str, Any]) -> Plan | None:
@@ -92,13 +102,14 @@ def departures(audit: AuditRecord) -> list[str]:
     policy, planned = audit["policy"], plan["policy"]
     if policy["sha256"] != planned["sha256"]:
         found.append(f"policy {_named(policy)} judged, the plan has {_named(planned)}")
-    if audit["suite"] != plan["suite"]["name"]:
-        found.append(f"suite {audit['suite']} ran, the plan has {plan['suite']['name']}")
+    suite = {"name": audit["suite"], "sha256": audit["digests"]["suite"]}
+    if suite != plan["suite"]:
+        found.append(f"suite {_named(suite)} ran, the plan has {_named(plan['suite'])}")
     missing = sorted({*plan["probes"]} - {probe["id"] for probe in audit["probes"]})
     if missing:
         found.append(f"the audit lacks {', '.join(missing)}")
     return found
 
 
-def _named(policy: Mapping[str, Any]) -> str:
-    return f"{policy['name']} ({policy['sha256'][:12]})"
+def _named(definition: Mapping[str, Any]) -> str:
+    return f"{definition['name']} ({definition['sha256'][:12]})"

@@ -72,7 +72,7 @@ def _concluded(run: StoredRun, probe: Probe, probes: Sequence[Probe], published:
     except NotApplicable as error:
         return ended("not-applicable", str(error))
     except Exception as error:
-        # as in the run: whatever a probe raises is its result
+        # an exception is the result of the probe, as in the run
         return ended("error", one_line(error))
 
 

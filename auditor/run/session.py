@@ -37,7 +37,7 @@ from auditor.run.local_workers import LocalWorkers
 from auditor.run.manifest import earlier_reductions, write_keys, write_manifest
 from auditor.run.measuring import Measurer, choose_batch_size
 from auditor.run.opening import open_audit
-from auditor.run.plan import Plan, described, with_plan_warnings
+from auditor.run.plan import Plan, described, suite_digest, with_plan_warnings
 from auditor.run.planning import random_order, unmet_requirement
 from auditor.run.process_state import StateGuard
 from auditor.run.record import audit_record, audit_warnings, evidence_files, left_out_warnings, restart_warnings
@@ -185,7 +185,7 @@ class _Session:
             suite=self.suite,
             policy=self.policy,
             plan=described(plan),
-            digests=write_digests(self.folder),
+            digests=write_digests(self.folder, suite_digest(self.suite)),
             probes=records,
             warnings=warnings,
             unscored=self.measurer.unscored,

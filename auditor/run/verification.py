@@ -58,9 +58,18 @@ class Given:
 def verify(folder: Path, given: Given) -> Iterator[Check]:
     """Yield one check per claim. Raises BadInput if the folder is not one of a finished audit."""
     run = open_stored(folder)
-    plugins = load()
     if "plan" not in run.audit or "digests" not in run.audit or "plan" not in run.manifest:
         raise BadInput(f"{folder}: written by a version of auditor without plan and digests; audit the model again")
+    try:
+        yield from _checks(run, load(), given)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise BadInput(
+            f"{folder}: manifest.json or a record does not have the form that auditor writes ({type(error).__name__}:"
+            f" {one_line(error)}), so this run folder cannot be verified; audit the model again"
+        ) from error
+
+
+def _checks(run: StoredRun, plugins: Registry, given: Given) -> Iterator[Check]:
     yield _plan(run)
     yield from _files(run)
     yield from _judgement(run, plugins, given.policy)
