@@ -11,7 +11,7 @@ from auditor.errors import AuditorError, NotApplicable, one_line
 from auditor.findings.finding import Status
 from auditor.findings.record import ProbeRecord
 from auditor.plugin.registry import Registry
-from auditor.probes.base import Probe
+from auditor.probes.base import Probe, Records
 from auditor.run.concluding import conclude
 from auditor.run.folder import Cost
 from auditor.run.record import probe_record
@@ -58,10 +58,10 @@ def _concluded(run: StoredRun, probe: Probe, probes: Sequence[Probe], published:
     def ended(status: Status, reason: str) -> Concluded:
         return Concluded(probe_record(probe, cost, status=status, reason=reason))
 
-    if published["status"] == "error" and (run.folder / "records" / probe.meta.id / "error.txt").is_file():
-        return Concluded(published, "the probe broke in the run")
     try:
         records = run.records(probe, probes)
+        if published["status"] == "error" and _broke(run, probe, records):
+            return Concluded(published, "the probe broke in the run")
         if records.frame.empty:
             return _without_rows(probe, cost, published)
         # a probe may return no row for some images, so the rows only limit the stated number
@@ -74,6 +74,13 @@ def _concluded(run: StoredRun, probe: Probe, probes: Sequence[Probe], published:
     except Exception as error:
         # an exception is the result of the probe, as in the run
         return ended("error", one_line(error))
+
+
+def _broke(run: StoredRun, probe: Probe, records: Records) -> bool:
+    """Whether the run left a traceback of the probe, or too few rows for a result."""
+    traceback = run.folder / "records" / probe.meta.id / "error.txt"
+    planned = len(run.order[: probe.samples or None])
+    return traceback.is_file() or records.frame["image_id"].nunique() < planned
 
 
 def _without_rows(probe: Probe, cost: Cost, published: ProbeRecord) -> Concluded:
