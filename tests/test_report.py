@@ -763,6 +763,9 @@ def test_formats() -> None:
         "junit": "audit.junit.xml",
         "md": "summary.md",
         "card": "model-card.md",
+        "eval-results": ".eval_results/auditor.yaml",
+        "cyclonedx": "bom.cdx.json",
+        "intoto": "audit.intoto.json",
     }
 
 
@@ -773,6 +776,8 @@ def test_formats_load_nothing_heavy() -> None:
 
 
 def test_formats_render(audit: dict[str, Any], run: Path) -> None:
+    audit["data"]["benchmark"] = {"id": "organisation/signs", "task_id": "default"}
+    (run / "audit.json").write_bytes(GOLDEN.read_bytes())
     for each in reports.auditor_report_formats():
         if not each.paged:
             assert each.render(audit, run)
