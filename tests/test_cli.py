@@ -40,6 +40,7 @@ COMMANDS = [
     "report",
     "compare",
     "replay",
+    "verify",
     "train",
     "plugin",
     "completion",

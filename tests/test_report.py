@@ -477,15 +477,26 @@ def test_card_of_hostile_names(hostile: dict[str, Any], run: Path) -> None:
 def test_appendix_maps_probes_to_standards(audit: dict[str, Any], run: Path) -> None:
     by_id = {probe["id"]: frameworks.informs(probe) for probe in audit["probes"]}
     assert by_id["attacks.pgd"]["atlas"] == ["AML.T0015", "AML.T0043.000"]
-    assert by_id["attacks.hopskipjump"]["nist_aml"] == ["2.2.2"]
+    assert by_id["attacks.hopskipjump"]["nist_aml"] == ["NISTAML.025"]
     assert "atlas" not in by_id["attacks.noise"]
     assert by_id["attacks.noise"]["ai_act"] == ["15(4)"]
-    assert by_id["bias.groups"] == {"ai_rmf": ["MEASURE 2.11"]}
+    assert by_id["bias.groups"] == {"iso": ["prEN 18283"], "ai_rmf": ["MEASURE 2.11"]}
     words = Page(render_html(audit, run)).words()
     assert "The mapping does not state compliance." in words
     assert "Black-Box Optimization" in words
     rules = json.loads(render_sarif(audit, run))["runs"][0]["tool"]["driver"]["rules"]
     assert all(rule["properties"]["informs"] == by_id[rule["id"]] for rule in rules)
+
+
+def test_every_edition_has_a_date_and_drafts_are_marked(audit: dict[str, Any], run: Path) -> None:
+    editions = [edition for document in frameworks.table()["documents"].values() for edition in document["editions"]]
+    assert all({"title", "edition", "date", "status"} <= set(edition) for edition in editions)
+    drafts = {edition["title"] for edition in editions if edition["status"] == "draft"}
+    assert {edition["status"] for edition in editions} == {"published", "draft"}
+    assert all(title in drafts for title in (e["title"] for e in editions) if re.search(r"prEN|DIS", title))
+    words = Page(render_html(audit, run)).words()
+    assert all(f"Draft: {title}" in words for title in drafts)
+    assert "2 December 2027" in words
 
 
 def test_probe_of_a_plugin_is_mapped_by_its_area(audit: dict[str, Any]) -> None:
@@ -752,6 +763,9 @@ def test_formats() -> None:
         "junit": "audit.junit.xml",
         "md": "summary.md",
         "card": "model-card.md",
+        "eval-results": ".eval_results/auditor.yaml",
+        "cyclonedx": "bom.cdx.json",
+        "intoto": "audit.intoto.json",
     }
 
 
@@ -762,6 +776,8 @@ def test_formats_load_nothing_heavy() -> None:
 
 
 def test_formats_render(audit: dict[str, Any], run: Path) -> None:
+    audit["data"]["benchmark"] = {"id": "organisation/signs", "task_id": "default"}
+    (run / "audit.json").write_bytes(GOLDEN.read_bytes())
     for each in reports.auditor_report_formats():
         if not each.paged:
             assert each.render(audit, run)

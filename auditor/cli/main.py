@@ -191,7 +191,7 @@ def judge(folder: Path, policy: str, fail_on: str, formats: Sequence[str], paper
     show_default=True,
     callback=name_list,
     metavar="LIST",
-    help="html, pdf, pdfa, sarif, junit, md, card, or a plugin's.",
+    help="html, pdf, pdfa, sarif, junit, md, card, intoto, cyclonedx, eval-results, or a plugin's.",
 )
 @PAPER
 def report(folder: Path, formats: Sequence[str], paper: str) -> None:
@@ -254,6 +254,26 @@ def replay(folder: Path, model: Path | None, device: str, trust_model: bool, ver
     claims = replay.replay(folder, model, device, trust=trust_model)
     click.echo(replayed_claims(claims, verbose=verbose))
     if not all(claim.holds for claim in claims):
+        sys.exit(FAILED)
+
+
+@main.command(short_help="Verify a run: digests, conclusions, verdict, pictures.")
+@click.argument("folder", type=_PATH, metavar="RUN")
+@click.option("--model", type=_PATH, metavar="FILE", help="Model file. [default: that of the run]")
+@click.option("--data", type=_PATH, metavar="PATH", help="Data. [default: that of the run]")
+@click.option("--policy", metavar="NAME|FILE.toml", help="The policy that judged. [default: the planned one]")
+@DEVICE
+@TRUST
+def verify(folder: Path, *, device: str, trust_model: bool, **given: Any) -> None:
+    """Verify RUN: recompute the digests, conclude from the records, judge, and query the model with the pictures.
+
+    Prints one line per claim. Model and data are not checked if they are not at hand. Exit status 1 if a claim does not
+    hold.
+    """
+    from auditor.cli.verify import print_checks
+    from auditor.run.verification import Given, verify
+
+    if not print_checks(verify(folder, Given(**given, device=device, trust=trust_model))):
         sys.exit(FAILED)
 
 

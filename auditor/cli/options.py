@@ -174,7 +174,7 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         show_default=True,
         callback=name_list,
         metavar="LIST",
-        help="html, pdf, pdfa, json, sarif, junit, md, card, or a plugin's.",
+        help="html, pdf, pdfa, json, sarif, junit, md, card, intoto, cyclonedx, eval-results, or a plugin's.",
     ),
     PAPER,
     click.option(

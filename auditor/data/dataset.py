@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from auditor.data.duplicates import count_near_duplicates, thumbnail
 from auditor.data.resizing import WHITE, Resizing, deep_maximum, fit
 from auditor.errors import BadInput
+from auditor.findings.record import BenchmarkRecord
 from auditor.printable import printable_name, printable_text
 
 if TYPE_CHECKING:
@@ -167,6 +168,8 @@ class Images:
         self.units = None if source.units is None else [source.units[i] for i in self._index]
         """The unit of each image; None if the data states none."""
         self.unit_name = source.unit_name
+        self.benchmark: BenchmarkRecord | None = None
+        """The benchmark of the Hugging Face Hub that the data is, as stated in the sidecar."""
         self._position = {image_id: position for position, image_id in enumerate(self.ids)}
         self.labels: NDArray[np.int64] | None = None
 

@@ -345,6 +345,13 @@ class UnitsRecord(TypedDict):
     n: int
 
 
+class BenchmarkRecord(TypedDict):
+    """The benchmark of the Hugging Face Hub that the data is."""
+
+    id: str
+    task_id: str
+
+
 class DataRecord(TypedDict):
     """The audited images, or the tabular data."""
 
@@ -362,6 +369,7 @@ class DataRecord(TypedDict):
     labelled: bool
     units: NotRequired[UnitsRecord | None]
     near_duplicates: NotRequired[int]
+    benchmark: NotRequired[BenchmarkRecord | None]
     groups: dict[str, dict[str, int]]
 
 
@@ -372,6 +380,36 @@ class PolicyRecord(TypedDict):
     sha256: str
     judged: NotRequired[str]
     accepted: NotRequired[list[AcceptanceStateRecord]]
+
+
+class PlannedRecord(TypedDict):
+    """A suite or a policy by name and digest."""
+
+    name: str
+    sha256: str
+
+
+class PlanRecord(TypedDict):
+    """What was decided before the first measurement."""
+
+    written: str
+    seed: int
+    probes: list[str]
+    suite: PlannedRecord
+    policy: PlannedRecord
+
+
+class DigestsRecord(TypedDict):
+    """SHA-256 of the suite that ran, and of the other parts of the run folder."""
+
+    suite: str
+    """Of the content of the suite."""
+    manifest: str
+    """Of the file manifest.json, which lists the digest of every record and picture."""
+    records: str
+    """Of the canonical JSON of the records' paths and digests."""
+    evidence: str
+    """Of the canonical JSON of the pictures' paths and digests."""
 
 
 class PluginRecord(TypedDict):
@@ -436,6 +474,9 @@ class AuditRecord(TypedDict):
     model: ModelRecord
     data: DataRecord
     policy: PolicyRecord
+    plan: NotRequired[PlanRecord]
+    """Records of older versions lack plan and digests."""
+    digests: NotRequired[DigestsRecord]
     plugins: list[PluginRecord]
     warnings: list[str]
     verdict: Verdict

@@ -181,7 +181,13 @@ class Policy:
     accepted: Sequence[Acceptance] = ()
     today: dt.date = field(default_factory=dt.date.today)
     """The day of judging: acceptances expire."""
-    sha256: str = ""
+    document: Mapping[str, Any] = field(default_factory=dict)
+    """The whole policy as a JSON value, without the policies that it extends."""
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the document."""
+        return digest(self.document)
 
     def accepts(self, probe_id: str, metric: MetricRecord, severity: Severity) -> Acceptance | None:
         """Return the acceptance that covers this failure, or None."""
@@ -222,15 +228,21 @@ def read_policy(name: str, probes: Collection[str] | None = None, today: dt.date
         if probes is not None and probe_id not in probes:
             hint = nearest(probe_id, probes)
             raise BadInput(f"{path}: names the probe {probe_id!r}, which does not exist{hint} (see `auditor probes`)")
+    return policy_of(content, path.stem, today or dt.date.today())
+
+
+def policy_of(content: PolicyFile, name: str, today: dt.date) -> Policy:
+    """Make the policy of a file's content, with all that it extends."""
     return Policy(
-        name=path.stem,
+        name=name,
         rules=content.rule,
         invalidations=content.void,
         accepted=content.accepted,
         required=content.required or (),
         fails_at=content.fails_at or "low",
-        today=today or dt.date.today(),
-        sha256=digest(plain(replace(content, accepted=())) | {"accepted": [each.plain() for each in content.accepted]}),
+        today=today,
+        document=plain(replace(content, accepted=()), exact=True)
+        | {"accepted": [each.plain() for each in content.accepted]},
     )
 
 

@@ -18,7 +18,7 @@ class Appendix(NamedTuple):
     """Content of the appendix."""
 
     documents: list[dict[str, Any]]
-    """Title, short name and the codes that occur, with their names."""
+    """Short name, editions (with title, date and status) and the codes that occur, with their names."""
     rows: list[tuple[ProbeRecord, list[str]]]
     """Each probe with its codes, one cell per document."""
     groups: list[tuple[list[ProbeRecord], tuple[str, ...]]]

@@ -41,6 +41,8 @@ def render_sarif(audit: AuditRecord, run: Path) -> bytes:
                         "rules": [_rule(probe) for probe in probes],
                     }
                 },
+                # the category of code scanning: the alerts of one model replace neither those of another nor of a tool
+                "automationDetails": {"id": f"auditor/{uri.removeprefix('file:///')}/"},
                 "artifacts": [{"location": {"uri": uri}, "hashes": {"sha-256": audit["model"]["sha256"]}}],
                 "results": [result for index, probe in enumerate(probes) for result in _results(probe, index, uri)],
                 "invocations": [_invocation(audit)],
@@ -129,9 +131,19 @@ def _result(
         "locations": [
             {"physicalLocation": {"artifactLocation": {"uri": uri, "index": 0}, "region": {"startLine": 1}}},
         ],
-        "partialFingerprints": {"auditorFinding/v1": hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()},
+        "partialFingerprints": _fingerprints(key),
         "properties": {"severity": severity, "finding": key},
     }
+
+
+def _fingerprints(key: str) -> dict[str, str]:
+    """Return what identifies a finding between runs.
+
+    GitHub matches alerts by ``primaryLocationLineHash`` only. Without it, it hashes the first line of the model file,
+    so every new model would bring dismissed alerts back. Its own hashes end in ``:`` and a count.
+    """
+    identity = hashlib.sha256(key.encode("utf-8", "replace")).hexdigest()
+    return {"primaryLocationLineHash": f"{identity}:1", "auditorFinding/v1": identity}
 
 
 def _invocation(audit: AuditRecord) -> dict[str, Any]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Sequence
 from functools import partial
 
 from auditor.errors import NotApplicable, NotFinite, one_line
 from auditor.findings.finding import Conclusion, Status
 from auditor.findings.record import ProbeRecord
-from auditor.probes.base import Probe
+from auditor.probes.base import Probe, Records
 from auditor.run.budget import Budget
 from auditor.run.examples import Examples
 from auditor.run.folder import Cost, RunFolder
@@ -23,6 +24,36 @@ from auditor.run.watch import ProbeLost, Watch
 
 _SHORTEST_DRAWING = 1.0
 """Seconds that a probe has for its pictures even after the time limit."""
+
+
+def conclude(
+    probe: Probe, records: Records, cost: Cost, *, measured: int, units: bool, left_out: Sequence[str], note: str
+) -> ProbeRecord:
+    """Return the record of a probe from its records alone, before the policy judges it.
+
+    Args:
+        probe: the probe with its settings.
+        records: its rows, with those of its example images.
+        cost: of measuring.
+        measured: number of images with rows.
+        units: whether the data states units.
+        left_out: images without rows, because the model returned NaN or infinity.
+        note: how many of the planned images were measured within a time limit, or empty.
+    """
+    conclusion = probe.conclude(records)
+    if not isinstance(conclusion, Conclusion):
+        raise TypeError(f"conclude returned {type(conclusion).__name__}; expected a Conclusion")
+    check_metrics(conclusion.metrics)
+    dependent = units and ignores_units(conclusion)
+    return probe_record(
+        probe,
+        cost,
+        conclusion=conclusion,
+        n=n_examined(records, measured),
+        left_out=left_out,
+        caveat="its intervals assume independent images, but the data states units" if dependent else "",
+        note=note,
+    )
 
 
 class Concluder:
@@ -87,20 +118,13 @@ class Concluder:
         with self._measurer.classifier.calls.until(self._picture_deadline(position)):
             records, cost = self._examples.add(probe, partial(recorder.prepared, probe, ids), key, measured)
         recorder.costs[probe.meta.id] += cost
-        conclusion = probe.conclude(records)
-        if not isinstance(conclusion, Conclusion):
-            raise TypeError(f"conclude returned {type(conclusion).__name__}; expected a Conclusion")
-        check_metrics(conclusion.metrics)
-        caveats = []
-        if self._measurer.images.units is not None and ignores_units(conclusion):
-            caveats.append("its intervals assume independent images, but the data states units")
-        return probe_record(
+        return conclude(
             probe,
+            records,
             recorder.costs[probe.meta.id],
-            conclusion=conclusion,
-            n=n_examined(records, len(ids) - left - len(missing)),
+            measured=len(ids) - left - len(missing),
+            units=self._measurer.images.units is not None,
             left_out=sorted(left_out),
-            caveat="; ".join(caveats),
             note=f"{len(ids) - left} of {len(ids)} images fitted into its share of the time limit" if left else "",
         )
 

@@ -41,6 +41,11 @@ class ExampleRow(TypedDict):
     success: bool
 
 
+def examples_key(key: str, requested: Sequence[Example]) -> str:
+    """Return the digest of the example images of the records under ``key``."""
+    return digest([key, [asdict(example) for example in requested]])
+
+
 class Examples:
     """Draws and stores the example images of probes."""
 
@@ -62,14 +67,14 @@ class Examples:
         requested = list(probe.examples(records))
         if not requested:
             return records, Cost()
-        examples_key = digest([key, [asdict(example) for example in requested]])
-        table, cost = self._stored(probe.meta.id, examples_key)
+        drawn_under = examples_key(key, requested)
+        table, cost = self._stored(probe.meta.id, drawn_under)
         if table is None:
             try:
                 table, cost = self._draw_all(prepared(), requested)
             except OutOfTime:
                 return records, Cost()
-            self._folder.replace_examples(probe.meta.id, examples_key, table, cost)
+            self._folder.replace_examples(probe.meta.id, drawn_under, table, cost)
         return replace(records, examples=table.to_pandas()), cost
 
     def _stored(self, probe_id: str, key: str) -> tuple[pa.Table | None, Cost]:

@@ -170,6 +170,11 @@ class RunFolder:
         """Return the files with records of all probes but one."""
         return {path for path in (self.path / "records").glob("*/*.parquet") if path.parent.name != probe_id}
 
+    @property
+    def has_records(self) -> bool:
+        """Whether any probe has rows."""
+        return any(self.path.glob("records/*/*.parquet"))
+
     def _shards(self, probe_id: str) -> list[Path]:
         return sorted((self.path / "records" / probe_id).glob("*.parquet"))
 
@@ -191,6 +196,15 @@ def read_rows(run: Path, probe_id: str, key: str | None) -> pd.DataFrame | None:
         return None
     frame = pa.concat_tables(found, promote_options="permissive").to_pandas()
     return frame.sort_values("image_id", kind="stable", ignore_index=True)
+
+
+def read_examples(run: Path, probe_id: str, key: str) -> pd.DataFrame | None:
+    """Read the rows of a probe's example images under the digest ``key``, as they were written; None without rows."""
+    import pyarrow.parquet as pq
+
+    paths = sorted((run / "records" / probe_id).glob("examples-*.parquet"))
+    found = next((path for path in paths if _label(path).get("key") == key), None)
+    return None if found is None else pq.read_table(_content(found)).to_pandas()
 
 
 def _content(path: Path) -> io.BytesIO:

@@ -13,8 +13,11 @@ from auditor.findings.encoding import plain
 from auditor.findings.record import Json
 from auditor.model.deployed import DeployedModel
 from auditor.model.device import describe
+from auditor.plugin.suite import Suite
+from auditor.policy.rules import Policy
 from auditor.probes.base import Probe
 from auditor.run.folder import FORMAT, RunFolder
+from auditor.run.plan import Plan, kept_plan, new_plan
 from auditor.run.request import Progress, Request
 
 
@@ -31,16 +34,22 @@ class ImagesFileRecord(FileRecord):
     n: int
     measured_sha256: str
     """Digest without the units, which change intervals but not rows."""
+    samples: int | None
+    """The number of images that was asked for; None for all."""
+    resizing: dict[str, Json]
 
 
 class Manifest(TypedDict):
-    """The content of manifest.json; ``records`` is added when all probes are measured."""
+    """The content of manifest.json; ``records`` and ``files`` are added when all probes are measured."""
 
     schema: str
     auditor: str
     model: FileRecord
     data: ImagesFileRecord
     suite: str
+    plan: Plan
+    overrides: dict[str, dict[str, Json]]
+    """Properties of the model from the command line."""
     settings: dict[str, dict[str, Json]]
     time_limit: float | None
     reduced: list[str]
@@ -93,12 +102,16 @@ def write_manifest(
     images: Images,
     *,
     probes: Sequence[Probe],
-    suite: str,
+    suite: Suite,
+    policy: Policy,
     time_limit: float | None,
     reduced: Sequence[str],
     progress: Progress,
-) -> None:
-    """Write manifest.json and the list of images; report what differs from an earlier run in this folder."""
+) -> Plan:
+    """Write manifest.json and the list of images; report what differs from an earlier run in this folder.
+
+    Returns the plan of the run; a resumed run keeps that of the run that began to measure.
+    """
     manifest: Manifest = {
         "schema": "auditor-run/1",
         "auditor": auditor.__version__,
@@ -108,9 +121,13 @@ def write_manifest(
             "sha256": images.sha256,
             "measured_sha256": images.measured_sha256,
             "n": len(images),
+            "samples": request.samples or suite.samples,
+            "resizing": plain(images.resizing),
         },
-        "suite": suite,
-        "settings": {probe.meta.id: plain(asdict(probe)) for probe in probes},
+        "suite": suite.name,
+        "plan": new_plan(request.seed, [probe.meta.id for probe in probes], suite, policy),
+        "overrides": plain(request.overrides),
+        "settings": {probe.meta.id: plain(asdict(probe), exact=True) for probe in probes},
         "time_limit": time_limit,
         "reduced": list(reduced),
         "seed": request.seed,
@@ -118,10 +135,14 @@ def write_manifest(
         "environment": describe(classifier.device),
     }
     if (folder.path / "manifest.json").is_file():
-        for line in manifest_changes(folder.read_json("manifest.json"), manifest):
+        before = folder.read_json("manifest.json")
+        for line in manifest_changes(before, manifest):
             progress.say(f"Changed since the last run, so measured again: {line}")
+        if folder.has_records:
+            manifest["plan"] = kept_plan(before, manifest) or manifest["plan"]
     folder.write_json("manifest.json", manifest)
     folder.write("records/images.parquet", _image_list(images, classifier.classes))
+    return manifest["plan"]
 
 
 def write_keys(folder: RunFolder, keys: Mapping[str, str]) -> None:

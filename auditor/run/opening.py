@@ -54,6 +54,7 @@ def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: 
         seed=request.seed,
     )
     classifier.warnings += images.warnings + effect.resizing_warnings(sidecar, images)
+    _state_benchmark(classifier, images, request, sidecar)
     _match(classifier, images)
     return classifier, images
 
@@ -83,6 +84,7 @@ def _open_rows(
     effect.check_batch_size(classifier, request.batch_size)
     images = Images(_complete(rows), shape=classifier.shape, samples=samples, seed=request.seed)
     classifier.warnings += images.warnings
+    _state_benchmark(classifier, images, request, sidecar)
     _match(classifier, images)
     return classifier, images
 
@@ -117,6 +119,16 @@ def _images_for_rows(model: Path, artefact: Artefact, source: Source) -> str:
         " images; expected a .csv or .parquet table with a column for each feature, or, if the features are the pixels"
         " of an image, height and width with --input-size"
     )
+
+
+def _state_benchmark(classifier: DeployedModel, images: Images, request: Request, sidecar: Sidecar) -> None:
+    """Note which benchmark the data of the sidecar is; other data is none."""
+    if sidecar.benchmark is None:
+        return
+    if request.data is not None:
+        classifier.warnings.append("[data] benchmark of the sidecar has no effect, because --data names the data.")
+        return
+    images.benchmark = {"id": sidecar.benchmark, "task_id": sidecar.task or "default"}
 
 
 def _match(classifier: DeployedModel, images: Images) -> None:

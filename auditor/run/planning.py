@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from auditor.data.dataset import Images, rank
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def random_order(images: Images, seed: int) -> list[str]:
+def random_order(ids: Iterable[str], seed: int) -> list[str]:
     """Return the image ids in random order, so that an audit cut short by a budget has a fair sample."""
-    return sorted(images.ids, key=lambda image_id: rank(image_id, seed))
+    return sorted(ids, key=lambda image_id: rank(image_id, seed))
 
 
 def images_of(probe: Probe, order: Sequence[str], others: Mapping[str, pd.DataFrame]) -> list[str]:

@@ -17,7 +17,16 @@ from auditor.findings.encoding import plain
 from auditor.findings.finding import Conclusion, Status
 from auditor.findings.formatting import counted
 from auditor.findings.metric import Metric
-from auditor.findings.record import AuditRecord, DataRecord, FindingRecord, InputRecord, ModelRecord, ProbeRecord
+from auditor.findings.record import (
+    AuditRecord,
+    DataRecord,
+    DigestsRecord,
+    FindingRecord,
+    InputRecord,
+    ModelRecord,
+    PlanRecord,
+    ProbeRecord,
+)
 from auditor.model.deployed import DeployedModel
 from auditor.model.device import describe
 from auditor.plugin.registry import Registry
@@ -94,6 +103,8 @@ def audit_record(
     plugins: Registry,
     suite: Suite,
     policy: Policy,
+    plan: PlanRecord,
+    digests: DigestsRecord,
     probes: list[ProbeRecord],
     warnings: list[str],
     unscored: Mapping[str, str],
@@ -119,6 +130,8 @@ def audit_record(
         "model": _model_record(classifier),
         "data": _data_record(images, classifier, unscored),
         "policy": policy.described(probes),
+        "plan": plan,
+        "digests": digests,
         "plugins": [
             {"name": plugin.name, "version": plugin.version, "error": plugin.error}
             for plugin in plugins.plugins
@@ -178,6 +191,7 @@ def _data_record(images: Images, classifier: DeployedModel, unscored: Mapping[st
         "labelled": images.labels is not None,
         "units": None if images.units is None else {"name": images.unit_name, "n": len(set(images.units))},
         "near_duplicates": images.near_duplicates,
+        "benchmark": images.benchmark,
         "groups": {name: dict(sorted(Counter(values).items())) for name, values in images.groups.items()},
     }
 

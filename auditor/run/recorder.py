@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -207,8 +207,16 @@ class Recorder:
             return pd.DataFrame({"image_id": []})
         frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
         probe = next(probe for probe in self._probes if probe.meta.id == probe_id)
-        if (unit_of := self._measurer.images.unit_of) is not None:
-            # not part of the rows on disk, so that other units give other intervals without another measurement
-            frame["unit"] = frame["image_id"].map(unit_of)
-        frame["sampled"] = frame["image_id"].isin(self._order[: probe.samples or None])
-        return frame.sort_values("image_id", kind="stable", ignore_index=True)
+        return completed(frame, probe, self._measurer.images.unit_of, self._order)
+
+
+def completed(
+    frame: pd.DataFrame, probe: Probe, unit_of: Mapping[str, str] | None, order: Sequence[str]
+) -> pd.DataFrame:
+    """Return the rows of a probe with the columns that are not on disk, sorted by image id.
+
+    Other units give other intervals without another measurement. ``order`` is the random order of the image ids.
+    """
+    columns = {} if unit_of is None else {"unit": frame["image_id"].map(unit_of)}
+    columns["sampled"] = frame["image_id"].isin(order[: probe.samples or None])
+    return frame.assign(**columns).sort_values("image_id", kind="stable", ignore_index=True)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from auditor.errors import BadInput
 from auditor.findings.record import AuditRecord, Json, ModelRecord
+from auditor.model.deployed import DeployedModel
 from auditor.plugin.registry import load
 from auditor.policy.rules import read_policy
 from auditor.policy.verdict import judge_all, verdict
@@ -21,6 +22,7 @@ from auditor.report import ReportFormat
 from auditor.run.examples import ExampleRow
 from auditor.run.folder import RunFolder
 from auditor.run.opening import open_model
+from auditor.run.plan import with_plan_warnings
 from auditor.run.record import evidence_files, validator
 from auditor.run.request import Outcome
 from auditor.run.writing import finish, pick_formats, prepare
@@ -85,7 +87,7 @@ def judge_again(folder: Path, policy_name: str, formats: Sequence[str], paper: s
     audit["verdict"], audit["verdict_reason"] = verdict(
         audit["probes"], policy, broken, unanswered=audit["data"].get("n_unanswered", 0)
     )
-    return _write(folder, audit, chosen)
+    return _write(folder, with_plan_warnings(audit), chosen)
 
 
 def draw_again(folder: Path, formats: Sequence[str], paper: str = "a4") -> Outcome:
@@ -113,9 +115,14 @@ def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False
     path = model or Path(audit["model"]["path"])
     if model is None and not path.is_file():
         raise BadInput(f"{path}: the audited model does not exist (any more); give the file with --model")
-    classifier = open_model(path, device, _overrides(audit["model"], same_file=model is None), trust=trust)
+    classifier = open_model(path, device, model_tables(audit["model"], same_file=model is None), trust=trust)
     if model is None and classifier.sha256 != audit["model"]["sha256"]:
         raise BadInput(f"{path}: not the audited file (its SHA-256 differs); to use it anyway, give it with --model")
+    return replay_on(classifier, folder, audit)
+
+
+def replay_on(classifier: DeployedModel, folder: Path, audit: AuditRecord) -> list[Claim]:
+    """Classify the stored images of every finding by a model that is open. Raises BadInput for a run without images."""
     examples = _stored_examples(folder)
     if not examples:
         raise BadInput(f"{folder}: this run stored no images, so there is nothing to replay")
@@ -205,7 +212,7 @@ def _replayed(
     )
 
 
-def _overrides(model: ModelRecord, *, same_file: bool) -> dict[str, dict[str, Json]]:
+def model_tables(model: ModelRecord, *, same_file: bool) -> dict[str, dict[str, Json]]:
     """Return preprocessing and output of a run in the tables of the sidecar."""
     described = model["input"]
     batch_first = described["shape"][1:]

@@ -32,10 +32,12 @@ from auditor.run.distributed import Workers
 from auditor.run.effort import reduce, too_slow
 from auditor.run.folder import RunFolder
 from auditor.run.forecast import cannot_pass
+from auditor.run.integrity import write_digests
 from auditor.run.local_workers import LocalWorkers
 from auditor.run.manifest import earlier_reductions, write_keys, write_manifest
 from auditor.run.measuring import Measurer, choose_batch_size
 from auditor.run.opening import open_audit
+from auditor.run.plan import Plan, described, suite_digest, with_plan_warnings
 from auditor.run.planning import random_order, unmet_requirement
 from auditor.run.process_state import StateGuard
 from auditor.run.record import audit_record, audit_warnings, evidence_files, left_out_warnings, restart_warnings
@@ -87,7 +89,7 @@ def run(request: Request, progress: Progress | None = None, watch: Watch | None 
             policy=policy,
             probes=probes,
             progress=progress,
-            order=random_order(images, request.seed),
+            order=random_order(images.ids, request.seed),
             notes=selection_warnings(plugins, suite, request),
             budget=budget,
         )
@@ -163,7 +165,7 @@ class _Session:
                 f"Within {self.budget.name}, one image takes too long for {len(slow)} probes, which therefore run"
                 f" with the suite's smaller settings: {', '.join(slow)}."
             )
-        self._begin(warnings, slow)
+        plan = self._begin(warnings, slow)
         records = self._all_records()
         late = [
             *left_out_warnings(self.measurer.unscored, records, self.watch.casualties.images),
@@ -182,12 +184,14 @@ class _Session:
             plugins=self.plugins,
             suite=self.suite,
             policy=self.policy,
+            plan=described(plan),
+            digests=write_digests(self.folder, suite_digest(self.suite)),
             probes=records,
             warnings=warnings,
             unscored=self.measurer.unscored,
             watch=self.watch,
         )
-        return finish(audit, self.folder, formats, self.watch)
+        return finish(with_plan_warnings(audit), self.folder, formats, self.watch)
 
     def _check_model(self) -> None:
         """Measure parity and choose the batch size. Raises BadInput for scores that are not finite."""
@@ -225,15 +229,16 @@ class _Session:
             return own
         return np.concatenate([own, sample_photos.pixels(missing, self.images.shape, self.images.resizing)])
 
-    def _begin(self, warnings: Sequence[str], slow: Sequence[str]) -> None:
-        """Write the manifest; report warnings and broken plugins."""
-        write_manifest(
+    def _begin(self, warnings: Sequence[str], slow: Sequence[str]) -> Plan:
+        """Write the manifest; report warnings and broken plugins. Returns the plan of the run."""
+        plan = write_manifest(
             self.folder,
             self.request,
             self.classifier,
             self.images,
             probes=self.probes,
-            suite=self.suite.name,
+            suite=self.suite,
+            policy=self.policy,
             time_limit=None if self.budget is None else self.budget.seconds,
             reduced=slow,
             progress=self.progress,
@@ -242,6 +247,7 @@ class _Session:
             self.progress.say(f"Warning: {warning}")
         for plugin in self.plugins.broken:
             self.progress.say(f"Plugin {plugin.name} is left out: {plugin.error}")
+        return plan
 
     def _all_records(self) -> list[ProbeRecord]:
         """Measure and conclude all probes; return their records in the order of the registry."""

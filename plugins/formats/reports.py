@@ -60,9 +60,27 @@ def _card(audit: AuditRecord, run: Path) -> bytes:
     return render_card(audit, run)
 
 
+def _intoto(audit: AuditRecord, run: Path) -> bytes:
+    from auditor.report.intoto import render_statement
+
+    return render_statement(audit, run)
+
+
+def _cyclonedx(audit: AuditRecord, run: Path) -> bytes:
+    from auditor.report.cyclonedx import render_bom
+
+    return render_bom(audit, run)
+
+
+def _eval_results(audit: AuditRecord, run: Path) -> bytes:
+    from auditor.report.eval_results import render_eval_results
+
+    return render_eval_results(audit, run)
+
+
 @hookimpl
 def auditor_report_formats() -> list[ReportFormat]:
-    """Register HTML, PDF, SARIF, JUnit XML, Markdown and a model card; the session writes audit.json."""
+    """Register the built-in formats; the session writes audit.json."""
     return [
         ReportFormat(name="html", file="report.html", render=_html),
         ReportFormat(name="pdf", file="report.pdf", render=_pdf, paged=True, prepare=_prepare_pdf),
@@ -71,4 +89,7 @@ def auditor_report_formats() -> list[ReportFormat]:
         ReportFormat(name="junit", file="audit.junit.xml", render=_junit),
         ReportFormat(name="md", file="summary.md", render=_markdown),
         ReportFormat(name="card", file="model-card.md", render=_card),
+        ReportFormat(name="eval-results", file=".eval_results/auditor.yaml", render=_eval_results),
+        ReportFormat(name="cyclonedx", file="bom.cdx.json", render=_cyclonedx),
+        ReportFormat(name="intoto", file="audit.intoto.json", render=_intoto),
     ]

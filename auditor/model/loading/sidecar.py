@@ -22,6 +22,7 @@
     label = "income"           # tabular data: the label column; by default the column called label,
     groups = ["sex"]           # the group columns; by default the columns that hold text,
     features = ["age", "sex"]  # the feature columns; by default all others, in the order of the table
+    benchmark = "org/dataset"  # what the data is on the Hugging Face Hub, for --format eval-results
 
 The same text may be stored inside the model file (ONNX metadata, or a TorchScript extra file ``auditor.toml``).
 Precedence: command line, sidecar, metadata in the model file, ``preprocessor_config.json`` and ``config.json`` next to
@@ -41,7 +42,7 @@ from auditor.data.resizing import Interpolation, Resize
 from auditor.errors import BadInput
 from auditor.model.loading import metadata
 from auditor.model.presets import PRESETS
-from auditor.toml import Check, decode, parse_toml
+from auditor.toml import Check, Text, decode, parse_toml
 
 METADATA_KEY = "auditor.toml"
 
@@ -133,6 +134,10 @@ class DataTable:
     """Tabular data: the group columns."""
     features: Annotated[tuple[str, ...], _names(1)] | None = None
     """Tabular data: the feature columns, in the order of the model's input."""
+    benchmark: Text | None = None
+    """The id of the data on the Hugging Face Hub, organisation/dataset, for ``--format eval-results``."""
+    task: Text | None = None
+    """The task of the benchmark, as its eval.yaml names it; "default" by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +179,8 @@ class Sidecar:
     unit: str | None = None
     groups: tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
+    benchmark: str | None = None
+    task: str | None = None
 
     def where(self, key: str) -> str:
         """Where a key was read."""
@@ -283,4 +290,6 @@ def from_tables(content: Mapping[str, Any], origin: str, folder: Path) -> Sideca
         unit=data.unit,
         groups=data.groups,
         features=data.features,
+        benchmark=data.benchmark,
+        task=data.task,
     )
