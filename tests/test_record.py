@@ -32,6 +32,8 @@ AUDIT = {
     record.UnitsRecord: "properties/data/properties/units",
     record.SupervisionRecord: "properties/supervision",
     record.PolicyRecord: "properties/policy",
+    record.SeverityScaleRecord: "properties/policy/properties/severity/additionalProperties",
+    record.RuleRecord: "properties/policy/properties/rules/items",
     record.PluginRecord: "properties/plugins/items",
     record.DocumentedRecord: "properties/documented/items",
     record.DocumentedRowRecord: "properties/documented/items/properties/rows/items",

@@ -236,6 +236,12 @@ class JudgementRecord(TypedDict):
     status: Literal["pass", "fail", "inconclusive"]
     severity: Severity
     reason: str
+    side: NotRequired[Literal["at_least", "at_most", "at_most_lost"]]
+    limit: NotRequired[float]
+    """The threshold of the severity; of a rule that did not fail, the mildest one."""
+    rationale: NotRequired[str]
+    """What a failure means."""
+    source: NotRequired[str]
 
 
 class ProbeRecord(TypedDict):
@@ -365,6 +371,29 @@ class DataRecord(TypedDict):
     groups: dict[str, dict[str, int]]
 
 
+class SeverityScaleRecord(TypedDict):
+    """Severity of a loss of accuracy for one kind of attacker knowledge."""
+
+    at_most_lost: dict[str, float]
+    rationale: str
+    source: str
+
+
+class RuleRecord(TypedDict):
+    """A rule of the policy."""
+
+    probe: str
+    metric: str
+    at: dict[str, Scalar]
+    side: Literal["at_least", "at_most", "at_most_lost"]
+    thresholds: dict[str, float]
+    """Threshold by severity."""
+    knowledge: str | None
+    advisory: bool
+    reason: str
+    source: str
+
+
 class PolicyRecord(TypedDict):
     """The policy that judged the audit."""
 
@@ -372,6 +401,9 @@ class PolicyRecord(TypedDict):
     sha256: str
     judged: NotRequired[str]
     accepted: NotRequired[list[AcceptanceStateRecord]]
+    severity: NotRequired[dict[str, SeverityScaleRecord]]
+    """Severity of a loss of accuracy by attacker knowledge; records of older versions lack it."""
+    rules: NotRequired[list[RuleRecord]]
 
 
 class PluginRecord(TypedDict):
