@@ -33,6 +33,7 @@ AUDIT = {
     record.SupervisionRecord: "properties/supervision",
     record.PolicyRecord: "properties/policy",
     record.SeverityScaleRecord: "properties/policy/properties/severity/additionalProperties",
+    record.ReviewRecord: "$defs/review",
     record.RuleRecord: "properties/policy/properties/rules/items",
     record.PluginRecord: "properties/plugins/items",
     record.DocumentedRecord: "properties/documented/items",

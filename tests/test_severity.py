@@ -76,6 +76,6 @@ def test_record_holds_rules_and_severity_table() -> None:
 def test_judgement_names_threshold_rationale_and_source() -> None:
     probe = loss("attacks.spatial", "moved_accuracy", {"rotation": 30, "translation": 0.1}, 0.6)
     found = judge(probe, read_policy("default"))["judgements"]  # type: ignore[arg-type]
-    assert (found[0]["side"], found[0]["limit"], found[0]["severity"]) == ("at_most_lost", 0.35, "high")
+    assert (found[0]["side"], found[0]["limit"], found[0]["severity"]) == ("at_most_lost", 0.1, "high")
     assert found[0]["rationale"]
     assert found[0]["source"]

@@ -238,7 +238,7 @@ class JudgementRecord(TypedDict):
     reason: str
     side: NotRequired[Literal["at_least", "at_most", "at_most_lost"]]
     limit: NotRequired[float]
-    """The threshold of the severity; of a rule that did not fail, the mildest one."""
+    """The threshold that a pass must clear."""
     rationale: NotRequired[str]
     """What a failure means."""
     source: NotRequired[str]
@@ -318,6 +318,17 @@ class ParityRecord(TypedDict):
     label_agreement: float | None
 
 
+class ReviewRecord(TypedDict, total=False):
+    """What people state about a review (``Review``)."""
+
+    owner: str
+    reviewer: str
+    intended_use: str
+    limits: str
+    data_version: str
+    sign_off: list[str]
+
+
 class ModelRecord(TypedDict):
     """The audited model file."""
 
@@ -333,6 +344,8 @@ class ModelRecord(TypedDict):
     classes: list[str]
     classes_source: NotRequired[str]
     parity: ParityRecord | None
+    review: NotRequired[ReviewRecord | None]
+    """What the sidecar states about the review."""
 
 
 class SkippedRecord(TypedDict):
@@ -404,6 +417,8 @@ class PolicyRecord(TypedDict):
     severity: NotRequired[dict[str, SeverityScaleRecord]]
     """Severity of a loss of accuracy by attacker knowledge; records of older versions lack it."""
     rules: NotRequired[list[RuleRecord]]
+    review: NotRequired[ReviewRecord | None]
+    """What the policy states about the review; it takes precedence over the sidecar."""
 
 
 class PluginRecord(TypedDict):

@@ -27,6 +27,7 @@ from auditor.findings.encoding import plain
 from auditor.findings.finding import Severity
 from auditor.findings.metric import Scalar
 from auditor.findings.record import MetricRecord, PolicyRecord, ProbeRecord, RuleRecord
+from auditor.findings.review import Review
 from auditor.policy.acceptance import Acceptance, states
 from auditor.policy.severity import GRADES, Grade, Knowledge, SeverityScale, check_order
 from auditor.toml import Text, decode, nearest, read_toml
@@ -125,7 +126,7 @@ class Rule:
             "metric": self.metric,
             "at": dict(self.at),
             "side": self.side,
-            "thresholds": dict(self.thresholds),
+            "thresholds": {str(grade): limit for grade, limit in self.thresholds.items()},
             "knowledge": self.knowledge,
             "advisory": self.advisory,
             "reason": self.reason,
@@ -187,6 +188,8 @@ class PolicyFile:
     """The least severity of a failed probe that makes the verdict "fail"; "low" by default."""
     rule: tuple[Rule, ...] = ()
     """Thresholds, one table ``[[rule]]`` per metric."""
+    review: Review | None = None
+    """Owner, reviewer, intended use and signatures, for page one of the report."""
     severity: Mapping[Knowledge, SeverityScale] = field(default_factory=dict)
     """Severity of a loss of accuracy, one table ``[severity.KNOWLEDGE]`` each."""
     unjudged: tuple[Unjudged, ...] = ()
@@ -208,6 +211,7 @@ class PolicyFile:
             required=base.required if self.required is None else self.required,
             fails_at=self.fails_at or base.fails_at,
             rule=(*(rule for rule in base.rule if rule.number() not in replaced), *self.rule),
+            review=self.review or base.review,
             severity={**base.severity, **self.severity},
             unjudged=(*self.unjudged, *base.unjudged),
             void=(*base.void, *self.void),
@@ -221,6 +225,7 @@ class Policy:
 
     name: str
     rules: Sequence[Rule]
+    review: Review | None = None
     severity: Mapping[Knowledge, SeverityScale] = field(default_factory=dict)
     unjudged: Sequence[Unjudged] = ()
     invalidations: Sequence[Invalidation] = ()
@@ -253,6 +258,7 @@ class Policy:
             "accepted": accepted,
             "severity": {knowledge: plain(scale) for knowledge, scale in self.severity.items()},
             "rules": [rule.record() for rule in self.rules],
+            "review": self.review.record() if self.review else None,
         }
 
 
@@ -284,9 +290,12 @@ def read_policy(name: str, probes: Collection[str] | None = None, today: dt.date
         if probes is not None and probe_id not in probes:
             hint = nearest(probe_id, probes)
             raise BadInput(f"{path}: names the probe {probe_id!r}, which does not exist{hint} (see `auditor probes`)")
+    # what people state about the review changes no judgement
+    judging = plain(replace(content, accepted=(), review=None))
     return Policy(
         name=path.stem,
         rules=_on_scales(content, path),
+        review=content.review,
         severity=content.severity,
         unjudged=content.unjudged,
         invalidations=content.void,
@@ -294,7 +303,7 @@ def read_policy(name: str, probes: Collection[str] | None = None, today: dt.date
         required=content.required or (),
         fails_at=content.fails_at or "low",
         today=today or dt.date.today(),
-        sha256=digest(plain(replace(content, accepted=())) | {"accepted": [each.plain() for each in content.accepted]}),
+        sha256=digest(judging | {"accepted": [each.plain() for each in content.accepted]}),
     )
 
 

@@ -22,7 +22,8 @@ from auditor.findings.record import (
     spec_of,
 )
 from auditor.policy.acceptance import at_matches
-from auditor.policy.rules import GRADES, NAMED, Invalidation, Policy, Rule
+from auditor.policy.rules import NAMED, Invalidation, Policy, Rule
+from auditor.policy.severity import GRADES
 
 
 def judge(probe: ProbeRecord, policy: Policy) -> ProbeRecord:
@@ -353,7 +354,6 @@ def _judgement(verdict: _Verdict) -> JudgementRecord:
     assert verdict.metric is not None
     assert verdict.rule is not None
     rule = verdict.rule
-    limit = rule.mildest if verdict.severity == "none" else rule.thresholds[verdict.severity]
     return {
         "metric": verdict.metric["name"],
         "at": verdict.metric["at"],
@@ -361,7 +361,7 @@ def _judgement(verdict: _Verdict) -> JudgementRecord:
         "severity": verdict.severity,
         "reason": verdict.reason,
         "side": rule.side,
-        "limit": limit,
+        "limit": rule.mildest,
         "rationale": rule.reason,
         "source": rule.source,
     }

@@ -23,20 +23,25 @@ from auditor.findings.losses import unjudged_losses
 from auditor.findings.record import AuditRecord, HeatMapRecord, PlotRecord, metric_spec, spec_of
 from auditor.report import documented, frameworks, layout, summary
 from auditor.report.gaps import gaps
+from auditor.report.gauge import gauge
 from auditor.report.group_gaps import group_gaps
 from auditor.report.heat_map import heat_map, overlay
 from auditor.report.pictures import Pictures
+from auditor.report.plain_summary import plain_summary
 from auditor.report.plot import plot
-from auditor.report.ranking import worst_findings, worst_unjudged
-from auditor.report.sentences import sentences
+from auditor.report.ranking import worst_unjudged
+from auditor.report.remediation import abstention, remedy, verification
+from auditor.report.review import stated
+from auditor.report.risks import finding_of, risks
 from auditor.report.svg import svg_as_images
 
 TEMPLATES = "auditor.report_templates"
 
-MAX_WORST = 3
-"""Findings on page one."""
+MAX_RISKS = 3
+"""Risks on page one."""
 
 _FUNCTIONS: tuple[Callable[..., Any], ...] = (
+    finding_of,
     formatting.bound,
     formatting.cell,
     formatting.formatted,
@@ -51,17 +56,20 @@ _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     formatting.seconds,
     formatting.setting,
     formatting.sort_key,
+    gauge,
     layout.chunks,
     layout.column_blocks,
     layout.constant_columns,
     layout.has_long_word,
     metric_spec,
     overlay,
+    remedy,
     spec_of,
     summary.file_name,
     summary.headline,
     summary.key_sample_size,
     summary.metric_text,
+    verification,
 )
 
 
@@ -112,7 +120,6 @@ def digest(script: str) -> str:
 def page(audit: AuditRecord, run: Path, *, paper: bool, size: str = "a4") -> str:
     """Render the whole report as HTML text; ``size`` is the paper size, "a4" or "letter"."""
     script = asset("report.js")
-    worst = worst_findings(audit["probes"], MAX_WORST)
     areas = [
         (area, summary.AREA_TITLES[area], [probe for probe in audit["probes"] if probe["area"] == area])
         for area in AREAS
@@ -120,15 +127,18 @@ def page(audit: AuditRecord, run: Path, *, paper: bool, size: str = "a4") -> str
     template = environment(paper=paper).get_template("report.html.j2")
     return template.render(
         audit=audit,
+        max_risks=MAX_RISKS,
         size=size,
         style=asset("report.css"),
         script=script,
         script_digest=digest(script),
         areas=areas,
         counts=summary.counts(audit),
-        sentences=sentences(audit),
-        worst=worst,
-        unjudged=worst_unjudged(audit, MAX_WORST - len(worst)),
+        plain_summary=plain_summary(audit),
+        risks=risks(audit["probes"]),
+        stated=stated(audit),
+        abstention=abstention(audit),
+        unjudged=worst_unjudged(audit, MAX_RISKS),
         losses=unjudged_losses(audit["probes"]),
         area_summaries=summary.area_summaries(audit),
         gaps=gaps(audit),

@@ -22,6 +22,9 @@
     label = "income"           # tabular data: the label column; by default the column called label,
     groups = ["sex"]           # the group columns; by default the columns that hold text,
     features = ["age", "sex"]  # the feature columns; by default all others, in the order of the table
+    [review]                   # printed on page one of the report
+    owner = "Team Vision"
+    intended_use = "Sorting of returned parcels"
 
 The same text may be stored inside the model file (ONNX metadata, or a TorchScript extra file ``auditor.toml``).
 Precedence: command line, sidecar, metadata in the model file, ``preprocessor_config.json`` and ``config.json`` next to
@@ -39,6 +42,7 @@ from typing import Annotated, Any, Literal
 from auditor.data.labels import normal
 from auditor.data.resizing import Interpolation, Resize
 from auditor.errors import BadInput
+from auditor.findings.review import Review
 from auditor.model.loading import metadata
 from auditor.model.presets import PRESETS
 from auditor.toml import Check, decode, parse_toml
@@ -145,6 +149,8 @@ class SidecarFile:
     """How the model's output is read."""
     data: DataTable = field(default_factory=DataTable)
     """What to audit the model on."""
+    review: Review | None = None
+    """Owner, reviewer, intended use and signatures, for page one of the report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +180,7 @@ class Sidecar:
     unit: str | None = None
     groups: tuple[str, ...] | None = None
     features: tuple[str, ...] | None = None
+    review: Review | None = None
 
     def where(self, key: str) -> str:
         """Where a key was read."""
@@ -283,4 +290,5 @@ def from_tables(content: Mapping[str, Any], origin: str, folder: Path) -> Sideca
         unit=data.unit,
         groups=data.groups,
         features=data.features,
+        review=file.review,
     )
