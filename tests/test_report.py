@@ -828,3 +828,12 @@ def test_formats_render(audit: dict[str, Any], run: Path) -> None:
     for each in reports.auditor_report_formats():
         if not each.paged:
             assert each.render(audit, run)
+
+
+def test_failures_follow_page_one_and_every_probe_has_a_permalink(audit: dict[str, Any], run: Path) -> None:
+    page = render_html(audit, run).decode()
+    assert page.index('id="overview"') < page.index('id="failures"') < page.index('id="probes"')
+    failures = page[page.index('id="failures"') : page.index('id="probes"')]
+    assert failures.count('class="evidence') >= 5
+    assert page.count('class="permalink"') == len(audit["probes"])
+    assert page.count('class="probe failed"') == 5

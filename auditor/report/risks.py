@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from auditor.findings import formatting
 from auditor.findings.finding import SEVERITIES, Severity
-from auditor.findings.record import JudgementRecord, MetricRecord, ProbeRecord, spec_of
+from auditor.findings.record import EvidenceRecord, JudgementRecord, MetricRecord, ProbeRecord, spec_of
 from auditor.report.ranking import RankedMetric, badness, comparable_metrics, worst_findings, worst_first
 from auditor.report.remediation import Remedy, remedy
 
@@ -60,6 +60,17 @@ def finding_of(risk: Risk) -> str:
     findings = risk.probe["findings"]
     about = [f["id"] for f in findings if f["metric"] and risk.metric and f["metric"]["at"] == risk.metric["at"]]
     return next(iter([*about, *(finding["id"] for finding in findings)]), "")
+
+
+def examples(risk: Risk) -> list[EvidenceRecord]:
+    """Return the first figure or table, and the first image grid, of the finding about a risk."""
+    name = finding_of(risk)
+    evidence = [each for finding in risk.probe["findings"] if finding["id"] == name for each in finding["evidence"]]
+    if not any(each["kind"] == "image-grid" for each in evidence):
+        evidence += [each for f in risk.probe["findings"] for each in f["evidence"] if each["kind"] == "image-grid"]
+    pictures = [each for each in evidence if each["kind"] == "image-grid"]
+    figures = [each for each in evidence if each["kind"] not in ("image-grid", "text")]
+    return [*figures[:1], *pictures[:1]]
 
 
 def find_metric(probe: ProbeRecord, judgement: JudgementRecord) -> MetricRecord | None:
