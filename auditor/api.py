@@ -15,7 +15,7 @@ from auditor.findings.finding import SEVERITIES, Severity
 from auditor.findings.record import AuditRecord, MetricRecord
 from auditor.plugin.registry import load as load_plugins
 from auditor.report import whole
-from auditor.report.sentences import sentences
+from auditor.report.plain_summary import plain_summary
 from auditor.report.summary import file_name, headline
 from auditor.run.folder import read_rows
 from auditor.run.replay import read_audit
@@ -117,12 +117,12 @@ class Audit:
         return f"<Audit of {model} on {n} images: {self.verdict}, in {self.folder}>"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: verdict, five sentences, every probe with its headline."""
+        """What a notebook shows: verdict, plain summary, every probe with its headline."""
         from markupsafe import Markup
 
         row = Markup("<tr><th>{}</th><td>{}</td><td>{}</td><td>{}</td></tr>")
         rows = Markup("").join(row.format(p["id"], p["status"], headline(p), p["n"]) for p in self.record["probes"])
-        items = Markup("").join(Markup("<li>{}</li>").format(text) for text in sentences(self.record))
+        items = Markup("").join(Markup("<li>{}</li>").format(text) for text in plain_summary(self.record))
         page = Markup(
             "<p><b>{}</b>: {}</p><ul>{}</ul><table><thead><tr><th>probe</th><th>status</th><th>headline</th><th>n</th>"
             "</tr></thead><tbody>{}</tbody></table>"

@@ -34,6 +34,18 @@
     });
   }
 
+  // A check box above the navigation leaves only the failed probes.
+  const nav = document.querySelector("nav");
+  if (nav && document.querySelector(".probe.failed")) {
+    const box = document.createElement("input");
+    box.type = "checkbox";
+    box.addEventListener("change", () => document.body.classList.toggle("failed-only", box.checked));
+    const label = document.createElement("label");
+    label.className = "only";
+    label.append(box, " Failed only");
+    nav.insertBefore(label, nav.querySelector("ul"));
+  }
+
   // The table of probes can be filtered by status and word, every other long table by word.
   const LONG = 12;
   for (const table of all("table.sortable")) {

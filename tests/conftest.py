@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from auditor import Probe
     from auditor.plugin.registry import Registry
 
-LONG = ("test_supervision", "test_metamorphic", "test_reference_models", "test_contract", "test_browser", "test_distributed")
+LONG = (
+    "test_supervision",
+    "test_metamorphic",
+    "test_reference_models",
+    "test_contract",
+    "test_browser",
+    "test_distributed",
+)
 """Files of minutes. A file runs on one worker: those that come last would leave the others idle."""
 
 

@@ -129,9 +129,10 @@ def test_quoted_headers_and_byte_order_marks_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "model.onnx", "--paper", "letter", "--format", "json"], "--paper: is the paper size of the PDF"),
-        (["report", "run", "--paper", "letter", "--format", "html"], "--paper: is the paper size of the PDF"),
-        (["judge", "run", "--policy", "ci", "--paper", "a4", "--format", "html"], "--paper: is the paper size"),
+        (["run", "model.onnx", "--paper", "letter", "--format", "json"], "--paper: concerns the PDF"),
+        (["report", "run", "--paper", "letter", "--format", "html"], "--paper: concerns the PDF"),
+        (["report", "run", "--pdf", "short", "--format", "pdfa"], "--pdf: concerns the PDF"),
+        (["judge", "run", "--policy", "ci", "--paper", "a4", "--format", "html"], "--paper: concerns the PDF"),
         (["run", "model.onnx", "-v", "-q"], "--verbose and --quiet: exclude each other"),
         (["run", "model.onnx", "--workers", "2"], "--workers: requires --engine ray"),
         (["inspect", "model.onnx", "--samples", "5"], "--samples: is the number of images of --data"),

@@ -7,6 +7,7 @@ says what its figure shows, and whether the order is a good one to read, are for
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 import json
@@ -476,8 +477,8 @@ def test_every_page_names_the_model_and_its_number(audit: dict[str, Any], docume
 
 def test_bookmarks_and_contents_point_to_the_same_pages(document: pypdf.PdfReader) -> None:
     pages = {str(mark["/Title"]): document.get_destination_page_number(mark) for mark in _marks(document.outline)}
-    assert {"Contents", "Adversarial attacks", "Projected gradient descent", "Record"} <= set(pages)
-    text = document.pages[pages["Contents"] or 0].extract_text().replace("\n", " ")
+    assert {"Appendix", "Adversarial attacks", "Projected gradient descent", "Record"} <= set(pages)
+    text = document.pages[pages["Appendix"] or 0].extract_text().replace("\n", " ")
     assert f" {(pages['Record'] or 0) + 1}" in text[text.index("Record") :][:200]
 
 
@@ -605,7 +606,7 @@ def test_failed_probes_are_printed_with_all_evidence(tmp_path: Path, status: str
     first = probe["findings"][0]
     probe["findings"] = [{**first, "evidence": tables[:2]}, {**first, "id": "another", "evidence": tables[2:]}]
     for paper, wanted in ((True, visible), (False, "1234")):
-        page = html.page(record, tmp_path, paper=paper)
+        page = html.page(record, tmp_path, paper=paper).partition('id="area-attacks"')[2]
         assert "".join(i for i in "1234" if f"Table {i}." in page) == wanted
 
 
@@ -618,7 +619,7 @@ def test_failed_probes_are_printed_with_more_images(tmp_path: Path) -> None:
     probe["findings"][0]["evidence"] = [grid]
     for status, visible in (("pass", "1"), ("fail", "123")):
         probe["status"] = status
-        page = html.page(record, tmp_path, paper=True)
+        page = html.page(record, tmp_path, paper=True).partition('id="area-attacks"')[2]
         assert "".join(i for i in "1234" if f"picture {i}." in page) == visible
 
 
@@ -636,7 +637,7 @@ def test_column_names_of_a_single_image_row_are_below_it_on_paper(tmp_path: Path
     # two rows, and the screen, have a head
     probe["status"] = "fail"
     for paper in (True, False):
-        page = html.page(record, tmp_path, paper=paper)
+        page = html.page(record, tmp_path, paper=paper).partition('id="area-attacks"')[2]
         assert ">clean</th>" in page
         assert under[0] not in page
 
@@ -671,7 +672,7 @@ def test_constant_columns_consider_rows_that_are_not_printed(tmp_path: Path) -> 
     probe["findings"][0]["evidence"] = [table]
     page = html.page(record, tmp_path, paper=True)
     assert "In every row" not in page
-    assert "1 more row in audit.json." in page
+    assert "1 more row not printed." in page
     assert page.count(">no sign</td>") == layout.PAPER_SHORT.rows
 
 
@@ -701,3 +702,19 @@ def test_pages_are_xml_and_others_are_rendered_as_html(audit: dict[str, Any], ru
     plain = print_page("<!DOCTYPE html><html><head><style>p {}</style></head><body><p>one<br>two</body></html>")
     text = pypdf.PdfReader(io.BytesIO(plain)).pages[0].extract_text()
     assert text.split() == ["one", "two"]
+
+
+def test_short_pdf_has_the_decision_and_no_appendix(audit: dict[str, Any], run: Path) -> None:
+    """At most 12 pages, also if many probes fail; no link leads to a part that is missing."""
+    audit = copy.deepcopy(audit)
+    failed = next(probe for probe in audit["probes"] if probe["id"] == "attacks.pgd")
+    audit["probes"] += [copy.deepcopy(failed) | {"id": f"attacks.extra-{number}"} for number in range(12)]
+    text = html.page(audit, run, paper=True, extent="short")
+    targets = set(re.findall(r'href="#([^"]+)"', text))
+    assert targets <= set(re.findall(r'\sid="([^"]+)"', text))
+    assert "Projected gradient descent" in text
+    assert "Method and limits" not in text
+    assert "audit.json" not in text
+    document = pypdf.PdfReader(io.BytesIO(print_page(text)))
+    assert len(document.pages) <= 12
+    assert audit["policy"]["sha256"] in "".join(sheet.extract_text() for sheet in document.pages).replace("\n", "")

@@ -29,16 +29,21 @@ from auditor.findings.encoding import plain
 from auditor.findings.finding import AREAS
 from auditor.findings.metric import Metric, MetricSpec
 from auditor.findings.record import unknown_spec
+from auditor.plugin.registry import load
 from auditor.plugins.formats import reports
 from auditor.report import frameworks, heat_map, pdf, plot, scales, summary, svg, whole
 from auditor.report.card import render_card
 from auditor.report.gaps import gaps
+from auditor.report.gauge import gauge
 from auditor.report.html import render_html
 from auditor.report.junit import render_junit
 from auditor.report.markdown import render_markdown
-from auditor.report.ranking import worst_findings, worst_unjudged
+from auditor.report.plain_summary import plain_summary
+from auditor.report.ranking import RankedMetric, worst_findings, worst_unjudged
+from auditor.report.remediation import remedies, remedy
+from auditor.report.review import stated
+from auditor.report.risks import number_text, risks
 from auditor.report.sarif import render_sarif
-from auditor.report.sentences import sentences
 
 GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
 HOSTILE = (
@@ -159,7 +164,7 @@ def test_html_contains_the_whole_record(audit: dict[str, Any], run: Path) -> Non
         assert probe["reason"] in words
         for finding in probe["findings"]:
             assert finding["statement"] in words
-    for sentence in sentences(audit):
+    for sentence in plain_summary(audit):
         assert sentence in words
     for message in (
         audit["model"]["sha256"],
@@ -173,7 +178,11 @@ def test_html_contains_the_whole_record(audit: dict[str, Any], run: Path) -> Non
 
 def test_every_number_is_in_the_record(audit: dict[str, Any], run: Path) -> None:
     words = Page(render_html(audit, run)).words()
-    words = words[: words.index("Method and limits Meaning")][words.index("Worst findings") :]
+    words = words[: words.index("Method and limits Meaning")][words.index("Top risks") :]
+    # advice is published text, not a result
+    for entry in remedies():
+        for advice in (entry.action, *entry.steps, entry.useless, "Sources: " + "; ".join(entry.sources)):
+            words = words.replace(advice, "")
     known = set(re.findall(r"\d+(?:\.\d+)?", " ".join(_texts(audit))))
     known |= {str(count) for group in summary.counts(audit) for count in group.values()}
     known |= {str(len(audit["probes"])), str(len(audit["model"]["classes"])), "95", "255", "1", "0"}
@@ -512,44 +521,101 @@ def test_probe_of_a_plugin_is_mapped_by_its_area(audit: dict[str, Any]) -> None:
 # Sentences and numbers
 
 
-def test_five_sentences(audit: dict[str, Any]) -> None:
-    first, breaks, whom, looks, trust = sentences(audit)
-    assert "FAIL" in first
-    assert "512 labelled images" in first
-    assert "5.3 % [3.6, 7.6] at L∞ 4/255 (n = 512)" in breaks
-    assert "14.5 % [11.7, 17.8]" in breaks
-    assert "1 gap between groups is significant; worst: Accuracy is 18.2 points [8.1, 28.3] lower for lighting" in whom
-    assert "night than for lighting day: 76.4 % [69.7, 82.0] (n = 178) against 94.6 %" in whom
-    assert "21 % [18, 24]" in looks
-    assert "white-box" in trust
-    assert "100.0 % of 512" in trust
-    assert "acme-weather" in trust
+def test_plain_summary_names_verdict_worst_failure_groups_and_what_is_open(audit: dict[str, Any]) -> None:
+    text = " ".join(plain_summary(audit))
+    assert "does not meet the policy" in text
+    assert "5 probes failed. The worst is" in text
+    assert "robust accuracy at L∞ 4/255 is 5.3 % [3.6, 7.6] (n = 512)" in text
+    assert "1 gap is significant between groups. The worst: Accuracy is 18.2 points [8.1, 28.3] lower" in text
+    assert "8 of 14 probes have a verdict" in text
+    assert "acme-weather" in text
 
 
-def test_five_sentences_when_nothing_was_measured(audit: dict[str, Any]) -> None:
-    message = sentences(unmeasured(audit))
-    assert len(message) == 5
+def test_plain_summary_when_nothing_was_measured(audit: dict[str, Any]) -> None:
+    message = plain_summary(unmeasured(audit))
     assert all(sentence.endswith(".") and "None" not in sentence for sentence in message)
-    assert sum("not measured" in sentence for sentence in message) == 4
+    assert "Not measured: performance, adversarial attacks" in " ".join(message)
 
 
-def test_five_sentences_when_every_probe_broke(audit: dict[str, Any]) -> None:
+def test_plain_summary_when_every_probe_broke(audit: dict[str, Any]) -> None:
     for probe in audit["probes"]:
         probe.update(status="error", severity="none", reason="it broke", metrics=[], findings=[], n=0)
-    message = sentences(audit)
-    assert len(message) == 5
-    assert "not measured" in message[1]
-    assert "it broke" in message[2]
+    text = " ".join(plain_summary(audit))
+    assert "Gaps between groups were not measured: it broke" in text
+    assert "0 of 14 probes have a verdict; 14 broke" in text
     assert all(summary.headline(probe) == "-" for probe in audit["probes"])
 
 
-def test_five_sentences_of_a_passing_audit(audit: dict[str, Any]) -> None:
+def test_plain_summary_of_a_passing_audit(audit: dict[str, Any]) -> None:
+    audit["verdict"] = "pass"
     for probe in audit["probes"]:
         probe.update(status="pass", severity="none")
         for finding in probe["findings"]:
             finding["severity"] = "none"
-    assert "no judged attack probe failed" in sentences(audit)[1]
-    assert worst_findings(audit["probes"], 3) == []
+    text = plain_summary(audit)
+    assert "meets the policy" in text[0]
+    assert text[1] == "No judged number crossed a threshold."
+    assert risks(audit["probes"]) == []
+
+
+def test_accuracy_that_did_not_fall_is_called_unchanged(audit: dict[str, Any]) -> None:
+    probe = next(probe for probe in audit["probes"] if probe["id"] == "attacks.pgd")
+    metric = probe["metrics"][0] | {"value": 0.979, "low": 0.95, "high": 0.99, "clean": 0.979}
+    assert number_text(RankedMetric(probe, metric)).startswith("robust accuracy is unchanged at 97.9 % [95.0, 99.0]")
+
+
+def test_risks_are_ordered_by_severity_and_loss_and_name_threshold_rationale_and_action(audit: dict[str, Any]) -> None:
+    found = risks(audit["probes"])
+    assert [risk.severity for risk in found] == ["critical", "high", "high", "high", "medium"]
+    probe = found[0].probe
+    judgement = {"metric": "robust_accuracy", "at": probe["metrics"][0]["at"], "status": "fail", "severity": "critical"}
+    judgement |= {"reason": "", "side": "at_least", "limit": 0.7, "rationale": "a small change", "source": "x"}
+    probe["judgements"] = [judgement]
+    (worst, *_) = risks(audit["probes"])
+    assert (worst.threshold, worst.rationale) == ("expected at least 70.0 %", "a small change")
+    assert worst.remedy is not None
+    assert "Train adversarially" in worst.remedy.action
+
+
+def test_gauge_shows_direction_and_strictest_threshold(audit: dict[str, Any]) -> None:
+    probe = next(probe for probe in audit["probes"] if probe["id"] == "attacks.pgd")
+    metric = probe["metrics"][0] | {"clean": 0.9}
+    place = {"metric": metric["name"], "at": metric["at"], "status": "fail", "severity": "low", "reason": ""}
+    probe["judgements"] = [
+        {**place, "side": "at_least", "limit": 0.5},
+        {**place, "side": "at_most_lost", "limit": 0.2},
+    ]
+    bar = gauge(probe, metric)
+    assert bar is not None
+    assert bar.threshold == pytest.approx(0.7)
+    assert bar.text == "higher is better, threshold 70.0 %"
+    assert gauge(probe, metric | {"unit": "l2"}) is None
+
+
+def test_page_one_prints_what_people_state_and_who_signs(audit: dict[str, Any], run: Path) -> None:
+    audit["model"]["review"] = {"owner": "Team A", "intended_use": "sorting parcels", "sign_off": ["Owner"]}
+    audit["policy"]["review"] = {"owner": "Team B", "sign_off": []}
+    lines = stated(audit)
+    assert lines.lines == [("Intended use", "sorting parcels"), ("Owner", "Team B")]
+    assert lines.missing == ["limits of use", "reviewer", "data version"]
+    assert lines.sign_off == ["Owner"]
+    words = Page(render_html(audit, run)).words()
+    assert "sorting parcels" in words
+    assert "Signature" in words
+
+
+def test_every_built_in_probe_has_a_remedy() -> None:
+    without = [probe_id for probe_id, kind in load().probes.items() if kind.metrics and remedy(probe_id) is None]
+    # estimates and certificates do not fail
+    assert all(probe_id.startswith("metrics.") for probe_id in without), without
+    assert all(entry.steps and entry.useless and entry.sources for entry in remedies())
+
+
+def test_failed_probe_says_what_to_do_and_how_to_verify(audit: dict[str, Any], run: Path) -> None:
+    words = Page(render_html(audit, run)).words()
+    assert "What to do" in words
+    assert "What does not help." in words
+    assert f"auditor run NEW_MODEL --suite {audit['suite']} --probe attacks.pgd" in words
 
 
 def test_metric_without_a_better_direction_is_never_the_worst_number(audit: dict[str, Any]) -> None:
@@ -561,12 +627,9 @@ def test_metric_without_a_better_direction_is_never_the_worst_number(audit: dict
             kept = [metric for metric in probe["metrics"] if metric["name"] == "robust_accuracy"][:1]
             probe["metrics"] = [*kept, control | {"unit": "fraction"}]
             probe["metric_specs"].append(unknown_spec("confidence_drop_control"))
-    robustness = sentences(audit)[1]
-    assert "the worst value at any level, judged or not, is robust accuracy" in robustness
-    assert "ontrol" not in robustness
+    assert all("ontrol" not in sentence for sentence in plain_summary(audit))
     for probe in audit["probes"]:
         probe["metric_specs"] = []
-    assert "worst number" not in sentences(audit)[1]
     assert worst_unjudged(audit) == []
 
 
@@ -783,14 +846,10 @@ def test_formats_render(audit: dict[str, Any], run: Path) -> None:
             assert each.render(audit, run)
 
 
-def test_worst_value_is_never_that_of_unchanged_images(audit: dict[str, Any]) -> None:
-    for probe in audit["probes"]:
-        probe.update(status="pass", severity="none", findings=[])
-        if probe["area"] == "attacks":
-            at = next((m["at"] for m in probe["metrics"] if m["name"] == "robust_accuracy"), {"norm": "linf"})
-            probe["metrics"] = [
-                {"name": "robust_accuracy", "value": 1.0, "low": 0.9, "high": 1.0, "n": 40, "unit": "fraction"}
-                | {"at": at | {"epsilon": epsilon}}
-                for epsilon in (0, 8 / 255)
-            ]
-    assert "robust accuracy 100.0 % [90.0, 100.0] at L∞ 8/255" in sentences(audit)[1]
+def test_failures_follow_page_one_and_every_probe_has_a_permalink(audit: dict[str, Any], run: Path) -> None:
+    page = render_html(audit, run).decode()
+    assert page.index('id="overview"') < page.index('id="failures"') < page.index('id="probes"')
+    failures = page[page.index('id="failures"') : page.index('id="probes"')]
+    assert failures.count('class="evidence') >= 5
+    assert page.count('class="permalink"') == len(audit["probes"])
+    assert page.count('class="probe failed"') == 5

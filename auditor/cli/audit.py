@@ -68,11 +68,13 @@ def _run(request: Request, display: Progress, *, verbose: bool, in_process: bool
 
 
 def check_paper(formats: Sequence[str]) -> None:
-    """Raise BadInput if the paper size is given and no report has pages."""
+    """Raise BadInput if an option of the PDF is given and no report has pages."""
     context = click.get_current_context(silent=True)
-    stated = context is not None and context.get_parameter_source("paper") == click.core.ParameterSource.COMMANDLINE
-    if stated and not {"pdf", "pdfa"} & set(formats):
-        raise BadInput("--paper: is the paper size of the PDF, and --format names no pdf; leave the option out")
+    usable = {"paper": {"pdf", "pdfa"}, "pdf": {"pdf"}}
+    for option, needed in usable.items():
+        source = context.get_parameter_source(option) if context else None
+        if source == click.core.ParameterSource.COMMANDLINE and not needed & set(formats):
+            raise BadInput(f"--{option}: concerns the PDF, and --format names no pdf; leave the option out")
 
 
 def _check_options(request: Request, baseline: Path | None, *, fail_on_regression: bool) -> None:

@@ -16,7 +16,7 @@ import click
 
 from auditor.cli.audit import FAILED, INCOMPLETE, audit, check_paper, finish, print_problems, write_comparison
 from auditor.cli.group import Main
-from auditor.cli.options import DEVICE, GRADES, PAPER, TRUST, audit_options, input_options, name_list
+from auditor.cli.options import DEVICE, GRADES, PAPER, PDF, TRUST, audit_options, input_options, name_list
 from auditor.errors import BadInput
 
 _PATH = click.Path(path_type=Path)
@@ -174,12 +174,13 @@ def probes(probe: str | None) -> None:
     "--format", "formats", default="html,pdf,json", callback=name_list, metavar="LIST", help="Reports to write again."
 )
 @PAPER
-def judge(folder: Path, policy: str, fail_on: str, formats: Sequence[str], paper: str) -> None:
+@PDF
+def judge(folder: Path, policy: str, fail_on: str, formats: Sequence[str], *, paper: str, pdf: str) -> None:
     """Judge RUN by another policy and write its reports again, without a model call."""
     from auditor.run import replay
 
     check_paper(formats)
-    finish(replay.judge_again(folder, policy, formats, paper), fail_on)
+    finish(replay.judge_again(folder, policy, formats, paper, pdf), fail_on)
 
 
 @main.command(short_help="Write the reports of a run again.")
@@ -194,12 +195,13 @@ def judge(folder: Path, policy: str, fail_on: str, formats: Sequence[str], paper
     help="html, pdf, pdfa, sarif, junit, md, card, intoto, cyclonedx, eval-results, or a plugin's.",
 )
 @PAPER
-def report(folder: Path, formats: Sequence[str], paper: str) -> None:
+@PDF
+def report(folder: Path, formats: Sequence[str], *, paper: str, pdf: str) -> None:
     """Write the reports of RUN again, without a model call."""
     from auditor.run import replay
 
     check_paper(formats)
-    outcome = replay.draw_again(folder, formats, paper)
+    outcome = replay.draw_again(folder, formats, paper, pdf)
     for file in outcome.files[1:]:
         click.echo(str(file))
     print_problems(outcome.problems)

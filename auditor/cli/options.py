@@ -82,6 +82,14 @@ PAPER = click.option(
     "--paper", type=click.Choice(["a4", "letter"]), default="a4", show_default=True, help="Paper size of the PDF."
 )
 
+PDF = click.option(
+    "--pdf",
+    type=click.Choice(["short", "full"]),
+    default="full",
+    show_default=True,
+    help="short: at most 12 pages for the decision; full: with the appendix.",
+)
+
 _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
     click.option(
         "--suite",
@@ -177,6 +185,7 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         help="html, pdf, pdfa, json, sarif, junit, md, card, intoto, cyclonedx, eval-results, or a plugin's.",
     ),
     PAPER,
+    PDF,
     click.option(
         "--engine",
         type=click.Choice(["local", "ray"]),

@@ -20,7 +20,7 @@ from auditor.findings.record import IntervalRecord, ProbeRecord, metric_spec
 from auditor.report import documented
 from auditor.report.gaps import STATUS_TEXTS
 from auditor.report.group_gaps import severity_text
-from auditor.report.sentences import sentences
+from auditor.report.plain_summary import plain_summary
 from auditor.report.summary import file_name, headline, key_metric
 from auditor.run.request import Outcome
 
@@ -46,14 +46,14 @@ _Row = Sequence[str]
 
 
 def summary(outcome: Outcome, *, width: int | None = None) -> str:
-    """Return the table of probes, reasons of missing results, the five sentences, the verdict and the files."""
+    """Return the table of probes, reasons of missing results, the plain-language summary, the verdict and the files."""
     console, sink = _console(width)
     audit = outcome.audit
     console.print()
     _print_lines(console, _probe_lines(audit["probes"], console.width))
     if rows := documented.lines(audit):
         _print_lines(console, _documented_lines(rows, console.width))
-    for text in [*_without_result(audit["probes"]), *sentences(audit)]:
+    for text in [*_without_result(audit["probes"]), *plain_summary(audit)]:
         console.print(Text("\n").join(_list_item(console, text)))
     console.print()
     reason = audit.get("verdict_reason", "")

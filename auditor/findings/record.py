@@ -236,6 +236,12 @@ class JudgementRecord(TypedDict):
     status: Literal["pass", "fail", "inconclusive"]
     severity: Severity
     reason: str
+    side: NotRequired[Literal["at_least", "at_most", "at_most_lost"]]
+    limit: NotRequired[float]
+    """The threshold that a pass must clear."""
+    rationale: NotRequired[str]
+    """What a failure means."""
+    source: NotRequired[str]
 
 
 class ProbeRecord(TypedDict):
@@ -312,6 +318,17 @@ class ParityRecord(TypedDict):
     label_agreement: float | None
 
 
+class ReviewRecord(TypedDict, total=False):
+    """What people state about a review (``Review``)."""
+
+    owner: str
+    reviewer: str
+    intended_use: str
+    limits: str
+    data_version: str
+    sign_off: list[str]
+
+
 class ModelRecord(TypedDict):
     """The audited model file."""
 
@@ -327,6 +344,8 @@ class ModelRecord(TypedDict):
     classes: list[str]
     classes_source: NotRequired[str]
     parity: ParityRecord | None
+    review: NotRequired[ReviewRecord | None]
+    """What the sidecar states about the review."""
 
 
 class SkippedRecord(TypedDict):
@@ -373,6 +392,29 @@ class DataRecord(TypedDict):
     groups: dict[str, dict[str, int]]
 
 
+class SeverityScaleRecord(TypedDict):
+    """Severity of a loss of accuracy for one kind of attacker knowledge."""
+
+    at_most_lost: dict[str, float]
+    rationale: str
+    source: str
+
+
+class RuleRecord(TypedDict):
+    """A rule of the policy."""
+
+    probe: str
+    metric: str
+    at: dict[str, Scalar]
+    side: Literal["at_least", "at_most", "at_most_lost"]
+    thresholds: dict[str, float]
+    """Threshold by severity."""
+    knowledge: str | None
+    advisory: bool
+    reason: str
+    source: str
+
+
 class PolicyRecord(TypedDict):
     """The policy that judged the audit."""
 
@@ -380,6 +422,11 @@ class PolicyRecord(TypedDict):
     sha256: str
     judged: NotRequired[str]
     accepted: NotRequired[list[AcceptanceStateRecord]]
+    severity: NotRequired[dict[str, SeverityScaleRecord]]
+    """Severity of a loss of accuracy by attacker knowledge; records of older versions lack it."""
+    rules: NotRequired[list[RuleRecord]]
+    review: NotRequired[ReviewRecord | None]
+    """What the policy states about the review; it takes precedence over the sidecar."""
 
 
 class PlannedRecord(TypedDict):

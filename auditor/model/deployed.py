@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from auditor.data.dataset import Pixels
+    from auditor.findings.review import Review
 from auditor.model.artefact import Artefact, Precision
 from auditor.model.preprocessing import InputTransform
 
@@ -121,6 +122,7 @@ class DeployedModel:
         preprocessing_source: str = "",
         classes_source: str = "",
         warnings: Sequence[str] = (),
+        review: Review | None = None,
     ) -> None:
         """Combine what the format plugin found with what is stated about the model.
 
@@ -138,10 +140,12 @@ class DeployedModel:
             preprocessing_source: where the preprocessing was stated, for the report.
             classes_source: where the class names and their order were stated, for the report.
             warnings: warnings for the report.
+            review: owner, reviewer and intended use, as the sidecar states them.
         """
         self.artefact = artefact
         self.preprocessing = preprocessing
         self.preprocessing_source = preprocessing_source
+        self.review = review
         self.classes_source = classes_source or "class indices: nothing states the names"
         self.path = path
         self.sha256 = sha256

@@ -13,6 +13,7 @@ An invalidation makes passes inconclusive when a check fails: an attack that doe
 from __future__ import annotations
 
 import datetime as dt
+import fnmatch
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -25,12 +26,12 @@ from auditor.files import digest
 from auditor.findings.encoding import plain
 from auditor.findings.finding import Severity
 from auditor.findings.metric import Scalar
-from auditor.findings.record import MetricRecord, PolicyRecord, ProbeRecord
+from auditor.findings.record import MetricRecord, PolicyRecord, ProbeRecord, RuleRecord
+from auditor.findings.review import Review
 from auditor.policy.acceptance import Acceptance, states
+from auditor.policy.severity import GRADES, Grade, Knowledge, SeverityScale, check_order
 from auditor.toml import Text, decode, nearest, read_toml
 
-Grade = Literal["low", "medium", "high", "critical"]
-GRADES: tuple[Grade, ...] = ("low", "medium", "high", "critical")
 Side = Literal["at_least", "at_most", "at_most_lost"]
 SIDES: tuple[Side, ...] = ("at_least", "at_most", "at_most_lost")
 NAMED = 6
@@ -58,6 +59,9 @@ class Rule:
     at_most_lost: Mapping[Grade, float] = field(default_factory=dict)
     """For an accuracy on perturbed images: the metric fails at a severity if more than this is lost from the accuracy
     on the same images without the perturbation."""
+    knowledge: Knowledge | None = None
+    """What it takes to cause the loss: nothing ("natural"), queries ("black-box") or gradients ("white-box"). A rule
+    without thresholds takes those of ``[severity]`` for this knowledge."""
     only_fails: str = ""
     """Why meeting the rule proves nothing (surviving a weak attack); then a met rule is inconclusive, not a pass."""
     advisory: bool = False
@@ -68,8 +72,8 @@ class Rule:
     def __post_init__(self) -> None:
         """Raise ValueError unless there is one side, with thresholds in order of severity."""
         sides = [name for name in SIDES if getattr(self, name)]
-        if len(sides) != 1:
-            raise ValueError(f"expected exactly one of {', '.join(SIDES)}, found {len(sides)}")
+        if len(sides) > 1 or not (sides or self.knowledge):
+            raise ValueError(f"expected exactly one of {', '.join(SIDES)}, or knowledge; found {len(sides)}")
         ordered = [self.thresholds[grade] for grade in GRADES if grade in self.thresholds]
         if ordered != sorted(ordered, reverse=self.side == "at_least"):
             raise ValueError("a more severe threshold must be further from the goal than a milder one")
@@ -79,7 +83,7 @@ class Rule:
     @property
     def side(self) -> Side:
         """Which side of the thresholds is good."""
-        return next(side for side in SIDES if getattr(self, side))
+        return next((side for side in SIDES if getattr(self, side)), "at_most_lost")
 
     @property
     def thresholds(self) -> Mapping[Grade, float]:
@@ -102,6 +106,32 @@ class Rule:
         z = NormalDist().inv_cdf(0.975)
         needed = math.ceil(z * z * limit / (1 - limit)) if share and 0 < limit < 1 else 0
         return max(self.min_n, needed)
+
+    def on_scale(self, scales: Mapping[Knowledge, SeverityScale]) -> Rule:
+        """Return the rule with the thresholds of its knowledge, if it has none.
+
+        Raises:
+            ValueError: if the policy has no scale for its knowledge.
+        """
+        if self.thresholds or self.knowledge is None:
+            return self
+        if self.knowledge not in scales:
+            raise ValueError(f"rule on {self.probe}: no thresholds and no table [severity.{self.knowledge}]; add one")
+        return replace(self, at_most_lost=scales[self.knowledge].at_most_lost)
+
+    def record(self) -> RuleRecord:
+        """Return the rule as recorded in audit.json."""
+        return {
+            "probe": self.probe,
+            "metric": self.metric,
+            "at": dict(self.at),
+            "side": self.side,
+            "thresholds": {str(grade): limit for grade, limit in self.thresholds.items()},
+            "knowledge": self.knowledge,
+            "advisory": self.advisory,
+            "reason": self.reason,
+            "source": self.source,
+        }
 
     def number(self) -> tuple[Any, ...]:
         """Identify the metric that the rule judges: a rule replaces an inherited one that judges the same metric."""
@@ -136,6 +166,15 @@ class Invalidation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unjudged:
+    """Probes with numbers that no rule judges, and why."""
+
+    probes: tuple[Text, ...]
+    """Ids or globs."""
+    reason: Text
+
+
+@dataclass(frozen=True, kw_only=True)
 class PolicyFile:
     """What a policy file may contain."""
 
@@ -149,10 +188,20 @@ class PolicyFile:
     """The least severity of a failed probe that makes the verdict "fail"; "low" by default."""
     rule: tuple[Rule, ...] = ()
     """Thresholds, one table ``[[rule]]`` per metric."""
+    review: Review | None = None
+    """Owner, reviewer, intended use and signatures, for page one of the report."""
+    severity: Mapping[Knowledge, SeverityScale] = field(default_factory=dict)
+    """Severity of a loss of accuracy, one table ``[severity.KNOWLEDGE]`` each."""
+    unjudged: tuple[Unjudged, ...] = ()
+    """Why a probe has no rule, one table ``[[unjudged]]`` per reason."""
     void: tuple[Invalidation, ...] = ()
     """Invalidations, one table ``[[void]]`` per check."""
     accepted: tuple[Acceptance, ...] = ()
     """Accepted failures, one table ``[[accepted]]`` each."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if a loss that is easier to cause is milder."""
+        check_order(self.severity)
 
     def on_top_of(self, base: PolicyFile) -> PolicyFile:
         """Merge with the policy that this one extends."""
@@ -162,6 +211,9 @@ class PolicyFile:
             required=base.required if self.required is None else self.required,
             fails_at=self.fails_at or base.fails_at,
             rule=(*(rule for rule in base.rule if rule.number() not in replaced), *self.rule),
+            review=self.review or base.review,
+            severity={**base.severity, **self.severity},
+            unjudged=(*self.unjudged, *base.unjudged),
             void=(*base.void, *self.void),
             accepted=(*base.accepted, *self.accepted),
         )
@@ -173,6 +225,9 @@ class Policy:
 
     name: str
     rules: Sequence[Rule]
+    review: Review | None = None
+    severity: Mapping[Knowledge, SeverityScale] = field(default_factory=dict)
+    unjudged: Sequence[Unjudged] = ()
     invalidations: Sequence[Invalidation] = ()
     required: Sequence[str] = ()
     """Probes without whose pass or failure the verdict is incomplete."""
@@ -194,10 +249,23 @@ class Policy:
         about = (each for each in self.accepted if each.probe == probe_id)
         return next((each for each in about if each.covers(metric, severity, self.today)), None)
 
+    def why_unjudged(self, probe_id: str) -> str:
+        """Return the stated reason why no rule judges a probe; a general one without a statement."""
+        stated = (u.reason for u in self.unjudged if any(fnmatch.fnmatch(probe_id, each) for each in u.probes))
+        return next(stated, "the policy sets no threshold for it")
+
     def described(self, probes: Sequence[ProbeRecord]) -> PolicyRecord:
         """The policy as recorded in audit.json, with the state of every acceptance after judging ``probes``."""
         accepted = states(self.accepted, probes, self.today)
-        return {"name": self.name, "sha256": self.sha256, "judged": self.today.isoformat(), "accepted": accepted}
+        return {
+            "name": self.name,
+            "sha256": self.sha256,
+            "judged": self.today.isoformat(),
+            "accepted": accepted,
+            "severity": {knowledge: plain(scale) for knowledge, scale in self.severity.items()},
+            "rules": [rule.record() for rule in self.rules],
+            "review": self.review.record() if self.review else None,
+        }
 
 
 def builtin() -> dict[str, Path]:
@@ -232,18 +300,29 @@ def read_policy(name: str, probes: Collection[str] | None = None, today: dt.date
 
 
 def policy_of(content: PolicyFile, name: str, today: dt.date) -> Policy:
-    """Make the policy of a file's content, with all that it extends."""
+    """Make the policy of a file's content, with all that it extends. Raises BadInput for a rule without its scale."""
+    # what people state about the review changes no judgement
+    judging = plain(replace(content, accepted=(), review=None), exact=True)
     return Policy(
         name=name,
-        rules=content.rule,
+        rules=_on_scales(content, name),
+        review=content.review,
+        severity=content.severity,
+        unjudged=content.unjudged,
         invalidations=content.void,
         accepted=content.accepted,
         required=content.required or (),
         fails_at=content.fails_at or "low",
         today=today,
-        document=plain(replace(content, accepted=()), exact=True)
-        | {"accepted": [each.plain() for each in content.accepted]},
+        document=judging | {"accepted": [each.plain() for each in content.accepted]},
     )
+
+
+def _on_scales(content: PolicyFile, name: str) -> tuple[Rule, ...]:
+    try:
+        return tuple(rule.on_scale(content.severity) for rule in content.rule)
+    except ValueError as error:
+        raise BadInput(f"policy {name}: {error}") from None
 
 
 def _path(name: str, folder: Path = Path()) -> Path:

@@ -22,7 +22,8 @@ from auditor.findings.record import (
     spec_of,
 )
 from auditor.policy.acceptance import at_matches
-from auditor.policy.rules import GRADES, NAMED, Invalidation, Policy, Rule
+from auditor.policy.rules import NAMED, Invalidation, Policy, Rule
+from auditor.policy.severity import GRADES
 
 
 def judge(probe: ProbeRecord, policy: Policy) -> ProbeRecord:
@@ -65,7 +66,7 @@ def _judged(probe: ProbeRecord, policy: Policy) -> ProbeRecord:
     if caveat:
         return {**result, "status": "inconclusive", "reason": caveat}
     if not judged:
-        return {**result, "status": "informative", "reason": "the policy sets no threshold for it"}
+        return {**result, "status": "informative", "reason": policy.why_unjudged(probe["id"])}
     binding = [verdict for verdict in judged if not verdict.advisory] or judged
     open_ones = [verdict for verdict in binding if verdict.status == "inconclusive"]
     candidates = open_ones or binding
@@ -186,11 +187,13 @@ class _Verdict:
     """None if the policy names a metric that was not measured."""
     advisory: bool = False
     """Whether only a failure counts."""
+    rule: Rule | None = None
+    """The rule, once it is applied."""
 
 
 def _apply(rule: Rule, probe: ProbeRecord) -> list[_Verdict]:
     """The verdict on each metric that the rule names; one inconclusive verdict if none of them has a number."""
-    return [replace(found, advisory=rule.advisory) for found in _verdicts(rule, probe)]
+    return [replace(found, advisory=rule.advisory, rule=rule) for found in _verdicts(rule, probe)]
 
 
 def _verdicts(rule: Rule, probe: ProbeRecord) -> list[_Verdict]:
@@ -349,12 +352,18 @@ def _named(check: ProbeRecord, policy: Policy, key: str) -> set[str]:
 def _judgement(verdict: _Verdict) -> JudgementRecord:
     """One rule applied to one metric, as recorded in audit.json."""
     assert verdict.metric is not None
+    assert verdict.rule is not None
+    rule = verdict.rule
     return {
         "metric": verdict.metric["name"],
         "at": verdict.metric["at"],
         "status": verdict.status,
         "severity": verdict.severity,
         "reason": verdict.reason,
+        "side": rule.side,
+        "limit": rule.mildest,
+        "rationale": rule.reason,
+        "source": rule.source,
     }
 
 

@@ -37,9 +37,12 @@ class ReportFormat:
     Raises AuditorError with one sentence if it cannot."""
     paged: bool = False
     """True for a format with pages: ``render`` also takes ``paper="a4"`` or ``paper="letter"``."""
+    appendix: bool = False
+    """True for a format with a short version: ``render`` also takes ``extent="full"`` or ``extent="short"``."""
     prepare: Callable[[], None] | None = None
     """Called as soon as the report is known to be needed, to start slow work early."""
 
-    def on(self, paper: str) -> ReportFormat:
-        """Return this format for a paper size; a format without pages stays the same."""
-        return replace(self, render=partial(self.render, paper=paper)) if self.paged else self
+    def on(self, paper: str, extent: str = "full") -> ReportFormat:
+        """Return this format for a paper size and extent; a format without pages or appendix ignores them."""
+        options = ({"paper": paper} if self.paged else {}) | ({"extent": extent} if self.appendix else {})
+        return replace(self, render=partial(self.render, **options)) if options else self

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable
 from functools import partial
 from importlib.resources import files
@@ -23,20 +24,28 @@ from auditor.findings.losses import unjudged_losses
 from auditor.findings.record import AuditRecord, HeatMapRecord, PlotRecord, metric_spec, spec_of
 from auditor.report import documented, frameworks, layout, summary
 from auditor.report.gaps import gaps
+from auditor.report.gauge import gauge
 from auditor.report.group_gaps import group_gaps
 from auditor.report.heat_map import heat_map, overlay
 from auditor.report.pictures import Pictures
+from auditor.report.plain_summary import plain_summary
 from auditor.report.plot import plot
-from auditor.report.ranking import worst_findings, worst_unjudged
-from auditor.report.sentences import sentences
+from auditor.report.ranking import worst_unjudged
+from auditor.report.remediation import abstention, remedy, verification
+from auditor.report.review import stated
+from auditor.report.risks import examples, risks
 from auditor.report.svg import svg_as_images
 
 TEMPLATES = "auditor.report_templates"
 
-MAX_WORST = 3
-"""Findings on page one."""
+MAX_RISKS = 3
+"""Risks on page one."""
+
+MAX_DETAILED = 5
+"""Failed probes with figures in the short part of the PDF; the appendix has those of all."""
 
 _FUNCTIONS: tuple[Callable[..., Any], ...] = (
+    examples,
     formatting.bound,
     formatting.cell,
     formatting.formatted,
@@ -51,17 +60,20 @@ _FUNCTIONS: tuple[Callable[..., Any], ...] = (
     formatting.seconds,
     formatting.setting,
     formatting.sort_key,
+    gauge,
     layout.chunks,
     layout.column_blocks,
     layout.constant_columns,
     layout.has_long_word,
     metric_spec,
     overlay,
+    remedy,
     spec_of,
     summary.file_name,
     summary.headline,
     summary.key_sample_size,
     summary.metric_text,
+    verification,
 )
 
 
@@ -80,6 +92,7 @@ def environment(*, paper: bool) -> jinja2.Environment:
         "paper": paper,
         "limits": layout.PAPER if paper else layout.SCREEN,
         "short_limits": layout.PAPER_SHORT if paper else layout.SCREEN,
+        "failure_limits": layout.PAPER_SHORT,
         "figure": partial(_figure, paper=paper),
         "metric_value": formatting.value,
     }
@@ -109,26 +122,38 @@ def digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
-def page(audit: AuditRecord, run: Path, *, paper: bool, size: str = "a4") -> str:
-    """Render the whole report as HTML text; ``size`` is the paper size, "a4" or "letter"."""
+def page(audit: AuditRecord, run: Path, *, paper: bool, size: str = "a4", extent: str = "full") -> str:
+    """Render the report as HTML text.
+
+    Args:
+        audit: the record.
+        run: the run folder, for the pictures.
+        paper: whether the page is for the PDF.
+        size: the paper size, "a4" or "letter".
+        extent: "full", or "short" for the part without the appendix.
+    """
     script = asset("report.js")
-    worst = worst_findings(audit["probes"], MAX_WORST)
     areas = [
         (area, summary.AREA_TITLES[area], [probe for probe in audit["probes"] if probe["area"] == area])
         for area in AREAS
     ]
     template = environment(paper=paper).get_template("report.html.j2")
-    return template.render(
+    text = template.render(
         audit=audit,
+        max_risks=MAX_RISKS,
+        max_detailed=MAX_DETAILED,
+        appendix=extent == "full",
         size=size,
         style=asset("report.css"),
         script=script,
         script_digest=digest(script),
         areas=areas,
         counts=summary.counts(audit),
-        sentences=sentences(audit),
-        worst=worst,
-        unjudged=worst_unjudged(audit, MAX_WORST - len(worst)),
+        plain_summary=plain_summary(audit),
+        risks=risks(audit["probes"]),
+        stated=stated(audit),
+        abstention=abstention(audit),
+        unjudged=worst_unjudged(audit, MAX_RISKS),
         losses=unjudged_losses(audit["probes"]),
         area_summaries=summary.area_summaries(audit),
         gaps=gaps(audit),
@@ -139,6 +164,17 @@ def page(audit: AuditRecord, run: Path, *, paper: bool, size: str = "a4") -> str
         documented=documented.claims(audit),
         picture=Pictures(run, paper),
     )
+    return text if extent == "full" else without_dangling_links(text)
+
+
+def without_dangling_links(text: str) -> str:
+    """Replace links to parts that a page lacks by their text."""
+    present = set(re.findall(r'\sid="([^"]+)"', text))
+
+    def kept(link: re.Match[str]) -> str:
+        return link[0] if link[1] in present else link[2]
+
+    return re.sub(r'<a [^>]*href="#([^"]*)"[^>]*>(.*?)</a>', kept, text, flags=re.S)
 
 
 def render_html(audit: AuditRecord, run: Path) -> bytes:

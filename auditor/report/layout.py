@@ -16,7 +16,7 @@ _Row = Sequence[CellRecord]
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of one piece of evidence is printed; the page states how much more audit.json holds."""
+    """How much of one piece of evidence is printed; the page states how much is left out."""
 
     rows: int
     """Rows of a table."""

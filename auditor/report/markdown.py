@@ -11,8 +11,9 @@ from auditor.findings.record import AuditRecord, ProbeRecord, spec_of
 from auditor.report import documented, summary
 from auditor.report.gaps import gaps
 from auditor.report.group_gaps import group_gaps, severity_text
+from auditor.report.plain_summary import plain_summary
 from auditor.report.ranking import worst_findings
-from auditor.report.sentences import sentences
+from auditor.report.risks import risks
 
 _WORST = 3
 """Worst findings in the summary."""
@@ -37,7 +38,7 @@ def plain(text: object) -> str:
 
 
 def render_markdown(audit: AuditRecord, run: Path) -> bytes:
-    """Render summary.md: verdict, five sentences, worst findings, every probe, gaps."""
+    """Render summary.md: verdict, plain summary, worst findings, every probe, gaps."""
     del run
     model = audit["model"]
     reason = audit.get("verdict_reason")
@@ -45,8 +46,9 @@ def render_markdown(audit: AuditRecord, run: Path) -> bytes:
         f"## Audit of {plain(summary.file_name(model['path']))}: {MARKS[audit['verdict']]}",
         "",
         *([plain(reason), ""] if reason else []),
-        *(f"{number}. {plain(sentence)}" for number, sentence in enumerate(sentences(audit), 1)),
+        *(f"- {plain(sentence)}" for sentence in plain_summary(audit)),
         "",
+        *_risks(audit),
         *_worst(audit),
         *_losses(audit),
         *_group_gaps(audit),
@@ -62,6 +64,16 @@ def render_markdown(audit: AuditRecord, run: Path) -> bytes:
 
 def _section(title: str, items: list[str]) -> list[str]:
     return [f"### {title}", "", *items, ""] if items else []
+
+
+def _risks(audit: AuditRecord) -> list[str]:
+    items = [
+        f"{number}. **{risk.severity}** {plain(risk.probe['title'])}: {plain(risk.text or risk.rationale)}"
+        + (f"; {plain(risk.threshold)}" if risk.threshold else "")
+        + (f". {plain(risk.remedy.action)}" if risk.remedy else "")
+        for number, risk in enumerate(risks(audit["probes"], _WORST), 1)
+    ]
+    return _section("Top risks", items)
 
 
 def _worst(audit: AuditRecord) -> list[str]:

@@ -38,9 +38,12 @@ LINE_WIDTH = 105
 """Characters of a table that fit on a line of paper."""
 
 
-def render_pdf(audit: AuditRecord, run: Path, *, paper: str = "a4") -> Drawing:
-    """Render report.pdf. Raises AuditorError if WeasyPrint or its system libraries are missing."""
-    return _render(audit, run, paper, "pdf/ua-1")
+def render_pdf(audit: AuditRecord, run: Path, *, paper: str = "a4", extent: str = "full") -> Drawing:
+    """Render report.pdf, with its appendix if ``extent`` is "full".
+
+    Raises AuditorError if WeasyPrint or its system libraries are missing.
+    """
+    return _render(audit, run, paper, "pdf/ua-1", extent=extent)
 
 
 def render_pdfa(audit: AuditRecord, run: Path, *, paper: str = "a4") -> Drawing:
@@ -48,13 +51,15 @@ def render_pdfa(audit: AuditRecord, run: Path, *, paper: str = "a4") -> Drawing:
     record = run / "audit.json"
     # attach the file itself, so that both have the same digest
     content = record.read_bytes() if record.is_file() else json.dumps(audit, indent=1).encode()
-    return _render(audit, run, paper, "pdf/a-3a", content)
+    return _render(audit, run, paper, "pdf/a-3a", record=content)
 
 
-def _render(audit: AuditRecord, run: Path, paper: str, variant: str, record: bytes | None = None) -> Drawing:
+def _render(
+    audit: AuditRecord, run: Path, paper: str, variant: str, *, record: bytes | None = None, extent: str = "full"
+) -> Drawing:
     from auditor.report.html import page
 
-    return _print(lambda: page(audit, run, paper=True, size=paper), variant, record)
+    return _print(lambda: page(audit, run, paper=True, size=paper, extent=extent), variant, record)
 
 
 def print_page(text: str, variant: str = "pdf/ua-1") -> bytes:

@@ -14,6 +14,7 @@ from auditor.findings import formatting
 from auditor.findings.finding import AREAS, SEVERITIES, Area, Severity, Status
 from auditor.findings.record import AcceptanceStateRecord, AuditRecord, MetricRecord, ProbeRecord, spec_of
 from auditor.report.ranking import badness, is_comparable
+from auditor.report.risks import risks
 
 STATUSES: tuple[Status, ...] = ("pass", "fail", "inconclusive", "informative", "not-applicable", "error")
 
@@ -48,7 +49,7 @@ class AreaSummary(NamedTuple):
     probe: ProbeRecord | None
     """The probe that represents the area: a failed one, else a judged one, else a measured one."""
     metric: MetricRecord | None
-    """Its key metric."""
+    """The number of it that failed, else its key metric."""
 
 
 def file_name(path: str) -> str:
@@ -115,11 +116,17 @@ def _area_summary(area: Area, probes: Sequence[ProbeRecord]) -> AreaSummary:
     candidates = [
         (probe, metric)
         for probe in with_results(probes)
-        if (metric := key_metric(probe)) is not None and metric["value"] is not None
+        if (metric := _telling_metric(probe)) is not None and metric["value"] is not None
     ]
     probe, metric = min(candidates, key=_represents, default=(None, None))
     listed = [(name, outcomes[name]) for name in STATUSES if outcomes[name]]
     return AreaSummary(area, AREA_TITLES[area], listed, probe, metric)
+
+
+def _telling_metric(probe: ProbeRecord) -> MetricRecord | None:
+    """Return the number that failed, so that the number and the status belong together; else the key metric."""
+    failed = risks([probe])
+    return failed[0].metric if failed and failed[0].metric else key_metric(probe)
 
 
 def _represents(candidate: tuple[ProbeRecord, MetricRecord]) -> tuple[int, bool, float]:

@@ -160,6 +160,7 @@ def _model_record(classifier: DeployedModel) -> ModelRecord:
         "classes": list(classifier.classes),
         "classes_source": classifier.classes_source,
         "parity": None if classifier.parity is None else plain(classifier.parity._asdict()),
+        "review": classifier.review.record() if classifier.review else None,
     }
 
 

@@ -74,10 +74,12 @@ def read_audit(folder: Path) -> AuditRecord:
     return cast(AuditRecord, audit)
 
 
-def judge_again(folder: Path, policy_name: str, formats: Sequence[str], paper: str = "a4") -> Outcome:
+def judge_again(
+    folder: Path, policy_name: str, formats: Sequence[str], paper: str = "a4", pdf: str = "full"
+) -> Outcome:
     """Judge a run by another policy and render its reports, without a model call."""
     plugins = load()
-    chosen = pick_formats(plugins, formats, paper)
+    chosen = pick_formats(plugins, formats, paper, pdf)
     prepare(chosen)
     audit = read_audit(folder)
     policy = read_policy(policy_name, plugins.probes)
@@ -90,9 +92,9 @@ def judge_again(folder: Path, policy_name: str, formats: Sequence[str], paper: s
     return _write(folder, with_plan_warnings(audit), chosen)
 
 
-def draw_again(folder: Path, formats: Sequence[str], paper: str = "a4") -> Outcome:
+def draw_again(folder: Path, formats: Sequence[str], paper: str = "a4", pdf: str = "full") -> Outcome:
     """Render the reports of a run again."""
-    chosen = pick_formats(load(), formats, paper)
+    chosen = pick_formats(load(), formats, paper, pdf)
     prepare(chosen)
     return _write(folder, read_audit(folder), chosen)
 

@@ -38,6 +38,8 @@ class Request:
     policy: str = "default"
     formats: Sequence[str] = ("html", "pdf", "json")
     paper: Literal["a4", "letter"] = "a4"
+    pdf: Literal["short", "full"] = "full"
+    """Whether the PDF has its appendix."""
     engine: Literal["local", "ray"] = "local"
     workers: int | None = None
     """Processes that measure; None for one with the engine "local", for one per core with "ray"."""

@@ -69,7 +69,7 @@ def run(request: Request, progress: Progress | None = None, watch: Watch | None 
     # before the files are opened, which may take a while
     budget = _budget(request, suite, watch.spent)
     policy = read_policy(request.policy, plugins.probes)
-    formats = pick_formats(plugins, request.formats, request.paper)
+    formats = pick_formats(plugins, request.formats, request.paper, request.pdf)
     probes = choose_probes(plugins, suite, request)
     device = pick_device(request.device)
     sandbox.finish()

@@ -17,8 +17,12 @@ from auditor.run.watch import Watch
 from auditor.toml import nearest
 
 
-def pick_formats(plugins: Registry, names: Sequence[str], paper: str = "a4") -> list[ReportFormat]:
-    """Return the report formats with these names, for a paper size. Raises BadInput for an unknown name.
+def pick_formats(
+    plugins: Registry, names: Sequence[str], paper: str = "a4", extent: str = "full"
+) -> list[ReportFormat]:
+    """Return the report formats with these names, for a paper size and extent of the PDF.
+
+    Raises BadInput for an unknown name.
 
     "json" is not among them: audit.json is always written.
     """
@@ -29,7 +33,7 @@ def pick_formats(plugins: Registry, names: Sequence[str], paper: str = "a4") -> 
             raise BadInput(f"--format {name}: no such format{hint}; expected one of {', '.join(['json', *known])}")
         if not isinstance(known.get(name), ReportFormat | None):
             raise BadInput(f"--format {name}: not an auditor.report.ReportFormat; fix its plugin")
-    return [known[name].on(paper) for name in dict.fromkeys(names) if name != "json"]
+    return [known[name].on(paper, extent) for name in dict.fromkeys(names) if name != "json"]
 
 
 def prepare(formats: Sequence[ReportFormat]) -> None:

@@ -127,8 +127,10 @@ class Spatial(GridSearch):
         overall = robust[-1]
         success = success_rate(correct, wrong.any(axis=1), overall.at, units=units)
         moved_share = 1 - wrong.mean(axis=1)
-        random = statistics.mean("moved_accuracy", moved_share, unit="fraction", share=True, at=overall.at, units=units)
         clean = statistics.proportion("accuracy", correct, units=units)
+        random = statistics.mean(
+            "moved_accuracy", moved_share, unit="fraction", share=True, at=overall.at, units=units
+        ).lost_from(clean.value)
         finding = Finding(
             id=f"{self.meta.id}/grid",
             title="Accuracy under rotation and translation",

@@ -18,10 +18,10 @@ def _html(audit: AuditRecord, run: Path) -> bytes:
     return render_html(audit, run)
 
 
-def _pdf(audit: AuditRecord, run: Path, *, paper: str = "a4") -> Drawing:
+def _pdf(audit: AuditRecord, run: Path, *, paper: str = "a4", extent: str = "full") -> Drawing:
     from auditor.report.pdf import render_pdf
 
-    return render_pdf(audit, run, paper=paper)
+    return render_pdf(audit, run, paper=paper, extent=extent)
 
 
 def _pdfa(audit: AuditRecord, run: Path, *, paper: str = "a4") -> Drawing:
@@ -83,7 +83,7 @@ def auditor_report_formats() -> list[ReportFormat]:
     """Register the built-in formats; the session writes audit.json."""
     return [
         ReportFormat(name="html", file="report.html", render=_html),
-        ReportFormat(name="pdf", file="report.pdf", render=_pdf, paged=True, prepare=_prepare_pdf),
+        ReportFormat(name="pdf", file="report.pdf", render=_pdf, paged=True, appendix=True, prepare=_prepare_pdf),
         ReportFormat(name="pdfa", file="report.pdfa.pdf", render=_pdfa, paged=True, prepare=_prepare_pdf),
         ReportFormat(name="sarif", file="audit.sarif", render=_sarif),
         ReportFormat(name="junit", file="audit.junit.xml", render=_junit),

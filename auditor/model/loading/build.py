@@ -83,6 +83,7 @@ def build(
         preprocessing_source=_preprocessing_source(path, sidecar, answer.preprocessing, warnings),
         classes_source=classes_source,
         warnings=warnings,
+        review=sidecar.review,
     )
 
 

@@ -23,6 +23,9 @@
     groups = ["sex"]           # the group columns; by default the columns that hold text,
     features = ["age", "sex"]  # the feature columns; by default all others, in the order of the table
     benchmark = "org/dataset"  # what the data is on the Hugging Face Hub, for --format eval-results
+    [review]                   # printed on page one of the report
+    owner = "Team Vision"
+    intended_use = "Sorting of returned parcels"
 
 The same text may be stored inside the model file (ONNX metadata, or a TorchScript extra file ``auditor.toml``).
 Precedence: command line, sidecar, metadata in the model file, ``preprocessor_config.json`` and ``config.json`` next to
@@ -40,6 +43,7 @@ from typing import Annotated, Any, Literal
 from auditor.data.labels import normal
 from auditor.data.resizing import Interpolation, Resize
 from auditor.errors import BadInput
+from auditor.findings.review import Review
 from auditor.model.loading import metadata
 from auditor.model.presets import PRESETS
 from auditor.toml import Check, Text, decode, parse_toml
@@ -150,6 +154,8 @@ class SidecarFile:
     """How the model's output is read."""
     data: DataTable = field(default_factory=DataTable)
     """What to audit the model on."""
+    review: Review | None = None
+    """Owner, reviewer, intended use and signatures, for page one of the report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +187,7 @@ class Sidecar:
     features: tuple[str, ...] | None = None
     benchmark: str | None = None
     task: str | None = None
+    review: Review | None = None
 
     def where(self, key: str) -> str:
         """Where a key was read."""
@@ -292,4 +299,5 @@ def from_tables(content: Mapping[str, Any], origin: str, folder: Path) -> Sideca
         features=data.features,
         benchmark=data.benchmark,
         task=data.task,
+        review=file.review,
     )
