@@ -201,5 +201,5 @@ def test_network_with_too_many_values_is_refused(monkeypatch: pytest.MonkeyPatch
     from auditor.algorithms.bounds import network as networks
 
     monkeypatch.setattr(networks, "_VALUES", 500)
-    with pytest.raises(NotApplicable, match="too large for linear bounds: more than 500 values"):
+    with pytest.raises(NotApplicable, match=r"too large for linear bounds: .* more than 500 values"):
         Bounder(classifier_of(network("relu", 0)), refine=0)

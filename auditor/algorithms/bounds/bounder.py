@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 _IMAGES = 16
 """Largest number of images bounded together: more are not faster on a processor."""
 
-_VALUES = 1 << 24
-"""Number of values of images bounded together."""
+_VALUES = 1 << 22
+"""Number of values of images bounded together: ranges and relaxations take about 100 bytes for each."""
 
 
 class Bounder:
