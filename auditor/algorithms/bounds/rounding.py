@@ -27,7 +27,8 @@ def dot(slope: Tensor, vector: Tensor) -> Tensor:
     products = slope.flatten(2) * vector.flatten(1).to(slope.dtype)[:, None]
     count = products.shape[2] // _BLOCK
     blocks, rest = products.tensor_split([count * _BLOCK], dim=2)
-    return blocks.unflatten(2, (count, _BLOCK)).sum(3).double().sum(2) + rest.sum(2).double()
+    total: Tensor = blocks.unflatten(2, (count, _BLOCK)).sum(3).double().sum(2) + rest.sum(2).double()
+    return total
 
 
 def dot_error(dtype: torch.dtype) -> float:
