@@ -45,7 +45,7 @@ def minimum(
         constant, parts = relaxation.back(here)
         bound = bound + constant
         if magnitudes is not None:
-            relative = gamma(relaxation.terms + 4, slope.dtype) + dot_error(slope.dtype)
+            relative = gamma(relaxation.terms + 4, slope.dtype) + dot_error(here)
             bound = bound - relative * dot(here.abs(), magnitudes[operation.name])
         for source, part in zip(operation.operands, parts, strict=True):
             slopes[source] = slopes[source] + part if source in slopes else part
@@ -54,5 +54,5 @@ def minimum(
     if passed is not None:
         passed[PIXELS] = at_pixels
     if magnitudes is not None:
-        bound = bound - 2 * dot_error(slope.dtype) * dot(at_pixels.abs(), ball.box.upper)
+        bound = bound - 2 * dot_error(at_pixels) * dot(at_pixels.abs(), ball.box.upper)
     return bound

@@ -31,9 +31,10 @@ def dot(slope: Tensor, vector: Tensor) -> Tensor:
     return total
 
 
-def dot_error(dtype: torch.dtype) -> float:
-    """Return the relative error bound of ``dot``, with one rounding of each factor and some of the double sum."""
-    return gamma(_BLOCK + 3, dtype)
+def dot_error(slope: Tensor) -> float:
+    """Return the relative error bound of ``dot`` for linear functions (n, r, ...), with one rounding of each factor."""
+    blocks = slope[0, 0].numel() // _BLOCK + 1
+    return gamma(_BLOCK + 3, slope.dtype) + gamma(blocks, torch.float64)
 
 
 def length(slope: Tensor) -> Tensor:
