@@ -72,7 +72,7 @@ def measure(folder: Path, rows: list[dict[str, str]], seconds: float, *, verbose
         count[f"broken {row['gold']}"] += broken
         count[row["gold"]] += 1
         count["contradictions"] += certified and broken
-        count[method] += 1
+        count[f"by {method}"] += 1
         durations.setdefault(key, []).append(duration)
         if verbose:
             print(
@@ -83,11 +83,12 @@ def measure(folder: Path, rows: list[dict[str, str]], seconds: float, *, verbose
         claimed = count["not_robust"] + count["claimed"]
         attacked = count["broken not_robust"] + count["broken claimed"]
         taken = durations[key]
+        methods = ", ".join(f"{name} {count[f'by {name}']}" for name in METHODS)
         print(
             f"{folder.name:20} {key:>7} {count['certified robust']:10} {count['robust']:10}"
             f" {count['certified not_robust'] + count['contradictions']:6} {attacked:9} {claimed:14}"
             f" {count['broken robust']:13}  median {np.median(taken):.2f}, largest {max(taken):.1f};"
-            f" {', '.join(f'{name} {count[name]}' for name in METHODS)}",
+            f" {methods}",
             flush=True,
         )
 
