@@ -18,7 +18,7 @@ class Risk(NamedTuple):
     probe: ProbeRecord
     severity: Severity
     metric: MetricRecord | None
-    """The number that failed; None if the record does not name it."""
+    """The failed metric; None if the record does not name it."""
     threshold: str
     """The threshold that it missed: ``expected at least 70.0 %``; empty in records of older versions."""
     rationale: str

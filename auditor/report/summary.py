@@ -49,7 +49,7 @@ class AreaSummary(NamedTuple):
     probe: ProbeRecord | None
     """The probe that represents the area: a failed one, else a judged one, else a measured one."""
     metric: MetricRecord | None
-    """The number of it that failed, else its key metric."""
+    """Its failed metric, else its key metric."""
 
 
 def file_name(path: str) -> str:
@@ -124,7 +124,7 @@ def _area_summary(area: Area, probes: Sequence[ProbeRecord]) -> AreaSummary:
 
 
 def _telling_metric(probe: ProbeRecord) -> MetricRecord | None:
-    """Return the number that failed, so that the number and the status belong together; else the key metric."""
+    """Return the failed metric, so that number and status belong together; else the key metric."""
     failed = risks([probe])
     return failed[0].metric if failed and failed[0].metric else key_metric(probe)
 
