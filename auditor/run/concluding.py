@@ -69,7 +69,7 @@ class Concluder:
         guard: StateGuard,
         watch: Watch,
     ) -> None:
-        """``budget`` limits the measuring of probes with extra images; all others are measured before."""
+        """``budget`` limits the time for pictures; everything has been measured before."""
         self._guard = guard
         self._watch = watch
         self._measurer = measurer
@@ -106,7 +106,9 @@ class Concluder:
         recorder = self._recorder
         ids = recorder.images_of(probe)
         key = recorder.key(probe, ids)
-        left = recorder.measure_rest(probe, ids, position, seconds=self._seconds(probe, position))
+        # within a time limit everything has been measured that fits
+        seconds = None if self._budget is None else 0.0
+        left = recorder.measure_rest(probe, ids, position, seconds=seconds)
         self._watch.doing("conclude", probe.meta.id)
         missing = recorder.without_rows(probe) & set(ids)
         left_out = recorder.left_out.get(probe.meta.id, {})
@@ -140,12 +142,6 @@ class Concluder:
             return None
         left = max(0.0, self._budget.left_for_pictures)
         return time.monotonic() + max(_SHORTEST_DRAWING, left / (position.probes - position.number))
-
-    def _seconds(self, probe: Probe, position: Position) -> float | None:
-        """Return the time for the rest of a probe: only those with extra images still have a share of the budget."""
-        if self._budget is None:
-            return None
-        return self._budget.left / (position.probes - position.number) if probe.adds_images else 0.0
 
     def _without_result(self, probe: Probe, *, status: Status, reason: str) -> ProbeRecord:
         cost = self._recorder.costs.get(probe.meta.id, Cost())

@@ -295,17 +295,21 @@ class _Session:
 
     def _spend(self, budget: Budget, recorder: Recorder, guard: StateGuard) -> None:
         """Measure within the budget; probes with extra images wait until the others are done."""
-        probes = [probe for probe in self.probes if not unmet_requirement(probe, self.classifier, self.images)]
-        first = {probe.meta.id: probe for probe in probes if not probe.adds_images}
+        probes = {
+            probe.meta.id: probe for probe in self.probes if not unmet_requirement(probe, self.classifier, self.images)
+        }
+        later = [probe_id for probe_id, probe in probes.items() if probe.adds_images]
+        first = [probe_id for probe_id in probes if probe_id not in later]
 
-        def advance(probe_id: str, seconds: float, number: int, probes: int) -> Progressed:
-            position = Position(number, probes, seconds, budget.left)
+        def advance(probe_id: str, seconds: float, number: int, count: int) -> Progressed:
+            position = Position(number, count, seconds, budget.left)
             try:
                 with guard.unchanged(probe_id):
-                    return recorder.measure_for(first[probe_id], seconds, position)
+                    return recorder.measure_for(probes[probe_id], seconds, position)
             except BaseException as error:
                 if isinstance(error, Exception) or self.watch.ends_audit(error):
                     raise
                 raise ProbeLost(one_line(error)) from error
 
-        measure_in_sweeps(budget, list(first), n_later=len(probes) - len(first), advance=advance)
+        measure_in_sweeps(budget, first, n_later=len(later), advance=advance)
+        measure_in_sweeps(budget, later, n_later=0, advance=advance)
