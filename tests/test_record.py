@@ -8,12 +8,14 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, NotRequired, get_args, get_origin, get_type_hints, is_typeddict
 
+import numpy as np
 import pytest
 
+from auditor import Metric, statistics
 from auditor.compare.comparison import compare
 from auditor.compare.comparison import validator as comparison_validator
 from auditor.findings import comparison_record, record
-from auditor.run.record import validator
+from auditor.run.record import check_metrics, validator
 from auditor.run.replay import read_audit
 from auditor.run.request import Request
 from auditor.run.session import run
@@ -199,3 +201,12 @@ def test_comparison_has_the_declared_types(folder: Path) -> None:
     result = compare([folder / "first", folder / "second"])
     assert mismatch(json.loads(json.dumps(result)), comparison_record.ComparisonRecord) == ""
     assert not list(comparison_validator().iter_errors(result))
+
+
+def test_only_unbounded_metrics_may_be_infinite() -> None:
+    """The median distance is infinite if most images have no adversarial one; a share never is."""
+    distances = statistics.median("distance_median", [0.1, np.inf, np.inf], unit="l2")
+    assert distances.value == np.inf
+    check_metrics([distances])
+    with pytest.raises(ValueError, match="'share' is infinite"):
+        check_metrics([Metric(name="share", value=np.inf, n=3)])

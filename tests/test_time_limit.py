@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -125,8 +126,6 @@ class Endless(Probe):
 
 
 def audited(cli: Cli, model: Path, folder: Path, suite: str, *options: object) -> dict[str, Any]:
-    import json
-
     (folder / "s.toml").write_text(suite)
     result = cli("run", model, "--suite", "s.toml", "--samples", 20, "--format", "json", "--out", "out", *options)
     assert result.exit_code == 0, result.output
@@ -254,3 +253,34 @@ def test_log_shows_shares_and_is_never_silent(monkeypatch: pytest.MonkeyPatch) -
     assert first == "[3/41] attacks.pgd: 48 images, at most 0:35 of 27:10 left"
     assert second.startswith("    attacks.pgd: 12 of 48 images after 0:0")
     assert second.endswith("to go")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breaking(Probe):
+    """Breaks while it measures."""
+
+    meta = Meta(id="sanity.breaking", title="Broken", area="sanity", why="It is a test.")
+    measured: ClassVar[list[str]] = []
+
+    def measure(self, classifier: Any, batch: Any, rng: Any) -> Any:
+        self.measured.append("once")
+        raise ZeroDivisionError("one by none")
+
+    def conclude(self, records: Any) -> Conclusion:
+        raise AssertionError("it has no records")
+
+
+def test_broken_and_inapplicable_probes_say_so_within_a_limit(
+    auditor_cli: Cli, digits: Path, with_probes: Callable[..., None], tmp_path: Path
+) -> None:
+    """Not that their time was too short."""
+    with_probes(Breaking)
+    (tmp_path / "s.toml").write_text('probes = ["sanity.breaking", "attacks.transfer"]')
+    arguments = ("--suite", "s.toml", "--samples", 20, "--format", "json", "--out", "out", "--budget", "10m")
+    assert auditor_cli("run", digits / "digits-cnn.onnx", *arguments).exit_code == 3
+    probes = {probe["id"]: probe for probe in json.loads((tmp_path / "out/audit.json").read_text())["probes"]}
+    assert probes["sanity.breaking"]["status"] == "error"
+    assert "ZeroDivisionError: one by none" in probes["sanity.breaking"]["reason"]
+    assert Breaking.measured == ["once"]
+    assert probes["attacks.transfer"]["status"] == "not-applicable"
+    assert "--surrogate" in probes["attacks.transfer"]["reason"]

@@ -47,13 +47,15 @@ Advance = Callable[[str, float, int, int], Progressed]
 """Measure the probe with this id for so many seconds, as probe number ... of ..."""
 
 
-def measure_in_sweeps(budget: Budget, probes: Sequence[str], *, n_later: int, advance: Advance) -> None:
+def measure_in_sweeps(
+    budget: Budget, probes: Sequence[str], *, n_later: int, advance: Advance
+) -> dict[str, Exception | SystemExit]:
     """Measure probes one after the other, each for an equal share, and again while time and images are left.
 
-    ``n_later`` probes measure after these and get an equal share of the time. A probe that breaks is dropped; it breaks
-    again when it is concluded, which reports the error. A probe whose share was too short for one image waits until
-    its share is twice as long.
+    ``n_later`` probes measure after these and get an equal share of the time. A probe whose share was too short for one
+    image waits until its share is twice as long. Returns the exceptions of the probes that broke.
     """
+    broken: dict[str, Exception | SystemExit] = {}
     unfinished = list(probes)
     reserved = budget.left * n_later / max(1, n_later + len(unfinished))
     too_short: dict[str, float] = {}
@@ -69,7 +71,8 @@ def measure_in_sweeps(budget: Budget, probes: Sequence[str], *, n_later: int, ad
                 continue
             try:
                 measured = advance(probe_id, seconds, number, len(sweep))
-            except (Exception, SystemExit):
+            except (Exception, SystemExit) as error:
+                broken[probe_id] = error
                 unfinished.remove(probe_id)
                 continue
             if not measured.left:
@@ -78,3 +81,4 @@ def measure_in_sweeps(budget: Budget, probes: Sequence[str], *, n_later: int, ad
                 progressed = True
             elif measured.left:
                 too_short[probe_id] = seconds
+    return broken

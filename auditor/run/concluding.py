@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from auditor.errors import NotApplicable, NotFinite, one_line
@@ -66,10 +66,12 @@ class Concluder:
         recorder: Recorder,
         budget: Budget | None,
         *,
+        broken: Mapping[str, Exception | SystemExit],
         guard: StateGuard,
         watch: Watch,
     ) -> None:
-        """``budget`` limits the time for pictures; everything has been measured before."""
+        """``budget`` limits the time for pictures; everything has been measured before, some probes are ``broken``."""
+        self._broken = broken
         self._guard = guard
         self._watch = watch
         self._measurer = measurer
@@ -87,6 +89,8 @@ class Concluder:
             unmet = unmet_requirement(probe, self._measurer.classifier, self._measurer.images)
             if unmet:
                 raise NotApplicable(unmet)
+            if probe.meta.id in self._broken:
+                raise self._broken[probe.meta.id]
             with self._guard.unchanged(probe.meta.id):
                 record = self._concluded(probe, position)
             check_record(record)
@@ -115,7 +119,7 @@ class Concluder:
         if left_out and len(missing) == len(ids):
             raise NotFinite(f"{next(iter(left_out.values()))} for what the probe made of every image")
         measured = recorder.records(probe)
-        if left == len(ids):
+        if ids and left == len(ids):
             return self._without_images(probe, len(ids))
         with self._measurer.classifier.calls.until(self._picture_deadline(position)):
             records, cost = self._examples.add(probe, partial(recorder.prepared, probe, ids), key, measured)

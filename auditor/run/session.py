@@ -264,9 +264,18 @@ class _Session:
                 watch=self.watch,
             )
             guard = StateGuard(self.classifier, self.folder)
+            broken: dict[str, Exception | SystemExit] = {}
             if self.budget is not None:
-                self._spend(self.budget, recorder, guard)
-            concluder = Concluder(self.measurer, self.folder, recorder, self.budget, guard=guard, watch=self.watch)
+                broken = self._spend(self.budget, recorder, guard)
+            concluder = Concluder(
+                self.measurer,
+                self.folder,
+                recorder,
+                self.budget,
+                broken=broken,
+                guard=guard,
+                watch=self.watch,
+            )
             records = [
                 self._judged(concluder.record(probe, Position(number, len(self.probes))))
                 for number, probe in enumerate(self.probes)
@@ -293,8 +302,11 @@ class _Session:
         self.progress.end(judged)
         return judged
 
-    def _spend(self, budget: Budget, recorder: Recorder, guard: StateGuard) -> None:
-        """Measure within the budget; probes with extra images wait until the others are done."""
+    def _spend(self, budget: Budget, recorder: Recorder, guard: StateGuard) -> dict[str, Exception | SystemExit]:
+        """Measure within the budget; probes with extra images wait until the others are done.
+
+        Returns the exceptions of the probes that broke.
+        """
         probes = {
             probe.meta.id: probe for probe in self.probes if not unmet_requirement(probe, self.classifier, self.images)
         }
@@ -311,5 +323,5 @@ class _Session:
                     raise
                 raise ProbeLost(one_line(error)) from error
 
-        measure_in_sweeps(budget, first, n_later=len(later), advance=advance)
-        measure_in_sweeps(budget, later, n_later=0, advance=advance)
+        broken = measure_in_sweeps(budget, first, n_later=len(later), advance=advance)
+        return broken | measure_in_sweeps(budget, later, n_later=0, advance=advance)
