@@ -103,7 +103,9 @@ def _risk(probe: ProbeRecord) -> Risk:
     if failures:
         metric, judgement = min(failures, key=lambda pair: worst_first(RankedMetric(probe, pair[0])))
         threshold = threshold_text(probe, metric, judgement)
-        return Risk(probe, probe["severity"], metric, threshold, judgement.get("rationale", ""), remedy_)
+        # records of older versions have no rationale
+        rationale = judgement.get("rationale") or probe["reason"]
+        return Risk(probe, probe["severity"], metric, threshold, rationale, remedy_)
     return Risk(probe, probe["severity"], _named_metric(probe), "", probe["reason"], remedy_)
 
 
