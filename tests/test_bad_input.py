@@ -436,7 +436,7 @@ POLICIES: dict[str, tuple[str, Sequence[str]]] = {
     "rules that are no tables": ("rule = 3", ["rule", "[[rule]]"]),
     "a rule that is no table": ("rule = [3]", ["rule 1 must be a table"]),
     "unknown key in a rule": (RULE + "at_leats = {low = 0.9}", ["rule 1", "unknown key 'at_leats'", "at_least"]),
-    "a rule without thresholds": (RULE, ["rule 1", "exactly one of at_least, at_most, at_most_lost, found 0"]),
+    "a rule without thresholds": (RULE, ["rule 1", "at_most_lost, or knowledge; found 0"]),
     "a rule with both sides": (RULE + "at_least = {low = 1}\nat_most = {low = 1}", ["rule 1", "found 2"]),
     "unknown severity in a rule": (RULE + "at_least = {severe = 0.9}", ["rule 1", "low, medium, high, critical"]),
     "text for a threshold": (
@@ -473,7 +473,6 @@ OPTIONS: dict[str, tuple[Sequence[str], Sequence[str]]] = {
     "negative seed": (["--seed", "-1"], ["--seed"]),
     "no batch": (["--batch-size", "0"], ["--batch-size", "'0'", "auto"]),
     "a superscript as batch": (["--batch-size", "²"], ["--batch-size", "auto"]),
-    "workers without ray": (["--workers", "2"], ["--workers", "--engine ray"]),
 }
 
 

@@ -134,7 +134,6 @@ def test_quoted_headers_and_byte_order_marks_are_read(tmp_path: Path) -> None:
         (["report", "run", "--pdf", "short", "--format", "pdfa"], "--pdf: concerns the PDF"),
         (["judge", "run", "--policy", "ci", "--paper", "a4", "--format", "html"], "--paper: concerns the PDF"),
         (["run", "model.onnx", "-v", "-q"], "--verbose and --quiet: exclude each other"),
-        (["run", "model.onnx", "--workers", "2"], "--workers: requires --engine ray"),
         (["inspect", "model.onnx", "--samples", "5"], "--samples: is the number of images of --data"),
         (["train", "--preset", "tiny"], "auditor train: names no recipe"),
         (["train", "digits-cnn", "--data", "images"], "recipe digits-cnn needs no images"),
