@@ -49,6 +49,7 @@ class Certified(Probe):
             "https://arxiv.org/abs/2103.06624",
         ),
         needs=frozenset({"gradients"}),
+        version=2,
     )
     metrics: ClassVar[Sequence[MetricSpec]] = (
         MetricSpec(name="certified_accuracy", label="Certified accuracy", better="higher", bound="lower"),
