@@ -62,12 +62,12 @@ seen.sorted = { up: await column(2), said: await severity.getAttribute("aria-sor
 await page.keyboard.press("Enter");
 seen.sorted.down = await column(2);
 
-await page.locator(".filter select").first().selectOption("fail");
-seen.filtered = { status: await column(1), said: await page.locator(".filter [role=status]").first().textContent() };
-await page.locator(".filter select").first().selectOption({ index: 0 });
-await page.locator(".filter input").first().fill("pgd");
+await page.locator("#probes .filter select").first().selectOption("fail");
+seen.filtered = { status: await column(1), said: await page.locator("#probes .filter [role=status]").first().textContent() };
+await page.locator("#probes .filter select").first().selectOption({ index: 0 });
+await page.locator("#probes .filter input").first().fill("pgd");
 seen.filtered.word = await column(0);
-await page.locator(".filter input").first().fill("");
+await page.locator("#probes .filter input").first().fill("");
 
 const shot = page.locator(".image-grid").first().locator(".shot").first();
 await shot.focus();
