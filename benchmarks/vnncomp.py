@@ -95,7 +95,7 @@ def measure(folder: Path, rows: list[dict[str, str]], seconds: float, *, verbose
 
 def certify(classifier, batch: Batch, epsilon: float, seconds: float) -> tuple[bool, float, str]:  # type: ignore[no-untyped-def]
     """Return whether the property is proven, the CPU seconds and the method."""
-    probe = Certified(norms=("linf",), epsilons=(epsilon,), iterations=1, seconds=seconds)
+    probe = Certified(norms=("linf",), epsilons=(epsilon,), iterations=1, refine=8192, seconds=seconds)
     start = time.process_time()
     columns = probe.measure(classifier, batch, Randomness(0, "metrics.certified"))
     duration = time.process_time() - start

@@ -68,12 +68,12 @@ class Certified(Probe):
     l2_epsilons: tuple[float, ...] = (0.01, 0.03, 0.1, 0.25)
     iterations: int = 7
     """Bisection steps between the epsilons that hold and that fail: seven find the radius within an octave to 0.5 %."""
-    refine: int = 8192
+    refine: int = 64
     """Neurons of each activation, at most, that have linear bounds; the others have interval bounds. A larger value
     gives tighter bounds and takes longer."""
-    seconds: float = 10.0
-    """Time limit per image and norm of branch and bound; 0 is off. If it is reached, which the finding states, the
-    result depends on the speed of the machine."""
+    seconds: float = 0.0
+    """CPU seconds of branch and bound for each image and norm; off by default, because a result that reaches the limit,
+    which the finding states, depends on the speed of the machine."""
 
     def __post_init__(self) -> None:
         """Refuse invalid settings."""
