@@ -26,7 +26,10 @@ def plain_summary(audit: AuditRecord) -> list[str]:
 def _decision(audit: AuditRecord) -> str:
     model, data, policy = file_name(audit["model"]["path"]), audit["data"], audit["policy"]["name"]
     kind = f"{'' if data['labelled'] else 'unlabelled '}{data.get('kind', 'images')}"
-    tested = f"{data['n']} {kind}{formatting.of_units(data)} from {data['path']}"
+    order = audit["model"].get("classes_source", "")
+    # every accuracy depends on the order of the classes
+    stated = f" (class order from {order})" if order and data["labelled"] else ""
+    tested = f"{data['n']} {kind}{formatting.of_units(data)} from {data['path']}{stated}"
     outcome = {
         "pass": f"{model} meets the policy {policy} on {tested}",
         "fail": f"{model} does not meet the policy {policy} on {tested}",
