@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +35,7 @@ def train(out: Path, data: Path | None = None, say: Callable[[str], None] = prin
 
     Raises BadInput if the weights are not installed or do not fit.
     """
-    from auditor.reference_models.common.export import export, toml
+    from auditor.reference_models.common.export import export, sidecar, toml
     from auditor.reference_models.common.quantised import quantise
 
     if data is not None:
@@ -48,22 +47,13 @@ def train(out: Path, data: Path | None = None, say: Callable[[str], None] = prin
     np.savez_compressed(
         file, images=np.stack([crop.pixels for crop in test]), units=np.array([crop.photograph for crop in test])
     )
-    sidecar: dict[str, dict[str, Any]] = {
-        "input": {
-            "size": [efficientnet.SIZE] * 2,
-            "channels": 3,
-            "range": [0, 1],
-            "mean": [round(value, 6) for value in efficientnet.MEAN],
-            "std": [round(value, 6) for value in efficientnet.STD],
-        },
-        "output": {"classes": class_names(), "kind": "logits"},
-        "data": {"path": file.name},
-    }
+    mean, std = ([round(value, 6) for value in values] for values in (efficientnet.MEAN, efficientnet.STD))
+    described = sidecar((3, efficientnet.SIZE, efficientnet.SIZE), class_names(), file.name, mean=mean, std=std)
     inputs = _inputs(np.stack([crop.pixels for crop in calibration]))
-    path = export(network, torch.from_numpy(inputs[:2]), out / NAME, sidecar)
+    path = export(network, torch.from_numpy(inputs[:2]), out / NAME, described)
     quantised = out / f"{NAME}-int8.onnx"
     quantise(path, quantised, inputs)
-    sidecar_path(quantised).write_text(toml(sidecar), encoding="utf-8")
+    sidecar_path(quantised).write_text(toml(described), encoding="utf-8")
     say(f"{NAME}: exported in float32 and in int8 ({quantised.name})")
     return path
 

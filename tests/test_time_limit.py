@@ -125,6 +125,14 @@ class Endless(Probe):
         return Conclusion(metrics=[metric])
 
 
+@pytest.fixture
+def endless(with_probes: Callable[..., None], clock: list[float], monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Install ``Endless``, whose queries move the clock of the run; return the clock."""
+    with_probes(Endless)
+    monkeypatch.setattr(Endless, "clock", clock)
+    return clock
+
+
 def audited(cli: Cli, model: Path, folder: Path, suite: str, *options: object) -> dict[str, Any]:
     (folder / "s.toml").write_text(suite)
     result = cli("run", model, "--suite", "s.toml", "--samples", 20, "--format", "json", "--out", "out", *options)
@@ -133,37 +141,21 @@ def audited(cli: Cli, model: Path, folder: Path, suite: str, *options: object) -
     return found
 
 
-def test_endless_search_is_abandoned(
-    auditor_cli: Cli,
-    digits: Path,
-    with_probes: Callable[..., None],
-    tmp_path: Path,
-    clock: list[float],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with_probes(Endless)
-    monkeypatch.setattr(Endless, "clock", clock)
+def test_endless_search_is_abandoned(auditor_cli: Cli, digits: Path, endless: list[float], tmp_path: Path) -> None:
     suite = 'probes = ["sanity.endless", "performance.accuracy"]'
-    begun = clock[0]
+    begun = endless[0]
     audit = audited(auditor_cli, digits / "digits-cnn.onnx", tmp_path, suite, "--budget", "20s")
-    assert clock[0] - begun < 20
-    endless, accuracy = sorted(audit["probes"], key=lambda probe: probe["id"] == "performance.accuracy")
-    assert endless["status"] == "inconclusive"
-    assert "none of 20 images was measured: one takes longer than the probe's share" in endless["reason"]
+    assert endless[0] - begun < 20
+    abandoned, accuracy = sorted(audit["probes"], key=lambda probe: probe["id"] == "performance.accuracy")
+    assert abandoned["status"] == "inconclusive"
+    assert "none of 20 images was measured: one takes longer than the probe's share" in abandoned["reason"]
     assert not Endless.caught, "a probe cannot catch the end of its time"
     assert accuracy["n"] == 20
 
 
 def test_smaller_settings_of_the_suite_are_used_where_an_image_takes_too_long(
-    auditor_cli: Cli,
-    digits: Path,
-    with_probes: Callable[..., None],
-    tmp_path: Path,
-    clock: list[float],
-    monkeypatch: pytest.MonkeyPatch,
+    auditor_cli: Cli, digits: Path, endless: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with_probes(Endless)
-    monkeypatch.setattr(Endless, "clock", clock)
     monkeypatch.setattr(measuring, "_timed", lambda classifier, pixels: (0.1 * len(pixels), 0.0))
     suite = 'probes = ["sanity.endless"]\ntime_limit = "40s"\n[reduced."sanity.endless"]\nqueries = 3'
     audit = audited(auditor_cli, digits / "digits-cnn.onnx", tmp_path, suite)

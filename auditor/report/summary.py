@@ -99,13 +99,6 @@ def with_results(probes: Iterable[ProbeRecord]) -> list[ProbeRecord]:
     return [probe for probe in probes if probe["status"] in _MOST_TELLING and not probe.get("invalidated_by")]
 
 
-def invalidated(probes: Iterable[ProbeRecord]) -> str:
-    """Say why the numbers of an area mean nothing, if that holds for all of its probes that ran to their end."""
-    ended = [probe for probe in probes if probe["status"] in _MOST_TELLING]
-    checks = sorted({probe.get("invalidated_by", "") for probe in ended})
-    return f"no evidence, because {' and '.join(checks)} failed" if checks and all(checks) else ""
-
-
 def area_summaries(audit: AuditRecord) -> list[AreaSummary]:
     """Summarise every area by its outcomes and its key metric."""
     return [_area_summary(area, in_areas(audit, area)) for area in AREAS]

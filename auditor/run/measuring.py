@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -49,11 +50,6 @@ class Measured(NamedTuple):
     """Images for which it does so on what the probe makes of them, such as an adversarial image."""
 
 
-def _nothing(cost: Cost) -> Measured:
-    """Return the result of a batch that was abandoned."""
-    return Measured(None, 0, cost, {}, {})
-
-
 class Measurer:
     """Measures probes on a classifier and its images."""
 
@@ -84,17 +80,13 @@ class Measurer:
         self._watch.check(probe.meta.id)
         calls = self.classifier.calls
         start, forward, backward = time.monotonic(), calls.forward, calls.backward
-        abandoned = False
-        table: pa.Table | None = None
-        left_out: dict[str, str] = {}
-        try:
-            with calls.until(deadline):
-                table, left_out = self._rows(probe, ids)
-        except OutOfTime:
-            abandoned = True
+        rows = None
+        with suppress(OutOfTime), calls.until(deadline):
+            rows = self._rows(probe, ids)
         cost = Cost(time.monotonic() - start, calls.forward - forward, calls.backward - backward)
-        if abandoned:
-            return _nothing(cost)
+        if rows is None:
+            return Measured(None, 0, cost, {}, {})
+        table, left_out = rows
         unscored = {image_id: self.unscored[image_id] for image_id in ids if image_id in self.unscored}
         return Measured(table, len(ids), cost, unscored, left_out)
 
@@ -232,13 +224,22 @@ class Shards:
 def choose_batch_size(measurer: Measurer, wanted: int | None, ids: Sequence[str]) -> None:
     """Set the batch size to ``wanted``, or to the fastest one for these images; a file may have a fixed batch size."""
     classifier = measurer.classifier
-    pixels = measurer.images.pixels(ids)
-    if not classifier.fixed_batch:
-        largest = None if classifier.device == "cpu" else len(measurer.images)
-        classifier.batch_size = wanted or tune(classifier, pixels, largest)
-    few = pixels[: min(classifier.batch_size, _SMALLEST)]
-    forward, gradient = _timed(classifier, few)
-    measurer.price = Price(forward / len(few), gradient / len(few))
+    if classifier.fixed_batch:
+        return
+    if wanted:
+        classifier.batch_size = wanted
+        return
+    largest = None if classifier.device == "cpu" else len(measurer.images)
+    classifier.batch_size = tune(classifier, measurer.images.pixels(ids), largest)
+    classifier.calls.forward = classifier.calls.backward = 0
+
+
+def measure_price(measurer: Measurer, ids: Sequence[str]) -> None:
+    """Set the price of a pass, measured on one batch of these images; only a time limit needs it."""
+    classifier = measurer.classifier
+    pixels = measurer.images.pixels(ids[: min(classifier.batch_size, _SMALLEST)])
+    forward, gradient = _timed(classifier, pixels)
+    measurer.price = Price(forward / len(pixels), gradient / len(pixels))
     classifier.calls.forward = classifier.calls.backward = 0
 
 

@@ -35,7 +35,7 @@ from auditor.run.forecast import cannot_pass
 from auditor.run.integrity import write_digests
 from auditor.run.local_workers import LocalWorkers
 from auditor.run.manifest import earlier_reductions, write_keys, write_manifest
-from auditor.run.measuring import Measurer, choose_batch_size
+from auditor.run.measuring import Measurer, choose_batch_size, measure_price
 from auditor.run.opening import open_audit
 from auditor.run.plan import Plan, described, suite_digest, with_plan_warnings
 from auditor.run.planning import random_order, unmet_requirement
@@ -217,6 +217,8 @@ class _Session:
         self.watch.doing("check")
         self.classifier.verify(parity_images)
         choose_batch_size(self.measurer, self.request.batch_size, ids)
+        if self.budget is not None:
+            measure_price(self.measurer, ids)
 
     def _parity_images(self) -> Pixels:
         """Return a fixed number of images, so that the access does not depend on ``--samples``.
