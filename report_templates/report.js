@@ -115,13 +115,13 @@
       now = -1;
       tip.textContent = "";
     };
-    const show = (index) => {
+    const show = (index, texts = [spots[index].text]) => {
       if (index === now) return;
       hide();
       now = index;
       const place = middle(spots[now]);
       spots[now].shape.classList.add("spot-on");
-      tip.textContent = spots[now].text;
+      tip.textContent = texts.join("\n");
       tip.classList.toggle("below", place.y < 60);
       const half = tip.offsetWidth / 2;
       tip.style.left = Math.max(half, Math.min(plot.clientWidth - half, place.x)) + "px";
@@ -141,7 +141,11 @@
     plot.addEventListener("pointermove", (event) => {
       const frame = plot.getBoundingClientRect();
       const [index, distance] = nearest(event.clientX - frame.x, event.clientY - frame.y, everywhere);
-      if (distance < 40) show(index); else hide();
+      if (distance >= 40) return hide();
+      // lines that start at the same value cover each other: name them all
+      const place = middle(spots[index]);
+      const covered = spots.filter((spot) => Math.hypot(middle(spot).x - place.x, middle(spot).y - place.y) < 3);
+      show(index, covered.map((spot) => spot.text));
     });
     plot.addEventListener("pointerleave", hide);
     plot.addEventListener("blur", hide);

@@ -93,7 +93,7 @@ def test_unfinished_files_of_a_killed_audit_are_removed(folder: RunFolder) -> No
 
 
 def test_run_folder_is_locked(folder: RunFolder) -> None:
-    with pytest.raises(BadInput, match="another audit is writing to this run folder"):
+    with pytest.raises(BadInput, match=r"another audit \(process \d+, started .*\) is writing to this run folder"):
         RunFolder(folder.path)
     folder.close()
     RunFolder(folder.path).close()
