@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from auditor.model.classifier import Classifier
     from auditor.plugin.hookspecs import API_VERSION, hookimpl
     from auditor.probes.attack import Attack
-    from auditor.probes.base import Columns, Example, Meta, PerImage, Probe, Randomness, Records, RunContext
+    from auditor.probes.base import Columns, Example, Magnified, Meta, PerImage, Probe, Randomness, Records, RunContext
     from auditor.probes.breakdown import Breakdown
     from auditor.probes.corruption import Corruption
     from auditor.probes.derived import DerivedProbe
@@ -60,7 +60,7 @@ _NAMES = {
     "model.classifier": "Classifier",
     "plugin.hookspecs": "API_VERSION hookimpl",
     "probes.attack": "Attack",
-    "probes.base": "Columns Example Meta PerImage Probe Randomness Records RunContext",
+    "probes.base": "Columns Example Magnified Meta PerImage Probe Randomness Records RunContext",
     "probes.breakdown": "Breakdown",
     "probes.corruption": "Corruption",
     "probes.derived": "DerivedProbe",
@@ -101,6 +101,7 @@ __all__ = [
     "HeatMap",
     "ImageGrid",
     "Level",
+    "Magnified",
     "Meta",
     "Metric",
     "MetricSpec",

@@ -33,8 +33,8 @@ from auditor.plugins.metrics.loss_sensitivity import LossSensitivity
 from auditor.plugins.performance._confusion_metrics import CONFUSION_METRICS
 from auditor.plugins.performance.accuracy import Accuracy
 from auditor.probes.attack import breaking_epsilon
-from auditor.probes.base import Example, Randomness
-from auditor.probes.perturbation import shrink_to_budget
+from auditor.probes.base import Example, Magnified, Randomness
+from auditor.probes.perturbation import example_pictures, shrink_to_budget
 
 RNG = Randomness(0, "test")
 EXAMPLES = pd.DataFrame({"example": []})
@@ -612,7 +612,19 @@ def test_example_pictures_magnify_the_perturbation() -> None:
     batch = batch_of(classifier, np.array([0.6, 0.4, 0.5, 0.5], dtype=np.float32).reshape(1, 1, 2, 2))
     wish = Example(image_id="000", at={"norm": "linf", "epsilon": 0.05})
     drawn = Fgsm().draw_example(classifier, batch, RNG, wish)
-    np.testing.assert_allclose(drawn["perturbation"].ravel(), [0, 1, 0.5, 0.5], atol=1e-5)
+    pixels, factors = drawn["perturbation"]
+    assert factors == [10]
+    np.testing.assert_allclose(pixels.ravel(), [0, 1, 0.5, 0.5], atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "factor"), [(8 / 255, 15), (1 / 255, 127), (0.3, 1), (0.5, 1), (0.8, 0.5), (0.0, 1)])
+def test_perturbations_are_magnified_by_the_largest_whole_factor_without_clipping(size: float, factor: float) -> None:
+    clean = np.zeros((1, 1, 2, 2), dtype=np.float32)
+    shown = example_pictures(clean, clean + np.float32(size))["perturbation"]
+    assert isinstance(shown, Magnified)
+    assert shown.factors == [factor]
+    np.testing.assert_allclose(shown.pixels, 0.5 + size * factor, atol=1e-6)
+    assert shown.pixels.max() <= 1
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.25])

@@ -144,6 +144,16 @@ def print_problems(problems: Sequence[str]) -> None:
         click.echo(f"auditor: {problem}", err=True)
 
 
+def unshown(outcome: Outcome) -> list[str]:
+    """Name the characters that the PDF of an audit, if one was written, cannot show."""
+    from auditor.report.fonts import missing_glyphs
+
+    if not any(file.suffix == ".pdf" for file in outcome.files):
+        return []
+    note = missing_glyphs(outcome.audit)
+    return [note] if note else []
+
+
 def finish(outcome: Outcome, fail_on: str, *, quiet: bool = False, failed: bool = False) -> None:
     """Print the summary of an audit and exit with its status."""
     from auditor.cli.tables import summary
@@ -152,7 +162,7 @@ def finish(outcome: Outcome, fail_on: str, *, quiet: bool = False, failed: bool 
     # the reader of a pipe may have ended; the exit status still says how the audit ended
     with contextlib.suppress(BrokenPipeError):
         click.echo(f"Verdict: {outcome.audit['verdict']}" if quiet else summary(outcome))
-        print_problems(outcome.problems)
+        print_problems([*outcome.problems, *unshown(outcome)])
     if outcome.incomplete:
         sys.exit(INCOMPLETE)
     if failed or at_or_above(outcome.audit["probes"], fail_on):

@@ -43,6 +43,7 @@ def examine() -> Iterator[Check]:
     yield from map(_package, _PACKAGES)
     yield from _cuda()
     yield _pango()
+    yield _fonts()
     yield from _plugins()
 
 
@@ -72,6 +73,20 @@ def _cuda() -> Iterator[Check]:
 def _pango() -> Check:
     found = ctypes.util.find_library("pango-1.0") or ctypes.util.find_library("pango-1.0-0")
     return Check("Pango", bool(found), found or "not found", "" if found else PANGO_ADVICE)
+
+
+def _fonts() -> Check:
+    from auditor.report.fonts import SAMPLES, missing_characters
+
+    drawn = [script for script, sample in SAMPLES.items() if not missing_characters(sample)]
+    missing = [script for script in SAMPLES if script not in drawn]
+    advice = ""
+    if missing:
+        advice = (
+            f"the PDF shows boxes for {', '.join(missing)} in class names and groups; where yours have them:"
+            " apt install fonts-noto-core fonts-noto-cjk (Debian, Ubuntu)"
+        )
+    return Check("fonts for the PDF", not missing, ", ".join(drawn) or "none found", advice)
 
 
 def _plugins() -> Iterator[Check]:

@@ -14,7 +14,16 @@ from typing import Any
 
 import click
 
-from auditor.cli.audit import FAILED, INCOMPLETE, audit, check_paper, finish, print_problems, write_comparison
+from auditor.cli.audit import (
+    FAILED,
+    INCOMPLETE,
+    audit,
+    check_paper,
+    finish,
+    print_problems,
+    unshown,
+    write_comparison,
+)
 from auditor.cli.group import Main
 from auditor.cli.options import DEVICE, GRADES, PAPER, PDF, TRUST, audit_options, input_options, name_list
 from auditor.errors import BadInput
@@ -204,7 +213,7 @@ def report(folder: Path, formats: Sequence[str], *, paper: str, pdf: str) -> Non
     outcome = replay.draw_again(folder, formats, paper, pdf)
     for file in outcome.files[1:]:
         click.echo(str(file))
-    print_problems(outcome.problems)
+    print_problems([*outcome.problems, *unshown(outcome)])
     if outcome.problems:
         sys.exit(INCOMPLETE)
 

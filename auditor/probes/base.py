@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from auditor.findings.finding import Area, Conclusion, ThreatModel
 from auditor.findings.metric import MetricSpec, Scalar
@@ -60,6 +60,15 @@ class Example:
 
     image_id: str
     at: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+class Magnified(NamedTuple):
+    """Pictures of differences: zero is grey, and the difference is multiplied so that it can be seen."""
+
+    pixels: Pixels
+    """(n, c, h, w) in [0, 1]."""
+    factors: NDArray[np.float64]
+    """(n,): by what each difference was multiplied; the report states it."""
 
 
 class Randomness:
@@ -212,7 +221,7 @@ class Probe(ABC):
 
     def draw_example(
         self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
-    ) -> Mapping[str, Pixels]:
+    ) -> Mapping[str, Pixels | Magnified]:
         """Return pictures by name, each (n, c, h, w) in [0, 1]; ``batch`` holds all images requested at one level."""
         del classifier, rng, example
         return {"clean": batch.pixels}
@@ -236,5 +245,5 @@ def no_examples() -> pd.DataFrame:
     import pandas as pd
 
     names = ["example", "image_id", "at", "picture", "file", "label", "prediction", "confidence", "confidence_label",
-             "success"]  # fmt: skip
+             "success", "factor"]  # fmt: skip
     return pd.DataFrame({name: [] for name in names})

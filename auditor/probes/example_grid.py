@@ -56,8 +56,8 @@ def example_grid(
         cells = [
             Picture(
                 file=by_name[name].file,
-                caption="magnified; grey is no change"
-                if name == "perturbation"
+                caption=f"× {by_name[name].factor:g}; grey: unchanged"
+                if by_name[name].factor != 1 or name == "perturbation"
                 else records.prediction_text(by_name[name]),
                 alt=f"{name} image of class {label}",
             )

@@ -11,7 +11,7 @@ from auditor.algorithms.norms import image_norms
 from auditor.findings.finding import Conclusion, ThreatModel
 from auditor.findings.metric import Metric, MetricSpec
 from auditor.probes.attack import breaking_epsilon, clean_units
-from auditor.probes.base import Columns, Example, Probe, Randomness, Records
+from auditor.probes.base import Columns, Example, Magnified, Probe, Randomness, Records
 from auditor.probes.example_grid import spread_over_classes
 from auditor.probes.levels import Level, number
 from auditor.probes.minimum_norm_findings import SearchCounts, failure_reason, search_finding
@@ -205,7 +205,7 @@ class MinimumNorm(Probe):
 
     def draw_example(
         self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
-    ) -> Mapping[str, Pixels]:
+    ) -> Mapping[str, Pixels | Magnified]:
         """Draw the clean images, the perturbation and the result, enlarged until the error survives 8 bits."""
         import numpy as np
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from auditor.algorithms.norms import image_norms
-from auditor.probes.base import Example, Probe, Randomness
+from auditor.probes.base import Example, Magnified, Probe, Randomness
 from auditor.probes.levels import Level, number
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Perturbation(Probe):
 
     def draw_example(
         self, classifier: Classifier, batch: Batch, rng: Randomness, example: Example
-    ) -> Mapping[str, Pixels]:
+    ) -> Mapping[str, Pixels | Magnified]:
         """Draw the clean images, the magnified perturbation and the perturbed images."""
         return example_pictures(batch.pixels, self.perturbed(classifier, batch, rng, example.at))
 
@@ -177,11 +177,17 @@ def size_columns(images: Pixels, clean: Pixels, signal: NDArray[np.float64]) -> 
     return {"l1": image_norms(delta, "l1"), "l2": noise, "linf": image_norms(delta, "linf"), "snr_db": snr_db}
 
 
-def example_pictures(clean: Pixels, perturbed: Pixels) -> dict[str, Pixels]:
-    """Return the clean images, the magnified perturbation (grey is no change) and the perturbed images."""
+def example_pictures(clean: Pixels, perturbed: Pixels) -> dict[str, Pixels | Magnified]:
+    """Return the clean images, the magnified perturbation (grey is no change) and the perturbed images.
+
+    The factor is the largest whole number at which no pixel is clipped, or 0.5 for changes of more than half the range.
+    """
     import numpy as np
 
     delta = perturbed - clean
-    largest = np.abs(delta).max(axis=(1, 2, 3), keepdims=True)
-    magnified = 0.5 + delta * (0.5 / np.where(largest > 0, largest, 1))
-    return {"clean": clean, "perturbation": magnified.astype(np.float32), "perturbed": perturbed}
+    largest = np.abs(delta).max(axis=(1, 2, 3))
+    # 1e-4: a perturbation of exactly 8/255 in float32 keeps its factor of 15
+    factors = np.floor(0.5 / np.where(largest > 0, largest, 0.5) + 1e-4)
+    factors = np.where(factors >= 1, factors, 0.5).astype(np.float64)
+    magnified = (0.5 + delta * factors[:, None, None, None]).clip(0, 1)
+    return {"clean": clean, "perturbation": Magnified(magnified.astype(np.float32), factors), "perturbed": perturbed}

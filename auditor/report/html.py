@@ -23,6 +23,7 @@ from auditor.findings.finding import AREAS
 from auditor.findings.losses import unjudged_losses
 from auditor.findings.record import AuditRecord, HeatMapRecord, PlotRecord, metric_spec, spec_of
 from auditor.report import documented, frameworks, layout, summary
+from auditor.report.fonts import missing_glyphs
 from auditor.report.gaps import gaps
 from auditor.report.gauge import gauge
 from auditor.report.group_gaps import group_gaps
@@ -163,6 +164,8 @@ def page(audit: AuditRecord, run: Path, *, paper: bool, size: str = "a4", extent
         frameworks=frameworks.appendix(audit["probes"]),
         documented=documented.claims(audit),
         picture=Pictures(run, paper),
+        # a browser has its own fonts
+        unshown=missing_glyphs(audit) if paper else "",
     )
     return text if extent == "full" else without_dangling_links(text)
 

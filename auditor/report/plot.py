@@ -17,6 +17,8 @@ from auditor.report.svg import INK, SOFT, strokes, svg, text, tooltip
 
 WIDTH, HEIGHT = 680, 260
 LEFT, RIGHT, TOP, BOTTOM = 62, 30, 34, 50
+SQUARE = 300
+"""Side of the plotting area, in pixels, where both axes have the same fixed range, as in a reliability diagram."""
 
 COLOURS = (
     "#0b5394",
@@ -54,6 +56,14 @@ class _Frame:
     step: int
     """Every how many points one is drawn."""
 
+    @property
+    def right(self) -> float:
+        return self.x.end
+
+    @property
+    def base(self) -> float:
+        return self.y.start
+
     def position(self, point: PointRecord, y: float) -> tuple[float, float]:
         return self.x(point["x"]), self.y(y)
 
@@ -66,18 +76,27 @@ def plot(chart: PlotRecord) -> Markup:
     ys = [y for point in points for y in (point["y"], point["low"], point["high"]) if y is not None]
     if not ys:
         return Markup('<p class="empty">Nothing was measured for this figure.</p>')
+    width, height = _size(chart)
     frame = _Frame(
         chart,
-        x=scale(chart["x"], xs, LEFT, WIDTH - RIGHT),
-        y=scale(chart["y"], ys, HEIGHT - BOTTOM, TOP),
+        x=scale(chart["x"], xs, LEFT, width - RIGHT),
+        y=scale(chart["y"], ys, height - BOTTOM, TOP),
         step=max(1, math.ceil(len(points) / MAX_POINTS)),
     )
     parts = [*_axes(frame, xs, ys), *_series(frame)]
-    drawing = svg(WIDTH, HEIGHT, describe(chart), parts) + _legend(series, chart["kind"], chart["title"])
+    drawing = svg(width, height, describe(chart), parts) + _legend(series, chart["kind"], chart["title"])
     if frame.step == 1:
         return drawing
     note = Markup('<p class="note">Every {} of {} points is drawn.</p>')
     return drawing + note.format(_ordinal(frame.step), len(points))
+
+
+def _size(chart: PlotRecord) -> tuple[float, float]:
+    """Return width and height; equal ranges have equal scales, so that the diagonal is at 45 degrees."""
+    ranges = [(axis["low"], axis["high"]) for axis in (chart["x"], chart["y"])]
+    if ranges[0] == ranges[1] and None not in ranges[0]:
+        return LEFT + SQUARE + RIGHT, TOP + SQUARE + BOTTOM
+    return WIDTH, HEIGHT
 
 
 def _series(frame: _Frame) -> Iterator[Markup]:
@@ -114,7 +133,7 @@ def _describe_series(line: SeriesRecord, chart: PlotRecord) -> str:
 def _axes(frame: _Frame, xs: Sequence[float], ys: Sequence[float]) -> Iterator[Markup]:
     """Draw grid, ticks and titles, and a break if a logarithmic axis shows 0."""
     x_axis, y_axis = frame.chart["x"], frame.chart["y"]
-    base, right = HEIGHT - BOTTOM, WIDTH - RIGHT
+    base, right = frame.base, frame.right
     y_ticks = ticks(y_axis, frame.y, ys, 18)
     yield strokes((LEFT, frame.y(tick), right, frame.y(tick)) for tick in y_ticks)
     for tick in y_ticks:
@@ -127,7 +146,7 @@ def _axes(frame: _Frame, xs: Sequence[float], ys: Sequence[float]) -> Iterator[M
         yield text(frame.x(tick), base + 19, _tick_label(x_axis, tick))
     if frame.x.zero_apart:
         yield _axis_break(LEFT + 0.05 * (right - LEFT), base)
-    yield text((LEFT + right) / 2, HEIGHT - 8, _axis_title(x_axis), colour=INK)
+    yield text((LEFT + right) / 2, base + BOTTOM - 8, _axis_title(x_axis), colour=INK)
     yield text(8, 16, _axis_title(y_axis), "start", INK)
 
 

@@ -18,7 +18,7 @@ from auditor.errors import NotFinite, OutOfTime
 from auditor.files import digest
 from auditor.findings.encoding import plain
 from auditor.model.deployed import DeployedModel
-from auditor.probes.base import Example, Probe, Randomness, Records
+from auditor.probes.base import Example, Magnified, Probe, Randomness, Records
 from auditor.run.folder import Cost, RunFolder
 from auditor.run.measuring import Measurer
 
@@ -39,6 +39,8 @@ class ExampleRow(TypedDict):
     confidence: float
     confidence_label: float
     success: bool
+    factor: float
+    """By what the difference shown was multiplied; 1 for an image."""
 
 
 def examples_key(key: str, requested: Sequence[Example]) -> str:
@@ -115,8 +117,9 @@ class Examples:
         first = requested[numbers[0]]
         batch = self._measurer.batch([requested[number].image_id for number in numbers])
         rng = Randomness(self._measurer.seed, probe.meta.id)
-        for name, pictures in probe.draw_example(self._measurer.classifier, batch, rng, first).items():
-            for number, label, pixels in zip(numbers, batch.labels, pictures, strict=True):
+        for name, drawn in probe.draw_example(self._measurer.classifier, batch, rng, first).items():
+            pictures, factors = drawn if isinstance(drawn, Magnified) else (drawn, np.ones(len(numbers)))
+            for number, label, pixels, factor in zip(numbers, batch.labels, pictures, factors, strict=True):
                 file, stored = self._store(probe.meta.id, pixels)
                 row: ExampleRow = {
                     "example": number,
@@ -129,6 +132,7 @@ class Examples:
                     "confidence": 0.0,
                     "confidence_label": 0.0,
                     "success": False,
+                    "factor": float(factor),
                 }
                 yield row, stored
 

@@ -31,7 +31,7 @@ def reliability_diagram(confidence: NDArray[np.float64], correct: NDArray[np.boo
         y=_accuracy_axis(),
         series=[
             Series(name="model", points=points),
-            Series(name="perfect", points=[Point(x=p.x, y=p.x) for p in (points[0], points[-1])]),
+            Series(name="perfect", points=[Point(x=0, y=0), Point(x=1, y=1)]),
         ],
         caption="Bins of equal size with 95 % intervals. Below the diagonal the model is overconfident.",
     )
@@ -105,7 +105,7 @@ def _columns(part: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.bool_]
 
 
 def _confidence_axis() -> Axis:
-    return Axis(label="mean confidence of the bin", format="percent", high=1, unit="fraction")
+    return Axis(label="mean confidence of the bin", format="percent", low=0, high=1, unit="fraction")
 
 
 def _accuracy_axis() -> Axis:
