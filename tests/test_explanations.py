@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
+import subprocess
+import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -70,6 +74,38 @@ def test_shap_sums_to_the_probability_and_equals_the_library(subject: tuple[Any,
     np.testing.assert_allclose(
         one(image[None], max_evals=120, batch_size=10, silent=True).values[0, ..., 0], values, atol=1e-6
     )
+
+
+ONE_IMAGE = """
+import json, types, warnings
+import numba, numpy as np
+warnings.simplefilter("ignore")
+{first}
+from auditor.plugins.explanations._shap_values import image_values, _library
+pixels = np.random.default_rng(0).random((1, 1, 5, 4), dtype=np.float32)
+weights = np.linspace(-1, 1, 20)
+def predict(x):
+    p = 1 / (1 + np.exp(-np.asarray(x).reshape(len(x), -1) @ weights))
+    return np.stack([p, 1 - p], axis=1)
+batch = types.SimpleNamespace(pixels=pixels, predictions=predict(pixels).argmax(1))
+values, base = image_values(types.SimpleNamespace(predict=predict), batch, 0, fill="mean", evaluations=40, batch_size=8)
+compiled = hasattr(_library().maskers._image._jit_build_partition_tree, "py_func")
+print(json.dumps([compiled, int(numba.config.DISABLE_JIT), values.tolist(), base]))
+"""
+
+
+def test_interpreted_loops_of_shap_give_the_values_of_compiled_ones() -> None:
+    """In a notebook shap may have been imported before, with its loops compiled."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("NUMBA")} | {"NUMBA_OPT": "0"}
+    found = []
+    for first in ("", "import shap"):
+        command = [sys.executable, "-c", ONE_IMAGE.format(first=first)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    ours, theirs = found
+    assert (ours[:2], theirs[:2]) == ([False, 0], [True, 0])
+    np.testing.assert_allclose(ours[2], theirs[2], rtol=1e-12)
+    assert ours[3] == theirs[3]
 
 
 def test_lime_equals_the_package_for_the_same_seed(subject: tuple[Any, Batch]) -> None:
