@@ -97,6 +97,23 @@ def test_record_of_every_probe_matches_the_schema(audited: dict[str, Any]) -> No
     assert [probe["id"] for probe in audited["probes"]] == list(LOADED.probes)
 
 
+def test_curves_contain_the_number_of_the_sentence(audited: dict[str, Any]) -> None:
+    """A finding at a level of its curve, such as epsilon 8/255: the reader looks for its number in the curve."""
+    missing, n = [], 0
+    for finding in (finding for probe in audited["probes"] for finding in probe["findings"]):
+        metric = finding["metric"]
+        curves = [each for each in finding["evidence"] if each["kind"] == "curve"]
+        at_level = metric is not None and any(isinstance(value, int | float) for value in metric["at"].values())
+        if not (curves and at_level and metric["value"] is not None):
+            continue
+        n += 1
+        values = [point["y"] for curve in curves for line in curve["series"] for point in line["points"]]
+        if not any(value == pytest.approx(metric["value"], abs=1e-5) for value in values if value is not None):
+            missing.append(f"{finding['id']}: {metric['name']} {metric['value']} {metric['at']}")
+    assert missing == []
+    assert n >= 8
+
+
 # the value itself changes with copies: bins of equal mass hold other images
 _BY_BINS = {"ece", "rms_calibration_error_debiased"}
 

@@ -16,7 +16,7 @@ from auditor.probes.example_grid import example_grid
 from auditor.probes.levels import number, size
 from auditor.probes.metric_tables import epsilon_table
 from auditor.probes.perturbation import ROUNDING
-from auditor.probes.plots import accuracy_axis, accuracy_points, epsilon_axis
+from auditor.probes.plots import accuracy_axis, accuracy_points, epsilon_axis, metric_point
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,9 +124,18 @@ def distance_text(median: Metric, norm: str, kind: str = "images") -> str:
 
 
 def distance_curve(
-    distance: NDArray[np.float64], norm: str, accuracy: str, source: str, *, units: Units = None
+    distance: NDArray[np.float64],
+    norm: str,
+    accuracy: str,
+    source: str,
+    *,
+    units: Units = None,
+    stated: Metric | None = None,
 ) -> Curve:
-    """Plot accuracy against epsilon from the distance of every image (n,); exact at each of its points."""
+    """Plot accuracy against epsilon from the distance of every image (n,); exact at each of its points.
+
+    ``stated`` is the accuracy that the text names, a point of its own: it may come from more images.
+    """
     import numpy as np
 
     finite = np.sort(distance[np.isfinite(distance) & (distance > 0)])
@@ -141,6 +150,7 @@ def distance_curve(
             Series(
                 name=source,
                 points=accuracy_points((0.0, *finite), lambda epsilon: distance > epsilon + ROUNDING, units),
-            )
+            ),
+            *([Series(name=f"in the text, n = {stated.n}", points=[metric_point(stated)])] if stated else []),
         ],
     )

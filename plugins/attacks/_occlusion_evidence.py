@@ -34,7 +34,7 @@ def fill_table(by_fill: Mapping[str, Sequence[Metric]]) -> Table:
 
 
 def size_curve(frame: pd.DataFrame, fills: Sequence[str], accuracy: str) -> list[Curve]:
-    """Plot accuracy against the size of the block, per fill and for the control over all fills."""
+    """Plot accuracy against the size of the block, for the worst fill of each image, per fill and for the control."""
     from auditor import statistics
 
     if frame["block"].nunique() < 2:
@@ -52,6 +52,11 @@ def size_curve(frame: pd.DataFrame, fills: Sequence[str], accuracy: str) -> list
     def robust(fill: str) -> Callable[[pd.DataFrame], Any]:
         return lambda rows: (rows["correct"] & ~rows["misclassified"])[rows["fill"] == fill]
 
+    def robust_to_all(rows: pd.DataFrame) -> Any:
+        held = (rows["correct"] & ~rows["misclassified"]).groupby(rows["image_id"]).transform("all")
+        return held[~rows["image_id"].duplicated()]
+
+    worst = [line("worst fill of each image", robust_to_all)] if len(fills) > 1 else []
     control = line("control, mean of the fills", lambda rows: ~rows["control_misclassified"])
     return [
         Curve(
@@ -59,7 +64,7 @@ def size_curve(frame: pd.DataFrame, fills: Sequence[str], accuracy: str) -> list
             caption="Worst position by fill, and the control. Bands: 95 % intervals.",
             x=Axis(label="side of the block, share of the image side", format="percent", unit="fraction", low=0),
             y=accuracy_axis(accuracy),
-            series=[*(line(fill, robust(fill)) for fill in fills), control],
+            series=[*worst, *(line(fill, robust(fill)) for fill in fills), control],
         )
     ]
 

@@ -97,7 +97,10 @@ class AdversarialDistance(AttackSummary):
             f" {size(norm, epsilon)} ({norm_name(norm)}, n = {len(judged)}). {_median_text(median, norm)}"
             f" {_failed_text(int(np.isinf(distance).sum()), len(known))}",
             metric=robust,
-            evidence=[distance_curve(distance, norm, accuracy, "worst case over all attacks", units=units), table],
+            evidence=[
+                distance_curve(distance, norm, accuracy, "worst case over all attacks", units=units, stated=robust),
+                table,
+            ],
         )
         return [robust, median, snr, *needed], finding
 

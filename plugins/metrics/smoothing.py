@@ -174,7 +174,6 @@ def _points(rows: pd.DataFrame) -> list[Point]:
 
     radius = _correct_radius(rows)
     positive = radius[radius > 0]
-    if not len(positive):
-        return []
-    sizes = np.unique(np.quantile(positive, np.linspace(0, 1, _POINTS), method="nearest"))
-    return accuracy_points(sizes, lambda size: radius >= size, rows.get("unit"))
+    sizes = np.unique(np.quantile(positive, np.linspace(0, 1, _POINTS), method="nearest")) if len(positive) else []
+    # at 0: classified correctly with any radius
+    return accuracy_points((0.0, *sizes), lambda size: radius >= size if size else radius > 0, rows.get("unit"))
