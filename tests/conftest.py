@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 # before anything imports torch: the workers share the cores, and two pools of threads on one core wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# tests that import shap themselves: every process would compile its loops anew, which run for milliseconds
-os.environ.setdefault("NUMBA_DISABLE_JIT", "1")
+# what Numba compiles here runs for milliseconds: optimising it takes a quarter longer
+os.environ.setdefault("NUMBA_OPT", "0")
 # the plugins of a test exist in its process only; test_supervision.py supervises
 os.environ.setdefault("AUDITOR_IN_PROCESS", "1")
 

@@ -393,6 +393,23 @@ def test_curves_of_all_runs_share_a_figure(compared: dict[str, Any]) -> None:
     assert html.count('<svg class="chart"') == sum(len(probe["curves"]) for probe in compared["probes"])
 
 
+def test_findings_and_examples_of_the_runs_are_side_by_side(runs: Path, compared: dict[str, Any]) -> None:
+    probe = next(probe for probe in compared["probes"] if probe["id"] == "attacks.fgsm")
+    audits = [json.loads(Path(run["path"], "audit.json").read_text()) for run in compared["runs"]]
+    own = [next(each for each in audit["probes"] if each["id"] == probe["id"])["findings"][0] for audit in audits]
+    assert [side["statement"] for side in probe["sides"]] == [finding["statement"] for finding in own]
+    text = page(compared, paper=False)  # type: ignore[arg-type]
+    article = text[text.index('id="probe-attacks.fgsm"') :].split("</article>")[0]
+    assert article.count('class="side"') == len(audits)
+    for side, finding in zip(probe["sides"], own, strict=True):
+        first = next(each for each in finding["evidence"] if each["kind"] == "image-grid")["rows"][0]
+        assert side["examples"]["rows"] == [{**first, "label": ""}]
+        assert side["examples"]["title"] == first["label"]
+    assert article.count('src="data:image/png;base64,') == sum(
+        len(side["examples"]["columns"]) for side in probe["sides"]
+    )
+
+
 def test_probes_with_different_settings_are_not_compared(runs: Path) -> None:
     compared = comparison.compare([runs / "before", runs / "other"])
     reasons = {probe["id"]: probe["reason"] for probe in compared["probes"] if probe["reason"]}

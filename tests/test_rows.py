@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from auditor.model.tabular import of_table, unknown
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
 from auditor.plugins.explanations._lime_coefficients import feature_coefficients
-from auditor.plugins.explanations._shap_values import feature_values
+from auditor.plugins.explanations._shap_values import _library, feature_values
 from auditor.plugins.explanations.occlusion import OcclusionMap
 from auditor.plugins.explanations.shap import Shap
 from auditor.probes.base import Randomness
@@ -291,10 +290,7 @@ def regression(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 def test_tabular_shap_equals_the_library_and_adds_up(regression: tuple[Any, Batch]) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import shap
-
+    shap = _library()
     classifier, batch = regression
     width, predicted = batch.pixels.shape[1], int(batch.predictions[1])
     usual = background(classifier)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from auditor.compare.differences import compare_values
 from auditor.compare.overlay import overlay
 from auditor.compare.runs import CannotCompare, MetricKey, ProbeResult, Run, first_record
+from auditor.compare.sides import sides
 from auditor.errors import AuditorError
 from auditor.findings.comparison_record import ComparedMetricRecord, ComparedProbeRecord, ValueRecord
 from auditor.findings.encoding import plain
@@ -45,6 +46,7 @@ def compare_probe(
         "metric_specs": first.get("metric_specs", []),
         "metrics": [],
         "curves": [],
+        "sides": sides(runs, probe_id),
     }
     try:
         results = _results(runs, probe_id, common, plugins)

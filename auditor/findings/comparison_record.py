@@ -8,6 +8,7 @@ from auditor.findings.finding import Area, Severity, Status
 from auditor.findings.metric import Scalar, Unit
 from auditor.findings.record import (
     CurveRecord,
+    ImageGridRecord,
     IntervalRecord,
     MetricRecord,
     MetricSpecRecord,
@@ -53,6 +54,14 @@ class ComparedMetricRecord(TypedDict):
     pairs: list[PairRecord]
 
 
+class SideRecord(TypedDict):
+    """What one run says about a probe."""
+
+    statement: str
+    examples: ImageGridRecord | None
+    """One row; its files are relative to the folder of the run."""
+
+
 class ComparedProbeRecord(TypedDict):
     """One probe in all runs."""
 
@@ -66,6 +75,8 @@ class ComparedProbeRecord(TypedDict):
     metric_specs: NotRequired[list[MetricSpecRecord]]
     metrics: list[ComparedMetricRecord]
     curves: list[CurveRecord]
+    sides: NotRequired[list[SideRecord | None]]
+    """One for each run; None where it has no finding."""
 
 
 class ComparedModelRecord(TypedDict):

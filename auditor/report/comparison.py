@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from auditor.findings import formatting
 from auditor.findings.comparison_record import ComparisonRecord, metric_of
 from auditor.findings.finding import AREAS
 from auditor.report import html, pdf, summary
+from auditor.report.pictures import Pictures
 
 
 def page(comparison: ComparisonRecord, *, paper: bool) -> str:
@@ -27,6 +30,7 @@ def page(comparison: ComparisonRecord, *, paper: bool) -> str:
         style=html.asset("report.css"),
         script=script,
         script_digest=html.digest(script),
+        pictures=[Pictures(Path(run["path"]), paper) for run in comparison["runs"]],
         areas=[(area, title, probes) for area, title, probes in areas if probes],
     )
 

@@ -246,7 +246,7 @@ def fix_columns(table: Element) -> None:
                 least.append(0)
                 most.append(0)
             least[column] = max(least[column], word if whole else min(word, 26))
-            most[column] = max(most[column], word, *(min(len(line), 60) for line in lines))
+            most[column] = max(most[column], word, *(min(len(line), 90) for line in lines))
     padding = 3
     room = max(LINE_WIDTH - padding * len(least) - sum(least), 0)
     wish = sum(most) - sum(least)

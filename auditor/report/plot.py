@@ -84,7 +84,10 @@ def plot(chart: PlotRecord) -> Markup:
         step=max(1, math.ceil(len(points) / MAX_POINTS)),
     )
     parts = [*_axes(frame, xs, ys), *_series(frame)]
-    drawing = svg(width, height, describe(chart), parts) + _legend(series, chart["kind"], chart["title"])
+    drawing = svg(width, height, describe(chart), parts)
+    if width < WIDTH:
+        drawing = Markup('<div class="square">{}</div>').format(drawing)
+    drawing += _legend(series, chart["kind"], chart["title"])
     if frame.step == 1:
         return drawing
     note = Markup('<p class="note">Every {} of {} points is drawn.</p>')

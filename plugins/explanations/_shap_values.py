@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import sys
 from collections.abc import Iterator
 from functools import lru_cache
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from auditor.plugins.explanations._random_state import kept_random_state
@@ -47,11 +49,13 @@ def image_values(
         pixels = np.asarray(images, dtype=np.float32).transpose(0, 3, 1, 2)
         return classifier.predict(pixels)[:, predicted : predicted + 1].astype(np.float64)
 
-    # a copy, because shap's maskers keep the previous image
-    masker = copy.copy(_masker(image.shape))
-    masker.mask_value = covered.flatten()
-    explainer = shap.PartitionExplainer(probability, masker)
-    found = explainer(image[None], max_evals=evaluations, batch_size=batch_size, silent=True)
+    with _interpreted():
+        # a copy, because shap's maskers keep the previous image
+        masker = copy.copy(_masker(image.shape))
+        masker.mask_value = covered.flatten()
+        # the default link is the compiled function
+        explainer = shap.PartitionExplainer(probability, masker, link=shap.links.identity)
+        found = explainer(image[None], max_evals=evaluations, batch_size=batch_size, silent=True)
     return np.asarray(found.values)[0, ..., 0], float(np.ravel(found.base_values)[0])
 
 
@@ -116,18 +120,14 @@ def _masker(shape: tuple[int, ...]) -> Any:
     """Return shap's masker of images (h, w, c); its tree of regions takes a second at 224 x 224."""
     import numpy as np
 
-    shap = _library()
-    # Numba's list, which the masker fills, must be of the same kind as the loop
-    compiled = hasattr(shap.maskers._image._jit_build_partition_tree, "py_func")
-    with contextlib.nullcontext() if compiled else _interpreted():
-        return shap.maskers.Image(np.zeros(shape), shape)
+    return _library().maskers.Image(np.zeros(shape), shape)
 
 
 def _library() -> Any:
-    """Import shap without its warning about a future matplotlib; its loops stay compiled if it was imported before."""
+    """Import shap without its warning about a future matplotlib."""
     import warnings
 
-    with warnings.catch_warnings(), _interpreted():
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import shap
     return shap
@@ -135,12 +135,18 @@ def _library() -> Any:
 
 @contextlib.contextmanager
 def _interpreted() -> Iterator[None]:
-    """Let Numba leave functions that are defined inside as they are."""
-    import numba
+    """Replace shap's compiled functions by the Python functions that they are made of, as long as this is open."""
+    from unittest.mock import patch
 
-    before = numba.config.DISABLE_JIT
-    numba.config.DISABLE_JIT = 1
-    try:
+    from numba.core.dispatcher import Dispatcher
+
+    image = _library().maskers._image
+    modules = [module for name, module in sys.modules.items() if name.startswith("shap.")]
+    names = [(module, name, each) for module in modules for name, each in vars(module).items()]
+    with contextlib.ExitStack() as stack:
+        for module, name, each in names:
+            if isinstance(each, Dispatcher):
+                stack.enter_context(patch.object(module, name, each.py_func))
+        # numba.typed.List, which only compiled functions take
+        stack.enter_context(patch.object(image, "numba", SimpleNamespace(typed=SimpleNamespace(List=list))))
         yield
-    finally:
-        numba.config.DISABLE_JIT = before
