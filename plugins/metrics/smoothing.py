@@ -174,6 +174,6 @@ def _points(rows: pd.DataFrame) -> list[Point]:
 
     radius = _correct_radius(rows)
     positive = radius[radius > 0]
-    sizes = np.unique(np.quantile(positive, np.linspace(0, 1, _POINTS), method="nearest")) if len(positive) else []
+    sizes = np.quantile(positive, np.linspace(0, 1, _POINTS), method="nearest") if len(positive) else np.zeros(0)
     # at 0: classified correctly with any radius
-    return accuracy_points((0.0, *sizes), lambda size: radius >= size if size else radius > 0, rows.get("unit"))
+    return accuracy_points((0.0, *np.unique(sizes)), lambda size: radius >= size if size else radius > 0, rows.get("unit"))
