@@ -175,5 +175,8 @@ def _points(rows: pd.DataFrame) -> list[Point]:
     radius = _correct_radius(rows)
     positive = radius[radius > 0]
     sizes = np.quantile(positive, np.linspace(0, 1, _POINTS), method="nearest") if len(positive) else np.zeros(0)
-    # at 0: classified correctly with any radius
-    return accuracy_points((0.0, *np.unique(sizes)), lambda size: radius >= size if size else radius > 0, rows.get("unit"))
+
+    def correct_at(size: float) -> NDArray[np.bool_]:
+        return radius >= size if size else radius > 0
+
+    return accuracy_points((0.0, *np.unique(sizes)), correct_at, rows.get("unit"))
