@@ -134,7 +134,7 @@ def distance_curve(
 ) -> Curve:
     """Plot accuracy against epsilon from the distance of every image (n,); exact at each of its points.
 
-    ``stated`` is the accuracy that the text names, a point of its own: it may come from more images.
+    ``stated`` is the accuracy that the text names, drawn as a separate point: it may come from more images.
     """
     import numpy as np
 
