@@ -242,6 +242,8 @@ def fix_columns(table: Element) -> None:
             whole = bool({"num", "keep"} & set(cell.get("class", "").split()))
             lines = "".join(_words(cell, whole=whole)).split("\n")
             word = max((len(word) for line in lines for word in line.split(" ")), default=0)
+            if cell.get("scope") == "col":
+                word += 2  # heads are bold
             if column == len(least):
                 least.append(0)
                 most.append(0)

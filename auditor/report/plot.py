@@ -15,7 +15,7 @@ from auditor.findings.record import AxisRecord, PlotRecord, PointRecord, SeriesR
 from auditor.report.scales import Scale, scale, ticks
 from auditor.report.svg import INK, SOFT, strokes, svg, text, tooltip
 
-WIDTH, HEIGHT = 680, 260
+WIDTH, HEIGHT = 680, 220
 LEFT, RIGHT, TOP, BOTTOM = 62, 30, 34, 50
 SQUARE = 300
 """Side of the plotting area, in pixels, where both axes have the same fixed range, as in a reliability diagram."""
