@@ -25,12 +25,19 @@ if TYPE_CHECKING:
     from auditor.plugin.registry import Registry
 
 LONG = (
+    "test_pretend_gpu",
     "test_supervision",
-    "test_metamorphic",
-    "test_reference_models",
     "test_contract",
-    "test_browser",
     "test_distributed",
+    "test_reference_models",
+    "test_metamorphic",
+    "test_verification",
+    "test_cli",
+    "test_attacks",
+    "test_report",
+    "test_browser",
+    "test_gaps",
+    "test_plugin",
 )
 """Files of minutes. A file runs on one worker: those that come last would leave the others idle."""
 

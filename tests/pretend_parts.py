@@ -73,6 +73,9 @@ evaluations = 40
 evaluations = 10
 [settings."sanity.gradient-masking"]
 iterations = 3
+[settings."sanity.positive-control"]
+samples = 1
+query_samples = 1
 """
 
 

@@ -188,6 +188,8 @@ def start(workspace: Path, out: Path) -> subprocess.Popen[str]:
         env={**os.environ, "AUDITOR_IN_PROCESS": "", "PYTHONPATH": str(workspace / "plugins")},
         stderr=subprocess.PIPE,
         text=True,
+        # an audit under nohup ignores SIGHUP, also when nohup started the tests
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     assert process.stderr is not None
     for line in process.stderr:
