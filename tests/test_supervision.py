@@ -175,6 +175,9 @@ def start(workspace: Path, out: Path) -> subprocess.Popen[str]:
     options = ["--data", "images.npz", "--format", "json", "--batch-size", "8", "--trust-model", "--out", str(out)]
     process = subprocess.Popen(
         [
+            # under nohup, which may have started the tests, an audit ignores SIGHUP
+            "env",
+            "--default-signal=HUP",
             program,
             "run",
             "linear.onnx",
@@ -188,8 +191,6 @@ def start(workspace: Path, out: Path) -> subprocess.Popen[str]:
         env={**os.environ, "AUDITOR_IN_PROCESS": "", "PYTHONPATH": str(workspace / "plugins")},
         stderr=subprocess.PIPE,
         text=True,
-        # an audit under nohup ignores SIGHUP, also when nohup started the tests
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     assert process.stderr is not None
     for line in process.stderr:
