@@ -18,6 +18,8 @@ from auditor import Meta, MinimumNorm, ThreatModel
 from auditor.plugins.attacks._minimum_norm_search import nearest_by_radius
 
 if TYPE_CHECKING:
+    import torch
+
     from auditor import Batch, Classifier, Pixels, Randomness
 
 
@@ -33,7 +35,7 @@ class FastMinimumNorm(MinimumNorm):
         " result at one budget.",
         references=("https://arxiv.org/abs/2102.12827",),
         needs=frozenset({"gradients"}),
-        version=3,
+        version=4,
     )
     norms: Sequence[str] = ("linf", "l2", "l1")
     iterations: int = 100
@@ -51,5 +53,11 @@ class FastMinimumNorm(MinimumNorm):
 
     def search(self, classifier: Classifier, batch: Batch, rng: Randomness, norm: str) -> Pixels:
         """Return the nearest iterate that the differentiable copy misclassifies."""
-        del rng
-        return nearest_by_radius(classifier, batch, norm, iterations=self.iterations)
+        import numpy as np
+
+        def noise(number: int) -> torch.Tensor:
+            shape = batch.pixels.shape[1:]
+            draws = [rng(image_id, f"start {number} {norm}").uniform(-1, 1, shape) for image_id in batch.ids]
+            return classifier.tensor(np.stack(draws).astype(np.float32))
+
+        return nearest_by_radius(classifier, batch, norm, iterations=self.iterations, noise=noise)
