@@ -69,13 +69,14 @@ def staged_pgd(
     points = BestPoints(clean)
     rows = torch.arange(len(clean), device=clean.device)
     active = torch.ones_like(rows, dtype=torch.bool)
+    starts = {"random": start, "other": other}
     end = 0
     for stage in STAGES:
         begin, end = end, math.ceil(stage.end * iterations)
         if begin == end:
             continue
         y, centre = labels[rows], clean[rows]
-        x = points.images[rows] if stage.start == "best" else centre + {"random": start, "other": other}[stage.start][rows]
+        x = points.images[rows] if stage.start == "best" else centre + starts[stage.start][rows]
         x = before = ball.project(x, centre)
         memory, targets = torch.zeros_like(x), y
         for step in range(begin, end):
