@@ -138,6 +138,7 @@ class Measurer:
             probabilities=probabilities,
             groups={name: [values[p] for p in positions] for name, values in self.images.groups.items()},
             masks=self.images.masks(ids),
+            epsilons=None if self.images.epsilons is None else self.images.epsilons[positions],
         )
 
     def scored(self, ids: Sequence[str]) -> list[str]:
