@@ -3,8 +3,8 @@
     uv run python benchmarks/equal_budgets.py [FOLDER] [--images 64] [--steps 100]
 
 On the reference model digits-cnn and, if FOLDER is given, on ``model.onnx`` with its sidecar and ``data.npz`` in it.
-Every attack gets ``steps`` gradients of each image to find its smallest perturbation. Searches use them at once; attacks
-within a budget bisect epsilon in five runs of a fifth of them, and may stop early. Distances are judged on one torch
+Every attack gets ``steps`` gradients of each image to find its smallest perturbation. Searches use them at once; others
+bisect epsilon in five runs of a fifth of them, and may stop early. Distances are judged on one torch
 module for all, which also counts the passes. Local optimality is 1 less the area between an attack's curve of robust
 accuracy and the best one of all attacks together, over the area between the clean accuracy and the best curve; global
 optimality is its mean over the networks (Cina et al. 2024, arXiv:2404.19460, section 3.2).
@@ -214,9 +214,8 @@ def measure(model: Path, data: Path | None, images: int, steps: int) -> dict[tup
             costs[name] = (*(count / len(clean) for count in passes), seconds)
         best = np.min(list(found.values()), axis=0)
         limit = float(best[np.isfinite(best)].max())
-        print(
-            f"\n{model.stem if data is None else model.parent.name}, {norm}, {len(clean)} images, curve up to {limit:.3g}"
-        )
+        network = model.stem if data is None else model.parent.name
+        print(f"\n{network}, {norm}, {len(clean)} images, curve up to {limit:.3g}")
         print(f"{'attack':22} optimality  median  failed  forward  backward  seconds")
         for name, distance in sorted(found.items(), key=lambda item: area(item[1], limit)):
             local = 1 - (area(distance, limit) - area(best, limit)) / (limit - area(best, limit))
