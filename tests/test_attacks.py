@@ -492,7 +492,8 @@ def test_pgd_agrees_with_art_foolbox_and_torchattacks(trained: tuple[Classifier,
     other_images = other(torch.from_numpy(batch.pixels), torch.from_numpy(batch.labels)).numpy()
     for theirs in (art.generate(batch.pixels, batch.labels), foolbox.raw.numpy(), other_images):
         difference = ours - robust(classifier, batch, theirs, epsilon)
-        assert -(2 if epsilon < 0.1 else 8) <= difference <= 2, (ours, difference)
+        # ours finds more with as many steps where half of the images are at the edge
+        assert -(3 if epsilon < 0.1 else 20) <= difference <= 2, (ours, difference)
     assert 10 < ours < len(batch) - 10
 
 

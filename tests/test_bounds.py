@@ -65,7 +65,8 @@ def numbers_of(conclusion: Any) -> dict[str, Any]:
 
 def conclude_bounds(certified: list[float], clever: list[float], found: list[float], **signs: list[float]) -> Any:
     ids = list("abcd")
-    trust = {"ks": [0.5] * 4, "shape": [2.0] * 4, "spread": [0.1] * 4} | signs
+    trust = {"ks": [0.5] * 4, "shape": [2.0] * 4, "spread": [0.1] * 4, "slope": [2.0] * 4} | signs
+    trust = {"margin": [2.0 * score for score in clever]} | trust
     return Bounds().conclude(
         records(
             pd.DataFrame({"image_id": ids}),
@@ -134,11 +135,24 @@ def test_clever_contradiction_lists_signs_of_uncertainty() -> None:
     assert "on 4 of 4 images, on 1 of them without a sign" in finding.statement
     table = next(item for item in finding.evidence if "CLEVER score above" in item.title)
     signs = {row[0]: row[-1] for row in table.rows}
-    assert signs["a"] == "none: not explained"
+    assert signs["a"] == "none: random points missed the slope towards the error"
     assert "does not fit" in signs["b"]
-    assert "half of its sample" in signs["c"]
+    assert signs["c"] == "the halves of the sample differ (10 %)"
     assert "do not determine their endpoint" in signs["d"]
     assert [row[4] for row in table.rows if row[0] == "a"] == [pytest.approx(3)]
+    assert (
+        "the distribution does not fit its largest slopes on 1, its largest slopes do not determine their endpoint on"
+        " 1, the halves of the sample differ on 1, random points missed the slope towards the error on 1: there the"
+        " margin falls 3 times as fast"
+    ) in finding.statement
+
+
+def test_clever_score_at_the_radius_is_explained_by_it() -> None:
+    # the margin allows twice the score, so the radius of the ball limits it
+    conclusion = conclude_bounds([0.0] * 4, [0.3] * 4, [0.1] * 4, margin=[1.2, 0.6, 0.6, 0.6])
+    [finding] = conclusion.findings
+    assert numbers_of(conclusion)["clever_unexplained"].value == 3
+    assert "the score is the radius of the sampled ball on 1" in finding.statement
 
 
 def test_no_bounds_or_no_attacks_is_inconclusive() -> None:

@@ -485,3 +485,31 @@ def test_almost_the_name_of_a_special_column_is_refused(header: str, tmp_path: P
     (tmp_path / "t.csv").write_text(f"{header}\na.png,x\n")
     with pytest.raises(BadInput, match=r"has a column called '.*'; expected '"):
         find_source(tmp_path / "t.csv")
+
+
+def test_epsilon_of_each_image_is_read_from_a_manifest_and_an_npz(tmp_path: Path, find_source: Any) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text("image,label,epsilon,sex\na.png,0,8/255,f\nb.png,1,0.03,m\n")
+    source = find_source(manifest)
+    assert set(source.groups) == {"sex"}
+    images = Images(source, shape=RGB)
+    np.testing.assert_allclose(images.epsilons, [8 / 255, 0.03])
+    archive = tmp_path / "d.npz"
+    np.savez(archive, images=np.zeros((2, 8, 8, 3), dtype=np.uint8), epsilons=np.array([0.1, 0.2]))
+    other = Images(find_source(archive), shape=RGB)
+    np.testing.assert_allclose(other.epsilons, [0.1, 0.2])
+    # rows depend on it
+    manifest.write_text("image,label,epsilon,sex\na.png,0,8/255,f\nb.png,1,0.04,m\n")
+    assert Images(find_source(manifest), shape=RGB).measured_sha256 != images.measured_sha256
+
+
+@pytest.mark.parametrize("value", ["", "0", "-0.1", "2", "nan", "8/0", "8/", "big", "8"])
+def test_invalid_epsilon_names_the_image_and_what_was_expected(value: str, tmp_path: Path, find_source: Any) -> None:
+    for name in ("a.png", "b.png"):
+        picture(tmp_path / name)
+    manifest = tmp_path / "m.csv"
+    manifest.write_text(f"image,label,epsilon\na.png,0,0.1\nb.png,1,{value}\n")
+    with pytest.raises(BadInput, match=r"the epsilon of b\.png is .*; expected a number or fraction above 0"):
+        Images(find_source(manifest), shape=RGB)

@@ -24,14 +24,19 @@ from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
+from auditor.plugins.attacks._known_errors import SOURCES
 from auditor.plugins.attacks._simba_walk import _cosines, _low_and_high
+from auditor.plugins.attacks.autoattack import Autoattack
 from auditor.plugins.attacks.carlini_wagner import CarliniWagner
 from auditor.plugins.attacks.deepfool import DeepFool
 from auditor.plugins.attacks.hopskipjump import HopSkipJump
 from auditor.plugins.attacks.minimum_norm import FastMinimumNorm
+from auditor.plugins.attacks.pgd import Pgd
 from auditor.plugins.attacks.simba import Simba
 from auditor.probes.attack import breaking_epsilon
-from auditor.probes.base import Randomness
+from auditor.probes.base import Randomness, RunContext
+from auditor.probes.distances import smallest
+from auditor.probes.perturbation import ROUNDING
 from auditor.run.opening import open_audit
 from auditor.run.request import Request
 
@@ -413,3 +418,59 @@ def test_norms_that_a_search_does_not_know_and_repeated_ones_are_refused(
 def test_threat_model_of_a_search_follows_from_its_needs() -> None:
     assert DeepFool().threat_model().knowledge == "white-box"
     assert HopSkipJump().threat_model().knowledge == "black-box"
+
+
+def network(classes: int = 6, seed: int = 0) -> tuple[Classifier, Batch]:
+    """Build a small ReLU network with random weights, and images that it classifies."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Flatten(), nn.Linear(48, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, classes)
+    )
+    classifier = classifier_of(net, lambda x: net(torch.from_numpy(x)).detach().numpy(), SHAPE, classes)
+    return classifier, batch_of(classifier, np.random.default_rng(1).uniform(0, 1, (24, *SHAPE)).astype(np.float32))
+
+
+def test_minimum_norm_never_exceeds_what_other_attacks_of_the_run_found() -> None:
+    classifier, batch = network()
+    others: list[Any] = [
+        Pgd(epsilons=(0.01, 0.03, 0.1, 0.3)),
+        DeepFool(),
+        Autoattack(epsilon=0.05, iterations=20, targets=2, queries=20),
+    ]
+    frames = {
+        probe.meta.id: records_of(batch, probe.measure(classifier, batch, RNG.of(probe.meta.id))).frame
+        for probe in others
+    }
+    # so few steps that the others need less on some images
+    probe = FastMinimumNorm(iterations=2)
+    own = RNG.of(probe.meta.id)
+    context = RunContext(
+        classifier=classifier, probes=[*others, probe], ids=batch.ids, batch=lambda _: batch, rng=own, records=frames
+    )
+    alone = records_of(batch, probe.measure(classifier, batch, own)).frame
+    continued = records_of(batch, probe.prepare(context).measure(classifier, batch, own)).frame
+    attacks = {name: frame for name, frame in frames.items() if name in SOURCES}
+    for norm in probe.norms:
+        nearest = smallest(attacks, norm)["distance"]
+        before, after = (smallest({probe.meta.id: frame}, norm)["distance"] for frame in (alone, continued))
+        assert (before > nearest * 1.01).any()
+        # a point that is made again differs by rounding: the batch is another one
+        assert (after <= nearest + ROUNDING).all()
+        assert (after <= before).all()
+
+
+def test_minimum_norm_finds_an_error_where_the_gradient_almost_vanishes_at_the_clean_image() -> None:
+    class Plateau(nn.Module):
+        """Logits that change by 1e-9 of the distance, up to a distance of 0.2 from grey; then class 1."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            far = (x - 0.5).abs().flatten(1).mean(1)
+            rise = 1e-9 * far + 50 * (far - 0.2).clamp_min(0)
+            return torch.stack([torch.ones_like(rise), rise], dim=1)
+
+    copy = Plateau()
+    classifier = classifier_of(copy, lambda x: copy(torch.from_numpy(x)).numpy(), SHAPE, 2)
+    pixels = np.random.default_rng(0).uniform(0.45, 0.55, (8, *SHAPE)).astype(np.float32)
+    found = distances(FastMinimumNorm(norms=("linf",)), classifier, batch_of(classifier, pixels))
+    # all pixels move by 0.22 in the mean
+    assert (found["linf"] < 0.3).all()

@@ -88,6 +88,10 @@ class Ball:
         """Scale the noise to the surface of the ball."""
         return noise * per_image(self.epsilon / self.length(noise).clamp_min(1e-30), noise.ndim)
 
+    def outermost(self, noise: torch.Tensor) -> torch.Tensor:
+        """Return a random perturbation on the surface of the ball, in L-inf one of its corners."""
+        return self.surface(noise.sign() if self.norm == "linf" else noise)
+
     def direction(self, slope: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         """Return the unit step from ``x`` that raises a loss with this gradient most.
 

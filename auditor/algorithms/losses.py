@@ -49,18 +49,23 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.softplus(soft_margin(logits, labels))
 
 
+def gain(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the logit of each image's target class minus the label's, (n,)."""
+    return (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
+
+
 def targeted_dlr(logits: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Return the targeted difference of logits ratio, (n,): (z_t - z_y) / (z_(1) - (z_(3) + z_(4)) / 2).
 
     z_(i) is the i-th largest logit. Croce and Hein 2020, arXiv:2003.01690, equation 7. For three classes the
     denominator is that of the untargeted ratio, z_(1) - z_(3) (equation 6); for two classes it is 1.
     """
-    gain = (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None]))[:, 0]
+    rise = gain(logits, labels, targets)
     classes = logits.shape[1]
     if classes < 3:
-        return gain
+        return rise
     top = logits.topk(min(classes, 4), dim=1).values
-    return gain / (top[:, 0] - top[:, 2:].mean(1) + 1e-12)
+    return rise / (top[:, 0] - top[:, 2:].mean(1) + 1e-12)
 
 
 def per_image(values: torch.Tensor, ndim: int = 4) -> torch.Tensor:

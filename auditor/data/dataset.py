@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +61,8 @@ class Source:
     """The unit of each image: its patient, person or video. Images of one unit are correlated. None if not stated."""
     unit_name: str = "unit"
     """The column that names the units."""
+    epsilons: Sequence[str] | None = None
+    """The L-infinity epsilon of each image as text, such as "8/255"; None if not stated."""
     columns: Mapping[str, Sequence[Any]] | None = None
     """For tabular data: all columns of the table; ``auditor/model/tabular.py`` selects features, label and groups."""
     mask: Callable[[int], tuple[bytes, Image.Image | NDArray[Any]] | None] | None = None
@@ -102,6 +106,8 @@ class Batch:
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     masks: Pixels | None = None
     """(n, h, w), 1 inside the object and 0 outside, NaN for an image without a mask; None if the data has no masks."""
+    epsilons: NDArray[np.float64] | None = None
+    """(n,) L-infinity epsilon of each image; None if the data states none."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -122,6 +128,7 @@ class Batch:
             probabilities=self.probabilities[index],
             groups={name: [values[i] for i in index] for name, values in self.groups.items()},
             masks=None if self.masks is None else self.masks[index],
+            epsilons=None if self.epsilons is None else self.epsilons[index],
         )
 
 
@@ -168,6 +175,8 @@ class Images:
         self.units = None if source.units is None else [source.units[i] for i in self._index]
         """The unit of each image; None if the data states none."""
         self.unit_name = source.unit_name
+        self.epsilons = None if source.epsilons is None else _epsilons(source)[self._index]
+        """The L-infinity epsilon of each image, (n,); None if the data states none."""
         self.benchmark: BenchmarkRecord | None = None
         """The benchmark of the Hugging Face Hub that the data is, as stated in the sidecar."""
         self._position = {image_id: position for position, image_id in enumerate(self.ids)}
@@ -204,6 +213,8 @@ class Images:
     def _digest(self, *more: Any) -> str:
         rows = list(zip(self.ids, self._digests, strict=True))
         content = [rows, self.label_names, self.groups, self.shape, asdict(self._resizing), *more]
+        if self.epsilons is not None:
+            content.append({"epsilons": self.epsilons.tolist()})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -380,3 +391,20 @@ def _why(error: Exception) -> str:
         return error.strerror
     text = " ".join(str(error).split())
     return text if isinstance(error, OSError | ValueError) and text else f"{type(error).__name__}: {text}"
+
+
+def _epsilons(source: Source) -> NDArray[np.float64]:
+    """Return the epsilon of everything at the path, (n,). Raises BadInput for one that is none."""
+    values = []
+    for image_id, text in zip(source.ids, source.epsilons or (), strict=True):
+        try:
+            value = float(Fraction(text.replace(" ", ""))) if "/" in text else float(text)
+        except (ValueError, ZeroDivisionError):
+            value = math.nan
+        if not 0 < value <= 1:
+            raise BadInput(
+                f"{source.path}: the epsilon of {image_id} is {text or 'missing'!r}; expected a number or fraction"
+                " above 0 and at most 1, such as 0.03 or 8/255, for every image; or drop the column"
+            )
+        values.append(value)
+    return np.array(values)

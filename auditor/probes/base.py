@@ -79,7 +79,12 @@ class Randomness:
 
     def __init__(self, seed: int, probe_id: str) -> None:
         """``seed`` is the seed of the run."""
+        self._seed = seed
         self._prefix = f"{seed}\0{probe_id}"
+
+    def of(self, probe_id: str) -> Randomness:
+        """Return the random numbers of another probe of the run."""
+        return Randomness(self._seed, probe_id)
 
     def __call__(self, image_id: str, purpose: str = "") -> np.random.Generator:
         """Return a generator for one image; ``purpose`` separates several draws for the same image."""
@@ -142,6 +147,8 @@ class RunContext:
     batch: Callable[[Sequence[str]], Batch]
     """Load some of these images."""
     rng: Randomness
+    records: Mapping[str, pd.DataFrame] = field(default_factory=dict)
+    """What the probes of ``depends_on`` have recorded, by id; empty unless the probe ``waits``."""
     units: Mapping[str, str] | None = None
     """The unit of each image (patient, person, video) by id; None if the data states none. Images of one unit belong
     into the same half of a split."""
@@ -172,6 +179,8 @@ class Probe(ABC):
     """Ids or globs of other probes whose records ``conclude`` reads."""
     adds_images: ClassVar[bool] = False
     """True if ``extra_images`` may return images; they are measured when the probes of ``depends_on`` are done."""
+    waits: ClassVar[bool] = False
+    """True if ``prepare`` reads ``RunContext.records``: the probe is measured when those of ``depends_on`` are done."""
     accepts_surrogates: ClassVar[bool] = False
     """True if the probe has a setting ``surrogates``: paths of other models (``--surrogate``)."""
 

@@ -129,11 +129,17 @@ class MinimumNorm(Probe):
             Images (n, c, h, w), the clean one if nothing is confirmed; probabilities of the deployed model for them
             (n, k); and whether the search found something (n,).
         """
-        import numpy as np
-
         results = check_images(
             f"{self.meta.id}: search", self.search(classifier, batch, rng, norm), batch, {"norm": norm}
         )
+        return self.confirmed(classifier, batch, results)
+
+    def confirmed(
+        self, classifier: Classifier, batch: Batch, results: Pixels
+    ) -> tuple[Pixels, NDArray[np.float32], NDArray[np.bool_]]:
+        """Move ``results`` (n, c, h, w) as near to the clean images as the deployed model confirms; as ``nearest``."""
+        import numpy as np
+
         delta = results - batch.pixels
         found: NDArray[np.bool_] = np.abs(delta).reshape(len(delta), -1).max(axis=1) > 0
         images, answers = batch.pixels.copy(), batch.probabilities.copy()

@@ -21,6 +21,7 @@ from auditor.run.process_state import unchanged_batch
 from auditor.run.watch import Watch
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
 _CLEAN_BYTES = 256 << 20
@@ -137,6 +138,7 @@ class Measurer:
             probabilities=probabilities,
             groups={name: [values[p] for p in positions] for name, values in self.images.groups.items()},
             masks=self.images.masks(ids),
+            epsilons=None if self.images.epsilons is None else self.images.epsilons[positions],
         )
 
     def scored(self, ids: Sequence[str]) -> list[str]:
@@ -171,7 +173,13 @@ class Measurer:
         return {image_id: fresh[image_id] if image_id in fresh else self._clean[image_id] for image_id in ids}
 
 
-def run_context(probe: Probe, probes: Sequence[Probe], measurer: Measurer, ids: Sequence[str]) -> RunContext:
+def run_context(
+    probe: Probe,
+    probes: Sequence[Probe],
+    measurer: Measurer,
+    ids: Sequence[str],
+    records: Mapping[str, pd.DataFrame] | None = None,
+) -> RunContext:
     """Return what a probe may read to prepare itself for these images."""
     return RunContext(
         classifier=measurer.classifier,
@@ -181,6 +189,7 @@ def run_context(probe: Probe, probes: Sequence[Probe], measurer: Measurer, ids: 
         batch=measurer.batch,
         units=measurer.images.unit_of,
         rng=Randomness(measurer.seed, probe.meta.id),
+        records=records or {},
     )
 
 

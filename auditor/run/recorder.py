@@ -156,7 +156,8 @@ class Recorder:
         if probe.meta.id not in self._prepared:
             calls = self._measurer.classifier.calls
             start, forward, backward = time.monotonic(), calls.forward, calls.backward
-            run = run_context(probe, self._probes, self._measurer, ids)
+            records = self._dependencies(probe) if probe.waits else {}
+            run = run_context(probe, self._probes, self._measurer, ids, records)
             self._watch.doing("prepare", probe.meta.id)
             self._prepared[probe.meta.id] = probe.prepare(run)
             cost = Cost(time.monotonic() - start, calls.forward - forward, calls.backward - backward)

@@ -305,14 +305,14 @@ class _Session:
         return judged
 
     def _spend(self, budget: Budget, recorder: Recorder, guard: StateGuard) -> dict[str, Exception | SystemExit]:
-        """Measure within the budget; probes with extra images wait until the others are done.
+        """Measure within the budget; probes that read the records of others wait until those are done.
 
         Returns the exceptions of the probes that broke.
         """
         probes = {
             probe.meta.id: probe for probe in self.probes if not unmet_requirement(probe, self.classifier, self.images)
         }
-        later = [probe_id for probe_id, probe in probes.items() if probe.adds_images]
+        later = [probe_id for probe_id, probe in probes.items() if probe.adds_images or probe.waits]
         first = [probe_id for probe_id in probes if probe_id not in later]
 
         def advance(probe_id: str, seconds: float, number: int, count: int) -> Progressed:

@@ -1,7 +1,8 @@
 """Tables as CSV or Parquet: image manifests, and tabular data.
 
-A manifest has the column ``image`` and optionally ``label``, ``unit`` (its patient, person or video) and ``mask`` (an
-image of equal size, white for the object); other columns are groups. A table without ``image`` is tabular data.
+A manifest has the column ``image`` and optionally ``label``, ``unit`` (its patient, person or video), ``mask`` (an
+image of equal size, white for the object) and ``epsilon`` (its own L-infinity radius); other columns are groups. A
+table without ``image`` is tabular data.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from auditor.data.dataset import Source
 
 _SUFFIXES = {".csv", ".parquet"}
-_NOT_GROUPS = {"image", "label", "mask", "unit"}
+_NOT_GROUPS = {"image", "label", "mask", "unit", "epsilon"}
 
 
 @hookimpl
@@ -57,6 +58,7 @@ def _open(path: Path) -> Source:
         labels=_labels(path, table),
         groups={str(name): _texts(table[name]) for name in table.columns if name not in _NOT_GROUPS},
         units=_texts(table["unit"]) if "unit" in table else None,
+        epsilons=_texts(table["epsilon"]) if "epsilon" in table else None,
         read=lambda index: read_file(files[index]),
         mask=read_mask if masks else None,
     )

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from auditor.data.dataset import Source
 
+_PER_IMAGE = {"labels", "ids", "units", "epsilons"}
+"""Arrays with one value per image."""
+
 
 @hookimpl
 def auditor_open_images(path: Path) -> Source | None:
@@ -36,15 +39,13 @@ def _open(path: Path) -> Source:
     _check(path, images)
     n = len(images)
     for name, array in arrays.items():
-        if (name in {"labels", "ids", "units"} or name.startswith("groups_")) and array.shape != (n,):
+        if (name in _PER_IMAGE or name.startswith("groups_")) and array.shape != (n,):
             raise BadInput(f"{path}: {name} has shape {list(array.shape)}; expected [{n}], one per image")
-    foreign = [
-        name for name in arrays if name not in {"images", "labels", "ids", "units"} and not name.startswith("groups_")
-    ]
+    foreign = [name for name in arrays if name not in {"images", *_PER_IMAGE} and not name.startswith("groups_")]
     if foreign:
         raise BadInput(
             f"{path}: contains {', '.join(sorted(foreign))}, which nothing reads; expected images, labels, ids,"
-            " units and groups_<name>; rename groups, and leave other arrays out"
+            " units, epsilons and groups_<name>; rename groups, and leave other arrays out"
         )
     ids = _texts(arrays["ids"]) if "ids" in arrays else [f"{i:06d}" for i in range(n)]
     if len(set(ids)) != n:
@@ -55,6 +56,7 @@ def _open(path: Path) -> Source:
         labels=_texts(arrays["labels"]) if "labels" in arrays else None,
         groups={name[7:]: _texts(array) for name, array in arrays.items() if name.startswith("groups_")},
         units=_texts(arrays["units"]) if "units" in arrays else None,
+        epsilons=[str(value) for value in arrays["epsilons"].tolist()] if "epsilons" in arrays else None,
         read=lambda index: (images[index].tobytes(), images[index]),
     )
 

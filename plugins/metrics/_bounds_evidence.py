@@ -18,6 +18,14 @@ _MAX_ROWS = 40
 _POINTS = 30
 
 
+AT_RADIUS = "the score is the radius of the sampled ball"
+MISFIT = "the distribution does not fit its largest slopes"
+NO_ENDPOINT = "its largest slopes do not determine their endpoint"
+FEW_SAMPLES = "the halves of the sample differ"
+RARE = "random points missed the slope towards the error"
+"""Causes of a CLEVER score above a perturbation found; the last one is left if the estimate shows none."""
+
+
 class Contradictions(NamedTuple):
     """Images whose certificate or CLEVER score exceeds a perturbation that an attack found."""
 
@@ -56,7 +64,31 @@ def statement(norm: str, ratio: Metric, found: Contradictions) -> str:
         if len(found.overestimated):
             text += f", on {unexplained} of them without a sign of uncertainty"
         parts.append(text)
+        parts += _causes(found)
     return "; ".join(parts) + "."
+
+
+def _causes(found: Contradictions) -> list[str]:
+    """Count the images by cause, of which one may have several; for the last cause also state its size."""
+    if not len(found.overestimated):
+        return []
+    counts = {
+        cause: int(found.reasons.str.contains(cause, regex=False).sum())
+        for cause in (AT_RADIUS, MISFIT, NO_ENDPOINT, FEW_SAMPLES)
+    }
+    texts = [f"{cause} on {count}" for cause, count in counts.items() if count]
+    unexplained = found.overestimated[found.reasons == ""]
+    if len(unexplained):
+        texts.append(
+            f"{RARE} on {len(unexplained)}: there the margin falls {_steeper(unexplained).median():.2g} times as fast"
+            " as the estimated steepest slope (median)"
+        )
+    return [f"causes, of which an image may have several: {', '.join(texts)}"]
+
+
+def _steeper(rows: pd.DataFrame) -> pd.Series[float]:
+    """Return the mean slope towards the error in units of the estimated steepest one."""
+    return rows["margin"] / rows["distance"] / rows["slope"]
 
 
 def accuracy_bounds(rows: pd.DataFrame, norm: str, accuracy: str) -> Curve:
@@ -123,7 +155,7 @@ def overestimation_table(found: Contradictions, norm: str) -> Table:
                 float(row.distance),
                 row.attack,
                 float(row.clever / row.distance) if row.distance else None,
-                row.reason or "none: not explained",
+                row.reason or f"none: {RARE}",
             ]
             for row in rows.itertuples()
         ],

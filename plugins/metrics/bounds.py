@@ -4,8 +4,9 @@ Three probes contribute: the certified radius (no perturbation up to it changes 
 estimate, which may be wrong in both directions), and the smallest perturbation that an attack found. A certificate
 above a perturbation found is a contradiction: one of the two is wrong, and neither can be trusted until it is known
 which. A CLEVER score above a perturbation found means that the sampled gradients missed the steepest slope. It counts
-as explained if the estimate was uncertain: the fitted distribution is poor, its endpoint is undetermined, or two halves
-of the sample differ by at least as much. Otherwise it is unexplained.
+as explained if the estimate shows why: the score is the radius of the sampled ball, the fitted distribution is poor,
+its endpoint is undetermined, or two halves of the sample differ by at least as much. Otherwise no property of the
+estimate reveals it: directions towards an error are rare among random points. The finding counts each cause.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class Bounds(AttackSummary):
         for norm in norms_of(attacks):
             rows = smallest(attacks, norm).drop(columns=["snr_db", "searched"])
             rows["certified"] = _column(records, "metrics.certified", "radius", norm)
-            for name in ("clever", "ks", "shape", "spread"):
+            for name in ("clever", "ks", "shape", "spread", "slope", "margin"):
                 rows[name] = _column(records, "metrics.clever", name, norm)
             rows = rows[rows["certified"].notna() | rows["clever"].notna()].sort_index()
             if len(rows):
@@ -161,10 +162,12 @@ def _reason(row: pd.Series[float]) -> str:
     from auditor.algorithms.extreme_values import SHAPES
 
     signs = []
+    if row["clever"] * row["slope"] < row["margin"] * (1 - 1e-6):
+        signs.append(evidence.AT_RADIUS)
     if row["ks"] <= _MISFIT:
-        signs.append("the distribution does not fit its largest slopes")
+        signs.append(evidence.MISFIT)
     if row["shape"] >= SHAPES[1] - 1e-6:
-        signs.append("its largest slopes do not determine their endpoint")
+        signs.append(evidence.NO_ENDPOINT)
     if row["clever"] * (1 - row["spread"]) <= row["distance"]:
-        signs.append(f"half of its sample differs by {100 * row['spread']:.0f} %")
+        signs.append(f"{evidence.FEW_SAMPLES} ({100 * row['spread']:.0f} %)")
     return "; ".join(signs)

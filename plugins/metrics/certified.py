@@ -19,7 +19,9 @@ from auditor.probes.metric_tables import epsilon_table
 from auditor.probes.plots import accuracy_axis, accuracy_points, epsilon_axis
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from auditor import Batch, Classifier, Columns, Randomness
     from auditor.plugins.metrics._certified_radii import Radii
@@ -113,21 +115,34 @@ class Certified(Probe):
         if not len(correct):
             return found
         pixels, labels = torch.from_numpy(batch.pixels[correct]), torch.from_numpy(batch.labels[correct])
-        logits = bounder.logits(pixels).cpu()
-        radii = find_radii(
-            bounder,
-            Prover(bounder, classifier.scaled_logits),
-            pixels,
-            labels,
-            norm=norm,
-            slack=_SLACK * logits.abs().amax(1).clamp_min(1),
-            epsilons=self.epsilons if norm == "linf" else self.l2_epsilons,
-            iterations=self.iterations,
-            seconds=self.seconds,
-        )
-        for all_images, part in zip(found, radii, strict=True):
-            all_images[correct] = part
+        slack = _SLACK * bounder.logits(pixels).cpu().abs().amax(1).clamp_min(1)
+        prover = Prover(bounder, classifier.scaled_logits)
+        for rows, epsilons in self._tested(batch.take(correct), norm):
+            radii = find_radii(
+                bounder,
+                prover,
+                pixels[rows],
+                labels[rows],
+                norm=norm,
+                slack=slack[rows],
+                epsilons=epsilons,
+                iterations=self.iterations,
+                seconds=self.seconds,
+            )
+            for all_images, part in zip(found, radii, strict=True):
+                all_images[correct[rows]] = part
         return found
+
+    def _tested(self, batch: Batch, norm: str) -> list[tuple[NDArray[np.int64], Sequence[float]]]:
+        """Return rows and the epsilons tested on them: those of the setting, in L-infinity also the image's own."""
+        import numpy as np
+
+        shared = self.epsilons if norm == "linf" else self.l2_epsilons
+        if norm != "linf" or batch.epsilons is None:
+            return [(np.arange(len(batch)), shared)]
+        return [
+            (np.flatnonzero(batch.epsilons == own), sorted({*shared, float(own)})) for own in np.unique(batch.epsilons)
+        ]
 
     def conclude(self, records: Records) -> Conclusion:
         """Return certified accuracy by epsilon and the median radius, for each norm."""
