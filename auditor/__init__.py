@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from auditor.findings.metric import Metric, MetricSpec
     from auditor.model.artefact import Artefact
     from auditor.model.classifier import Classifier
+    from auditor.plugin.family import ProbeFamily
     from auditor.plugin.hookspecs import API_VERSION, hookimpl
     from auditor.probes.attack import Attack
     from auditor.probes.base import Columns, Example, Meta, PerImage, Probe, Randomness, Records, RunContext
@@ -58,6 +59,7 @@ _NAMES = {
     "findings.metric": "Metric MetricSpec",
     "model.artefact": "Artefact",
     "model.classifier": "Classifier",
+    "plugin.family": "ProbeFamily",
     "plugin.hookspecs": "API_VERSION hookimpl",
     "probes.attack": "Attack",
     "probes.base": "Columns Example Meta PerImage Probe Randomness Records RunContext",
@@ -114,6 +116,7 @@ __all__ = [
     "PluginBroken",
     "Point",
     "Probe",
+    "ProbeFamily",
     "Randomness",
     "Records",
     "ReportFormat",

@@ -1,4 +1,4 @@
-"""The plugin interface: five hooks, all of which return values."""
+"""The plugin interface: six hooks, all of which return values."""
 
 from __future__ import annotations
 
@@ -11,22 +11,29 @@ import pluggy
 if TYPE_CHECKING:
     from auditor.data.dataset import Source
     from auditor.model.artefact import Artefact
+    from auditor.plugin.family import ProbeFamily
     from auditor.probes.base import Probe
     from auditor.report import ReportFormat
 
 hookspec = pluggy.HookspecMarker("auditor")
 hookimpl = pluggy.HookimplMarker("auditor")
 
-API_VERSION = "1.0"
+API_VERSION = "1.1"
 """Version of the interface that plugins are written for; docs/stability.md says what it covers.
 
-A plugin states the version it was written for as ``AUDITOR_API = "1.0"`` in the module that its entry point names.
+A plugin states the version it was written for as ``AUDITOR_API = "1.1"`` in the module that its entry point names.
 """
 
 
 @hookspec
 def auditor_probes() -> Iterable[type[Probe]]:
     """Return the probes of this plugin."""
+    raise NotImplementedError
+
+
+@hookspec
+def auditor_probe_families() -> Iterable[ProbeFamily]:
+    """Return the families of probes that this plugin generates on demand."""
     raise NotImplementedError
 
 

@@ -24,6 +24,7 @@ from auditor.errors import AuditorError, BadInput, PluginBroken
 from auditor.findings.encoding import plain
 from auditor.findings.finding import AREAS
 from auditor.plugin import hookspecs
+from auditor.plugin.family import ProbeFamily
 from auditor.plugin.hookspecs import API_VERSION
 from auditor.probes.base import Meta, Probe
 from auditor.toml import nearest, typed
@@ -51,6 +52,9 @@ class Registry:
     probes: dict[str, type[Probe]] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     """The plugin that provides each probe, by probe id."""
+    families: dict[str, ProbeFamily] = field(default_factory=dict)
+    """Probes that are generated on demand, by the name of their family."""
+    _family_origin: dict[str, str] = field(default_factory=dict)
 
     @property
     def broken(self) -> list[Plugin]:
@@ -68,14 +72,57 @@ class Registry:
         chosen: set[str] = set()
         for pattern in patterns:
             found = fnmatch.filter(self.probes, pattern)
+            if not found and self.has(pattern):
+                found = [pattern]
             if not found:
                 raise BadInput(f"{option} {pattern}: no such probe{self._similar(pattern)} (see `auditor probes`)")
             chosen.update(found)
         return [probe_id for probe_id in self.probes if probe_id in chosen]
 
+    def has(self, probe_id: str) -> bool:
+        """Whether this probe exists; that of a family is generated first.
+
+        Raises:
+            BadInput: with the reason, for a member of a family that cannot audit a classifier.
+        """
+        if probe_id in self.probes:
+            return True
+        for family in self.families.values():
+            member = family.member(probe_id)
+            if member is not None:
+                self._add(self._family_origin[family.name], family.probe(member))
+                self._sort()
+                return True
+        return False
+
+    def similar(self, probe_id: str) -> str:
+        """Suggest the known id closest to a misspelt one; empty if none is close."""
+        known = list(self.probes)
+        for family in self.families.values():
+            if probe_id.startswith(family.prefix):
+                known += map(family.probe_id, family.members())
+        return nearest(probe_id, known)
+
+    def member_id(self, family_name: str, member: str, where: str) -> str:
+        """Return the probe id of a member of a family. Raises BadInput for an unknown one."""
+        family = self.families.get(family_name)
+        if family is None:
+            raise BadInput(f"{where}: no plugin provides the family {family_name!r} of probes")
+        members = family.members()
+        if member not in members:
+            spelt = {name.lower(): name for name in members}
+            hint = nearest(spelt.get(member.lower(), member), members)
+            raise BadInput(f"{where}: no attack {member!r}{hint}; expected one of {', '.join(members)}")
+        return family.probe_id(member)
+
+    def _sort(self) -> None:
+        """Order the probes by area and id."""
+        order = {area: i for i, area in enumerate(AREAS)}
+        self.probes = dict(sorted(self.probes.items(), key=lambda item: (order[item[1].meta.area], item[0])))
+
     def _similar(self, pattern: str) -> str:
         """Suggest probe ids for a pattern without a match."""
-        if hint := nearest(pattern, self.probes):
+        if hint := self.similar(pattern):
             return hint
         area = sorted(probe_id for probe_id in self.probes if pattern.split(".", maxsplit=1)[0] in probe_id)
         return f"; similar: {', '.join(area[:8])}" if area else ""
@@ -91,6 +138,7 @@ class Registry:
 
     def configure(self, probe_id: str, settings: Mapping[str, Any], *, where: str) -> Probe:
         """Return a probe with these settings; raise BadInput for an unknown setting or a value of another type."""
+        self.has(probe_id)
         kind = self.probes[probe_id]
         hints = typing.get_type_hints(kind)
         fields = {f.name: hints[f.name] for f in dataclasses.fields(kind)}
@@ -137,6 +185,22 @@ class Registry:
                     self._break(plugin, f"{hook}: {name} is already registered; ignoring the one from {plugin}")
         return found
 
+    def _load_families(self) -> None:
+        """Collect the families of all plugins; a name in use is refused."""
+        for implementation in self.manager.hook.auditor_probe_families.get_hookimpls():
+            plugin = implementation.plugin_name
+            try:
+                families: list[ProbeFamily] = list(implementation.function())  # type: ignore[call-overload]
+            except Exception as error:
+                self._break(plugin, f"auditor_probe_families raised {type(error).__name__}: {error}")
+                continue
+            for family in families:
+                if self.families.setdefault(family.name, family) is not family:
+                    taken = f"the family {family.name} is already registered; ignoring the one from {plugin}"
+                    self._break(plugin, f"auditor_probe_families: {taken}")
+                else:
+                    self._family_origin[family.name] = plugin
+
     def _break(self, name: str, error: str) -> None:
         for i, plugin in enumerate(self.plugins):
             if plugin.name == name and not plugin.error:
@@ -180,8 +244,8 @@ def load(begin: Callable[[str], None] = lambda _: None, lost: Mapping[str, str] 
                 registry._add(implementation.plugin_name, kind)
             except PluginBroken as error:
                 registry._break(implementation.plugin_name, str(error))
-    order = {area: i for i, area in enumerate(AREAS)}
-    registry.probes = dict(sorted(registry.probes.items(), key=lambda item: (order[item[1].meta.area], item[0])))
+    registry._sort()
+    registry._load_families()
     return registry
 
 
