@@ -138,14 +138,17 @@ def inspect(
 
 @main.command(short_help="List the probes, or describe one.")
 @click.argument("probe", required=False, metavar="[ID]")
-def probes(probe: str | None) -> None:
+@click.option("--suite", metavar="NAME|FILE.toml", help="List only the probes of this suite, those of ART among them.")
+def probes(probe: str | None, suite: str | None) -> None:
     """List all probes, built in or from plugins; with ID, print its description, settings and references."""
     from auditor.cli.listing import all_probes, one_probe
     from auditor.plugin import registry
+    from auditor.plugin.suite import find_suite
 
     plugins = registry.load()
+    listed = None if suite is None else plugins.select(find_suite(suite, plugins).probes, option=f"--suite {suite}:")
     if probe is None:
-        click.echo(all_probes(plugins))
+        click.echo(all_probes(plugins, listed))
     else:
         chosen = plugins.select([probe], option="probe")
         click.echo("\n\n".join(one_probe(plugins, probe_id) for probe_id in chosen))

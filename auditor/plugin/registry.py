@@ -111,8 +111,8 @@ class Registry:
         members = family.members()
         if member not in members:
             spelt = {name.lower(): name for name in members}
-            hint = nearest(spelt.get(member.lower(), member), members)
-            raise BadInput(f"{where}: no attack {member!r}{hint}; expected one of {', '.join(members)}")
+            hint = nearest(spelt.get(member.lower(), member), members) or f"; expected one of {', '.join(members)}"
+            raise BadInput(f"{where}: no attack {member!r}{hint}")
         return family.probe_id(member)
 
     def _sort(self) -> None:

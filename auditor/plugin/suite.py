@@ -111,7 +111,7 @@ def _generated(content: SuiteFile, registry: Registry, where: str) -> dict[str, 
     for number, table in enumerate(content.art, 1):
         place = f"{where}: [[art]] {number}"
         if not isinstance(attack := table.get("attack"), str):
-            raise BadInput(f'{place}: has no attack; expected the name of a class of ART, such as attack = "NewtonFool"')
+            raise BadInput(f'{place}: has no attack; expected the name of a class of ART, as in attack = "NewtonFool"')
         probe_id = registry.member_id("art", attack, place)
         if probe_id in found or probe_id in content.settings:
             raise BadInput(f"{place}: {attack} has settings already; state all settings of {probe_id} in one table")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from auditor import Attack, Level, Meta, MinimumNorm, Probe, ThreatModel
 from auditor.algorithms.pgd import usual_step
-from auditor.plugins.attacks._art_run import NORMS, supported_norms, check, run
+from auditor.plugins.attacks._art_run import NORMS, accepted_norms, check, run
 from auditor.probes.levels import budget_text
 
 if TYPE_CHECKING:
@@ -24,8 +24,14 @@ _OWNED = frozenset({"estimator", "classifier", "targeted", "batch_size", "verbos
 _WHITE_BOX = frozenset({"AutoAttack"})
 """Attacks that use gradients although ART does not state it."""
 
-_WITHOUT_NORM: Mapping[str, str] = {"BasicIterativeMethod": "linf", "VirtualAdversarialMethod": "l2"}
-"""Norm of the budget of attacks that take ``eps`` and no norm."""
+_ONLY_NORMS: Mapping[str, Sequence[str]] = {
+    # without a parameter for the norm
+    "BasicIterativeMethod": ("linf",),
+    "VirtualAdversarialMethod": ("l2",),
+    # in L1, ART returns the clean image
+    "SquareAttack": ("linf", "l2"),
+}
+"""Norms of attacks whose own check does not tell."""
 
 _NO_BUDGET = frozenset({"Wasserstein"})
 """Attacks whose ``eps`` is not the size of a perturbation in an L-p norm."""
@@ -91,9 +97,9 @@ class ArtAttack(_ArtProbe, Attack):
 
     def __post_init__(self) -> None:
         """Refuse settings that ART refuses."""
-        if self.norm not in supported_norms(self.art_class, _WITHOUT_NORM):
-            known = ", ".join(supported_norms(self.art_class, _WITHOUT_NORM))
-            raise ValueError(f"norm is {self.norm!r}; ART's {self.art_class.__name__} supports {known}")
+        known = supported_norms(self.art_class)
+        if self.norm not in known:
+            raise ValueError(f"norm is {self.norm!r}; ART's {self.art_class.__name__} supports {', '.join(known)}")
         for level in self.levels():
             check(self.art_class, self._at(level))
 
@@ -124,7 +130,7 @@ class ArtAttack(_ArtProbe, Attack):
             # the automatic ones begin with twice epsilon and halve it themselves
             step = 2 * epsilon if automatic else min(epsilon, usual_step(epsilon, iterations or 1))
             values["eps_step"] = step
-        norm = {} if self.art_class.__name__ in _WITHOUT_NORM else {"norm": NORMS[self.norm]}
+        norm = {"norm": NORMS[self.norm]} if _takes_norm(self.art_class) else {}
         return {**values, **norm, "eps": epsilon}
 
 
@@ -173,7 +179,8 @@ def art_probe(attack: type[Any]) -> type[Probe]:
     budget = "eps" in attack.attack_params and name not in _NO_BUDGET
     base: type[Any] = ArtAttack if budget else ArtSearch
     namespace: dict[str, Any] = {
-        "__module__": __name__,
+        # the description of the probe is that of the family
+        "__module__": "auditor.plugins.attacks.art",
         "__doc__": f"{name} of ART.",
         "meta": meta,
         "art_class": attack,
@@ -183,9 +190,9 @@ def art_probe(attack: type[Any]) -> type[Probe]:
         for key, (hint, default) in _parameters(attack, eps=not budget).items()
     ]
     if budget:
-        fields.append(("norm", Literal["linf", "l2", "l1"], _WITHOUT_NORM.get(name, "linf")))
+        fields.append(("norm", Literal["linf", "l2", "l1"], supported_norms(attack)[0]))
     elif _takes_norm(attack):
-        namespace["supported_norms"] = supported_norms(attack, _WITHOUT_NORM)
+        namespace["supported_norms"] = supported_norms(attack)
     return dataclasses.make_dataclass(name, fields, bases=(base,), namespace=namespace, frozen=True, kw_only=True)
 
 
@@ -226,6 +233,12 @@ def _hint(annotation: str, default: Any) -> Any:
     if default is None and plain and len(plain) + words.count("None") == len(words):
         return plain[0] | None
     return None
+
+
+@functools.cache
+def supported_norms(attack: type[Any]) -> Sequence[str]:
+    """Return the norms of an attack: those that its own check accepts, unless that does not tell."""
+    return _ONLY_NORMS.get(attack.__name__) or accepted_norms(attack)
 
 
 def _takes_norm(attack: type[Any]) -> bool:

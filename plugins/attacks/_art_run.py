@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import io
 import logging
 import math
 import random
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -71,17 +70,8 @@ def check(attack: type[Any], parameters: Mapping[str, Any]) -> None:
         return
 
 
-def supported_norms(attack: type[Any], without_norm: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the norms that an attack accepts; ``without_norm`` has those of attacks that take none."""
-    if fixed := without_norm.get(attack.__name__):
-        return (fixed,)
-    return _accepted_norms(attack)
-
-
-
-
-@functools.cache
-def _accepted_norms(attack: type[Any]) -> tuple[str, ...]:
+def accepted_norms(attack: type[Any]) -> Sequence[str]:
+    """Return the norms that an attack's own check accepts."""
     accepted = []
     for name, value in NORMS.items():
         with contextlib.suppress(ValueError):
