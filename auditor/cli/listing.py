@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from auditor.plugin.registry import Registry
 
-_NEEDS = {"labels": "labels", "gradients": "gradients (white-box)", "groups": "group columns"}
+_NEEDS = {"labels": "labels", "gradients": "gradients (white-box)", "groups": "group columns", "scores": "scores"}
 _INPUT_KINDS = {"images": "images", "rows": "tabular data"}
 
 

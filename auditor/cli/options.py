@@ -137,6 +137,12 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         help="Time limit: 90s, 10m, 2h. Probes that run out of time measure fewer images. [default: that of the suite]",
     ),
     click.option(
+        "--queries",
+        type=_POSITIVE,
+        metavar="N",
+        help="Send at most N images to an endpoint; the probes share them. [default: no limit]",
+    ),
+    click.option(
         "--probe-timeout",
         callback=_seconds,
         default="1h",

@@ -15,9 +15,9 @@ import numpy as np
 
 from auditor.data import sample_photos
 from auditor.data.dataset import Images, Pixels
-from auditor.errors import BadInput, NotFinite, first_line, one_line
+from auditor.errors import BadInput, NotFinite, OutOfTime, first_line, one_line
 from auditor.findings.record import ProbeRecord
-from auditor.model.deployed import DeployedModel
+from auditor.model.deployed import DeployedModel, Price
 from auditor.model.device import pick_device, threads_for
 from auditor.plugin import registry
 from auditor.plugin.registry import Registry
@@ -26,7 +26,7 @@ from auditor.policy.rules import Policy, read_policy
 from auditor.policy.verdict import judge, judge_all
 from auditor.probes.base import Probe
 from auditor.report import ReportFormat
-from auditor.run.budget import Budget, Progressed, measure_in_sweeps
+from auditor.run.budget import Budget, Progressed, QueryBudget, measure_in_sweeps
 from auditor.run.concluding import Concluder
 from auditor.run.distributed import Workers
 from auditor.run.effort import reduce, too_slow
@@ -74,6 +74,10 @@ def run(request: Request, progress: Progress | None = None, watch: Watch | None 
     device = pick_device(request.device)
     sandbox.finish()
     classifier, images = open_audit(plugins, request, suite, device)
+    budget = _query_budget(request, classifier) or budget
+    if classifier.artefact.endpoint is not None:
+        # what repeats queries is measured at the end of the run, to see whether the endpoint changed meanwhile
+        probes = sorted(probes, key=lambda probe: probe.repeats_queries)
     out = request.out or Path("audits") / f"{request.model.stem}-{classifier.sha256[:8]}"
     folder = RunFolder(out, watch, wait=progress.say if request.wait else None)
     try:
@@ -108,6 +112,27 @@ def _budget(request: Request, suite: Suite, spent: float) -> Budget | None:
     if suite.time_limit is None or request.budget == "none":
         return None
     return Budget(suite.time_limit, f"suite {suite.name}; --budget changes it", spent)
+
+
+def _query_budget(request: Request, classifier: DeployedModel) -> Budget | None:
+    """Return the query budget of the request. Raises BadInput for options that an endpoint, or only it, has."""
+    endpoint = classifier.artefact.endpoint
+    if endpoint is None:
+        if request.queries is not None:
+            raise BadInput(f"--queries: limits the queries of an endpoint; {classifier.path} is a model file")
+        return None
+    if request.engine == "ray" or (request.workers or 1) > 1:
+        raise BadInput(
+            "--workers and --engine: an endpoint is queried by one process, which keeps its rate limit and counts the"
+            " queries; state [endpoint] concurrency instead"
+        )
+    if request.queries is None:
+        return None
+    if isinstance(request.budget, float):
+        raise BadInput("--queries and --budget: exclude each other; leave one out")
+    endpoint.limit = request.queries
+    classifier.calls.clock = lambda: endpoint.queries
+    return QueryBudget(request.queries, classifier.calls.clock)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +173,7 @@ class _Session:
 
     def _too_slow(self) -> list[str]:
         """Return the probes that need smaller settings; the same as in an earlier run of this folder."""
-        if self.budget is None:
+        if self.budget is None or self.budget.in_queries:
             return []
         known = earlier_reductions(self.folder, self.suite.name, self.budget.seconds)
         if known is not None:
@@ -207,6 +232,10 @@ class _Session:
                 if not ids:
                     raise
                 self._try_model(self.images.pixels(ids[:_PARITY_IMAGES]), ids)
+        except OutOfTime:
+            raise BadInput(
+                f"--queries {self.request.queries}: does not suffice for the first batch of images; allow more"
+            ) from None
         except (ArithmeticError, RuntimeError) as error:
             raise BadInput(
                 f"{self.classifier.path}: {first_line(error)} on images of {self.images.path}; expected one finite"
@@ -217,7 +246,9 @@ class _Session:
         self.watch.doing("check")
         self.classifier.verify(parity_images)
         choose_batch_size(self.measurer, self.request.batch_size, ids)
-        if self.budget is not None:
+        if self.budget is not None and self.budget.in_queries:
+            self.measurer.price = Price(1.0, 0.0)
+        elif self.budget is not None:
             measure_price(self.measurer, ids)
 
     def _parity_images(self) -> Pixels:
@@ -241,7 +272,7 @@ class _Session:
             probes=self.probes,
             suite=self.suite,
             policy=self.policy,
-            time_limit=None if self.budget is None else self.budget.seconds,
+            time_limit=None if self.budget is None or self.budget.in_queries else self.budget.seconds,
             reduced=slow,
             progress=self.progress,
         )
@@ -316,7 +347,7 @@ class _Session:
         first = [probe_id for probe_id in probes if probe_id not in later]
 
         def advance(probe_id: str, seconds: float, number: int, count: int) -> Progressed:
-            position = Position(number, count, seconds, budget.left)
+            position = Position(number, count) if budget.in_queries else Position(number, count, seconds, budget.left)
             try:
                 with guard.unchanged(probe_id):
                     return recorder.measure_for(probes[probe_id], seconds, position)

@@ -24,6 +24,9 @@ _OWNED = frozenset({"estimator", "classifier", "targeted", "batch_size", "verbos
 _WHITE_BOX = frozenset({"AutoAttack"})
 """Attacks that use gradients although ART does not state it."""
 
+_DECISIONS = frozenset({"BoundaryAttack", "HopSkipJump", "SignOPTAttack", "SpatialTransformation"})
+"""Black-box attacks that only need labels; the others need scores."""
+
 _ONLY_NORMS: Mapping[str, Sequence[str]] = {
     # without a parameter for the norm
     "BasicIterativeMethod": ("linf",),
@@ -174,7 +177,7 @@ def art_probe(attack: type[Any]) -> type[Probe]:
         area="attacks",
         why=_WHY,
         references=_references(attack),
-        needs=frozenset({"gradients"}) if gradients else frozenset(),
+        needs=frozenset({"gradients"} if gradients else set() if name in _DECISIONS else {"scores"}),
     )
     budget = "eps" in attack.attack_params and name not in _NO_BUDGET
     base: type[Any] = ArtAttack if budget else ArtSearch
