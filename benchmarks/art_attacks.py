@@ -38,7 +38,7 @@ FEWER: Mapping[str, Mapping[str, Any]] = {
     "RescalingAutoConjugateGradient": {"max_iter": 20, "nb_random_init": 1},
     "SignOPTAttack": {"query_limit": 2000},
     "HopSkipJump": {"max_iter": 10},
-    "Wasserstein": {"max_iter": 40},
+    "Wasserstein": {"max_iter": 20},
 }
 """Settings for attacks whose defaults need minutes for an image."""
 
@@ -70,12 +70,12 @@ def measure(attack: str, given: Sequence[Subject]) -> Row:
         return (attack, "", "", "", f"no: {reason}", f"no: {reason}")
     settings = dict(FEWER.get(attack, {}))
     norm = getattr(plugins.probes[probe_id], "norm", None)
-    if norm is not None:
+    if norm in BUDGET:
         settings["epsilons"] = [BUDGET[norm][0]]
     probe = plugins.configure(probe_id, settings, where="benchmark")
     threat = probe.threat_model()
     assert threat is not None
-    kind = "smallest perturbation" if norm is None else BUDGET[norm][1]
+    kind = BUDGET[norm][1] if norm in BUDGET else "smallest perturbation"
     return (attack, f"`{probe_id}`", kind, threat.knowledge, *(outcome(probe, subject) for subject in given))
 
 

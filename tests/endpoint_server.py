@@ -76,7 +76,7 @@ class Server:
         if self.down or (self.fail_every and number % self.fail_every == 0):
             return send(handler, 503, {"error": "overloaded"})
         if self.stall_every and number % self.stall_every == 0:
-            time.sleep(0.6)
+            time.sleep(0.4)
         if "/infer" in handler.path:
             tensor = json.loads(content)["inputs"][0]
             found = self._answers(np.array(tensor["data"], dtype=np.float32).reshape(tensor["shape"]))
@@ -84,7 +84,8 @@ class Server:
             return send(handler, 200, {"model_name": "digits", "outputs": [output]})
         if handler.path.startswith("/predictions/"):
             pixels = np.asarray(Image.open(io.BytesIO(content)), dtype=np.float32) / 255
-            return send(handler, 200, self._answers(pixels.reshape(1, *self.shape))[0].tolist())
+            image = pixels.reshape(*self.shape[1:], -1).transpose(2, 0, 1)
+            return send(handler, 200, self._answers(image[None])[0].tolist())
         images = np.array(json.loads(content)["instances"], dtype=np.float32)
         return send(handler, 200, {"result": {"predictions": self._answers(images).tolist()}})
 

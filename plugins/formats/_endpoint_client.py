@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -58,13 +59,20 @@ class Client:
         """``where`` names the file in errors."""
         self._spoken, self._table, self._where = spoken, table, where
         self._pool = ThreadPoolExecutor(table.concurrency, "endpoint")
+        # start every thread now: a probe must not appear to leave one behind
+        together = threading.Barrier(table.concurrency)
+        for started in [self._pool.submit(together.wait) for _ in range(table.concurrency)]:
+            started.result()
         self._local = threading.local()
+        self._connections: list[http.client.HTTPConnection] = []
+        weakref.finalize(self, _close, self._connections, self._pool)
         self._lock = threading.Lock()
         self._next_start = 0.0
         self._cache: dict[bytes, NDArray[np.float32]] = {}
         self._cached_bytes = 0
         self._fresh = False
         self._failures = 0
+        self._answered = False
         self.limit: int | None = None
         """Largest number of queries; a request beyond it raises OutOfTime."""
         self.queries = 0
@@ -98,10 +106,7 @@ class Client:
     def describe(self) -> Known:
         """Return what the server states about the model. Raises BadInput if it does not answer."""
         request = self._spoken.about()
-        try:
-            return self._spoken.known(None if request is None else self._spoken.read(self._repeated(request, 0)))
-        except (NoAnswer, EndpointDown) as error:
-            raise BadInput(f"{self._where}: {error}; is the server running?") from None
+        return self._spoken.known(None if request is None else self._spoken.read(self._repeated(request, 0)))
 
     @contextmanager
     def fresh(self) -> Iterator[None]:
@@ -166,7 +171,9 @@ class Client:
         pause, reason = _FIRST_PAUSE, ""
         for attempt in range(self._table.retries + 1):
             if self._failures >= _GIVE_UP:
-                raise EndpointDown(f"{self._where}: the endpoint does not answer any more ({reason or 'see above'})")
+                raise EndpointDown(
+                    f"{self._where}: the endpoint does not answer any more{f' ({reason})' if reason else ''}"
+                )
             self._wait_for_turn()
             with self._lock:
                 self.queries += images
@@ -180,12 +187,15 @@ class Client:
                     time.sleep(min(_LONGEST_PAUSE, max(pause, failed.pause)))
                 pause *= 2
                 continue
-            self._failures = 0
+            self._failures, self._answered = 0, True
             return answer
+        text = f"the endpoint did not answer {self._table.retries + 1} times: {reason}"
+        if not self._answered:
+            raise BadInput(f"{self._where}: {text}; is the server running?")
         with self._lock:
             self._failures += 1
             self.unanswered += images
-        raise NoAnswer(f"the endpoint did not answer {self._table.retries + 1} times: {reason}")
+        raise NoAnswer(text)
 
     def _wait_for_turn(self) -> None:
         """Keep the rate limit."""
@@ -222,13 +232,22 @@ class Client:
             kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
             assert parts.hostname is not None
             self._local.connection = kind(parts.hostname, parts.port, timeout=self._table.timeout)
+            self._connections.append(self._local.connection)
         connection: http.client.HTTPConnection = self._local.connection
         return connection
 
     def _disconnect(self) -> None:
         if getattr(self._local, "connection", None) is not None:
             self._local.connection.close()
+            self._connections.remove(self._local.connection)
             self._local.connection = None
+
+
+def _close(connections: Sequence[http.client.HTTPConnection], pool: ThreadPoolExecutor) -> None:
+    """Close the connections and end the threads of a client."""
+    pool.shutdown(wait=False)
+    for connection in connections:
+        connection.close()
 
 
 def _seconds(headers: Mapping[str, str]) -> float:
