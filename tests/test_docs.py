@@ -138,9 +138,9 @@ def test_every_hook_is_documented_with_its_arguments(name: str) -> None:
     assert f"`{name}({', '.join(inspect.signature(HOOKS[name]).parameters)})`" in PLUGINS_MD
 
 
-def test_there_are_five_hooks() -> None:
-    assert len(HOOKS) == 5
-    assert "## The five hooks" in PLUGINS_MD
+def test_there_are_six_hooks() -> None:
+    assert len(HOOKS) == 6
+    assert "## The six hooks" in PLUGINS_MD
 
 
 def test_the_readme_names_every_probe_and_no_other() -> None:

@@ -293,7 +293,7 @@ def test_mlserver_speaks_kserve_v2(files: tuple[Path, Path], tmp_path: Path) -> 
     """Skipped where MLServer is not installed: it pins older versions of libraries of the project."""
     command = shutil.which("mlserver")
     if command is None:
-        pytest.skip("mlserver is not on the path; install it in an environment of its own to run this test")
+        pytest.skip("mlserver is not on the path; install it in another environment to run this test")
     (tmp_path / "runtime.py").write_text(
         "import numpy as np\n"
         "from mlserver import MLModel\n"

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 hookspec = pluggy.HookspecMarker("auditor")
 hookimpl = pluggy.HookimplMarker("auditor")
 
-API_VERSION = "1.1"
+API_VERSION = "1.0"
 """Version of the interface that plugins are written for; docs/stability.md says what it covers.
 
-A plugin states the version it was written for as ``AUDITOR_API = "1.1"`` in the module that its entry point names.
+A plugin states the version it was written for as ``AUDITOR_API = "1.0"`` in the module that its entry point names.
 """
 
 

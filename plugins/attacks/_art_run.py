@@ -1,4 +1,4 @@
-"""Run an attack of ART on one image at a time, with random numbers of its own."""
+"""Run an attack of ART on one image at a time, each with separate random numbers."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class _Failed(Exception):
 
 
 class Client:
-    """Queries of one endpoint, with their count. Safe for several threads of its own pool, not for several callers."""
+    """Send queries to one endpoint and count them; one caller at a time."""
 
     def __init__(self, spoken: Protocol, table: EndpointTable, *, where: str) -> None:
         """``where`` names the file in errors."""
