@@ -68,7 +68,7 @@ def test_suite_names_attacks_of_art(tmp_path: Path) -> None:
         ('[[art]]\nattack = "NewtonFol"', r"\[\[art\]\] 1: no attack 'NewtonFol' \(did you mean 'NewtonFool'\?\)"),
         ('[[art]]\nattack = "newtonfool"', "did you mean 'NewtonFool'"),
         ('[[art]]\nattack = "Xyzzy"', "no attack 'Xyzzy'; expected one of AdversarialPatch"),
-        ("[[art]]\nmax_iter = 3", "has no attack; expected a class of ART"),
+        ("[[art]]\nmax_iter = 3", "has no attack; expected the name of a class of ART"),
         ('[[art]]\nattack = "DPatch"', "ART's DPatch attacks object detectors"),
         ('[[art]]\nattack = "NewtonFool"\nmax_itr = 3', r"no setting 'max_itr' \(did you mean 'max_iter'\?\)"),
         ('[[art]]\nattack = "NewtonFool"\nmax_iter = "x"', "max_iter is 'x'; expected a whole number"),
@@ -139,7 +139,7 @@ def test_run_judge_and_verify_know_the_attack(auditor_cli: Callable[..., Result]
     listed = auditor_cli("probes", "--suite", suite)
     assert listed.output.splitlines()[1].split() == [NEWTON, "NewtonFool", "of", "ART"]
     data = tmp_path / "fragile.npz"
-    done = auditor_cli("run", model, "--data", data, "--suite", suite, "--out", "run", "--format", "json,md")
+    done = auditor_cli("run", model, "--data", data, "--suite", suite, "--out", "run", "--format", "json")
     assert done.exit_code == 0, done.output
     assert NEWTON in done.output
     Path(suite).unlink()

@@ -282,7 +282,7 @@ def test_options_that_have_no_effect_are_refused(
         (["--queries", "9", "--budget", "5m"], "--queries and --budget: exclude each other"),
         (["--queries", "9"], ""),
     ):
-        result = auditor_cli("run", path, "--suite", "s.toml", *options, "--out", "run")
+        result = auditor_cli("run", path, "--suite", "s.toml", *options, "--format", "json", "--out", "run")
         assert result.exit_code == (2 if message else 0), result.output
         assert message in result.output
     result = auditor_cli("run", files[0], "--suite", "s.toml", "--queries", "9", "--out", "run2")

@@ -163,12 +163,12 @@ class ArtSearch(_ArtProbe, MinimumNorm):
 
 
 @functools.cache
-def art_probe(attack: type[Any]) -> type[Probe]:
-    """Return the probe of an attack of ART."""
-    from auditor.algorithms.art import uses_gradients
+def art_probe(name: str) -> type[Probe]:
+    """Return the probe of the attack of ART whose class has this name."""
+    from auditor.algorithms.art import evasion_attacks, uses_gradients
     from auditor.plugin.family import ProbeFamily
 
-    name = attack.__name__
+    attack = evasion_attacks()[name]
     family = ProbeFamily(name="art", area="attacks", members=tuple, probe=art_probe)
     gradients = name in _WHITE_BOX or uses_gradients(attack)
     meta = Meta(
@@ -201,9 +201,7 @@ def art_probe(attack: type[Any]) -> type[Probe]:
 
 def _restored(name: str, settings: Mapping[str, Any]) -> Probe:
     """Return the probe of the attack called ``name`` with these settings; unpickling calls it."""
-    from auditor.algorithms.art import evasion_attacks
-
-    return art_probe(evasion_attacks()[name])(**settings)
+    return art_probe(name)(**settings)
 
 
 def _parameters(attack: type[Any], *, eps: bool) -> dict[str, tuple[Any, Any]]:
@@ -238,7 +236,6 @@ def _hint(annotation: str, default: Any) -> Any:
     return None
 
 
-@functools.cache
 def supported_norms(attack: type[Any]) -> Sequence[str]:
     """Return the norms of an attack: those that its own check accepts, unless that does not tell."""
     return _ONLY_NORMS.get(attack.__name__) or accepted_norms(attack)

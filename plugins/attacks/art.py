@@ -83,7 +83,6 @@ def _probe(attack: str) -> type[Probe]:
     """Return the probe of an attack. Raises BadInput for one that cannot audit an image classifier."""
     from importlib.util import find_spec
 
-    from auditor.algorithms.art import evasion_attacks
     from auditor.plugins.attacks._art_probes import art_probe
 
     if reason := EXCLUDED.get(attack):
@@ -91,4 +90,4 @@ def _probe(attack: str) -> type[Probe]:
     package = PACKAGES.get(attack)
     if package is not None and find_spec(package) is None:
         raise BadInput(f"ART's {attack} requires the package {package}, which ART does not install; install {package}")
-    return art_probe(evasion_attacks()[attack])
+    return art_probe(attack)

@@ -6,7 +6,7 @@ import http.client
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -171,9 +171,7 @@ class Client:
         pause, reason = _FIRST_PAUSE, ""
         for attempt in range(self._table.retries + 1):
             if self._failures >= _GIVE_UP:
-                raise EndpointDown(
-                    f"{self._where}: the endpoint does not answer any more{f' ({reason})' if reason else ''}"
-                )
+                raise EndpointDown(f"{self._where}: the endpoint does not answer any more")
             self._wait_for_turn()
             with self._lock:
                 self.queries += images
@@ -250,13 +248,13 @@ def _close(connections: Sequence[http.client.HTTPConnection], pool: ThreadPoolEx
         connection.close()
 
 
-def _seconds(headers: Mapping[str, str]) -> float:
+def _seconds(headers: http.client.HTTPMessage) -> float:
     """Return the pause that the server asks for in seconds; 0 if none."""
     stated = headers.get("Retry-After", "")
     return float(stated) if stated.isdigit() else 0.0
 
 
-def rows_of(values: Sequence[Any], n: int) -> NDArray[np.float32]:
+def rows_of(values: Any, n: int) -> NDArray[np.float32]:
     """Return n rows of numbers, (n, k). Raises ValueError for another number of rows."""
     array = np.asarray(values, dtype=np.float32)
     if array.ndim == 0 or len(array) != n:
