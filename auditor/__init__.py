@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from auditor.model.artefact import Artefact
     from auditor.model.classifier import Classifier
     from auditor.plugin.family import ProbeFamily
+    from auditor.plugin.finished import FinishedRun
     from auditor.plugin.hookspecs import API_VERSION, hookimpl
     from auditor.probes.attack import Attack
     from auditor.probes.base import Columns, Example, Meta, PerImage, Probe, Randomness, Records, RunContext
@@ -60,6 +61,7 @@ _NAMES = {
     "model.artefact": "Artefact",
     "model.classifier": "Classifier",
     "plugin.family": "ProbeFamily",
+    "plugin.finished": "FinishedRun",
     "plugin.hookspecs": "API_VERSION hookimpl",
     "probes.attack": "Attack",
     "probes.base": "Columns Example Meta PerImage Probe Randomness Records RunContext",
@@ -98,6 +100,7 @@ __all__ = [
     "Example",
     "Explanation",
     "Finding",
+    "FinishedRun",
     "GridRow",
     "GridSearch",
     "HeatMap",

@@ -1,4 +1,4 @@
-"""The plugin interface: six hooks, all of which return values."""
+"""The plugin interface: seven hooks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from auditor.data.dataset import Source
     from auditor.model.artefact import Artefact
     from auditor.plugin.family import ProbeFamily
+    from auditor.plugin.finished import FinishedRun
     from auditor.probes.base import Probe
     from auditor.report import ReportFormat
 
@@ -63,4 +64,10 @@ def auditor_suites() -> Iterable[Path]:
 @hookspec
 def auditor_report_formats() -> Iterable[ReportFormat]:
     """Return the report formats of this plugin."""
+    raise NotImplementedError
+
+
+@hookspec
+def auditor_run_finished(run: FinishedRun) -> None:
+    """Publish a finished run, for example to a tracking server. It cannot change the run; its errors are reported."""
     raise NotImplementedError

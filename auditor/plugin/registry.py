@@ -10,6 +10,7 @@ import dataclasses
 import fnmatch
 import importlib.metadata
 import inspect
+import os
 import re
 import sys
 import typing
@@ -30,6 +31,9 @@ from auditor.probes.base import Meta, Probe
 from auditor.toml import nearest, typed
 
 GROUP = "auditor.plugins"
+ONLY = "AUDITOR_ONLY_PLUGINS"
+"""Environment variable with the third-party packages to load, separated by commas; all if it is not set. Processes
+that an audit starts inherit it."""
 _ID = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
 
 
@@ -41,6 +45,11 @@ class Plugin:
     package: str
     version: str | None
     error: str | None = None
+
+    @property
+    def title(self) -> str:
+        """Name and version."""
+        return f"{self.name} {self.version}" if self.version else self.name
 
 
 @dataclass
@@ -54,6 +63,8 @@ class Registry:
     """The plugin that provides each probe, by probe id."""
     families: dict[str, ProbeFamily] = field(default_factory=dict)
     """Probes that are generated on demand, by the name of their family."""
+    not_loaded: tuple[str, ...] = ()
+    """Third-party packages with plugins that ``--no-plugins`` or ``--only-plugins`` leaves out."""
     _family_origin: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -228,7 +239,7 @@ def load(begin: Callable[[str], None] = lambda _: None, lost: Mapping[str, str] 
     manager = pluggy.PluginManager("auditor")
     manager.add_hookspecs(hookspecs)
     registry = Registry(manager)
-    entries = importlib.metadata.entry_points(group=GROUP)
+    entries, registry.not_loaded = _wanted(list(importlib.metadata.entry_points(group=GROUP)))
     # built-in plugins first, so that a duplicate id is an error of the third-party plugin
     for entry in sorted(entries, key=lambda e: (_package(e) != "auditor", _package(e), e.name)):
         registry.plugins.append(_load_one(manager, entry, begin, lost or {}))
@@ -331,6 +342,21 @@ def interface_version(loaded: Any) -> Any:
     """Return the ``AUDITOR_API`` of the module that an entry point names, or of the module of the class it names."""
     module = sys.modules.get(loaded.__module__) if inspect.isclass(loaded) else loaded
     return getattr(module, "AUDITOR_API", API_VERSION)
+
+
+def _wanted(
+    entries: Sequence[importlib.metadata.EntryPoint],
+) -> tuple[list[importlib.metadata.EntryPoint], tuple[str, ...]]:
+    """Return the entry points to load, and the packages that are left out. Raises BadInput for an unknown package."""
+    chosen = os.environ.get(ONLY)
+    if chosen is None:
+        return list(entries), ()
+    wanted = {name for name in chosen.split(",") if name}
+    installed = {_package(entry) for entry in entries} - {"auditor"}
+    for name in sorted(wanted - installed):
+        known = f"expected one of {', '.join(sorted(installed))}" if installed else "no third-party plugin is installed"
+        raise BadInput(f"--only-plugins {name}: no such plugin{nearest(name, installed)}; {known}")
+    return [entry for entry in entries if _package(entry) in {"auditor", *wanted}], tuple(sorted(installed - wanted))
 
 
 def _package(entry: importlib.metadata.EntryPoint) -> str:

@@ -40,6 +40,7 @@ from auditor.run.opening import open_audit
 from auditor.run.plan import Plan, described, suite_digest, with_plan_warnings
 from auditor.run.planning import random_order, unmet_requirement
 from auditor.run.process_state import StateGuard
+from auditor.run.publishing import publish
 from auditor.run.record import audit_record, audit_warnings, evidence_files, left_out_warnings, restart_warnings
 from auditor.run.recorder import Recorder
 from auditor.run.request import Interrupted, Outcome, Position, Progress, Request, Silent
@@ -216,7 +217,8 @@ class _Session:
             unscored=self.measurer.unscored,
             watch=self.watch,
         )
-        return finish(with_plan_warnings(audit), self.folder, formats, self.watch)
+        outcome = finish(with_plan_warnings(audit), self.folder, formats, self.watch)
+        return publish(self.plugins, outcome, self.watch)
 
     def _check_model(self) -> None:
         """Measure parity and choose the batch size. Raises BadInput for scores that are not finite."""
@@ -279,7 +281,7 @@ class _Session:
         for warning in warnings:
             self.progress.say(f"Warning: {warning}")
         for plugin in self.plugins.broken:
-            self.progress.say(f"Plugin {plugin.name} is left out: {plugin.error}")
+            self.progress.say(f"Plugin {plugin.title} is left out: {plugin.error}")
         return plan
 
     def _all_records(self) -> list[ProbeRecord]:
