@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from auditor.findings.metric import Metric, MetricSpec
     from auditor.model.artefact import Artefact
     from auditor.model.classifier import Classifier
+    from auditor.plugin.family import ProbeFamily
+    from auditor.plugin.finished import FinishedRun
     from auditor.plugin.hookspecs import API_VERSION, hookimpl
     from auditor.probes.attack import Attack
     from auditor.probes.base import Columns, Example, Magnified, Meta, PerImage, Probe, Randomness, Records, RunContext
@@ -58,6 +60,8 @@ _NAMES = {
     "findings.metric": "Metric MetricSpec",
     "model.artefact": "Artefact",
     "model.classifier": "Classifier",
+    "plugin.family": "ProbeFamily",
+    "plugin.finished": "FinishedRun",
     "plugin.hookspecs": "API_VERSION hookimpl",
     "probes.attack": "Attack",
     "probes.base": "Columns Example Magnified Meta PerImage Probe Randomness Records RunContext",
@@ -96,6 +100,7 @@ __all__ = [
     "Example",
     "Explanation",
     "Finding",
+    "FinishedRun",
     "GridRow",
     "GridSearch",
     "HeatMap",
@@ -115,6 +120,7 @@ __all__ = [
     "PluginBroken",
     "Point",
     "Probe",
+    "ProbeFamily",
     "Randomness",
     "Records",
     "ReportFormat",

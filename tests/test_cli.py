@@ -450,7 +450,7 @@ def test_broken_plugin_is_named_and_the_audit_continues(
     with_probes(broken={"else:bad": "does not import: ModuleNotFoundError: No module named 'numpie'"})
     arguments = ["run", model, "--suite", suite, "--samples", 30, "--out", "out", "--format", "json"]
     result = outcome(auditor_cli(*arguments), 3)
-    assert "Plugin else:bad is left out: does not import" in result.stderr
+    assert "Plugin else:bad 1.0 is left out: does not import" in result.stderr
     audit = read(tmp_path / "out")
     assert [plugin["name"] for plugin in audit["plugins"]] == ["else:bad"]
     assert audit["probes"][0]["n"] == 30

@@ -92,7 +92,7 @@ def test_a_broken_plugin_is_named_and_the_audit_ends_with_3(install: Callable[..
     said = "does not import: ImportError: needs a library that is not there"
     listed = auditor(target, "probes")
     assert listed.returncode == 3
-    assert f"Plugin auditor-broken:broken is left out: {said}" in listed.stderr
+    assert f"Plugin auditor-broken:broken 1.0 is left out: {said}" in listed.stderr
     assert "corruptions.shift" in listed.stdout
     model = digits / "digits-cnn.onnx"
     ran = auditor(
@@ -138,9 +138,9 @@ def test_every_hook_is_documented_with_its_arguments(name: str) -> None:
     assert f"`{name}({', '.join(inspect.signature(HOOKS[name]).parameters)})`" in PLUGINS_MD
 
 
-def test_there_are_five_hooks() -> None:
-    assert len(HOOKS) == 5
-    assert "## The five hooks" in PLUGINS_MD
+def test_there_are_seven_hooks() -> None:
+    assert len(HOOKS) == 7
+    assert "## The seven hooks" in PLUGINS_MD
 
 
 def test_the_readme_names_every_probe_and_no_other() -> None:

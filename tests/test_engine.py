@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import os
 import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,7 @@ from auditor import (
     Corruption,
     Example,
     Finding,
+    FinishedRun,
     Meta,
     Metric,
     NotApplicable,
@@ -32,6 +35,7 @@ from auditor import (
 from auditor.errors import BadInput
 from auditor.model import deployed
 from auditor.model.artefact import Artefact
+from auditor.plugin import registry
 from auditor.report import ReportFormat
 from auditor.run import measuring
 from auditor.run.folder import RunFolder
@@ -341,6 +345,7 @@ def test_batch_size_is_chosen_by_finished_work_and_without_a_cap_on_a_gpu(
 
     class Model:
         access, batch_size, calls, fixed_batch = "white-box", 32, types.SimpleNamespace(), None
+        artefact = types.SimpleNamespace(endpoint=None)
 
         def predict(self, images: Any) -> None:
             clock[0] += 1e-4
@@ -510,3 +515,58 @@ def test_paged_formats_start_first_and_are_collected_last(tmp_path: Path) -> Non
     assert (tmp_path / "run" / "report.html").read_bytes() == b"screen"
     (problem,) = outcome.problems
     assert problem.startswith("torn.pdf was not written: OSError: out of paper")
+
+
+def test_finished_run_is_published_and_cannot_be_changed(audit: Callable[..., Outcome], plug: Plug) -> None:
+    seen: list[FinishedRun] = []
+
+    def publish(run: FinishedRun) -> None:
+        seen.append(run)
+        run.audit["verdict"] = "pass"
+        (run.folder / "audit.json").write_text("{}")
+
+    plug(auditor_run_finished=publish)
+    outcome = audit(probes=["performance.accuracy"])
+    assert [run.folder for run in seen] == [outcome.out]
+    stored = json.loads((outcome.out / "audit.json").read_text())
+    assert stored["verdict"] == outcome.audit["verdict"] == "incomplete"
+    assert outcome.problems == [
+        "plugin third:third: auditor_run_finished changed audit.json, which was restored",
+    ]
+    assert outcome.incomplete
+
+
+def test_publisher_that_raises_is_named(audit: Callable[..., Outcome], plug: Plug) -> None:
+    def publish(run: FinishedRun) -> None:
+        raise ConnectionError(f"no server for {run.folder.name}")
+
+    plug(auditor_run_finished=publish)
+    outcome = audit(probes=["performance.accuracy"])
+    assert len(outcome.problems) == 1
+    assert outcome.problems[0].startswith(
+        "plugin third:third: auditor_run_finished: ConnectionError: no server for run"
+    )
+
+
+def test_plugins_are_left_out_on_request(plug: Plug, audit: Callable[..., Outcome], monkeypatch: Any) -> None:
+    plug(Bad)
+    assert "sanity.bad" in registry.load().probes
+    monkeypatch.setenv(registry.ONLY, "third")
+    assert "sanity.bad" in registry.load().probes
+    monkeypatch.setenv(registry.ONLY, "thrid")
+    with pytest.raises(BadInput, match=r"--only-plugins thrid: no such plugin \(did you mean 'third'\?\)"):
+        registry.load()
+    monkeypatch.setenv(registry.ONLY, "")
+    assert "sanity.bad" not in registry.load().probes
+    outcome = audit(probes=["performance.accuracy"])
+    assert "Installed plugins were not loaded, as requested: third." in outcome.audit["warnings"]
+
+
+def test_options_choose_plugins(plug: Plug, auditor_cli: Callable[..., Result]) -> None:
+    plug(Bad)
+    assert "sanity.bad" in auditor_cli("probes").output
+    assert "sanity.bad" in auditor_cli("probes", "--only-plugins", "third").output
+    assert "sanity.bad" not in auditor_cli("probes", "--no-plugins").output
+    both = auditor_cli("probes", "--no-plugins", "--only-plugins", "third")
+    assert "exclude each other" in both.output
+    assert registry.ONLY not in os.environ

@@ -39,6 +39,7 @@ AUDIT = {
     record.PlanRecord: "properties/plan",
     record.DigestsRecord: "properties/digests",
     record.SeverityScaleRecord: "properties/policy/properties/severity/additionalProperties",
+    record.EndpointRecord: "properties/model/properties/endpoint",
     record.ReviewRecord: "$defs/review",
     record.RuleRecord: "properties/policy/properties/rules/items",
     record.PluginRecord: "properties/plugins/items",

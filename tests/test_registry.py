@@ -306,7 +306,7 @@ def test_non_finite_setting_is_refused(load: Load, value: float) -> None:
     ("text", "message"),
     [
         ("probes = [", "not readable as TOML"),
-        ("samples = 3", "has no probes"),
+        ("samples = 3", "probes is empty"),
         ('probes = ["no.such"]', "no such probe"),
         ('probes = ["*"]\nsamples = 0', "samples is 0"),
         ('probes = ["*"]\nspeed = 1', "unknown key 'speed'"),

@@ -6,7 +6,10 @@ is in pixel units.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,7 +19,9 @@ with warnings.catch_warnings():
     # at import ART warns about frameworks that are not installed
     warnings.simplefilter("ignore")
     from art.attacks.evasion import FastGradientMethod
-    from art.estimators.classification.classifier import ClassifierClassLossGradients
+    from art.estimators.classification import PyTorchClassifier
+    from art.estimators.classification.classifier import ClassGradientsMixin, ClassifierClassLossGradients
+    from art.estimators.estimator import LossGradientsMixin, NeuralNetworkMixin
 
 from auditor.algorithms.losses import margin
 
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from auditor.model.classifier import Classifier
 
 
-class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
+class ArtClassifier(NeuralNetworkMixin, ClassifierClassLossGradients):  # type: ignore[misc]
     """ART estimator: ``predict`` queries the deployed model, gradients come from the differentiable copy.
 
     The last loss gradient is cached, because steps in several norms use the same one.
@@ -33,7 +38,7 @@ class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
 
     def __init__(self, classifier: Classifier, clip_values: tuple[float, float] | None = (0.0, 1.0)) -> None:
         """Wrap ``classifier``; ART receives its probabilities as predictions."""
-        super().__init__(model=classifier, clip_values=clip_values)
+        super().__init__(model=classifier, channels_first=True, clip_values=clip_values)
         self._classifier = classifier
         self._nb_classes = classifier.n_classes
         self._cached: tuple[NDArray[Any], NDArray[Any], NDArray[Any]] | None = None
@@ -51,6 +56,16 @@ class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
     def fit(self, x: Any, y: Any, **_: Any) -> None:
         """Raise NotImplementedError: an audited model is never trained."""
         raise NotImplementedError("an audited model is never trained")
+
+    def get_activations(self, x: Any, layer: Any, batch_size: int, framework: bool = False) -> Any:
+        """Raise NotImplementedError: only the scores of the deployed model can be queried."""
+        raise NotImplementedError("only the scores of the deployed model can be queried, not its layers")
+
+    def compute_loss(self, x: NDArray[Any], y: NDArray[Any], **_: Any) -> NDArray[np.float32]:
+        """Return each image's cross-entropy (n,) from the deployed model."""
+        scores = self._classifier.log_probabilities(np.asarray(x, dtype=np.float32))
+        result: NDArray[np.float32] = -scores[np.arange(len(x)), _indices(y)]
+        return result
 
     def loss_gradient(self, x: NDArray[Any], y: NDArray[Any], **_: Any) -> NDArray[np.float32]:
         """Return the gradient of each image's margin on the copy's scaled logits, (n, c, h, w).
@@ -90,6 +105,61 @@ class ArtClassifier(ClassifierClassLossGradients):  # type: ignore[misc]
         ]
         result: NDArray[np.float32] = torch.stack(slopes, dim=1).cpu().numpy()
         return result
+
+
+class ArtCopy(PyTorchClassifier):  # type: ignore[misc]
+    """ART estimator of the differentiable copy alone: ``predict`` and the gradients are those of its scaled logits.
+
+    Attacks that optimise a function of the scores need both from the same function. What they find is judged on the
+    deployed model by the probe.
+    """
+
+    def __init__(self, classifier: Classifier, *, softmax: bool = False) -> None:
+        """Wrap the copy of ``classifier``; with ``softmax`` the scores are the softmax of the scaled logits."""
+        import torch
+
+        class Copy(torch.nn.Module):
+            """Scores (n, k) of pixels (n, c, h, w) in [0, 1]."""
+
+            def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+                logits = classifier.scaled_logits(pixels.to(classifier.device, torch.float32))
+                return logits.softmax(dim=1) if softmax else logits
+
+        super().__init__(
+            Copy().eval(),
+            loss=torch.nn.CrossEntropyLoss(),
+            input_shape=classifier.shape,
+            nb_classes=classifier.n_classes,
+            clip_values=(0.0, 1.0),
+            device_type="gpu" if classifier.device.startswith("cuda") else "cpu",
+        )
+
+    def predict(self, x: NDArray[Any], batch_size: int = 0, **_: Any) -> NDArray[np.float32]:
+        """Return the scores of the copy, (n, k), all images at once."""
+        del batch_size
+        import torch
+
+        with torch.no_grad():
+            scores = self.model(torch.from_numpy(np.ascontiguousarray(x, dtype=np.float32)).to(self.device))
+        result: NDArray[np.float32] = scores.cpu().numpy()
+        return result
+
+
+@functools.cache
+def evasion_attacks() -> Mapping[str, type[Any]]:
+    """Return the evasion attacks of the installed ART by the names of their classes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from art.attacks import evasion
+        from art.attacks.attack import EvasionAttack
+
+    found = inspect.getmembers(evasion, lambda each: inspect.isclass(each) and issubclass(each, EvasionAttack))
+    return dict(found)
+
+
+def uses_gradients(attack: type[Any]) -> bool:
+    """Whether an attack states that it requires the gradient of the loss or of the classes."""
+    return any(required in {ClassGradientsMixin, LossGradientsMixin} for required in attack._estimator_requirements)
 
 
 def _indices(y: NDArray[Any]) -> NDArray[np.int64]:

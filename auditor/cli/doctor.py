@@ -96,4 +96,4 @@ def _plugins() -> Iterator[Check]:
     third_party = [p for p in registry.plugins if p.package != "auditor" and not p.error]
     yield Check("probes", True, f"{len(registry.probes)}, {len(third_party)} third-party plugins")
     for plugin in registry.broken:
-        yield Check(f"plugin {plugin.name}", False, plugin.error or "", f"fix or uninstall {plugin.package}")
+        yield Check(f"plugin {plugin.title}", False, plugin.error or "", f"fix or uninstall {plugin.package}")

@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import textwrap
+from collections.abc import Sequence
 
 from auditor.plugin.registry import Registry
 
-_NEEDS = {"labels": "labels", "gradients": "gradients (white-box)", "groups": "group columns"}
+_NEEDS = {"labels": "labels", "gradients": "gradients (white-box)", "groups": "group columns", "scores": "scores"}
 _INPUT_KINDS = {"images": "images", "rows": "tabular data"}
 
 
-def all_probes(registry: Registry) -> str:
-    """Return a line per probe, ordered by area."""
-    width = max(map(len, registry.probes), default=0)
+def all_probes(registry: Registry, listed: Sequence[str] | None = None) -> str:
+    """Return a line per probe, ordered by area; only those ``listed``, if given."""
+    chosen = {
+        probe_id: registry.probes[probe_id] for probe_id in registry.probes if listed is None or probe_id in listed
+    }
+    width = max(map(len, chosen), default=0)
     lines = []
-    for probe_id, kind in registry.probes.items():
+    for probe_id, kind in chosen.items():
         package, separator, _ = registry.origin[probe_id].partition(":")
         origin = f"  [{package}]" if separator else ""
         lines.append(f"{probe_id:<{width}}  {kind.meta.title}{origin}")

@@ -25,7 +25,17 @@ from auditor.cli.audit import (
     write_comparison,
 )
 from auditor.cli.group import Main
-from auditor.cli.options import DEVICE, GRADES, PAPER, PDF, TRUST, audit_options, input_options, name_list
+from auditor.cli.options import (
+    DEVICE,
+    GRADES,
+    PAPER,
+    PDF,
+    TRUST,
+    audit_options,
+    input_options,
+    name_list,
+    plugin_options,
+)
 from auditor.errors import BadInput
 
 _PATH = click.Path(path_type=Path)
@@ -147,19 +157,23 @@ def inspect(
 
 @main.command(short_help="List the probes, or describe one.")
 @click.argument("probe", required=False, metavar="[ID]")
-def probes(probe: str | None) -> None:
+@click.option("--suite", metavar="NAME|FILE.toml", help="List only the probes of this suite, those of ART among them.")
+@plugin_options
+def probes(probe: str | None, suite: str | None) -> None:
     """List all probes, built in or from plugins; with ID, print its description, settings and references."""
     from auditor.cli.listing import all_probes, one_probe
     from auditor.plugin import registry
+    from auditor.plugin.suite import find_suite
 
     plugins = registry.load()
+    listed = None if suite is None else plugins.select(find_suite(suite, plugins).probes, option=f"--suite {suite}:")
     if probe is None:
-        click.echo(all_probes(plugins))
+        click.echo(all_probes(plugins, listed))
     else:
         chosen = plugins.select([probe], option="probe")
         click.echo("\n\n".join(one_probe(plugins, probe_id) for probe_id in chosen))
     for plugin in plugins.broken:
-        click.echo(f"Plugin {plugin.name} is left out: {plugin.error}", err=True)
+        click.echo(f"Plugin {plugin.title} is left out: {plugin.error}", err=True)
     if plugins.broken:
         sys.exit(INCOMPLETE)
 
@@ -373,6 +387,7 @@ def completion(shell: str) -> None:
 
 
 @main.command(short_help="List installed and missing components.")
+@plugin_options
 def doctor() -> None:
     """List installed and missing components (CUDA, ONNX Runtime providers, Pango, plugins), and how to install them."""
     from auditor.cli.doctor import examine

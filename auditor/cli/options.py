@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -90,6 +91,48 @@ PDF = click.option(
     help="short: at most 12 pages for the decision; full: with the appendix.",
 )
 
+
+def _only_plugins(context: click.Context, _parameter: click.Parameter, value: bool | tuple[str, ...]) -> None:
+    """Choose the third-party plugins for this process and those that it starts."""
+    from auditor.plugin.registry import ONLY
+
+    if not value:
+        return
+    if ONLY in context.meta:
+        # click does not close a context of wrong arguments
+        _set(ONLY, context.meta[ONLY])
+        raise click.BadParameter("--no-plugins and --only-plugins exclude each other")
+    context.meta[ONLY] = before = os.environ.get(ONLY)
+    os.environ[ONLY] = ",".join(value) if isinstance(value, tuple) else ""
+    context.call_on_close(lambda: _set(ONLY, before))
+
+
+def _set(variable: str, value: str | None) -> None:
+    """Set an environment variable; None removes it."""
+    if value is None:
+        os.environ.pop(variable, None)
+    else:
+        os.environ[variable] = value
+
+
+PLUGINS: Sequence[Callable[[Any], Any]] = [
+    click.option(
+        "--no-plugins",
+        is_flag=True,
+        expose_value=False,
+        callback=_only_plugins,
+        help="Load no third-party plugin.",
+    ),
+    click.option(
+        "--only-plugins",
+        multiple=True,
+        metavar="PACKAGE",
+        expose_value=False,
+        callback=_only_plugins,
+        help="Load only this third-party plugin (repeatable).",
+    ),
+]
+
 _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
     click.option(
         "--suite",
@@ -135,6 +178,12 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         callback=_budget,
         metavar="TIME|none",
         help="Time limit: 90s, 10m, 2h. Probes that run out of time measure fewer images. [default: that of the suite]",
+    ),
+    click.option(
+        "--queries",
+        type=_POSITIVE,
+        metavar="N",
+        help="Send at most N images to an endpoint; the probes share them. [default: no limit]",
     ),
     click.option(
         "--probe-timeout",
@@ -199,6 +248,7 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         metavar="N",
         help="Number of processes that measure. [default: 1; with --engine ray one per core]",
     ),
+    *PLUGINS,
     click.option(
         "--in-process",
         is_flag=True,
@@ -331,6 +381,13 @@ def input_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_INPUT_OPTIONS):
         collected = option(collected)
     return collected
+
+
+def plugin_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that choose the third-party plugins."""
+    for option in reversed(PLUGINS):
+        command = option(command)
+    return command
 
 
 def audit_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -173,9 +173,9 @@ def _dependencies(run: Run, probe: Probe) -> dict[str, ProbeRecord]:
 
 def _configured(plugins: Registry, probe_id: str, record: ProbeRecord) -> Probe | None:
     """Return the probe with its settings, or None if it is no longer installed or has other settings now."""
-    if probe_id not in plugins.probes:
-        return None
     try:
+        if not plugins.has(probe_id):
+            return None
         return plugins.configure(probe_id, record["settings"], where="audit.json")
     except AuditorError:
         return None

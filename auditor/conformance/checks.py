@@ -69,9 +69,9 @@ def _has_a_description(subject: Subject, kind: type[Probe]) -> None:
         raise Breach(f"meta.why is {meta.why!r}; expected whole sentences that end with a full stop")
     if not meta.input_kinds or set(meta.input_kinds) - {"images", "rows"}:
         raise Breach(f"meta.input_kinds is {sorted(meta.input_kinds)}; expected images, rows or both")
-    unknown = set(meta.needs) - {"labels", "gradients", "groups"}
+    unknown = set(meta.needs) - {"labels", "gradients", "groups", "scores"}
     if unknown:
-        raise Breach(f"meta.needs names {sorted(unknown)}; expected some of labels, gradients, groups")
+        raise Breach(f"meta.needs names {sorted(unknown)}; expected some of labels, gradients, groups, scores")
     strange = [reference for reference in meta.references if not reference.startswith("https://")]
     if strange:
         raise Breach(f"meta.references contains {strange[0]!r}; expected addresses that begin with https://")

@@ -334,7 +334,7 @@ class ModelRecord(TypedDict):
 
     path: str
     sha256: str
-    format: Literal["onnx", "torchscript", "exported-program"]
+    format: Literal["onnx", "torchscript", "exported-program", "endpoint"]
     access: Literal["white-box", "black-box"]
     access_reason: str
     runtime: str
@@ -346,6 +346,24 @@ class ModelRecord(TypedDict):
     parity: ParityRecord | None
     review: NotRequired[ReviewRecord | None]
     """What the sidecar states about the review."""
+    endpoint: NotRequired[EndpointRecord | None]
+    """None for a model that runs in this process."""
+
+
+class EndpointRecord(TypedDict):
+    """The queries of a model behind an endpoint, by the process that wrote the record."""
+
+    protocol: str
+    url: str
+    model: str
+    returns: Literal["probabilities", "logits", "labels"]
+    queries: int
+    """Images sent, those of repeated requests included."""
+    requests: int
+    retries: int
+    cached: int
+    """Images whose answer was known from an earlier query."""
+    unanswered: int
 
 
 class SkippedRecord(TypedDict):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from numpy.typing import NDArray
 
@@ -15,8 +16,31 @@ if TYPE_CHECKING:
     import torch
 
 
-Format = Literal["onnx", "torchscript", "exported-program"]
+Format = Literal["onnx", "torchscript", "exported-program", "endpoint"]
 Precision = Literal["float32", "float16", "int8"]
+
+
+class Endpoint(Protocol):
+    """The connection to a model that runs elsewhere: it counts its queries and keeps the answers."""
+
+    queries: int
+    """Images sent so far, those of repeated requests included."""
+    limit: int | None
+    """Largest number of queries; one beyond it raises OutOfTime."""
+
+    @property
+    def batch_size(self) -> int:
+        """Number of images that are sent together."""
+
+    @property
+    def returns_labels(self) -> bool:
+        """Whether the answers are labels without scores."""
+
+    def fresh(self) -> AbstractContextManager[None]:
+        """Query also for images that have been answered before, while the context lasts."""
+
+    def counts(self) -> Mapping[str, Any]:
+        """Return the model record's key ``endpoint``; nothing secret may be part of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +86,5 @@ class Artefact:
     not_on_device: str = ""
     """Why the deployed model runs on the CPU although another device was asked for; empty if it does not."""
     warnings: Sequence[str] = ()
+    endpoint: Endpoint | None = None
+    """The connection, if the model runs elsewhere."""

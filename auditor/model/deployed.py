@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,6 +60,11 @@ class Price(NamedTuple):
     """A gradient of the copy, forward and backward; 0 without a copy."""
 
 
+def seconds() -> float:
+    """Return the time in seconds."""
+    return time.monotonic()
+
+
 @dataclass
 class Calls:
     """Number of images passed through the network, deployed model and copy together, and when that must end."""
@@ -67,7 +72,9 @@ class Calls:
     forward: int = 0
     backward: int = 0
     deadline: float | None = None
-    """Time by ``time.monotonic`` after which a pass raises OutOfTime; None for never."""
+    """Time by ``clock`` after which a pass raises OutOfTime; None for never."""
+    clock: Callable[[], float] = seconds
+    """What limits measuring: seconds, or the queries of an endpoint."""
     _allowance: tuple[Price, float] | None = None
 
     @contextmanager
@@ -93,7 +100,7 @@ class Calls:
 
     def check_time(self) -> None:
         """Raise OutOfTime after the deadline, or when the passes have cost too much."""
-        if self.deadline is not None and time.monotonic() > self.deadline:
+        if self.deadline is not None and self.clock() > self.deadline:
             raise OutOfTime
         if self._allowance is not None and self._spent(self._allowance[0]) > self._allowance[1]:
             raise OutOfTime

@@ -1,4 +1,4 @@
-"""The plugin interface: five hooks, all of which return values."""
+"""The plugin interface: seven hooks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pluggy
 if TYPE_CHECKING:
     from auditor.data.dataset import Source
     from auditor.model.artefact import Artefact
+    from auditor.plugin.family import ProbeFamily
+    from auditor.plugin.finished import FinishedRun
     from auditor.probes.base import Probe
     from auditor.report import ReportFormat
 
@@ -27,6 +29,12 @@ A plugin states the version it was written for as ``AUDITOR_API = "1.0"`` in the
 @hookspec
 def auditor_probes() -> Iterable[type[Probe]]:
     """Return the probes of this plugin."""
+    raise NotImplementedError
+
+
+@hookspec
+def auditor_probe_families() -> Iterable[ProbeFamily]:
+    """Return the families of probes that this plugin generates on demand."""
     raise NotImplementedError
 
 
@@ -56,4 +64,10 @@ def auditor_suites() -> Iterable[Path]:
 @hookspec
 def auditor_report_formats() -> Iterable[ReportFormat]:
     """Return the report formats of this plugin."""
+    raise NotImplementedError
+
+
+@hookspec
+def auditor_run_finished(run: FinishedRun) -> None:
+    """Publish a finished run, for example to a tracking server. It cannot change the run; its errors are reported."""
     raise NotImplementedError

@@ -10,6 +10,7 @@ import dataclasses
 import fnmatch
 import importlib.metadata
 import inspect
+import os
 import re
 import sys
 import typing
@@ -24,11 +25,15 @@ from auditor.errors import AuditorError, BadInput, PluginBroken
 from auditor.findings.encoding import plain
 from auditor.findings.finding import AREAS
 from auditor.plugin import hookspecs
+from auditor.plugin.family import ProbeFamily
 from auditor.plugin.hookspecs import API_VERSION
 from auditor.probes.base import Meta, Probe
 from auditor.toml import nearest, typed
 
 GROUP = "auditor.plugins"
+ONLY = "AUDITOR_ONLY_PLUGINS"
+"""Environment variable with the third-party packages to load, separated by commas; all if it is not set. Processes
+that an audit starts inherit it."""
 _ID = re.compile(r"[a-z0-9-]+\.[a-z0-9-]+")
 
 
@@ -41,6 +46,11 @@ class Plugin:
     version: str | None
     error: str | None = None
 
+    @property
+    def title(self) -> str:
+        """Name and version."""
+        return f"{self.name} {self.version}" if self.version else self.name
+
 
 @dataclass
 class Registry:
@@ -51,6 +61,11 @@ class Registry:
     probes: dict[str, type[Probe]] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
     """The plugin that provides each probe, by probe id."""
+    families: dict[str, ProbeFamily] = field(default_factory=dict)
+    """Probes that are generated on demand, by the name of their family."""
+    not_loaded: tuple[str, ...] = ()
+    """Third-party packages with plugins that ``--no-plugins`` or ``--only-plugins`` leaves out."""
+    _family_origin: dict[str, str] = field(default_factory=dict)
 
     @property
     def broken(self) -> list[Plugin]:
@@ -68,14 +83,57 @@ class Registry:
         chosen: set[str] = set()
         for pattern in patterns:
             found = fnmatch.filter(self.probes, pattern)
+            if not found and self.has(pattern):
+                found = [pattern]
             if not found:
                 raise BadInput(f"{option} {pattern}: no such probe{self._similar(pattern)} (see `auditor probes`)")
             chosen.update(found)
         return [probe_id for probe_id in self.probes if probe_id in chosen]
 
+    def has(self, probe_id: str) -> bool:
+        """Whether this probe exists; that of a family is generated first.
+
+        Raises:
+            BadInput: with the reason, for a member of a family that cannot audit a classifier.
+        """
+        if probe_id in self.probes:
+            return True
+        for family in self.families.values():
+            member = family.member(probe_id)
+            if member is not None:
+                self._add(self._family_origin[family.name], family.probe(member))
+                self._sort()
+                return True
+        return False
+
+    def similar(self, probe_id: str) -> str:
+        """Suggest the known id closest to a misspelt one; empty if none is close."""
+        known = list(self.probes)
+        for family in self.families.values():
+            if probe_id.startswith(family.prefix):
+                known += map(family.probe_id, family.members())
+        return nearest(probe_id, known)
+
+    def member_id(self, family_name: str, member: str, where: str) -> str:
+        """Return the probe id of a member of a family. Raises BadInput for an unknown one."""
+        family = self.families.get(family_name)
+        if family is None:
+            raise BadInput(f"{where}: no plugin provides the family {family_name!r} of probes")
+        members = family.members()
+        if member not in members:
+            spelt = {name.lower(): name for name in members}
+            hint = nearest(spelt.get(member.lower(), member), members) or f"; expected one of {', '.join(members)}"
+            raise BadInput(f"{where}: no attack {member!r}{hint}")
+        return family.probe_id(member)
+
+    def _sort(self) -> None:
+        """Order the probes by area and id."""
+        order = {area: i for i, area in enumerate(AREAS)}
+        self.probes = dict(sorted(self.probes.items(), key=lambda item: (order[item[1].meta.area], item[0])))
+
     def _similar(self, pattern: str) -> str:
         """Suggest probe ids for a pattern without a match."""
-        if hint := nearest(pattern, self.probes):
+        if hint := self.similar(pattern):
             return hint
         area = sorted(probe_id for probe_id in self.probes if pattern.split(".", maxsplit=1)[0] in probe_id)
         return f"; similar: {', '.join(area[:8])}" if area else ""
@@ -91,6 +149,7 @@ class Registry:
 
     def configure(self, probe_id: str, settings: Mapping[str, Any], *, where: str) -> Probe:
         """Return a probe with these settings; raise BadInput for an unknown setting or a value of another type."""
+        self.has(probe_id)
         kind = self.probes[probe_id]
         hints = typing.get_type_hints(kind)
         fields = {f.name: hints[f.name] for f in dataclasses.fields(kind)}
@@ -137,6 +196,22 @@ class Registry:
                     self._break(plugin, f"{hook}: {name} is already registered; ignoring the one from {plugin}")
         return found
 
+    def _load_families(self) -> None:
+        """Collect the families of all plugins; a name in use is refused."""
+        for implementation in self.manager.hook.auditor_probe_families.get_hookimpls():
+            plugin = implementation.plugin_name
+            try:
+                families: list[ProbeFamily] = list(implementation.function())  # type: ignore[call-overload]
+            except Exception as error:
+                self._break(plugin, f"auditor_probe_families raised {type(error).__name__}: {error}")
+                continue
+            for family in families:
+                if self.families.setdefault(family.name, family) is not family:
+                    taken = f"the family {family.name} is already registered; ignoring the one from {plugin}"
+                    self._break(plugin, f"auditor_probe_families: {taken}")
+                else:
+                    self._family_origin[family.name] = plugin
+
     def _break(self, name: str, error: str) -> None:
         for i, plugin in enumerate(self.plugins):
             if plugin.name == name and not plugin.error:
@@ -164,7 +239,7 @@ def load(begin: Callable[[str], None] = lambda _: None, lost: Mapping[str, str] 
     manager = pluggy.PluginManager("auditor")
     manager.add_hookspecs(hookspecs)
     registry = Registry(manager)
-    entries = importlib.metadata.entry_points(group=GROUP)
+    entries, registry.not_loaded = _wanted(list(importlib.metadata.entry_points(group=GROUP)))
     # built-in plugins first, so that a duplicate id is an error of the third-party plugin
     for entry in sorted(entries, key=lambda e: (_package(e) != "auditor", _package(e), e.name)):
         registry.plugins.append(_load_one(manager, entry, begin, lost or {}))
@@ -180,8 +255,8 @@ def load(begin: Callable[[str], None] = lambda _: None, lost: Mapping[str, str] 
                 registry._add(implementation.plugin_name, kind)
             except PluginBroken as error:
                 registry._break(implementation.plugin_name, str(error))
-    order = {area: i for i, area in enumerate(AREAS)}
-    registry.probes = dict(sorted(registry.probes.items(), key=lambda item: (order[item[1].meta.area], item[0])))
+    registry._sort()
+    registry._load_families()
     return registry
 
 
@@ -267,6 +342,21 @@ def interface_version(loaded: Any) -> Any:
     """Return the ``AUDITOR_API`` of the module that an entry point names, or of the module of the class it names."""
     module = sys.modules.get(loaded.__module__) if inspect.isclass(loaded) else loaded
     return getattr(module, "AUDITOR_API", API_VERSION)
+
+
+def _wanted(
+    entries: Sequence[importlib.metadata.EntryPoint],
+) -> tuple[list[importlib.metadata.EntryPoint], tuple[str, ...]]:
+    """Return the entry points to load, and the packages that are left out. Raises BadInput for an unknown package."""
+    chosen = os.environ.get(ONLY)
+    if chosen is None:
+        return list(entries), ()
+    wanted = {name for name in chosen.split(",") if name}
+    installed = {_package(entry) for entry in entries} - {"auditor"}
+    for name in sorted(wanted - installed):
+        known = f"expected one of {', '.join(sorted(installed))}" if installed else "no third-party plugin is installed"
+        raise BadInput(f"--only-plugins {name}: no such plugin{nearest(name, installed)}; {known}")
+    return [entry for entry in entries if _package(entry) in {"auditor", *wanted}], tuple(sorted(installed - wanted))
 
 
 def _package(entry: importlib.metadata.EntryPoint) -> str:

@@ -18,8 +18,11 @@ from auditor.toml import Count, decode, nearest, read_toml
 class SuiteFile:
     """What a suite file may contain."""
 
-    probes: tuple[str, ...]
+    probes: tuple[str, ...] = ()
     """Ids or globs of the probes to run, for example ["attacks.*"]."""
+    art: tuple[Mapping[str, Any], ...] = ()
+    """Attacks of the Adversarial Robustness Toolbox to run, one table ``[[art]]`` for each: ``attack``, the name of its
+    class, and its parameters."""
     title: str = ""
     """One line about the suite."""
     samples: Count | None = None
@@ -35,7 +38,7 @@ class SuiteFile:
 
     def __post_init__(self) -> None:
         """Raise ValueError if no probe is named."""
-        if not self.probes:
+        if not (self.probes or self.art):
             raise ValueError('probes is empty; expected ids or globs, for example ["attacks.*"]')
         if self.time_limit:
             seconds(self.time_limit)
@@ -79,22 +82,38 @@ def read_suite(path: Path, registry: Registry) -> Suite:
     """
     where = str(path)
     content = decode(SuiteFile, read_toml(path), where)
+    generated = _generated(content, registry, where)
     registry.select(content.probes, option=f"{where}: probes:")
-    for probe_id in {**content.settings, **content.reduced}:
-        if probe_id not in registry.probes:
-            hint = nearest(probe_id, registry.probes)
+    every_setting = {**content.settings, **generated}
+    for probe_id in {**every_setting, **content.reduced}:
+        if not registry.has(probe_id):
+            hint = registry.similar(probe_id)
             raise BadInput(f"{where}: settings of {probe_id!r}; no such probe{hint} (see `auditor probes`)")
-        settings = content.settings.get(probe_id, {})
+        settings = every_setting.get(probe_id, {})
         registry.configure(probe_id, settings, where=where)
         registry.configure(probe_id, {**settings, **content.reduced.get(probe_id, {})}, where=f"{where}: reduced")
     check_probes(content.documented, registry.probes, where)
     return Suite(
         name=path.stem,
         title=content.title or path.stem,
-        probes=content.probes,
+        probes=(*content.probes, *generated),
         samples=content.samples,
-        settings=content.settings,
+        settings=every_setting,
         documented=content.documented,
         time_limit=seconds(content.time_limit) if content.time_limit else None,
         reduced=content.reduced,
     )
+
+
+def _generated(content: SuiteFile, registry: Registry, where: str) -> dict[str, dict[str, Any]]:
+    """Return the settings of the attacks in the tables ``[[art]]``, by probe id. Raises BadInput for unknown ones."""
+    found: dict[str, dict[str, Any]] = {}
+    for number, table in enumerate(content.art, 1):
+        place = f"{where}: [[art]] {number}"
+        if not isinstance(attack := table.get("attack"), str):
+            raise BadInput(f'{place}: has no attack; expected the name of a class of ART, as in attack = "NewtonFool"')
+        probe_id = registry.member_id("art", attack, place)
+        if probe_id in found or probe_id in content.settings:
+            raise BadInput(f"{place}: {attack} has settings already; state all settings of {probe_id} in one table")
+        found[probe_id] = {key: value for key, value in table.items() if key != "attack"}
+    return found

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from auditor.data.dataset import Batch, Pixels
     from auditor.model.classifier import Classifier
 
-Need = Literal["labels", "gradients", "groups"]
+Need = Literal["labels", "gradients", "groups", "scores"]
 InputKind = Literal["images", "rows"]
 
 Columns = Mapping[str, "NDArray[Any]"]
@@ -114,6 +114,8 @@ class Records:
     """False if the labels are the model's own predictions; accuracy is then agreement with them."""
     kind: InputKind = "images"
     """What was audited."""
+    scores: bool = True
+    """False if the model answers with labels only: the probabilities are then 0 and 1."""
     features: Sequence[str] = ()
     """Names of the features of tabular data."""
     others: Mapping[str, pd.DataFrame] = field(default_factory=dict)
@@ -181,6 +183,8 @@ class Probe(ABC):
     """True if ``extra_images`` may return images; they are measured when the probes of ``depends_on`` are done."""
     waits: ClassVar[bool] = False
     """True if ``prepare`` reads ``RunContext.records``: the probe is measured when those of ``depends_on`` are done."""
+    repeats_queries: ClassVar[bool] = False
+    """True if answers to earlier queries must not be reused. On an endpoint such probes come last, to detect drift."""
     accepts_surrogates: ClassVar[bool] = False
     """True if the probe has a setting ``surrogates``: paths of other models (``--surrogate``)."""
 

@@ -36,7 +36,11 @@ def gaps(audit: AuditRecord) -> list[Gap]:
 
 
 def _broken_inputs(audit: AuditRecord) -> list[Gap]:
-    found = [Gap(f"plugin {p['name']}", p["error"], True) for p in audit["plugins"] if p["error"]]
+    found = [
+        Gap(" ".join(["plugin", p["name"], *filter(None, [p["version"]])]), p["error"], True)
+        for p in audit["plugins"]
+        if p["error"]
+    ]
     unreadable = audit["data"]["n_unreadable"]
     if unreadable:
         found.append(Gap(f"{unreadable} unreadable images", "skipped; the record names them", True))

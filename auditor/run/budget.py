@@ -1,11 +1,11 @@
-"""A time limit for measuring: every probe gets an equal share; what one leaves over goes to the others."""
+"""A limit for measuring, in seconds or queries: every probe gets an equal share; the rest goes to the others."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from auditor.model.deployed import seconds as seconds_now
 from auditor.plugin.duration import spoken
 
 MEASURING = 0.8
@@ -13,7 +13,9 @@ MEASURING = 0.8
 
 
 class Budget:
-    """A time limit and the time that is left."""
+    """A time limit and the time that is left; or, with another clock, a number of queries."""
+
+    in_queries = False
 
     def __init__(self, seconds: float, source: str, spent: float = 0.0) -> None:
         """Start the clock; ``source`` says where the limit was stated, for example "--budget".
@@ -22,17 +24,30 @@ class Budget:
         """
         self.seconds = seconds
         self.name = f"the time limit ({spoken(seconds)}, {source})"
-        self._start = time.monotonic() - spent
+        self._clock: Callable[[], float] = seconds_now
+        self._start = self._clock() - spent
 
     @property
     def left(self) -> float:
         """Seconds that are left for measuring, negative after the end."""
-        return self._start + MEASURING * self.seconds - time.monotonic()
+        return self._start + MEASURING * self.seconds - self._clock()
 
     @property
     def left_for_pictures(self) -> float:
         """Seconds that are left for measuring and drawing, negative after the end."""
-        return self._start + (1 + MEASURING) / 2 * self.seconds - time.monotonic()
+        return self._start + (1 + MEASURING) / 2 * self.seconds - self._clock()
+
+
+class QueryBudget(Budget):
+    """A number of queries, and those that are left."""
+
+    in_queries = True
+
+    def __init__(self, queries: int, count: Callable[[], float]) -> None:
+        """``count`` returns the queries so far."""
+        super().__init__(queries, "--queries")
+        self.name = f"the query budget ({queries:,} queries, --queries)"
+        self._clock, self._start = count, 0.0
 
 
 class Progressed(NamedTuple):

@@ -131,7 +131,7 @@ class Concluder:
             measured=len(ids) - left - len(missing),
             units=self._measurer.images.units is not None,
             left_out=sorted(left_out),
-            note=f"{len(ids) - left} of {len(ids)} images fitted into its share of the time limit" if left else "",
+            note=f"{len(ids) - left} of {len(ids)} images fitted into its share of {self._limit}" if left else "",
         )
 
     def _without_images(self, probe: Probe, wanted: int) -> ProbeRecord:
@@ -140,11 +140,17 @@ class Concluder:
         caveat = f"none of {wanted} images was measured: one takes longer than the probe's share of {self._budget.name}"
         return probe_record(probe, self._recorder.costs.get(probe.meta.id, Cost()), caveat=caveat)
 
+    @property
+    def _limit(self) -> str:
+        return "the query budget" if self._budget is not None and self._budget.in_queries else "the time limit"
+
     def _picture_deadline(self, position: Position) -> float | None:
         """Return when the pictures of a probe must be drawn; every remaining probe has an equal share of the time."""
         if self._budget is None:
             return None
         left = max(0.0, self._budget.left_for_pictures)
+        if self._budget.in_queries:
+            return self._measurer.classifier.calls.clock() + left / (position.probes - position.number)
         return time.monotonic() + max(_SHORTEST_DRAWING, left / (position.probes - position.number))
 
     def _without_result(self, probe: Probe, *, status: Status, reason: str) -> ProbeRecord:

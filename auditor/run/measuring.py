@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -99,7 +99,7 @@ class Measurer:
         self._watch.doing("measure", probe.meta.id, ids)
         try:
             batch = self.batch(ids)
-            with unchanged_batch(batch):
+            with unchanged_batch(batch), self._fresh(probe):
                 columns = probe.measure(self.classifier, batch, Randomness(self.seed, probe.meta.id))
             return _table(batch, columns), {}
         except NotFinite as error:
@@ -120,6 +120,11 @@ class Measurer:
         tables = [table for table, _ in parts if table is not None]
         table = pa.concat_tables(tables, promote_options="permissive") if tables else None
         return table, parts[0][1] | parts[1][1]
+
+    def _fresh(self, probe: Probe) -> AbstractContextManager[None]:
+        """Let an endpoint answer again if the probe repeats queries."""
+        endpoint = self.classifier.artefact.endpoint
+        return endpoint.fresh() if endpoint is not None and probe.repeats_queries else nullcontext()
 
     def batch(self, ids: Sequence[str]) -> Batch:
         """Return images with their clean predictions; images without finite scores are left out."""
@@ -234,6 +239,11 @@ def choose_batch_size(measurer: Measurer, wanted: int | None, ids: Sequence[str]
     """Set the batch size to ``wanted``, or to the fastest one for these images; a file may have a fixed batch size."""
     classifier = measurer.classifier
     if classifier.fixed_batch:
+        return
+    endpoint = classifier.artefact.endpoint
+    if endpoint is not None:
+        # no search: every trial would cost queries
+        classifier.batch_size = wanted or endpoint.batch_size
         return
     if wanted:
         classifier.batch_size = wanted

@@ -30,30 +30,32 @@ class Pace:
         batch_size: Callable[[], int],
         *,
         seconds: float | None = None,
+        clock: Callable[[], float] | None = None,
         guess: float = 0.0,
         cut: Callable[[Sequence[str], int], Sequence[str]] | None = None,
     ) -> None:
         """Divide ``ids``; ``batch_size`` is called for every batch, because it falls when memory runs out.
 
-        ``seconds`` is the time of all batches, None for no limit; ``guess`` the expected seconds for an image.
+        ``seconds`` is the time of all batches by ``clock``, None for no limit; ``guess`` the expected one for an image.
         ``cut`` returns the first images of a batch that may be measured together.
         """
         self._ids = ids
         self._batch_size = batch_size
         self._cut = cut or (lambda ids, _: ids)
         self._seconds = seconds
-        self._begun = time.monotonic()
+        self._clock = clock or time.monotonic
+        self._begun = self._clock()
         self._done = 0
         self._size = len(ids) if seconds is None or guess <= 0 else max(1, int(seconds / guess))
 
     @property
     def cost(self) -> float:
         """Seconds for an image so far; 0 before the first batch has ended."""
-        return (time.monotonic() - self._begun) / self._done if self._done else 0.0
+        return (self._clock() - self._begun) / self._done if self._done else 0.0
 
     @property
     def deadline(self) -> float | None:
-        """The time, by ``time.monotonic``, at which a batch is abandoned; None for never."""
+        """The time, by the clock, at which a batch is abandoned; None for never."""
         if self._seconds is None:
             return None
         # a batch that should have ended in time may take longer; before the first one, nothing is known
@@ -74,7 +76,7 @@ class Pace:
         self._done += images
         if self._seconds is None or not self._done:
             return
-        left = self._seconds - (time.monotonic() - self._begun)
+        left = self._seconds - (self._clock() - self._begun)
         fits = int(left / self.cost + 1e-9) if self.cost > 0 else len(self._ids)
         self._size = min(GROWTH * self._size, fits)
 

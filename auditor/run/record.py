@@ -21,6 +21,7 @@ from auditor.findings.record import (
     AuditRecord,
     DataRecord,
     DigestsRecord,
+    EndpointRecord,
     FindingRecord,
     InputRecord,
     ModelRecord,
@@ -161,6 +162,7 @@ def _model_record(classifier: DeployedModel) -> ModelRecord:
         "classes_source": classifier.classes_source,
         "parity": None if classifier.parity is None else plain(classifier.parity._asdict()),
         "review": classifier.review.record() if classifier.review else None,
+        "endpoint": None if artefact.endpoint is None else cast(EndpointRecord, dict(artefact.endpoint.counts())),
     }
 
 

@@ -124,6 +124,7 @@ class Recorder:
             todo,
             lambda: classifier.batch_size,
             seconds=seconds,
+            clock=classifier.calls.clock,
             guess=self._image_costs.get(probe.meta.id) or first_guess(self._measurer.price),
             cut=partial(self._watch.casualties.piece, probe.meta.id),
         )
@@ -184,6 +185,7 @@ class Recorder:
             classes=classifier.classes,
             labelled=images.labels is not None,
             kind=classifier.input_kind,
+            scores=not (endpoint := classifier.artefact.endpoint) or not endpoint.returns_labels,
             features=[feature.name for feature in getattr(classifier.preprocessing, "features", ())],
             others=self._dependencies(probe),
             threats=self._threat_models(probe),

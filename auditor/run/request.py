@@ -29,6 +29,8 @@ class Request:
     batch_size: int | None = None
     budget: float | Literal["none"] | None = None
     """Time limit in seconds, "none" for no limit, or None for the limit of the suite."""
+    queries: int | None = None
+    """Largest number of queries of an endpoint, divided among the probes; None for no limit."""
     probe_timeout: float = PROBE_TIMEOUT
     """Seconds that one step of a probe may take in a supervised audit: its preparation, a batch, its conclusion."""
     probe_memory: int | None = None

@@ -46,6 +46,8 @@ def selection_warnings(plugins: Registry, suite: Suite, request: Request) -> lis
         for pattern in request.skip
         if not set(plugins.select([pattern], option="--skip")) & set(chosen)
     ]
+    if plugins.not_loaded:
+        warnings.append(f"Installed plugins were not loaded, as requested: {', '.join(plugins.not_loaded)}.")
     unused = [probe_id for probe_id in suite.settings if probe_id not in {*listed, *chosen}]
     if unused:
         warnings.append(f"Suite {suite.name} has settings of probes that it does not run: {', '.join(unused)}.")

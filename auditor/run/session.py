@@ -15,9 +15,9 @@ import numpy as np
 
 from auditor.data import sample_photos
 from auditor.data.dataset import Images, Pixels
-from auditor.errors import BadInput, NotFinite, first_line, one_line
+from auditor.errors import BadInput, NotFinite, OutOfTime, first_line, one_line
 from auditor.findings.record import ProbeRecord
-from auditor.model.deployed import DeployedModel
+from auditor.model.deployed import DeployedModel, Price
 from auditor.model.device import pick_device, threads_for
 from auditor.plugin import registry
 from auditor.plugin.registry import Registry
@@ -26,7 +26,7 @@ from auditor.policy.rules import Policy, read_policy
 from auditor.policy.verdict import judge, judge_all
 from auditor.probes.base import Probe
 from auditor.report import ReportFormat
-from auditor.run.budget import Budget, Progressed, measure_in_sweeps
+from auditor.run.budget import Budget, Progressed, QueryBudget, measure_in_sweeps
 from auditor.run.concluding import Concluder
 from auditor.run.distributed import Workers
 from auditor.run.effort import reduce, too_slow
@@ -40,6 +40,7 @@ from auditor.run.opening import open_audit
 from auditor.run.plan import Plan, described, suite_digest, with_plan_warnings
 from auditor.run.planning import random_order, unmet_requirement
 from auditor.run.process_state import StateGuard
+from auditor.run.publishing import publish
 from auditor.run.record import audit_record, audit_warnings, evidence_files, left_out_warnings, restart_warnings
 from auditor.run.recorder import Recorder
 from auditor.run.request import Interrupted, Outcome, Position, Progress, Request, Silent
@@ -74,6 +75,10 @@ def run(request: Request, progress: Progress | None = None, watch: Watch | None 
     device = pick_device(request.device)
     sandbox.finish()
     classifier, images = open_audit(plugins, request, suite, device)
+    budget = _query_budget(request, classifier) or budget
+    if classifier.artefact.endpoint is not None:
+        # what repeats queries is measured at the end of the run, to see whether the endpoint changed meanwhile
+        probes = sorted(probes, key=lambda probe: probe.repeats_queries)
     out = request.out or Path("audits") / f"{request.model.stem}-{classifier.sha256[:8]}"
     folder = RunFolder(out, watch, wait=progress.say if request.wait else None)
     try:
@@ -108,6 +113,27 @@ def _budget(request: Request, suite: Suite, spent: float) -> Budget | None:
     if suite.time_limit is None or request.budget == "none":
         return None
     return Budget(suite.time_limit, f"suite {suite.name}; --budget changes it", spent)
+
+
+def _query_budget(request: Request, classifier: DeployedModel) -> Budget | None:
+    """Return the query budget of the request. Raises BadInput for options that an endpoint, or only it, has."""
+    endpoint = classifier.artefact.endpoint
+    if endpoint is None:
+        if request.queries is not None:
+            raise BadInput(f"--queries: limits the queries of an endpoint; {classifier.path} is a model file")
+        return None
+    if request.engine == "ray" or (request.workers or 1) > 1:
+        raise BadInput(
+            "--workers and --engine: an endpoint is queried by one process, which keeps its rate limit and counts the"
+            " queries; state [endpoint] concurrency instead"
+        )
+    if request.queries is None:
+        return None
+    if isinstance(request.budget, float):
+        raise BadInput("--queries and --budget: exclude each other; leave one out")
+    endpoint.limit = request.queries
+    classifier.calls.clock = lambda: endpoint.queries
+    return QueryBudget(request.queries, classifier.calls.clock)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +174,7 @@ class _Session:
 
     def _too_slow(self) -> list[str]:
         """Return the probes that need smaller settings; the same as in an earlier run of this folder."""
-        if self.budget is None:
+        if self.budget is None or self.budget.in_queries:
             return []
         known = earlier_reductions(self.folder, self.suite.name, self.budget.seconds)
         if known is not None:
@@ -191,7 +217,8 @@ class _Session:
             unscored=self.measurer.unscored,
             watch=self.watch,
         )
-        return finish(with_plan_warnings(audit), self.folder, formats, self.watch)
+        outcome = finish(with_plan_warnings(audit), self.folder, formats, self.watch)
+        return publish(self.plugins, outcome, self.watch)
 
     def _check_model(self) -> None:
         """Measure parity and choose the batch size. Raises BadInput for scores that are not finite."""
@@ -207,6 +234,10 @@ class _Session:
                 if not ids:
                     raise
                 self._try_model(self.images.pixels(ids[:_PARITY_IMAGES]), ids)
+        except OutOfTime:
+            raise BadInput(
+                f"--queries {self.request.queries}: does not suffice for the first batch of images; allow more"
+            ) from None
         except (ArithmeticError, RuntimeError) as error:
             raise BadInput(
                 f"{self.classifier.path}: {first_line(error)} on images of {self.images.path}; expected one finite"
@@ -217,7 +248,9 @@ class _Session:
         self.watch.doing("check")
         self.classifier.verify(parity_images)
         choose_batch_size(self.measurer, self.request.batch_size, ids)
-        if self.budget is not None:
+        if self.budget is not None and self.budget.in_queries:
+            self.measurer.price = Price(1.0, 0.0)
+        elif self.budget is not None:
             measure_price(self.measurer, ids)
 
     def _parity_images(self) -> Pixels:
@@ -241,14 +274,14 @@ class _Session:
             probes=self.probes,
             suite=self.suite,
             policy=self.policy,
-            time_limit=None if self.budget is None else self.budget.seconds,
+            time_limit=None if self.budget is None or self.budget.in_queries else self.budget.seconds,
             reduced=slow,
             progress=self.progress,
         )
         for warning in warnings:
             self.progress.say(f"Warning: {warning}")
         for plugin in self.plugins.broken:
-            self.progress.say(f"Plugin {plugin.name} is left out: {plugin.error}")
+            self.progress.say(f"Plugin {plugin.title} is left out: {plugin.error}")
         return plan
 
     def _all_records(self) -> list[ProbeRecord]:
@@ -316,7 +349,7 @@ class _Session:
         first = [probe_id for probe_id in probes if probe_id not in later]
 
         def advance(probe_id: str, seconds: float, number: int, count: int) -> Progressed:
-            position = Position(number, count, seconds, budget.left)
+            position = Position(number, count) if budget.in_queries else Position(number, count, seconds, budget.left)
             try:
                 with guard.unchanged(probe_id):
                     return recorder.measure_for(probes[probe_id], seconds, position)

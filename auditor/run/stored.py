@@ -68,6 +68,7 @@ class StoredRun:
             classes=model["classes"],
             labelled=data["labelled"],
             kind=data.get("kind", "images"),
+            scores=(endpoint := model.get("endpoint")) is None or endpoint["returns"] != "labels",
             features=[feature["name"] for feature in model["input"].get("features", [])],
             others={each.meta.id: self.frame(each) for each in others},
             threats={each.meta.id: threat for each in others if (threat := each.threat_model()) is not None},

@@ -30,6 +30,7 @@ class Simba(MinimumNorm):
         " A model that withstands gradient attacks and not this one masks its gradients.",
         references=("https://arxiv.org/abs/1905.07121",),
         version=2,
+        needs=frozenset({"scores"}),
     )
     headline: ClassVar[Level] = {"norm": "l2", "epsilon": 0.5}
     supported_norms: ClassVar[Sequence[str]] = ("l2",)

@@ -34,6 +34,7 @@ class Square(Attack):
         " gradients are masked.",
         references=("https://arxiv.org/abs/1912.00049",),
         version=3,
+        needs=frozenset({"scores"}),
     )
     epsilons: Sequence[float] = (8 / 255,)
     """L-infinity sizes, as fractions of the pixel range."""

@@ -33,6 +33,7 @@ class Lime(Explanation):
         " neither can be used.",
         references=("https://arxiv.org/abs/1602.04938",),
         input_kinds=frozenset({"images", "rows"}),
+        needs=frozenset({"scores"}),
     )
     randomness: ClassVar[bool] = True
     samples: int = 16

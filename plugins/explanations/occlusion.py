@@ -28,6 +28,7 @@ class OcclusionMap(Explanation):
         references=("https://arxiv.org/abs/1311.2901", "https://arxiv.org/abs/1806.07421"),
         version=2,
         input_kinds=frozenset({"images", "rows"}),
+        needs=frozenset({"scores"}),
     )
 
     def attribute(self, classifier: Classifier, batch: Batch, rng: Randomness) -> NDArray[Any]:

@@ -37,6 +37,7 @@ class Shap(Explanation):
         " the image and a covered image.",
         references=("https://arxiv.org/abs/1705.07874", "https://shap.readthedocs.io/"),
         input_kinds=frozenset({"images", "rows"}),
+        needs=frozenset({"scores"}),
     )
     samples: int = 16
     evaluations: int = 500

@@ -87,8 +87,10 @@ class Accuracy(Probe):
             metric=accuracy,
             evidence=[*confusion_map(records, matrix), *error_images(records)],
         )
-        metrics = [accuracy, *of_matrix, *roc_metrics(frame, len(records.classes))]
-        metrics.append(statistics.mean("log_loss", losses(frame), unit="nats", units=units))
+        metrics = [accuracy, *of_matrix]
+        if records.scores:
+            metrics += roc_metrics(frame, len(records.classes))
+            metrics.append(statistics.mean("log_loss", losses(frame), unit="nats", units=units))
         metrics += [*guessing.metrics, *class_recalls(records)]
         return Conclusion(
             metrics=metrics,
@@ -102,7 +104,7 @@ class Accuracy(Probe):
         import pandas as pd
 
         frame = records.frame.set_index("image_id")
-        return [
-            PerImage(name="accuracy", values=frame["prediction"] == frame["label"]),
-            PerImage(name="log_loss", values=pd.Series(losses(frame), index=frame.index)),
-        ]
+        values = [PerImage(name="accuracy", values=frame["prediction"] == frame["label"])]
+        if records.scores:
+            values.append(PerImage(name="log_loss", values=pd.Series(losses(frame), index=frame.index)))
+        return values

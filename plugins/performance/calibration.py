@@ -37,7 +37,7 @@ class Calibration(Probe):
             "https://arxiv.org/abs/1904.01685",
             "https://arxiv.org/abs/1909.10155",
         ),
-        needs=frozenset({"labels"}),
+        needs=frozenset({"labels", "scores"}),
         input_kinds=frozenset({"images", "rows"}),
         version=2,
     )

@@ -38,6 +38,7 @@ class Determinism(Probe):
         input_kinds=frozenset({"images", "rows"}),
     )
     metrics = (LABEL_AGREEMENT, MAX_ABS_DIFFERENCE)
+    repeats_queries = True
     samples: int = 200
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
