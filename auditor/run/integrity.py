@@ -8,6 +8,7 @@ from pathlib import Path
 from auditor.files import digest, file_sha256
 from auditor.findings.record import DigestsRecord
 from auditor.run.folder import RunFolder
+from auditor.run.manifest import extend_manifest
 
 _PARTS = {"records": "records/**/*.parquet", "evidence": "evidence/*.png"}
 
@@ -23,7 +24,7 @@ def file_digests(run: Path) -> dict[str, dict[str, str]]:
 def write_digests(folder: RunFolder, suite: str) -> DigestsRecord:
     """Add the digests of all files to manifest.json; return the digests for audit.json, with that of the suite."""
     files = file_digests(folder.path)
-    manifest = folder.write_json("manifest.json", folder.read_json("manifest.json") | {"files": files})
+    manifest = extend_manifest(folder, folder.read_json("manifest.json"), files=files)
     return {
         "suite": suite,
         "manifest": file_sha256(manifest),

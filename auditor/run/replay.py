@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.errors import BadInput
+from auditor.errors import BadInput, first_line
+from auditor.files import inside, parse_json, read_inside
 from auditor.findings.record import AuditRecord, Json, ModelRecord
 from auditor.model.deployed import DeployedModel
 from auditor.plugin.registry import load
@@ -20,7 +19,7 @@ from auditor.policy.rules import read_policy
 from auditor.policy.verdict import judge_all, verdict
 from auditor.report import ReportFormat
 from auditor.run.examples import ExampleRow
-from auditor.run.folder import RunFolder
+from auditor.run.folder import RunFolder, read_all_examples
 from auditor.run.opening import open_model
 from auditor.run.plan import with_plan_warnings
 from auditor.run.record import evidence_files, validator
@@ -62,11 +61,11 @@ def read_audit(folder: Path) -> AuditRecord:
     """Read the audit.json of a run folder. Raises BadInput if it is missing or does not fit the schema."""
     path = folder / "audit.json"
     try:
-        audit = json.loads(path.read_bytes())
+        audit = parse_json(read_inside(folder, path.name), str(path))
     except FileNotFoundError:
         raise BadInput(f"{folder}: has no audit.json; expected the folder of a finished audit") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: not readable as JSON: {error}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: not readable: {error.strerror}") from None
     problem = next(iter(validator().iter_errors(audit)), None)
     if problem is not None:
         place = "/".join(str(part) for part in problem.absolute_path) or "the top level"
@@ -100,11 +99,8 @@ def draw_again(folder: Path, formats: Sequence[str], paper: str = "a4", pdf: str
 
 
 def _write(path: Path, audit: AuditRecord, formats: Sequence[ReportFormat]) -> Outcome:
-    folder = RunFolder(path)
-    try:
+    with RunFolder(path) as folder:
         return finish(audit, folder, formats)
-    finally:
-        folder.close()
 
 
 def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False) -> list[Claim]:
@@ -165,14 +161,7 @@ def _findings_by_file(audit: AuditRecord) -> dict[str, list[str]]:
 
 def _stored_examples(folder: Path) -> list[StoredExample]:
     """Read the rows of all stored images."""
-    import pyarrow.parquet as pq
-
-    shards = sorted((folder / "records").glob("*/examples-*.parquet"))
-    return [
-        cast(StoredExample, {"probe": shard.parent.name} | row)
-        for shard in shards
-        for row in pq.read_table(io.BytesIO(shard.read_bytes())).to_pylist()
-    ]
+    return [cast(StoredExample, {"probe": probe} | row) for probe, row in read_all_examples(folder)]
 
 
 def _read_images(
@@ -187,11 +176,12 @@ def _read_images(
     unreadable: dict[str, str] = {}
     for file in sorted(files):
         try:
-            with Image.open(folder / file) as picture:
+            with Image.open(inside(folder, file)) as picture:
                 fitted = fit(picture, shape, Resizing(resize="stretch"))
                 pixels[file] = fitted.astype(np.float32) / np.float32(255)
-        except OSError as error:
-            unreadable[file] = str(error)
+        except Exception as error:
+            # decoders raise anything for broken files
+            unreadable[file] = first_line(error)
     return pixels, unreadable
 
 

@@ -75,10 +75,11 @@ def run(request: Request, progress: Progress | None = None, watch: Watch | None 
     sandbox.finish()
     classifier, images = open_audit(plugins, request, suite, device)
     out = request.out or Path("audits") / f"{request.model.stem}-{classifier.sha256[:8]}"
-    folder = RunFolder(out, watch, wait=progress.say if request.wait else None)
-    try:
+    with RunFolder(out, watch, wait=progress.say if request.wait else None) as folder:
         if request.fresh:
             folder.clear()
+        for shard in folder.remove_damaged():
+            progress.say(f"{out / shard} was damaged and is removed; its images are measured again.")
         session = _Session(
             request=request,
             measurer=Measurer(classifier, images, request.seed, watch),
@@ -93,12 +94,11 @@ def run(request: Request, progress: Progress | None = None, watch: Watch | None 
             notes=selection_warnings(plugins, suite, request),
             budget=budget,
         )
-        with threads_for(classifier.shape):
-            return session.execute(formats)
-    except KeyboardInterrupt:
-        raise Interrupted(out) from None
-    finally:
-        folder.close()
+        try:
+            with threads_for(classifier.shape):
+                return session.execute(formats)
+        except KeyboardInterrupt:
+            raise Interrupted(out) from None
 
 
 def _budget(request: Request, suite: Suite, spent: float) -> Budget | None:
