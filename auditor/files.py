@@ -15,6 +15,9 @@ from auditor.errors import BadInput
 ASIDE = ".*.part"
 """Files that are still being written."""
 
+_DIGITS = 300
+"""Digits of a whole number in JSON; more are no float64."""
+
 
 def digest(content: Any) -> str:
     """SHA-256 of a JSON value in canonical form."""
@@ -70,10 +73,16 @@ def read_inside(folder: Path, name: str | os.PathLike[str]) -> bytes:
     return inside(folder, name).read_bytes()
 
 
+def _whole(digits: str) -> int:
+    if len(digits) > _DIGITS:
+        raise ValueError(f"a whole number of {len(digits)} digits; expected at most {_DIGITS}")
+    return int(digits)
+
+
 def parse_json(content: bytes, where: str) -> Any:
     """Parse JSON that can be written again: without NaN, infinity and lone surrogates. Raises BadInput otherwise."""
     try:
-        value = json.loads(content)
+        value = json.loads(content, parse_int=_whole)
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where}: not readable as JSON: {error}") from None

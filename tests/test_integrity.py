@@ -126,7 +126,7 @@ def test_every_changed_bit_of_a_shard_is_found(copied: Path) -> None:
                     read()
             path.write_bytes(whole)
         assert ids <= folder.measured("attacks.fgsm", key)
-        renamed = path.rename(path.with_name(path.name.replace("a", "b", 1)))
+        renamed = path.rename(path.with_name(f"{path.stem[:-1]}x.parquet"))
         assert folder.remove_damaged() == [renamed.relative_to(copied).as_posix()]
         assert not renamed.exists()
 
@@ -246,7 +246,7 @@ def test_failed_write_leaves_the_old_file(fault: str, tmp_path: Path, monkeypatc
 KILLED = """
 import os, sys
 from pathlib import Path
-import pyarrow as pa
+import pyarrow as pa, pyarrow.parquet
 import pyarrow.parquet as pq
 from auditor.run.folder import Cost, RunFolder
 

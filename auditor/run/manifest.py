@@ -155,14 +155,14 @@ def write_keys(folder: RunFolder, keys: Mapping[str, str]) -> None:
     extend_manifest(folder, folder.read_json("manifest.json"), records=dict(keys))
 
 
-def extend_manifest(folder: RunFolder, manifest: Mapping[str, Any], **more: Json) -> Path:
+def extend_manifest(folder: RunFolder, manifest: Mapping[str, Any], **more: Any) -> Path:
     """Write manifest.json with further content and the digest of everything in it."""
     content = {**manifest, **more}
     content.pop("sha256", None)
     return folder.write_json("manifest.json", {**content, "sha256": digest(content)})
 
 
-def _earlier(folder: RunFolder, progress: Progress | None = None) -> dict[str, Any] | None:
+def _earlier(folder: RunFolder, progress: Progress | None = None) -> Any:
     """Return the manifest of an earlier run of the folder; None without one, or if it is damaged."""
     if not (folder.path / "manifest.json").is_file():
         return None
@@ -170,7 +170,7 @@ def _earlier(folder: RunFolder, progress: Progress | None = None) -> dict[str, A
         manifest = folder.read_json("manifest.json")
         stated = manifest.pop("sha256", None)
         if stated == digest(manifest):
-            return dict(manifest)
+            return manifest
         problem = "its content does not have the digest that it states"
     except (AttributeError, BadInput) as error:
         problem = str(error)
@@ -183,7 +183,7 @@ def earlier_reductions(folder: RunFolder, suite: str, time_limit: float) -> list
     """Return the probes that an earlier run of this folder reduced under the same limit; None without such a run."""
     before = _earlier(folder)
     same = before is not None and before.get("suite") == suite and before.get("time_limit") == time_limit
-    return before["reduced"] if before is not None and same else None
+    return before["reduced"] if same else None
 
 
 def manifest_changes(before: Manifest, now: Manifest) -> list[str]:

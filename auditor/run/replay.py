@@ -24,6 +24,7 @@ from auditor.run.opening import open_model
 from auditor.run.plan import with_plan_warnings
 from auditor.run.record import evidence_files, validator
 from auditor.run.request import Outcome
+from auditor.run.untrusted import from_folders
 from auditor.run.writing import finish, pick_formats, prepare
 
 
@@ -82,20 +83,23 @@ def judge_again(
     prepare(chosen)
     audit = read_audit(folder)
     policy = read_policy(policy_name, plugins.probes)
-    broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
-    audit["probes"] = judge_all(audit["probes"], policy)
-    audit["policy"] = policy.described(audit["probes"])
-    audit["verdict"], audit["verdict_reason"] = verdict(
-        audit["probes"], policy, broken, unanswered=audit["data"].get("n_unanswered", 0)
-    )
-    return _write(folder, with_plan_warnings(audit), chosen)
+    with from_folders([folder]):
+        broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
+        audit["probes"] = judge_all(audit["probes"], policy)
+        audit["policy"] = policy.described(audit["probes"])
+        audit["verdict"], audit["verdict_reason"] = verdict(
+            audit["probes"], policy, broken, unanswered=audit["data"].get("n_unanswered", 0)
+        )
+        return _write(folder, with_plan_warnings(audit), chosen)
 
 
 def draw_again(folder: Path, formats: Sequence[str], paper: str = "a4", pdf: str = "full") -> Outcome:
     """Render the reports of a run again."""
     chosen = pick_formats(load(), formats, paper, pdf)
     prepare(chosen)
-    return _write(folder, read_audit(folder), chosen)
+    audit = read_audit(folder)
+    with from_folders([folder]):
+        return _write(folder, audit, chosen)
 
 
 def _write(path: Path, audit: AuditRecord, formats: Sequence[ReportFormat]) -> Outcome:
@@ -116,7 +120,8 @@ def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False
     classifier = open_model(path, device, model_tables(audit["model"], same_file=model is None), trust=trust)
     if model is None and classifier.sha256 != audit["model"]["sha256"]:
         raise BadInput(f"{path}: not the audited file (its SHA-256 differs); to use it anyway, give it with --model")
-    return replay_on(classifier, folder, audit)
+    with from_folders([folder]):
+        return replay_on(classifier, folder, audit)
 
 
 def replay_on(classifier: DeployedModel, folder: Path, audit: AuditRecord) -> list[Claim]:
