@@ -19,10 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from auditor.compare.comparison import compare
+from auditor.data.dataset import Batch
 from auditor.errors import BadInput
 from auditor.files import inside, parse_json, read_inside, write_whole
 from auditor.plugin import registry
 from auditor.run.folder import Cost, RunFolder, read_rows
+from auditor.run.process_state import StateChanged, unchanged_batch
 from auditor.run.request import Outcome, Position, Request
 from auditor.run.session import run
 from auditor.run.watch import FolderLost
@@ -361,3 +363,21 @@ def test_json_that_cannot_be_written_again_is_refused(text: str) -> None:
     with pytest.raises(BadInput, match=r"audit\.json: not readable as JSON"):
         parse_json(text.encode("latin-1"), "audit.json")
     assert parse_json(rb'{"a": ["\u00e4", 1.5, null]}', "x") == {"a": ["ä", 1.5, None]}
+
+
+# the arrays of a batch
+
+
+@pytest.mark.parametrize("name", ["pixels", "labels", "probabilities", "masks"])
+def test_change_of_a_batch_is_an_error(name: str) -> None:
+    batch = Batch(
+        ids=("a",),
+        pixels=np.ones((1, 1, 2, 2), dtype=np.float32),
+        labels=np.ones(1, dtype=np.int64),
+        probabilities=np.ones((1, 2), dtype=np.float32),
+        masks=np.full((1, 2, 2), np.nan, dtype=np.float32),
+    )
+    with unchanged_batch(batch):
+        pass
+    with pytest.raises(StateChanged, match=rf"batch\.{name}"), unchanged_batch(batch):
+        getattr(batch, name)[0] = 0

@@ -63,6 +63,8 @@ class RunFolder:
         """
         watch = watch or Watch()
         self.path = path
+        # a probe may change the working directory, until that is found after its use
+        self._root = path.absolute()
         for name in ("records", "evidence", ".lock"):
             inside(path, name)
         try:
@@ -81,6 +83,7 @@ class RunFolder:
             wait(f"{holder}; waiting for it")
             time.sleep(_WAIT_SECONDS)
         _write_holder(self._lock, watch.owner)
+        self._identity = os.fstat(self._lock.fileno())
         watch.opened(path, self._lock.fileno())
         # unfinished files of a killed audit
         for unfinished in path.rglob(ASIDE):
@@ -106,19 +109,18 @@ class RunFolder:
         """Write a file atomically. Raises FolderLost if the folder is gone or does not accept the file."""
         self._check_present()
         try:
-            return write_whole(self.path / name, content)
+            write_whole(self._root / name, content)
         except OSError as error:
             raise FolderLost(
                 f"{self.path / name}: cannot be written ({error.strerror or error}); what was written before is kept."
                 " Make space or the folder writable, and run the same command again to resume"
             ) from error
+        return self.path / name
 
     def _check_present(self) -> None:
         """Raise FolderLost if the folder was deleted or moved after it was opened."""
         try:
-            present = self._lock is None or os.path.samestat(
-                os.fstat(self._lock.fileno()), (self.path / ".lock").stat()
-            )
+            present = self._lock is None or os.path.samestat(self._identity, (self._root / ".lock").stat())
         except OSError:
             present = False
         if not present:
@@ -135,7 +137,7 @@ class RunFolder:
         """Read a JSON file of the run. Raises BadInput if it is missing or invalid."""
         self._check_present()
         try:
-            return parse_json(read_inside(self.path, name), str(self.path / name))
+            return parse_json(read_inside(self._root, name), str(self.path / name))
         except FileNotFoundError:
             raise BadInput(f"{self.path}: has no {name}; expected the folder of a finished audit") from None
 
@@ -155,7 +157,7 @@ class RunFolder:
         tables: list[pa.Table] = []
         cost = Cost()
         for path in self._shards(probe_id, kind):
-            shard = _Shard.read(self.path, path)
+            shard = _Shard.read(self._root, path)
             if shard.label.get("key") == key:
                 tables.append(shard.table())
                 cost += Cost(shard.label["seconds"], shard.label["forward"], shard.label["backward"])
@@ -174,25 +176,25 @@ class RunFolder:
         """Remove damaged shards; return their paths in the folder."""
         damaged = [
             path
-            for probe in sorted((self.path / "records").iterdir())
+            for probe in sorted((self._root / "records").iterdir())
             for path, shard in self._readable(probe.name, "*")
             if shard is None
         ]
         for path in damaged:
             path.unlink(missing_ok=True)
-        return [path.relative_to(self.path).as_posix() for path in damaged]
+        return [path.relative_to(self._root).as_posix() for path in damaged]
 
     def is_whole(self, picture: str) -> bool:
         """Return whether an evidence picture is there and has the digest that ends its name."""
         try:
-            content = read_inside(self.path, picture)
+            content = read_inside(self._root, picture)
         except (OSError, BadInput):
             return False
         return hashlib.sha256(content).hexdigest().startswith(Path(picture).stem.rpartition("-")[2])
 
     def replace_examples(self, probe_id: str, key: str, table: pa.Table, cost: Cost) -> None:
         """Store the rows of a probe's example images; remove those of other examples."""
-        for path in (self.path / "records" / probe_id).glob("examples-*.parquet"):
+        for path in (self._root / "records" / probe_id).glob("examples-*.parquet"):
             path.unlink()
         self.write_shard(probe_id, key, table, cost, kind="examples")
 
@@ -211,32 +213,32 @@ class RunFolder:
     def clear(self) -> None:
         """Remove all records and evidence: ``--fresh``."""
         for folder in ("records", "evidence"):
-            for path in sorted((self.path / folder).rglob("*"), reverse=True):
+            for path in sorted((self._root / folder).rglob("*"), reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
 
     def keep_evidence(self, files: Sequence[str]) -> None:
         """Remove all evidence except ``files``."""
-        for path in (self.path / "evidence").glob("*.png"):
+        for path in (self._root / "evidence").glob("*.png"):
             if f"evidence/{path.name}" not in files:
                 path.unlink()
 
     def records_of_others(self, probe_id: str) -> set[Path]:
         """Return the files with records of all probes but one."""
-        return {path for path in (self.path / "records").glob("*/*.parquet") if path.parent.name != probe_id}
+        return {path for path in (self._root / "records").glob("*/*.parquet") if path.parent.name != probe_id}
 
     @property
     def has_records(self) -> bool:
         """Whether any probe has rows."""
-        return any(self.path.glob("records/*/*.parquet"))
+        return any(self._root.glob("records/*/*.parquet"))
 
     def _shards(self, probe_id: str, kind: str = "*") -> list[Path]:
-        return sorted((self.path / "records" / probe_id).glob(f"{kind}-*.parquet"))
+        return sorted((self._root / "records" / probe_id).glob(f"{kind}-*.parquet"))
 
     def _readable(self, probe_id: str, kind: str) -> Iterator[tuple[Path, _Shard | None]]:
         """Yield every shard of a probe, or None in place of one that is damaged."""
         for path in self._shards(probe_id, kind):
             try:
-                yield path, _Shard.read(self.path, path)
+                yield path, _Shard.read(self._root, path)
             except BadInput:
                 yield path, None
 

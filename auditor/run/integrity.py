@@ -16,9 +16,7 @@ _PARTS = {"records": "records/**/*.parquet", "evidence": "evidence/*.png"}
 def file_digests(run: Path) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of every record and every picture, by part of the folder and path in it."""
     names = {part: [path.relative_to(run) for path in sorted(run.glob(pattern))] for part, pattern in _PARTS.items()}
-    return {
-        part: {name.as_posix(): file_sha256(inside(run, name)) for name in found} for part, found in names.items()
-    }
+    return {part: {name.as_posix(): file_sha256(inside(run, name)) for name in found} for part, found in names.items()}
 
 
 def write_digests(folder: RunFolder, suite: str) -> DigestsRecord:
