@@ -571,6 +571,7 @@ def main() -> None:
     arguments = parser.parse_args()
     outcomes: Counter[tuple[str, str]] = Counter()
     seen: set[str] = set()
+    slowest = (0.0, "", 0)
     with tempfile.TemporaryDirectory() as scratch:
         fuzzer = prepared(Path(scratch))
         begun = time.monotonic()
@@ -578,13 +579,15 @@ def main() -> None:
             if time.monotonic() - begun > 60 * arguments.minutes:
                 break
             kind = arguments.only or fuzzer.pick(number)
+            started = time.monotonic()
             outcome = fuzzer.once(kind, arguments.seed + number)
+            slowest = max(slowest, (time.monotonic() - started, kind, arguments.seed + number))
             known = outcome if outcome in {"result", "refused", "report missing"} else "FAULT"
             outcomes[kind, known] += 1
             if known == "FAULT" and outcome.partition(": ")[0] not in seen:
                 seen.add(outcome.partition(": ")[0])
                 print(f"{kind}, seed {arguments.seed + number}: {outcome}", flush=True)
-        print(f"{sum(outcomes.values())} inputs in {time.monotonic() - begun:.0f} s")
+        print(f"{sum(outcomes.values())} inputs in {time.monotonic() - begun:.0f} s; the slowest: {slowest}")
     for (kind, outcome), count in sorted(outcomes.items()):
         print(f"{kind:10} {outcome:15} {count:6}")
 

@@ -235,7 +235,7 @@ def choose_batch_size(measurer: Measurer, wanted: int | None, ids: Sequence[str]
 
 
 def measure_price(measurer: Measurer, ids: Sequence[str]) -> None:
-    """Set the price of a pass, measured on one batch of these images; only a time limit needs it."""
+    """Set the price of a pass, measured on one batch of these images."""
     classifier = measurer.classifier
     pixels = measurer.images.pixels(ids[: min(classifier.batch_size, _SMALLEST)])
     forward, gradient = _timed(classifier, pixels)

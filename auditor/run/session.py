@@ -30,6 +30,7 @@ from auditor.run.budget import Budget, Progressed, measure_in_sweeps
 from auditor.run.concluding import Concluder
 from auditor.run.distributed import Workers
 from auditor.run.effort import reduce, too_slow
+from auditor.run.expected_time import forecast
 from auditor.run.folder import RunFolder
 from auditor.run.forecast import cannot_pass
 from auditor.run.integrity import write_digests
@@ -166,6 +167,9 @@ class _Session:
                 f" with the suite's smaller settings: {', '.join(slow)}."
             )
         plan = self._begin(warnings, slow)
+        if not self.watch.casualties.restarts:
+            for line in self._forecast():
+                self.progress.say(line)
         records = self._all_records()
         late = [
             *left_out_warnings(self.measurer.unscored, records, self.watch.casualties.images),
@@ -217,8 +221,7 @@ class _Session:
         self.watch.doing("check")
         self.classifier.verify(parity_images)
         choose_batch_size(self.measurer, self.request.batch_size, ids)
-        if self.budget is not None:
-            measure_price(self.measurer, ids)
+        measure_price(self.measurer, ids)
 
     def _parity_images(self) -> Pixels:
         """Return a fixed number of images, so that the access does not depend on ``--samples``.
@@ -250,6 +253,14 @@ class _Session:
         for plugin in self.plugins.broken:
             self.progress.say(f"Plugin {plugin.name} is left out: {plugin.error}")
         return plan
+
+    def _forecast(self) -> list[str]:
+        """Return what is said about the time before the start; images of an earlier run are not counted."""
+        probes = [probe for probe in self.probes if not unmet_requirement(probe, self.classifier, self.images)]
+        lines = forecast(probes, self.measurer.price, len(self.images), self.budget)
+        if self.folder.has_records:
+            lines.append("Images that an earlier run of this folder measured are not measured again.")
+        return lines
 
     def _all_records(self) -> list[ProbeRecord]:
         """Measure and conclude all probes; return their records in the order of the registry."""
