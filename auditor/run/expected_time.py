@@ -1,8 +1,8 @@
 """How long an audit will take: the measured price of a pass, times the passes that each probe takes for an image.
 
 ``passes.json`` has these passes for the settings of the built-in suites; ``benchmarks/passes.py`` writes it from
-finished audits. Most probes take a number of passes that their settings fix, whatever the model; searches that stop at a success
-take fewer on a model that is easily fooled.
+finished audits. Most probes take a number of passes that their settings fix, whatever the model; searches that stop at
+a success take fewer on a model that is easily fooled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from auditor.probes.base import Probe
 from auditor.run.budget import Budget
 
 UNCERTAINTY = 2.5
-"""Factor between a forecast and the real time, in either direction; docs/explanation/reliability.md has measured ones."""
+"""Factor between a forecast and the real time, in either direction (measured: docs/explanation/reliability.md)."""
 
 _NAMED = 3
 """Probes without known passes that are named."""
@@ -102,11 +102,8 @@ def forecast(probes: Sequence[Probe], price: Price, images: int, budget: Budget 
         text += f". Within {budget.name}, {_fitting(known, budget.left)}"
     lines = [f"{text}."]
     if unknown:
-        more = ", ..." if len(unknown) > _NAMED else ""
-        lines.append(
-            f"The forecast leaves out {len(unknown)} probes whose passes are unknown:"
-            f" {', '.join(unknown[:_NAMED])}{more}."
-        )
+        more = f" and {len(unknown) - _NAMED} more" if len(unknown) > _NAMED else ""
+        lines.append(f"The forecast leaves out what is unknown: the passes of {', '.join(unknown[:_NAMED])}{more}.")
     return lines
 
 
