@@ -1,4 +1,4 @@
-"""Files of others are read or refused with one sentence, whatever they hold: some inputs of ``benchmarks/fuzz.py``."""
+"""Files of others are read or refused with one sentence: some hundred inputs of ``benchmarks/fuzz.py``."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_hostile_files_give_a_result_or_one_sentence(fuzzer: Any, kind: str) -> 
         if outcome not in {"result", "refused", "report missing"}:
             faults[seed] = outcome
     assert not faults
-    assert refused > 0 or kind == "data", "the inputs must be hostile"
+    assert refused > 0 or kind in {"data", "picture"}, "the inputs must be hostile"
 
 
 # special files

@@ -111,6 +111,7 @@ def test_students_interval() -> None:
 def test_one_sided_tests_are_scipys() -> None:
     assert tests.mcnemar(9, 3) == pytest.approx(stats.binomtest(9, 12, alternative="greater").pvalue)
     assert tests.mcnemar(0, 0) == tests.mcnemar(0, 5) == 1.0
+    assert tests.mcnemar(4, 4) == pytest.approx(stats.binomtest(4, 8, alternative="greater").pvalue)
     assert tests.binomial_greater(7, 20, 0.2) == pytest.approx(stats.binomtest(7, 20, 0.2, "greater").pvalue)
     assert tests.binomial_greater(0, 20, 0.2) == tests.binomial_greater(0, 0, 0.2) == 1.0
     assert tests.mcnemar_two_sided(9, 3) == pytest.approx(stats.binomtest(9, 12).pvalue)
@@ -189,6 +190,9 @@ def test_debiased_calibration_error_by_hand() -> None:
     assert calibration.calibration_error_debiased(certain, np.ones(4), bins=2) == pytest.approx(
         math.sqrt((0.01 + 0.09) / 2)
     )
+    # accuracy 1/2 and 0: (0.5 - 0.5)^2 - 1/4 and 0.9^2, of the same weight
+    found = calibration.calibration_error_debiased(np.array([0.5, 0.5, 0.9, 0.9]), np.array([1, 0, 0, 0]), bins=2)
+    assert found == pytest.approx(math.sqrt((0.81 - 0.25) / 2))
     # bins of 2 and 1: the bin of one image has no variance and is left out
     assert calibration.calibration_error_debiased(np.array([0.7, 0.7, 0.9]), np.ones(3), bins=2) == pytest.approx(0.3)
     assert calibration.calibration_error_debiased(np.array([0.7]), np.ones(1)) == 0.0
@@ -265,6 +269,45 @@ def test_metrics_by_hand() -> None:
     assert metrics.mean("a", [0.25] * 8, unit="fraction").low == 0.25
 
 
+def test_interval_of_a_median_metric_is_that_of_its_resamples() -> None:
+    values = np.random.default_rng(3).normal(size=50)
+    rng = np.random.default_rng(20260101)
+    draws = np.median(np.concatenate([values[rows] for rows in cluster.resamples(np.arange(50), 1000, rng)]), axis=1)
+    found = metrics.median("m", values, unit="l2", at={"norm": "l2"})
+    assert (found.low, found.high) == (np.sort(draws)[24], np.sort(draws)[975])
+    assert found.at == {"norm": "l2"}
+    assert metrics.mean("m", values, unit="l2", at={"norm": "l2"}).at == {"norm": "l2"}
+
+
+def test_interval_of_the_debiased_calibration_error_is_that_of_its_resamples() -> None:
+    generator = np.random.default_rng(5)
+    confidence, correct = generator.uniform(0.5, 1, 40), (generator.uniform(size=40) < 0.6).astype(float)
+    rng = np.random.default_rng(20260101)
+    rows = np.concatenate(list(cluster.resamples(np.arange(40), 200, rng)))
+    draws = [calibration.calibration_error_debiased(confidence[row], correct[row]) for row in rows]
+    value, low, high = calibration.debiased_interval(confidence, correct)
+    assert value is not None
+    assert low == pytest.approx(min(value, np.quantile(draws, 0.025)))
+    assert high == pytest.approx(max(value, np.quantile(draws, 0.975)))
+
+
+def test_draw_without_any_value_of_a_run_is_left_out() -> None:
+    (value, low, high), _ = paired_means(np.array([np.nan, 1.0]), np.array([1.0, 2.0]))
+    assert value == 0.5
+    assert low is not None
+    assert high is not None
+    assert low <= 0.5 <= high
+
+
+def test_intervals_of_one_unit_are_unknown() -> None:
+    confidence, correct, units = np.array([0.6, 0.7, 0.9]), np.array([1, 0, 1]), ["a", "a", "a"]
+    for interval in (calibration.calibration_interval, calibration.debiased_interval):
+        assert interval(confidence, correct, units=units)[1:] == (None, None)
+    assert bootstrap_weighted(2, lambda weights: weights[:, 0], units=["a", "a"]) == (1.0, None, None)
+    assert bootstrap_weighted(2, lambda weights: weights[:, 0], units=["a", "b"]) == (1.0, 0.0, 2.0)
+    assert paired_means(np.zeros(2), np.ones(2), units=["a", "a"])[0] == (1.0, None, None)
+
+
 def test_median_of_one_unit_has_no_interval() -> None:
     found = metrics.median("m", [1.0, 2.0, 9.0], unit="l2", units=["a"] * 3)
     assert (found.value, found.low, found.high, found.units) == (2.0, None, None, 1)
@@ -298,6 +341,8 @@ def test_bootstrap_of_a_confusion_matrix_is_that_of_its_accuracy() -> None:
     assert low == pytest.approx(0.85 - Z * error, abs=0.015)
     assert high == pytest.approx(0.85 + Z * error, abs=0.015)
     assert bootstrap_confusion(np.zeros((2, 2), dtype=int), accuracy) == NOTHING
+    # units without the pairs of label and prediction cannot be drawn
+    assert bootstrap_confusion(matrix, accuracy, units=np.arange(100)) == (value, low, high)
     pairs = np.array([[i, j] for i in range(2) for j in range(2) for _ in range(matrix[i, j])])
     single = bootstrap_confusion(matrix, accuracy, pairs=pairs, units=np.arange(100))
     assert single.value == 0.85

@@ -1,7 +1,7 @@
 """How long an audit will take: the measured price of a pass, times the passes that each probe takes for an image.
 
 ``passes.json`` has these passes for the settings of the built-in suites; ``benchmarks/passes.py`` writes it from
-finished audits. Most probes take a number of passes that their settings fix, whatever the model; searches that stop at
+finished audits. Most probes take a number of passes that their settings fix; searches that stop at
 a success take fewer on a model that is easily fooled.
 """
 
@@ -133,4 +133,4 @@ def _share(needed: Sequence[float], seconds: float) -> float:
 
 
 def _duration(seconds: float) -> str:
-    return f"{1000 * seconds:.2g} ms" if seconds < 1 else f"{seconds:.2g} s"
+    return f"{float(f'{1000 * seconds:.2g}'):g} ms" if seconds < 1 else f"{seconds:.2g} s"

@@ -24,5 +24,5 @@ def from_folders(folders: Sequence[Path]) -> Iterator[None]:
         named = ", ".join(str(folder) for folder in folders)
         raise BadInput(
             f"{named}: audit.json, manifest.json or a record does not have the form that auditor writes"
-            f" ({one_line(error)[:200]}); audit the model again. If nobody changed the folder, report this as a bug"
+            f" ({one_line(error)[:200]}); audit the model again; for an unchanged folder, report this as a bug"
         ) from error
