@@ -511,7 +511,7 @@ class Fuzzer:
     def sidecar(self, rng: random.Random) -> int:
         """Read a sidecar; now and then, audit with it."""
         text = mutated_toml(SIDECAR, rng)
-        if rng.random() < 0.9:
+        if rng.random() < 0.97:
             # the reader of the file refuses what is not UTF-8
             parse(text.decode("utf-8", "replace"), "sidecar", self.folder)
             return 0

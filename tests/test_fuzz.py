@@ -20,14 +20,14 @@ from auditor.toml import parse_toml, typed
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
 INPUTS = {
-    "audit": 60,
-    "manifest": 25,
-    "parquet": 40,
-    "picture": 20,
+    "audit": 40,
+    "manifest": 12,
+    "parquet": 16,
+    "picture": 12,
     "suite": 80,
-    "policy": 60,
+    "policy": 40,
     "sidecar": 80,
-    "data": 15,
+    "data": 12,
 }
 """Number of inputs by kind."""
 

@@ -444,6 +444,20 @@ def test_counts_of_units_by_hand() -> None:
     assert unit_counts.fisher_lower_over_units(empty, counts) == 1.0
 
 
+def test_design_effect_without_a_variance_between_units() -> None:
+    one, other = (unit_counts.UnitCounts.of(hits, [0] * len(hits)) for hits in ([1, 0, 0], [1, 1, 0, 0, 0]))
+    # a single unit in each group: its images count as copies
+    assert unit_counts.design_effect(one, other) == pytest.approx((9 + 25) / 8)
+    # equal shares in all units
+    assert unit_counts.design_effect(unit_counts.UnitCounts.of([1, 0, 1, 0], list("aabb"))) == 1.0
+
+
+def test_weights_are_drawn_as_often_as_asked() -> None:
+    blocks = list(cluster.weights(np.arange(1000), 5000, np.random.default_rng(0)))
+    assert [block.shape for block in blocks] == [(4000, 1000), (1000, 1000)]
+    assert (blocks[1].sum(axis=1) == 1000).all()
+
+
 def test_effects_of_two_groups_are_pooled() -> None:
     """Residuals (1, -1) of the first group and none of the second, 12 images and 4 units."""
     first = unit_counts.UnitCounts.of([1, 1, 0, 0, 0, 0], [0, 0, 0, 1, 1, 1])

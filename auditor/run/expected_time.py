@@ -1,13 +1,14 @@
 """How long an audit will take: the measured price of a pass, times the passes that each probe takes for an image.
 
 ``passes.json`` has these passes for the settings of the built-in suites; ``benchmarks/passes.py`` writes it from
-finished audits. Most probes take a number of passes that their settings fix; searches that stop at
-a success take fewer on a model that is easily fooled.
+finished audits of two models. Most probes take a number of passes that their settings fix. Searches that stop at a
+success take few on a model that is easily fooled and many on one that is not, so the forecast is a range.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -22,16 +23,18 @@ from auditor.plugin.duration import spoken
 from auditor.probes.base import Probe
 from auditor.run.budget import Budget
 
-UNCERTAINTY = 2.5
-"""Factor between a forecast and the real time, in either direction (measured: docs/explanation/reliability.md)."""
+UNCERTAINTY = 1.5
+"""Factor by which the machine may be faster or slower than while the passes were priced. Chosen, not measured."""
 
 _NAMED = 3
 """Probes without known passes that are named."""
 
 
 class Passes(NamedTuple):
-    """What a probe takes for an image, and once."""
+    """What a probe takes for an image, at least and at most, and once."""
 
+    fewest_predictions: float
+    fewest_gradients: float
     predictions: float
     gradients: float
     seconds: float
@@ -65,15 +68,27 @@ class Load:
     """The expected work of a probe."""
 
     images: int
-    image: float
-    """Seconds for an image."""
+    fast: float
+    """Seconds for an image of a model that is easily fooled."""
+    slow: float
+    """Seconds for an image of a model that is not."""
     once: float
     """Seconds that do not depend on the number of images."""
 
     @property
+    def image(self) -> float:
+        """Seconds for an image of a model in between."""
+        return math.sqrt(self.fast * self.slow)
+
+    @property
     def seconds(self) -> float:
-        """Seconds for everything."""
+        """Seconds for everything, of a model in between."""
         return self.images * self.image + self.once
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """Seconds for everything, at least and at most."""
+        return self.images * self.fast + self.once, self.images * self.slow + self.once
 
 
 def loads(probes: Sequence[Probe], price: Price, images: int) -> tuple[list[Load], list[str]]:
@@ -84,8 +99,9 @@ def loads(probes: Sequence[Probe], price: Price, images: int) -> tuple[list[Load
         if passes is None:
             unknown.append(probe.meta.id)
         else:
-            seconds = passes.predictions * price.forward + passes.gradients * price.gradient
-            known.append(Load(min(probe.samples or images, images), seconds, passes.seconds))
+            fast = passes.fewest_predictions * price.forward + passes.fewest_gradients * price.gradient
+            slow = passes.predictions * price.forward + passes.gradients * price.gradient
+            known.append(Load(min(probe.samples or images, images), min(fast, slow), max(fast, slow), passes.seconds))
     return known, unknown
 
 
@@ -93,8 +109,9 @@ def forecast(probes: Sequence[Probe], price: Price, images: int, budget: Budget 
     """Return the sentences about the expected time of the audit; ``price`` is measured, in seconds for an image."""
     known, unknown = loads(probes, price, images)
     total = sum(load.seconds for load in known)
+    least, most = (sum(ends) for ends in zip((0.0, 0.0), *(load.span for load in known), strict=True))
     text = (
-        f"Forecast: about {spoken(total)} ({spoken(total / UNCERTAINTY)} to {spoken(total * UNCERTAINTY)}) for"
+        f"Forecast: about {spoken(total)} ({spoken(least / UNCERTAINTY)} to {spoken(most * UNCERTAINTY)}) for"
         f" {images} images; a prediction takes {_duration(price.forward)} and a gradient {_duration(price.gradient)} an"
         " image"
     )
