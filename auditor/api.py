@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auditor.errors import BadInput
-from auditor.files import write_whole
+from auditor.files import parse_json, read_inside, write_whole
 from auditor.findings.finding import SEVERITIES, Severity
 from auditor.findings.record import AuditRecord, MetricRecord
 from auditor.plugin.registry import load as load_plugins
@@ -86,10 +86,10 @@ class Audit:
 
     def rows(self, probe: str) -> pd.DataFrame:
         """What a probe measured, one row per image (and level). Raises BadInput for a probe without rows."""
-        import json
-
-        manifest = self.folder / "manifest.json"
-        keys = json.loads(manifest.read_bytes()).get("records", {}) if manifest.is_file() else {}
+        try:
+            keys = parse_json(read_inside(self.folder, "manifest.json"), "manifest.json").get("records", {})
+        except FileNotFoundError:
+            keys = {}
         frame = read_rows(self.folder, probe, keys.get(probe))
         if frame is None:
             raise BadInput(f"{self.folder}: has no rows of {probe}")

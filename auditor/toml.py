@@ -31,6 +31,12 @@ T = TypeVar("T")
 _FRACTION = r"([0-9]+(?:\.[0-9]+)?)\s*/\s*([0-9]+(?:\.[0-9]+)?)"
 
 
+_LARGEST = 2**63
+
+_SHOWN = 120
+"""Characters of a value in an error message."""
+
+
 @dataclass(frozen=True, eq=False)
 class Check:
     """A limit on a value beyond its type, written as ``Annotated[int, Check(...)]``."""
@@ -67,9 +73,28 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         BadInput: if the text is not TOML.
     """
     try:
-        return tomllib.loads(text)
+        content = tomllib.loads(text)
+        _check_plain(content)
     except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
         raise BadInput(f"{where}: not readable as TOML: {error}") from None
+    return content
+
+
+def _check_plain(value: Any) -> None:
+    """Raise ValueError for a whole number of more than 64 bits, which TOML excludes, RecursionError for deep nesting.
+
+    Neither can be printed in an error message, or converted to what uses it.
+    """
+    if isinstance(value, int) and not -_LARGEST <= value < _LARGEST:
+        raise ValueError(f"a whole number of {value.bit_length()} bits; expected at most 64")
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _check_plain(item)
+
+
+def _shown(value: Any) -> str:
+    """Return a value for an error message, shortened."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def decode(kind: type[T], content: Any, where: str) -> T:
@@ -84,7 +109,7 @@ def decode(kind: type[T], content: Any, where: str) -> T:
         BadInput: for an unknown or missing key, a value of another type, or a broken condition.
     """
     if not isinstance(content, Mapping):
-        raise BadInput(f"{where} must be a table; found {content!r}")
+        raise BadInput(f"{where} must be a table; found {_shown(content)}")
     keys = _keys(kind)
     refuse_unknown(content, keys, where)
     hints = typing.get_type_hints(kind, include_extras=True)
@@ -109,7 +134,7 @@ def refuse_unknown(content: Mapping[str, Any], known: Collection[str], where: st
     for key in content:
         if key not in known:
             hint = nearest(key, known)
-            raise BadInput(f"{where}: unknown key {key!r}{hint}; expected one of {', '.join(names)}")
+            raise BadInput(f"{where}: unknown key {_shown(key)}{hint}; expected one of {', '.join(names)}")
 
 
 def nearest(name: str, known: Collection[str]) -> str:
@@ -132,7 +157,7 @@ def typed(value: Any, hint: Any, where: str) -> Any:
     if origin is Literal:
         if any(value == choice and type(value) is type(choice) for choice in arguments):
             return value
-        raise BadInput(f"{where} is {value!r}; expected {_choices(arguments)}")
+        raise BadInput(f"{where} is {_shown(value)}; expected {_choices(arguments)}")
     if origin in {types.UnionType, typing.Union}:
         return _first(value, arguments, where)
     if origin in {tuple, Sequence}:
@@ -146,7 +171,7 @@ def typed(value: Any, hint: Any, where: str) -> Any:
     plain = isinstance(hint, type) and isinstance(value, hint)
     if plain and not (hint is int and isinstance(value, bool)) and not (hint is dt.date and type(value) is not dt.date):
         return value
-    raise BadInput(f"{where} is {value!r}; expected {describe(hint)}")
+    raise BadInput(f"{where} is {_shown(value)}; expected {describe(hint)}")
 
 
 def describe(hint: Any) -> str:
@@ -244,7 +269,7 @@ def _checked(value: Any, arguments: Sequence[Any], where: str) -> Any:
             raise
         broken = checks[0]
     if broken is not None:
-        raise BadInput(f"{where} is {value!r}; expected {broken.expected}")
+        raise BadInput(f"{where} is {_shown(value)}; expected {broken.expected}")
     return result
 
 
@@ -266,11 +291,13 @@ def _list(value: Any, arguments: Sequence[Any], where: str) -> tuple[Any, ...]:
     tables = dataclasses.is_dataclass(arguments[0])
     if not isinstance(value, list | tuple):
         key = where.rpartition(": ")[2]
-        raise BadInput(f"{where} is {value!r}; expected {f'one table [[{key}]] per {key}' if tables else 'a list'}")
+        raise BadInput(
+            f"{where} is {_shown(value)}; expected {f'one table [[{key}]] per {key}' if tables else 'a list'}"
+        )
     if arguments[-1] is Ellipsis or len(arguments) == 1:
         kinds = [arguments[0]] * len(value)
     elif len(value) != len(arguments):
-        raise BadInput(f"{where} is {value!r}; expected a list of {len(arguments)}")
+        raise BadInput(f"{where} is {_shown(value)}; expected a list of {len(arguments)}")
     else:
         kinds = list(arguments)
     places = [f"{where} {i + 1}" if tables else where for i in range(len(value))]
@@ -279,7 +306,7 @@ def _list(value: Any, arguments: Sequence[Any], where: str) -> tuple[Any, ...]:
 
 def _mapping(value: Any, arguments: Sequence[Any], where: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
-        raise BadInput(f"{where} is {value!r}; expected a table")
+        raise BadInput(f"{where} is {_shown(value)}; expected a table")
     names = typing.get_args(arguments[0]) if typing.get_origin(arguments[0]) is Literal else ()
     if names:
         refuse_unknown(value, names, where)
@@ -297,7 +324,7 @@ def _number(value: Any, where: str) -> float:
             number = math.inf
         if math.isfinite(number):
             return number
-    raise BadInput(f"{where} is {value!r}; expected {describe(float)}")
+    raise BadInput(f"{where} is {_shown(value)}; expected {describe(float)}")
 
 
 def _choices(choices: Sequence[Any]) -> str:

@@ -220,6 +220,13 @@ def test_worst_matching_metric_counts_and_its_finding_has_the_severity() -> None
     assert [finding["severity"] for finding in judged["findings"]] == ["none", "high", "none"]
 
 
+def test_open_rule_prevents_the_pass_of_another() -> None:
+    passed, open_ = metric(0.91, 0.95, 0.98), metric(0.8, 0.95, 0.98, name="recall")
+    judged = judge(probe(passed, open_), policy(rule(), rule(metric="recall")))
+    assert judged["status"] == "inconclusive"
+    assert judge(probe(passed, open_), policy(rule()))["status"] == "pass"
+
+
 def test_worst_of_several_rules_counts() -> None:
     rules = [rule(), rule(metric="recall", thresholds={"low": 0.99})]
     numbers = [metric(0.1, 0.15, 0.19), metric(0.5, 0.6, 0.7, name="recall")]

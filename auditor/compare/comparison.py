@@ -14,7 +14,7 @@ from auditor.compare.pairing import compare_probe
 from auditor.compare.runs import Run, common_images, first_record, open_run
 from auditor.compare.verdict import ALPHA, decide, leaderboard
 from auditor.compare.worst_gaps import worst_gaps
-from auditor.errors import AuditorError, BadInput
+from auditor.errors import AuditorError, BadInput, one_line
 from auditor.files import write_whole
 from auditor.findings.comparison_record import (
     ComparedProbeRecord,
@@ -24,6 +24,7 @@ from auditor.findings.comparison_record import (
 from auditor.findings.finding import AREAS
 from auditor.plugin.registry import Registry, load
 from auditor.printable import printable_text
+from auditor.run.untrusted import from_folders
 
 FORMATS = ("html", "pdf", "json")
 
@@ -38,7 +39,11 @@ def compare(folders: Sequence[Path], plugins: Registry | None = None) -> Compari
     """
     if not 2 <= len(folders) <= MAX_RUNS:
         raise BadInput(f"compare: {len(folders)} runs; expected 2 to {MAX_RUNS} run folders")
-    runs = [open_run(chr(ord("A") + i), Path(folder)) for i, folder in enumerate(folders)]
+    with from_folders(folders):
+        return _compared([open_run(chr(ord("A") + i), Path(folder)) for i, folder in enumerate(folders)], plugins)
+
+
+def _compared(runs: Sequence[Run], plugins: Registry | None) -> ComparisonRecord:
     refuse_mixed_labels(runs)
     refuse_other_classes(runs)
     common, images = common_images(runs)
@@ -106,8 +111,11 @@ def write(comparison: ComparisonRecord, out: Path, formats: Sequence[str]) -> Wr
                 continue
             try:
                 files.append(write_whole(out / f"comparison.{name}", _renderer(name)(comparison)))
-            except AuditorError as error:
-                problems.append(f"comparison.{name} was not written: {error}")
+            except OSError:
+                raise
+            except Exception as error:
+                reason = str(error) if isinstance(error, AuditorError) else one_line(error)
+                problems.append(f"comparison.{name} was not written: {reason}")
     except OSError as error:
         raise BadInput(f"{out}: cannot be written ({error.strerror}); choose another folder with --out") from None
     return Written(files, problems)

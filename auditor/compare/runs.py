@@ -5,20 +5,23 @@ Only images that are in every run count (same id, same bytes, same label).
 
 from __future__ import annotations
 
+import hashlib
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditor.errors import BadInput
+from auditor.files import parse_json, read_inside
 from auditor.findings.comparison_record import ImagesRecord
 from auditor.findings.record import AuditRecord, FindingRecord, MetricRecord, ProbeRecord
 from auditor.run.replay import read_audit
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_IMAGES = "records/images.parquet"
 
 MetricKey = tuple[str, str]
 """Name of a metric, and its setting as JSON."""
@@ -64,16 +67,29 @@ class CannotCompare(Exception):
 
 def open_run(name: str, folder: Path) -> Run:
     """Open a run folder. Raises BadInput if it is not the folder of a finished audit."""
-    import pandas as pd
-
     audit = read_audit(folder)
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-    except (OSError, ValueError):
+        manifest = parse_json(read_inside(folder, "manifest.json"), f"{folder}: manifest.json")
+    except FileNotFoundError:
         manifest = {}
-    path = folder / "records" / "images.parquet"
-    images = pd.read_parquet(io.BytesIO(path.read_bytes())).set_index("image_id") if path.is_file() else None
+    images = _image_list(folder, manifest.get("files", {}).get("records", {}).get(_IMAGES))
     return Run(name, folder, audit, manifest.get("records", {}), images)
+
+
+def _image_list(folder: Path, sha256: str | None) -> pd.DataFrame | None:
+    """Read the images of a run. ``sha256`` is the digest that the manifest states; older versions state none."""
+    import pandas as pd
+    import pyarrow as pa
+
+    try:
+        content = read_inside(folder, _IMAGES)
+        if sha256 is not None and sha256 != hashlib.sha256(content).hexdigest():
+            raise ValueError("its content does not have the digest that manifest.json states")
+        return pd.read_parquet(io.BytesIO(content)).set_index("image_id")
+    except FileNotFoundError:
+        return None
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise BadInput(f"{folder / _IMAGES}: damaged ({error}); run the audit again with the same --out") from None
 
 
 def first_record(runs: Sequence[Run], probe_id: str) -> ProbeRecord:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from auditor.files import inside
 from auditor.report.svg import png_uri
 
 SMALL = 64
@@ -39,8 +40,9 @@ class Pictures:
         """Return the image, or None if the file is missing or unreadable."""
         if file not in self._known:
             try:
-                self._known[file] = self._read(self.run / file)
-            except (OSError, ValueError, SyntaxError):  # Pillow raises all three for damaged files
+                self._known[file] = self._read(inside(self.run, file))
+            except Exception:
+                # decoders raise anything for damaged files
                 self._known[file] = None
         return self._known[file]
 

@@ -80,9 +80,9 @@ class Examples:
         return replace(records, examples=table.to_pandas()), cost
 
     def _stored(self, probe_id: str, key: str) -> tuple[pa.Table | None, Cost]:
-        """Return the stored examples, or None if a file is missing."""
+        """Return the stored examples, or None if a picture is missing or damaged."""
         tables, cost = self._folder.read_shards(probe_id, key, kind="examples")
-        if tables and all((self._folder.path / file).is_file() for file in tables[0]["file"].to_pylist()):
+        if tables and all(self._folder.is_whole(file) for file in tables[0]["file"].to_pylist()):
             return tables[0], cost
         return None, Cost()
 

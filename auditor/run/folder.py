@@ -3,25 +3,29 @@
 A shard is a Parquet file with the rows of a subset of the images of one probe. Its metadata has the digest of
 everything that these rows depend on. A resumed run skips the images that have rows under the current digest. Rows under
 another digest are never reused; they are removed once the probe is measured again.
+
+The name of a shard ends in the SHA-256 of its content, so that a changed bit in either is found. A damaged shard is
+removed when a run opens the folder, and its images are measured again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
 import time
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from auditor.errors import BadInput
-from auditor.files import ASIDE, write_whole
-from auditor.run.watch import Watch
+from auditor.files import ASIDE, inside, parse_json, read_inside, write_whole
+from auditor.run.watch import FolderLost, Watch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +36,9 @@ _WAIT_SECONDS = 1.0
 
 FORMAT = 2
 """Version of the meaning of records; part of every digest."""
+
+_UNCHECKED = 12
+"""Length of the random ending of the names that older versions gave to shards, in place of a digest."""
 
 
 @dataclass
@@ -56,6 +63,10 @@ class RunFolder:
         """
         watch = watch or Watch()
         self.path = path
+        # a probe may change the working directory, until that is found after its use
+        self._root = path.absolute()
+        for name in ("records", "evidence", ".lock"):
+            inside(path, name)
         try:
             (path / "records").mkdir(parents=True, exist_ok=True)
             (path / "evidence").mkdir(exist_ok=True)
@@ -72,10 +83,20 @@ class RunFolder:
             wait(f"{holder}; waiting for it")
             time.sleep(_WAIT_SECONDS)
         _write_holder(self._lock, watch.owner)
+        self._identity = os.fstat(self._lock.fileno())
         watch.opened(path, self._lock.fileno())
         # unfinished files of a killed audit
         for unfinished in path.rglob(ASIDE):
             unfinished.unlink(missing_ok=True)
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the folder. Raises BadInput if it was lost."""
+        self.close()
+        if isinstance(error, FolderLost):
+            raise BadInput(str(error)) from None
 
     def close(self) -> None:
         """Release the lock, so that another audit can write to the folder."""
@@ -85,8 +106,28 @@ class RunFolder:
             self._lock = None
 
     def write(self, name: str, content: bytes) -> Path:
-        """Write a file atomically."""
-        return write_whole(self.path / name, content)
+        """Write a file atomically. Raises FolderLost if the folder is gone or does not accept the file."""
+        self._check_present()
+        try:
+            write_whole(self._root / name, content)
+        except OSError as error:
+            raise FolderLost(
+                f"{self.path / name}: cannot be written ({error.strerror or error}); what was written before is kept."
+                " Make space or the folder writable, and run the same command again to resume"
+            ) from error
+        return self.path / name
+
+    def _check_present(self) -> None:
+        """Raise FolderLost if the folder was deleted or moved after it was opened."""
+        try:
+            present = self._lock is None or os.path.samestat(self._identity, (self._root / ".lock").stat())
+        except OSError:
+            present = False
+        if not present:
+            raise FolderLost(
+                f"{self.path}: the run folder was deleted, moved or replaced during the run; leave it in place until"
+                " the audit has ended, and run the same command again"
+            )
 
     def write_json(self, name: str, content: object) -> Path:
         """Write a JSON file. Raises ValueError for NaN."""
@@ -94,12 +135,11 @@ class RunFolder:
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the run. Raises BadInput if it is missing or invalid."""
+        self._check_present()
         try:
-            return json.loads((self.path / name).read_bytes())
+            return parse_json(read_inside(self._root, name), str(self.path / name))
         except FileNotFoundError:
             raise BadInput(f"{self.path}: has no {name}; expected the folder of a finished audit") from None
-        except ValueError as error:
-            raise BadInput(f"{self.path / name}: not valid JSON ({error})") from None
 
     def write_shard(self, probe_id: str, key: str, table: pa.Table, cost: Cost, *, kind: str = "shard") -> Path:
         """Store rows under the digest ``key``."""
@@ -109,44 +149,60 @@ class RunFolder:
         label = {"key": key, "kind": kind, **vars(cost)}
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata({"auditor": json.dumps(label)}), sink, compression="zstd")
-        return self.write(f"records/{probe_id}/{kind}-{uuid.uuid4().hex[:12]}.parquet", sink.getvalue().to_pybytes())
+        content = sink.getvalue().to_pybytes()
+        return self.write(f"records/{probe_id}/{kind}-{hashlib.sha256(content).hexdigest()}.parquet", content)
 
     def read_shards(self, probe_id: str, key: str, *, kind: str = "shard") -> tuple[list[pa.Table], Cost]:
-        """Return all rows under ``key`` and their cost. An unreadable shard counts as not measured."""
-        import pyarrow.parquet as pq
-
+        """Return all rows under ``key`` and their cost. Raises BadInput for a damaged shard: it may hold such rows."""
         tables: list[pa.Table] = []
         cost = Cost()
-        for path in self._shards(probe_id):
-            label = _label(path)
-            if label.get("key") == key and label.get("kind") == kind:
-                tables.append(pq.read_table(_content(path)))
-                cost += Cost(label["seconds"], label["forward"], label["backward"])
+        for path in self._shards(probe_id, kind):
+            shard = _Shard.read(self._root, path)
+            if shard.label.get("key") == key:
+                tables.append(shard.table())
+                cost += Cost(shard.label["seconds"], shard.label["forward"], shard.label["backward"])
         return tables, cost
 
     def measured(self, probe_id: str, key: str) -> set[str]:
-        """Return the ids of the images that have rows under ``key``."""
-        import pyarrow.parquet as pq
-
+        """Return the ids of the images that have rows under ``key``. A damaged shard counts as not measured."""
         return {
             image_id
-            for path in self._shards(probe_id)
-            if (label := _label(path)).get("key") == key and label.get("kind") == "shard"
-            for image_id in pq.read_table(_content(path), columns=["image_id"])["image_id"].to_pylist()
+            for _, shard in self._readable(probe_id, "shard")
+            if shard is not None and shard.label.get("key") == key
+            for image_id in shard.table(["image_id"])["image_id"].to_pylist()
         }
+
+    def remove_damaged(self) -> list[str]:
+        """Remove damaged shards; return their paths in the folder."""
+        damaged = [
+            path
+            for probe in sorted((self._root / "records").iterdir())
+            for path, shard in self._readable(probe.name, "*")
+            if shard is None
+        ]
+        for path in damaged:
+            path.unlink(missing_ok=True)
+        return [path.relative_to(self._root).as_posix() for path in damaged]
+
+    def is_whole(self, picture: str) -> bool:
+        """Return whether an evidence picture is there and has the digest that ends its name."""
+        try:
+            content = read_inside(self._root, picture)
+        except (OSError, BadInput):
+            return False
+        return hashlib.sha256(content).hexdigest().startswith(Path(picture).stem.rpartition("-")[2])
 
     def replace_examples(self, probe_id: str, key: str, table: pa.Table, cost: Cost) -> None:
         """Store the rows of a probe's example images; remove those of other examples."""
-        for path in (self.path / "records" / probe_id).glob("examples-*.parquet"):
+        for path in (self._root / "records" / probe_id).glob("examples-*.parquet"):
             path.unlink()
         self.write_shard(probe_id, key, table, cost, kind="examples")
 
     def drop_stale(self, probe_id: str, key: str) -> None:
         """Remove rows under another digest than ``key``."""
-        for path in self._shards(probe_id):
-            label = _label(path)
-            # example images have their own digest; replace_examples removes them
-            if label.get("key") != key and label.get("kind") != "examples":
+        # example images have their own digest; replace_examples removes them
+        for path, shard in self._readable(probe_id, "shard"):
+            if shard is None or shard.label.get("key") != key:
                 path.unlink(missing_ok=True)
 
     def discard(self, probe_id: str) -> None:
@@ -157,71 +213,121 @@ class RunFolder:
     def clear(self) -> None:
         """Remove all records and evidence: ``--fresh``."""
         for folder in ("records", "evidence"):
-            for path in sorted((self.path / folder).rglob("*"), reverse=True):
+            for path in sorted((self._root / folder).rglob("*"), reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
 
     def keep_evidence(self, files: Sequence[str]) -> None:
         """Remove all evidence except ``files``."""
-        for path in (self.path / "evidence").glob("*.png"):
+        for path in (self._root / "evidence").glob("*.png"):
             if f"evidence/{path.name}" not in files:
                 path.unlink()
 
     def records_of_others(self, probe_id: str) -> set[Path]:
         """Return the files with records of all probes but one."""
-        return {path for path in (self.path / "records").glob("*/*.parquet") if path.parent.name != probe_id}
+        return {path for path in (self._root / "records").glob("*/*.parquet") if path.parent.name != probe_id}
 
     @property
     def has_records(self) -> bool:
         """Whether any probe has rows."""
-        return any(self.path.glob("records/*/*.parquet"))
+        return any(self._root.glob("records/*/*.parquet"))
 
-    def _shards(self, probe_id: str) -> list[Path]:
-        return sorted((self.path / "records" / probe_id).glob("*.parquet"))
+    def _shards(self, probe_id: str, kind: str = "*") -> list[Path]:
+        return sorted((self._root / "records" / probe_id).glob(f"{kind}-*.parquet"))
+
+    def _readable(self, probe_id: str, kind: str) -> Iterator[tuple[Path, _Shard | None]]:
+        """Yield every shard of a probe, or None in place of one that is damaged."""
+        for path in self._shards(probe_id, kind):
+            try:
+                yield path, _Shard.read(self._root, path)
+            except BadInput:
+                yield path, None
+
+
+@dataclass(frozen=True)
+class _Shard:
+    """The content of a shard that fits its name."""
+
+    path: Path
+    label: Mapping[str, Any]
+    """The key, the cost and the kind of the rows."""
+    content: bytes
+
+    @classmethod
+    def read(cls, run: Path, path: Path) -> _Shard:
+        """Read a shard of a run folder. Raises BadInput if it is damaged."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            content = read_inside(run, path.relative_to(run))
+            stated = path.stem.rpartition("-")[2]
+            if len(stated) != _UNCHECKED and stated != hashlib.sha256(content).hexdigest():
+                raise _damaged(path, "its content does not have the digest in its name")
+            # a file object: pyarrow does not open paths that are not UTF-8
+            metadata = pq.read_schema(io.BytesIO(content)).metadata or {}
+            label = parse_json(metadata.get(b"auditor", b"{}"), str(path))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise _damaged(path, str(error)) from None
+        if not isinstance(label, dict):
+            raise _damaged(path, "its metadata is not a table")
+        return cls(path, label, content)
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Return the rows. Raises BadInput if they cannot be decoded."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            return pq.read_table(io.BytesIO(self.content), columns=columns)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise _damaged(self.path, str(error)) from None
+
+
+def _damaged(path: Path, why: str) -> BadInput:
+    return BadInput(f"{path}: damaged ({why}); run the audit again with the same --out to measure these images again")
 
 
 def read_rows(run: Path, probe_id: str, key: str | None) -> pd.DataFrame | None:
     """Read a probe's rows from a run folder, sorted by image id; None without rows.
 
     Without ``key`` (a manifest of an older version) the rows must have a single digest. Another audit may be writing to
-    the folder.
+    the folder. Raises BadInput for a damaged shard.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    paths = sorted((run / "records" / probe_id).glob("shard-*.parquet"))
-    labels = {path: _label(path).get("key") for path in paths}
-    keys = {key} if key else set(labels.values())
-    found = [pq.read_table(_content(path)) for path in paths if labels[path] in keys]
+    shards = [_Shard.read(run, path) for path in _paths(run, probe_id, "shard")]
+    keys = {key} if key else {shard.label.get("key") for shard in shards}
+    found = [shard.table() for shard in shards if shard.label.get("key") in keys]
     if not found or len(keys) > 1:
         return None
-    frame = pa.concat_tables(found, promote_options="permissive").to_pandas()
-    return frame.sort_values("image_id", kind="stable", ignore_index=True)
+    try:
+        frame = pa.concat_tables(found, promote_options="permissive").to_pandas()
+        return frame.sort_values("image_id", kind="stable", ignore_index=True)
+    except (KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        raise BadInput(
+            f"{run / 'records' / probe_id}: its rows do not have the form that auditor writes ({error!r}); audit the"
+            " model again"
+        ) from None
 
 
 def read_examples(run: Path, probe_id: str, key: str) -> pd.DataFrame | None:
     """Read the rows of a probe's example images under the digest ``key``, as they were written; None without rows."""
-    import pyarrow.parquet as pq
-
-    paths = sorted((run / "records" / probe_id).glob("examples-*.parquet"))
-    found = next((path for path in paths if _label(path).get("key") == key), None)
-    return None if found is None else pq.read_table(_content(found)).to_pandas()
+    shards = (_Shard.read(run, path) for path in _paths(run, probe_id, "examples"))
+    found = next((shard for shard in shards if shard.label.get("key") == key), None)
+    return None if found is None else found.table().to_pandas()
 
 
-def _content(path: Path) -> io.BytesIO:
-    """Return the content of a file: pyarrow does not open paths that are not UTF-8."""
-    return io.BytesIO(path.read_bytes())
+def read_all_examples(run: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Read the rows of the example images of all probes, each with the id of its probe."""
+    return [
+        (path.parent.name, row)
+        for path in _paths(run, "*", "examples")
+        for row in _Shard.read(run, path).table().to_pylist()
+    ]
 
 
-def _label(path: Path) -> Mapping[str, Any]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        metadata = pq.read_schema(_content(path)).metadata or {}
-        label: dict[str, Any] = json.loads(metadata.get(b"auditor", b"{}"))
-        return label
-    except (OSError, ValueError, pa.ArrowException):
-        return {}
+def _paths(run: Path, probe_id: str, kind: str) -> list[Path]:
+    return sorted((inside(run, "records")).glob(f"{probe_id}/{kind}-*.parquet"))
 
 
 def _open_lock(path: Path, watch: Watch) -> IO[bytes]:

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from auditor.files import digest, file_sha256
+from auditor.files import digest, file_sha256, inside
 from auditor.findings.record import DigestsRecord
 from auditor.run.folder import RunFolder
+from auditor.run.manifest import extend_manifest
 
 _PARTS = {"records": "records/**/*.parquet", "evidence": "evidence/*.png"}
 
 
 def file_digests(run: Path) -> dict[str, dict[str, str]]:
     """Return the SHA-256 of every record and every picture, by part of the folder and path in it."""
-    return {
-        part: {path.relative_to(run).as_posix(): file_sha256(path) for path in sorted(run.glob(pattern))}
-        for part, pattern in _PARTS.items()
-    }
+    names = {part: [path.relative_to(run) for path in sorted(run.glob(pattern))] for part, pattern in _PARTS.items()}
+    return {part: {name.as_posix(): file_sha256(inside(run, name)) for name in found} for part, found in names.items()}
 
 
 def write_digests(folder: RunFolder, suite: str) -> DigestsRecord:
     """Add the digests of all files to manifest.json; return the digests for audit.json, with that of the suite."""
     files = file_digests(folder.path)
-    manifest = folder.write_json("manifest.json", folder.read_json("manifest.json") | {"files": files})
+    manifest = extend_manifest(folder, folder.read_json("manifest.json"), files=files)
     return {
         "suite": suite,
         "manifest": file_sha256(manifest),

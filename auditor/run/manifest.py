@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypedDict
 
 import auditor
 from auditor.data.dataset import Images
+from auditor.errors import BadInput
 from auditor.files import digest
 from auditor.findings.encoding import plain
 from auditor.findings.record import Json
@@ -40,7 +42,10 @@ class ImagesFileRecord(FileRecord):
 
 
 class Manifest(TypedDict):
-    """The content of manifest.json; ``records`` and ``files`` are added when all probes are measured."""
+    """The content of manifest.json; ``records`` and ``files`` are added when all probes are measured.
+
+    ``extend_manifest`` adds ``sha256``, the digest of everything else, so that a resumed run finds a changed bit.
+    """
 
     schema: str
     auditor: str
@@ -134,28 +139,50 @@ def write_manifest(
         "command": request.command,
         "environment": describe(classifier.device),
     }
-    if (folder.path / "manifest.json").is_file():
-        before = folder.read_json("manifest.json")
+    before = _earlier(folder, progress)
+    if before is not None:
         for line in manifest_changes(before, manifest):
             progress.say(f"Changed since the last run, so measured again: {line}")
         if folder.has_records:
             manifest["plan"] = kept_plan(before, manifest) or manifest["plan"]
-    folder.write_json("manifest.json", manifest)
+    extend_manifest(folder, manifest)
     folder.write("records/images.parquet", _image_list(images, classifier.classes))
     return manifest["plan"]
 
 
 def write_keys(folder: RunFolder, keys: Mapping[str, str]) -> None:
     """Add the digests of this run's records to manifest.json; records of earlier runs may be in the folder, too."""
-    folder.write_json("manifest.json", folder.read_json("manifest.json") | {"records": dict(keys)})
+    extend_manifest(folder, folder.read_json("manifest.json"), records=dict(keys))
+
+
+def extend_manifest(folder: RunFolder, manifest: Mapping[str, Any], **more: Any) -> Path:
+    """Write manifest.json with further content and the digest of everything in it."""
+    content = {**manifest, **more}
+    content.pop("sha256", None)
+    return folder.write_json("manifest.json", {**content, "sha256": digest(content)})
+
+
+def _earlier(folder: RunFolder, progress: Progress | None = None) -> Any:
+    """Return the manifest of an earlier run of the folder; None without one, or if it is damaged."""
+    if not (folder.path / "manifest.json").is_file():
+        return None
+    try:
+        manifest = folder.read_json("manifest.json")
+        stated = manifest.pop("sha256", None)
+        if stated == digest(manifest):
+            return manifest
+        problem = "its content does not have the digest that it states"
+    except (AttributeError, BadInput) as error:
+        problem = str(error)
+    if progress is not None:
+        progress.say(f"manifest.json is damaged, so the plan of the earlier run is lost: {problem}")
+    return None
 
 
 def earlier_reductions(folder: RunFolder, suite: str, time_limit: float) -> list[str] | None:
     """Return the probes that an earlier run of this folder reduced under the same limit; None without such a run."""
-    if not (folder.path / "manifest.json").is_file():
-        return None
-    before = folder.read_json("manifest.json")
-    same = before.get("suite") == suite and before.get("time_limit") == time_limit
+    before = _earlier(folder)
+    same = before is not None and before.get("suite") == suite and before.get("time_limit") == time_limit
     return before["reduced"] if same else None
 
 

@@ -30,6 +30,9 @@ _CLEAN_BYTES = 256 << 20
 _SMALLEST, _LARGEST_ON_CPU = 32, 512
 """Batch sizes between which the fastest is searched; on a GPU, only memory and the number of images limit it."""
 
+_FEW, _SLOW_SECONDS = 8, 0.25
+"""Images on which a pass is priced, and the seconds for their passes above which no more are tried."""
+
 _FLUSH_SECONDS = 2.0
 """Longest time that rows wait before they are written."""
 
@@ -254,11 +257,15 @@ def choose_batch_size(measurer: Measurer, wanted: int | None, ids: Sequence[str]
 
 
 def measure_price(measurer: Measurer, ids: Sequence[str]) -> None:
-    """Set the price of a pass, measured on one batch of these images; only a time limit needs it."""
+    """Set the price of a pass: the best of two on a few of these images, or on more if the model is fast."""
     classifier = measurer.classifier
-    pixels = measurer.images.pixels(ids[: min(classifier.batch_size, _SMALLEST)])
-    forward, gradient = _timed(classifier, pixels)
-    measurer.price = Price(forward / len(pixels), gradient / len(pixels))
+    for images in (_FEW, _SMALLEST):
+        pixels = measurer.images.pixels(ids[: min(classifier.batch_size, images)])
+        # the best, because other processes only add to the time
+        forward, gradient = (min(times) for times in zip(*(_timed(classifier, pixels) for _ in range(2)), strict=True))
+        measurer.price = Price(forward / len(pixels), gradient / len(pixels))
+        if forward + gradient > _SLOW_SECONDS:
+            break
     classifier.calls.forward = classifier.calls.backward = 0
 
 

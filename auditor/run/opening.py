@@ -204,6 +204,8 @@ def _open_artefact(plugins: Registry, path: Path, device: str, overrides: Overri
         raise BadInput(f"{path}: no such file")
     if path.is_dir():
         raise BadInput(f"{path}: is a folder; expected a model file, .onnx, TorchScript .pt or torch.export .pt2")
+    if not path.is_file():
+        raise BadInput(f"{path}: is a FIFO, a socket or a device; expected a model file")
     if path.stat().st_size == 0:
         raise BadInput(f"{path}: an empty file; expected a model, .onnx, TorchScript .pt or torch.export .pt2")
     output = wanted_output(path, _tables(overrides))
@@ -231,6 +233,8 @@ def _find_source(plugins: Registry, request: Request, sidecar: Sidecar) -> Sourc
     option = "--data" if request.data else f"{sidecar.where('data')}: [data] path"
     if not path.exists():
         raise BadInput(f"{option} {path}: no such file or folder")
+    if not path.is_file() and not path.is_dir():
+        raise BadInput(f"{option} {path}: is a FIFO, a socket or a device; expected a file or a folder")
     found: Source | None = plugins.first("auditor_open_images", path=path)
     if found is None:
         raise BadInput(

@@ -68,6 +68,8 @@ def _torch_items() -> list[_Item]:
             torch.get_float32_matmul_precision,
             torch.set_float32_matmul_precision,
         ),
+        _Item("torch.autograd.set_detect_anomaly", torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+        _Item("torch.backends", _backends, _set_backends),
         _Item(
             "the random state of torch",
             lambda: torch.get_rng_state().numpy().tobytes(),
@@ -84,8 +86,36 @@ def _items() -> list[_Item]:
         _Item("the random state of random", random.getstate, random.setstate, changed_by_imports=True),
         _Item("np.seterr", np.geterr, lambda kept: np.seterr(**kept)),
         _Item("the working directory", _directory, os.chdir),
+        _Item("os.environ", lambda: dict(os.environ), _set_environment, changed_by_imports=True),
         _Item("the signal handlers", lambda: [signal.getsignal(number) for number in _SIGNALS], _set_handlers),
     ]
+
+
+_BACKENDS = (
+    ("cudnn", "benchmark"),
+    ("cudnn", "deterministic"),
+    ("cudnn", "allow_tf32"),
+    ("mkldnn", "enabled"),
+)
+"""Switches of torch.backends that change results or their repeatability."""
+
+
+def _backends() -> list[Any]:
+    import torch
+
+    return [getattr(getattr(torch.backends, part), name) for part, name in _BACKENDS]
+
+
+def _set_backends(values: list[Any]) -> None:
+    import torch
+
+    for (part, name), value in zip(_BACKENDS, values, strict=True):
+        setattr(getattr(torch.backends, part), name, value)
+
+
+def _set_environment(variables: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(variables)
 
 
 def _numpy_state() -> tuple[Any, ...]:
@@ -263,8 +293,13 @@ def unchanged_batch(batch: Batch) -> Iterator[None]:
         "labels": batch.labels,
         "probabilities": batch.probabilities,
     }
+    if batch.masks is not None:
+        arrays["masks"] = batch.masks
     before = {name: array.copy() for name, array in arrays.items()}
+    groups = {name: list(values) for name, values in batch.groups.items()}
     yield
     changed = [name for name, array in arrays.items() if not np.array_equal(array, before[name], equal_nan=True)]
+    if {name: list(values) for name, values in batch.groups.items()} != groups:
+        changed.append("groups")
     if changed:
         raise StateChanged(f"the probe wrote to batch.{changed[0]}, which other probes share; write to a copy")

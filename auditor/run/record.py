@@ -317,11 +317,14 @@ _UNBOUNDED = ("l1", "l2", "linf", "dB")
 
 
 def check_metrics(metrics: Sequence[Metric]) -> None:
-    """Raise ValueError for an infinite metric; NaN stands for no value.
+    """Raise ValueError for an infinite metric, or a setting that is not finite; a value of NaN stands for none.
 
     The ends of an interval may be infinite, and a median distance or SNR is if most images have no adversarial one.
     """
     for metric in metrics:
+        for key, setting in metric.at.items():
+            if isinstance(setting, float) and not math.isfinite(setting):
+                raise ValueError(f"metric {metric.name!r} is measured at {key} = {setting}; expected a finite number")
         if metric.unit not in _UNBOUNDED and isinstance(metric.value, float) and math.isinf(metric.value):
             raise ValueError(f"metric {metric.name!r} is infinite; expected a finite number, or NaN for no value")
 

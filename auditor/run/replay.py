@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.errors import BadInput
+from auditor.errors import BadInput, first_line
+from auditor.files import inside, parse_json, read_inside
 from auditor.findings.record import AuditRecord, Json, ModelRecord
 from auditor.model.deployed import DeployedModel
 from auditor.plugin.registry import load
@@ -20,11 +19,12 @@ from auditor.policy.rules import read_policy
 from auditor.policy.verdict import judge_all, verdict
 from auditor.report import ReportFormat
 from auditor.run.examples import ExampleRow
-from auditor.run.folder import RunFolder
+from auditor.run.folder import RunFolder, read_all_examples
 from auditor.run.opening import open_model
 from auditor.run.plan import with_plan_warnings
 from auditor.run.record import evidence_files, validator
 from auditor.run.request import Outcome
+from auditor.run.untrusted import from_folders
 from auditor.run.writing import finish, pick_formats, prepare
 
 
@@ -62,11 +62,11 @@ def read_audit(folder: Path) -> AuditRecord:
     """Read the audit.json of a run folder. Raises BadInput if it is missing or does not fit the schema."""
     path = folder / "audit.json"
     try:
-        audit = json.loads(path.read_bytes())
+        audit = parse_json(read_inside(folder, path.name), str(path))
     except FileNotFoundError:
         raise BadInput(f"{folder}: has no audit.json; expected the folder of a finished audit") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path}: not readable as JSON: {error}") from None
+    except OSError as error:
+        raise BadInput(f"{path}: not readable: {error.strerror}") from None
     problem = next(iter(validator().iter_errors(audit)), None)
     if problem is not None:
         place = "/".join(str(part) for part in problem.absolute_path) or "the top level"
@@ -83,28 +83,28 @@ def judge_again(
     prepare(chosen)
     audit = read_audit(folder)
     policy = read_policy(policy_name, plugins.probes)
-    broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
-    audit["probes"] = judge_all(audit["probes"], policy)
-    audit["policy"] = policy.described(audit["probes"])
-    audit["verdict"], audit["verdict_reason"] = verdict(
-        audit["probes"], policy, broken, unanswered=audit["data"].get("n_unanswered", 0)
-    )
-    return _write(folder, with_plan_warnings(audit), chosen)
+    with from_folders([folder]):
+        broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
+        audit["probes"] = judge_all(audit["probes"], policy)
+        audit["policy"] = policy.described(audit["probes"])
+        audit["verdict"], audit["verdict_reason"] = verdict(
+            audit["probes"], policy, broken, unanswered=audit["data"].get("n_unanswered", 0)
+        )
+        return _write(folder, with_plan_warnings(audit), chosen)
 
 
 def draw_again(folder: Path, formats: Sequence[str], paper: str = "a4", pdf: str = "full") -> Outcome:
     """Render the reports of a run again."""
     chosen = pick_formats(load(), formats, paper, pdf)
     prepare(chosen)
-    return _write(folder, read_audit(folder), chosen)
+    audit = read_audit(folder)
+    with from_folders([folder]):
+        return _write(folder, audit, chosen)
 
 
 def _write(path: Path, audit: AuditRecord, formats: Sequence[ReportFormat]) -> Outcome:
-    folder = RunFolder(path)
-    try:
+    with RunFolder(path) as folder:
         return finish(audit, folder, formats)
-    finally:
-        folder.close()
 
 
 def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False) -> list[Claim]:
@@ -120,7 +120,8 @@ def replay(folder: Path, model: Path | None, device: str, *, trust: bool = False
     classifier = open_model(path, device, model_tables(audit["model"], same_file=model is None), trust=trust)
     if model is None and classifier.sha256 != audit["model"]["sha256"]:
         raise BadInput(f"{path}: not the audited file (its SHA-256 differs); to use it anyway, give it with --model")
-    return replay_on(classifier, folder, audit)
+    with from_folders([folder]):
+        return replay_on(classifier, folder, audit)
 
 
 def replay_on(classifier: DeployedModel, folder: Path, audit: AuditRecord) -> list[Claim]:
@@ -165,14 +166,7 @@ def _findings_by_file(audit: AuditRecord) -> dict[str, list[str]]:
 
 def _stored_examples(folder: Path) -> list[StoredExample]:
     """Read the rows of all stored images."""
-    import pyarrow.parquet as pq
-
-    shards = sorted((folder / "records").glob("*/examples-*.parquet"))
-    return [
-        cast(StoredExample, {"probe": shard.parent.name} | row)
-        for shard in shards
-        for row in pq.read_table(io.BytesIO(shard.read_bytes())).to_pylist()
-    ]
+    return [cast(StoredExample, {"probe": probe} | row) for probe, row in read_all_examples(folder)]
 
 
 def _read_images(
@@ -187,11 +181,12 @@ def _read_images(
     unreadable: dict[str, str] = {}
     for file in sorted(files):
         try:
-            with Image.open(folder / file) as picture:
+            with Image.open(inside(folder, file)) as picture:
                 fitted = fit(picture, shape, Resizing(resize="stretch"))
                 pixels[file] = fitted.astype(np.float32) / np.float32(255)
-        except OSError as error:
-            unreadable[file] = str(error)
+        except Exception as error:
+            # decoders raise anything for broken files
+            unreadable[file] = first_line(error)
     return pixels, unreadable
 
 

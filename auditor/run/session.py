@@ -30,6 +30,7 @@ from auditor.run.budget import Budget, Progressed, QueryBudget, measure_in_sweep
 from auditor.run.concluding import Concluder
 from auditor.run.distributed import Workers
 from auditor.run.effort import reduce, too_slow
+from auditor.run.expected_time import forecast
 from auditor.run.folder import RunFolder
 from auditor.run.forecast import cannot_pass
 from auditor.run.integrity import write_digests
@@ -80,10 +81,11 @@ def run(request: Request, progress: Progress | None = None, watch: Watch | None 
         # what repeats queries is measured at the end of the run, to see whether the endpoint changed meanwhile
         probes = sorted(probes, key=lambda probe: probe.repeats_queries)
     out = request.out or Path("audits") / f"{request.model.stem}-{classifier.sha256[:8]}"
-    folder = RunFolder(out, watch, wait=progress.say if request.wait else None)
-    try:
+    with RunFolder(out, watch, wait=progress.say if request.wait else None) as folder:
         if request.fresh:
             folder.clear()
+        for shard in folder.remove_damaged():
+            progress.say(f"{out / shard} was damaged and is removed; its images are measured again.")
         session = _Session(
             request=request,
             measurer=Measurer(classifier, images, request.seed, watch),
@@ -98,12 +100,11 @@ def run(request: Request, progress: Progress | None = None, watch: Watch | None 
             notes=selection_warnings(plugins, suite, request),
             budget=budget,
         )
-        with threads_for(classifier.shape):
-            return session.execute(formats)
-    except KeyboardInterrupt:
-        raise Interrupted(out) from None
-    finally:
-        folder.close()
+        try:
+            with threads_for(classifier.shape):
+                return session.execute(formats)
+        except KeyboardInterrupt:
+            raise Interrupted(out) from None
 
 
 def _budget(request: Request, suite: Suite, spent: float) -> Budget | None:
@@ -192,6 +193,9 @@ class _Session:
                 f" with the suite's smaller settings: {', '.join(slow)}."
             )
         plan = self._begin(warnings, slow)
+        if not self.watch.casualties.restarts:
+            for line in self._forecast():
+                self.progress.say(line)
         records = self._all_records()
         late = [
             *left_out_warnings(self.measurer.unscored, records, self.watch.casualties.images),
@@ -250,7 +254,7 @@ class _Session:
         choose_batch_size(self.measurer, self.request.batch_size, ids)
         if self.budget is not None and self.budget.in_queries:
             self.measurer.price = Price(1.0, 0.0)
-        elif self.budget is not None:
+        else:
             measure_price(self.measurer, ids)
 
     def _parity_images(self) -> Pixels:
@@ -283,6 +287,17 @@ class _Session:
         for plugin in self.plugins.broken:
             self.progress.say(f"Plugin {plugin.title} is left out: {plugin.error}")
         return plan
+
+    def _forecast(self) -> list[str]:
+        """Return what is said about the time before the start; images of an earlier run are not counted."""
+        if self.budget is not None and self.budget.in_queries:
+            # an endpoint's limit is its number of queries
+            return []
+        probes = [probe for probe in self.probes if not unmet_requirement(probe, self.classifier, self.images)]
+        lines = forecast(probes, self.measurer.price, len(self.images), self.budget)
+        if self.folder.has_records:
+            lines.append("Images that an earlier run of this folder measured are not measured again.")
+        return lines
 
     def _all_records(self) -> list[ProbeRecord]:
         """Measure and conclude all probes; return their records in the order of the registry."""

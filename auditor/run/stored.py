@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auditor.errors import BadInput
+from auditor.files import parse_json, read_inside
 from auditor.findings.record import AuditRecord
 from auditor.probes.base import Probe, Records, no_examples
 from auditor.run.examples import examples_key
@@ -89,9 +89,9 @@ def open_stored(folder: Path) -> StoredRun:
 
     audit = read_audit(folder)
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())
-        images = pd.read_parquet(io.BytesIO((folder / "records" / "images.parquet").read_bytes()))
-    except (OSError, ValueError) as error:
+        manifest = parse_json(read_inside(folder, "manifest.json"), "manifest.json")
+        images = pd.read_parquet(io.BytesIO(read_inside(folder, "records/images.parquet")))
+    except (BadInput, OSError, ValueError) as error:
         raise BadInput(
             f"{folder}: manifest.json or records/images.parquet cannot be read ({error}); expected the whole folder of"
             " a finished audit"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from auditor.errors import AuditorError, BadInput, one_line
-from auditor.files import digest, file_sha256
+from auditor.files import digest, file_sha256, inside
 from auditor.findings.record import ProbeRecord
 from auditor.model.deployed import DeployedModel
 from auditor.plugin.registry import Registry, load
@@ -28,6 +28,7 @@ from auditor.run.reconclusion import conclude_again, difference
 from auditor.run.reopening import reopen_data, reopen_model
 from auditor.run.replay import replay_on
 from auditor.run.stored import StoredRun, open_stored
+from auditor.run.untrusted import from_folders
 
 Outcome = Literal["holds", "FAILED", "not checked"]
 
@@ -57,16 +58,12 @@ class Given:
 
 def verify(folder: Path, given: Given) -> Iterator[Check]:
     """Yield one check per claim. Raises BadInput if the folder is not one of a finished audit."""
-    run = open_stored(folder)
+    with from_folders([folder]):
+        run = open_stored(folder)
     if "plan" not in run.audit or "digests" not in run.audit or "plan" not in run.manifest:
         raise BadInput(f"{folder}: written by a version of auditor without plan and digests; audit the model again")
-    try:
+    with from_folders([folder]):
         yield from _checks(run, load(), given)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise BadInput(
-            f"{folder}: manifest.json or a record does not have the form that auditor writes ({type(error).__name__}:"
-            f" {one_line(error)}), so this run folder cannot be verified; audit the model again"
-        ) from error
 
 
 def _checks(run: StoredRun, plugins: Registry, given: Given) -> Iterator[Check]:
@@ -104,7 +101,7 @@ def _plan(run: StoredRun) -> Check:
 def _files(run: StoredRun) -> Iterator[Check]:
     published = run.audit["digests"]
     listed, found = run.manifest.get("files", {}), file_digests(run.folder)
-    manifest = file_sha256(run.folder / "manifest.json")
+    manifest = file_sha256(inside(run.folder, "manifest.json"))
     other = [] if manifest == published["manifest"] else ["its digest is not the one that audit.json states"]
     yield _check("manifest.json", other, f"SHA-256 {manifest[:12]}")
     for part in ("records", "evidence"):
@@ -221,7 +218,7 @@ def _pictures(run: StoredRun, classifier: DeployedModel) -> Iterator[Check]:
 
 
 def _statement(run: StoredRun) -> Check:
-    path = run.folder / intoto.FILE
+    path = inside(run.folder, intoto.FILE)
     if not path.is_file():
         return Check("statement", "not checked", f"there is no {path.name}; write it with --format intoto")
     same = path.read_bytes() == intoto.render_statement(run.audit, run.folder)

@@ -15,6 +15,13 @@ class Stopped(KeyboardInterrupt):
     """A signal asked a supervised process to stop."""
 
 
+class FolderLost(BaseException):
+    """The run folder is gone, or cannot be written: the audit ends.
+
+    Not an Exception, because it is no error of the probe that was measured; ``RunFolder`` turns it into BadInput.
+    """
+
+
 class ProbeLost(AuditorError):
     """The probe broke in an earlier process of this run, or ended it."""
 
@@ -72,8 +79,8 @@ class Watch:
             raise ProbeLost(reason)
 
     def ends_audit(self, error: BaseException) -> bool:
-        """Return whether an exception that left a probe asks the whole audit to stop.
+        """Return whether an exception that left a probe ends the whole audit: a signal, or the loss of the run folder.
 
         In a supervised process, signals raise ``Stopped``, so any other KeyboardInterrupt is the probe's own.
         """
-        return isinstance(error, Stopped if self.supervised else KeyboardInterrupt)
+        return isinstance(error, FolderLost | (Stopped if self.supervised else KeyboardInterrupt))

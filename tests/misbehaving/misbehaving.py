@@ -134,6 +134,22 @@ def start_thread(*_: Any) -> None:
     threading.Thread(target=time.sleep, args=(300,), name="left-behind").start()
 
 
+def change_backend(*_: Any) -> None:
+    import torch
+
+    torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+
+
+def detect_anomalies(*_: Any) -> None:
+    import torch
+
+    torch.autograd.set_detect_anomaly(True)
+
+
+def at_nan(self: Any, records: Any) -> Conclusion:
+    return Conclusion(metrics=[Metric(name="mean", value=1.0, n=1, at={"epsilon": float("nan")})])
+
+
 def infinite(self: Any, records: Any) -> Conclusion:
     return Conclusion(metrics=[Metric(name="mean", value=float("inf"), n=1)])
 
@@ -176,6 +192,7 @@ RAISES: dict[str, tuple[dict[str, Any], str]] = {
     "row-of-no-image": ({"measure": measure_as(lambda batch: {"row": np.array([99]), "mean": [1.0]})}, "value 99"),
     "row-of-fractions": ({"measure": measure_as(lambda batch: {"row": np.array([0.5]), "mean": [1.0]})}, "float64"),
     "infinite-metric": ({"conclude": infinite}, "infinite"),
+    "setting-of-nan": ({"conclude": at_nan}, "is measured at epsilon = nan"),
     "no-conclusion": ({"conclude": lambda *_: 7}, "int; expected a Conclusion"),
 }
 
@@ -190,6 +207,10 @@ CHANGES_STATE: dict[str, tuple[dict[str, Any], str]] = {
     "numpy-random": ({"measure": measure_and(lambda *_: np.random.seed(5))}, "random state of numpy"),
     "random": ({"measure": measure_and(lambda *_: random.seed(5))}, "random state of random"),
     "floating-point-errors": ({"measure": measure_and(lambda *_: np.seterr(all="raise"))}, "np.seterr"),
+    "backends": ({"measure": measure_and(change_backend)}, "torch.backends"),
+    "anomaly": ({"measure": measure_and(detect_anomalies)}, "set_detect_anomaly"),
+    "environment": ({"measure": measure_and(lambda *_: os.environ.update(OMP_NUM_THREADS="3"))}, "os.environ"),
+    "groups": ({"measure": measure_and(lambda _, batch: batch.groups.update(new=["x"]))}, "batch.groups"),
     "directory": ({"measure": measure_and(lambda *_: os.chdir("/"))}, "working directory"),
     "signals": ({"measure": measure_and(lambda *_: signal.signal(signal.SIGTERM, signal.SIG_IGN))}, "signal handlers"),
     "output": ({"measure": measure_and(close_output)}, "standard output"),
