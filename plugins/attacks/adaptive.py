@@ -25,7 +25,7 @@ from auditor.plugins.attacks._adaptive_search import (
 )
 
 if TYPE_CHECKING:
-    from auditor import Batch, Classifier, Columns, Randomness
+    from auditor import Batch, Classifier, Columns, Level, Randomness
 
 _CHECKED = 16
 """Images on which the gradients are checked."""
@@ -102,7 +102,8 @@ class Adaptive(Probe):
         frame = records.frame
         if not len(frame):
             return Conclusion(inconclusive="no image was measured")
-        units, at = frame.get("unit"), {"norm": "linf", "epsilon": self.epsilon}
+        at: Level = {"norm": "linf", "epsilon": self.epsilon}
+        units = frame.get("unit")
         shares = frame["wrong_share"], frame["clean_share"]
         success = statistics.mean("adaptive_success_share", shares[0], unit="fraction", at=at, units=units)
         clean = statistics.mean("clean_error_share", shares[1], unit="fraction", units=units)
