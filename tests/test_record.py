@@ -76,6 +76,7 @@ COMPARISON = {
     comparison_record.TestsRecord: "properties/tests",
     comparison_record.RankRecord: "properties/leaderboard/items",
     comparison_record.ComparedProbeRecord: "properties/probes/items",
+    comparison_record.SideRecord: "properties/probes/items/properties/sides/items",
     comparison_record.ComparedMetricRecord: "$defs/metric",
     comparison_record.ValueRecord: "$defs/metric/properties/values/items",
     comparison_record.DecidingRecord: "properties/decided_by/items",

@@ -1,15 +1,12 @@
-"""Every attack of the Adversarial Robustness Toolbox (ART), as a probe with its parameters as settings.
+"""Every attack of the Adversarial Robustness Toolbox (ART; Nicolae et al. 2018, arXiv:1807.01069), as a probe.
 
-A suite names an attack in a table ``[[art]]``; nothing else has to be written:
-
-    [[art]]
+    [[art]]  # in a suite
     attack = "NewtonFool"
     max_iter = 50
 
-An attack that takes ``eps`` runs within that budget; any other one is a search for the smallest perturbation. Budget,
-success on the deployed model, examples and intervals are those of all attacks. White-box attacks run on the
-differentiable copy, black-box attacks query the deployed model. Each image is attacked alone and has its own random
-numbers, so that an image gives the same rows in any batch. Nicolae et al. 2018, arXiv:1807.01069.
+An attack that takes ``eps`` runs within that budget; any other one searches for the smallest perturbation. White-box
+attacks run on the differentiable copy, black-box attacks query the deployed model. Each image is attacked alone and has
+its own random numbers, so that an image gives the same rows in any batch.
 """
 
 from __future__ import annotations
