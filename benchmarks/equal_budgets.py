@@ -74,9 +74,8 @@ def bisected(
         middle = (low + high) / 2
         for epsilon in np.unique(middle):
             rows = np.flatnonzero(middle == epsilon)
-            found = distances(
-                attack(clean[rows], labels[rows], float(epsilon)), clean[rows], labels[rows], module, norm
-            )
+            points = attack(clean[rows], labels[rows], float(epsilon))
+            found = distances(points, clean[rows], labels[rows], module=module, norm=norm)
             found[found > epsilon * (1 + 1e-5)] = np.inf
             best[rows] = np.minimum(best[rows], found)
         hit = best <= middle * (1 + 1e-5)

@@ -45,11 +45,9 @@ def spsa(
     low, high = (clean - np.float32(epsilon)).clip(0, 1), (clean + np.float32(epsilon)).clip(0, 1)
     rows = np.arange(len(clean))
     largest, memory = margins(clean, rows), np.zeros_like(clean)
-    reach = np.float32(epsilon / 2)
+    reach, both = np.float32(epsilon / 2), np.array([-1, 1], dtype=np.float32)
     for iteration in range(iterations):
-        signs = np.stack(
-            [draw.choice(np.array([-1, 1], dtype=np.float32), (pairs, *clean.shape[1:])) for draw in draws]
-        )
+        signs = np.stack([draw.choice(both, (pairs, *clean.shape[1:])) for draw in draws])
         points = np.stack([x[:, None] + reach * signs, x[:, None] - reach * signs]).clip(0, 1)
         flat = points.reshape(-1, *clean.shape[1:])
         found = margins(flat, np.tile(np.repeat(rows, pairs), 2)).reshape(2, len(clean), pairs)

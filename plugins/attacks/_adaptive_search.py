@@ -61,10 +61,9 @@ def gradients_mislead(classifier: Classifier, batch: Batch, rng: Randomness, eps
     along = -classifier.gradient(batch.pixels).cpu().numpy()
     found = margins((batch.pixels + np.float32(epsilon) * np.sign(along)).clip(0, 1)) - before
     random = np.full(len(batch), -np.inf)
+    both = np.array([-1, 1], dtype=np.float32)
     for number in range(_DIRECTIONS):
-        signs = np.stack(
-            [rng(i, f"direction {number}").choice(np.array([-1, 1], dtype=np.float32), shape) for i in batch.ids]
-        )
+        signs = np.stack([rng(i, f"direction {number}").choice(both, shape) for i in batch.ids])
         random = np.maximum(random, margins((batch.pixels + np.float32(epsilon) * signs).clip(0, 1)) - before)
     return bool((found <= random).mean() > _MISLED_SHARE)
 

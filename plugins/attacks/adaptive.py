@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from auditor import Conclusion, Finding, Meta, MetricSpec, NotApplicable, Probe, Records, RunContext, ThreatModel
+from auditor import Conclusion, Finding, Level, Meta, MetricSpec, NotApplicable, Probe, Records, RunContext, ThreatModel
 from auditor.findings.formatting import percent
 from auditor.plugins.attacks._adaptive_search import (
     by_expectation,
@@ -25,7 +25,7 @@ from auditor.plugins.attacks._adaptive_search import (
 )
 
 if TYPE_CHECKING:
-    from auditor import Batch, Classifier, Columns, Level, Randomness
+    from auditor import Batch, Classifier, Columns, Randomness
 
 _CHECKED = 16
 """Images on which the gradients are checked."""
@@ -102,8 +102,8 @@ class Adaptive(Probe):
         frame = records.frame
         if not len(frame):
             return Conclusion(inconclusive="no image was measured")
-        at: Level = {"norm": "linf", "epsilon": self.epsilon}
         units = frame.get("unit")
+        at: Level = {"norm": "linf", "epsilon": self.epsilon}
         shares = frame["wrong_share"], frame["clean_share"]
         success = statistics.mean("adaptive_success_share", shares[0], unit="fraction", at=at, units=units)
         clean = statistics.mean("clean_error_share", shares[1], unit="fraction", units=units)
