@@ -20,10 +20,10 @@ from auditor.toml import parse_toml, typed
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
 INPUTS = {
-    "audit": 40,
+    "audit": 30,
     "manifest": 12,
-    "parquet": 16,
-    "picture": 12,
+    "parquet": 12,
+    "picture": 8,
     "suite": 80,
     "policy": 40,
     "sidecar": 80,

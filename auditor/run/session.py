@@ -167,6 +167,9 @@ class _Session:
     def execute(self, formats: Sequence[ReportFormat]) -> Outcome:
         """Measure, conclude, judge, write."""
         self._check_model()
+        if not self.watch.casualties.restarts:
+            for line in self._forecast():
+                self.progress.say(line)
         slow = self._too_slow()
         if slow:
             probes = reduce(self.probes, slow, self.suite, self.plugins)
@@ -193,9 +196,6 @@ class _Session:
                 f" with the suite's smaller settings: {', '.join(slow)}."
             )
         plan = self._begin(warnings, slow)
-        if not self.watch.casualties.restarts:
-            for line in self._forecast():
-                self.progress.say(line)
         records = self._all_records()
         late = [
             *left_out_warnings(self.measurer.unscored, records, self.watch.casualties.images),
