@@ -106,9 +106,13 @@ def attacks_of(classifier: Any, module: Counted, norm: str, steps: int, largest:
     infinite = norm == "linf"
     fool = PyTorchModel(module, bounds=(0, 1), device="cpu")
     estimator = PyTorchClassifier(
-        module, loss=nn.CrossEntropyLoss(), input_shape=classifier.shape, nb_classes=classifier.n_classes,
-        clip_values=(0, 1), device_type="cpu",
-    )  # fmt: skip
+        module,
+        loss=nn.CrossEntropyLoss(),
+        input_shape=classifier.shape,
+        nb_classes=classifier.n_classes,
+        clip_values=(0, 1),
+        device_type="cpu",
+    )
 
     def batch_of(x: torch.Tensor, y: torch.Tensor) -> Batch:
         pixels = x.numpy()
@@ -145,9 +149,14 @@ def attacks_of(classifier: Any, module: Counted, norm: str, steps: int, largest:
     def art(kind: Any, **settings: Any) -> Within:
         def run(x: torch.Tensor, y: torch.Tensor, epsilon: float) -> torch.Tensor:
             attack = kind(
-                estimator, norm=np.inf if infinite else 2, eps=epsilon, max_iter=few, batch_size=len(x), verbose=False,
+                estimator,
+                norm=np.inf if infinite else 2,
+                eps=epsilon,
+                max_iter=few,
+                batch_size=len(x),
+                verbose=False,
                 **{name: epsilon * value if name == "eps_step" else value for name, value in settings.items()},
-            )  # fmt: skip
+            )
             return torch.from_numpy(attack.generate(x.numpy(), y.numpy()))
 
         return run

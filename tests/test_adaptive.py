@@ -111,9 +111,13 @@ def prepared(classifier: Classifier, batch: Batch, **settings: Any) -> Any:
     answers = records_of(batch, Determinism().measure(classifier, batch, RNG)).frame
     probe = Adaptive(epsilon=EPSILON, **settings)
     context = RunContext(
-        classifier=classifier, probes=[probe], ids=batch.ids, batch=lambda ids: batch.take(range(len(ids))), rng=RNG,
+        classifier=classifier,
+        probes=[probe],
+        ids=batch.ids,
+        batch=lambda ids: batch.take(range(len(ids))),
+        rng=RNG,
         records={"sanity.determinism": answers},
-    )  # fmt: skip
+    )
     return probe.prepare(context)
 
 
@@ -171,8 +175,12 @@ def test_spsa_reaches_the_corner_of_a_linear_model_within_budget() -> None:
     clean = rng.uniform(0.3, 0.7, (3, 1, 3, 3)).astype(np.float32)
     found = spsa(
         lambda images, rows: images.reshape(len(images), -1).astype(np.float64) @ w,
-        clean, epsilon=0.1, iterations=60, pairs=16, draws=[np.random.default_rng(i) for i in range(3)],
-    )  # fmt: skip
+        clean,
+        epsilon=0.1,
+        iterations=60,
+        pairs=16,
+        draws=[np.random.default_rng(i) for i in range(3)],
+    )
     np.testing.assert_allclose(found, clean + 0.1 * np.sign(w).reshape(1, 3, 3), atol=1e-6)
 
 

@@ -148,9 +148,17 @@ def test_query_budget_is_kept_and_shared(
 ) -> None:
     (tmp_path / "s.toml").write_text(SUITE, encoding="utf-8")
     result = auditor_cli(
-        "run", write(tmp_path, server.url, data=files[1]), "--suite", "s.toml", "--queries", "400", "--format", "json",
-        "--out", "run"
-    )  # fmt: skip
+        "run",
+        write(tmp_path, server.url, data=files[1]),
+        "--suite",
+        "s.toml",
+        "--queries",
+        "400",
+        "--format",
+        "json",
+        "--out",
+        "run",
+    )
     assert result.exit_code == 0, result.output
     audit = json.loads((tmp_path / "run" / "audit.json").read_text())
     assert server.images <= audit["model"]["endpoint"]["queries"] <= 400

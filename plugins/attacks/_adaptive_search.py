@@ -95,9 +95,13 @@ def by_expectation(classifier: Classifier, batch: Batch, rng: Randomness, effort
         noise = np.stack([rng(batch.ids[i], f"start {number}").uniform(-1, 1, shape) for i in left.tolist()])
 
         def objective(
-            logits: torch.Tensor, rows: torch.Tensor, *, n: int = number, own: torch.Tensor = own,
+            logits: torch.Tensor,
+            rows: torch.Tensor,
+            *,
+            n: int = number,
+            own: torch.Tensor = own,
             target: torch.Tensor = target,
-        ) -> torch.Tensor:  # fmt: skip
+        ) -> torch.Tensor:
             return targeted_dlr(logits, own[rows], target[rows]) if n else soft_margin(logits, own[rows])
 
         found = apgd(
