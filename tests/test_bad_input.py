@@ -401,7 +401,7 @@ def test_label_without_a_class_names_the_classes(workspace: Any, refused: Any) -
 SUITES: dict[str, tuple[str, Sequence[str]]] = {
     "not TOML": ("probes = x", ["not readable as TOML", "line 1"]),
     "unknown key": (TINY + "sample = 3", ["unknown key 'sample'", "samples"]),
-    "no probes": ("samples = 3", ["has no probes"]),
+    "no probes": ("samples = 3", ["probes is empty"]),
     "probes as a text": ('probes = "attacks.*"', ["probes is 'attacks.*'", "expected a list"]),
     "unknown probe": ('probes = ["attacks.fgms"]', ["attacks.fgms", "no such probe", "attacks.fgsm"]),
     "samples as a text": ('probes = ["*"]\nsamples = "all"', ["samples is 'all'", "whole number"]),

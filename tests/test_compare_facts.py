@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,10 @@ def test_numeric_labels_read_by_another_class_order_are_explained(folder: Path) 
     images = pd.read_parquet(other / "records" / "images.parquet")
     images["label"] = images["label"].map({"dark": "bright", "bright": "dark"})
     images.to_parquet(other / "records" / "images.parquet")
+    manifest = json.loads((other / "manifest.json").read_text("utf-8"))
+    content = (other / "records" / "images.parquet").read_bytes()
+    manifest["files"]["records"]["records/images.parquet"] = hashlib.sha256(content).hexdigest()
+    (other / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     with pytest.raises(BadInput, match="the class orders differ, so labels that are numbers mean other classes"):
         comparison.compare([folder / "dark-bright", other])
 

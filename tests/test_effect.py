@@ -104,7 +104,7 @@ def test_columns_that_no_feature_list_names_are_named_in_a_warning(folder: Path)
 def test_arrays_that_nothing_reads_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", images=np.zeros((2, 4, 4), np.uint8), label=np.zeros(2), sex=np.zeros(2))
     with pytest.raises(
-        BadInput, match=r"contains label, sex, which nothing reads; expected images, labels, ids, units and"
+        BadInput, match=r"contains label, sex, which nothing reads; expected images, labels, ids, units, epsilons and"
     ):
         npz.auditor_open_images(tmp_path / "a.npz")
 

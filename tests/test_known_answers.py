@@ -312,6 +312,7 @@ def test_occlusion_curve_has_accuracy_by_size_and_control() -> None:
     }
     curve = next(e for e in conclusion.findings[0].evidence if e.title == "Accuracy against block size")
     assert {line.name: [(p.x, p.y) for p in line.points] for line in curve.series} == {
+        "worst fill of each image": [(0.125, 0), (0.25, 0), (0.5, 0)],
         "black": [(0.125, 0), (0.25, 0), (0.5, 0)],
         "white": [(0.125, 1), (0.25, 1), (0.5, 1)],
         "control, mean of the fills": [(0.125, 1), (0.25, 1), (0.5, 1)],

@@ -66,6 +66,7 @@ PROPORTIONAL = ["confidence", "confidence_label", "slope", "margin"]
 NOT_COMPARED = {
     "metrics.loss-sensitivity": "in nats: proportional to the logits by definition",
     "metrics.adversarial-distance": "reads the records of the attacks",
+    "attacks.own-epsilon": "requires an epsilon for each image; attacks by attacks.pgd",
     "metrics.bounds": "a proof; it searches nothing",
     "metrics.certified": "a proof; it searches nothing",
     "sanity.parity": "compares scores, not attacks",
@@ -75,7 +76,8 @@ NOT_COMPARED = {
 def attacks() -> list[str]:
     """Every probe of the registry that attacks by gradients, and those that depend on the same logits."""
     known = registry.load().probes
-    return [name for name, probe in known.items() if "attacks." in name and "gradients" in probe.meta.needs] + [*OTHERS]
+    searches = [name for name, probe in known.items() if "attacks." in name and "gradients" in probe.meta.needs]
+    return [name for name in searches if name not in NOT_COMPARED] + [*OTHERS]
 
 
 def scaled(source: Path, target: Path, factor: float, activation: str = "") -> Path:

@@ -108,6 +108,7 @@ def test_example_that_rounding_repaired_is_omitted() -> None:
             "prediction": 1,
             "confidence": 0.9,
             "success": success,
+            "factor": 1.0,
         }
         for i, success in enumerate((True, False))
         for name in ("clean", "moved")

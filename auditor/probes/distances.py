@@ -40,6 +40,10 @@ def norms_of(attacks: Mapping[str, pd.DataFrame]) -> list[str]:
     return [norm for norm in norms if norm != "snr"]
 
 
+_ROUNDED = 1e-5
+"""Relative difference of two distances that is due to rounding."""
+
+
 def smallest(attacks: Mapping[str, pd.DataFrame], norm: str) -> pd.DataFrame:
     """Return the smallest successful perturbation of each attacked image in a norm.
 
@@ -59,7 +63,10 @@ def smallest(attacks: Mapping[str, pd.DataFrame], norm: str) -> pd.DataFrame:
     rows = pd.concat(frames, ignore_index=True)
     clean = rows[rows["epsilon"] == 0].drop_duplicates("image_id").set_index("image_id")
     hits = rows[rows["success"]].sort_values(norm, kind="stable").drop_duplicates("image_id").set_index("image_id")
-    columns = {"distance": hits[norm], "snr_db": hits["snr_db"], "attack": hits["attack"]}
+    # attacks that continue from one point differ by rounding: name the first of them in any batch
+    least = rows["image_id"].map(hits[norm])
+    equal = rows[rows["success"] & (rows[norm] <= least * (1 + _ROUNDED))].drop_duplicates("image_id")
+    columns = {"distance": hits[norm], "snr_db": hits["snr_db"], "attack": equal.set_index("image_id")["attack"]}
     result = pd.DataFrame(columns).reindex(clean.index)
     result["distance"] = result["distance"].fillna(np.inf)
     result["searched"] = result.index.isin(rows["image_id"][rows["searched"].astype(bool)])
