@@ -19,7 +19,7 @@ from auditor.model.preprocessing import Preprocessing
 from auditor.onnx.graph import import_onnx
 from auditor.plugins.attacks.own_epsilon import OwnEpsilon
 from auditor.plugins.metrics.certified import Certified
-from auditor.probes.base import Randomness, RunContext
+from auditor.probes.base import Randomness
 
 RNG = Randomness(0, "attacks.own-epsilon")
 SHAPE = (1, 3, 3)
@@ -97,7 +97,6 @@ def test_error_found_by_another_attack_counts(plane: tuple[Classifier, Batch, np
 
 def test_data_without_epsilons_is_not_applicable(plane: tuple[Classifier, Batch, np.ndarray]) -> None:
     classifier, batch, _ = plane
-    context = RunContext(classifier=classifier, probes=[], ids=batch.ids, batch=lambda _: batch, rng=RNG)
     with pytest.raises(NotApplicable, match="requires an epsilon for each image"):
-        OwnEpsilon().prepare(context)
+        OwnEpsilon().measure(classifier, batch, RNG)
     assert OwnEpsilon().conclude(records_of(batch.take([]), {"row": []})).inconclusive

@@ -5,19 +5,24 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from auditor.plugin.registry import Registry
+from auditor.probes.base import Need
 
-_NEEDS = {"labels": "labels", "gradients": "gradients (white-box)", "groups": "group columns", "scores": "scores"}
+_NEEDS: Mapping[Need, str] = {
+    "labels": "labels",
+    "gradients": "gradients (white-box)",
+    "groups": "group columns",
+    "scores": "scores",
+    "epsilons": "an epsilon for each image",
+}
 _INPUT_KINDS = {"images": "images", "rows": "tabular data"}
 
 
 def all_probes(registry: Registry, listed: Sequence[str] | None = None) -> str:
     """Return a line per probe, ordered by area; only those ``listed``, if given."""
-    chosen = {
-        probe_id: registry.probes[probe_id] for probe_id in registry.probes if listed is None or probe_id in listed
-    }
+    chosen = {probe_id: kind for probe_id, kind in registry.probes.items() if listed is None or probe_id in listed}
     width = max(map(len, chosen), default=0)
     lines = []
     for probe_id, kind in chosen.items():

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from auditor.conformance.subject import quick
 from auditor.errors import BadInput, NotApplicable, PluginBroken
@@ -21,7 +21,7 @@ from auditor.findings.encoding import plain
 from auditor.plugin import registry
 from auditor.plugin.registry import Registry
 from auditor.probes.attack import Attack
-from auditor.probes.base import Probe, Randomness
+from auditor.probes.base import Need, Probe, Randomness
 from auditor.probes.minimum_norm import MinimumNorm
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ def _has_a_description(subject: Subject, kind: type[Probe]) -> None:
         raise Breach(f"meta.why is {meta.why!r}; expected whole sentences that end with a full stop")
     if not meta.input_kinds or set(meta.input_kinds) - {"images", "rows"}:
         raise Breach(f"meta.input_kinds is {sorted(meta.input_kinds)}; expected images, rows or both")
-    unknown = set(meta.needs) - {"labels", "gradients", "groups", "scores"}
+    unknown = set(meta.needs) - set(get_args(Need))
     if unknown:
-        raise Breach(f"meta.needs names {sorted(unknown)}; expected some of labels, gradients, groups, scores")
+        raise Breach(f"meta.needs names {sorted(unknown)}; expected some of {', '.join(get_args(Need))}")
     strange = [reference for reference in meta.references if not reference.startswith("https://")]
     if strange:
         raise Breach(f"meta.references contains {strange[0]!r}; expected addresses that begin with https://")

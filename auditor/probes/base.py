@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from auditor.data.dataset import Batch, Pixels
     from auditor.model.classifier import Classifier
 
-Need = Literal["labels", "gradients", "groups", "scores"]
+Need = Literal["labels", "gradients", "groups", "scores", "epsilons"]
 InputKind = Literal["images", "rows"]
 
 Columns = Mapping[str, "NDArray[Any]"]

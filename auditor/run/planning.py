@@ -48,4 +48,6 @@ def unmet_requirement(probe: Probe, classifier: DeployedModel, images: Images) -
         return "requires scores; the endpoint answers with labels only"
     if "groups" in needs and not images.groups:
         return "requires groups; the data has no group columns"
+    if "epsilons" in needs and images.epsilons is None:
+        return "requires an epsilon for each image (column epsilon); the data has none"
     return ""

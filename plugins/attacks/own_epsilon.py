@@ -21,7 +21,6 @@ from auditor import (
     NotApplicable,
     Probe,
     Records,
-    RunContext,
     Table,
     ThreatModel,
 )
@@ -51,7 +50,7 @@ class OwnEpsilon(Probe):
         area="attacks",
         why="A requirement may differ from image to image. Each is proven, refuted or open.",
         references=("https://arxiv.org/abs/2301.05815", "https://arxiv.org/abs/1706.06083"),
-        needs=frozenset({"gradients"}),
+        needs=frozenset({"gradients", "epsilons"}),
         input_kinds=frozenset({"images", "rows"}),
     )
     metrics: ClassVar[Sequence[MetricSpec]] = (
@@ -80,12 +79,6 @@ class OwnEpsilon(Probe):
             norm="linf",
             budget=f"the epsilon that the data states for each image; {self.iterations} steps, {self.restarts} starts",
         )
-
-    def prepare(self, run: RunContext) -> Probe:
-        """Refuse data without an epsilon for each image."""
-        if not run.ids or run.batch(run.ids[:1]).epsilons is None:
-            raise NotApplicable("requires an epsilon for each image (column epsilon); the data has none")
-        return self
 
     def measure(self, classifier: Classifier, batch: Batch, rng: Randomness) -> Columns:
         """Return one row per image: its epsilon, and the distance at which the deployed model errs, else infinity."""
