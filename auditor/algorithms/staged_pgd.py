@@ -44,8 +44,14 @@ STAGES = (Stage(0.4, "random", False), Stage(0.6, "best", True), Stage(1.0, "oth
 _FIRST_STEP, _LAST_SHARE = 2.0, 0.02
 """First step in epsilons, and the last as a share of it."""
 
-_CARRIED = 0.25
+CARRIED = 0.25
 """Weight of the step before (Croce and Hein 2020, section 3.2: alpha = 0.75 for the new one)."""
+
+
+def step_size(share: float) -> float:
+    """Return the length of a step in epsilons, after this share of the steps of a stage."""
+    decay = _LAST_SHARE + (1 - _LAST_SHARE) * 0.5 * (1 + math.cos(math.pi * share))
+    return _FIRST_STEP * decay
 
 
 def staged_pgd(
@@ -102,10 +108,9 @@ def staged_pgd(
                 rows, x, before, slope, memory, centre, y, targets, active = (
                     state[kept] for state in (rows, x, before, slope, memory, centre, y, targets, active)
                 )
-            share = (step - begin) / (end - begin)
-            decay = _LAST_SHARE + (1 - _LAST_SHARE) * 0.5 * (1 + math.cos(math.pi * share))
-            ahead = ball.project(x + _FIRST_STEP * decay * ball.epsilon * ball.direction(slope, x), centre)
-            carried = _CARRIED if step > begin else 0.0
+            size = step_size((step - begin) / (end - begin)) * ball.epsilon
+            ahead = ball.project(x + size * ball.direction(slope, x), centre)
+            carried = CARRIED if step > begin else 0.0
             x, before = ball.project(ahead + carried * (2 * x - before - ahead), centre), x
     with torch.no_grad():
         points.see(rows, x, margin(model(x), labels[rows]).where(active, -torch.inf))

@@ -141,6 +141,13 @@ def check_images(source: str, images: Pixels, batch: Batch, level: Level) -> Pix
     return result.clip(0, 1)
 
 
+def start_noise(rng: Randomness, ids: Sequence[str], purpose: str, shape: Sequence[int]) -> Pixels:
+    """Return uniform noise in [-1, 1] for each image, (n, *shape), from which an attack starts."""
+    import numpy as np
+
+    return np.stack([rng(image_id, purpose).uniform(-1, 1, shape) for image_id in ids]).astype(np.float32)
+
+
 def clean_columns(batch: Batch, norm: str, *, searched: bool) -> dict[str, NDArray[Any]]:
     """Return the rows of an attack at epsilon 0: every image without a perturbation."""
     import numpy as np

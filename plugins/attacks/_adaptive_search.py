@@ -78,6 +78,7 @@ def by_expectation(classifier: Classifier, batch: Batch, rng: Randomness, effort
     from auditor.algorithms.best_points import BestPoints
     from auditor.algorithms.losses import soft_margin, targeted_dlr
     from auditor.model.expectation import Expectation
+    from auditor.probes.perturbation import start_noise
 
     expected = Expectation(classifier, effort.repeats)
     clean = classifier.tensor(batch.pixels)
@@ -91,8 +92,7 @@ def by_expectation(classifier: Classifier, batch: Batch, rng: Randomness, effort
         if not len(left):
             break
         own, target = labels[left], ranked[left, number - 1]
-        shape = batch.pixels.shape[1:]
-        noise = np.stack([rng(batch.ids[i], f"start {number}").uniform(-1, 1, shape) for i in left.tolist()])
+        noise = start_noise(rng, [batch.ids[i] for i in left.tolist()], f"start {number}", batch.pixels.shape[1:])
 
         def objective(
             logits: torch.Tensor,
@@ -109,7 +109,7 @@ def by_expectation(classifier: Classifier, batch: Batch, rng: Randomness, effort
             clean[left],
             own,
             ball=ball,
-            start=ball.surface(torch.from_numpy(noise.astype(np.float32)).to(clean.device)),
+            start=ball.surface(torch.from_numpy(noise).to(clean.device)),
             iterations=effort.iterations,
             objective=objective,
         )
@@ -159,11 +159,10 @@ def wrong_share(classifier: Classifier, images: Pixels, labels: NDArray[np.int64
 
 def _margins(classifier: Classifier, images: Pixels, labels: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the largest other log-probability of the deployed model minus the label's, (n,)."""
-    import numpy as np
+    import torch
 
-    scores = classifier.log_probabilities(images).astype(np.float64)
-    rows = np.arange(len(images))
-    own = scores[rows, labels].copy()
-    scores[rows, labels] = -np.inf
-    difference: NDArray[np.float64] = scores.max(axis=1) - own
-    return difference
+    from auditor.algorithms.losses import margin
+
+    scores = torch.from_numpy(classifier.log_probabilities(images)).double()
+    found: NDArray[np.float64] = margin(scores, torch.from_numpy(labels)).numpy()
+    return found

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from auditor.algorithms.balls import Ball, inwards, l1_in_box, length, project
 from auditor.algorithms.losses import DUAL, margin, per_image, soft_margin
+from auditor.algorithms.staged_pgd import CARRIED, step_size
 
 if TYPE_CHECKING:
     import torch
@@ -44,9 +45,7 @@ _CLEAN_SHARE, _ATTACK_SHARE = 0.3, 0.08
 """Shares of the steps from the clean image and of each short attack; the rest start from the nearest error."""
 
 _ATTACKS = 6
-_ATTACK_STEP, _LAST_ATTACK_STEP, _CARRIED = 2.0, 0.04, 0.25
-"""Number of short attacks, their first and last step in radii, and the weight of the step before: those of
-``staged_pgd``."""
+"""Number of short attacks, whose steps are those of ``staged_pgd``."""
 
 _SPAN = 16.0
 """First bracket of the bisection: from the nearest error divided by this."""
@@ -160,10 +159,8 @@ class _Search:
         for step in range(steps):
             x, logits, _ = self._see(delta)
             (gradient,) = torch.autograd.grad(soft_margin(logits, self._labels).sum(), x)
-            decay = 0.5 * (1 + math.cos(math.pi * step / steps))
-            length_ = _LAST_ATTACK_STEP + (_ATTACK_STEP - _LAST_ATTACK_STEP) * decay
-            ahead = self._inside(delta + length_ * size * ball.direction(gradient, x.detach()), radius)
-            carried = _CARRIED if step else 0.0
+            ahead = self._inside(delta + step_size(step / steps) * size * ball.direction(gradient, x.detach()), radius)
+            carried = CARRIED if step else 0.0
             delta, before = self._inside(ahead + carried * (2 * delta - before - ahead), radius), delta
         self.last = delta
 

@@ -27,6 +27,7 @@ from auditor.plugins.attacks._known_errors import (
 )
 from auditor.plugins.attacks._minimum_norm_search import nearest_by_radius, refined
 from auditor.probes.attack import Attack
+from auditor.probes.perturbation import start_noise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,12 +81,9 @@ class FastMinimumNorm(MinimumNorm):
 
     def search(self, classifier: Classifier, batch: Batch, rng: Randomness, norm: str) -> Pixels:
         """Return the nearest iterate that the differentiable copy misclassifies."""
-        import numpy as np
 
         def noise(number: int) -> torch.Tensor:
-            shape = batch.pixels.shape[1:]
-            draws = [rng(image_id, f"start {number} {norm}").uniform(-1, 1, shape) for image_id in batch.ids]
-            return classifier.tensor(np.stack(draws).astype(np.float32))
+            return classifier.tensor(start_noise(rng, batch.ids, f"start {number} {norm}", batch.pixels.shape[1:]))
 
         return nearest_by_radius(classifier, batch, norm, iterations=self.iterations, noise=noise)
 

@@ -21,6 +21,7 @@ from auditor.algorithms.best_points import BestPoints
 from auditor.algorithms.staged_pgd import staged_pgd
 from auditor.probes.attack import breaking_epsilon
 from auditor.probes.levels import budget_text, epsilon_levels
+from auditor.probes.perturbation import start_noise
 
 if TYPE_CHECKING:
     from auditor import Batch, Classifier, Randomness
@@ -86,7 +87,6 @@ class Pgd(Attack):
 
     def perturb(self, classifier: Classifier, batch: Batch, rng: Randomness, level: Level) -> PerturbationResult:
         """Return the iterate with the largest margin of each image, over all restarts."""
-        import numpy as np
         import torch
 
         clean = classifier.tensor(batch.pixels)
@@ -97,9 +97,9 @@ class Pgd(Attack):
             left = (~best.broken).nonzero()[:, 0]
             if not len(left):
                 break
-            shape = batch.pixels.shape[1:]
-            noise = np.stack([rng(batch.ids[i], f"start {restart}").uniform(-1, 1, shape) for i in left.tolist()])
-            start = ball.outermost(torch.from_numpy(noise.astype(np.float32)).to(clean.device))
+            ids = [batch.ids[i] for i in left.tolist()]
+            noise = start_noise(rng, ids, f"start {restart}", batch.pixels.shape[1:])
+            start = ball.outermost(torch.from_numpy(noise).to(clean.device))
             found = staged_pgd(
                 classifier.scaled_logits,
                 clean[left],
