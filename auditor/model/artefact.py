@@ -88,3 +88,8 @@ class Artefact:
     warnings: Sequence[str] = ()
     endpoint: Endpoint | None = None
     """The connection, if the model runs elsewhere."""
+
+    @property
+    def gives_scores(self) -> bool:
+        """Whether the model answers with more than a label."""
+        return self.endpoint is None or not self.endpoint.returns_labels

@@ -61,7 +61,7 @@ class Price(NamedTuple):
 
 
 def seconds() -> float:
-    """Return the time in seconds."""
+    """Return the time in seconds, the clock of models that run in this process."""
     return time.monotonic()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from auditor.model.deployed import seconds as seconds_now
+from auditor.model import deployed
 from auditor.plugin.duration import spoken
 
 MEASURING = 0.8
@@ -15,7 +15,7 @@ MEASURING = 0.8
 class Budget:
     """A time limit and the time that is left; or, with another clock, a number of queries."""
 
-    in_queries = False
+    kind, in_queries = "time limit", False
 
     def __init__(self, seconds: float, source: str, spent: float = 0.0) -> None:
         """Start the clock; ``source`` says where the limit was stated, for example "--budget".
@@ -23,8 +23,8 @@ class Budget:
         ``spent`` seconds are over: an earlier process of the same run used them.
         """
         self.seconds = seconds
-        self.name = f"the time limit ({spoken(seconds)}, {source})"
-        self._clock: Callable[[], float] = seconds_now
+        self.name = f"the {self.kind} ({spoken(seconds)}, {source})"
+        self._clock: Callable[[], float] = deployed.seconds
         self._start = self._clock() - spent
 
     @property
@@ -41,12 +41,12 @@ class Budget:
 class QueryBudget(Budget):
     """A number of queries, and those that are left."""
 
-    in_queries = True
+    kind, in_queries = "query budget", True
 
     def __init__(self, queries: int, count: Callable[[], float]) -> None:
         """``count`` returns the queries so far."""
         super().__init__(queries, "--queries")
-        self.name = f"the query budget ({queries:,} queries, --queries)"
+        self.name = f"the {self.kind} ({queries:,} queries, --queries)"
         self._clock, self._start = count, 0.0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -124,6 +123,9 @@ class Concluder:
         with self._measurer.classifier.calls.until(self._picture_deadline(position)):
             records, cost = self._examples.add(probe, partial(recorder.prepared, probe, ids), key, measured)
         recorder.costs[probe.meta.id] += cost
+        note = ""
+        if left and self._budget is not None:
+            note = f"{len(ids) - left} of {len(ids)} images fitted into its share of the {self._budget.kind}"
         return conclude(
             probe,
             records,
@@ -131,7 +133,7 @@ class Concluder:
             measured=len(ids) - left - len(missing),
             units=self._measurer.images.units is not None,
             left_out=sorted(left_out),
-            note=f"{len(ids) - left} of {len(ids)} images fitted into its share of {self._limit}" if left else "",
+            note=note,
         )
 
     def _without_images(self, probe: Probe, wanted: int) -> ProbeRecord:
@@ -140,18 +142,14 @@ class Concluder:
         caveat = f"none of {wanted} images was measured: one takes longer than the probe's share of {self._budget.name}"
         return probe_record(probe, self._recorder.costs.get(probe.meta.id, Cost()), caveat=caveat)
 
-    @property
-    def _limit(self) -> str:
-        return "the query budget" if self._budget is not None and self._budget.in_queries else "the time limit"
-
     def _picture_deadline(self, position: Position) -> float | None:
         """Return when the pictures of a probe must be drawn; every remaining probe has an equal share of the time."""
         if self._budget is None:
             return None
-        left = max(0.0, self._budget.left_for_pictures)
-        if self._budget.in_queries:
-            return self._measurer.classifier.calls.clock() + left / (position.probes - position.number)
-        return time.monotonic() + max(_SHORTEST_DRAWING, left / (position.probes - position.number))
+        share = max(0.0, self._budget.left_for_pictures) / (position.probes - position.number)
+        if not self._budget.in_queries:
+            share = max(_SHORTEST_DRAWING, share)
+        return self._measurer.classifier.calls.clock() + share
 
     def _without_result(self, probe: Probe, *, status: Status, reason: str) -> ProbeRecord:
         cost = self._recorder.costs.get(probe.meta.id, Cost())

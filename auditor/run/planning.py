@@ -43,8 +43,7 @@ def unmet_requirement(probe: Probe, classifier: DeployedModel, images: Images) -
         return "requires labels; the data has no labels"
     if "gradients" in needs and classifier.access == "black-box":
         return f"requires gradients; the model is a black box: {classifier.access_reason}"
-    endpoint = classifier.artefact.endpoint
-    if "scores" in needs and endpoint is not None and endpoint.returns_labels:
+    if "scores" in needs and not classifier.artefact.gives_scores:
         return "requires scores; the endpoint answers with labels only"
     if "groups" in needs and not images.groups:
         return "requires groups; the data has no group columns"

@@ -185,7 +185,7 @@ class Recorder:
             classes=classifier.classes,
             labelled=images.labels is not None,
             kind=classifier.input_kind,
-            scores=not (endpoint := classifier.artefact.endpoint) or not endpoint.returns_labels,
+            scores=classifier.artefact.gives_scores,
             features=[feature.name for feature in getattr(classifier.preprocessing, "features", ())],
             others=self._dependencies(probe),
             threats=self._threat_models(probe),

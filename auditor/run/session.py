@@ -164,6 +164,11 @@ class _Session:
     def images(self) -> Images:
         return self.measurer.images
 
+    @property
+    def _in_queries(self) -> bool:
+        """Whether a number of queries limits the run instead of a time."""
+        return self.budget is not None and self.budget.in_queries
+
     def execute(self, formats: Sequence[ReportFormat]) -> Outcome:
         """Measure, conclude, judge, write."""
         self._check_model()
@@ -252,7 +257,7 @@ class _Session:
         self.watch.doing("check")
         self.classifier.verify(parity_images)
         choose_batch_size(self.measurer, self.request.batch_size, ids)
-        if self.budget is not None and self.budget.in_queries:
+        if self._in_queries:
             self.measurer.price = Price(1.0, 0.0)
         else:
             measure_price(self.measurer, ids)
@@ -290,7 +295,7 @@ class _Session:
 
     def _forecast(self) -> list[str]:
         """Return what is said about the time before the start; images of an earlier run are not counted."""
-        if self.budget is not None and self.budget.in_queries:
+        if self._in_queries:
             # an endpoint's limit is its number of queries
             return []
         probes = [probe for probe in self.probes if not unmet_requirement(probe, self.classifier, self.images)]
