@@ -7,10 +7,11 @@ import inspect
 import io
 import logging
 import math
-import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from auditor.probes.random_state import kept_random_state
 
 if TYPE_CHECKING:
     from auditor import Batch, Classifier, Pixels, Randomness
@@ -45,7 +46,7 @@ def run(
     estimator = ArtCopy(classifier, softmax=softmax) if gradients else ArtClassifier(classifier)
     results = batch.pixels.copy()
     for i, image_id in enumerate(batch.ids):
-        with _seeded(int(rng(image_id, "art").integers(2**31))), _quiet():
+        with kept_random_state(int(rng(image_id, "art").integers(2**31))), _quiet():
             label = np.eye(classifier.n_classes, dtype=np.float32)[batch.labels[i : i + 1]]
             target = None if attack.__name__ in _OWN_TARGETS else label
             found = attack(estimator, **_accepted(attack, parameters)).generate(batch.pixels[i : i + 1].copy(), target)
@@ -85,27 +86,6 @@ def _accepted(attack: type[Any], parameters: Mapping[str, Any]) -> dict[str, Any
     fixed = {"targeted": False, "batch_size": 1, "verbose": False}
     known = inspect.signature(attack.__init__).parameters
     return {**{name: value for name, value in fixed.items() if name in known}, **parameters}
-
-
-@contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Seed the global generators that ART uses, and restore them."""
-    import numpy as np
-    import torch
-
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
-        torch.set_rng_state(states[2])
-        if on_gpu:
-            torch.cuda.set_rng_state_all(on_gpu)
 
 
 @contextlib.contextmanager

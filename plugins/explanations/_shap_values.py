@@ -16,7 +16,7 @@ from functools import lru_cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from auditor.plugins.explanations._random_state import kept_random_state
+from auditor.probes.random_state import kept_random_state
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from auditor import Explanation, Meta
-from auditor.plugins.explanations._random_state import kept_random_state
 from auditor.plugins.explanations._shap_values import MAX_EXACT, feature_values, image_values
 from auditor.probes.explanation import library_seeds
+from auditor.probes.random_state import kept_random_state
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
