@@ -2,16 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from auditor import Records
 from auditor.data.dataset import Batch
+from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
+from auditor.model.deployed import DeployedModel
+from auditor.model.preprocessing import Preprocessing
 from auditor.probes.base import no_examples
+
+
+def classifier_of(
+    copy: torch.nn.Module,
+    shape: tuple[int, int, int],
+    classes: int,
+    scores: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> DeployedModel:
+    """Build a classifier of logits from its differentiable copy; the deployed model is the copy, or ``scores``."""
+
+    def of_copy(x: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return np.asarray(copy(torch.from_numpy(np.asarray(x, dtype=np.float32))))
+
+    artefact = Artefact(
+        format="torchscript" if scores is None else "onnx",
+        runtime="test",
+        input_shape=(None, *shape),
+        input_dtype="float32",
+        copy=copy.eval(),
+        scores=scores or of_copy,
+    )
+    return DeployedModel(
+        artefact, Preprocessing(shape=shape), path="test", sha256="0" * 64, n_classes=classes, outputs="logits"
+    )
 
 
 def batch_of(classifier: Classifier, pixels: np.ndarray, labels: np.ndarray | None = None) -> Batch:

@@ -9,17 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import batch_of, records_of
+from helpers import batch_of, classifier_of, records_of
 from torch import nn
 
 from auditor import NotApplicable
 from auditor.algorithms.spsa import spsa
 from auditor.data.dataset import Batch
-from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
 from auditor.model.deployed import DeployedModel
 from auditor.model.expectation import Expectation
-from auditor.model.preprocessing import Preprocessing
 from auditor.plugins.attacks.adaptive import Adaptive
 from auditor.plugins.attacks.pgd import Pgd
 from auditor.plugins.sanity.determinism import Determinism
@@ -78,23 +76,7 @@ def plane() -> nn.Module:
 
 def opened(module: nn.Module) -> tuple[Classifier, Batch]:
     """Return the model, which is its own copy, and images near grey at a distance below epsilon from the plane."""
-    module.eval()
-
-    def scores(x: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return module(torch.from_numpy(np.asarray(x, dtype=np.float32))).numpy()
-
-    artefact = Artefact(
-        format="torchscript",
-        runtime="test",
-        input_shape=(None, *SHAPE),
-        input_dtype="float32",
-        copy=module,
-        scores=scores,
-    )
-    classifier = DeployedModel(
-        artefact, Preprocessing(shape=SHAPE), path="test", sha256="0" * 64, n_classes=2, outputs="logits"
-    )
+    classifier = classifier_of(module, SHAPE, 2)
     net = plane()[1]
     assert isinstance(net, nn.Linear)
     w = (net.weight[1] - net.weight[0]).detach().numpy()

@@ -9,17 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from helpers import batch_of, records_of
+from helpers import batch_of, classifier_of, records_of
 from scipy.optimize import linprog, minimize
 
 from auditor import Attack, Level, Meta, PerturbationResult, Table, Text, ThreatModel
 from auditor.algorithms import balls, best_points, fab, losses
 from auditor.algorithms.balls import Ball
 from auditor.data.dataset import Batch
-from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
-from auditor.model.deployed import DeployedModel
-from auditor.model.preprocessing import Preprocessing
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
 from auditor.plugins.attacks.autoattack import Autoattack
@@ -33,26 +30,6 @@ from auditor.run.request import Request
 RNG = Randomness(0, "test")
 ORDER = {"linf": np.inf, "l2": 2, "l1": 1}
 DUAL = {"linf": 1, "l2": 2, "l1": np.inf}
-
-
-def classifier_of(model: torch.nn.Module, shape: tuple[int, int, int], classes: int) -> Classifier:
-    """Build a classifier whose deployed model and differentiable copy are the same torch model."""
-
-    def scores(x: np.ndarray) -> np.ndarray:
-        with torch.no_grad():
-            return np.asarray(model(torch.from_numpy(x)))
-
-    artefact = Artefact(
-        format="torchscript",
-        runtime="torch",
-        input_shape=(None, *shape),
-        input_dtype="float32",
-        copy=model,
-        scores=scores,
-    )
-    return DeployedModel(
-        artefact, Preprocessing(shape=shape), path="model", sha256="0" * 64, n_classes=classes, outputs="logits"
-    )
 
 
 def linear(weights: np.ndarray, shape: tuple[int, int, int]) -> Classifier:

@@ -7,15 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import as_attack, batch_of, records_of
+from helpers import as_attack, batch_of, classifier_of, records_of
 from onnx import TensorProto, helper, numpy_helper
 
 from auditor import NotApplicable
 from auditor.data.dataset import Batch
-from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
-from auditor.model.deployed import DeployedModel
-from auditor.model.preprocessing import Preprocessing
 from auditor.onnx.graph import import_onnx
 from auditor.plugins.attacks.own_epsilon import OwnEpsilon
 from auditor.plugins.metrics.certified import Certified
@@ -40,17 +37,7 @@ def plane() -> tuple[Classifier, Batch, np.ndarray]:
     )
     copy = import_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]))
     wide = w.astype(np.float64)
-    artefact = Artefact(
-        format="onnx",
-        runtime="test",
-        input_shape=(None, *SHAPE),
-        input_dtype="float32",
-        copy=copy,
-        scores=lambda x: (x.reshape(len(x), -1).astype(np.float64) - 0.5) @ wide.T,
-    )
-    classifier = DeployedModel(
-        artefact, Preprocessing(shape=SHAPE), path="test", sha256="0" * 64, n_classes=2, outputs="logits"
-    )
+    classifier = classifier_of(copy, SHAPE, 2, lambda x: (x.reshape(len(x), -1).astype(np.float64) - 0.5) @ wide.T)
     batch = batch_of(classifier, rng.uniform(0.4, 0.6, (20, *SHAPE)).astype(np.float32))
     difference = wide[0] - wide[1]
     distance = np.abs((batch.pixels.reshape(20, -1).astype(np.float64) - 0.5) @ difference) / np.abs(difference).sum()
