@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,24 @@ from auditor.model.classifier import Classifier
 from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.probes.base import no_examples
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def benchmark(name: str) -> Any:
+    """Load a script of benchmarks/ as a module. Scripts import each other by name."""
+    spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    # dataclasses look up their module
+    sys.modules[name] = script
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        spec.loader.exec_module(script)
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+    return script
 
 
 def classifier_of(

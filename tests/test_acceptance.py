@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-import jsonschema
 import pytest
 
 from auditor.errors import BadInput
@@ -18,7 +17,7 @@ from auditor.report.html import render_html
 from auditor.report.junit import render_junit
 from auditor.report.markdown import render_markdown
 from auditor.report.sarif import render_sarif
-from auditor.run.record import validator
+from auditor.schemas import validator
 
 GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
 TODAY = dt.date(2030, 1, 31)
@@ -210,7 +209,7 @@ def audit(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_every_format_reports_acceptances(audit: dict[str, Any], tmp_path: Path) -> None:
-    jsonschema.validate(audit, validator().schema)
+    assert not list(validator("audit").iter_errors(audit))
     assert [entry["state"] for entry in audit["policy"]["accepted"]] == ["holds", "expired"]
     assert "accepted by the policy: attacks.pgd (critical, until 2030-01-31)" in audit["verdict_reason"]
     page = render_html(audit, tmp_path).decode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
 import random
 from collections.abc import Callable
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from helpers import batch_of
+from helpers import batch_of, benchmark
 
 from auditor import BadInput, NotApplicable
 from auditor.conformance.checks import CHECKS
@@ -31,12 +30,7 @@ NEWTON = "attacks.art-newton-fool"
 @pytest.fixture(scope="module")
 def survey() -> Any:
     """benchmarks/art_attacks.py"""
-    spec = importlib.util.spec_from_file_location("art_attacks", ROOT / "benchmarks" / "art_attacks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
+    return benchmark("art_attacks")
 
 
 @pytest.fixture(scope="module")

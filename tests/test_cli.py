@@ -27,6 +27,7 @@ from auditor import Conclusion, Meta, Metric, Probe
 from auditor.cli.main import main
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
+from auditor.schemas import validator
 
 Cli = Callable[..., Result]
 
@@ -196,12 +197,10 @@ print(without, pages(), hasattr(ctypes.CDLL(None), "mallopt"))
 
 
 def test_audit_fits_the_published_schema(finished: tuple[Path, Result], digits: Path) -> None:
-    from jsonschema import Draft202012Validator
-
-    schema = json.loads((Path(auditor.__file__).parent / "schemas" / "audit.schema.json").read_text(encoding="utf-8"))
-    Draft202012Validator.check_schema(schema)
+    published = validator("audit")
+    published.check_schema(published.schema)
     audit = read(finished[0])
-    assert [error.message for error in Draft202012Validator(schema).iter_errors(audit)] == []
+    assert [error.message for error in published.iter_errors(audit)] == []
     assert audit["schema"] == "auditor/1"
     assert audit["data"]["n"] == 400
     assert Path(audit["data"]["path"]) == digits / "digits-test.npz"

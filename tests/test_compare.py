@@ -22,6 +22,7 @@ from auditor.findings.record import IntervalRecord, MetricRecord, MetricSpecReco
 from auditor.report.comparison import page
 from auditor.run.request import Request
 from auditor.run.session import run
+from auditor.schemas import validator
 
 Cli = Callable[..., Result]
 N, MISSED = 60, 9
@@ -210,7 +211,7 @@ def test_planted_regression_has_the_exact_p_value(thresholds: Path) -> None:
     assert only(compared, "log_loss")["test"] == "bootstrap"
     assert only(compared, "f1")["test"] == "intervals"
     assert comparison.regressed(compared)
-    assert not list(comparison.validator().iter_errors(compared))
+    assert not list(validator("compare").iter_errors(compared))
 
 
 def test_swapped_runs_are_better(thresholds: Path) -> None:
@@ -241,7 +242,7 @@ def test_three_runs_have_a_leaderboard(thresholds: Path) -> None:
         "worse": 2,
         "no_difference": 0,
     }
-    assert not list(comparison.validator().iter_errors(compared))
+    assert not list(validator("compare").iter_errors(compared))
     assert "Leaderboard" in page(compared, paper=False)
 
 
@@ -429,7 +430,7 @@ def test_compare_command_writes_files_and_sets_the_exit_status(runs: Path, tmp_p
     assert max(map(len, result.stdout.splitlines()[2:])) <= 80
     assert "\x1b" not in result.stdout
     assert {path.name for path in out.iterdir()} == {"comparison.json", "comparison.html", "comparison.pdf"}
-    assert not list(comparison.validator().iter_errors(json.loads((out / "comparison.json").read_text())))
+    assert not list(validator("compare").iter_errors(json.loads((out / "comparison.json").read_text())))
     assert auditor_cli(*call[:3], "--format", "json", "--fail-on-regression").exit_code == 1
     other_way = auditor_cli("compare", runs / "after", runs / "before", "--format", "json", "--fail-on-regression")
     assert other_way.exit_code == 0, other_way.output

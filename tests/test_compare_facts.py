@@ -20,6 +20,7 @@ from auditor.compare.verdict import decide
 from auditor.report.comparison import page
 from auditor.run.request import Request
 from auditor.run.session import run
+from auditor.schemas import validator
 
 N = 40
 SUITE = 'probes = ["performance.accuracy", "bias.groups", "bias.classes"]\n'
@@ -216,5 +217,5 @@ def test_worst_gaps_of_each_run_are_listed(folder: Path) -> None:
     assert (first["run"], first["severity"]) == (0, "medium")
     assert first["statement"].startswith("Accuracy is 40.0 points [11.6, 64.0] lower for sex f than for sex m: 60.0 %")
     assert (second["run"], second["severity"], second["statement"]) == (1, "high", statement)
-    assert not list(comparison.validator().iter_errors(compared))
+    assert not list(validator("compare").iter_errors(compared))
     assert statement in page(compared, paper=False)

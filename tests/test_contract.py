@@ -16,9 +16,9 @@ from auditor.conformance.checks import CHECKS, HEAVY
 from auditor.conformance.subject import Subject
 from auditor.findings.finding import AREAS
 from auditor.plugin import registry
-from auditor.run.record import validator
 from auditor.run.request import Request
 from auditor.run.session import run
+from auditor.schemas import validator
 
 LOADED = registry.load()
 ABOUT_ROWS = {"has a description", "is configurable"}
@@ -93,7 +93,7 @@ def audited(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 def test_record_of_every_probe_matches_the_schema(audited: dict[str, Any]) -> None:
     record = {key: value for key, value in audited.items() if key != "run"}
-    assert [error.message for error in validator().iter_errors(record)] == []
+    assert [error.message for error in validator("audit").iter_errors(record)] == []
     assert [probe["id"] for probe in audited["probes"]] == list(LOADED.probes)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from helpers import benchmark
 from PIL import Image
 
 from auditor.data.dataset import Images
@@ -18,7 +18,6 @@ from auditor.errors import BadInput
 from auditor.plugin import registry
 from auditor.toml import parse_toml, typed
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "fuzz.py"
 INPUTS = {
     "audit": 30,
     "manifest": 12,
@@ -35,11 +34,7 @@ INPUTS = {
 @pytest.fixture(scope="module")
 def fuzzer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The fuzzer of the script, with a finished run."""
-    spec = importlib.util.spec_from_file_location("fuzz", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = benchmark("fuzz")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("cwd"))
         yield module.prepared(tmp_path_factory.mktemp("fuzz"))

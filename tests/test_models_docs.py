@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,25 +10,13 @@ from typing import Any
 import pytest
 import torch
 import torchvision.models
-
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from helpers import benchmark
 
 
 @pytest.fixture(scope="module")
 def survey() -> Any:
     """benchmarks/torchvision_models.py"""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("torchvision_models", BENCHMARKS / "torchvision_models.py")
-        assert spec is not None
-        assert spec.loader is not None
-        script = importlib.util.module_from_spec(spec)
-        # dataclasses look up their module
-        sys.modules["torchvision_models"] = script
-        spec.loader.exec_module(script)
-    finally:
-        sys.path.remove(str(BENCHMARKS))
-    return script
+    return benchmark("torchvision_models")
 
 
 def test_every_torchvision_family_is_in_the_table_and_none_is_black_box(survey: Any) -> None:

@@ -13,12 +13,12 @@ import pytest
 
 from auditor import Metric, statistics
 from auditor.compare.comparison import compare
-from auditor.compare.comparison import validator as comparison_validator
 from auditor.findings import comparison_record, record
-from auditor.run.record import check_metrics, validator
+from auditor.run.record import check_metrics
 from auditor.run.replay import read_audit
 from auditor.run.request import Request
 from auditor.run.session import run
+from auditor.schemas import validator
 
 GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
 
@@ -89,8 +89,8 @@ COMPARISON = {
 @pytest.mark.parametrize(
     ("kind", "schema", "path"),
     [
-        *((kind, validator().schema, path) for kind, path in AUDIT.items()),
-        *((kind, comparison_validator().schema, path) for kind, path in COMPARISON.items()),
+        *((kind, validator("audit").schema, path) for kind, path in AUDIT.items()),
+        *((kind, validator("compare").schema, path) for kind, path in COMPARISON.items()),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
@@ -192,7 +192,7 @@ def test_fresh_audit_has_the_declared_types_and_is_written_back_unchanged(folder
     path = folder / "first" / "audit.json"
     audit = read_audit(folder / "first")
     assert mismatch(audit, record.AuditRecord) == ""
-    assert not list(validator().iter_errors(audit))
+    assert not list(validator("audit").iter_errors(audit))
     kinds = {item["kind"] for probe in audit["probes"] for f in probe["findings"] for item in f["evidence"]}
     assert kinds >= {"curve", "table", "image-grid", "heat-map"}
     written = json.dumps(audit, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -202,7 +202,7 @@ def test_fresh_audit_has_the_declared_types_and_is_written_back_unchanged(folder
 def test_comparison_has_the_declared_types(folder: Path) -> None:
     result = compare([folder / "first", folder / "second"])
     assert mismatch(json.loads(json.dumps(result)), comparison_record.ComparisonRecord) == ""
-    assert not list(comparison_validator().iter_errors(result))
+    assert not list(validator("compare").iter_errors(result))
 
 
 def test_only_unbounded_metrics_may_be_infinite() -> None:

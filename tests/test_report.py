@@ -14,11 +14,9 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pypdf
 import pytest
 from PIL import Image
@@ -44,6 +42,7 @@ from auditor.report.remediation import remedies, remedy
 from auditor.report.review import stated
 from auditor.report.risks import number_text, risks
 from auditor.report.sarif import render_sarif
+from auditor.schemas import validator
 
 GOLDEN = Path(__file__).parent / "data" / "golden_audit.json"
 HOSTILE = (
@@ -55,11 +54,6 @@ HOSTILE = (
     "{{ 7 * 7 }}",
     "lone \ud800 surrogate",
 )
-
-
-def schema() -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((files("auditor.schemas") / "audit.schema.json").read_text("utf-8"))
-    return loaded
 
 
 @pytest.fixture
@@ -133,7 +127,7 @@ def unmeasured(audit: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_golden_audit_is_valid_and_complete(audit: dict[str, Any]) -> None:
-    jsonschema.validate(audit, schema())
+    assert not list(validator("audit").iter_errors(audit))
     assert {probe["status"] for probe in audit["probes"]} == set(summary.STATUSES)
     assert {probe["area"] for probe in audit["probes"]} == set(summary.AREA_TITLES)
     assert {e["kind"] for e in examples(audit)} == {"curve", "table", "image-grid", "heat-map", "scatter", "text"}
@@ -218,7 +212,7 @@ def test_html_marks_missing_images(audit: dict[str, Any], run: Path) -> None:
 
 def test_html_of_an_empty_audit(audit: dict[str, Any], tmp_path: Path) -> None:
     bare = unmeasured(audit)
-    jsonschema.validate(bare, schema())
+    assert not list(validator("audit").iter_errors(bare))
     words = Page(render_html(bare, tmp_path)).words()
     assert words.count("Not measured.") == len(summary.AREA_TITLES)
     assert "INCOMPLETE" in words

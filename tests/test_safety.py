@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers import benchmark
 from onnx import TensorProto, helper, numpy_helper
 
 from auditor.errors import BadInput
@@ -379,12 +379,7 @@ def test_trusted_files_and_folders_skip_the_sandbox(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_opened_or_refused_in_one_sentence(tmp_path: Path, auditor_cli: Any) -> None:
-    script_path = Path(__file__).parents[1] / "benchmarks" / "mutated_models.py"
-    spec = importlib.util.spec_from_file_location("mutated_models", script_path)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = benchmark("mutated_models")
     with warnings.catch_warnings():
         # exporters deprecate themselves
         warnings.simplefilter("ignore")

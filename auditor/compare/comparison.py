@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import auditor
 from auditor.compare.differences import correct_p_values
@@ -132,14 +132,6 @@ def check_formats(formats: Sequence[str]) -> None:
     for name in formats:
         if name not in FORMATS:
             raise BadInput(f"--format {name}: a comparison is written as html, pdf or json")
-
-
-def validator() -> Any:
-    """Return a JSON Schema validator for comparison.json."""
-    import jsonschema
-
-    schema = json.loads((Path(__file__).parents[1] / "schemas" / "compare.schema.json").read_text(encoding="utf-8"))
-    return jsonschema.Draft202012Validator(schema)
 
 
 def _run_record(run: Run) -> ComparedRunRecord:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import auditor
@@ -40,6 +38,7 @@ from auditor.run.casualties import MODEL, Casualties
 from auditor.run.folder import Cost
 from auditor.run.request import Request
 from auditor.run.watch import Watch
+from auditor.schemas import validator
 from auditor.statistics import FEW_UNITS
 
 if TYPE_CHECKING:
@@ -294,19 +293,9 @@ def evidence_files(findings: Sequence[FindingRecord]) -> list[str]:
     ]
 
 
-def validator(definition: str = "") -> Any:
-    """Return a JSON Schema validator for audit.json, or for one of its ``$defs``."""
-    import jsonschema
-
-    schema = json.loads((Path(__file__).parents[1] / "schemas" / "audit.schema.json").read_text(encoding="utf-8"))
-    if definition:
-        schema = {"$ref": f"#/$defs/{definition}", "$defs": schema["$defs"]}
-    return jsonschema.Draft202012Validator(schema)
-
-
 def check_record(record: ProbeRecord) -> None:
     """Raise ValueError if the result of a probe does not fit the schema."""
-    problem = next(iter(validator("probe").iter_errors(record)), None)
+    problem = next(iter(validator("audit", "probe").iter_errors(record)), None)
     if problem is not None:
         place = "/".join(str(part) for part in problem.absolute_path)
         raise ValueError(f"its result does not fit the schema of audit.json at {place}: {problem.message[:200]}")

@@ -22,10 +22,11 @@ from auditor.run.examples import ExampleRow
 from auditor.run.folder import RunFolder, read_all_examples
 from auditor.run.opening import open_model
 from auditor.run.plan import with_plan_warnings
-from auditor.run.record import evidence_files, validator
+from auditor.run.record import evidence_files
 from auditor.run.request import Outcome
 from auditor.run.untrusted import from_folders
 from auditor.run.writing import finish, pick_formats, prepare
+from auditor.schemas import validator
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def read_audit(folder: Path) -> AuditRecord:
         raise BadInput(f"{folder}: has no audit.json; expected the folder of a finished audit") from None
     except OSError as error:
         raise BadInput(f"{path}: not readable: {error.strerror}") from None
-    problem = next(iter(validator().iter_errors(audit)), None)
+    problem = next(iter(validator("audit").iter_errors(audit)), None)
     if problem is not None:
         place = "/".join(str(part) for part in problem.absolute_path) or "the top level"
         raise BadInput(f"{path}: not an audit of this version: at {place}: {problem.message[:200]}")

@@ -35,6 +35,7 @@ from auditor.run.names import check_names
 from auditor.run.request import Interrupted, Position, Request
 from auditor.run.sandbox import load_in_sandbox
 from auditor.run.watch import Stopped, Watch
+from auditor.schemas import import_jsonschema
 
 _POLL_SECONDS = 0.05
 
@@ -138,6 +139,7 @@ def _serve(sender: Sender) -> None:
             job = pickle.load(jobs)
         except EOFError:
             return
+        import_jsonschema()
         for module in _LATER_LIBRARIES:
             import_module(module)
 
@@ -161,7 +163,7 @@ def _check_names(job: Job, sender: Sender) -> None:
 _CHECK_SECONDS = 30
 
 _LIBRARIES = ("onnxruntime", "pandas", "pyarrow.parquet", "torch", "auditor.onnx.graph", "auditor.run.session")
-_LATER_LIBRARIES = ("jsonschema", "scipy.stats", "sklearn.metrics")
+_LATER_LIBRARIES = ("scipy.stats", "sklearn.metrics")
 """Imported for the second process: the first one imports what it needs, and only that."""
 
 
