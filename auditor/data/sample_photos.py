@@ -7,6 +7,8 @@ The crops are made when they are needed. They have no labels.
 from __future__ import annotations
 
 import functools
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -63,7 +65,12 @@ def pixels(n: int, shape: tuple[int, ...], resizing: Resizing) -> Pixels:
 
 @functools.cache
 def _photograph(name: str) -> NDArray[Any]:
-    from sklearn.datasets import load_sample_image
+    import numpy as np
+    from PIL import Image
 
-    photograph: NDArray[Any] = load_sample_image(name)
-    return photograph
+    # not load_sample_image: importing scikit-learn takes longer than everything else here
+    spec = find_spec("sklearn")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    with Image.open(Path(spec.submodule_search_locations[0], "datasets", "images", name)) as photograph:
+        return np.asarray(photograph)

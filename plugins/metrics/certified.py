@@ -70,7 +70,7 @@ class Certified(Probe):
     l2_epsilons: tuple[float, ...] = (0.01, 0.03, 0.1, 0.25)
     iterations: int = 7
     """Bisection steps between the epsilons that hold and that fail: seven find the radius within an octave to 0.5 %."""
-    refine: int = 64
+    refine: int = 256
     """Neurons of each activation, at most, that have linear bounds; the others have interval bounds. A larger value
     gives tighter bounds and takes longer."""
     seconds: float = 0.0

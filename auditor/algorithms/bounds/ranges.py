@@ -18,7 +18,10 @@ _AT_ONCE = 1 << 21
 """Number of coefficients propagated backwards at once: larger pieces leave the cache of a core."""
 
 _COEFFICIENTS = 1 << 26
-"""Number of coefficients propagated backwards per image for the ranges of one value."""
+"""Number of coefficients propagated backwards per image for the ranges of one value, if that is more than _FEWEST."""
+
+_FEWEST = 64
+"""Number of elements of a value that are refined in networks of any size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ def _tighten(  # noqa: PLR0917
     low, high = found.intervals[name]
     n, size = len(low), low[0].numel()
     flags = which.flatten(1)
-    most = min(int(flags.sum(1).max()), refine, max(1, _COEFFICIENTS // network.widest))
+    most = min(int(flags.sum(1).max()), refine, max(_FEWEST, _COEFFICIENTS // network.values))
     if not most:
         return found.intervals[name]
     # each image has its own list, padded with other elements, which stay as they are
