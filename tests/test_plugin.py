@@ -54,13 +54,13 @@ def test_package_and_its_probes_are_found(careless: package.Report) -> None:
 
 @pytest.mark.parametrize(("probe", "name"), [(probe, name) for probe, names in FAULTS.items() for name in names])
 def test_every_violated_rule_is_named(careless: package.Report, probe: str, name: str) -> None:
-    texts = {check.name: check.message for check in careless.failed if check.probe == probe}
+    texts = {check.name: check.message for check in careless.failed if check.subject == probe}
     assert FAULTS[probe][name] in texts.get(name, f"{name} did not fail; failed checks: {texts}")
 
 
 def test_probe_with_one_violation_passes_the_other_checks(careless: package.Report) -> None:
     for probe in ("corruptions.sociable", "corruptions.unset", "attacks.timid", "attacks.idle"):
-        assert [check.name for check in careless.failed if check.probe == probe] == list(FAULTS[probe])
+        assert [check.name for check in careless.failed if check.subject == probe] == list(FAULTS[probe])
 
 
 def test_new_plugin_conforms_and_its_tests_pass(auditor_cli: Cli) -> None:

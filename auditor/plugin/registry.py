@@ -27,6 +27,7 @@ from auditor.findings.finding import AREAS
 from auditor.plugin import hookspecs
 from auditor.plugin.family import ProbeFamily
 from auditor.plugin.hookspecs import API_VERSION
+from auditor.policy.rules import builtin
 from auditor.probes.base import Meta, Probe
 from auditor.toml import nearest, typed
 
@@ -143,6 +144,10 @@ class Registry:
         own = Path(__file__).parents[1] / "suites"
         return self._offers("auditor_suites", "stem", {path.stem: path for path in sorted(own.glob("*.toml"))})
 
+    def policies(self) -> dict[str, Path]:
+        """Return the policy files by name: first those of the package, then those of plugins."""
+        return self._offers("auditor_policies", "stem", builtin())
+
     def formats(self) -> dict[str, Any]:
         """Return the report formats by name."""
         return self._offers("auditor_report_formats", "name", {})
@@ -171,8 +176,7 @@ class Registry:
         """
         for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
             try:
-                optional = {name: arguments[name] for name in implementation.kwargnames if name in arguments}
-                result = implementation.function(*(arguments[name] for name in implementation.argnames), **optional)
+                result = called(implementation, **arguments)
             except AuditorError:
                 raise
             except Exception as error:
@@ -258,6 +262,12 @@ def load(begin: Callable[[str], None] = lambda _: None, lost: Mapping[str, str] 
     registry._sort()
     registry._load_families()
     return registry
+
+
+def called(implementation: pluggy.HookImpl, **arguments: Any) -> Any:
+    """Call one implementation of a hook with those arguments that it declares."""
+    optional = {name: arguments[name] for name in implementation.kwargnames if name in arguments}
+    return implementation.function(*(arguments[name] for name in implementation.argnames), **optional)
 
 
 def check_probe(kind: Any) -> None:

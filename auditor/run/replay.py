@@ -82,7 +82,7 @@ def judge_again(
     chosen = pick_formats(plugins, formats, paper, pdf)
     prepare(chosen)
     audit = read_audit(folder)
-    policy = read_policy(policy_name, plugins.probes)
+    policy = read_policy(policy_name, plugins.probes, policies=plugins.policies())
     with from_folders([folder]):
         broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
         audit["probes"] = judge_all(audit["probes"], policy)

@@ -145,11 +145,11 @@ def _policy(run: StoredRun, plugins: Registry, name: str | None) -> tuple[Policy
     stated, planned = run.audit["policy"], run.manifest["plan"]["policy"]
     try:
         if name is not None:
-            policy = read_policy(name, plugins.probes, _judged(run))
+            policy = read_policy(name, plugins.probes, _judged(run), plugins.policies())
         elif stated["sha256"] == planned["sha256"]:
             policy = restore_policy(planned["content"], stated["name"], _judged(run))
         else:
-            policy = read_policy(stated["name"], plugins.probes, _judged(run))
+            policy = read_policy(stated["name"], plugins.probes, _judged(run), plugins.policies())
     except (AuditorError, KeyError, TypeError, ValueError) as error:
         return None, f"the policy that judged cannot be read ({one_line(error)}); give it with --policy"
     if policy.sha256 != stated["sha256"]:
