@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -93,7 +93,7 @@ def planned(package: str) -> Iterator[Plan]:
     Raises:
         BadInput: if it is neither an installed package nor the folder of one, or not a plugin of auditor.
     """
-    with _findable(package) as (name, paths), tempfile.TemporaryDirectory() as folder:
+    with findable(package) as (name, paths), tempfile.TemporaryDirectory() as folder:
         distribution = _distribution(name)
         entries = [entry for entry in distribution.entry_points if entry.group == registry.GROUP]
         if not entries:
@@ -169,7 +169,7 @@ def outcome(check: Planned) -> Check:
 
 
 @contextmanager
-def _findable(package: str) -> Iterator[tuple[str, Sequence[Path]]]:
+def findable(package: str) -> Iterator[tuple[str, Sequence[Path]]]:
     """Make a package importable while the context lasts; yield its name and the entries added to ``sys.path``.
 
     A folder is found as if it were installed, by writing the metadata that an installer would write.
@@ -180,15 +180,7 @@ def _findable(package: str) -> Iterator[tuple[str, Sequence[Path]]]:
         return
     project = _project(folder)
     with tempfile.TemporaryDirectory() as place:
-        name = str(project["name"])
-        about = Path(place) / f"{_normal(name).replace('-', '_')}-{project.get('version', 0)}.dist-info"
-        about.mkdir()
-        about.joinpath("METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {name}\nVersion: {project.get('version', 0)}\n", encoding="utf-8"
-        )
-        entries = project["entry-points"][registry.GROUP]
-        lines = [f"[{registry.GROUP}]", *(f"{key} = {value}" for key, value in entries.items())]
-        about.joinpath("entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+        name = write_metadata(project, Path(place))
         root = folder.resolve()
         paths = [Path(place), *([root / "src"] if (root / "src").is_dir() else []), root]
         before = list(sys.path)
@@ -198,6 +190,20 @@ def _findable(package: str) -> Iterator[tuple[str, Sequence[Path]]]:
             yield name, paths
         finally:
             sys.path[:] = before
+
+
+def write_metadata(project: Mapping[str, Any], place: Path) -> str:
+    """Write what an installer would write about the table [project] into ``place``; return the name of the package."""
+    name, version = str(project["name"]), project.get("version", 0)
+    about = place / f"{_normal(name).replace('-', '_')}-{version}.dist-info"
+    about.mkdir()
+    about.joinpath("METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8"
+    )
+    entries = project["entry-points"][registry.GROUP]
+    lines = [f"[{registry.GROUP}]", *(f"{key} = {value}" for key, value in entries.items())]
+    about.joinpath("entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+    return name
 
 
 def _project(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Small classifiers whose answers have closed forms.
 
 All but ``constant`` have two classes and decide by a hyperplane in pixel space, s(x) = w . (x - 1/2) - b with w of ones
-and minus ones: class 0 where s > 0. Pixels are between 0.2 and 0.8, so the ends of [0, 1] limit no smaller perturbation.
+and minus ones: class 0 where s > 0. Pixels are about 0.2 to 0.8, so the ends of [0, 1] limit no smaller perturbation.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class Linear(Known):
         import numpy as np
         from scipy.stats import norm
 
-        result: NDArray[np.float64] = norm.cdf(-np.abs(self.margin(self.batch.pixels)) / (self.noise or 1e-12))
-        return result
+        margins: NDArray[np.float64] = np.abs(self.margin(self.batch.pixels))
+        return np.asarray(norm.cdf(-margins / self.noise)) if self.noise else np.zeros_like(margins)
 
 
 def linear() -> Linear:

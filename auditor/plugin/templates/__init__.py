@@ -1,1 +1,1 @@
-"""The files that `auditor plugin new` fills in: for each kind of plugin its module and its tests; the rest is common."""
+"""Files that ``auditor plugin new`` fills in: module and tests of each kind of plugin, and what is common to all."""
