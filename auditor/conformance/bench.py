@@ -36,7 +36,7 @@ class Planned(NamedTuple):
     subject: str
     """Id of the probe, or name of what else the package provides; empty for the package."""
     name: str
-    run: Callable[[], None]
+    run: Callable[[], object]
     """Raises Breach if the check fails, NotApplicable if it does not apply."""
 
 

@@ -58,7 +58,7 @@ def _of_a_format(bench: Bench, subject: str, hook: str) -> Iterator[Planned]:
     def example() -> tuple[Path, Any]:
         return _example(bench, hook)
 
-    def check(name: str, function: Callable[..., None]) -> Planned:
+    def check(name: str, function: Callable[..., object]) -> Planned:
         return Planned(subject, name, lambda: function(bench, *example()))
 
     yield Planned(subject, "leaves other files alone", partial(_ignores_others, bench, hook))
