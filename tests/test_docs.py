@@ -22,6 +22,7 @@ from auditor.plugin import hookspecs, registry
 ROOT = Path(__file__).parents[1]
 THIRD_PARTY = ROOT / "tests" / "third_party"
 
+
 def page(name: str) -> str:
     """The text of a how-to guide, with the files that it includes."""
     text = (ROOT / "docs" / "how-to" / name).read_text(encoding="utf-8")
