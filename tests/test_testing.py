@@ -1,4 +1,4 @@
-"""`auditor.testing`: the closed forms of its classifiers hold, probes find them, and its pytest plugin names mistakes."""
+"""`auditor.testing`: the closed forms of its classifiers hold, and its pytest plugin names mistakes."""
 
 from __future__ import annotations
 
@@ -74,10 +74,12 @@ def test_accuracy_of_the_biased_model_differs_between_the_groups() -> None:
 
 
 def run_pytest(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    (folder / "test_conforms.py").write_text("import pytest\n" + text)
+    # another name each time: the module remains imported
+    module = folder / f"{folder.name}.py"
+    module.write_text("import pytest\n" + text)
     (folder / "pytest.ini").write_text("[pytest]\n")
     options = ["--import-mode=importlib", "-c", str(folder / "pytest.ini"), "-p", "no:cacheprovider", "-p", "no:xdist"]
-    status = pytest.main([*options, str(folder / "test_conforms.py")])
+    status = pytest.main([*options, str(module)])
     return int(status), capsys.readouterr().out
 
 
@@ -90,7 +92,10 @@ def test_test_without_a_package_is_refused_with_the_marker_to_add(
 
 
 def test_unknown_package_is_a_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = '@pytest.mark.auditor_plugin("no-such")\ndef test_it(plugin_check):\n    assert plugin_check.outcome == "ok", plugin_check.message\n'
+    text = (
+        '@pytest.mark.auditor_plugin("no-such")\n'
+        'def test_it(plugin_check):\n    assert plugin_check.outcome == "ok", plugin_check.message\n'
+    )
     status, output = run_pytest(tmp_path, text, capsys)
     assert status == 1
     assert "no such folder and no installed package of this name" in output
