@@ -284,3 +284,17 @@ def test_policies_of_plugins_are_suggested_and_extended(installed: None, auditor
     assert read_policy("own.toml", policies=policies).required == ("performance.accuracy",)
     with pytest.raises(BadInput, match=r"did you mean 'release'"):
         read_policy("relase", policies=policies)
+
+
+def test_broken_offers_of_a_plugin_are_named_with_its_version(auditor_cli: Cli) -> None:
+    with package.findable(str(THIRD_PARTY / "auditor-faulty")):
+        named = "auditor-faulty:faulty 1.0"
+        listed, examined = auditor_cli("probes"), auditor_cli("doctor")
+        # its loader raises ValueError for a file that is none of its models
+        Path("model.faulty").write_bytes(b"abcd")
+        ran = auditor_cli("run", "model.faulty", "--trust-model")
+    assert listed.exit_code == 3
+    assert f"Plugin {named} is left out: auditor_suites: quick is already registered" in listed.output
+    assert f"MISSING  plugin {named}: auditor_suites: quick is already registered" in examined.output
+    assert ran.exit_code == 2
+    assert f"plugin {named} could not open it" in " ".join(ran.output.split())

@@ -166,6 +166,7 @@ def probes(probe: str | None, suite: str | None) -> None:
     from auditor.plugin.suite import find_suite
 
     plugins = registry.load()
+    plugins.list_all()
     listed = None if suite is None else plugins.select(find_suite(suite, plugins).probes, option=f"--suite {suite}:")
     if probe is None:
         click.echo(all_probes(plugins, listed))

@@ -101,8 +101,7 @@ def planned(package: str) -> Iterator[Plan]:
                 f'{package}: has no entry point in the group "{registry.GROUP}" (see docs/how-to/plugins.md)'
             )
         plugins = registry.load()
-        # what is registered on demand may break a rule, too
-        plugins.suites(), plugins.policies(), plugins.formats()
+        plugins.list_all()
         own = {plugin.name: plugin for plugin in plugins.plugins if _normal(plugin.package) == _normal(name)}
         probes = [probe_id for probe_id, origin in plugins.origin.items() if origin in own]
         bench = Bench(

@@ -485,6 +485,11 @@ class PluginRecord(TypedDict):
     error: str | None
 
 
+def plugin_title(plugin: PluginRecord) -> str:
+    """Return name and version of a plugin, as ``plugin.registry.Plugin.title`` does."""
+    return f"{plugin['name']} {plugin['version']}" if plugin["version"] else plugin["name"]
+
+
 class DocumentedRowRecord(TypedDict):
     """One published number and the measured one at the same place."""
 

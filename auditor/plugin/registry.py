@@ -152,6 +152,12 @@ class Registry:
         """Return the report formats by name."""
         return self._offers("auditor_report_formats", "name", {})
 
+    def list_all(self) -> None:
+        """Call every hook that lists something, so that a plugin whose hook raises is named as broken."""
+        self.suites()
+        self.policies()
+        self.formats()
+
     def configure(self, probe_id: str, settings: Mapping[str, Any], *, where: str) -> Probe:
         """Return a probe with these settings; raise BadInput for an unknown setting or a value of another type."""
         self.has(probe_id)
@@ -218,8 +224,9 @@ class Registry:
 
     def _break(self, name: str, error: str) -> None:
         for i, plugin in enumerate(self.plugins):
-            if plugin.name == name and not plugin.error:
-                self.plugins[i] = dataclasses.replace(plugin, error=error)
+            if plugin.name == name and error not in (plugin.error or ""):
+                errors = "; ".join(filter(None, [plugin.error, error]))
+                self.plugins[i] = dataclasses.replace(plugin, error=errors)
 
     def _add(self, name: str, kind: Any) -> None:
         check_probe(kind)

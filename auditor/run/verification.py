@@ -15,7 +15,7 @@ from typing import Literal
 
 from auditor.errors import AuditorError, BadInput, one_line
 from auditor.files import digest, file_sha256, inside
-from auditor.findings.record import ProbeRecord
+from auditor.findings.record import ProbeRecord, plugin_title
 from auditor.model.deployed import DeployedModel
 from auditor.plugin.registry import Registry, load
 from auditor.policy.document import restore_policy
@@ -159,7 +159,7 @@ def _policy(run: StoredRun, plugins: Registry, name: str | None) -> tuple[Policy
 
 def _verdict(run: StoredRun, policy: Policy, judged: Sequence[ProbeRecord]) -> Check:
     audit = run.audit
-    broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
+    broken = [plugin_title(plugin) for plugin in audit["plugins"] if plugin["error"]]
     outcome, reason = verdict(judged, policy, broken, unanswered=audit["data"].get("n_unanswered", 0))
     described = {**policy.described(judged), "name": audit["policy"]["name"]}
     stated = {"verdict": audit["verdict"], "reason": audit.get("verdict_reason", ""), "policy": audit["policy"]}
