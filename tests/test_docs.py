@@ -26,7 +26,7 @@ THIRD_PARTY = ROOT / "tests" / "third_party"
 def page(name: str) -> str:
     """The text of a how-to guide, with the files that it includes."""
     text = (ROOT / "docs" / "how-to" / name).read_text(encoding="utf-8")
-    return re.sub(r'--8<-- "(.+)"\n', lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), text)
+    return re.sub(r"--8<--\n(.+)\n--8<--\n", lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), text)
 
 
 PLUGINS_MD, EXTENSIONS_MD = page("plugins.md"), page("extensions.md")
