@@ -290,7 +290,7 @@ def test_broken_offers_of_a_plugin_are_named_with_its_version(auditor_cli: Cli) 
     with package.findable(str(THIRD_PARTY / "auditor-faulty")):
         named = "auditor-faulty:faulty 1.0"
         listed, examined = auditor_cli("probes"), auditor_cli("doctor")
-        # its loader raises ValueError for a file that is none of its models
+        # its loader raises ValueError for a damaged file
         Path("model.faulty").write_bytes(b"abcd")
         ran = auditor_cli("run", "model.faulty", "--trust-model")
     assert listed.exit_code == 3
