@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from auditor import BadInput
-from auditor.conformance.package import open_subject, write_subject
+from auditor.conformance.bench import open_subject, write_subject
 from auditor.conformance.subject import Subject
 from auditor.plugin import registry
 from auditor.plugin.registry import Registry

@@ -15,8 +15,8 @@ from click.testing import Result
 from helpers import batch_of, benchmark
 
 from auditor import BadInput, NotApplicable
+from auditor.conformance.bench import open_subject, write_subject
 from auditor.conformance.checks import CHECKS
-from auditor.conformance.package import open_subject, write_subject
 from auditor.conformance.subject import Subject
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite

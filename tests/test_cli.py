@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -467,7 +468,8 @@ def test_broken_model_opener_is_named(model: Path, auditor_cli: Cli, monkeypatch
 
     monkeypatch.setattr(plugin, "_read", explode)
     result = outcome(auditor_cli("inspect", model), 2)
-    assert "plugin formats.onnx could not open it: auditor_open_model raised TypeError: surprise" in result.stderr
+    version = importlib.metadata.version("auditor")
+    assert f"plugin formats.onnx {version} could not open it: auditor_open_model raised TypeError" in result.stderr
 
 
 def test_broken_report_does_not_prevent_other_reports(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from auditor import NotApplicable
-from auditor.conformance import checks, package, units
+from auditor.conformance import bench, checks, units
 from auditor.conformance.checks import CHECKS, HEAVY
 from auditor.conformance.subject import Subject
 from auditor.findings.finding import AREAS
@@ -29,13 +29,13 @@ every_probe = pytest.mark.parametrize("probe_id", LOADED.probes)
 @pytest.fixture(scope="module")
 def digits_subject(digits: Path) -> Subject:
     """The reference model and six digits of two groups: small differences reveal rounding errors."""
-    return package.open_subject(LOADED, digits / "digits-cnn.onnx", None, samples=6)
+    return bench.open_subject(LOADED, digits / "digits-cnn.onnx", None, samples=6)
 
 
 @pytest.fixture(scope="module")
 def fragile_subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
     """The model for probes in `auditor plugin check`: every attack must succeed on it."""
-    return package.open_subject(LOADED, *package.write_subject(tmp_path_factory.mktemp("fragile")))
+    return bench.open_subject(LOADED, *bench.write_subject(tmp_path_factory.mktemp("fragile")))
 
 
 @pytest.mark.parametrize("name", [name for name in CHECKS if name != "beats random noise"])
@@ -79,7 +79,7 @@ def test_listing_the_probes_imports_nothing_heavy() -> None:
 def audited(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Audit all probes on twenty digits, with their smallest settings."""
     folder = tmp_path_factory.mktemp("contract")
-    suite = package.write_suite(LOADED, list(LOADED.probes), folder / "suite.toml")
+    suite = bench.write_suite(LOADED, list(LOADED.probes), folder / "suite.toml")
     request = Request(
         model=digits / "digits-cnn.onnx",
         suite=str(suite),

@@ -18,21 +18,28 @@ import pytest
 
 import auditor as auditor_package
 from auditor.plugin import hookspecs, registry
-from auditor.plugin.suite import find_suite
 
 ROOT = Path(__file__).parents[1]
 THIRD_PARTY = ROOT / "tests" / "third_party"
-PLUGINS_MD = (ROOT / "docs" / "how-to" / "plugins.md").read_text(encoding="utf-8")
+
+
+def page(name: str) -> str:
+    """The text of a how-to guide, with the files that it includes."""
+    text = (ROOT / "docs" / "how-to" / name).read_text(encoding="utf-8")
+    return re.sub(r"--8<--\n(.+)\n--8<--\n", lambda found: (ROOT / found[1]).read_text(encoding="utf-8"), text)
+
+
+PLUGINS_MD, EXTENSIONS_MD = page("plugins.md"), page("extensions.md")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", PLUGINS_MD, re.DOTALL)
-TOML_BLOCKS = re.findall(r"```toml\n(.*?)```", PLUGINS_MD, re.DOTALL)
+PYTHON_BLOCKS = re.findall(r"```python\n(.*?)```", PLUGINS_MD + EXTENSIONS_MD, re.DOTALL)
 
 QUICKLY = ("--format", "json", "--batch-size", 32)
 
 
-@pytest.mark.parametrize(("file", "blocks"), [("auditor_shift.py", PYTHON_BLOCKS), ("pyproject.toml", TOML_BLOCKS)])
-def test_the_docs_quote_the_plugin_that_is_tested(file: str, blocks: list[str]) -> None:
-    assert blocks[0] == (THIRD_PARTY / "auditor-shift" / file).read_text(encoding="utf-8")
+@pytest.mark.parametrize("package", ["shift", "step", "grey", "skops", "npy", "nightly", "csv", "runlog"])
+def test_the_docs_include_the_plugins_that_are_tested(package: str) -> None:
+    module = next(p for p in (THIRD_PARTY / f"auditor-{package}").rglob("*.py") if p.parent.name != "tests")
+    assert module.read_text(encoding="utf-8") in PYTHON_BLOCKS
 
 
 def test_a_probe_takes_at_most_25_lines() -> None:
@@ -125,11 +132,6 @@ def test_every_example_is_a_plugin_that_loads(block: str, monkeypatch: pytest.Mo
     assert not loaded.broken
 
 
-def test_the_example_suite_reads(tmp_path: Path) -> None:
-    (tmp_path / "nightly.toml").write_text(TOML_BLOCKS[1])
-    assert find_suite(str(tmp_path / "nightly.toml"), registry.load()).samples == 500
-
-
 HOOKS = {name: f for name, f in vars(hookspecs).items() if name.startswith("auditor_")}
 
 
@@ -138,9 +140,9 @@ def test_every_hook_is_documented_with_its_arguments(name: str) -> None:
     assert f"`{name}({', '.join(inspect.signature(HOOKS[name]).parameters)})`" in PLUGINS_MD
 
 
-def test_there_are_seven_hooks() -> None:
-    assert len(HOOKS) == 7
-    assert "## The seven hooks" in PLUGINS_MD
+def test_there_are_nine_hooks() -> None:
+    assert len(HOOKS) == 9
+    assert "## The nine hooks" in PLUGINS_MD
 
 
 def test_the_readme_names_every_probe_and_no_other() -> None:

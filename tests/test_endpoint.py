@@ -18,7 +18,7 @@ from click.testing import Result
 from endpoint_server import Server
 
 from auditor import BadInput
-from auditor.conformance.package import write_subject
+from auditor.conformance.bench import write_subject
 from auditor.errors import NotFinite, OutOfTime
 from auditor.model.deployed import DeployedModel
 from auditor.plugins.formats._endpoint_client import EndpointDown

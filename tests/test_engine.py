@@ -531,7 +531,7 @@ def test_finished_run_is_published_and_cannot_be_changed(audit: Callable[..., Ou
     stored = json.loads((outcome.out / "audit.json").read_text())
     assert stored["verdict"] == outcome.audit["verdict"] == "incomplete"
     assert outcome.problems == [
-        "plugin third:third: auditor_run_finished changed audit.json, which was restored",
+        "plugin third:third 1.0: auditor_run_finished changed audit.json, which was restored",
     ]
     assert outcome.incomplete
 
@@ -544,7 +544,7 @@ def test_publisher_that_raises_is_named(audit: Callable[..., Outcome], plug: Plu
     outcome = audit(probes=["performance.accuracy"])
     assert len(outcome.problems) == 1
     assert outcome.problems[0].startswith(
-        "plugin third:third: auditor_run_finished: ConnectionError: no server for run"
+        "plugin third:third 1.0: auditor_run_finished: ConnectionError: no server for run"
     )
 
 

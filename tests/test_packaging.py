@@ -96,7 +96,7 @@ LAYERS = [
     {"plugin", "suites"},
     {"run"},
     {"compare", "conformance"},
-    {"api"},
+    {"api", "testing"},
     {"cli"},
 ]
 """Packages and modules of the core, lowest first; each imports only from layers below its own."""

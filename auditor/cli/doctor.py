@@ -93,6 +93,7 @@ def _plugins() -> Iterator[Check]:
     from auditor.plugin.registry import load
 
     registry = load()
+    registry.list_all()
     third_party = [p for p in registry.plugins if p.package != "auditor" and not p.error]
     yield Check("probes", True, f"{len(registry.probes)}, {len(third_party)} third-party plugins")
     for plugin in registry.broken:

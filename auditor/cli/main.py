@@ -166,6 +166,7 @@ def probes(probe: str | None, suite: str | None) -> None:
     from auditor.plugin.suite import find_suite
 
     plugins = registry.load()
+    plugins.list_all()
     listed = None if suite is None else plugins.select(find_suite(suite, plugins).probes, option=f"--suite {suite}:")
     if probe is None:
         click.echo(all_probes(plugins, listed))
@@ -346,11 +347,18 @@ def plugin() -> None:
 
 @plugin.command("new")
 @click.argument("name")
-def plugin_new(name: str) -> None:
-    """Write the installable package NAME with one working probe, its test and a README into the folder NAME."""
+@click.option(
+    "--kind",
+    default="corruption",
+    show_default=True,
+    metavar="KIND",
+    help="attack, minimum-norm, corruption, metric, bias, explanation, sanity, model, data, report or publisher.",
+)
+def plugin_new(name: str, kind: str) -> None:
+    """Write the installable package NAME with one working plugin, its tests and a README into the folder NAME."""
     from auditor.plugin import template
 
-    for file in template.write(name):
+    for file in template.write(name, kind):
         click.echo(str(file))
     click.echo(f"Next: auditor plugin check ./{name}")
 
@@ -359,10 +367,11 @@ def plugin_new(name: str) -> None:
 @click.argument("package")
 @click.option("-q", "--quiet", is_flag=True, help="Print failed checks only.")
 def plugin_check(package: str, quiet: bool) -> None:
-    """Check every probe of PACKAGE, the name of an installed package or a folder with a pyproject.toml.
+    """Check everything that PACKAGE provides: the name of an installed package, or a folder with a pyproject.toml.
 
-    Runs on a small model and checks meta and settings, imports, independence of batches, seeds, unchanged inputs, range
-    and budget, and that attacks are stronger than noise of the same size. Exit status 1 if a check fails.
+    Probes run on a small model: meta and settings, imports, independence of batches, seeds, unchanged inputs, range and
+    budget, and attacks against noise of the same size. Example files check model and data formats. Suites, policies,
+    report formats and publishers are tried on a small audit. Exit status 1 if a check fails.
     """
     from auditor.cli.progress import progress
     from auditor.cli.tables import conformity

@@ -251,11 +251,11 @@ def _print_claim(console: Console, claim: Claim, *, verbose: bool) -> None:
 def conformity(report: Report, *, quiet: bool = False, width: int | None = None) -> str:
     """Return the result of a plugin check, probe by probe; only failed checks if ``quiet``."""
     console, sink = _console(width)
-    for probe in ["", *report.probes]:
-        checks = [check for check in report.checks if check.probe == probe and (check.outcome == "FAILED" or not quiet)]
+    for subject in report.subjects:
+        checks = [c for c in report.checks if c.subject == subject and (c.outcome == "FAILED" or not quiet)]
         if not checks:
             continue
-        console.print(probe or f"{report.package} {report.version}", markup=False, style="bold")
+        console.print(subject or f"{report.package} {report.version}", markup=False, style="bold")
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True)
@@ -265,7 +265,8 @@ def conformity(report: Report, *, quiet: bool = False, width: int | None = None)
         console.print(table)
     n_failed, n_probes = len(report.failed), len(report.probes)
     n_checks = sum(check.outcome != "n/a" for check in report.checks)
-    total = f"{n_probes} probe{'s' if n_probes != 1 else ''} of {report.package}, {n_checks} checks"
+    probes = f"{formatting.counted(n_probes, 'probe')} of " if n_probes else ""
+    total = f"{probes}{report.package}, {n_checks} checks"
     result = f"[bold red]{n_failed} FAILED[/]" if n_failed else "[bold green]all passed[/]"
     console.print(f"{total}: {result}")
     return "\n".join(line.rstrip() for line in sink.getvalue().splitlines())

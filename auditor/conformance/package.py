@@ -2,45 +2,36 @@
 
 from __future__ import annotations
 
-import dataclasses
-import fnmatch
 import importlib.metadata
-import json
 import re
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from auditor.conformance.bench import Bench, Planned
+from auditor.conformance.checks import CHECKS, check_record, heavy_imports
+from auditor.conformance.hooks import of_hooks
+from auditor.conformance.subject import Breach
+from auditor.conformance.units import check_units
 from auditor.errors import BadInput, NotApplicable, one_line
 from auditor.plugin import registry
 from auditor.plugin.hookspecs import API_VERSION
-from auditor.plugin.registry import Registry
-from auditor.plugin.suite import find_suite
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from auditor.findings.record import AuditRecord
-
-from auditor.conformance.checks import CHECKS, check_record, heavy_imports
-from auditor.conformance.subject import Breach, Subject, quick
-from auditor.conformance.units import check_units, read_records
 
 Outcome = Literal["ok", "FAILED", "n/a"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """The outcome of one check for one probe, or for the package itself."""
+    """The outcome of one check."""
 
-    probe: str
-    """Id of the probe; empty for the package."""
+    subject: str
+    """Id of the probe, or name of what else the package provides; empty for the package."""
     name: str
     outcome: Outcome
     message: str = ""
@@ -57,18 +48,52 @@ class Report:
     checks: Sequence[Check]
 
     @property
+    def subjects(self) -> Sequence[str]:
+        """What was checked, in order; empty for the package itself."""
+        return list(dict.fromkeys(check.subject for check in self.checks))
+
+    @property
     def failed(self) -> Sequence[Check]:
         """The checks that failed."""
         return [check for check in self.checks if check.outcome == "FAILED"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A package that can be imported, and all checks of it."""
+
+    package: str
+    version: str
+    probes: Sequence[str]
+    checks: Sequence[Planned]
+
+
 def check_package(package: str, say: Callable[[str], None] = lambda _: None) -> Report:
     """Check an installed package, given by its name, or a folder with a pyproject.toml.
+
+    Args:
+        package: name or folder.
+        say: is called with the subject of each check before it runs.
 
     Raises:
         BadInput: if it is neither, or not a plugin of auditor.
     """
-    with _findable(package) as (name, paths):
+    with planned(package) as plan:
+        checks = []
+        for check in plan.checks:
+            say(check.subject)
+            checks.append(outcome(check))
+        return Report(package=plan.package, version=plan.version, probes=plan.probes, checks=checks)
+
+
+@contextmanager
+def planned(package: str) -> Iterator[Plan]:
+    """Make a package importable while the context lasts, and plan its checks; none has run yet.
+
+    Raises:
+        BadInput: if it is neither an installed package nor the folder of one, or not a plugin of auditor.
+    """
+    with findable(package) as (name, paths), tempfile.TemporaryDirectory() as folder:
         distribution = _distribution(name)
         entries = [entry for entry in distribution.entry_points if entry.group == registry.GROUP]
         if not entries:
@@ -76,21 +101,33 @@ def check_package(package: str, say: Callable[[str], None] = lambda _: None) -> 
                 f'{package}: has no entry point in the group "{registry.GROUP}" (see docs/how-to/plugins.md)'
             )
         plugins = registry.load()
-        own = [plugin for plugin in plugins.plugins if _normal(plugin.package) == _normal(name)]
-        names = {plugin.name for plugin in own}
-        probes = [probe_id for probe_id, origin in plugins.origin.items() if origin in names]
+        plugins.list_all()
+        own = {plugin.name: plugin for plugin in plugins.plugins if _normal(plugin.package) == _normal(name)}
+        probes = [probe_id for probe_id, origin in plugins.origin.items() if origin in own]
+        bench = Bench(
+            plugins=plugins, package=distribution.name, names=frozenset(own), probes=probes, folder=Path(folder)
+        )
         checks = [
-            Check(probe="", name="loads", outcome="FAILED" if plugin.error else "ok", message=plugin.error or "")
-            for plugin in own
+            *_of_the_package(own.values(), entries, paths),
+            *(check for probe_id in probes for check in _of_a_probe(bench, probe_id)),
+            *of_hooks(bench),
         ]
-        for entry in entries if not any(plugin.error for plugin in own) else ():
-            checks.append(_outcome("", "states the interface version", lambda entry=entry: _states_version(entry)))  # type: ignore[misc]
-        code = "\n".join(f"import {entry.module}" for entry in entries)
-        checks.append(_outcome("", "imports nothing heavy", lambda: _light(code, paths)))
-        if probes:
-            with tempfile.TemporaryDirectory() as folder:
-                checks += _check_probes(plugins, probes, Path(folder), say)
-        return Report(package=name, version=distribution.version, probes=probes, checks=checks)
+        yield Plan(package=name, version=distribution.version, probes=probes, checks=checks)
+
+
+def _of_the_package(
+    own: Collection[registry.Plugin], entries: Sequence[importlib.metadata.EntryPoint], paths: Sequence[Path]
+) -> Iterator[Planned]:
+    for plugin in own:
+        yield Planned("", "loads", partial(_loads, plugin))
+    for entry in () if any(plugin.error for plugin in own) else entries:
+        yield Planned("", "states the interface version", partial(_states_version, entry))
+    yield Planned("", "imports nothing heavy", partial(_light, "\n".join(f"import {e.module}" for e in entries), paths))
+
+
+def _loads(plugin: registry.Plugin) -> None:
+    if plugin.error:
+        raise Breach(plugin.error)
 
 
 def _states_version(entry: importlib.metadata.EntryPoint) -> None:
@@ -106,153 +143,32 @@ def _light(code: str, paths: Sequence[Path]) -> None:
         raise Breach(f"imports {', '.join(found)} at module level; import it inside the method that needs it")
 
 
-def _check_probes(
-    plugins: Registry, probes: Sequence[str], folder: Path, say: Callable[[str], None]
-) -> Iterator[Check]:
-    model, data = write_subject(folder)
-    subject = open_subject(plugins, model, data)
-    audited = audit(plugins, probes, model=model, data=data, folder=folder)
-    records = {record["id"]: record for record in audited["probes"]}
-    for probe_id in probes:
-        say(probe_id)
-        kind = plugins.probes[probe_id]
-        for name, check in CHECKS.items():
-            if "images" not in kind.meta.input_kinds and name not in {"has a description", "is configurable"}:
-                continue
-            yield _outcome(probe_id, name, lambda check=check, kind=kind: check(subject, kind))  # type: ignore[misc]
-        yield _outcome(probe_id, "concludes", lambda probe_id=probe_id: check_record(records[probe_id]))  # type: ignore[misc]
-        yield _outcome(probe_id, "intervals over units", lambda i=probe_id: _over_units(plugins, folder, audited, i))  # type: ignore[misc]
+def _of_a_probe(bench: Bench, probe_id: str) -> Iterator[Planned]:
+    kind = bench.plugins.probes[probe_id]
+    for name, check in CHECKS.items():
+        if "images" in kind.meta.input_kinds or name in {"has a description", "is configurable"}:
+            yield Planned(probe_id, name, lambda check=check: check(bench.subject, kind))  # type: ignore[misc]
+    yield Planned(probe_id, "concludes", lambda: check_record(bench.records[probe_id]))
+    yield Planned(probe_id, "intervals over units", lambda: check_units(*bench.measured(probe_id)))
 
 
-def _over_units(plugins: Registry, folder: Path, audited: AuditRecord, probe_id: str) -> None:
-    check_units(*read_records(plugins, folder / "run", audited, probe_id))
-
-
-def _outcome(probe: str, name: str, check: Callable[[], None]) -> Check:
+def outcome(check: Planned) -> Check:
+    """Run a check."""
+    found: Outcome = "ok"
+    message = ""
     try:
-        check()
+        check.run()
     except NotApplicable as reason:
-        return Check(probe=probe, name=name, outcome="n/a", message=str(reason))
+        found, message = "n/a", str(reason)
     except Breach as breach:
-        return Check(probe=probe, name=name, outcome="FAILED", message=str(breach))
+        found, message = "FAILED", str(breach)
     except (Exception, SystemExit) as error:
-        return Check(probe=probe, name=name, outcome="FAILED", message=one_line(error))
-    return Check(probe=probe, name=name, outcome="ok")
-
-
-def open_subject(plugins: Registry, model: Path, data: Path | None, samples: int | None = None) -> Subject:
-    """Open a model file and its images, in two groups."""
-    from auditor.data.dataset import Batch
-    from auditor.run.opening import open_audit
-    from auditor.run.request import Request
-
-    request = Request(model=model, data=data, samples=samples, trust_model=True)
-    classifier, images = open_audit(plugins, request, find_suite("full", plugins), "cpu")
-    pixels = images.pixels(images.ids)
-    if images.labels is None:
-        raise BadInput(f"{images.path}: has no labels; expected labelled images")
-    batch = Batch(
-        ids=images.ids,
-        pixels=pixels,
-        labels=images.labels,
-        probabilities=classifier.predict(pixels),
-        groups={"side": [("left", "right")[i % 2] for i in range(len(pixels))]},
-    )
-    return Subject(classifier=classifier, images=batch, plugins=plugins)
-
-
-def audit(plugins: Registry, probes: Sequence[str], *, model: Path, data: Path, folder: Path) -> AuditRecord:
-    """Run an audit with these probes and those they depend on; return its audit.json, with the records in run/."""
-    from auditor.run.request import Request
-    from auditor.run.session import run
-
-    used = [pattern for probe_id in probes for pattern in plugins.probes[probe_id].depends_on]
-    chosen = dict.fromkeys([*probes, *(i for pattern in used for i in fnmatch.filter(plugins.probes, pattern))])
-    suite = write_suite(plugins, list(chosen), folder / "conformance.toml")
-    request = Request(
-        model=model, data=data, suite=str(suite), out=folder / "run", formats=(), trust_model=True, device="cpu"
-    )
-    return run(request).audit
-
-
-def write_suite(plugins: Registry, probes: Sequence[str], path: Path) -> Path:
-    """Write a suite file with these probes and reduced settings; return its path."""
-    lines = [f"probes = {json.dumps(probes)}"]
-    for probe_id in probes:
-        probe = quick(plugins.probes[probe_id])
-        lines += [f'[settings."{probe_id}"]']
-        lines += [
-            f"{setting.name} = {json.dumps(getattr(probe, setting.name))}"
-            for setting in dataclasses.fields(probe)
-            if getattr(probe, setting.name) != setting.default and setting.default is not dataclasses.MISSING
-        ]
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
-
-
-def write_subject(folder: Path) -> tuple[Path, Path]:
-    """Write a small, fragile network as ONNX and 24 images that it classifies correctly; return both paths.
-
-    The weights over 768 pixels are random: many small components of the gradient add up along its sign and cancel in
-    noise, which is the linear explanation of adversarial examples (Goodfellow, Shlens and Szegedy 2015,
-    arXiv:1412.6572, section 3). The labels are the predictions of the network.
-    """
-    import numpy as np
-    import onnx
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
-
-    rng = np.random.default_rng(20)
-    # like photographs: mostly slow changes, with some detail
-    slow = np.kron(rng.uniform(0.2, 0.8, (24, 3, 4, 4)), np.ones((1, 1, 4, 4)))
-    images = (slow + rng.normal(0, 0.05, (24, 3, 16, 16))).clip(0, 1).astype(np.float32)
-    weights = {
-        "kernels1": rng.normal(0, 0.3, (8, 3, 3, 3)),
-        "kernels2": rng.normal(0, 0.2, (8, 8, 3, 3)),
-        "readout": rng.normal(0, 0.1, (4, 8 * 12 * 12)),
-        "bias": np.zeros(4),
-    }
-
-    def network(given: Mapping[str, NDArray[np.float64]]) -> bytes:
-        nodes = [
-            helper.make_node("Conv", ["image", "kernels1"], ["a"]),
-            helper.make_node("Relu", ["a"], ["b"]),
-            helper.make_node("Conv", ["b", "kernels2"], ["c"]),
-            helper.make_node("Relu", ["c"], ["d"]),
-            helper.make_node("Flatten", ["d"], ["e"]),
-            helper.make_node("Gemm", ["e", "readout", "bias"], ["logits"], transB=1),
-        ]
-        graph = helper.make_graph(
-            nodes,
-            "fragile",
-            [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 16, 16])],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 4])],
-            [numpy_helper.from_array(array.astype(np.float32), name) for name, array in given.items()],
-        )
-        made: bytes = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9
-        ).SerializeToString()
-        return made
-
-    def answers(made: bytes) -> NDArray[np.float64]:
-        session = onnxruntime.InferenceSession(made, providers=["CPUExecutionProvider"])
-        return np.asarray(session.run(None, {"image": images})[0], dtype=np.float64)
-
-    # balanced classes, and a margin of about 3 nats
-    logits = answers(network(weights))
-    factor = 3 / logits.std(axis=0).mean()
-    weights |= {"readout": weights["readout"] * factor, "bias": -logits.mean(axis=0) * factor}
-    made = network(weights)
-    onnx.checker.check_model(onnx.load_from_string(made))
-    model, data = folder / "fragile.onnx", folder / "fragile.npz"
-    model.write_bytes(made)
-    sides = np.array(["left", "right"] * 12)
-    np.savez(data, images=images, labels=answers(made).argmax(axis=1), groups_side=sides)
-    return model, data
+        found, message = "FAILED", one_line(error)
+    return Check(subject=check.subject, name=check.name, outcome=found, message=message)
 
 
 @contextmanager
-def _findable(package: str) -> Iterator[tuple[str, Sequence[Path]]]:
+def findable(package: str) -> Iterator[tuple[str, Sequence[Path]]]:
     """Make a package importable while the context lasts; yield its name and the entries added to ``sys.path``.
 
     A folder is found as if it were installed, by writing the metadata that an installer would write.
@@ -263,15 +179,7 @@ def _findable(package: str) -> Iterator[tuple[str, Sequence[Path]]]:
         return
     project = _project(folder)
     with tempfile.TemporaryDirectory() as place:
-        name = str(project["name"])
-        about = Path(place) / f"{_normal(name).replace('-', '_')}-{project.get('version', 0)}.dist-info"
-        about.mkdir()
-        about.joinpath("METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {name}\nVersion: {project.get('version', 0)}\n", encoding="utf-8"
-        )
-        entries = project["entry-points"][registry.GROUP]
-        lines = [f"[{registry.GROUP}]", *(f"{key} = {value}" for key, value in entries.items())]
-        about.joinpath("entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+        name = write_metadata(project, Path(place))
         root = folder.resolve()
         paths = [Path(place), *([root / "src"] if (root / "src").is_dir() else []), root]
         before = list(sys.path)
@@ -281,6 +189,20 @@ def _findable(package: str) -> Iterator[tuple[str, Sequence[Path]]]:
             yield name, paths
         finally:
             sys.path[:] = before
+
+
+def write_metadata(project: Mapping[str, Any], place: Path) -> str:
+    """Write what an installer would write about the table [project] into ``place``; return the name of the package."""
+    name, version = str(project["name"]), project.get("version", 0)
+    about = place / f"{_normal(name).replace('-', '_')}-{version}.dist-info"
+    about.mkdir()
+    about.joinpath("METADATA").write_text(
+        f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n", encoding="utf-8"
+    )
+    entries = project["entry-points"][registry.GROUP]
+    lines = [f"[{registry.GROUP}]", *(f"{key} = {value}" for key, value in entries.items())]
+    about.joinpath("entry_points.txt").write_text("\n".join(lines), encoding="utf-8")
+    return name
 
 
 def _project(folder: Path) -> dict[str, Any]:

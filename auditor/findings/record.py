@@ -334,7 +334,7 @@ class ModelRecord(TypedDict):
 
     path: str
     sha256: str
-    format: Literal["onnx", "torchscript", "exported-program", "endpoint"]
+    format: str
     access: Literal["white-box", "black-box"]
     access_reason: str
     runtime: str
@@ -483,6 +483,11 @@ class PluginRecord(TypedDict):
     name: str
     version: str | None
     error: str | None
+
+
+def plugin_title(plugin: PluginRecord) -> str:
+    """Return name and version of a plugin, as ``plugin.registry.Plugin.title`` does."""
+    return f"{plugin['name']} {plugin['version']}" if plugin["version"] else plugin["name"]
 
 
 class DocumentedRowRecord(TypedDict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     import torch
 
 
-Format = Literal["onnx", "torchscript", "exported-program", "endpoint"]
 Precision = Literal["float32", "float16", "int8"]
+
+_FORMAT = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+"""As in schemas/audit.schema.json."""
 
 
 class Endpoint(Protocol):
@@ -47,7 +50,8 @@ class Endpoint(Protocol):
 class Artefact:
     """What a format plugin found in a model file."""
 
-    format: Format
+    format: str
+    """Name of the format, in lower case with hyphens: "onnx", "torchscript", "skops"."""
     runtime: str
     """What runs the deployed model, for the report: "ONNX Runtime 1.31.1, CPUExecutionProvider"."""
     input_shape: tuple[int | None, ...]
@@ -88,6 +92,11 @@ class Artefact:
     warnings: Sequence[str] = ()
     endpoint: Endpoint | None = None
     """The connection, if the model runs elsewhere."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a name of a format that audit.json does not allow."""
+        if not _FORMAT.fullmatch(self.format):
+            raise ValueError(f"format is {self.format!r}; expected lower-case words joined by hyphens, such as onnx")
 
     @property
     def gives_scores(self) -> bool:

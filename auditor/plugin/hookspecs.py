@@ -1,4 +1,4 @@
-"""The plugin interface: seven hooks."""
+"""The plugin interface: nine hooks."""
 
 from __future__ import annotations
 
@@ -62,6 +62,12 @@ def auditor_suites() -> Iterable[Path]:
 
 
 @hookspec
+def auditor_policies() -> Iterable[Path]:
+    """Return the policy files (TOML) of this plugin; a policy is named after its file."""
+    raise NotImplementedError
+
+
+@hookspec
 def auditor_report_formats() -> Iterable[ReportFormat]:
     """Return the report formats of this plugin."""
     raise NotImplementedError
@@ -70,4 +76,13 @@ def auditor_report_formats() -> Iterable[ReportFormat]:
 @hookspec
 def auditor_run_finished(run: FinishedRun) -> None:
     """Publish a finished run, for example to a tracking server. It cannot change the run; its errors are reported."""
+    raise NotImplementedError
+
+
+@hookspec
+def auditor_example_files(folder: Path) -> Iterable[Path]:
+    """Write small files of this plugin's model and data formats into ``folder`` and return their paths.
+
+    ``auditor plugin check`` opens them, because it cannot know the formats of a plugin.
+    """
     raise NotImplementedError

@@ -27,6 +27,7 @@ from auditor.findings.finding import AREAS
 from auditor.plugin import hookspecs
 from auditor.plugin.family import ProbeFamily
 from auditor.plugin.hookspecs import API_VERSION
+from auditor.policy.rules import builtin
 from auditor.probes.base import Meta, Probe
 from auditor.toml import nearest, typed
 
@@ -143,9 +144,19 @@ class Registry:
         own = Path(__file__).parents[1] / "suites"
         return self._offers("auditor_suites", "stem", {path.stem: path for path in sorted(own.glob("*.toml"))})
 
+    def policies(self) -> dict[str, Path]:
+        """Return the policy files by name: first those of the package, then those of plugins."""
+        return self._offers("auditor_policies", "stem", builtin())
+
     def formats(self) -> dict[str, Any]:
         """Return the report formats by name."""
         return self._offers("auditor_report_formats", "name", {})
+
+    def list_all(self) -> None:
+        """Call every hook that lists something, so that a plugin whose hook raises is named as broken."""
+        self.suites()
+        self.policies()
+        self.formats()
 
     def configure(self, probe_id: str, settings: Mapping[str, Any], *, where: str) -> Probe:
         """Return a probe with these settings; raise BadInput for an unknown setting or a value of another type."""
@@ -171,8 +182,7 @@ class Registry:
         """
         for implementation in reversed(getattr(self.manager.hook, hook).get_hookimpls()):
             try:
-                optional = {name: arguments[name] for name in implementation.kwargnames if name in arguments}
-                result = implementation.function(*(arguments[name] for name in implementation.argnames), **optional)
+                result = called(implementation, **arguments)
             except AuditorError:
                 raise
             except Exception as error:
@@ -214,8 +224,9 @@ class Registry:
 
     def _break(self, name: str, error: str) -> None:
         for i, plugin in enumerate(self.plugins):
-            if plugin.name == name and not plugin.error:
-                self.plugins[i] = dataclasses.replace(plugin, error=error)
+            if plugin.name == name and error not in (plugin.error or ""):
+                errors = "; ".join(filter(None, [plugin.error, error]))
+                self.plugins[i] = dataclasses.replace(plugin, error=errors)
 
     def _add(self, name: str, kind: Any) -> None:
         check_probe(kind)
@@ -258,6 +269,12 @@ def load(begin: Callable[[str], None] = lambda _: None, lost: Mapping[str, str] 
     registry._sort()
     registry._load_families()
     return registry
+
+
+def called(implementation: pluggy.HookImpl, **arguments: Any) -> Any:
+    """Call one implementation of a hook with those arguments that it declares."""
+    optional = {name: arguments[name] for name in implementation.kwargnames if name in arguments}
+    return implementation.function(*(arguments[name] for name in implementation.argnames), **optional)
 
 
 def check_probe(kind: Any) -> None:

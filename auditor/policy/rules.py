@@ -181,7 +181,7 @@ class PolicyFile:
     title: str = ""
     """One line about the policy."""
     extends: str = ""
-    """A built-in policy or a file, relative to this one. Rules about the same number are replaced."""
+    """A known policy or a file, relative to this one. Rules about the same number are replaced."""
     required: tuple[Text, ...] | None = None
     """Probes without whose pass or failure the verdict is incomplete."""
     fails_at: Grade | None = None
@@ -273,19 +273,26 @@ def builtin() -> dict[str, Path]:
     return {path.stem: path for path in sorted(Path(__file__).parent.glob("*.toml"))}
 
 
-def read_policy(name: str, probes: Collection[str] | None = None, today: dt.date | None = None) -> Policy:
-    """Read the built-in policy called ``name``, or the file ``name``.
+def read_policy(
+    name: str,
+    probes: Collection[str] | None = None,
+    today: dt.date | None = None,
+    policies: Mapping[str, Path] | None = None,
+) -> Policy:
+    """Read the policy called ``name``, or the file ``name``.
 
     Args:
-        name: a built-in policy or a path.
+        name: a known policy or a path.
         probes: the known probe ids; a rule about any other is refused, so that a misspelt rule is not taken as met.
         today: the day of judging; the current one by default.
+        policies: the known policies by name, those of plugins among them; the built-in ones by default.
 
     Raises:
         BadInput: for an unknown policy or a file that is not one.
     """
-    path = _path(name)
-    content = _content(path)
+    known = builtin() if policies is None else policies
+    path = _path(name, known)
+    content = _content(path, known)
     named = [
         *(content.required or ()),
         *(rule.probe for rule in content.rule),
@@ -325,19 +332,20 @@ def _on_scales(content: PolicyFile, name: str) -> tuple[Rule, ...]:
         raise BadInput(f"policy {name}: {error}") from None
 
 
-def _path(name: str, folder: Path = Path()) -> Path:
-    path = builtin().get(name) or folder / name
+def _path(name: str, known: Mapping[str, Path], folder: Path = Path()) -> Path:
+    path = known.get(name) or folder / name
     if path.suffix != ".toml" or not path.is_file():
-        hint = nearest(name, builtin())
-        raise BadInput(f"--policy {name}: no such policy{hint}; expected one of {', '.join(builtin())} or a TOML file")
+        hint = nearest(name, known)
+        raise BadInput(f"--policy {name}: no such policy{hint}; expected one of {', '.join(known)} or a TOML file")
     return path
 
 
-def _content(path: Path, extending: Sequence[Path] = ()) -> PolicyFile:
+def _content(path: Path, known: Mapping[str, Path], extending: Sequence[Path] = ()) -> PolicyFile:
     """Read a policy file and the files that it extends."""
     content = decode(PolicyFile, read_toml(path), str(path))
     if not content.extends:
         return content
     if path in extending:
         raise BadInput(f"{path}: extends {content.extends!r}, which extends this file; remove one of the two")
-    return content.on_top_of(_content(_path(content.extends, path.parent), [*extending, path]))
+    base = _path(content.extends, known, path.parent)
+    return content.on_top_of(_content(base, known, [*extending, path]))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from auditor.findings.finding import AREAS, Status
-from auditor.findings.record import AuditRecord, ProbeRecord
+from auditor.findings.record import AuditRecord, ProbeRecord, plugin_title
 from auditor.report.summary import AREA_TITLES
 
 STATUS_TEXTS: dict[Status, str] = {
@@ -36,11 +36,7 @@ def gaps(audit: AuditRecord) -> list[Gap]:
 
 
 def _broken_inputs(audit: AuditRecord) -> list[Gap]:
-    found = [
-        Gap(" ".join(["plugin", p["name"], *filter(None, [p["version"]])]), p["error"], True)
-        for p in audit["plugins"]
-        if p["error"]
-    ]
+    found = [Gap(f"plugin {plugin_title(p)}", p["error"], True) for p in audit["plugins"] if p["error"]]
     unreadable = audit["data"]["n_unreadable"]
     if unreadable:
         found.append(Gap(f"{unreadable} unreadable images", "skipped; the record names them", True))

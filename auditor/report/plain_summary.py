@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from auditor.findings import formatting
 from auditor.findings.finding import AREAS
 from auditor.findings.losses import unjudged_losses
-from auditor.findings.record import AuditRecord
+from auditor.findings.record import AuditRecord, plugin_title
 from auditor.report.gaps import STATUS_TEXTS
 from auditor.report.group_gaps import group_gaps, largest_gap
 from auditor.report.risks import Risk, number_text, risks
@@ -84,7 +84,7 @@ def _open(audit: AuditRecord) -> str:
         for entry in accepted(audit)
         if entry["state"] == "holds"
     ]
-    broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
+    broken = [plugin_title(plugin) for plugin in audit["plugins"] if plugin["error"]]
     parts = [
         judged,
         _named("Not measured", absent),

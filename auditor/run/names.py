@@ -19,6 +19,6 @@ def check_names(request: Request) -> None:
         raise BadInput(f"--data {request.data}: no such file or folder")
     plugins = registry.load()
     suite = find_suite(request.suite, plugins)
-    read_policy(request.policy, plugins.probes)
+    read_policy(request.policy, plugins.probes, policies=plugins.policies())
     pick_formats(plugins, request.formats, request.paper)
     choose_probes(plugins, suite, request)

@@ -214,8 +214,8 @@ def _open_artefact(plugins: Registry, path: Path, device: str, overrides: Overri
     )
     if artefact is None:
         for plugin in plugins.broken:
-            if (plugin.error or "").startswith("auditor_open_model"):
-                raise BadInput(f"{path}: plugin {plugin.name} could not open it: {plugin.error}")
+            if "auditor_open_model raised" in (plugin.error or ""):
+                raise BadInput(f"{path}: plugin {plugin.title} could not open it: {plugin.error}")
         raise BadInput(
             f"{path}: no plugin can load {path.suffix or 'files without a suffix'}; expected an ONNX file (.onnx) or a"
             " TorchScript (.pt) or torch.export (.pt2) archive"

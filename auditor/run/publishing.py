@@ -19,12 +19,13 @@ def publish(plugins: Registry, outcome: Outcome, watch: Watch | None = None) -> 
     """
     watch = watch or Watch()
     problems: list[str] = []
+    titles = {plugin.name: plugin.title for plugin in plugins.plugins}
     kept = {file: file.read_bytes() for file in outcome.files}
     for implementation in plugins.manager.hook.auditor_run_finished.get_hookimpls():
         name = implementation.plugin_name
-        subject = f"plugin {name}"
+        subject, place = f"plugin {name}", f"plugin {titles.get(name, name)}: auditor_run_finished"
         if subject in watch.casualties.reports:
-            problems.append(f"{subject}: auditor_run_finished: {watch.casualties.reports[subject]}")
+            problems.append(f"{place}: {watch.casualties.reports[subject]}")
             continue
         watch.doing("report", subject)
         run = FinishedRun(folder=outcome.out, audit=copy.deepcopy(outcome.audit), files=tuple(outcome.files))
@@ -33,11 +34,11 @@ def publish(plugins: Registry, outcome: Outcome, watch: Watch | None = None) -> 
         except BaseException as error:
             if watch.ends_audit(error):
                 raise
-            problems.append(f"{subject}: auditor_run_finished: {one_line(error)}")
+            problems.append(f"{place}: {one_line(error)}")
         for file, content in kept.items():
             if not file.is_file() or file.read_bytes() != content:
                 file.write_bytes(content)
-                problems.append(f"{subject}: auditor_run_finished changed {file.name}, which was restored")
+                problems.append(f"{place} changed {file.name}, which was restored")
     if not problems:
         return outcome
     return replace(outcome, incomplete=True, problems=[*outcome.problems, *problems])

@@ -111,7 +111,7 @@ def audit_record(
     watch: Watch,
 ) -> AuditRecord:
     """Return the whole audit.json, with the verdict of the policy."""
-    outcome, reason = verdict(probes, policy, [plugin.name for plugin in plugins.broken], unanswered=len(unscored))
+    outcome, reason = verdict(probes, policy, [plugin.title for plugin in plugins.broken], unanswered=len(unscored))
     return {
         "schema": "auditor/1",
         "auditor": auditor.__version__,

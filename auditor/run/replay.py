@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from auditor.errors import BadInput, first_line
 from auditor.files import inside, parse_json, read_inside
-from auditor.findings.record import AuditRecord, Json, ModelRecord
+from auditor.findings.record import AuditRecord, Json, ModelRecord, plugin_title
 from auditor.model.deployed import DeployedModel
 from auditor.plugin.registry import load
 from auditor.policy.rules import read_policy
@@ -83,9 +83,9 @@ def judge_again(
     chosen = pick_formats(plugins, formats, paper, pdf)
     prepare(chosen)
     audit = read_audit(folder)
-    policy = read_policy(policy_name, plugins.probes)
+    policy = read_policy(policy_name, plugins.probes, policies=plugins.policies())
     with from_folders([folder]):
-        broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
+        broken = [plugin_title(plugin) for plugin in audit["plugins"] if plugin["error"]]
         audit["probes"] = judge_all(audit["probes"], policy)
         audit["policy"] = policy.described(audit["probes"])
         audit["verdict"], audit["verdict_reason"] = verdict(

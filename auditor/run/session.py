@@ -70,7 +70,7 @@ def run(request: Request, progress: Progress | None = None, watch: Watch | None 
     suite = find_suite(request.suite, plugins)
     # before the files are opened, which may take a while
     budget = _budget(request, suite, watch.spent)
-    policy = read_policy(request.policy, plugins.probes)
+    policy = read_policy(request.policy, plugins.probes, policies=plugins.policies())
     formats = pick_formats(plugins, request.formats, request.paper, request.pdf)
     probes = choose_probes(plugins, suite, request)
     device = pick_device(request.device)

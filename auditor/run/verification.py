@@ -15,7 +15,7 @@ from typing import Literal
 
 from auditor.errors import AuditorError, BadInput, one_line
 from auditor.files import digest, file_sha256, inside
-from auditor.findings.record import ProbeRecord
+from auditor.findings.record import ProbeRecord, plugin_title
 from auditor.model.deployed import DeployedModel
 from auditor.plugin.registry import Registry, load
 from auditor.policy.document import restore_policy
@@ -145,11 +145,11 @@ def _policy(run: StoredRun, plugins: Registry, name: str | None) -> tuple[Policy
     stated, planned = run.audit["policy"], run.manifest["plan"]["policy"]
     try:
         if name is not None:
-            policy = read_policy(name, plugins.probes, _judged(run))
+            policy = read_policy(name, plugins.probes, _judged(run), plugins.policies())
         elif stated["sha256"] == planned["sha256"]:
             policy = restore_policy(planned["content"], stated["name"], _judged(run))
         else:
-            policy = read_policy(stated["name"], plugins.probes, _judged(run))
+            policy = read_policy(stated["name"], plugins.probes, _judged(run), plugins.policies())
     except (AuditorError, KeyError, TypeError, ValueError) as error:
         return None, f"the policy that judged cannot be read ({one_line(error)}); give it with --policy"
     if policy.sha256 != stated["sha256"]:
@@ -159,7 +159,7 @@ def _policy(run: StoredRun, plugins: Registry, name: str | None) -> tuple[Policy
 
 def _verdict(run: StoredRun, policy: Policy, judged: Sequence[ProbeRecord]) -> Check:
     audit = run.audit
-    broken = [plugin["name"] for plugin in audit["plugins"] if plugin["error"]]
+    broken = [plugin_title(plugin) for plugin in audit["plugins"] if plugin["error"]]
     outcome, reason = verdict(judged, policy, broken, unanswered=audit["data"].get("n_unanswered", 0))
     described = {**policy.described(judged), "name": audit["policy"]["name"]}
     stated = {"verdict": audit["verdict"], "reason": audit.get("verdict_reason", ""), "policy": audit["policy"]}
