@@ -334,7 +334,7 @@ class ModelRecord(TypedDict):
 
     path: str
     sha256: str
-    format: Literal["onnx", "torchscript", "exported-program", "endpoint"]
+    format: Literal["onnx", "torchscript", "exported-program", "endpoint", "openvino", "litert"]
     access: Literal["white-box", "black-box"]
     access_reason: str
     runtime: str

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 
-Format = Literal["onnx", "torchscript", "exported-program", "endpoint"]
+Format = Literal["onnx", "torchscript", "exported-program", "endpoint", "openvino", "litert"]
 Precision = Literal["float32", "float16", "int8"]
 
 

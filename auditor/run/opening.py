@@ -289,8 +289,8 @@ def _open_source(plugins: Registry, path: Path, option: str) -> Source:
     found: Source | None = plugins.first("auditor_open_images", path=path)
     if found is None:
         raise BadInput(
-            f"{option}: expected a folder of images (one per class, or flat), a .csv or .parquet manifest, or"
-            " an .npz archive"
+            f"{option}: expected a folder of images (one per class, or flat), a .csv or .parquet manifest, an .npz"
+            " archive, a Hugging Face data set (.parquet, metadata.jsonl), a WebDataset archive (.tar), or IDX files"
         )
     return found.printable()
 
