@@ -1,9 +1,10 @@
-"""Publishing to MLflow: metrics with intervals, reports and records arrive in a store on disk."""
+"""Publishing to MLflow and Weights & Biases: metrics with intervals, reports and records arrive on disk."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from auditor.run.request import Outcome, Request
 from auditor.run.session import run
 
 pytest.importorskip("mlflow", reason="auditor[mlflow] is not installed")
+pytest.importorskip("wandb", reason="auditor[wandb] is not installed")
 
 
 @pytest.fixture
@@ -97,7 +99,7 @@ def test_registered_model_gets_the_verdict(
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("AUDITOR_PUBLISH", "mlfow", "unknown publisher 'mlfow'; expected mlflow"),
+        ("AUDITOR_PUBLISH", "mlfow", "unknown publisher 'mlfow'; expected mlflow, wandb"),
         ("AUDITOR_MLFLOW_MODEL", "digits", "expected name/version"),
     ],
 )
@@ -117,3 +119,40 @@ def test_nothing_is_published_unless_the_variable_asks_for_it(
     monkeypatch.delenv("AUDITOR_PUBLISH")
     assert audit().problems == []
     assert client.get_experiment_by_name("audits") is None
+
+
+def chunks(raw: bytes) -> Iterator[bytes]:
+    """Return the records of a W&B file: LevelDB's log format after seven bytes, in blocks of 32 KiB."""
+    position, whole = 7, b""
+    while position + 7 <= len(raw):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", raw, position)
+        whole += raw[position + 7 : position + 7 + length]
+        position += 7 + length
+        # a whole record, or the last part of one
+        if kind in {1, 4}:
+            yield whole
+            whole = b""
+
+
+def test_offline_run_of_wandb_holds_the_metrics(
+    audit: Callable[[], Outcome], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for name, value in {"AUDITOR_PUBLISH": "wandb", "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    outcome = audit()
+    assert outcome.problems == []
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    summary, config = {}, {}
+    for data in chunks(file.read_bytes()):
+        record = Record.FromString(data)
+        updates = [*record.summary.update, *record.run.summary.update]
+        summary |= {each.key or "/".join(each.nested_key): json.loads(each.value_json) for each in updates}
+        config |= {each.key: json.loads(each.value_json) for each in record.run.config.update}
+    assert {name: summary[name] for name in flat_metrics(outcome.audit)} == flat_metrics(outcome.audit)
+    assert config["auditor.verdict"] == outcome.audit["verdict"]

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from auditor.findings.record import AuditRecord, MetricRecord
 
 VARIABLE = "AUDITOR_PUBLISH"
-_KNOWN = ("mlflow",)
+_KNOWN = ("mlflow", "wandb")
 _LONGEST = 180
 """Characters of a name; MLflow allows 250."""
 
@@ -42,6 +42,18 @@ def flat_metrics(audit: AuditRecord) -> dict[str, float]:
             ends = {"": metric["value"], ".low": metric["low"], ".high": metric["high"]}
             numbers |= {name + end: float(value) for end, value in ends.items() if value is not None}
     return numbers
+
+
+def facts(audit: AuditRecord) -> dict[str, str]:
+    """Return what identifies the audit: version, suite, seed, verdict, and the digests of model and data."""
+    return {
+        "auditor.version": audit["auditor"],
+        "auditor.suite": audit["suite"],
+        "auditor.seed": str(audit["seed"]),
+        "auditor.verdict": audit["verdict"],
+        "auditor.model_sha256": audit["model"]["sha256"],
+        "auditor.data_sha256": audit["data"]["sha256"],
+    }
 
 
 def _name(probe_id: str, metric: MetricRecord) -> str:

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from auditor import BadInput, hookimpl
-from auditor.plugins.publishers._wanted import VARIABLE, flat_metrics, wanted
+from auditor.plugins.publishers._wanted import VARIABLE, facts, flat_metrics, wanted
 
 if TYPE_CHECKING:
     from auditor import FinishedRun
@@ -65,17 +65,9 @@ def _log(client: Any, run_id: str, run: FinishedRun) -> None:
 
     from mlflow.entities import Metric, RunTag
 
-    audit, now = run.audit, int(time() * 1000)
-    metrics = [Metric(name, value, now, 0) for name, value in flat_metrics(audit).items()]
-    tags = {
-        "auditor.version": audit["auditor"],
-        "auditor.suite": audit["suite"],
-        "auditor.seed": audit["seed"],
-        "auditor.verdict": audit["verdict"],
-        "auditor.model_sha256": audit["model"]["sha256"],
-        "auditor.data_sha256": audit["data"]["sha256"],
-    }
-    client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+    now = int(time() * 1000)
+    metrics = [Metric(name, value, now, 0) for name, value in flat_metrics(run.audit).items()]
+    client.log_batch(run_id, tags=[RunTag(*each) for each in facts(run.audit).items()])
     for start in range(0, len(metrics), _BATCH):
         client.log_batch(run_id, metrics=metrics[start : start + _BATCH])
     for file in run.files:
