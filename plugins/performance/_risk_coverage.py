@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from auditor import Axis, Curve, Finding, Metric, MetricSpec, Point, Records, Series, Table
-from auditor.findings.formatting import percent
+from auditor.findings.formatting import measured, number
 from auditor.plugins.performance._confidence_threshold import THRESHOLDS
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from auditor.findings.evidence import Cell
     from auditor.statistics import Units
 
-AURC = MetricSpec(name="aurc", label="Area under the risk-coverage curve", better="lower")
+AURC = MetricSpec(name="aurc", label="Area under the risk-coverage curve", better="lower", unit="1")
 
 _CURVE_POINTS = 50
 
@@ -39,14 +39,14 @@ def risk_coverage(
 
     wrong = ~correct
     interval = statistics.aurc_interval(confidence, wrong, units=units)
-    area = Metric(name="aurc", **interval._asdict(), n=len(wrong), units=statistics.count_units(units))
+    area = Metric(name="aurc", **interval._asdict(), n=len(wrong), unit="1", units=statistics.count_units(units))
     risk = float(wrong.mean())
     finding = Finding(
         id="performance.calibration/risk-coverage",
         title="Selective classification",
-        statement=f"Area under the risk-coverage curve {percent(area)} (n = {len(wrong)} {records.kind}). With the same"
-        f" {100 * risk:.1f} % errors, it is {100 * statistics.least_aurc(risk):.1f} % if every error has a lower"
-        f" confidence than every correct prediction, and {100 * risk:.1f} % if the confidence tells nothing.",
+        statement=f"Area under the risk-coverage curve {measured(area)} (n = {len(wrong)} {records.kind}). With these"
+        f" {100 * risk:.1f} % errors, it is {number(statistics.least_aurc(risk))} if every error has a lower"
+        f" confidence than every correct prediction, and {number(risk)} if the confidence tells nothing.",
         metric=area,
         evidence=[_curve(confidence, wrong, records.kind), _table(confidence, correct, units, records.kind)],
     )

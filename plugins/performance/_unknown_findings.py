@@ -44,11 +44,11 @@ def score_findings(records: Records) -> Conclusion:
     left_out = len(records.frame) - len(finite)
     if left_out:
         statements.append(f"{counted(left_out, 'unknown image')} without finite scores are left out.")
-    sizes = f"(n = {len(known)} known and {len(unknown)} unknown {records.kind})"
+    statements.append(f"Measured on {len(known)} known and {len(unknown)} unknown {records.kind}.")
     finding = Finding(
         id="performance.unknown-inputs/separation",
         title="Known against unknown inputs",
-        statement=f"{' '.join(statements)} {sizes}.",
+        statement=" ".join(statements),
         metric=metrics[0],
         evidence=[_roc(curves), _classes(unknown, records)],
     )
