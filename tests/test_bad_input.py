@@ -353,8 +353,8 @@ DATA: dict[str, tuple[Callable[[Any], Path], Sequence[str]]] = {
         ["d.npz", "images is not an array", "np.savez"],
     ),
     "an archive without images": (
-        lambda h: npz(h.at / "d.npz", x=np.zeros(3)),
-        ["d.npz", "contains x", "called images"],
+        lambda h: npz(h.at / "d.npz", pixels=np.zeros(3)),
+        ["d.npz", "contains pixels", "expected images and labels"],
     ),
     "images of another rank": (lambda h: npz(h.at / "d.npz", images=np.zeros(3)), ["[3]", "[n, height, width]"]),
     "no images in the array": (lambda h: npz(h.at / "d.npz", images=np.zeros((0, 8, 8, 3))), ["found no images"]),

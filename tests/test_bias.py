@@ -467,7 +467,7 @@ def test_calibration_by_group_and_confidence_threshold() -> None:
     frame = people(900, 2, seed=8).assign(brier=0.1, log_loss=0.2)
     confident_errors = attack(frame, np.ones(900, dtype=bool)).assign(linf=4 / 255)
     conclusion = Calibration().conclude(records(frame, 2, attacks_one=confident_errors))
-    calibration, threshold = conclusion.findings
+    calibration, _, threshold = conclusion.findings
     groups: Any = next(e for e in calibration.evidence if e.title == "Calibration by group")
     mask = (frame["group:kind"] == "a").to_numpy()
     correct = (frame["label"] == frame["prediction"]).to_numpy()

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from auditor.errors import BadInput
 from auditor.model.classifier import Classifier
-from auditor.model.scores import OutputDecoder, class_scores, look_at_outputs, softmax
+from auditor.model.scores import OutputDecoder, class_scores, look_at_outputs, looks_like_sigmoids, softmax
 from auditor.run.opening import open_model
 
 Cli = Callable[..., Result]
@@ -89,7 +89,8 @@ def test_final_activation_is_recognised_and_removed_from_the_copy(
         nodes.append(helper.make_node(extra, inputs, [f"a{i + 1}"], **how))
     shape = ["n", 4, 1] if "Unsqueeze" in through else ["n", 4]
     output = [helper.make_tensor_value_info(f"a{len(through)}", FLOAT, shape)]
-    classifier = opened(model(tmp_path / "m.onnx", 4, *constants, *nodes, outputs=output))
+    path = model(tmp_path / "m.onnx", 4, *constants, *nodes, outputs=output)
+    classifier = opened(path, kind="probabilities") if operator == "Sigmoid" else opened(path)
     expected = sigmoid(logits(4)) if name == "sigmoid" else softmax(logits(4))
     agrees(classifier, expected / expected.sum(axis=1, keepdims=True))
     assert classifier.decoder.activation == name
@@ -97,6 +98,36 @@ def test_final_activation_is_recognised_and_removed_from_the_copy(
     # without saturation by the activation: for confident predictions the copy still has a gradient
     sure = classifier.gradient(PIXELS * 30)
     assert float(sure.abs().sum()) > 0
+
+
+class Sigmoids(torch.nn.Module):
+    """One sigmoid per class, without an operator that a reader of the file would recognise."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = x.flatten(1) @ torch.from_numpy(weights(4)).T
+        return 1 / (1 + (-z).exp())
+
+
+def test_one_sigmoid_per_class_is_refused_unless_the_scores_are_stated_to_be_probabilities(tmp_path: Path) -> None:
+    onnx_file = model(tmp_path / "m.onnx", 4, helper.make_node("Sigmoid", ["z"], ["p"]))
+    torch_file = tmp_path / "m.pt"
+    with warnings.catch_warnings():
+        # torch deprecates its own format
+        warnings.simplefilter("ignore")
+        torch.jit.trace(Sigmoids(), torch.zeros(2, 1, 3, 3)).save(str(torch_file))
+    expected = sigmoid(logits(4))
+    for path in (onnx_file, torch_file):
+        shape = {"input": {"size": [3, 3], "channels": 1}}
+        with pytest.raises(BadInput, match=r"one sigmoid per class, and the 4 scores .* multi-label .*audit\.toml"):
+            open_model(path, "cpu", shape, trust=True)
+        stated = open_model(path, "cpu", shape | {"output": {"kind": "probabilities"}}, trust=True)
+        agrees(stated, expected / expected.sum(axis=1, keepdims=True))
+
+
+def test_two_sigmoids_are_refused_and_one_is_binary(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="multi-label"):
+        opened(model(tmp_path / "two.onnx", 2, helper.make_node("Sigmoid", ["z"], ["p"])))
+    assert opened(model(tmp_path / "one.onnx", 1, helper.make_node("Sigmoid", ["z"], ["p"]))).n_classes == 2
 
 
 def test_one_sigmoid_output_is_two_classes(tmp_path: Path) -> None:
@@ -221,6 +252,13 @@ def test_one_quantised_probability(dtype: Any) -> None:
     raw = np.array([[limits.min], [limits.max]], dtype=dtype)
     scores = OutputDecoder(outputs="probabilities", activation="sigmoid", single=True).scores(raw)
     np.testing.assert_allclose(scores, [[1, 0], [0, 1]])
+
+
+def test_sigmoids_are_recognised_by_values() -> None:
+    assert looks_like_sigmoids(np.array([[0.2, 0.9, 0.4]]))
+    assert not looks_like_sigmoids(np.array([[0.2, 0.41, 0.4]]))
+    assert not looks_like_sigmoids(np.array([[0.2, 1.9, 0.4]]))
+    assert not looks_like_sigmoids(np.array([[0.2]]))
 
 
 def test_output_type_is_inferred_from_values() -> None:

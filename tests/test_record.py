@@ -33,6 +33,7 @@ AUDIT = {
     record.SkippedRecord: "properties/data/properties/skipped/items",
     record.BenchmarkRecord: "properties/data/properties/benchmark",
     record.UnitsRecord: "properties/data/properties/units",
+    record.UnknownRecord: "properties/data/properties/unknown",
     record.SupervisionRecord: "properties/supervision",
     record.PolicyRecord: "properties/policy",
     record.PlannedRecord: "$defs/planned",

@@ -115,6 +115,8 @@ def test_torchscript_that_touches_files_is_refused(kind: Any, named: str, tmp_pa
 
 def test_hostile_code_runs_with_trust(tmp_path: Path, auditor_cli: Any) -> None:
     path = script(tmp_path / "m.pt", Sleeper())
+    # its scores are from 0 to 1
+    (tmp_path / "m.pt.audit.toml").write_text('[output]\nkind = "logits"\n')
     result = auditor_cli("inspect", path, "--trust-model")
     assert result.exit_code == 0, result.output
     assert (tmp_path / "written.pt").exists()

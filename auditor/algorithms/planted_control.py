@@ -83,13 +83,14 @@ class PlantedModel(Wrapper):
 
     def predict(self, images: Pixels) -> NDArray[np.float32]:
         """Return probabilities (n, 2)."""
-        return softmax(self._scores(images))
+        return softmax(self.scores(images))
 
     def log_probabilities(self, images: Pixels) -> NDArray[np.float32]:
         """Return logarithms of the probabilities (n, 2)."""
-        return log_softmax(self._scores(images))
+        return log_softmax(self.scores(images))
 
-    def _scores(self, images: Pixels) -> NDArray[np.float32]:
+    def scores(self, images: Pixels) -> NDArray[np.float32]:
+        """Return the logits (n, 2)."""
         import torch
 
         with torch.no_grad():

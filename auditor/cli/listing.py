@@ -16,6 +16,7 @@ _NEEDS: Mapping[Need, str] = {
     "groups": "group columns",
     "scores": "scores",
     "epsilons": "an epsilon for each image",
+    "unknown": "images that belong to no class (--unknown DIR)",
 }
 _INPUT_KINDS = {"images": "images", "rows": "tabular data"}
 

@@ -62,7 +62,7 @@ def main() -> None:
     "--data",
     type=_PATH,
     metavar="PATH",
-    help="Folder of images (one per class, or flat), .csv or .parquet manifest, or .npz.",
+    help="Folder of images (one per class, or flat), .csv or .parquet manifest, .npz, WebDataset .tar, or IDX files.",
 )
 @TRUST
 @input_options

@@ -167,6 +167,12 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         help="Another model for the same classes, for attacks.transfer (repeatable).",
     ),
     click.option(
+        "--unknown",
+        type=_PATH,
+        metavar="DIR",
+        help="Images that belong to no class, in any format of --data, for performance.unknown-inputs.",
+    ),
+    click.option(
         "--batch-size",
         default="auto",
         callback=_batch_size,

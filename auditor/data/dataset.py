@@ -179,6 +179,8 @@ class Images:
         """The L-infinity epsilon of each image, (n,); None if the data states none."""
         self.benchmark: BenchmarkRecord | None = None
         """The benchmark of the Hugging Face Hub that the data is, as stated in the sidecar."""
+        self.unknown: Images | None = None
+        """Images that belong to no class, opened for probes that need them."""
         self._position = {image_id: position for position, image_id in enumerate(self.ids)}
         self.labels: NDArray[np.int64] | None = None
 

@@ -127,12 +127,16 @@ def _channels_last(array: NDArray[Any], channels: int) -> NDArray[Any]:
 
 def read_file(path: Path) -> tuple[bytes, Image.Image]:
     """Read an image file and return its bytes and the decoded picture; raise OSError if it is not an image."""
-    from PIL import Image, UnidentifiedImageError
-
     if path.exists() and not path.is_file():
         # reading a FIFO or a device may never end
         raise OSError("is a folder" if path.is_dir() else "is a FIFO, a socket or a device, not a file")
-    raw = path.read_bytes()
+    return decode(path.read_bytes())
+
+
+def decode(raw: bytes) -> tuple[bytes, Image.Image]:
+    """Return the bytes of an image file and the decoded picture; raise OSError if they are not those of an image."""
+    from PIL import Image, UnidentifiedImageError
+
     if not raw:
         raise OSError("an empty file")
     try:

@@ -389,6 +389,16 @@ class BenchmarkRecord(TypedDict):
     task_id: str
 
 
+class UnknownRecord(TypedDict):
+    """The images that belong to no class."""
+
+    path: str
+    sha256: str
+    n: int
+    n_available: int
+    n_unreadable: int
+
+
 class DataRecord(TypedDict):
     """The audited images, or the tabular data."""
 
@@ -408,6 +418,7 @@ class DataRecord(TypedDict):
     near_duplicates: NotRequired[int]
     benchmark: NotRequired[BenchmarkRecord | None]
     groups: dict[str, dict[str, int]]
+    unknown: NotRequired[UnknownRecord | None]
 
 
 class SeverityScaleRecord(TypedDict):

@@ -93,6 +93,9 @@ class Classifier(Protocol):
     def predict(self, images: Pixels) -> NDArray[np.float32]:
         """Return class probabilities (n, k) of pixels (n, c, h, w) in [0, 1], from the deployed model."""
 
+    def scores(self, images: Pixels) -> NDArray[np.float32]:
+        """Return the scores (n, k) of the deployed model, of the kind that ``outputs`` names."""
+
     def log_probabilities(self, images: Pixels) -> NDArray[np.float32]:
         """Return the logarithms of ``predict`` (n, k), which distinguish confidences that float32 rounds to 1."""
 

@@ -215,14 +215,22 @@ class DeployedModel:
         Raises:
             NotFinite: for a score that is NaN or infinite; a logit of minus infinity is a probability of 0.
         """
-        return self.decoder.probabilities(self._scores(np.asarray(images, dtype=np.float32)))
+        return self.decoder.probabilities(self.scores(images))
+
+    def scores(self, images: Pixels) -> NDArray[np.float32]:
+        """Return the scores (n, k) of the deployed model, logits or probabilities as ``outputs`` says.
+
+        Raises:
+            NotFinite: for a score that is NaN or infinite.
+        """
+        return self._scores(np.asarray(images, dtype=np.float32))
 
     def log_probabilities(self, images: Pixels) -> NDArray[np.float32]:
         """Return logarithms of the probabilities (n, k), from the deployed model.
 
         They show an attacker what float32 probabilities hide: which step lowers a confidence that is rounded to 1.
         """
-        return self.decoder.log_probabilities(self._scores(np.asarray(images, dtype=np.float32)))
+        return self.decoder.log_probabilities(self.scores(images))
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
         """Return logits (n, k) of pixels (n, c, h, w) in [0, 1], from the copy, under autograd.

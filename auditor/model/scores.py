@@ -141,6 +141,17 @@ def look_at_outputs(scores: NDArray[Any]) -> Outputs:
     return "probabilities" if scores.min() >= 0 and np.abs(sums - 1).max() < 1e-2 else "logits"
 
 
+def looks_like_sigmoids(scores: NDArray[Any]) -> bool:
+    """Whether scores (n, k), k > 1, are from 0 to 1 without summing to 1, as those of one sigmoid per class.
+
+    Scores that a server has rounded sum to 1 within the tolerance.
+    """
+    known = scores[~np.isnan(scores.astype(np.float64)).any(axis=1)].astype(np.float64)
+    if scores.shape[1] == 1 or not len(known) or not (known.min() >= 0 and known.max() <= 1):
+        return False
+    return bool(np.abs(known.sum(axis=1) - 1).max() > 0.05)
+
+
 def class_scores(scores: Any, batch: int) -> NDArray[np.float32]:
     """Bring the raw output to (n, k), k = 1 for a single score; raise BadInput if it is not that of a classifier."""
     array = np.asarray(scores)

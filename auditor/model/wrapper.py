@@ -111,6 +111,10 @@ class Wrapper:
         """Return class probabilities (n, k)."""
         return self.inner.predict(images)
 
+    def scores(self, images: Pixels) -> NDArray[np.float32]:
+        """Return the scores (n, k) behind ``predict``; a wrapper that changes ``predict`` overrides it."""
+        return self.inner.scores(images)
+
     def log_probabilities(self, images: Pixels) -> NDArray[np.float32]:
         """Return the logarithms of ``predict`` (n, k); a wrapper that changes ``predict`` overrides it."""
         return self.inner.log_probabilities(images)

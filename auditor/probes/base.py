@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch, Pixels
+    from auditor.data.dataset import Batch, Images, Pixels
     from auditor.model.classifier import Classifier
 
-Need = Literal["labels", "gradients", "groups", "scores", "epsilons"]
+Need = Literal["labels", "gradients", "groups", "scores", "epsilons", "unknown"]
 InputKind = Literal["images", "rows"]
 
 Columns = Mapping[str, "NDArray[Any]"]
@@ -151,6 +151,8 @@ class RunContext:
     rng: Randomness
     records: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     """What the probes of ``depends_on`` have recorded, by id; empty unless the probe ``waits``."""
+    unknown: Images | None = None
+    """Images that belong to no class (``--unknown``); given to probes that need "unknown"."""
     units: Mapping[str, str] | None = None
     """The unit of each image (patient, person, video) by id; None if the data states none. Images of one unit belong
     into the same half of a split."""

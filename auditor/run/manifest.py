@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import auditor
 from auditor.data.dataset import Images
@@ -59,6 +59,8 @@ class Manifest(TypedDict):
     time_limit: float | None
     reduced: list[str]
     """Probes with the smaller settings of the suite."""
+    unknown: NotRequired[FileRecord]
+    """The images that belong to no class, if there are any."""
     seed: int
     command: str
     environment: dict[str, str | float | bool | None]
@@ -84,6 +86,8 @@ def records_key(
     measurement = [*identity, plain(asdict(probe)), probe.fingerprint(probes)]
     data = images.measured_sha256 if type(probe).prepare is Probe.prepare else images.sha256
     inputs = [_model_identity(classifier), data, sorted(ids)]
+    if "unknown" in probe.meta.needs and images.unknown is not None:
+        inputs.append(images.unknown.sha256)
     return digest([*measurement, *inputs, seed, classifier.device.partition(":")[0]])
 
 
@@ -139,6 +143,8 @@ def write_manifest(
         "command": request.command,
         "environment": describe(classifier.device),
     }
+    if images.unknown is not None:
+        manifest["unknown"] = {"path": images.unknown.path, "sha256": images.unknown.sha256}
     before = _earlier(folder, progress)
     if before is not None:
         for line in manifest_changes(before, manifest):
@@ -190,6 +196,8 @@ def manifest_changes(before: Manifest, now: Manifest) -> list[str]:
     """List the differences between two manifests that make records unusable: key and both values."""
     lines = [*_input_change("model", before.get("model"), now["model"])]
     lines += _data_change(before.get("data"), now["data"])
+    if "unknown" in before and "unknown" in now:
+        lines += _input_change("unknown", before["unknown"], now["unknown"])
     if before.get("seed") != now["seed"]:
         lines.append(f"seed {before.get('seed')} -> {now['seed']}")
     for probe_id, settings in now["settings"].items():

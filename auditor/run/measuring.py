@@ -196,6 +196,7 @@ def run_context(
         ids=sorted(ids),
         batch=measurer.batch,
         units=measurer.images.unit_of,
+        unknown=measurer.images.unknown if "unknown" in probe.meta.needs else None,
         rng=Randomness(measurer.seed, probe.meta.id),
         records=records or {},
     )

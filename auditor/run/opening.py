@@ -23,6 +23,9 @@ from auditor.run import effect
 from auditor.run.request import Request
 from auditor.run.sandbox import load_in_sandbox
 
+_NAMED = 3
+"""Images or names that a warning lists."""
+
 Overrides = Mapping[str, Mapping[str, Json]]
 """Properties of the model from the command line, in the tables and keys of the sidecar."""
 
@@ -87,6 +90,49 @@ def _open_rows(
     _state_benchmark(classifier, images, request, sidecar)
     _match(classifier, images)
     return classifier, images
+
+
+def open_unknown(
+    plugins: Registry, request: Request, suite: suite.Suite, classifier: DeployedModel, images: Images
+) -> Images:
+    """Open the images of ``--unknown``, which belong to no class, at the size of the audited ones.
+
+    Raises BadInput for unusable files, and for images that are part of the audited data.
+    """
+    assert request.unknown is not None
+    option = f"--unknown {request.unknown}"
+    if classifier.input_kind == "rows":
+        raise BadInput(f"{option}: requires a model of images; this one takes {classifier.shape[0]} tabular features")
+    source = _open_source(plugins, request.unknown, option)
+    if source.columns is not None:
+        raise BadInput(f"{option}: holds tabular data; expected images")
+    unknown = Images(
+        _complete(source),
+        shape=classifier.shape,
+        resizing=images.resizing,
+        samples=request.samples or suite.samples,
+        seed=request.seed,
+    )
+    known = set(images.digests)
+    both = [name for name, digest in zip(unknown.ids, unknown.digests, strict=True) if digest in known]
+    if both:
+        raise BadInput(
+            f"{option}: {len(both)} of {len(unknown)} images are also part of {images.path}, the first is {both[0]};"
+            " expected images that belong to no class"
+        )
+    classifier.warnings += unknown.warnings
+    if unknown.unreadable:
+        named = "; ".join(unknown.unreadable[:_NAMED]) + ("; ..." if len(unknown.unreadable) > _NAMED else "")
+        classifier.warnings.append(
+            f"{len(unknown.unreadable)} images of {option} could not be read and are left out: {named}"
+        )
+    shared = sorted(set(unknown.label_names or ()) & set(classifier.named_classes or ()))
+    if shared:
+        classifier.warnings.append(
+            f"{option} has folders or labels with names of classes of the model ({', '.join(shared[:_NAMED])}); its"
+            " images are taken for images of no class."
+        )
+    return unknown
 
 
 def _with_unit(source: Source, unit: str | None) -> Source:
@@ -231,15 +277,20 @@ def _find_source(plugins: Registry, request: Request, sidecar: Sidecar) -> Sourc
 
         return source()
     option = "--data" if request.data else f"{sidecar.where('data')}: [data] path"
+    return _open_source(plugins, path, f"{option} {path}")
+
+
+def _open_source(plugins: Registry, path: Path, option: str) -> Source:
+    """Open the images at a path; ``option`` says where the path comes from."""
     if not path.exists():
-        raise BadInput(f"{option} {path}: no such file or folder")
+        raise BadInput(f"{option}: no such file or folder")
     if not path.is_file() and not path.is_dir():
-        raise BadInput(f"{option} {path}: is a FIFO, a socket or a device; expected a file or a folder")
+        raise BadInput(f"{option}: is a FIFO, a socket or a device; expected a file or a folder")
     found: Source | None = plugins.first("auditor_open_images", path=path)
     if found is None:
         raise BadInput(
-            f"{option} {path}: expected a folder of images (one per class, or flat), a .csv or .parquet manifest, or"
-            " an .npz archive"
+            f"{option}: expected a folder of images (one per class, or flat), a .csv or .parquet manifest, an .npz"
+            " archive, a Hugging Face data set (.parquet, metadata.jsonl), a WebDataset archive (.tar), or IDX files"
         )
     return found.printable()
 

@@ -49,4 +49,6 @@ def unmet_requirement(probe: Probe, classifier: DeployedModel, images: Images) -
         return "requires groups; the data has no group columns"
     if "epsilons" in needs and images.epsilons is None:
         return "requires an epsilon for each image (column epsilon); the data has none"
+    if "unknown" in needs and images.unknown is None:
+        return "requires images that belong to no class (--unknown DIR); none were given"
     return ""

@@ -25,6 +25,7 @@ from auditor.findings.record import (
     ModelRecord,
     PlanRecord,
     ProbeRecord,
+    UnknownRecord,
 )
 from auditor.model.deployed import DeployedModel
 from auditor.model.device import describe
@@ -194,7 +195,18 @@ def _data_record(images: Images, classifier: DeployedModel, unscored: Mapping[st
         "units": None if images.units is None else {"name": images.unit_name, "n": len(set(images.units))},
         "near_duplicates": images.near_duplicates,
         "benchmark": images.benchmark,
+        "unknown": None if images.unknown is None else _unknown_record(images.unknown),
         "groups": {name: dict(sorted(Counter(values).items())) for name, values in images.groups.items()},
+    }
+
+
+def _unknown_record(images: Images) -> UnknownRecord:
+    return {
+        "path": images.path,
+        "sha256": images.sha256,
+        "n": len(images),
+        "n_available": images.n_available,
+        "n_unreadable": len(images.unreadable),
     }
 
 

@@ -47,6 +47,8 @@ class Request:
     """Processes that measure; None for one with the engine "local", for one per core with "ray"."""
     surrogates: Sequence[Path] = ()
     """Other models for the same classes, for every probe that accepts surrogates."""
+    unknown: Path | None = None
+    """Images that belong to no class, for every probe that needs them."""
     fresh: bool = False
     overrides: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
     """Properties of the model from the command line, in the tables and keys of the sidecar."""

@@ -22,6 +22,11 @@ def choose_probes(plugins: Registry, suite: Suite, request: Request) -> list[Pro
     ids = [probe_id for probe_id in selected if probe_id not in skipped]
     if not ids:
         raise BadInput("no probe is left to run: --skip excludes all of them")
+    if request.unknown is not None and not any("unknown" in plugins.probes[probe_id].meta.needs for probe_id in ids):
+        raise BadInput(
+            "--unknown: no probe of this run uses images that belong to no class; add --probe"
+            " performance.unknown-inputs"
+        )
     surrogates = _surrogates(plugins, request, ids)
     probes = [
         plugins.configure(

@@ -37,7 +37,7 @@ from auditor.run.integrity import write_digests
 from auditor.run.local_workers import LocalWorkers
 from auditor.run.manifest import earlier_reductions, write_keys, write_manifest
 from auditor.run.measuring import Measurer, choose_batch_size, measure_price
-from auditor.run.opening import open_audit
+from auditor.run.opening import open_audit, open_unknown
 from auditor.run.plan import Plan, described, suite_digest, with_plan_warnings
 from auditor.run.planning import random_order, unmet_requirement
 from auditor.run.process_state import StateGuard
@@ -76,6 +76,8 @@ def run(request: Request, progress: Progress | None = None, watch: Watch | None 
     device = pick_device(request.device)
     sandbox.finish()
     classifier, images = open_audit(plugins, request, suite, device)
+    if request.unknown is not None:
+        images.unknown = open_unknown(plugins, request, suite, classifier, images)
     budget = _query_budget(request, classifier) or budget
     if classifier.artefact.endpoint is not None:
         # what repeats queries is measured at the end of the run, to see whether the endpoint changed meanwhile

@@ -41,7 +41,8 @@ from auditor.statistics.intervals import (
     wilson,
 )
 from auditor.statistics.metrics import mean, median, proportion
-from auditor.statistics.roc import roc_auc, roc_auc_micro
+from auditor.statistics.roc import binary_roc_auc, false_positive_rate, roc_auc, roc_auc_micro, threshold_at
+from auditor.statistics.selective import aurc, aurc_interval, least_aurc, risk_coverage
 from auditor.statistics.tests import (
     binomial_greater,
     fisher_lower,
@@ -63,6 +64,9 @@ __all__ = [
     "Interval",
     "UnitCounts",
     "Units",
+    "aurc",
+    "aurc_interval",
+    "binary_roc_auc",
     "binomial_greater",
     "bootstrap",
     "bootstrap_confusion",
@@ -77,11 +81,13 @@ __all__ = [
     "effective_change",
     "effective_count",
     "effective_n",
+    "false_positive_rate",
     "fisher_lower",
     "fisher_lower_over_units",
     "from_intervals",
     "holm",
     "keep",
+    "least_aurc",
     "matched",
     "mcnemar",
     "mcnemar_two_sided",
@@ -95,10 +101,12 @@ __all__ = [
     "proportion",
     "rank_lower",
     "resamples",
+    "risk_coverage",
     "roc_auc",
     "roc_auc_micro",
     "sign_flip",
     "sign_flip_two_sided",
+    "threshold_at",
     "unit_medians",
     "wilson",
 ]

@@ -1,4 +1,4 @@
-"""Area under the ROC curve."""
+"""Area under the ROC curve, and the rate of false positives at a rate of true positives."""
 
 from __future__ import annotations
 
@@ -38,6 +38,47 @@ def roc_auc_micro(
         np.divide(area, pairs, out=area, where=pairs > 0)
         result[rows] = np.where(pairs > 0, area, np.nan)
     return result
+
+
+def binary_roc_auc(
+    positive: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the ROC AUC of one score (n,) for positive and other images, per row of image weights (b, n)."""
+    area, pairs = _area(positive, scores, weights)
+    return np.divide(area, pairs, out=np.full_like(area, np.nan), where=pairs > 0)
+
+
+def false_positive_rate(
+    positive: NDArray[np.bool_], scores: NDArray[np.float64], weights: NDArray[np.float64], *, tpr: float = 0.95
+) -> NDArray[np.float64]:
+    """Return the share of the other images above the threshold that ``threshold_at`` returns, (b,).
+
+    Args:
+        positive: Which images are positive, (n,).
+        scores: Higher for positive images, (n,).
+        weights: Rows of image weights, (b, n).
+        tpr: Share of the positive images, above 0 and at most 1, that must reach the threshold.
+    """
+    thresholds = threshold_at(scores[positive], weights[:, positive], tpr=tpr)
+    order = np.argsort(scores[~positive], kind="stable")
+    below = np.concatenate([np.zeros((len(weights), 1)), weights[:, ~positive][:, order].cumsum(axis=1)], axis=1)
+    first = np.searchsorted(scores[~positive][order], thresholds, side="left")
+    total = below[:, -1]
+    accepted = total - below[np.arange(len(weights)), first]
+    rate: NDArray[np.float64] = np.divide(accepted, total, out=np.full_like(total, np.nan), where=total > 0)
+    return rate
+
+
+def threshold_at(
+    scores: NDArray[np.float64], weights: NDArray[np.float64], *, tpr: float = 0.95
+) -> NDArray[np.float64]:
+    """Return the largest score that at least a share ``tpr`` of the images reaches, per row of weights (b, n); (b,)."""
+    order = np.argsort(-scores, kind="stable")
+    reached = weights[:, order].cumsum(axis=1)
+    # the tolerance is for rounding: 19 of 20 are 95 %
+    enough = reached >= tpr * reached[:, -1:] - 1e-9
+    found: NDArray[np.float64] = scores[order][enough.argmax(axis=1)]
+    return found
 
 
 def _area(

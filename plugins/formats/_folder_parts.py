@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,17 +42,37 @@ def choose_part(path: Path, found: Scan) -> str | None:
             f"{path}: contains images in {_listed(flat)}, which may be classes, or parts of a data set without labels;"
             f" pass one part with --data {path / flat[0]}, or name the labels in a .csv manifest"
         )
+    return best_part(path, {name: path / name for name in parts})
+
+
+def is_part(name: str) -> bool:
+    """Whether a name is that of a part of a data set, such as train."""
+    return name.casefold() in _KIND
+
+
+def best_part(path: Path, parts: Mapping[str, Path]) -> str:
+    """Return the test part of a data set, or else the validation part.
+
+    Args:
+        path: The data set, for the message.
+        parts: A path to pass instead, by the name of its part.
+
+    Raises:
+        BadInput: if several parts could be meant, or there is neither of the two.
+    """
     for kind in ("test", "val"):
-        chosen = [name for name in parts if _KIND[name.casefold()] == kind]
+        chosen = [name for name in parts if _KIND.get(name.casefold()) == kind]
         if len(chosen) > 1:
-            raise BadInput(
-                f"{path}: contains {_listed(chosen)}; pass the one to audit, such as --data {path / chosen[0]}"
-            )
+            one = parts[chosen[0]]
+            raise BadInput(f"{path}: contains {_listed(chosen)}; pass the one to audit, such as --data {one}")
         if chosen:
             return chosen[0]
+    unknown = [each for name, each in parts.items() if not is_part(name)]
+    if unknown:
+        raise BadInput(f"{path}: contains {_listed(list(parts))}; pass the one to audit, such as --data {unknown[0]}")
     raise BadInput(
         f"{path}: contains only training images ({_listed(list(parts))}), on which a model is better than on new ones;"
-        f" expected a test or val folder; to audit training images, pass --data {path / next(iter(parts))}"
+        f" expected a test or val part; to audit training images, pass --data {next(iter(parts.values()))}"
     )
 
 

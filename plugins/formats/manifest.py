@@ -34,13 +34,16 @@ def auditor_open_images(path: Path) -> Source | None:
 
 
 def _open(path: Path) -> Source:
+    table = _read(path)
+    _check_columns(path, [str(name) for name in table.columns])
+    return image_source(path, table) if "image" in table.columns else _tabular(path, table)
+
+
+def image_source(path: Path, table: pd.DataFrame) -> Source:
+    """Return the images that a table names in the column ``image``, relative to the folder of ``path``."""
     from auditor.data.dataset import Source
     from auditor.data.resizing import read_file
 
-    table = _read(path)
-    _check_columns(path, [str(name) for name in table.columns])
-    if "image" not in table.columns:
-        return _tabular(path, table)
     names = [_name(path.parent, name) for name in _image_names(path, table)]
     files = [path.parent / name for name in names]
     masks = _mask_files(path, table)
@@ -54,7 +57,7 @@ def _open(path: Path) -> Source:
 
     return Source(
         path=str(path),
-        ids=_unique(names),
+        ids=unique(names),
         labels=_labels(path, table),
         groups={str(name): _texts(table[name]) for name in table.columns if name not in _NOT_GROUPS},
         units=_texts(table["unit"]) if "unit" in table else None,
@@ -135,7 +138,7 @@ def _read(path: Path) -> pd.DataFrame:
     try:
         # pyarrow does not open paths that are not UTF-8
         is_parquet = path.suffix.lower() == ".parquet"
-        return pd.read_parquet(io.BytesIO(path.read_bytes())) if is_parquet else _read_csv(path)
+        return pd.read_parquet(io.BytesIO(path.read_bytes())) if is_parquet else read_csv(path)
     except pd.errors.ParserWarning:
         raise BadInput(
             f"{path}: has rows with more cells than its header has columns; put cells with commas between quotes"
@@ -144,7 +147,7 @@ def _read(path: Path) -> pd.DataFrame:
         raise BadInput(f"{path}: not readable as a table: {str(error).splitlines()[0]}") from None
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path) -> pd.DataFrame:
     """Read all cells as text: label 01 is not the number 1, and a class may be called None or NA."""
     import pandas as pd
 
@@ -179,7 +182,7 @@ def _labels(path: Path, table: pd.DataFrame) -> list[str] | None:
     return [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in table["label"]]
 
 
-def _unique(names: list[str]) -> list[str]:
+def unique(names: list[str]) -> list[str]:
     """Return ids from names; further rows of the same file get a number."""
     taken, count, ids = set(names), Counter[str](), []
     for name in names:

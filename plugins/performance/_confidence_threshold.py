@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from auditor.findings.evidence import Cell
 
-_THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
 _MAX_ATTACKS = 4
 
 
@@ -35,7 +35,7 @@ def _table(records: Records, subsets: dict[str, pd.DataFrame]) -> Table:
     from auditor import statistics
 
     rows: list[list[Cell]] = []
-    for threshold in _THRESHOLDS:
+    for threshold in THRESHOLDS:
         cells = [
             statistics.proportion("rejected", part["confidence"] < threshold, units=part.get("unit")).cell()
             if len(part)

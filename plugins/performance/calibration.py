@@ -18,6 +18,7 @@ from auditor.plugins.performance._calibration_errors import (
 )
 from auditor.plugins.performance._confidence_threshold import threshold_finding
 from auditor.plugins.performance._reliability import group_calibration, reliability_diagram
+from auditor.plugins.performance._risk_coverage import AURC, risk_coverage
 
 if TYPE_CHECKING:
     from auditor import Batch, Classifier, Columns, Randomness
@@ -36,12 +37,14 @@ class Calibration(Probe):
             "https://arxiv.org/abs/1706.04599",
             "https://arxiv.org/abs/1904.01685",
             "https://arxiv.org/abs/1909.10155",
+            "https://arxiv.org/abs/1705.08500",
+            "https://arxiv.org/abs/1805.08206",
         ),
         needs=frozenset({"labels", "scores"}),
         input_kinds=frozenset({"images", "rows"}),
         version=2,
     )
-    metrics = CALIBRATION_METRICS
+    metrics = (*CALIBRATION_METRICS, AURC)
     depends_on: ClassVar[Sequence[str]] = ("attacks.*",)
     bins: int = 15
     minimum: int = 50
@@ -60,28 +63,27 @@ class Calibration(Probe):
         }
 
     def conclude(self, records: Records) -> Conclusion:
-        """Report ECE, Brier score, reliability diagrams and the effect of a threshold on the confidence."""
+        """Report ECE, Brier score, reliability diagrams, AURC and the effect of a threshold on the confidence."""
         from auditor import statistics
 
         frame = records.frame
         if not len(frame):
             return Conclusion(inconclusive=f"no {records.kind} were measured")
-        confidence = frame["confidence"].to_numpy()
-        correct = (frame["prediction"] == frame["label"]).to_numpy()
+        confidence, correct = frame["confidence"].to_numpy(), (frame["prediction"] == frame["label"]).to_numpy()
         units = frame.get("unit")
         ece, perfect, debiased = calibration_errors(confidence, correct, self.bins, units)
+        groups = group_calibration(records, self.bins, self.minimum)
         finding = Finding(
             id="performance.calibration/ece",
             title="Calibration",
             statement=calibration_statement(ece, perfect, confidence, correct),
             metric=ece,
-            evidence=[
-                reliability_diagram(confidence, correct, self.bins, units),
-                *group_calibration(records, self.bins, self.minimum),
-            ],
+            evidence=[reliability_diagram(confidence, correct, self.bins, units), *groups],
         )
+        area, selective = risk_coverage(records, confidence, correct, units)
         brier = statistics.mean("brier", frame["brier"], unit="1", units=units)
-        return Conclusion(metrics=[ece, brier, perfect, debiased], findings=[finding, threshold_finding(records)])
+        findings = [finding, selective, threshold_finding(records)]
+        return Conclusion(metrics=[ece, brier, perfect, debiased, area], findings=findings)
 
     def per_image(self, records: Records) -> list[PerImage]:
         """Return each image's squared distance from its label; the calibration error is not a mean over images."""

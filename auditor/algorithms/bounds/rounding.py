@@ -11,8 +11,8 @@ from torch import Tensor
 
 _BLOCK = 128
 
-_WHOLE = 1024
-"""Number of products that are summed at once: the error bound of longer sums in single precision is too large."""
+_FEW = 32
+"""Number of blocks that the matrix library sums one by one: faster than all products in memory, up to this number."""
 
 
 def gamma(terms: int, dtype: torch.dtype) -> float:
@@ -24,16 +24,15 @@ def gamma(terms: int, dtype: torch.dtype) -> float:
 def dot(slope: Tensor, vector: Tensor) -> Tensor:
     """Return the scalar products (n, r) of linear functions (n, r, ...) and values (n, ...) or (1, ...).
 
-    The error is at most ``dot_error`` times the scalar product of the absolute values: long sums are split into blocks
-    of 128 products, which are summed in the type of ``slope``, and the blocks in double precision.
+    Blocks of 128 products are summed in the type of ``slope`` and the blocks in double precision, so that the error is
+    at most ``dot_error`` times the scalar product of the absolute values.
     """
     rows, values = slope.flatten(2), vector.flatten(1).to(slope.dtype)
     if not values.any():
         return rows.new_zeros(rows.shape[:2]).double()
-    if _at_once(slope):
-        if len(values) == 1:
-            return (rows @ values[0]).double()
-        return torch.bmm(rows, values[:, :, None])[:, :, 0].double()
+    if values.shape[1] <= _FEW * _BLOCK:
+        parts = zip(rows.split(_BLOCK, 2), values[:, :, None].split(_BLOCK, 1), strict=True)
+        return torch.stack([(part @ factor)[:, :, 0].double() for part, factor in parts]).sum(0)
     products = rows * values[:, None]
     count = products.shape[2] // _BLOCK
     blocks, rest = products.tensor_split([count * _BLOCK], dim=2)
@@ -43,15 +42,8 @@ def dot(slope: Tensor, vector: Tensor) -> Tensor:
 
 def dot_error(slope: Tensor) -> float:
     """Return the relative error bound of ``dot`` for linear functions (n, r, ...), with one rounding of each factor."""
-    terms = slope[0, 0].numel()
-    if _at_once(slope):
-        return gamma(terms + 3, slope.dtype)
-    return gamma(_BLOCK + 3, slope.dtype) + gamma(terms // _BLOCK + 1, torch.float64)
-
-
-def _at_once(slope: Tensor) -> bool:
-    """Return True if all products of a linear function (n, r, ...) are summed at once, by the matrix library."""
-    return slope.dtype == torch.float64 or slope[0, 0].numel() <= _WHOLE
+    blocks = slope[0, 0].numel() // _BLOCK + 1
+    return gamma(_BLOCK + 3, slope.dtype) + gamma(blocks, torch.float64)
 
 
 def length(slope: Tensor) -> Tensor:

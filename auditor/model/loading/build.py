@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from auditor.model.loading.input_shape import Candidate, candidates, is_integer,
 from auditor.model.loading.metadata import unusable_names
 from auditor.model.loading.sidecar import Sidecar, sidecar_path
 from auditor.model.preprocessing import InputTransform, Preprocessing
-from auditor.model.scores import Outputs, class_scores, look_at_outputs
+from auditor.model.scores import Outputs, class_scores, look_at_outputs, looks_like_sigmoids
 from auditor.model.tabular import TabularPreprocessing, unknown
 from auditor.printable import printable_text
 
@@ -66,6 +67,12 @@ def build(
     answer = _first_answer(path, artefact, tried, warnings)
     single = answer.scores.shape[1] == 1
     kind = sidecar.kind or artefact.outputs or look_at_outputs(answer.scores)
+    # the operators of an ONNX file show whether it ends in sigmoids; of other models only the values do
+    by_values = artefact.format != "onnx" and looks_like_sigmoids(answer.scores)
+    if not single and (artefact.activation == "sigmoid" or by_values):
+        if sidecar.kind is None:
+            raise BadInput(_multi_label(path, artefact, answer.scores))
+        artefact = replace(artefact, activation="sigmoid")
     warnings += _output_warnings(artefact, kind, single=single)
     n_classes = max(2, answer.scores.shape[1])
     classes, classes_source = _class_names(path, artefact, sidecar, n_classes, warnings)
@@ -84,6 +91,18 @@ def build(
         classes_source=classes_source,
         warnings=warnings,
         review=sidecar.review,
+    )
+
+
+def _multi_label(path: Path, artefact: Artefact, scores: NDArray[np.float32]) -> str:
+    """Say that a model with one sigmoid per class may find several classes in an image, and what to do."""
+    sums = scores.astype(np.float64).sum(axis=1)
+    found = "the model ends in" if artefact.activation == "sigmoid" else "the scores are from 0 to 1, as those of"
+    return (
+        f"{path}: {found} one sigmoid per class, and the {scores.shape[1]} scores of a test image sum to"
+        f" {sums.min():.3g} to {sums.max():.3g}, not 1: a multi-label classifier cannot be audited, because each image"
+        f" needs one class. If the largest score names the class, state in {sidecar_path(path).name} under"
+        ' [output]: kind = "probabilities"; if the scores are logits, kind = "logits"'
     )
 
 
