@@ -17,8 +17,8 @@ from torch import nn
 
 from auditor import reference_models
 from auditor.errors import BadInput
-from auditor.reference_models import eye_state_wrn, faces_scratch, imagenet_efficientnet_lite0
-from auditor.reference_models.common import images, parseval, perturbations, photographs, training
+from auditor.reference_models import eye_state_wrn, faces_scratch
+from auditor.reference_models.common import efficientnet, images, parseval, perturbations, photographs, training
 from auditor.reference_models.common.networks import WideResNet
 from auditor.reference_models.common.training import InPixels
 from auditor.run.opening import open_model
@@ -533,10 +533,10 @@ def test_int8_and_torchscript_are_the_same_classifier(lite: Path) -> None:
 
 
 def test_efficientnet_needs_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imagenet_efficientnet_lite0, "_PACKAGE", "no_such_package")
+    monkeypatch.setattr(efficientnet, "_PACKAGE", "no_such_package")
     with pytest.raises(BadInput, match=r"install auditor\[imagenet\]"):
         reference_models.build("imagenet-efficientnet-lite0", tmp_path, None, print)
-    with pytest.raises(BadInput, match="trains nothing"):
+    with pytest.raises(BadInput, match="has no settings"):
         reference_models.build("imagenet-efficientnet-lite0", tmp_path, None, print, preset="tiny")
     with pytest.raises(BadInput, match="needs no images"):
         reference_models.build("imagenet-efficientnet-lite0", tmp_path, tmp_path, print)
