@@ -13,12 +13,21 @@ import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from auditor import reference_models
 from auditor.errors import BadInput
 from auditor.reference_models import eye_state_wrn, faces_scratch
-from auditor.reference_models.common import efficientnet, images, parseval, perturbations, photographs, training
+from auditor.reference_models.common import (
+    efficientnet,
+    images,
+    last_layer,
+    parseval,
+    perturbations,
+    photographs,
+    training,
+)
 from auditor.reference_models.common.networks import WideResNet
 from auditor.reference_models.common.training import InPixels
 from auditor.run.opening import open_model
@@ -540,3 +549,26 @@ def test_efficientnet_needs_its_weights(tmp_path: Path, monkeypatch: pytest.Monk
         reference_models.build("imagenet-efficientnet-lite0", tmp_path, None, print, preset="tiny")
     with pytest.raises(BadInput, match="needs no images"):
         reference_models.build("imagenet-efficientnet-lite0", tmp_path, tmp_path, print)
+
+
+def test_last_layer_is_the_logistic_regression() -> None:
+    """For two classes, scikit-learn stores one row of weights, and the network has two logits."""
+    rng = np.random.default_rng(0)
+    for classes in (2, 3):
+        inputs = rng.normal(size=(60, 4)).astype(np.float32)
+        labels = np.arange(60) % classes
+        layer = torch.nn.Linear(4, classes)
+        last_layer.fit(layer, inputs, labels)
+        expected = LogisticRegression(max_iter=2000).fit(inputs, labels).predict_proba(inputs)
+        measured = layer(torch.from_numpy(inputs)).softmax(1).detach().numpy()
+        np.testing.assert_allclose(measured, expected, atol=1e-5)
+
+
+def test_crops_of_two_halves_share_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = np.repeat(np.arange(100, dtype=np.uint8)[None, :, None], 40, axis=0).repeat(3, axis=2)
+    monkeypatch.setattr(photographs, "photograph", lambda _: Image.fromarray(columns))
+    left, right = (
+        [crop.pixels for crop in photographs.crops(20, per_photograph=5, seed=0, half=half, largest=0.5)]
+        for half in ("left", "right")
+    )
+    assert np.max(left) < 50 <= np.min(right)
