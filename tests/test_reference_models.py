@@ -551,6 +551,22 @@ def test_efficientnet_needs_its_weights(tmp_path: Path, monkeypatch: pytest.Monk
         reference_models.build("imagenet-efficientnet-lite0", tmp_path, tmp_path, print)
 
 
+def test_photographs_recognises_the_other_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through export, sidecar and runtime, from few crops; guessing gives one of seven."""
+    recipe = reference_models.recipe("photographs")
+    monkeypatch.setattr(recipe, "TRAINING", 6)
+    monkeypatch.setattr(recipe, "TEST", 4)
+    path = reference_models.build("photographs", tmp_path, None, lambda _: None)
+    test = np.load(tmp_path / "photographs-test.npz")
+    model = open_model(path, "cpu")
+    answers = np.array(model.classes)[model.predict(test["images"].transpose(0, 3, 1, 2) / np.float32(255)).argmax(1)]
+    wide = test["groups_crop"] == "wide"
+    assert len(wide) == 2 * wide.sum() == 56
+    assert np.mean(answers[wide] == test["labels"][wide]) > 0.6
+    with pytest.raises(BadInput, match="needs no images"):
+        reference_models.build("photographs", tmp_path, tmp_path, print)
+
+
 def test_last_layer_is_the_logistic_regression() -> None:
     """For two classes, scikit-learn stores one row of weights, and the network has two logits."""
     rng = np.random.default_rng(0)
