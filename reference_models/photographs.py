@@ -43,7 +43,8 @@ def train(out: Path, data: Path | None = None, say: Callable[[str], None] = prin
     smallest, largest = KINDS["wide"]
     learn = crops(SIDE, per_photograph=TRAINING, seed=SEED, smallest=smallest, largest=largest, half="left")
     last_layer.fit(network.fc, last_layer.features(network, inputs(learn)), labels(learn))
-    test, kinds = [], []
+    test: list[Crop] = []
+    kinds: list[str] = []
     for number, (kind, (smallest, largest)) in enumerate(KINDS.items(), 1):
         test += crops(SIDE, per_photograph=TEST, seed=SEED + number, smallest=smallest, largest=largest, half="right")
         kinds += [kind] * (len(test) - len(kinds))

@@ -7,11 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from auditor.reference_models.common.efficientnet import EfficientNetLite0
+
 _BATCH = 32
 
 
 @torch.inference_mode()
-def features(network: nn.Module, inputs: torch.Tensor) -> NDArray[np.float32]:
+def features(network: EfficientNetLite0, inputs: torch.Tensor) -> NDArray[np.float32]:
     """Return ``network.features`` (n, d) of normalised images (n, c, h, w), in batches."""
     return np.concatenate([network.features(batch).numpy() for batch in inputs.split(_BATCH)])
 
