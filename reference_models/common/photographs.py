@@ -7,7 +7,7 @@ From scikit-learn (CC BY 2.0): a temple, photograph by Jonathan "ccc" on Flickr,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,17 +45,28 @@ def photograph(name: str) -> Image.Image:
         return picture.convert("RGB")
 
 
-def crops(side: int, *, per_photograph: int, seed: int, smallest: float = 0.5) -> list[Crop]:
-    """Return random square crops of every photograph, scaled to ``side`` pixels.
+def crops(
+    side: int,
+    *,
+    per_photograph: int,
+    seed: int,
+    smallest: float = 0.5,
+    largest: float = 1.0,
+    half: Literal["left", "right"] | None = None,
+) -> list[Crop]:
+    """Return random square crops of every photograph, or of one half of it, scaled to ``side`` pixels.
 
-    The crop's side is between ``smallest`` and 1, as a share of the shorter side of the photograph.
+    The crop's side is between ``smallest`` and ``largest``, as a share of the shorter side of the photograph or half.
     """
     rng = np.random.default_rng(seed)
     found = []
     for name in NAMES:
         picture = photograph(name)
+        if half is not None:
+            first = 0 if half == "left" else picture.width - picture.width // 2
+            picture = picture.crop((first, 0, first + picture.width // 2, picture.height))
         for _ in range(per_photograph):
-            length = int(rng.uniform(smallest, 1) * min(picture.size))
+            length = int(rng.uniform(smallest, largest) * min(picture.size))
             left, top = (int(rng.integers(extent - length + 1)) for extent in picture.size)
             part = picture.crop((left, top, left + length, top + length))
             found.append(Crop(name, np.asarray(part.resize((side, side), Image.Resampling.BICUBIC))))
