@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_BLOCK = 128
+_BLOCK = 256
 
-_FEW = 32
+_FEW = 4
 """Number of blocks that the matrix library sums one by one: faster than all products in memory, up to this number."""
 
 
@@ -24,7 +24,7 @@ def gamma(terms: int, dtype: torch.dtype) -> float:
 def dot(slope: Tensor, vector: Tensor) -> Tensor:
     """Return the scalar products (n, r) of linear functions (n, r, ...) and values (n, ...) or (1, ...).
 
-    Blocks of 128 products are summed in the type of ``slope`` and the blocks in double precision, so that the error is
+    Blocks of 256 products are summed in the type of ``slope`` and the blocks in double precision, so that the error is
     at most ``dot_error`` times the scalar product of the absolute values.
     """
     rows, values = slope.flatten(2), vector.flatten(1).to(slope.dtype)
