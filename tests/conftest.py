@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 # before anything imports torch: the workers share the cores, and two pools of threads on one core wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# the processes that tests start have several threads: those that wait must not keep the cores busy
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # what Numba compiles here runs for milliseconds: optimising it takes a quarter longer
 os.environ.setdefault("NUMBA_OPT", "0")
 # the plugins of a test exist in its process only; test_supervision.py supervises
@@ -37,7 +39,10 @@ LONG = (
     "test_report",
     "test_browser",
     "test_gaps",
-    "test_plugin",
+    "test_plugin_kinds",
+    "test_logit_scale",
+    "test_fuzz",
+    "test_pdf",
 )
 """Files of minutes. A file runs on one worker: those that come last would leave the others idle."""
 

@@ -44,8 +44,11 @@ search_steps = 2
 iterations = 2
 evaluations = 10
 starts = 5
+[settings."attacks.deepfool"]
+iterations = 3
 [settings."attacks.minimum-norm"]
-iterations = 5
+samples = 1
+iterations = 3
 [settings."attacks.pgd"]
 iterations = 5
 epsilons = ["8/255"]
@@ -58,6 +61,7 @@ batches = 2
 batch_samples = 8
 targets = 2
 [settings."metrics.certified"]
+samples = 1
 seconds = 0
 iterations = 2
 refine = 8
@@ -71,7 +75,10 @@ evaluations = 40
 evaluations = 40
 [settings."explanations.gradient-shap"]
 evaluations = 10
+[settings."explanations.integrated-gradients"]
+iterations = 3
 [settings."sanity.gradient-masking"]
+samples = 1
 iterations = 3
 [settings."sanity.positive-control"]
 samples = 1
@@ -201,7 +208,8 @@ def operators(folder: Path) -> dict[str, Any]:
     import onnx_node_tests as tests
     from onnx.backend.test.case.node import collect_testcases
 
-    cases = list(collect_testcases())
+    # the bodies of functions consist of operators that have their own cases
+    cases = [case for case in collect_testcases() if "_expanded" not in case.name]
     switch_on()
     differ, n = [], 0
     logging.disable(logging.ERROR)

@@ -197,7 +197,8 @@ MODELS: dict[str, tuple[Make, Sequence[str]]] = {
     "no such file": (lambda h: [h.at / "none.onnx"], ["none.onnx", "no such file"]),
     "a folder": (lambda h: [h.good], ["good", "folder", "expected a model file"]),
     "an empty file": (lambda h: [text(h.at / "m.onnx", "")], ["m.onnx", "empty", "expected a model"]),
-    "an unknown suffix": (lambda h: [text(h.at / "m.h5")], ["m.h5", ".h5", ".onnx", ".pt"]),
+    "an unknown suffix": (lambda h: [text(h.at / "m.xyz")], ["m.xyz", ".xyz", ".onnx", ".pt"]),
+    "a Keras file": (lambda h: [text(h.at / "m.h5")], ["m.h5", "only Keras can run", "m.onnx"]),
     "no suffix": (lambda h: [text(h.at / "model")], ["model", "without a suffix", ".onnx"]),
     "text named .onnx": (lambda h: [text(h.at / "m.onnx")], ["m.onnx", "not an ONNX model"]),
     "a Git LFS pointer named .onnx": (

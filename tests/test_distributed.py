@@ -15,14 +15,14 @@ from auditor.errors import BadInput
 from auditor.run.distributed import _visible_gpu, gpu_share
 
 
-def audit(digits: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(digits: Path, folder: Path, *arguments: str) -> list[str]:
+    """Write a small suite; return the arguments of its audit."""
     suite = folder / "tiny.toml"
     suite.write_text(
         'probes = ["performance.accuracy", "attacks.fgsm", "attacks.noise", "sanity.parity"]\nsamples = 60\n'
         '[settings."attacks.fgsm"]\nepsilons = ["8/255"]\nl2_epsilons = []\n'
     )
-    command = [
-        str(Path(sys.executable).with_name("auditor")),
+    return [
         "run",
         str(digits / "digits-cnn.onnx"),
         "--suite",
@@ -34,7 +34,12 @@ def audit(digits: Path, folder: Path, *arguments: str) -> subprocess.CompletedPr
         "-q",
         *arguments,
     ]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+def audit(digits: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    program = str(Path(sys.executable).with_name("auditor"))
+    arguments = (program, *command(digits, folder, *arguments))
+    return subprocess.run(arguments, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
 
 
 def findings(folder: Path) -> list[Any]:
@@ -45,15 +50,16 @@ def findings(folder: Path) -> list[Any]:
     ]
 
 
-def test_workers_have_the_same_findings_and_ray_reuses_records(digits: Path, tmp_path: Path) -> None:
+def test_workers_have_the_same_findings_and_ray_reuses_records(digits: Path, tmp_path: Path, auditor_cli: Any) -> None:
     two = ("--workers", "2")
-    for name, arguments in {"local": (), "workers": two, "ray": ("--engine", "ray", *two)}.items():
+    assert auditor_cli(*command(digits, tmp_path, "--out", "local")).exit_code == 0
+    for name, arguments in {"workers": two, "ray": ("--engine", "ray", *two)}.items():
         done = audit(digits, tmp_path, "--out", name, *arguments)
         assert done.returncode == 0, done.stderr
     assert findings(tmp_path / "workers") == findings(tmp_path / "local")
     assert findings(tmp_path / "ray") == findings(tmp_path / "local")
     before = sorted(path.name for path in (tmp_path / "ray" / "records").rglob("shard-*.parquet"))
-    assert audit(digits, tmp_path, "--out", "ray").returncode == 0
+    assert auditor_cli(*command(digits, tmp_path, "--out", "ray")).exit_code == 0
     assert sorted(path.name for path in (tmp_path / "ray" / "records").rglob("shard-*.parquet")) == before
 
 

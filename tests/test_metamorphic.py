@@ -88,6 +88,7 @@ grid = 4
 evaluations = 30
 [settings."metrics.certified"]
 samples = 2
+refine = 8
 iterations = 2
 seconds = 0
 [settings."metrics.clever"]
@@ -196,17 +197,12 @@ def equal_up_to_rounding(one: Any, other: Any, path: str = "") -> None:
         assert one == other, path
 
 
-@pytest.mark.parametrize("batch_size", [1, 7])
-def test_batch_size_does_not_affect_findings(
-    audit: Audit, baseline: dict[str, Any], tmp_path: Path, batch_size: int
+@pytest.mark.parametrize(("batch_size", "table"), [(1, "table.csv"), (7, "shuffled.csv")])
+def test_batch_size_and_order_of_the_data_do_not_affect_findings(
+    audit: Audit, baseline: dict[str, Any], small: Path, tmp_path: Path, batch_size: int, table: str
 ) -> None:
-    equal_up_to_rounding(findings(baseline), findings(audit(tmp_path / "run", batch_size=batch_size)))
-
-
-def test_order_of_the_data_does_not_affect_findings(
-    audit: Audit, baseline: dict[str, Any], small: Path, tmp_path: Path
-) -> None:
-    equal_up_to_rounding(findings(baseline), findings(audit(tmp_path / "run", data=small / "shuffled.csv")))
+    other = audit(tmp_path / "run", data=small / table, batch_size=batch_size)
+    equal_up_to_rounding(findings(baseline), findings(other))
 
 
 def test_repeated_audit_measures_nothing(audit: Audit, baseline: dict[str, Any], tmp_path: Path) -> None:

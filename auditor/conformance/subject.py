@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from auditor.data.dataset import Batch
     from auditor.model.classifier import Classifier
 
-FEW = {"iterations", "queries", "resamples", "batches", "batch_samples", "draws"}
+FEW = {"iterations", "queries", "refine", "resamples", "batches", "batch_samples", "draws"}
 """Settings that determine how long a probe takes."""
 
 
