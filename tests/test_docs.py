@@ -56,8 +56,11 @@ def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             # a copy: building leaves traces in the source folder
             source = shutil.copytree(THIRD_PARTY / package, folder / "source" / package)
             uv = shutil.which("uv")
-            installer = [uv, "pip", "install", "--offline", "--python", sys.executable] if uv else [
-                sys.executable, "-m", "pip", "install", "--no-index"]  # fmt: skip
+            installer = (
+                [uv, "pip", "install", "--offline", "--python", sys.executable]
+                if uv
+                else [sys.executable, "-m", "pip", "install", "--no-index"]
+            )
             options = ["--no-deps", "--no-build-isolation", "--target", folder / "target", source]
             done = subprocess.run([*installer, *options], check=False, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr

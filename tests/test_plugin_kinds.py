@@ -122,8 +122,11 @@ def test_new_package_is_installed_and_listed(written: Path, tmp_path: Path) -> N
     # a copy: building leaves traces in the source folder
     source = shutil.copytree(written / "auditor-own-sanity", tmp_path / "source")
     uv = shutil.which("uv")
-    installer = [uv, "pip", "install", "--offline", "--python", sys.executable] if uv else [
-        sys.executable, "-m", "pip", "install", "--no-index"]  # fmt: skip
+    installer = (
+        [uv, "pip", "install", "--offline", "--python", sys.executable]
+        if uv
+        else [sys.executable, "-m", "pip", "install", "--no-index"]
+    )
     options = ["--no-deps", "--no-build-isolation", "--target", tmp_path / "target", source]
     done = subprocess.run([*installer, *options], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -239,9 +242,15 @@ def test_one_audit_uses_every_extension_point(
 ) -> None:
     monkeypatch.setenv("AUDITOR_RUNLOG", str(tmp_path / "runs.jsonl"))
     request = Request(
-        model=forest / "model.skops", data=forest / "images.npy", suite="nightly", policy="release", formats=["csv"],
-        out=tmp_path / "run", trust_model=True, device="cpu",
-    )  # fmt: skip
+        model=forest / "model.skops",
+        data=forest / "images.npy",
+        suite="nightly",
+        policy="release",
+        formats=["csv"],
+        out=tmp_path / "run",
+        trust_model=True,
+        device="cpu",
+    )
     outcome = run(request)
     assert (outcome.incomplete, outcome.problems) == (False, [])
     audit = outcome.audit

@@ -27,9 +27,12 @@ def audit(tmp_path: Path, linear_model: Callable[..., Path]) -> Callable[[], Out
     model = linear_model(tmp_path / "m.onnx", weights, np.zeros(3), (1, 4, 4))
     np.savez(tmp_path / "d.npz", x=images, y=rng.integers(0, 3, 20), groups_side=np.array(["left", "rechts ä"] * 10))
     request = Request(
-        model=model, data=tmp_path / "d.npz", probes=["performance.accuracy", "bias.groups"], out=tmp_path / "out",
+        model=model,
+        data=tmp_path / "d.npz",
+        probes=["performance.accuracy", "bias.groups"],
+        out=tmp_path / "out",
         formats=("md",),
-    )  # fmt: skip
+    )
     return lambda: run(request)
 
 

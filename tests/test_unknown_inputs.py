@@ -208,9 +208,15 @@ def test_option_without_its_probe_is_refused(
     tmp_path: Path, prepared: dict[str, Any], auditor_cli: Callable[..., Result]
 ) -> None:
     result = auditor_cli(
-        "run", prepared["model"], "--data", prepared["data"], "--unknown", prepared["unknown"],
-        "--probe", "performance.accuracy",
-    )  # fmt: skip
+        "run",
+        prepared["model"],
+        "--data",
+        prepared["data"],
+        "--unknown",
+        prepared["unknown"],
+        "--probe",
+        "performance.accuracy",
+    )
     assert result.exit_code == 2
     assert "--unknown: no probe of this run uses images that belong to no class" in result.output
 

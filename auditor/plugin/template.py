@@ -50,29 +50,28 @@ KINDS: Mapping[str, Kind] = {
     "metric": Kind(
         what="A metric of a model", area="metrics", change="Change `measure` and `conclude`", use=_RUN_PROBE
     ),
-    "bias": Kind(
-        what="A comparison of groups", area="bias", change="Change `measure` and `conclude`", use=_RUN_PROBE
-    ),
-    "explanation": Kind(
-        what="Attribution maps", area="explanations", change="Change `attribute`", use=_RUN_PROBE
-    ),
+    "bias": Kind(what="A comparison of groups", area="bias", change="Change `measure` and `conclude`", use=_RUN_PROBE),
+    "explanation": Kind(what="Attribution maps", area="explanations", change="Change `attribute`", use=_RUN_PROBE),
     "sanity": Kind(
         what="A check of the measurement", area="sanity", change="Change `measure` and `conclude`", use=_RUN_PROBE
     ),
     "model": Kind(
-        what="A model format", change="Change `auditor_open_model` and `auditor_example_files`",
+        what="A model format",
+        change="Change `auditor_open_model` and `auditor_example_files`",
         use="auditor run model.$noun",
     ),
     "data": Kind(
-        what="A data format", change="Change `auditor_open_images` and `auditor_example_files`",
+        what="A data format",
+        change="Change `auditor_open_images` and `auditor_example_files`",
         use="auditor run model.onnx --data images.$noun",
     ),
     "report": Kind(what="A report format", change="Change `render`", use="auditor run model.onnx --format $noun"),
     "publisher": Kind(
-        what="A publisher of finished runs", change="Change `auditor_run_finished`",
+        what="A publisher of finished runs",
+        change="Change `auditor_run_finished`",
         use="$variable=runs.jsonl auditor run model.onnx",
     ),
-}  # fmt: skip
+}
 
 
 def write(name: str, kind: str = "corruption", place: Path | None = None) -> list[Path]:
