@@ -31,14 +31,14 @@ import onnxruntime
 import torch
 from onnx import helper
 from onnx.backend.test.case.node import collect_testcases
+from onnx_node_tests import PASSED, REFUSED, WRONG, to_tensor
 
 from auditor.errors import NoCopy
 from auditor.onnx.graph import import_onnx
-from auditor.onnx.operators import element_types
 
 OLDEST = 7
 """ONNX Runtime promises nothing for older opsets."""
-PASSED, STANDARD, REFUSED, WRONG = "passed", "as the standard", "refused", "wrong"
+STANDARD = "as the standard"
 RENAMED = {("Pad", "constant_value"): "value", ("TopK", "K"): "k"}
 """Inputs that were an attribute of another name."""
 Arrays = list[np.ndarray[Any, Any]]
@@ -148,10 +148,7 @@ def ours(case: Case) -> Callable[[], Any] | None:
         module = import_onnx(case.model)
     except NoCopy:
         return None
-    tensors = [
-        element_types.from_numpy(array, element_types.torch_type(helper.np_dtype_to_tensor_dtype(array.dtype)))
-        for array in case.inputs
-    ]
+    tensors = [to_tensor(array) for array in case.inputs]
     return lambda: module(*tensors)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +21,17 @@ from auditor.model.classifier import Classifier
 from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.probes.base import no_examples
+
+
+def install_package(source: Path, target: Path) -> None:
+    """Install the package in a folder into the folder ``target``, without a network. Building leaves traces in it."""
+    uv = shutil.which("uv")
+    offline = [uv, "pip", "install", "--offline", "--python", sys.executable]
+    installer = offline if uv else [sys.executable, "-m", "pip", "install", "--no-index"]
+    command = [*installer, "--no-deps", "--no-build-isolation", "--target", target, source]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 

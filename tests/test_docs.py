@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import install_package
 
 import auditor as auditor_package
 from auditor.plugin import hookspecs, registry
@@ -55,15 +56,7 @@ def install(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         for package in packages:
             # a copy: building leaves traces in the source folder
             source = shutil.copytree(THIRD_PARTY / package, folder / "source" / package)
-            uv = shutil.which("uv")
-            installer = (
-                [uv, "pip", "install", "--offline", "--python", sys.executable]
-                if uv
-                else [sys.executable, "-m", "pip", "install", "--no-index"]
-            )
-            options = ["--no-deps", "--no-build-isolation", "--target", folder / "target", source]
-            done = subprocess.run([*installer, *options], check=False, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
+            install_package(source, folder / "target")
         return folder / "target"
 
     return call

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from helpers import install_package
 
 from auditor import BadInput
 from auditor.conformance import package
@@ -121,15 +122,7 @@ def test_every_kind_is_formatted_and_lint_free(tmp_path: Path) -> None:
 def test_new_package_is_installed_and_listed(written: Path, tmp_path: Path) -> None:
     # a copy: building leaves traces in the source folder
     source = shutil.copytree(written / "auditor-own-sanity", tmp_path / "source")
-    uv = shutil.which("uv")
-    installer = (
-        [uv, "pip", "install", "--offline", "--python", sys.executable]
-        if uv
-        else [sys.executable, "-m", "pip", "install", "--no-index"]
-    )
-    options = ["--no-deps", "--no-build-isolation", "--target", tmp_path / "target", source]
-    done = subprocess.run([*installer, *options], check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    install_package(source, tmp_path / "target")
     listed = subprocess.run(
         [sys.executable, "-c", "from auditor.cli.main import main; main()", "probes", "sanity.own-sanity"],
         check=False,

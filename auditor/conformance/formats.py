@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auditor.conformance.bench import Bench
 from auditor.conformance.subject import Breach
 from auditor.errors import NotApplicable
 
@@ -21,12 +20,11 @@ _N = 5
 """Images that a model is queried with."""
 
 
-def classifier_of(bench: Bench, path: Path, artefact: Artefact) -> DeployedModel:
+def classifier_of(path: Path, artefact: Artefact) -> DeployedModel:
     """Make the classifier of an opened model file. Raises BadInput if it is none, Breach if a field is unusable."""
     from auditor.model.artefact import Artefact
     from auditor.model.loading import build, read_sidecar
 
-    del bench
     if not isinstance(artefact, Artefact):
         raise Breach(f"auditor_open_model returned {type(artefact).__name__}; expected auditor.Artefact or None")
     if not artefact.runtime:
@@ -42,11 +40,11 @@ def _inputs(classifier: DeployedModel) -> NDArray[np.float32]:
     return np.random.default_rng(0).random((_N, *classifier.shape), dtype=np.float32)
 
 
-def check_same_scores(bench: Bench, path: Path, artefact: Artefact) -> None:
+def check_same_scores(path: Path, artefact: Artefact) -> None:
     """Check that an image gets the same scores when the query is repeated and in any batch, and is not changed."""
     import numpy as np
 
-    classifier = classifier_of(bench, path, artefact)
+    classifier = classifier_of(path, artefact)
     inputs = classifier.preprocessing.apply(_inputs(classifier))
     before = inputs.copy()
     whole = np.asarray(artefact.scores(inputs))
@@ -62,11 +60,11 @@ def check_same_scores(bench: Bench, path: Path, artefact: Artefact) -> None:
             raise Breach(f"in batches of 1, 2 and {_N - 3}, scores differ by {np.abs(whole - pieces).max():.3g}")
 
 
-def check_copy(bench: Bench, path: Path, artefact: Artefact) -> None:
+def check_copy(path: Path, artefact: Artefact) -> None:
     """Check that the differentiable copy computes what the deployed model does."""
     if artefact.copy is None:
         raise NotApplicable(f"no differentiable copy: {artefact.copy_reason}")
-    classifier = classifier_of(bench, path, artefact)
+    classifier = classifier_of(path, artefact)
     difference, agrees = classifier.compare(_inputs(classifier))
     if not agrees.all():
         raise Breach(f"the copy predicts another label for {int((~agrees).sum())} of {_N} random inputs")
@@ -74,11 +72,11 @@ def check_copy(bench: Bench, path: Path, artefact: Artefact) -> None:
         raise Breach(f"the copy differs from the deployed model by up to {difference.max():.3g}; expected 1e-3 or less")
 
 
-def check_source(bench: Bench, path: Path, source: Source) -> None:
+def check_source(path: Path, source: Source) -> None:
     """Check that ids are unique texts and that there is one label, unit and value of each group per image."""
     from auditor.data.dataset import Source
 
-    del bench, path
+    del path
     if not isinstance(source, Source):
         raise Breach(f"auditor_open_images returned {type(source).__name__}; expected auditor.Source or None")
     n = len(source.ids)
@@ -95,13 +93,13 @@ def check_source(bench: Bench, path: Path, source: Source) -> None:
             raise Breach(f"{name} contains {strange[0]!r} ({type(strange[0]).__name__}); expected text")
 
 
-def check_pictures(bench: Bench, path: Path, source: Source) -> None:
+def check_pictures(path: Path, source: Source) -> None:
     """Check that pictures are read alike each time, and that the run can use them."""
     import numpy as np
 
     from auditor.data.dataset import Images
 
-    del bench, path
+    del path
     if source.columns is not None:
         raise NotApplicable("a table without pictures")
     for index in range(min(len(source.ids), _N)):

@@ -59,7 +59,7 @@ def _of_a_format(bench: Bench, subject: str, hook: str) -> Iterator[Planned]:
         return _example(bench, hook)
 
     def check(name: str, function: Callable[..., object]) -> Planned:
-        return Planned(subject, name, lambda: function(bench, *example()))
+        return Planned(subject, name, lambda: function(*example()))
 
     yield Planned(subject, "leaves other files alone", partial(_ignores_others, bench, hook))
     if hook == "auditor_open_model":
@@ -69,7 +69,7 @@ def _of_a_format(bench: Bench, subject: str, hook: str) -> Iterator[Planned]:
     else:
         yield check("opens an example", check_source)
         yield check("reads pictures", check_pictures)
-    yield check("refuses a damaged file", lambda bench, path, opened: _refuses_damage(bench, hook, path))
+    yield check("refuses a damaged file", lambda path, _: _refuses_damage(bench, hook, path))
 
 
 def _open(bench: Bench, hook: str, path: Path) -> Any:
@@ -109,7 +109,7 @@ def _refuses_damage(bench: Bench, hook: str, path: Path) -> None:
     try:
         opened = _open(bench, hook, damaged)
         if opened is not None and hook == "auditor_open_model":
-            classifier_of(bench, damaged, opened)
+            classifier_of(damaged, opened)
     except AuditorError:
         return
     except Exception as error:

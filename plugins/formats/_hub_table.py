@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auditor import BadInput
+from auditor.plugins.formats._labels import labelled
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -144,15 +145,8 @@ def _labels(path: Path, column: pa.ChunkedArray, names: Sequence[str] | None) ->
             " audited)"
         )
     texts = _texts(column, names)
-    missing = [i for i, text in enumerate(texts) if not text]
-    if len(missing) == len(texts):
-        return None
-    if missing:
-        raise BadInput(
-            f"{path}: {len(missing)} of {len(texts)} rows have no label, the first is row {missing[0] + 1}; label all"
-            " images or none"
-        )
-    return texts
+    missing = [f"row {number}" for number, text in enumerate(texts, start=1) if not text]
+    return texts if labelled(path, missing, len(texts), "rows") else None
 
 
 def _texts(column: pa.ChunkedArray, names: Sequence[str] | None) -> list[str]:

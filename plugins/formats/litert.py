@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from auditor import BadInput, hookimpl
+from auditor.plugins.formats._outputs import choose_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,7 +58,8 @@ def _open(path: Path, output: str) -> Artefact:
     inputs = [_tensor(each) for each in interpreter.get_input_details()]
     if len(inputs) != 1:
         raise BadInput(f"{path}: the model has {len(inputs)} inputs; expected exactly one image")
-    chosen = _output(path, [_tensor(each) for each in interpreter.get_output_details()], output)
+    outputs = [_tensor(each) for each in interpreter.get_output_details()]
+    chosen = outputs[choose_output(path, [each.name for each in outputs], output)]
     quantised = inputs[0].scale > 0
     return Artefact(
         format="litert",
@@ -88,19 +90,6 @@ def _tensor(details: Mapping[str, Any]) -> _Tensor:
         scale=float(scale),
         zero_point=int(zero_point),
     )
-
-
-def _output(path: Path, outputs: list[_Tensor], wanted: str) -> _Tensor:
-    """Return the output that holds the scores. Raises BadInput if it is ambiguous."""
-    named = {each.name: each for each in outputs}
-    if wanted and wanted not in named:
-        raise BadInput(f"{path}: --output {wanted}: no such output; the model has {', '.join(named)}")
-    if len(outputs) > 1 and not wanted:
-        raise BadInput(
-            f"{path}: the model has {len(outputs)} outputs ({', '.join(named)}); state with --output NAME which one"
-            " contains the class scores"
-        )
-    return named[wanted] if wanted else outputs[0]
 
 
 def _scores(interpreter: Any, source: _Tensor, target: _Tensor) -> Callable[[NDArray[Any]], NDArray[Any]]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditor import BadInput, hookimpl
+from auditor.plugins.formats._labels import labelled
 from auditor.printable import original
 
 if TYPE_CHECKING:
@@ -171,14 +172,11 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 def _labels(path: Path, table: pd.DataFrame) -> list[str] | None:
     """Return the column ``label`` as text; None if it is missing or empty; raise BadInput if it is incomplete."""
-    if "label" not in table.columns or table["label"].isna().all():
+    if "label" not in table.columns:
         return None
-    missing = table["label"].isna()
-    if missing.any():
-        raise BadInput(
-            f"{path}: {int(missing.sum())} of {len(table)} rows have no label, the first is"
-            f" {table['image'][missing].iloc[0]}; label all images or none"
-        )
+    missing = [str(name) for name in table["image"][table["label"].isna()]]
+    if not labelled(path, missing, len(table), "rows"):
+        return None
     return [str(int(v)) if isinstance(v, float) and v.is_integer() else str(v) for v in table["label"]]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auditor import BadInput, hookimpl
+from auditor.plugins.formats._outputs import choose_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -46,7 +47,8 @@ def _open(path: Path, output: str) -> Artefact:
         raise BadInput(f"{path}: OpenVINO cannot load it: {first_line(error)}") from None
     if len(model.inputs) != 1:
         raise BadInput(f"{path}: the model has {len(model.inputs)} inputs; expected exactly one image")
-    index = _output(path, model, output)
+    names = [each.any_name if each.names else str(i) for i, each in enumerate(model.outputs)]
+    index = choose_output(path, names, output)
     activation = _activation(model, index)
     return Artefact(
         format="openvino",
@@ -68,19 +70,6 @@ def _threads() -> int:
     import torch
 
     return torch.get_num_threads()
-
-
-def _output(path: Path, model: Any, wanted: str) -> int:
-    """Return the number of the output that holds the scores. Raises BadInput if it is ambiguous."""
-    names = [each.any_name if each.names else str(i) for i, each in enumerate(model.outputs)]
-    if wanted and wanted not in names:
-        raise BadInput(f"{path}: --output {wanted}: no such output; the model has {', '.join(names)}")
-    if len(names) > 1 and not wanted:
-        raise BadInput(
-            f"{path}: the model has {len(names)} outputs ({', '.join(names)}); state with --output NAME which one"
-            " contains the class scores"
-        )
-    return names.index(wanted) if wanted else 0
 
 
 def _activation(model: Any, index: int) -> Activation:

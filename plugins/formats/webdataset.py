@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auditor import BadInput, hookimpl
+from auditor.plugins.formats._labels import labelled
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -124,13 +125,8 @@ def _plain_values(path: Path, name: str, text: str) -> dict[str, Any]:
 def _labels(path: Path, samples: Mapping[str, _Sample]) -> Sequence[str] | None:
     """Return the label of each sample; None if no sample has one. Raises BadInput if only some have."""
     missing = [key for key, sample in samples.items() if not sample.label]
-    if len(missing) == len(samples):
+    if not labelled(path, missing, len(samples), "samples"):
         return None
-    if missing:
-        raise BadInput(
-            f"{path}: {len(missing)} of {len(samples)} samples have no label, the first is {missing[0]}; label all"
-            " images or none"
-        )
     return [str(sample.label) for sample in samples.values()]
 
 

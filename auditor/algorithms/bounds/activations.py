@@ -83,9 +83,7 @@ class Lines:
 
     def back(self, slope: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Rewrite linear functions (n, r, ...) of the value: constants (n, r) and functions of the operand."""
-        constant = dot(slope.clamp(max=0), self.high_offset)
-        if self.low_offset.any():
-            constant = constant + dot(slope.clamp(min=0), self.low_offset)
+        constant = dot(slope.clamp(min=0), self.low_offset) + dot(slope.clamp(max=0), self.high_offset)
         # optimised slopes may differ between the functions: (n, r, ...)
         low_slope = self.low_slope if self.low_slope.dim() == slope.dim() else self.low_slope[:, None]
         return constant, [slope * torch.where(slope > 0, low_slope, self.high_slope[:, None])]
