@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -53,7 +54,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def one_export_registry() -> None:
+    """Let PyTorch's exporter look its operators up once, which takes a second, and not for every network."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    # without this private function the tests are slower, not different
+    if find := getattr(ONNXRegistry, "from_torchlib", None):
+        ONNXRegistry.from_torchlib = staticmethod(functools.cache(find))  # type: ignore[assignment, method-assign]
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory, one_export_registry: None) -> Path:
     """The folder with digits-cnn.onnx, digits-cnn.pt, their sidecars and digits-test.npz. Do not write into it."""
     from auditor.reference_models import recipe
 

@@ -83,7 +83,7 @@ def audited(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     certified = '[settings."metrics.certified"]'
     assert certified in suite.read_text()
     # optimised slopes take a second per image
-    suite.write_text(suite.read_text().replace(certified, f"{certified}\nsamples = 6"))
+    suite.write_text(suite.read_text().replace(certified, f"{certified}\nsamples = 3"))
     request = Request(
         model=digits / "digits-cnn.onnx",
         suite=str(suite),

@@ -19,14 +19,14 @@ from auditor.plugin import registry
 from auditor.toml import parse_toml, typed
 
 INPUTS = {
-    "audit": 30,
-    "manifest": 12,
+    "audit": 15,
+    "manifest": 6,
     "parquet": 12,
-    "picture": 8,
-    "suite": 80,
-    "policy": 40,
-    "sidecar": 80,
-    "data": 12,
+    "picture": 4,
+    "suite": 40,
+    "policy": 20,
+    "sidecar": 40,
+    "data": 6,
 }
 """Number of inputs by kind."""
 

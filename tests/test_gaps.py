@@ -161,28 +161,28 @@ def alarms(findings: Sequence[Any]) -> list[str]:
 
 @pytest.mark.usefixtures("fast")
 def test_data_without_a_gap_raise_an_alarm_in_at_most_five_per_cent() -> None:
-    """100 data sets of two accuracies, each with some 30 groups in 6 groupings and the rates of each class."""
-    sets = [data(seed, 0.8 if seed % 2 else 0.97) for seed in range(100)]
-    assert sum(bool(alarms(Groups().conclude(records(frame, 3)).findings)) for frame in sets) <= 5
+    """40 data sets of two accuracies, each with some 30 groups in 6 groupings and the rates of each class."""
+    sets = [data(seed, 0.8 if seed % 2 else 0.97) for seed in range(40)]
+    assert sum(bool(alarms(Groups().conclude(records(frame, 3)).findings)) for frame in sets) <= 2
 
 
 def test_attacks_without_a_gap_raise_an_alarm_in_at_most_five_per_cent() -> None:
     found = 0
-    for seed in range(100):
+    for seed in range(40):
         frame, rng = data(seed, 0.95).drop(columns=["group:camera"]), np.random.default_rng(1000 + seed)
         attack = attacked(frame, rng.random(N) < 0.3)
         found += bool(alarms(RobustnessBias().conclude(records(frame, 3, attacks_one=attack)).findings))
-    assert found <= 5
+    assert found <= 2
 
 
 def test_many_tiny_groups_of_an_accurate_model_raise_no_alarm() -> None:
     """Wilson's interval alone fails here: two errors in 20 images are rare at 99 %, but not among a hundred groups."""
     rng = np.random.default_rng(0)
     found = 0
-    for _ in range(200):
+    for _ in range(100):
         cells = {str(i): (int(rng.binomial(20, 0.99)), 20) for i in range(100)}
         found += any(gap.significant for gap in find_gaps([stratum(cells)]))
-    assert found <= 10
+    assert found <= 5
 
 
 @pytest.mark.parametrize("statistic", [medians(), means()])

@@ -27,6 +27,8 @@ from auditor.onnx.graph import MAX_DEPTH, import_onnx, sort_nodes
 
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
+pytestmark = pytest.mark.usefixtures("one_export_registry")
+
 
 # --- networks -------------------------------------------------------------------------------------------------------
 

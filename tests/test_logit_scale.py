@@ -16,7 +16,7 @@ from auditor.run.folder import read_rows
 from auditor.run.request import Request
 from auditor.run.session import run
 
-N = 24
+N = 12
 SETTINGS = """
 [settings."attacks.autoattack"]
 epsilon = "24/255"
@@ -136,7 +136,6 @@ def measured(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable
 
 VARIANTS = {
     "x 0.0001": (1e-4, ""),
-    "x 30": (30.0, ""),
     "x 10000": (1e4, ""),
     "x 30, softmax": (30.0, "Softmax"),
     "x 30, log-softmax": (30.0, "LogSoftmax"),

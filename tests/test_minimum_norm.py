@@ -247,7 +247,7 @@ def test_deepfool_and_carlini_wagner_distances_are_at_most_arts(cnn: tuple[Class
     from art.attacks.evasion import DeepFool as ArtDeepFool
     from art.estimators.classification import PyTorchClassifier
 
-    classifier, batch = cnn[0], cnn[1].take(np.arange(12))
+    classifier, batch = cnn[0], cnn[1].take(np.arange(6))
     # ART's attacks use logits; the labels of the copy equal those of the deployed model
     estimator = PyTorchClassifier(
         Logits(classifier).eval(),
@@ -257,14 +257,14 @@ def test_deepfool_and_carlini_wagner_distances_are_at_most_arts(cnn: tuple[Class
         clip_values=(0, 1),
         device_type="cpu",
     )
-    deepfool = ArtDeepFool(estimator, max_iter=50, epsilon=0.02, batch_size=12, verbose=False)
+    deepfool = ArtDeepFool(estimator, max_iter=50, epsilon=0.02, batch_size=6, verbose=False)
     carlini = CarliniL2Method(
         estimator,
         learning_rate=0.1,
-        binary_search_steps=5,
+        binary_search_steps=3,
         max_iter=30,
         initial_const=1.0,
-        batch_size=12,
+        batch_size=6,
         verbose=False,
     )
     for probe, attack in ((DeepFool(norms=("l2",)), deepfool), (CarliniWagner(), carlini)):

@@ -343,7 +343,7 @@ def test_prepared_child_renders_the_pdf(
     pdf.prepare()
     assert len(pdf._waiting) == 1
     python_that(monkeypatch, tmp_path, "exit 1")
-    assert whole(pdf.render_pdf(audit, run)).startswith(b"%PDF")
+    assert whole(pdf.render_pdf(audit, run, extent="short")).startswith(b"%PDF")
     assert pdf._waiting == []
 
 
@@ -351,7 +351,7 @@ def test_killed_child_is_replaced(audit: dict[str, Any], run: Path) -> None:
     pdf.prepare()
     pdf._waiting[0].kill()
     pdf._waiting[0].wait()
-    assert whole(pdf.render_pdf(audit, run)).startswith(b"%PDF")
+    assert whole(pdf.render_pdf(audit, run, extent="short")).startswith(b"%PDF")
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux's table of processes")

@@ -387,7 +387,7 @@ def test_damaged_files_are_opened_or_refused_in_one_sentence(tmp_path: Path, aud
         warnings.simplefilter("ignore")
         originals = [(path.name, path.read_bytes()) for path in script.models(tmp_path)]
     ends: dict[str, str] = {}
-    for _, name, content in script.damaged(originals, 40, seed=1):
+    for _, name, content in script.damaged(originals, 20, seed=1):
         (tmp_path / name).write_bytes(content)
         script.state_the_size(name)
         with warnings.catch_warnings():

@@ -466,10 +466,10 @@ def test_masked_model_is_inconclusive(digits: Path, tmp_path: Path) -> None:
     shutil.copy(digits / "digits-test.npz", tmp_path)
     request = Request(
         model=tmp_path / "masked.pt",
-        samples=100,
+        samples=60,
         out=tmp_path / "run",
         formats=(),
-        batch_size=100,
+        batch_size=60,
         probes=["performance.accuracy", "attacks.pgd", "metrics.adversarial-distance", "sanity.*"],
     )
     audit = run(request).audit

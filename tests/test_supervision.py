@@ -241,6 +241,17 @@ def test_signal_ends_all_processes_and_keeps_the_records(
     RunFolder(tmp_path).close()
 
 
+def test_folder_is_opened_once_the_last_process_of_a_killed_audit_has_ended(tmp_path: Path) -> None:
+    lock = RunFolder(tmp_path)._lock
+    assert lock is not None
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    (tmp_path / ".lock").write_text(f'{{"pid": {ended.pid}, "started": "2026-01-01"}}')
+    with subprocess.Popen(["sleep", "0.5"], pass_fds=[lock.fileno()]):
+        lock.close()
+        RunFolder(tmp_path).close()
+
+
 def test_folder_in_use_is_opened_when_the_other_audit_has_ended(tmp_path: Path) -> None:
     first = RunFolder(tmp_path)
     said: list[str] = []

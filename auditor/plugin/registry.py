@@ -17,7 +17,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pluggy
 
@@ -250,9 +250,9 @@ def load(begin: Callable[[str], None] = lambda _: None, lost: Mapping[str, str] 
     manager = pluggy.PluginManager("auditor")
     manager.add_hookspecs(hookspecs)
     registry = Registry(manager)
-    entries, registry.not_loaded = _wanted(list(importlib.metadata.entry_points(group=GROUP)))
+    entries, registry.not_loaded = _wanted(_installed())
     # built-in plugins first, so that a duplicate id is an error of the third-party plugin
-    for entry in sorted(entries, key=lambda e: (_package(e) != "auditor", _package(e), e.name)):
+    for entry in sorted(entries, key=lambda e: (e.package != "auditor", e.package, e.point.name)):
         registry.plugins.append(_load_one(manager, entry, begin, lost or {}))
     for implementation in manager.hook.auditor_probes.get_hookimpls():
         begin(implementation.plugin_name)
@@ -313,20 +313,27 @@ def check_probe(kind: Any) -> None:
         ) from None
 
 
+class _Entry(NamedTuple):
+    """An entry point, and the name and version of its package."""
+
+    package: str
+    version: str | None
+    point: importlib.metadata.EntryPoint
+
+
 def _load_one(
     manager: pluggy.PluginManager,
-    entry: importlib.metadata.EntryPoint,
+    entry: _Entry,
     begin: Callable[[str], None],
     lost: Mapping[str, str],
 ) -> Plugin:
-    package = _package(entry)
-    version = entry.dist.version if entry.dist is not None else None
-    name = entry.name if package == "auditor" else f"{package}:{entry.name}"
+    package, version, point = entry
+    name = point.name if package == "auditor" else f"{package}:{point.name}"
     if name in lost:
         return Plugin(name, package, version, f"does not import: {lost[name]}")
     begin(name)
     try:
-        module = entry.load()
+        module = point.load()
     except (Exception, SystemExit) as error:
         return Plugin(name, package, version, f"does not import: {type(error).__name__}: {error}")
     if package != "auditor" and (problem := _api_problem(interface_version(module))):
@@ -361,23 +368,28 @@ def interface_version(loaded: Any) -> Any:
     return getattr(module, "AUDITOR_API", API_VERSION)
 
 
-def _wanted(
-    entries: Sequence[importlib.metadata.EntryPoint],
-) -> tuple[list[importlib.metadata.EntryPoint], tuple[str, ...]]:
+def _installed() -> list[_Entry]:
+    """Return all entry points. The metadata of a package are parsed once, which takes milliseconds."""
+    found: dict[importlib.metadata.Distribution | None, tuple[str, str | None]] = {None: ("?", None)}
+    entries = list(importlib.metadata.entry_points(group=GROUP))
+    for entry in entries:
+        if entry.dist is not None and entry.dist not in found:
+            metadata = entry.dist.metadata
+            found[entry.dist] = (metadata["Name"], metadata["Version"])
+    return [_Entry(*found[entry.dist], entry) for entry in entries]
+
+
+def _wanted(entries: Sequence[_Entry]) -> tuple[list[_Entry], tuple[str, ...]]:
     """Return the entry points to load, and the packages that are left out. Raises BadInput for an unknown package."""
     chosen = os.environ.get(ONLY)
     if chosen is None:
         return list(entries), ()
     wanted = {name for name in chosen.split(",") if name}
-    installed = {_package(entry) for entry in entries} - {"auditor"}
+    installed = {entry.package for entry in entries} - {"auditor"}
     for name in sorted(wanted - installed):
         known = f"expected one of {', '.join(sorted(installed))}" if installed else "no third-party plugin is installed"
         raise BadInput(f"--only-plugins {name}: no such plugin{nearest(name, installed)}; {known}")
-    return [entry for entry in entries if _package(entry) in {"auditor", *wanted}], tuple(sorted(installed - wanted))
-
-
-def _package(entry: importlib.metadata.EntryPoint) -> str:
-    return entry.dist.name if entry.dist is not None else "?"
+    return [entry for entry in entries if entry.package in {"auditor", *wanted}], tuple(sorted(installed - wanted))
 
 
 def _api_problem(stated: object) -> str:

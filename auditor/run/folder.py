@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 _WAIT_SECONDS = 1.0
 """Time between two attempts to lock a folder that another audit uses."""
 
+_LAST_SECONDS = 10.0
+"""Time that the last processes of a killed audit may take to end. They hold the lock until then."""
+
 FORMAT = 2
 """Version of the meaning of records; part of every digest."""
 
@@ -75,12 +78,17 @@ class RunFolder:
             raise BadInput(
                 f"{path}: the run folder cannot be written ({error.strerror}); choose another one with --out"
             ) from None
+        patience = time.monotonic() + _LAST_SECONDS
         while not _try_lock(self._lock):
-            holder = f"{path}: another audit{_holder(path / '.lock')} is writing to this run folder"
+            holder = _Holder.read(path / ".lock")
+            if holder is not None and holder.has_ended and time.monotonic() < patience:
+                time.sleep(_WAIT_SECONDS / 10)
+                continue
+            said = f"{path}: another audit{holder or ''} is writing to this run folder"
             if wait is None:
                 self._lock.close()
-                raise BadInput(f"{holder}; wait for it with --wait, or choose another folder with --out")
-            wait(f"{holder}; waiting for it")
+                raise BadInput(f"{said}; wait for it with --wait, or choose another folder with --out")
+            wait(f"{said}; waiting for it")
             time.sleep(_WAIT_SECONDS)
         _write_holder(self._lock, watch.owner)
         self._identity = os.fstat(self._lock.fileno())
@@ -231,6 +239,10 @@ class RunFolder:
         """Whether any probe has rows."""
         return any(self._root.glob("records/*/*.parquet"))
 
+    def shards(self, probe_id: str) -> list[str]:
+        """Return the names of a probe's shards, which state their content."""
+        return [path.name for path in self._shards(probe_id, "shard")]
+
     def _shards(self, probe_id: str, kind: str = "*") -> list[Path]:
         return sorted((self._root / "records" / probe_id).glob(f"{kind}-*.parquet"))
 
@@ -336,17 +348,36 @@ def _open_lock(path: Path, watch: Watch) -> IO[bytes]:
     return path.open("a+b") if inherited is None else os.fdopen(os.dup(inherited), "a+b")
 
 
-def _holder(path: Path) -> str:
-    """Describe the process that holds the lock, empty if it did not say."""
-    try:
-        holder = json.loads(path.read_bytes())
-        return f" (process {holder['pid']}, started {holder['started']})"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+@dataclass(frozen=True)
+class _Holder:
+    """The process that locked the folder; those that it started hold the lock as well."""
+
+    pid: int
+    started: str
+
+    @classmethod
+    def read(cls, path: Path) -> _Holder | None:
+        """Read who holds the lock, None if it did not say."""
+        try:
+            holder = json.loads(path.read_bytes())
+            return cls(int(holder["pid"]), str(holder["started"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def __str__(self) -> str:
+        return f" (process {self.pid}, started {self.started})"
+
+    @property
+    def has_ended(self) -> bool:
+        try:
+            os.kill(self.pid, 0)
+        except (OSError, OverflowError) as error:
+            return isinstance(error, ProcessLookupError)
+        return False
 
 
 def _write_holder(file: IO[bytes], pid: int) -> None:
-    """Write who holds the lock, for ``_holder``; a resuming process keeps the time of the first."""
+    """Write who holds the lock, for ``_Holder``; a resuming process keeps the time of the first."""
     file.seek(0)
     with suppress(ValueError, KeyError, TypeError):
         if json.loads(file.read())["pid"] == pid:

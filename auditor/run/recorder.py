@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
     from auditor.run.distributed import Workers
     from auditor.run.local_workers import LocalWorkers
+
+
+_KEPT_BYTES = 2**28
+"""Size of the tables that a run keeps in memory, so that probes which need the same records do not read them again."""
 
 
 class Recorder:
@@ -54,6 +59,8 @@ class Recorder:
         self._watch = watch or Watch()
         self._prepared: dict[str, Probe] = {}
         self._preparation_costs: dict[str, Cost] = {}
+        self._kept: dict[str, _Kept] = {}
+        """By probe; the one that was read last comes last."""
         self._image_costs: dict[str, float] = {}
         """Seconds for an image by probe."""
         self.keys: dict[str, str] = {}
@@ -200,6 +207,19 @@ class Recorder:
 
     def _frame(self, probe_id: str) -> pd.DataFrame:
         """Read the records of a probe, sorted by image id."""
+        state = (self.keys[probe_id], *self._folder.shards(probe_id))
+        kept = self._kept.pop(probe_id, None)
+        if kept is None or kept.state != state:
+            frame = self._read(probe_id)
+            kept = _Kept(state, frame, int(frame.memory_usage().sum()))
+        self._kept[probe_id] = kept
+        while len(self._kept) > 1 and sum(each.size for each in self._kept.values()) > _KEPT_BYTES:
+            del self._kept[next(iter(self._kept))]
+        # a probe may change the rows that it is given
+        return kept.frame.copy()
+
+    def _read(self, probe_id: str) -> pd.DataFrame:
+        import numpy as np
         import pandas as pd
         import pyarrow as pa
 
@@ -209,8 +229,24 @@ class Recorder:
         if not tables:
             return pd.DataFrame({"image_id": []})
         frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+        for column in frame.columns[frame.dtypes == object]:
+            for cell in frame[column]:
+                if isinstance(cell, np.ndarray):
+                    # copies of the table share it
+                    cell.flags.writeable = False
         probe = next(probe for probe in self._probes if probe.meta.id == probe_id)
         return completed(frame, probe, self._measurer.images.unit_of, self._order)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The rows of a probe in memory."""
+
+    state: tuple[str, ...]
+    """Digest of the records, and the shards that the rows are from."""
+    frame: pd.DataFrame
+    size: int
+    """Bytes, without the text in it."""
 
 
 def completed(
