@@ -102,6 +102,29 @@ def record(outcome: Outcome, probe_id: str = "sanity.bad") -> dict[str, Any]:
     return found
 
 
+def test_rows_changed_by_one_probe_are_unchanged_for_the_next(plug: Plug, audit: Callable[..., Outcome]) -> None:
+    """Rows that several probes need are read once."""
+    seen: list[list[Any]] = []
+
+    def conclude(self: Any, records: Any) -> Conclusion:
+        frame = records.others["performance.accuracy"]
+        seen.append(frame["confidence"].tolist())
+        frame["confidence"] = 0.0
+        frame.drop(columns="prediction", inplace=True)
+        return Conclusion(metrics=[Metric(name="value", value=1.0, n=len(frame), unit="1")])
+
+    def meta(number: int) -> Meta:
+        return replace(META, id=f"sanity.bad-{number}")
+
+    depends = ("performance.accuracy",)
+    plug(*(broken(conclude=conclude, meta=meta(number), depends_on=depends) for number in range(2)))
+    outcome = audit(probes=["performance.accuracy", "sanity.bad-0", "sanity.bad-1"])
+    assert not outcome.incomplete
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    assert min(seen[0]) > 0
+
+
 def raises(*_: Any, **__: Any) -> Any:
     raise ZeroDivisionError("one by none")
 

@@ -369,14 +369,12 @@ def interface_version(loaded: Any) -> Any:
 
 
 def _installed() -> list[_Entry]:
-    """Return all entry points. The metadata of a package are parsed once, which takes milliseconds."""
-    found: dict[importlib.metadata.Distribution | None, tuple[str, str | None]] = {None: ("?", None)}
-    entries = list(importlib.metadata.entry_points(group=GROUP))
-    for entry in entries:
-        if entry.dist is not None and entry.dist not in found:
-            metadata = entry.dist.metadata
-            found[entry.dist] = (metadata["Name"], metadata["Version"])
-    return [_Entry(*found[entry.dist], entry) for entry in entries]
+    """Return all entry points."""
+    points = list(importlib.metadata.entry_points(group=GROUP))
+    # a distribution parses its metadata whenever it is asked, which takes milliseconds
+    distributions = {id(point.dist): point.dist for point in points}
+    packages = {key: ("?", None) if dist is None else (dist.name, dist.version) for key, dist in distributions.items()}
+    return [_Entry(*packages[id(point.dist)], point) for point in points]
 
 
 def _wanted(entries: Sequence[_Entry]) -> tuple[list[_Entry], tuple[str, ...]]:

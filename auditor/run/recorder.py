@@ -229,7 +229,7 @@ class Recorder:
         if not tables:
             return pd.DataFrame({"image_id": []})
         frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
-        for column in frame.columns[frame.dtypes == object]:
+        for column in frame.select_dtypes(object):
             for cell in frame[column]:
                 if isinstance(cell, np.ndarray):
                     # copies of the table share it
