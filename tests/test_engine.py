@@ -110,7 +110,7 @@ def test_rows_changed_by_one_probe_are_unchanged_for_the_next(plug: Plug, audit:
         frame = records.others["performance.accuracy"]
         seen.append(frame["confidence"].tolist())
         frame["confidence"] = 0.0
-        frame.drop(columns="prediction", inplace=True)
+        del frame["prediction"]
         return Conclusion(metrics=[Metric(name="value", value=1.0, n=len(frame), unit="1")])
 
     def meta(number: int) -> Meta:

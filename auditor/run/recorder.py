@@ -229,7 +229,7 @@ class Recorder:
         if not tables:
             return pd.DataFrame({"image_id": []})
         frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
-        for column in frame.select_dtypes(object):
+        for column in filter(lambda name: pd.api.types.is_object_dtype(frame[name]), frame):
             for cell in frame[column]:
                 if isinstance(cell, np.ndarray):
                     # copies of the table share it
