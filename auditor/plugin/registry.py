@@ -373,7 +373,9 @@ def _installed() -> list[_Entry]:
     points = list(importlib.metadata.entry_points(group=GROUP))
     # a distribution parses its metadata whenever it is asked, which takes milliseconds
     distributions = {id(point.dist): point.dist for point in points}
-    packages = {key: ("?", None) if dist is None else (dist.name, dist.version) for key, dist in distributions.items()}
+    packages: dict[int, tuple[str, str | None]] = {
+        key: ("?", None) if dist is None else (dist.name, dist.version) for key, dist in distributions.items()
+    }
     return [_Entry(*packages[id(point.dist)], point) for point in points]
 
 
