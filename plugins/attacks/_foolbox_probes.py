@@ -92,10 +92,10 @@ class FoolboxAttack(LibraryAttack):
         import torch
 
         with quiet(self.package):
-            import foolbox
+            from foolbox.models.pytorch import PyTorchModel
 
             module = torch_model(classifier, gradients=self.gradients)
-            model = foolbox.PyTorchModel(module, bounds=(0, 1), device=classifier.device)
+            model = PyTorchModel(module, bounds=(0, 1), device=classifier.device)
         attack = self._made(values, norm)
 
         def attack_one(image: Pixels, label: int, seed: int) -> Any:
