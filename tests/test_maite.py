@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -184,6 +185,58 @@ def test_module_without_gradients_becomes_a_black_box_with_the_reason(tmp_path: 
     run = small(White(detached=True), tmp_path / "run")
     assert run.record["model"]["access"] == "black-box"
     assert "its answers carry no gradient" in run.record["model"]["access_reason"]
+
+
+class Holding:
+    """A MAITE model that holds a torch module."""
+
+    metadata: ClassVar = {"id": "holding"}
+
+    def __init__(self) -> None:
+        self.network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2)).eval()
+
+    def __call__(self, batch: Sequence[Any]) -> torch.Tensor:
+        return self.network(torch.stack([torch.as_tensor(image) for image in batch]).float() / 255)
+
+
+@pytest.mark.parametrize("model", [Holding(), White()])
+def test_copy_with_other_weights_answers_otherwise(model: Any) -> None:
+    """explanations.randomisation permutes the weights of a copy of the copy."""
+    network = open_object(model, open_dataset(Data()).kind, "cpu").copy
+    assert network is not None
+    images = torch.from_numpy(np.stack([Data()[i][0] for i in range(3)])).float()
+    before, other = network(images), copy.deepcopy(network)
+    for weights in other.state_dict().values():
+        weights.copy_(weights.flip(0) + 1)
+    assert (other(images) - before).abs().max() > 0.1
+    torch.testing.assert_close(network(images), before)
+
+
+def test_module_that_cannot_be_copied_is_refused_or_a_black_box() -> None:
+    class Locked(torch.nn.Module):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise TypeError("holds a lock")
+
+    with pytest.raises(BadInput, match=r"model Locked: the model cannot be copied \(TypeError: holds a lock\)"):
+        open_object(Locked(), None, "cpu")
+    holding = Holding()
+    holding.network.append(Locked())
+    artefact = open_object(holding, None, "cpu")
+    assert artefact.copy is None
+    assert "cannot be copied" in artefact.copy_reason
+
+
+def test_file_and_object_may_be_mixed(write_linear: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_linear(tmp_path / "m.onnx", np.stack([-WEIGHTS.ravel(), WEIGHTS.ravel()]), np.zeros(2), (3, 4, 4))
+    run = small(str(path), tmp_path / "run", probes=["performance.accuracy"])
+    assert run.record["model"]["format"] == "onnx"
+    assert run.record["model"]["classes"] == ["dark", "bright"]
+    images = np.stack([Data()[i][0].transpose(1, 2, 0) for i in range(12)])
+    np.savez(tmp_path / "d.npz", images=images, labels=np.arange(12) % 2)
+    options = {"overrides": {"input": {"range": [0, 255]}}, "data": tmp_path / "d.npz"}
+    same = small(Black(), tmp_path / "same", probes=["performance.accuracy"], **options)
+    values = [each.metric("performance.accuracy")["value"] for each in (run, same)]
+    assert values[0] == values[1]
 
 
 def test_plain_module_takes_pixels_from_0_to_1() -> None:

@@ -63,6 +63,8 @@ def open_object(model: Any, kind: ImageKind | None, device: str) -> Artefact:
             reason = "the model computes with torch: the copy is the object itself"
         except Exception as error:
             reason = f"the model cannot be copied ({type(error).__name__}: {first_line(error)})"
+            if not follows_maite:
+                raise BadInput(f"model {name}: {reason}; export it with torch.onnx.export") from None
     if network is not None and _is_module(model):
         scores = _module_scores(network, device)
     else:
@@ -101,13 +103,15 @@ def _network(model: Any, *, takes_list: bool) -> torch.nn.Module:
     class Network(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
+            # an attribute, so that a copy of this module calls a copy of the model: some probes change its weights
+            self.model = model
             # registered, so that the modules move to the device and probes find their layers and weights
-            self.parts = torch.nn.ModuleList(_modules(model).values())
-            for parameter in self.parts.parameters():
+            self.parts = torch.nn.ModuleList([] if _is_module(model) else _modules(model).values())
+            for parameter in self.parameters():
                 parameter.requires_grad_(False)
 
         def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            answer = model(list(inputs)) if takes_list else model(inputs)
+            answer = self.model(list(inputs)) if takes_list else self.model(inputs)
             scores = answer if isinstance(answer, torch.Tensor) else torch.stack(list(answer))
             if inputs.requires_grad and torch.is_grad_enabled() and not scores.requires_grad:
                 raise RuntimeError("its answers carry no gradient; compute them with torch, without torch.no_grad()")
