@@ -5,6 +5,7 @@ The same engine, run folder and audit.json as the command line's; docs/how-to/py
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,18 +15,20 @@ from auditor.files import parse_json, read_inside, write_whole
 from auditor.findings.finding import SEVERITIES, Severity
 from auditor.findings.record import AuditRecord, MetricRecord
 from auditor.plugin.registry import load as load_plugins
+from auditor.printable import printable_name
 from auditor.report import whole
 from auditor.report.plain_summary import plain_summary
 from auditor.report.summary import file_name, headline
 from auditor.run.folder import read_rows
 from auditor.run.replay import read_audit
-from auditor.run.request import Request
+from auditor.run.request import Objects, Request
 from auditor.run.session import run
 from auditor.run.writing import drawn, pick_formats
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from auditor.compare.maite_metric import MaiteMetric
     from auditor.findings.comparison_record import ComparisonRecord
 
 _FORMATS = {".html": "html", ".pdf": "pdf", ".json": "json", ".sarif": "sarif", ".xml": "junit", ".md": "md"}
@@ -84,6 +87,15 @@ class Audit:
                         return metric
         raise BadInput(f"{self.folder}: has no metric {name or ''} {at or ''} of {probe}; see .record['probes']")
 
+    def maite_metric(self, probe: str, name: str | None = None, **at: Any) -> MaiteMetric:
+        """Return a number of a probe, chosen as in ``metric``, as a metric of MAITE: reset, update, compute, metadata.
+
+        Raises BadInput where there is none, and for one that is no mean over images.
+        """
+        from auditor.compare.maite_metric import maite_metric
+
+        return maite_metric(self.folder, probe, self.metric(probe, name, **at))
+
     def rows(self, probe: str) -> pd.DataFrame:
         """What a probe measured, one row per image (and level). Raises BadInput for a probe without rows."""
         try:
@@ -131,30 +143,68 @@ class Audit:
 
 
 def audit(
-    model: str | Path,
+    model: Any,
     *,
-    data: str | Path | None = None,
+    data: Any = None,
     suite: str = "standard",
     out: str | Path | None = None,
+    augmentations: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Audit:
-    """Audit a model file, as ``auditor run`` does; ``options`` are the fields of ``auditor.run.request.Request``.
+    """Audit a model, as ``auditor run`` does; no report is written but audit.json (see ``Audit.report``).
 
-    No report is written but audit.json; see ``Audit.report``. Raises BadInput for what cannot be used.
+    Args:
+        model: the path of a model file, a ``torch.nn.Module``, or a model of MAITE for image classification.
+        data: a path, or a dataset of MAITE.
+        suite: name or path of the suite.
+        out: the run folder.
+        augmentations: augmentations of MAITE by name, run as corruptions: each one augmentation, or a list of them,
+            mildest first.
+        options: further fields of ``auditor.run.request.Request``.
+
+    Raises:
+        BadInput: for what cannot be used.
     """
     settings = {"formats": (), "command": "auditor.audit(...)"} | options
+    objects = _objects(model, data, augmentations)
+    if objects != Objects() and (settings.get("engine", "local") == "ray" or (settings.get("workers") or 1) > 1):
+        raise BadInput("auditor.audit: Python objects are audited by one process; leave engine and workers out")
     try:
         request = Request(
-            model=Path(model),
-            data=None if data is None else Path(data),
+            model=Path(model) if objects.model is None else _path_of(objects.model),
+            data=None if data is None or objects.data is not None else Path(data),
             suite=suite,
             out=None if out is None else Path(out),
+            objects=objects,
             **settings,
         )
     except TypeError as error:
         raise BadInput(f"auditor.audit: {error}; options are the fields of auditor.run.request.Request") from None
     outcome = run(request)
     return Audit(outcome.out, outcome.audit)
+
+
+def _objects(model: Any, data: Any, augmentations: Mapping[str, Any] | None) -> Objects:
+    """Return what is given as Python objects. Raises BadInput for those that do not follow the protocols of MAITE."""
+    model, data = (None if isinstance(each, str | Path) else each for each in (model, data))
+    if model is None and data is None and not augmentations:
+        return Objects()
+    from auditor.data.augmentations import open_augmentations
+    from auditor.data.maite import open_dataset
+    from auditor.probes.augmentation_effects import effects_of
+
+    dataset = None if data is None else open_dataset(data)
+    if not augmentations:
+        return Objects(model=model, data=dataset)
+    opened = open_augmentations(augmentations, dataset)
+    return Objects(model=model, data=dataset, augmentations=opened, effects=effects_of(opened))
+
+
+def _path_of(model: Any) -> Path:
+    """Return what stands for the path of a model that is an object; no file is next to it."""
+    from auditor.model.maite import model_name
+
+    return Path("<python>") / printable_name(model_name(model)).replace("/", "-")
 
 
 def load(folder: str | Path) -> Audit:

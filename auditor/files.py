@@ -79,11 +79,14 @@ def _whole(digits: str) -> int:
     return int(digits)
 
 
-def parse_json(content: bytes, where: str) -> Any:
-    """Parse JSON that can be written again: without NaN, infinity and lone surrogates. Raises BadInput otherwise."""
+def parse_json(content: bytes | str, where: str, *, allow_nan: bool = False) -> Any:
+    """Parse JSON that can be written again: without lone surrogates, NaN and infinity, unless ``allow_nan``.
+
+    Raises BadInput otherwise, also for JSON that is nested too deeply.
+    """
     try:
         value = json.loads(content, parse_int=_whole)
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        json.dumps(value, ensure_ascii=False, allow_nan=allow_nan).encode()
     except (ValueError, RecursionError) as error:
         raise BadInput(f"{where}: not readable as JSON: {error}") from None
     return value

@@ -29,8 +29,8 @@ NEWTON = "attacks.art-newton-fool"
 
 @pytest.fixture(scope="module")
 def survey() -> Any:
-    """benchmarks/art_attacks.py"""
-    return benchmark("art_attacks")
+    """benchmarks/library_attacks.py"""
+    return benchmark("library_attacks")
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ def test_table_lists_every_attack_with_its_reason(survey: Any) -> None:
     from auditor.plugins.attacks.art import EXCLUDED, PACKAGES
 
     members = registry.load().families["art"].members()
-    rows = survey.rows()
+    rows = survey.rows("art")
     assert set(rows) == set(members)
     assert set(EXCLUDED) | set(PACKAGES) <= set(members)
     runs = [row for row in rows.values() if row[4].startswith("runs") and row[5].startswith("runs")]
@@ -161,5 +161,5 @@ def test_table_lists_every_attack_with_its_reason(survey: Any) -> None:
 
 @pytest.mark.parametrize("attack", ["NewtonFool", "MomentumIterativeMethod", "SimBA"])
 def test_rows_measured_again(survey: Any, fragile: Subject, attack: str) -> None:
-    row = survey.rows()[attack]
-    assert survey.measure(attack, [fragile]) == (*row[:4], row[5])
+    row = survey.rows("art")[attack]
+    assert survey.measure("art", attack, [fragile]) == (*row[:4], row[5])

@@ -209,6 +209,8 @@ def test_webdataset_archives(tmp_path: Path, kind: str) -> None:
         ({"0.png": png(0), "0.cls": b"1", "0.json": b'{"label": 2}'}, "states the label '2', another file"),
         ({"0.png": png(0), "0.json": b'{"label": [1, 2]}'}, "list of labels.*multi-label"),
         ({"0.png": png(0), "0.json": b"[1]"}, "0.json holds a list"),
+        ({"0.png": png(0), "0.json": b"{"}, "0.json: not readable as JSON"),
+        ({"0.png": png(0), "0.json": b"[" * 100_000}, "0.json: not readable as JSON: maximum recursion depth"),
         ({"0.cls": b"1"}, "found no images"),
     ],
 )
@@ -252,6 +254,30 @@ def test_parquet_with_image_bytes_and_class_names(tmp_path: Path) -> None:
     assert source.groups == {"side": list("lrlr")}
     assert source.ids == ["0.png", "1.png", "2.png", "3.png"]
     assert source.warnings == ["Columns that hold neither texts nor numbers were not read: box."]
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 100_000])
+def test_parquet_with_unreadable_metadata_is_refused(tmp_path: Path, content: str) -> None:
+    table = pa.table({"image": CELLS, "label": NUMBERS}).replace_schema_metadata({"huggingface": content})
+    pq.write_table(table, tmp_path / "d.parquet")
+    with pytest.raises(BadInput, match=r"d\.parquet: its metadata huggingface: not readable as JSON"):
+        opened(tmp_path / "d.parquet")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"info": {"features": []}}', '{"other": 1}'])
+def test_metadata_of_other_tools_state_no_classes(tmp_path: Path, content: str) -> None:
+    table = pa.table({"image": CELLS, "label": NUMBERS}).replace_schema_metadata({"huggingface": content})
+    pq.write_table(table, tmp_path / "d.parquet")
+    assert by_shade(opened(tmp_path / "d.parquet")) == EXPECTED
+
+
+def test_missing_numbers_are_accepted_as_python_writes_them(tmp_path: Path) -> None:
+    image_folder(tmp_path / "d")
+    lines = [f'{{"file_name": "{i}.png", "label": {i}, "age": {"NaN" if i else 4}}}\n' for i in range(4)]
+    (tmp_path / "d" / "metadata.jsonl").write_text("".join(lines))
+    assert opened(tmp_path / "d").groups["age"][1:] == [""] * 3
+    files = {"0.png": png(0), "0.json": b'{"label": 1, "age": NaN}'}
+    assert opened(tar(tmp_path / "d.tar", files)).groups == {"age": ["nan"]}
 
 
 def test_parquet_with_plain_bytes(tmp_path: Path) -> None:
@@ -318,7 +344,8 @@ def test_image_folder_with_metadata(tmp_path: Path, kind: str) -> None:
     [
         ('{"file": "0.png"}', "has the columns file; expected a column file_name"),
         ('{"file_name": "0.png", "label": [1, 2]}', "label holds lists.*multi-label"),
-        ('{"file_name": "0.png"', "line 1 is not JSON"),
+        ('{"file_name": "0.png"', "line 1: not readable as JSON"),
+        ("[" * 100_000, "line 1: not readable as JSON: maximum recursion depth"),
         ('"0.png"', "line 1 is no object"),
     ],
 )

@@ -61,6 +61,25 @@ def compare_probe(
     }
 
 
+def image_values(run: Run, probe_id: str, plugins: Registry) -> Mapping[MetricKey, pd.Series]:
+    """Return the contribution of each image to the metrics of a probe that are means over images, by image id.
+
+    Raises CannotCompare if the run folder does not tell.
+    """
+    probe = _configured(plugins, probe_id, run.probes[probe_id])
+    if probe is None:
+        raise CannotCompare("is not installed")
+    records = _records(run, probe, None)
+    if records is None:
+        raise CannotCompare("has no rows in the run folder")
+    return _result_of(run, probe, records, complete=True).values
+
+
+def metric_key(metric: MetricRecord) -> MetricKey:
+    """Return the key of a metric among those of its probe."""
+    return _key(metric["name"], metric["at"])
+
+
 def _metrics(runs: Sequence[Run], results: Sequence[ProbeResult]) -> Iterator[ComparedMetricRecord]:
     """Compare the metrics that every run has.
 

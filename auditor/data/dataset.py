@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,8 @@ class Source:
     ``(h, w, c)``, uint8 or float in [0, 1]. Raises OSError or ValueError if it is unreadable."""
     labels: Sequence[str] | None = None
     """Class names or class indices as text, one per image."""
+    classes: Sequence[str] | None = None
+    """Class names in the order of the indices, if the data states that order; used if the model has no names."""
     groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     units: Sequence[str] | None = None
     """The unit of each image: its patient, person or video. Images of one unit are correlated. None if not stated."""
@@ -82,6 +84,7 @@ class Source:
             path=printable_text(self.path),
             ids=[printable_name(name) for name in self.ids],
             labels=None if self.labels is None else [printable_name(label) for label in self.labels],
+            classes=None if self.classes is None else [printable_name(name) for name in self.classes],
             groups={
                 printable_name(name): [printable_name(value) for value in values]
                 for name, values in self.groups.items()
@@ -130,6 +133,13 @@ class Batch:
             masks=None if self.masks is None else self.masks[index],
             epsilons=None if self.epsilons is None else self.epsilons[index],
         )
+
+
+class Augmenter(Protocol):
+    """Augmentations of MAITE."""
+
+    def apply(self, name: str, severity: int, pixels: Pixels, target: NDArray[np.float32], image_id: str) -> Pixels:
+        """Return one image (c, h, w) in [0, 1] after an augmentation; ``target`` is its class, one-hot (k,)."""
 
 
 class Images:
@@ -181,6 +191,8 @@ class Images:
         """The benchmark of the Hugging Face Hub that the data is, as stated in the sidecar."""
         self.unknown: Images | None = None
         """Images that belong to no class, opened for probes that need them."""
+        self.augmentations: Augmenter | None = None
+        """Augmentations of MAITE, for the probe that applies them."""
         self._position = {image_id: position for position, image_id in enumerate(self.ids)}
         self.labels: NDArray[np.int64] | None = None
 

@@ -497,7 +497,7 @@ class PluginRecord(TypedDict):
 
 
 def plugin_title(plugin: PluginRecord) -> str:
-    """Return name and version of a plugin, as ``plugin.registry.Plugin.title`` does."""
+    """Return name and version of a plugin."""
     return f"{plugin['name']} {plugin['version']}" if plugin["version"] else plugin["name"]
 
 

@@ -92,6 +92,9 @@ class Artefact:
     warnings: Sequence[str] = ()
     endpoint: Endpoint | None = None
     """The connection, if the model runs elsewhere."""
+    identity: str = ""
+    """What identifies a model that is no file: digest of its weights and its metadata. Its first answers, which
+    weights elsewhere change, become part of its digest, too. Empty for a file."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a name of a format that audit.json does not allow."""

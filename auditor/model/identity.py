@@ -6,6 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from auditor.files import file_sha256
 
 
@@ -30,3 +33,8 @@ def model_digest(path: Path, files: Sequence[Path] = ()) -> str:
 def model_size(path: Path, files: Sequence[Path] = ()) -> int:
     """Return the size of a model in bytes, with its further files."""
     return sum(file.stat().st_size for file in (path, *files))
+
+
+def object_digest(identity: str, scores: NDArray[np.float32]) -> str:
+    """Return the SHA-256 of a model that is a Python object: of its ``identity`` and its scores for test images."""
+    return hashlib.sha256(identity.encode() + scores.tobytes()).hexdigest()

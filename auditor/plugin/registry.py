@@ -24,6 +24,7 @@ import pluggy
 from auditor.errors import AuditorError, BadInput, PluginBroken
 from auditor.findings.encoding import plain
 from auditor.findings.finding import AREAS
+from auditor.findings.record import PluginRecord, plugin_title
 from auditor.plugin import hookspecs
 from auditor.plugin.family import ProbeFamily
 from auditor.plugin.hookspecs import API_VERSION
@@ -48,9 +49,14 @@ class Plugin:
     error: str | None = None
 
     @property
+    def record(self) -> PluginRecord:
+        """Its entry in audit.json."""
+        return {"name": self.name, "version": self.version, "error": self.error}
+
+    @property
     def title(self) -> str:
         """Name and version."""
-        return f"{self.name} {self.version}" if self.version else self.name
+        return plugin_title(self.record)
 
 
 @dataclass

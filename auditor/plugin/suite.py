@@ -13,6 +13,13 @@ from auditor.plugin.registry import Registry
 from auditor.policy.published import PublishedNumber, check_probes
 from auditor.toml import Count, decode, nearest, read_toml
 
+_LIBRARIES = {
+    "art": ("ART", "NewtonFool"),
+    "foolbox": ("Foolbox", "DDNAttack"),
+    "torchattacks": ("torchattacks", "PGD"),
+}
+"""Name of each library, and one of its attacks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteFile:
@@ -23,6 +30,10 @@ class SuiteFile:
     art: tuple[Mapping[str, Any], ...] = ()
     """Attacks of the Adversarial Robustness Toolbox to run, one table ``[[art]]`` for each: ``attack``, the name of its
     class, and its parameters."""
+    foolbox: tuple[Mapping[str, Any], ...] = ()
+    """Attacks of Foolbox to run, if it is installed: tables ``[[foolbox]]`` like ``[[art]]``."""
+    torchattacks: tuple[Mapping[str, Any], ...] = ()
+    """Attacks of torchattacks to run, if it is installed: tables ``[[torchattacks]]`` like ``[[art]]``."""
     title: str = ""
     """One line about the suite."""
     samples: Count | None = None
@@ -38,10 +49,15 @@ class SuiteFile:
 
     def __post_init__(self) -> None:
         """Raise ValueError if no probe is named."""
-        if not (self.probes or self.art):
+        if not (self.probes or any(self.attacks.values())):
             raise ValueError('probes is empty; expected ids or globs, for example ["attacks.*"]')
         if self.time_limit:
             seconds(self.time_limit)
+
+    @property
+    def attacks(self) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """The tables of attacks by the name of their family of probes."""
+        return {"art": self.art, "foolbox": self.foolbox, "torchattacks": self.torchattacks}
 
 
 @dataclass(frozen=True)
@@ -106,14 +122,21 @@ def read_suite(path: Path, registry: Registry) -> Suite:
 
 
 def _generated(content: SuiteFile, registry: Registry, where: str) -> dict[str, dict[str, Any]]:
-    """Return the settings of the attacks in the tables ``[[art]]``, by probe id. Raises BadInput for unknown ones."""
+    """Return the settings of the attacks that tables such as ``[[art]]`` name, by probe id.
+
+    Raises BadInput for unknown attacks.
+    """
     found: dict[str, dict[str, Any]] = {}
-    for number, table in enumerate(content.art, 1):
-        place = f"{where}: [[art]] {number}"
-        if not isinstance(attack := table.get("attack"), str):
-            raise BadInput(f'{place}: has no attack; expected the name of a class of ART, as in attack = "NewtonFool"')
-        probe_id = registry.member_id("art", attack, place)
-        if probe_id in found or probe_id in content.settings:
-            raise BadInput(f"{place}: {attack} has settings already; state all settings of {probe_id} in one table")
-        found[probe_id] = {key: value for key, value in table.items() if key != "attack"}
+    for family, tables in content.attacks.items():
+        for number, table in enumerate(tables, 1):
+            place = f"{where}: [[{family}]] {number}"
+            if not isinstance(attack := table.get("attack"), str):
+                library, example = _LIBRARIES[family]
+                raise BadInput(
+                    f'{place}: has no attack; expected the name of a class of {library}, as in attack = "{example}"'
+                )
+            probe_id = registry.member_id(family, attack, place)
+            if probe_id in found or probe_id in content.settings:
+                raise BadInput(f"{place}: {attack} has settings already; state all settings of {probe_id} in one table")
+            found[probe_id] = {key: value for key, value in table.items() if key != "attack"}
     return found

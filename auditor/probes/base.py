@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from auditor.data.dataset import Batch, Images, Pixels
+    from auditor.data.dataset import Augmenter, Batch, Images, Pixels
     from auditor.model.classifier import Classifier
 
-Need = Literal["labels", "gradients", "groups", "scores", "epsilons", "unknown"]
+Need = Literal["labels", "gradients", "groups", "scores", "epsilons", "unknown", "augmentations"]
 InputKind = Literal["images", "rows"]
 
 Columns = Mapping[str, "NDArray[Any]"]
@@ -153,6 +153,8 @@ class RunContext:
     """What the probes of ``depends_on`` have recorded, by id; empty unless the probe ``waits``."""
     unknown: Images | None = None
     """Images that belong to no class (``--unknown``); given to probes that need "unknown"."""
+    augmentations: Augmenter | None = None
+    """Augmentations of MAITE; given to probes that need "augmentations"."""
     units: Mapping[str, str] | None = None
     """The unit of each image (patient, person, video) by id; None if the data states none. Images of one unit belong
     into the same half of a split."""

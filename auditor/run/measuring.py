@@ -197,6 +197,7 @@ def run_context(
         batch=measurer.batch,
         units=measurer.images.unit_of,
         unknown=measurer.images.unknown if "unknown" in probe.meta.needs else None,
+        augmentations=measurer.images.augmentations if "augmentations" in probe.meta.needs else None,
         rng=Randomness(measurer.seed, probe.meta.id),
         records=records or {},
     )

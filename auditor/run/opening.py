@@ -16,6 +16,7 @@ from auditor.model.artefact import Artefact
 from auditor.model.deployed import DeployedModel
 from auditor.model.device import make_repeatable, pick_device, unused_gpu
 from auditor.model.loading import Sidecar, build, is_tabular, read_sidecar, resizing, wanted_output
+from auditor.model.maite import open_object
 from auditor.model.tabular import of_table
 from auditor.plugin import registry, suite
 from auditor.plugin.registry import Registry
@@ -32,10 +33,11 @@ Overrides = Mapping[str, Mapping[str, Json]]
 
 def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: str) -> tuple[DeployedModel, Images]:
     """Open the classifier and its images, and match labels to classes. Raises BadInput for unusable files."""
-    artefact = _open_artefact(plugins, request.model, device, request.overrides, trust=request.trust_model)
+    artefact = _open_request(plugins, request, device)
     artefact = _check_device(request.model, artefact, request.device, device)
     sidecar = _sidecar(request.model, artefact, request.overrides)
     source = _find_source(plugins, request, sidecar)
+    sidecar = _with_classes(sidecar, artefact, source)
     samples = request.samples or suite.samples
     if source.columns is not None:
         return _open_rows(request, artefact, sidecar, source, device=device, samples=samples)
@@ -58,6 +60,7 @@ def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: 
     )
     classifier.warnings += images.warnings + effect.resizing_warnings(sidecar, images)
     _state_benchmark(classifier, images, request, sidecar)
+    images.augmentations = request.objects.augmentations
     _match(classifier, images)
     return classifier, images
 
@@ -244,6 +247,23 @@ def _tables(overrides: Overrides) -> dict[str, dict[str, Json]]:
     return {table: dict(keys) for table, keys in overrides.items()}
 
 
+def _with_classes(sidecar: Sidecar, artefact: Artefact, source: Source) -> Sidecar:
+    """Take the class names of the data, in the order that the data states, for a model without names."""
+    if source.classes is None or artefact.classes or sidecar.classes is not None:
+        return sidecar
+    origins = {**sidecar.origins, "classes": f"{source.path} (index2label)"}
+    return replace(sidecar, classes=tuple(source.classes), origins=origins)
+
+
+def _open_request(plugins: Registry, request: Request, device: str) -> Artefact:
+    """Open the model of a request: a file or a Python object."""
+    given = request.objects
+    if given.model is None:
+        return _open_artefact(plugins, request.model, device, request.overrides, trust=request.trust_model)
+    make_repeatable()
+    return open_object(given.model, None if given.data is None else given.data.kind, device)
+
+
 def _open_artefact(plugins: Registry, path: Path, device: str, overrides: Overrides, *, trust: bool) -> Artefact:
     make_repeatable()
     if not path.exists():
@@ -271,6 +291,8 @@ def _open_artefact(plugins: Registry, path: Path, device: str, overrides: Overri
 
 def _find_source(plugins: Registry, request: Request, sidecar: Sidecar) -> Source:
     """Return the data: --data, else sidecar or metadata of the artefact, else the packaged photographs."""
+    if request.objects.data is not None:
+        return request.objects.data.source.printable()
     path = request.data or sidecar.data
     if path is None:
         from auditor.data.sample_photos import source

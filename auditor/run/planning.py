@@ -51,4 +51,6 @@ def unmet_requirement(probe: Probe, classifier: DeployedModel, images: Images) -
         return "requires an epsilon for each image (column epsilon); the data has none"
     if "unknown" in needs and images.unknown is None:
         return "requires images that belong to no class (--unknown DIR); none were given"
+    if "augmentations" in needs and images.augmentations is None:
+        return "requires augmentations of MAITE (auditor.audit(..., augmentations=...)); none were given"
     return ""

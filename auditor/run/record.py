@@ -133,11 +133,7 @@ def audit_record(
         "policy": policy.described(probes),
         "plan": plan,
         "digests": digests,
-        "plugins": [
-            {"name": plugin.name, "version": plugin.version, "error": plugin.error}
-            for plugin in plugins.plugins
-            if plugin.error or plugin.package != "auditor"
-        ],
+        "plugins": [plugin.record for plugin in plugins.plugins if plugin.error or plugin.package != "auditor"],
         "warnings": list(dict.fromkeys([*warnings, *(text for probe in probes for text in probe.get("warnings", []))])),
         "verdict": outcome,
         "verdict_reason": reason,

@@ -5,12 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from auditor.findings.record import AuditRecord, Json, ProbeRecord
 
+if TYPE_CHECKING:
+    from auditor.data.augmentations import Augmentations
+    from auditor.data.maite import MaiteDataset
+
 PROBE_TIMEOUT = 3600.0
 """Default of ``Request.probe_timeout``. Chosen, not measured: a step of an hour is taken for a hang."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """Python objects in place of files; only one process can audit them."""
+
+    model: Any = None
+    """A model of MAITE or a torch module."""
+    data: MaiteDataset | None = None
+    augmentations: Augmentations | None = None
+    effects: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What identifies each augmentation, by name and severity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +70,7 @@ class Request:
     """Properties of the model from the command line, in the tables and keys of the sidecar."""
     trust_model: bool = False
     """Load the model file directly, without the sandbox."""
+    objects: Objects = field(default_factory=Objects)
     command: str = ""
 
 

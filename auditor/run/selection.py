@@ -6,18 +6,24 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 
 from auditor.errors import BadInput
+from auditor.findings.encoding import plain
 from auditor.findings.record import Json
 from auditor.plugin.registry import Registry
 from auditor.plugin.suite import Suite
 from auditor.probes.base import Probe
 from auditor.run.request import Request
 
+AUGMENTATIONS = "corruptions.maite-augmentations"
+"""The probe that applies augmentations of MAITE; it is part of every run that they are given to."""
+
 
 def choose_probes(plugins: Registry, suite: Suite, request: Request) -> list[Probe]:
     """Return the configured probes of a run in the order of measuring. Raises BadInput if none is left."""
-    selected = plugins.select(suite.probes, option="suite probes:")
+    effects = request.objects.effects
+    given = [AUGMENTATIONS] if effects else []
+    selected = plugins.select([*suite.probes, *given], option="suite probes:")
     if request.probes:
-        selected = plugins.select(request.probes, option="--probe")
+        selected = plugins.select([*request.probes, *given], option="--probe")
     skipped = plugins.select(request.skip, option="--skip") if request.skip else []
     ids = [probe_id for probe_id in selected if probe_id not in skipped]
     if not ids:
@@ -27,11 +33,11 @@ def choose_probes(plugins: Registry, suite: Suite, request: Request) -> list[Pro
             "--unknown: no probe of this run uses images that belong to no class; add --probe"
             " performance.unknown-inputs"
         )
-    surrogates = _surrogates(plugins, request, ids)
+    extra = {**_surrogates(plugins, request, ids), AUGMENTATIONS: {"augmentations": plain(effects)}}
     probes = [
         plugins.configure(
             probe_id,
-            {**suite.settings.get(probe_id, {}), **surrogates.get(probe_id, {})},
+            {**suite.settings.get(probe_id, {}), **extra.get(probe_id, {})},
             where=f"suite {suite.name}",
         )
         for probe_id in ids

@@ -63,7 +63,8 @@ def run(request: Request, progress: Progress | None = None, watch: Watch | None 
     """
     watch = watch or Watch()
     # the server of supervised processes has tried the model file already
-    sandbox = load_in_sandbox(request.model, request.overrides, trust=request.trust_model or watch.supervised)
+    trusted = request.trust_model or watch.supervised or request.objects.model is not None
+    sandbox = load_in_sandbox(request.model, request.overrides, trust=trusted)
     progress = progress or Silent()
     plugins = registry.load(partial(watch.doing, "plugin"), watch.casualties.plugins)
     watch.doing("open")
@@ -123,7 +124,7 @@ def _query_budget(request: Request, classifier: DeployedModel) -> Budget | None:
     endpoint = classifier.artefact.endpoint
     if endpoint is None:
         if request.queries is not None:
-            raise BadInput(f"--queries: limits the queries of an endpoint; {classifier.path} is a model file")
+            raise BadInput(f"--queries: limits the queries of an endpoint; {classifier.path} is none")
         return None
     if request.engine == "ray" or (request.workers or 1) > 1:
         raise BadInput(

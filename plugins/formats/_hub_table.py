@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auditor import BadInput
+from auditor.files import parse_json
 from auditor.plugins.formats._labels import labelled
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _source(path: Path, table: pa.Table, column: str, warnings: Sequence[str]) -
     images = table[column].combine_chunks()
     structured = not _is_bytes(images.type)
     names = _names(images) if structured else [f"{i:06d}" for i in range(len(images))]
-    classes = _class_labels(table.schema)
+    classes = _class_labels(path, table.schema)
     label = _label_column(path, table.schema.names, classes)
     plain = [field.name for field in table.schema if field.name not in {column, label} and _is_plain(field.type)]
     unread = [name for name in table.schema.names if name not in {column, label, *plain}]
@@ -110,17 +110,21 @@ def _is_plain(kind: pa.DataType) -> bool:
     return any(test(kind) for test in tests)
 
 
-def _class_labels(schema: pa.Schema) -> dict[str, Sequence[str]]:
-    """Return the names of the classes by column, from the metadata that ``datasets`` writes."""
+def _class_labels(path: Path, schema: pa.Schema) -> dict[str, Sequence[str]]:
+    """Return the names of the classes by column, from the metadata that ``datasets`` writes.
+
+    Raises BadInput if they are not JSON.
+    """
     stated = (schema.metadata or {}).get(b"huggingface")
+    content: Any = parse_json(stated, f"{path}: its metadata huggingface", allow_nan=True) if stated else {}
     try:
-        features: Any = json.loads(stated)["info"]["features"] if stated else {}
+        features: Any = content["info"]["features"] if content else {}
         return {
             name: list(feature["names"])
             for name, feature in features.items()
             if isinstance(feature, Mapping) and feature.get("_type") == "ClassLabel"
         }
-    except (ValueError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError):
         # metadata of other tools
         return {}
 

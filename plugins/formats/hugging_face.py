@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditor import BadInput, hookimpl
+from auditor.files import parse_json
 from auditor.plugins.formats._folder_parts import best_part, is_part
 from auditor.plugins.formats._hub_table import open_table
 
@@ -96,8 +97,6 @@ def _is_nested(value: object) -> bool:
 
 def _json_lines(path: Path) -> pd.DataFrame:
     """Read a JSON object per line. Raises BadInput for other content."""
-    import json
-
     import pandas as pd
 
     rows = []
@@ -108,10 +107,8 @@ def _json_lines(path: Path) -> pd.DataFrame:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise BadInput(f"{path}: line {number} is not JSON: {error}") from None
+        # pandas writes a missing number as NaN
+        row = parse_json(line, f"{path}: line {number}", allow_nan=True)
         if not isinstance(row, dict):
             raise BadInput(f'{path}: line {number} is no object; expected one such as {{"file_name": "0.png"}}')
         rows.append(row)

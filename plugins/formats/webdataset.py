@@ -6,7 +6,6 @@ A sample has an image (``000.jpg``), and optionally a label: a number or name in
 
 from __future__ import annotations
 
-import json
 import tarfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auditor import BadInput, hookimpl
+from auditor.files import parse_json
 from auditor.plugins.formats._labels import labelled
 
 if TYPE_CHECKING:
@@ -111,10 +111,8 @@ def _describe(path: Path, name: str, content: bytes, sample: _Sample) -> None:
 
 def _plain_values(path: Path, name: str, text: str) -> dict[str, Any]:
     """Return the numbers and texts of a JSON object."""
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise BadInput(f"{path}: {name} is not JSON: {error}") from None
+    # Python writes a missing number as NaN
+    values = parse_json(text, f"{path}: {name}", allow_nan=True)
     if not isinstance(values, Mapping):
         raise BadInput(f'{path}: {name} holds a {type(values).__name__}; expected an object such as {{"label": 3}}')
     if isinstance(values.get("label"), list):

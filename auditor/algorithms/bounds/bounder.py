@@ -31,7 +31,9 @@ class Bounder:
         """Prepare the copy; at most ``refine`` elements of each activation get linear bounds."""
         module = classifier.copy
         if not isinstance(module, fx.GraphModule):
-            raise NotApplicable("the copy is a TorchScript module, which has no operator graph; audit the ONNX file")
+            raise NotApplicable(
+                "the copy is TorchScript or a Python object, which have no operator graph; audit the ONNX file"
+            )
         if classifier.artefact.precision != "float32" or classifier.preprocessing.dtype != "float32":
             raise NotApplicable(
                 f"the model computes in {classifier.artefact.precision} from {classifier.preprocessing.dtype}, whose"

@@ -14,7 +14,7 @@ from auditor.data.resizing import Resizing
 from auditor.errors import BadInput, first_line
 from auditor.model.artefact import Artefact
 from auditor.model.deployed import DeployedModel
-from auditor.model.identity import model_digest
+from auditor.model.identity import model_digest, object_digest
 from auditor.model.loading.input_shape import Candidate, candidates, is_integer, is_tabular
 from auditor.model.loading.metadata import unusable_names
 from auditor.model.loading.sidecar import Sidecar, sidecar_path
@@ -76,11 +76,12 @@ def build(
     warnings += _output_warnings(artefact, kind, single=single)
     n_classes = max(2, answer.scores.shape[1])
     classes, classes_source = _class_names(path, artefact, sidecar, n_classes, warnings)
+    identity = artefact.identity
     return DeployedModel(
         artefact,
         answer.preprocessing,
         path=printable_text(str(path)),
-        sha256=model_digest(path, artefact.files),
+        sha256=object_digest(identity, answer.scores) if identity else model_digest(path, artefact.files),
         n_classes=n_classes,
         outputs=kind,
         single=single,

@@ -1,6 +1,6 @@
-"""Run every evasion attack of ART on a grey and on a colour model and write the table of docs/reference/art.md.
+"""Run every attack of ART, Foolbox or torchattacks on a grey and a colour model; write the table in docs/reference.
 
-    uv run python benchmarks/art_attacks.py [ATTACK ...]
+    uv run python benchmarks/library_attacks.py art|foolbox|torchattacks [ATTACK ...]
 
 Only the rows of the named attacks are measured again; without a name, all are. The grey model is the reference model
 digits-cnn, the colour model the small network of ``auditor plugin check``. A row counts the images, of ``IMAGES``, that
@@ -23,11 +23,15 @@ from auditor.plugin import registry
 from auditor.plugin.registry import Registry
 from auditor.probes.base import Randomness
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "reference" / "art.md"
-BLOCK = re.compile(r"(<!-- attacks -->\n).*(\n<!-- /attacks -->)", re.DOTALL)
+DOCUMENTS = {"art": "art.md", "foolbox": "foolbox-torchattacks.md", "torchattacks": "foolbox-torchattacks.md"}
+LIBRARIES = {"art": "ART's", "foolbox": "Foolbox's", "torchattacks": "torchattacks'"}
 HEADER = ("attack", "probe", "kind", "knowledge", "grey", "colour")
 IMAGES = 4
-BUDGET: Mapping[str, tuple[float, str]] = {"linf": (32 / 255, "within L-inf 32/255"), "l2": (2.0, "within L2 2")}
+BUDGET: Mapping[str, tuple[float, str]] = {
+    "linf": (32 / 255, "within L-inf 32/255"),
+    "l2": (2.0, "within L2 2"),
+    "l1": (25.0, "within L1 25"),
+}
 FEWER: Mapping[str, Mapping[str, Any]] = {
     "AutoConjugateGradient": {"max_iter": 20, "nb_random_init": 1},
     "AutoProjectedGradientDescent": {"max_iter": 20, "nb_random_init": 1},
@@ -39,8 +43,21 @@ FEWER: Mapping[str, Mapping[str, Any]] = {
     "SignOPTAttack": {"query_limit": 2000},
     "HopSkipJump": {"max_iter": 10},
     "Wasserstein": {"max_iter": 20},
+    "foolbox BoundaryAttack": {"steps": 200},
+    "EADAttack": {"binary_search_steps": 3, "steps": 100},
+    "HopSkipJumpAttack": {"steps": 10},
+    "L0BrendelBethgeAttack": {"steps": 50},
+    "L1BrendelBethgeAttack": {"steps": 50},
+    "L2BrendelBethgeAttack": {"steps": 50},
+    "L2CarliniWagnerAttack": {"binary_search_steps": 3, "steps": 100},
+    "LinfinityBrendelBethgeAttack": {"steps": 50},
+    "LinearSearchBlendedUniformNoiseAttack": {"steps": 100},
+    "EADEN": {"binary_search_steps": 3},
+    "EADL1": {"binary_search_steps": 3},
+    "torchattacks AutoAttack": {"version": "rand"},
+    "Square": {"n_queries": 500},
 }
-"""Settings for attacks whose defaults need minutes for an image."""
+"""Settings for attacks whose defaults need minutes for an image; with the family if several have the attack."""
 
 Row = tuple[str, ...]
 
@@ -59,16 +76,16 @@ def colour(folder: Path, plugins: Registry) -> Subject:
     return open_subject(plugins, *write_subject(folder), samples=IMAGES)
 
 
-def measure(attack: str, given: Sequence[Subject]) -> Row:
-    """Return the row of an attack."""
+def measure(family: str, attack: str, given: Sequence[Subject]) -> Row:
+    """Return the row of an attack of a family."""
     plugins = registry.load()
     try:
-        probe_id = plugins.member_id("art", attack, "benchmark")
+        probe_id = plugins.member_id(family, attack, "benchmark")
         plugins.has(probe_id)
     except BadInput as error:
-        reason = str(error).removeprefix(f"ART's {attack} ").partition(";")[0]
+        reason = str(error).removeprefix(f"{LIBRARIES[family]} {attack} ").partition(";")[0]
         return (attack, "", "", "", f"no: {reason}", f"no: {reason}")
-    settings = dict(FEWER.get(attack, {}))
+    settings = dict(FEWER.get(f"{family} {attack}", FEWER.get(attack, {})))
     norm = getattr(plugins.probes[probe_id], "norm", None)
     if norm in BUDGET:
         settings["epsilons"] = [BUDGET[norm][0]]
@@ -91,34 +108,45 @@ def outcome(probe: Any, subject: Subject) -> str:
     return f"runs, {len(broken)} of {attacked}"
 
 
-def rows() -> dict[str, Row]:
+def document(family: str) -> Path:
+    """Return the page with the table of a family."""
+    return Path(__file__).parents[1] / "docs" / "reference" / DOCUMENTS[family]
+
+
+def block(family: str) -> re.Pattern[str]:
+    """Return the pattern of the table of a family."""
+    return re.compile(rf"(<!-- {family} -->\n).*(\n<!-- /{family} -->)", re.DOTALL)
+
+
+def rows(family: str) -> dict[str, Row]:
     """Return the rows of the document by attack."""
-    match = BLOCK.search(DOCUMENT.read_text(encoding="utf-8"))
+    match = block(family).search(document(family).read_text(encoding="utf-8"))
     assert match is not None
     lines = [line for line in match[0].splitlines() if line.startswith("|")][2:]
     cells = [tuple(cell.strip() for cell in line[1:-1].split("|")) for line in lines]
     return {row[0]: row for row in cells}
 
 
-def write(content: Mapping[str, Row]) -> None:
+def write(family: str, content: Mapping[str, Row]) -> None:
     """Replace the table of the document."""
     lines = [HEADER, ("---",) * len(HEADER), *(content[name] for name in sorted(content))]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    text = DOCUMENT.read_text(encoding="utf-8")
-    DOCUMENT.write_text(BLOCK.sub(lambda match: match[1] + table + match[2], text), encoding="utf-8")
+    text = document(family).read_text(encoding="utf-8")
+    written = block(family).sub(lambda match: match[1] + table + match[2], text)
+    document(family).write_text(written, encoding="utf-8")
 
 
-def main(names: Sequence[str]) -> None:
+def main(family: str, *names: str) -> None:
     """Measure the named attacks, or all."""
     with tempfile.TemporaryDirectory() as folder:
         given = subjects(Path(folder))
-        members = registry.load().families["art"].members()
-        content = {name: row for name, row in rows().items() if name in members}
+        members = registry.load().families[family].members()
+        content = {name: row for name, row in rows(family).items() if name in members}
         for name in names or members:
-            content[name] = measure(name, given)
+            content[name] = measure(family, name, given)
             print(*content[name], sep=" | ", flush=True)
-            write(content)
+            write(family, content)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main(*sys.argv[1:])
