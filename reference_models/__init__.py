@@ -3,7 +3,8 @@
 A recipe module has ``TITLE`` and ``train(out, data=None, say=print) -> Path``: it trains, exports ONNX and TorchScript
 with their sidecars to ``out``, and returns the ONNX file. A recipe with ``Settings`` and ``PRESETS`` also takes
 ``options``: preset, weights, device, single settings. A recipe with ``WEIGHTS`` trains nothing and takes ``weights``. A
-recipe that fine-tunes a torchvision network names it in ``BACKBONE``.
+recipe that fine-tunes a torchvision network names it in ``BACKBONE``. One with ``adapt`` also trains the networks of
+``transfer.BACKBONES`` on its images.
 """
 
 from __future__ import annotations
@@ -41,9 +42,13 @@ def build(
     device: str = "auto",
     overrides: Sequence[str] = (),
     fresh: bool = False,
+    backbone: str | None = None,
 ) -> Path:
     """Train the recipe ``name`` into ``out`` and return the ONNX file. Raises BadInput for an unsupported option."""
     module = recipe(name)
+    if backbone is not None and not hasattr(module, "adapt"):
+        able = ", ".join(name for name in recipes() if hasattr(recipe(name), "adapt"))
+        raise BadInput(f"recipe {name} has no --backbone; expected one of the recipes {able}, or omit the option")
     if hasattr(module, "WEIGHTS"):
         if preset or overrides or fresh:
             raise BadInput(f"recipe {name} has no settings; omit --preset, --set and --fresh")
@@ -58,11 +63,19 @@ def build(
 
     options = Options(
         preset=preset or "full",
-        weights=weights or ("none" if preset == "tiny" else "pretrained"),
+        weights=weights or ("none" if preset == "tiny" and backbone is None else "pretrained"),
         device=device,
         fresh=fresh,
+        backbone=backbone,
         overrides=overrides,
     )
+    if backbone is not None:
+        from auditor.reference_models.common.transfer import check
+
+        # before the images are read, which may take minutes
+        check(backbone, options.weights)
+        adapted: Path = module.adapt(out, data, say, options)
+        return adapted
     if hasattr(module, "BACKBONE") and options.weights == "pretrained":
         from auditor.reference_models.common.networks import download
 
