@@ -62,7 +62,7 @@ class Adapted(transfer.Settings):
 ADAPTED_PRESETS: dict[str, dict[str, object]] = {
     "full": {},
     # two cores, minutes
-    "tiny": {"size": 128, "epochs": 2, "blocks": 5},
+    "tiny": {"size": 128, "epochs": 2, "blocks": 5, "views": 2},
 }
 
 

@@ -621,18 +621,16 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "BACKBONES", {"stand-in": backbone})
 
 
-def adapt(
-    out: Path, images: Path, say: Callable[[str], None], *overrides: str, recipe: str = "gender-resnet18"
-) -> Path:
-    return reference_models.build(
+def adapt(out: Path, data: Path, say: Callable[[str], None], *overrides: str, recipe: str = "gender-resnet18") -> None:
+    reference_models.build(
         recipe,
         out,
-        images,
+        data,
         say,
         preset="tiny",
         device="cpu",
         backbone="stand-in",
-        overrides=["size=16", "blocks=0", *overrides],
+        overrides=["size=16", "blocks=0", "regularisation=0.01", *overrides],
     )
 
 
