@@ -91,8 +91,8 @@ class EfficientNetLite0(nn.Module):
     def halves(self, blocks: int) -> tuple[nn.Sequential, nn.Sequential]:
         """Return two networks that share this one's layers; the second, applied to the first, is the whole network.
 
-        The second has the last layer and, if ``blocks`` is not 0, the last convolution and so many of the 16 blocks. It
-        maps (n, c, h, w), with h = w = 1 for the last layer alone.
+        The second has the last layer and, if ``blocks`` is not 0, the last convolution and the last ``blocks`` of
+        the 16 blocks. It maps (n, c, h, w), with h = w = 1 for the last layer alone.
         """
         head = [self.conv_head, self.bn1, self.relu, self.pool]
         first = [self.conv_stem, self.bn0, self.relu]

@@ -76,7 +76,7 @@ def _compute(frozen: InPixels, part: Part, say: Say, device: str) -> NDArray[np.
         folded = torch.jit.freeze(torch.jit.trace(frozen, pixels(part, batches[0], device)))
         forecast = Forecast(len(part), say)
         # without further optimisations, which take seconds for the first images
-        with torch.jit.optimized_execution(False):
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             for rows in batches:
                 outputs.append(folded(pixels(part, rows, device)).float().cpu().numpy())
                 forecast.trained(len(rows))

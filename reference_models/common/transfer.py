@@ -46,7 +46,7 @@ class Network(Protocol):
     fc: nn.Linear
 
     def halves(self, blocks: int) -> tuple[nn.Module, nn.Module]:
-        """Return the frozen layers and the others: the last layer, and so many blocks in front of it.
+        """Return the frozen layers and the others: the last layer, and ``blocks`` blocks in front of it.
 
         The frozen ones return (n, c, h, w).
         """
