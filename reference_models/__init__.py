@@ -17,6 +17,9 @@ from types import ModuleType
 from auditor.errors import BadInput
 from auditor.toml import nearest
 
+ADAPTABLE = ("birds-resnet18", "faces-resnet18", "gender-resnet18")
+"""The recipes with ``adapt``; listed, so that ``--backbone`` with another is refused before torch is imported."""
+
 
 def recipes() -> list[str]:
     """Return the names of the recipes: their file names with hyphens."""
@@ -45,10 +48,11 @@ def build(
     backbone: str | None = None,
 ) -> Path:
     """Train the recipe ``name`` into ``out`` and return the ONNX file. Raises BadInput for an unsupported option."""
+    if backbone is not None and name in recipes() and name not in ADAPTABLE:
+        raise BadInput(
+            f"recipe {name} has no --backbone; expected one of the recipes {', '.join(ADAPTABLE)}, or omit the option"
+        )
     module = recipe(name)
-    if backbone is not None and not hasattr(module, "adapt"):
-        able = ", ".join(name for name in recipes() if hasattr(recipe(name), "adapt"))
-        raise BadInput(f"recipe {name} has no --backbone; expected one of the recipes {able}, or omit the option")
     if hasattr(module, "WEIGHTS"):
         if preset or overrides or fresh:
             raise BadInput(f"recipe {name} has no settings; omit --preset, --set and --fresh")

@@ -761,6 +761,11 @@ def test_halves_are_the_whole_network(blocks: int) -> None:
     assert sum(isinstance(layer, efficientnet.Block) for layer in second) == blocks
 
 
+def test_adaptable_recipes_are_listed() -> None:
+    able = [name for name in reference_models.recipes() if hasattr(reference_models.recipe(name), "adapt")]
+    assert able == list(reference_models.ADAPTABLE)
+
+
 def test_views_follow_the_images_with_their_labels(few: Path) -> None:
     part = images.load(few, recipe="r", expected="e", shape=(3, 16, 16))[0]
     views = transfer.with_views(part, lambda pixels, _: 1 - pixels, 2, seed=0)
