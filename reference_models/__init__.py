@@ -3,7 +3,8 @@
 A recipe module has ``TITLE`` and ``train(out, data=None, say=print) -> Path``: it trains, exports ONNX and TorchScript
 with their sidecars to ``out``, and returns the ONNX file. A recipe with ``Settings`` and ``PRESETS`` also takes
 ``options``: preset, weights, device, single settings. A recipe with ``WEIGHTS`` trains nothing and takes ``weights``. A
-recipe that fine-tunes a torchvision network names it in ``BACKBONE``.
+recipe that fine-tunes a torchvision network names it in ``BACKBONE``. One with ``adapt`` also trains the networks of
+``transfer.BACKBONES`` on its images.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from types import ModuleType
 
 from auditor.errors import BadInput
 from auditor.toml import nearest
+
+ADAPTABLE = ("birds-resnet18", "faces-resnet18", "gender-resnet18")
+"""The recipes with ``adapt``; listed, so that ``--backbone`` with another is refused before torch is imported."""
 
 
 def recipes() -> list[str]:
@@ -41,8 +45,13 @@ def build(
     device: str = "auto",
     overrides: Sequence[str] = (),
     fresh: bool = False,
+    backbone: str | None = None,
 ) -> Path:
     """Train the recipe ``name`` into ``out`` and return the ONNX file. Raises BadInput for an unsupported option."""
+    if backbone is not None and name in recipes() and name not in ADAPTABLE:
+        raise BadInput(
+            f"recipe {name} has no --backbone; expected one of the recipes {', '.join(ADAPTABLE)}, or omit the option"
+        )
     module = recipe(name)
     if hasattr(module, "WEIGHTS"):
         if preset or overrides or fresh:
@@ -58,11 +67,19 @@ def build(
 
     options = Options(
         preset=preset or "full",
-        weights=weights or ("none" if preset == "tiny" else "pretrained"),
+        weights=weights or ("none" if preset == "tiny" and backbone is None else "pretrained"),
         device=device,
         fresh=fresh,
+        backbone=backbone,
         overrides=overrides,
     )
+    if backbone is not None:
+        from auditor.reference_models.common.transfer import check
+
+        # before the images are read, which may take minutes
+        check(backbone, options.weights)
+        adapted: Path = module.adapt(out, data, say, options)
+        return adapted
     if hasattr(module, "BACKBONE") and options.weights == "pretrained":
         from auditor.reference_models.common.networks import download
 

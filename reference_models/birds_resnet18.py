@@ -11,7 +11,7 @@ from typing import Final, Literal
 from torch import nn
 
 from auditor.reference_models.birds_vgg16 import augment, data
-from auditor.reference_models.common import networks
+from auditor.reference_models.common import networks, transfer
 from auditor.reference_models.common.recipe import IMAGENET, build
 from auditor.reference_models.common.settings import Options, settle
 from auditor.reference_models.common.settings import Settings as Common
@@ -44,6 +44,21 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
+@dataclass(frozen=True, kw_only=True)
+class Adapted(transfer.Settings):
+    """Settings of another pretrained network (``--backbone``): a new last layer on augmented copies."""
+
+    views: int = 4
+    noise: float = Settings.noise
+
+
+ADAPTED_PRESETS: dict[str, dict[str, object]] = {
+    "full": {},
+    # two cores, minutes
+    "tiny": {"views": 2},
+}
+
+
 def model(settings: Settings, weights: str, classes: int) -> nn.Module:
     """Create a ResNet-18 with a new last layer."""
     del settings
@@ -65,5 +80,20 @@ def train(
         options=options,
         say=say,
         normalisation=IMAGENET if options.weights == "pretrained" else None,
+        augment=partial(augment, settings.noise),
+    )
+
+
+def adapt(out: Path, path: Path | None, say: Callable[[str], None], options: Options) -> Path:
+    """Adapt another pretrained network, export to ``out``, and return the ONNX file."""
+    settings = settle(Adapted, ADAPTED_PRESETS, options)
+    name = f"birds-{options.backbone}"
+    return transfer.adapt(
+        name,
+        data(path, settings, name),
+        settings,
+        out=out,
+        options=options,
+        say=say,
         augment=partial(augment, settings.noise),
     )

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 from torch import nn
 
-from auditor.reference_models.common import images, networks, perturbations
+from auditor.reference_models.common import images, networks, perturbations, transfer
 from auditor.reference_models.common.recipe import IMAGENET, build
 from auditor.reference_models.common.settings import Options, settle
 from auditor.reference_models.common.settings import Settings as Common
@@ -24,6 +24,7 @@ from auditor.reference_models.common.settings import Settings as Common
 TITLE = "ResNet-18 for face identification (FGSM sweep)"
 NAME = "faces-resnet18"
 BACKBONE: Final = "resnet18"
+AUGMENT = partial(perturbations.affine, degrees=5, shift=0.05, shear=0, zoom=0.05)
 EXPECTED = "faces as a folder per person, or a manifest with the columns image and label"
 
 
@@ -46,6 +47,21 @@ PRESETS: dict[str, dict[str, object]] = {
     "full": {},
     # two cores, no pretrained weights, minutes
     "tiny": {"size": 64, "epochs": 20},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapted(transfer.Settings):
+    """Settings of another pretrained network (``--backbone``): a new last layer."""
+
+    validation_share: float = Settings.validation_share
+    test_share: float = Settings.test_share
+
+
+ADAPTED_PRESETS: dict[str, dict[str, object]] = {
+    "full": {"views": 4},
+    # two cores, minutes
+    "tiny": {},
 }
 
 
@@ -89,5 +105,14 @@ def fit(
         options=options,
         say=say,
         normalisation=IMAGENET if imagenet else None,
-        augment=partial(perturbations.affine, degrees=5, shift=0.05, shear=0, zoom=0.05),
+        augment=AUGMENT,
+    )
+
+
+def adapt(out: Path, path: Path | None, say: Callable[[str], None], options: Options) -> Path:
+    """Adapt another pretrained network, export to ``out``, and return the ONNX file."""
+    settings = settle(Adapted, ADAPTED_PRESETS, options)
+    name = f"faces-{options.backbone}"
+    return transfer.adapt(
+        name, data(path, settings, name), settings, out=out, options=options, say=say, augment=AUGMENT
     )

@@ -18,7 +18,7 @@ from typing import Final, Literal
 
 from torch import nn
 
-from auditor.reference_models.common import images, networks, perturbations
+from auditor.reference_models.common import images, networks, perturbations, transfer
 from auditor.reference_models.common.recipe import IMAGENET, build
 from auditor.reference_models.common.settings import Options, settle
 from auditor.reference_models.common.settings import Settings as Common
@@ -26,6 +26,7 @@ from auditor.reference_models.common.settings import Settings as Common
 TITLE = "ResNet-18 for annotated gender of faces, with groups (bias, SHAP, LIME, white block)"
 NAME = "gender-resnet18"
 BACKBONE: Final = "resnet18"
+AUGMENT = partial(perturbations.affine, degrees=10, shift=0.05, shear=0, zoom=0.1)
 EXPECTED = "faces as a manifest with the columns image, label and groups such as age or race, or a folder per class"
 
 
@@ -49,7 +50,23 @@ PRESETS: dict[str, dict[str, object]] = {
 }
 
 
-def data(path: Path | None, settings: Settings) -> images.Splits:
+@dataclass(frozen=True, kw_only=True)
+class Adapted(transfer.Settings):
+    """Settings of another pretrained network (``--backbone``)."""
+
+    regularisation: float = 100.0
+    blocks: int = 8
+    views: int = 3
+
+
+ADAPTED_PRESETS: dict[str, dict[str, object]] = {
+    "full": {},
+    # two cores, minutes
+    "tiny": {"size": 128, "epochs": 2, "blocks": 5, "views": 2},
+}
+
+
+def data(path: Path | None, settings: Common) -> images.Splits:
     """Read RGB faces; use the data's own split if there is one."""
     return images.read(path, settings, recipe=NAME, expected=EXPECTED)
 
@@ -75,5 +92,14 @@ def train(
         options=options,
         say=say,
         normalisation=IMAGENET if options.weights == "pretrained" else None,
-        augment=partial(perturbations.affine, degrees=10, shift=0.05, shear=0, zoom=0.1),
+        augment=AUGMENT,
+    )
+
+
+def adapt(out: Path, path: Path | None, say: Callable[[str], None], options: Options) -> Path:
+    """Adapt another pretrained network, export to ``out``, and return the ONNX file."""
+    settings = settle(Adapted, ADAPTED_PRESETS, options)
+    splits = data(path, settings)
+    return transfer.adapt(
+        f"gender-{options.backbone}", splits, settings, out=out, options=options, say=say, augment=AUGMENT
     )

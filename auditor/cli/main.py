@@ -335,7 +335,13 @@ def verify(folder: Path, *, device: str, trust_model: bool, **given: Any) -> Non
 @click.option(
     "--weights",
     metavar="pretrained|none|FILE",
-    help="Initial weights: torchvision's, none, or a file. [default: pretrained; none for tiny]",
+    help="Initial weights: published, none, or a file. [default: pretrained; none for tiny without --backbone]",
+)
+@click.option(
+    "--backbone",
+    metavar="NAME",
+    help="Adapt this pretrained network instead of the recipe's own: efficientnet-lite0 (for gender-resnet18,"
+    " birds-resnet18 and faces-resnet18).",
 )
 @click.option("--set", "overrides", multiple=True, metavar="NAME=VALUE", help="A setting of the recipe (repeatable).")
 @DEVICE
@@ -348,7 +354,7 @@ def train(recipe_name: str | None, data: Path | None, out: Path, **given: Any) -
     from auditor import reference_models
 
     if recipe_name is None:
-        if data is not None or any(given[name] for name in ("preset", "weights", "overrides", "fresh")):
+        if data is not None or any(given[name] for name in ("preset", "weights", "backbone", "overrides", "fresh")):
             raise BadInput("auditor train: names no recipe, so its options have no effect; name a recipe")
         click.echo(reference_models.listing())
         return

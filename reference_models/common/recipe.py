@@ -41,12 +41,7 @@ def build(
     result of ``describe`` on the trained network, go into the training record.
     """
     out.mkdir(parents=True, exist_ok=True)
-    say(
-        f"{name}, preset {options.preset}: {splits.notes['learn']} training, {splits.notes['validation']} validation"
-        f" and {splits.notes['test']} test images; split: {splits.notes['split']}; kept together:"
-        f" {splits.notes['kept_together']}; removed: {splits.notes['duplicates']} duplicates,"
-        f" {splits.notes['unreadable']} unreadable"
-    )
+    announce(name, splits, options, say)
     with seeded(settings.seed):
         fresh = network(len(splits.classes))
     mean, std = normalisation or statistics(splits.learn)
@@ -69,6 +64,16 @@ def build(
     if describe is not None:
         details |= describe(trained.model.network)
     return finish(trained, splits, settings, stem=stem, say=say, extra=details)
+
+
+def announce(name: str, splits: Splits, options: Options, say: Say) -> None:
+    """Say how many images each part of the split has, and which images were removed."""
+    say(
+        f"{name}, preset {options.preset}: {splits.notes['learn']} training, {splits.notes['validation']} validation"
+        f" and {splits.notes['test']} test images; split: {splits.notes['split']}; kept together:"
+        f" {splits.notes['kept_together']}; removed: {splits.notes['duplicates']} duplicates,"
+        f" {splits.notes['unreadable']} unreadable"
+    )
 
 
 @contextlib.contextmanager

@@ -63,6 +63,8 @@ class Options:
     device: str = "auto"
     fresh: bool = False
     """Discard an interrupted training."""
+    backbone: str | None = None
+    """Pretrained network to adapt instead of training the recipe's own; a name in ``transfer.BACKBONES``."""
     overrides: Sequence[str] = field(default=())
     """``name=value`` each; override the preset."""
 

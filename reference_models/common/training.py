@@ -203,7 +203,7 @@ def fit(
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, part: Part, *, device: str = "cpu", batch: int = 256
+    model: nn.Module, part: Part, *, device: str = "cpu", batch: int = 64
 ) -> tuple[float, np.ndarray[Any, Any]]:
     """Return the mean cross-entropy and the correctly classified images (n,), in evaluation mode and full precision."""
     was = model.training
