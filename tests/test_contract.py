@@ -28,8 +28,8 @@ every_probe = pytest.mark.parametrize("probe_id", LOADED.probes)
 
 @pytest.fixture(scope="module")
 def digits_subject(digits: Path) -> Subject:
-    """The reference model and six digits of two groups: small differences reveal rounding errors."""
-    return bench.open_subject(LOADED, digits / "digits-cnn.onnx", None, samples=6)
+    """The reference model and four digits of two groups: small differences reveal rounding errors."""
+    return bench.open_subject(LOADED, digits / "digits-cnn.onnx", None, samples=4)
 
 
 @pytest.fixture(scope="module")

@@ -54,9 +54,10 @@ def findings(folder: Path) -> list[Any]:
 def test_workers_have_the_same_findings_and_ray_reuses_records(digits: Path, tmp_path: Path, auditor_cli: Any) -> None:
     two = ("--workers", "2")
     assert auditor_cli(*command(digits, tmp_path, "--out", "local")).exit_code == 0
-    for name, arguments in {"workers": two, "ray": ("--engine", "ray", *two)}.items():
-        done = audit(digits, tmp_path, "--out", name, *arguments)
-        assert done.returncode == 0, done.stderr
+    assert auditor_cli(*command(digits, tmp_path, "--out", "workers", *two)).exit_code == 0
+    # Ray leaves threads
+    done = audit(digits, tmp_path, "--out", "ray", "--engine", "ray", *two)
+    assert done.returncode == 0, done.stderr
     assert findings(tmp_path / "workers") == findings(tmp_path / "local")
     assert findings(tmp_path / "ray") == findings(tmp_path / "local")
     before = sorted(path.name for path in (tmp_path / "ray" / "records").rglob("shard-*.parquet"))

@@ -115,7 +115,7 @@ def test_misbehaving_probe_is_an_error_that_says_why(disturbed: Outcome, name: s
 
 
 def test_probes_that_hang_are_stopped(audit: Audit) -> None:
-    outcome = audit("hangs", "sanity.zz-healthy", *(f"sanity.{name}" for name in HANGS), probe_timeout=3.0)
+    outcome = audit("hangs", "sanity.zz-healthy", *(f"sanity.{name}" for name in HANGS), probe_timeout=2.0)
     found = by_id(outcome)
     assert outcome.incomplete
     for name, (_, reason) in HANGS.items():

@@ -112,8 +112,8 @@ def _does_not_change_the_batch(subject: Subject, kind: type[Probe]) -> None:
     """Check that measuring changes no array of the batch and returns no view of it."""
     import numpy as np
 
-    probe, batch, was = quick(kind), subject.batch, subject.images
-    rows = subject.measure(probe, batch)
+    probe, was = quick(kind), subject.images
+    rows, batch = subject.first(probe)
     unknown_ids = set(rows["image_id"]) - set(batch.ids)
     if unknown_ids:
         raise Breach(f"measure returned rows of images that are not in the batch: {sorted(unknown_ids)[:3]}")

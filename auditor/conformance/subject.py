@@ -42,7 +42,7 @@ class Subject:
     images: Batch
     plugins: Registry
     _prepared: dict[str, Probe] = field(default_factory=dict)
-    _rows: dict[str, pd.DataFrame] = field(default_factory=dict)
+    _first: dict[str, tuple[pd.DataFrame, Batch]] = field(default_factory=dict)
 
     @property
     def batch(self) -> Batch:
@@ -91,10 +91,15 @@ class Subject:
 
     def whole(self, probe: Probe) -> pd.DataFrame:
         """Return the rows of all images, measured once for all checks."""
+        return self.first(probe)[0]
+
+    def first(self, probe: Probe) -> tuple[pd.DataFrame, Batch]:
+        """Return those rows and the batch that the probe was given, which it must not have changed."""
         key = repr(probe)
-        if key not in self._rows:
-            self._rows[key] = self.measure(probe, self.batch)
-        return self._rows[key]
+        if key not in self._first:
+            batch = self.batch
+            self._first[key] = self.measure(probe, batch), batch
+        return self._first[key]
 
 
 def quick(kind: type[Probe], few: int = 3) -> Probe:

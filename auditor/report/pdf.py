@@ -239,6 +239,8 @@ def fix_columns(table: Element) -> None:
     most: list[int] = []
     for row in table.iter("tr"):
         for column, cell in enumerate(row):
+            if cell.get("colspan"):
+                continue
             whole = bool({"num", "keep"} & set(cell.get("class", "").split()))
             lines = "".join(_words(cell, whole=whole)).split("\n")
             word = max((len(word) for line in lines for word in line.split(" ")), default=0)
