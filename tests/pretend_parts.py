@@ -168,13 +168,13 @@ def audit(folder: Path) -> dict[str, Any]:
 
 
 def copies(folder: Path) -> dict[str, Any]:
-    """Compare scores, logits and gradients of every kind of ONNX file, and of a torch.export archive."""
+    """Compare scores, logits and gradients of several kinds of ONNX files, and of a torch.export archive."""
     import test_importer as importer
 
     from auditor.run.opening import open_model
 
     paths = []
-    for name, exporter in [*((name, "script-17") for name in importer.NETWORKS), ("residual", "default")]:
+    for name, exporter in [*((name, "script-17") for name in list(importer.NETWORKS)[::2]), ("residual", "default")]:
         paths.append(folder / f"{name}-{exporter}.onnx")
         onnx.save(importer.exported(name, exporter), paths[-1])
     for scheme in ("QDQ", "QOperator", "dynamic"):

@@ -19,13 +19,13 @@ from auditor.plugin import registry
 from auditor.toml import parse_toml, typed
 
 INPUTS = {
-    "audit": 15,
+    "audit": 10,
     "manifest": 6,
     "parquet": 12,
     "picture": 4,
-    "suite": 40,
-    "policy": 20,
-    "sidecar": 40,
+    "suite": 30,
+    "policy": 15,
+    "sidecar": 30,
     "data": 6,
 }
 """Number of inputs by kind."""

@@ -161,18 +161,18 @@ def alarms(findings: Sequence[Any]) -> list[str]:
 
 @pytest.mark.usefixtures("fast")
 def test_data_without_a_gap_raise_an_alarm_in_at_most_five_per_cent() -> None:
-    """40 data sets of two accuracies, each with some 30 groups in 6 groupings and the rates of each class."""
-    sets = [data(seed, 0.8 if seed % 2 else 0.97) for seed in range(40)]
-    assert sum(bool(alarms(Groups().conclude(records(frame, 3)).findings)) for frame in sets) <= 2
+    """25 data sets of two accuracies, each with some 30 groups in 6 groupings and the rates of each class."""
+    sets = [data(seed, 0.8 if seed % 2 else 0.97) for seed in range(25)]
+    assert sum(bool(alarms(Groups().conclude(records(frame, 3)).findings)) for frame in sets) <= 1
 
 
 def test_attacks_without_a_gap_raise_an_alarm_in_at_most_five_per_cent() -> None:
     found = 0
-    for seed in range(40):
+    for seed in range(25):
         frame, rng = data(seed, 0.95).drop(columns=["group:camera"]), np.random.default_rng(1000 + seed)
         attack = attacked(frame, rng.random(N) < 0.3)
         found += bool(alarms(RobustnessBias().conclude(records(frame, 3, attacks_one=attack)).findings))
-    assert found <= 2
+    assert found <= 1
 
 
 def test_many_tiny_groups_of_an_accurate_model_raise_no_alarm() -> None:

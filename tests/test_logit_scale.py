@@ -16,7 +16,7 @@ from auditor.run.folder import read_rows
 from auditor.run.request import Request
 from auditor.run.session import run
 
-N = 12
+N = 8
 SETTINGS = """
 [settings."attacks.autoattack"]
 epsilon = "24/255"

@@ -122,7 +122,7 @@ FEW = (
     "sanity.parity",
 )
 """Probes whose results do not depend on the rest of the suite, for audits that are killed."""
-N = 16
+N = 12
 
 
 @pytest.fixture(scope="module")
