@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # before anything imports torch: the workers share the cores, and two pools of threads on one core wait for each other
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -25,6 +25,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
     from auditor import Probe
+    from auditor.conformance.subject import Subject
     from auditor.plugin.registry import Registry
 
 LONG = (
@@ -71,6 +72,23 @@ def digits(tmp_path_factory: pytest.TempPathFactory, one_export_registry: None) 
     folder = tmp_path_factory.mktemp("digits")
     recipe("digits-cnn").train(folder, say=lambda _: None)
     return folder
+
+
+@pytest.fixture(scope="module")
+def fragile(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """Four images of the model for probes in `auditor plugin check`: every attack must succeed on it."""
+    from auditor.conformance.bench import open_subject, write_subject
+    from auditor.plugin.registry import load
+
+    return open_subject(load(), *write_subject(tmp_path_factory.mktemp("fragile")), samples=4)
+
+
+@pytest.fixture(scope="module")
+def attack_survey() -> Any:
+    """benchmarks/library_attacks.py"""
+    from helpers import benchmark
+
+    return benchmark("library_attacks")
 
 
 @pytest.fixture

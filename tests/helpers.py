@@ -52,6 +52,13 @@ def benchmark(name: str) -> Any:
     return script
 
 
+def suite_file(folder: Path, text: str) -> str:
+    """Write a suite file; return its path."""
+    path = folder / "own.toml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
 def classifier_of(
     copy: torch.nn.Module,
     shape: tuple[int, int, int],

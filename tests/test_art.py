@@ -12,36 +12,18 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from helpers import batch_of, benchmark
+from helpers import suite_file
 
 from auditor import BadInput, NotApplicable
-from auditor.conformance.bench import open_subject, write_subject
+from auditor.conformance.bench import write_subject
 from auditor.conformance.checks import CHECKS
 from auditor.conformance.subject import Subject
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
 from auditor.probes.base import Randomness
-from auditor.run.opening import open_model
 
 ROOT = Path(__file__).parents[1]
 NEWTON = "attacks.art-newton-fool"
-
-
-@pytest.fixture(scope="module")
-def survey() -> Any:
-    """benchmarks/library_attacks.py"""
-    return benchmark("library_attacks")
-
-
-@pytest.fixture(scope="module")
-def fragile(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return open_subject(registry.load(), *write_subject(tmp_path_factory.mktemp("fragile")), samples=4)
-
-
-def suite_file(folder: Path, text: str) -> str:
-    path = folder / "own.toml"
-    path.write_text(text, encoding="utf-8")
-    return str(path)
 
 
 def test_suite_names_attacks_of_art(tmp_path: Path) -> None:
@@ -105,18 +87,6 @@ def test_random_attack_is_independent_of_the_batch(fragile: Subject) -> None:
     assert np.abs(other - alone).max() > 0
 
 
-def test_fast_gradient_method_equals_the_closed_form(write_linear: Callable[..., Path], tmp_path: Path) -> None:
-    """On two linear classes the step moves every pixel by epsilon against the margin's weights."""
-    rng = np.random.default_rng(5)
-    weights = rng.normal(size=(2, 16))
-    classifier = open_model(write_linear(tmp_path / "m.onnx", weights, np.zeros(2), (1, 4, 4)), "cpu")
-    batch = batch_of(classifier, rng.uniform(0.3, 0.7, (6, 1, 4, 4)).astype(np.float32))
-    probe: Any = registry.load().configure("attacks.art-fast-gradient-method", {"epsilons": [0.05]}, where="test")
-    found = probe.perturbed(classifier, batch, Randomness(0, "art"), {"norm": "linf", "epsilon": 0.05})
-    slope = (weights[1 - batch.labels] - weights[batch.labels]).reshape(6, 1, 4, 4)
-    np.testing.assert_allclose(found, batch.pixels + 0.05 * np.sign(slope), atol=1e-6)
-
-
 def test_global_random_state_is_restored(fragile: Subject) -> None:
     probe: Any = registry.load().configure("attacks.art-square-attack", {"epsilons": [0.05]}, where="test")
     np.random.seed(1)
@@ -143,11 +113,11 @@ def test_run_judge_and_verify_know_the_attack(auditor_cli: Callable[..., Result]
         assert result.exit_code == 0, result.output
 
 
-def test_table_lists_every_attack_with_its_reason(survey: Any) -> None:
+def test_table_lists_every_attack_with_its_reason(attack_survey: Any) -> None:
     from auditor.plugins.attacks.art import EXCLUDED, PACKAGES
 
     members = registry.load().families["art"].members()
-    rows = survey.rows("art")
+    rows = attack_survey.rows("art")
     assert set(rows) == set(members)
     assert set(EXCLUDED) | set(PACKAGES) <= set(members)
     runs = [row for row in rows.values() if row[4].startswith("runs") and row[5].startswith("runs")]
@@ -160,6 +130,6 @@ def test_table_lists_every_attack_with_its_reason(survey: Any) -> None:
 
 
 @pytest.mark.parametrize("attack", ["NewtonFool", "MomentumIterativeMethod", "SimBA"])
-def test_rows_measured_again(survey: Any, fragile: Subject, attack: str) -> None:
-    row = survey.rows("art")[attack]
-    assert survey.measure("art", attack, [fragile]) == (*row[:4], row[5])
+def test_rows_measured_again(attack_survey: Any, fragile: Subject, attack: str) -> None:
+    row = attack_survey.rows("art")[attack]
+    assert attack_survey.measure("art", attack, [fragile]) == (*row[:4], row[5])

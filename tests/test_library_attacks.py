@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import batch_of, benchmark
+from helpers import batch_of, suite_file
 
 from auditor import BadInput, NotApplicable
-from auditor.conformance.bench import open_subject, write_subject
 from auditor.conformance.checks import CHECKS
 from auditor.conformance.subject import Subject
 from auditor.plugin import registry
@@ -25,23 +24,6 @@ from auditor.run.opening import open_model
 
 FOOLBOX = "attacks.foolbox-linf-fast-gradient-attack"
 TORCHATTACKS = "attacks.torchattacks-deep-fool"
-
-
-@pytest.fixture(scope="module")
-def survey() -> Any:
-    """benchmarks/library_attacks.py"""
-    return benchmark("library_attacks")
-
-
-@pytest.fixture(scope="module")
-def fragile(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    return open_subject(registry.load(), *write_subject(tmp_path_factory.mktemp("fragile")), samples=4)
-
-
-def suite_file(folder: Path, text: str) -> str:
-    path = folder / "own.toml"
-    path.write_text(text, encoding="utf-8")
-    return str(path)
 
 
 def test_suite_names_attacks_of_both_libraries(tmp_path: Path) -> None:
@@ -120,7 +102,9 @@ def test_generated_probes_conform(fragile: Subject, probe_id: str, name: str) ->
         assert (name, probe_id) == ("reports real errors", FOOLBOX)
 
 
-@pytest.mark.parametrize("probe_id", [FOOLBOX, "attacks.torchattacks-fgsm", "attacks.torchattacks-bim"])
+@pytest.mark.parametrize(
+    "probe_id", ["attacks.art-fast-gradient-method", FOOLBOX, "attacks.torchattacks-fgsm", "attacks.torchattacks-bim"]
+)
 def test_fast_gradient_equals_the_closed_form(probe_id: str, write_linear: Callable[..., Path], tmp_path: Path) -> None:
     """On two linear classes the step moves every pixel by epsilon against the margin's weights."""
     rng = np.random.default_rng(5)
@@ -172,13 +156,13 @@ def test_search_without_a_start_finds_nothing(write_linear: Callable[..., Path],
 
 
 @pytest.mark.parametrize(("library", "least"), [("foolbox", 45), ("torchattacks", 30)])
-def test_table_lists_every_attack_with_its_reason(survey: Any, library: str, least: int) -> None:
+def test_table_lists_every_attack_with_its_reason(attack_survey: Any, library: str, least: int) -> None:
     from auditor.plugins.attacks import foolbox, torchattacks
     from auditor.plugins.attacks._torchattacks_probes import _COLOUR
 
     excluded = {"foolbox": foolbox, "torchattacks": torchattacks}[library].EXCLUDED
     members = registry.load().families[library].members()
-    rows = survey.rows(library)
+    rows = attack_survey.rows(library)
     assert set(rows) == set(members)
     assert set(excluded) <= set(members)
     assert len({row[1] for row in rows.values() if row[1]}) == len(members) - len(excluded)
@@ -193,6 +177,6 @@ def test_table_lists_every_attack_with_its_reason(survey: Any, library: str, lea
 @pytest.mark.parametrize(
     ("library", "attack"), [("foolbox", "L2DeepFoolAttack"), ("foolbox", "InversionAttack"), ("torchattacks", "JSMA")]
 )
-def test_rows_measured_again(survey: Any, fragile: Subject, library: str, attack: str) -> None:
-    row = survey.rows(library)[attack]
-    assert survey.measure(library, attack, [fragile]) == (*row[:4], row[5])
+def test_rows_measured_again(attack_survey: Any, fragile: Subject, library: str, attack: str) -> None:
+    row = attack_survey.rows(library)[attack]
+    assert attack_survey.measure(library, attack, [fragile]) == (*row[:4], row[5])

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from auditor import Probe
 from auditor.algorithms.pgd import usual_step
 from auditor.plugins.attacks._library_probes import LibraryAttack, field_type, library_probe, papers_of
-from auditor.plugins.attacks._library_run import NORMS, one_by_one
+from auditor.plugins.attacks._library_run import NORMS, Attacker
 from auditor.probes.base import Need
 
 if TYPE_CHECKING:
-    from auditor import Batch, Classifier, Pixels, Randomness
+    from auditor import Classifier, Pixels
 
 _OWNED = frozenset({"estimator", "classifier", "targeted", "batch_size", "verbose", "summary_writer", "norm", "eps"})
 """Parameters that the probe sets itself: attacks are untargeted, and norm and eps are those of the level."""
@@ -64,28 +64,12 @@ class ArtAttack(LibraryAttack):
     package: ClassVar[str] = "art"
     home: ClassVar[str] = "https://github.com/Trusted-AI/adversarial-robustness-toolbox"
 
-    @property
-    def version(self) -> str:
-        """Version of ART."""
-        import art
-
-        return str(art.__version__)
-
     def check(self, values: Mapping[str, Any], norm: str, epsilon: float | None) -> None:
         """Raise ValueError if ART refuses the parameters; no model is needed for that."""
         _check(self.attack, self._arguments(values, norm, epsilon))
 
-    def run(
-        self,
-        values: Mapping[str, Any],
-        norm: str,
-        epsilon: float | None,
-        *,
-        classifier: Classifier,
-        batch: Batch,
-        rng: Randomness,
-    ) -> Pixels:
-        """Run it on the differentiable copy, or on the probabilities of the deployed model."""
+    def attacker(self, values: Mapping[str, Any], norm: str, epsilon: float | None, classifier: Classifier) -> Attacker:
+        """Attack the differentiable copy, or the probabilities of the deployed model."""
         import numpy as np
 
         from auditor.algorithms.art import ArtClassifier, ArtCopy
@@ -99,7 +83,7 @@ class ArtAttack(LibraryAttack):
             target = None if self.name in _OWN_TARGETS else np.eye(classifier.n_classes, dtype=np.float32)[[label]]
             return self.attack(estimator, **arguments).generate(image, target)
 
-        return one_by_one(batch, rng, self.package, attack)
+        return attack
 
     def _arguments(self, values: Mapping[str, Any], norm: str, epsilon: float | None) -> dict[str, Any]:
         """Return the parameters; a step of 0 is the usual one."""

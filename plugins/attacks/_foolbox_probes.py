@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from auditor import Probe
 from auditor.plugins.attacks._library_probes import LibraryAttack, field_type, library_probe, papers_of
-from auditor.plugins.attacks._library_run import NORMS, one_by_one, quiet, torch_model
+from auditor.plugins.attacks._library_run import NORMS, Attacker, quiet, torch_model
 from auditor.probes.base import Need
 
 if TYPE_CHECKING:
-    from auditor import Batch, Classifier, Pixels, Randomness
+    from auditor import Classifier, Pixels
 
 _DECISIONS = frozenset(
     {
@@ -63,13 +63,6 @@ class FoolboxAttack(LibraryAttack):
     package: ClassVar[str] = "foolbox"
     home: ClassVar[str] = "https://github.com/bethgelab/foolbox"
 
-    @property
-    def version(self) -> str:
-        """Version of Foolbox."""
-        import foolbox
-
-        return str(foolbox.__version__)
-
     def check(self, values: Mapping[str, Any], norm: str, epsilon: float | None) -> None:
         """Raise ValueError if Foolbox refuses the parameters."""
         del epsilon
@@ -78,17 +71,8 @@ class FoolboxAttack(LibraryAttack):
         except (ValueError, TypeError, AssertionError) as error:
             raise ValueError(f"Foolbox's {self.name}: {error}") from None
 
-    def run(
-        self,
-        values: Mapping[str, Any],
-        norm: str,
-        epsilon: float | None,
-        *,
-        classifier: Classifier,
-        batch: Batch,
-        rng: Randomness,
-    ) -> Pixels:
-        """Run it on the differentiable copy, or on the deployed model."""
+    def attacker(self, values: Mapping[str, Any], norm: str, epsilon: float | None, classifier: Classifier) -> Attacker:
+        """Attack the differentiable copy, or the deployed model."""
         import torch
 
         with quiet(self.package):
@@ -110,7 +94,7 @@ class FoolboxAttack(LibraryAttack):
                 raise
             return found.detach().cpu().numpy()
 
-        return one_by_one(batch, rng, self.package, attack_one)
+        return attack_one
 
     def _made(self, values: Mapping[str, Any], norm: str) -> Any:
         """Return the attack; one whose distance is a parameter gets that of the norm."""

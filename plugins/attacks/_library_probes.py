@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from auditor import Attack, Level, Meta, MinimumNorm, Probe, ProbeFamily, ThreatModel
-from auditor.plugins.attacks._library_run import NORMS
+from auditor.plugins.attacks._library_run import NORMS, Attacker, one_by_one
 from auditor.probes.base import Need
 from auditor.probes.levels import budget_text
 
@@ -63,15 +64,18 @@ class LibraryAttack(ABC):
         return "gradients" in self.needs
 
     @property
-    @abstractmethod
     def version(self) -> str:
         """Version of the library."""
+        return str(importlib.import_module(self.package).__version__)
 
     @abstractmethod
     def check(self, values: Mapping[str, Any], norm: str, epsilon: float | None) -> None:
         """Raise ValueError if the library refuses the parameters; ``epsilon`` is None for a search."""
 
     @abstractmethod
+    def attacker(self, values: Mapping[str, Any], norm: str, epsilon: float | None, classifier: Classifier) -> Attacker:
+        """Return the function that attacks one image of ``classifier``."""
+
     def run(
         self,
         values: Mapping[str, Any],
@@ -83,6 +87,7 @@ class LibraryAttack(ABC):
         rng: Randomness,
     ) -> Pixels:
         """Return what the attack makes of each image, (n, c, h, w)."""
+        return one_by_one(batch, rng, self.package, self.attacker(values, norm, epsilon, classifier))
 
 
 class _LibraryProbe:

@@ -8,7 +8,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from auditor.probes.random_state import kept_random_state
 
@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 NORMS: Mapping[str, float] = {"linf": math.inf, "l2": 2, "l1": 1}
 
 
-def one_by_one(batch: Batch, rng: Randomness, library: str, attack: Callable[[Pixels, int, int], Any]) -> Pixels:
+Attacker: TypeAlias = "Callable[[Pixels, int, int], Any]"
+"""From one image (1, c, h, w), its label and a seed to an image of the same shape."""
+
+
+def one_by_one(batch: Batch, rng: Randomness, library: str, attack: Attacker) -> Pixels:
     """Return what ``attack`` makes of each image, (n, c, h, w).
 
     Args:
         batch: the images.
         rng: gives the seed of each image.
         library: name of the Python package.
-        attack: from one image (1, c, h, w), its label and a seed to an image of the same shape.
+        attack: attacks one image.
     """
     import numpy as np
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from auditor import NotApplicable, Probe
 from auditor.algorithms.pgd import usual_step
 from auditor.plugins.attacks._library_probes import LibraryAttack, field_type, library_probe, papers_of
-from auditor.plugins.attacks._library_run import NORMS, one_by_one, quiet, torch_model
+from auditor.plugins.attacks._library_run import NORMS, Attacker, quiet, torch_model
 from auditor.probes.base import Need
 
 if TYPE_CHECKING:
-    from auditor import Batch, Classifier, Pixels, Randomness
+    from auditor import Classifier, Pixels
 
 _NORMS: Mapping[str, str] = {"linf": "Linf", "l2": "L2", "l1": "L1"}
 """How the parameter ``norm`` names them."""
@@ -64,13 +64,6 @@ class TorchAttack(LibraryAttack):
     package: ClassVar[str] = "torchattacks"
     home: ClassVar[str] = "https://github.com/Harry24k/adversarial-attacks-pytorch"
 
-    @property
-    def version(self) -> str:
-        """Version of torchattacks."""
-        import torchattacks
-
-        return str(torchattacks.__version__)
-
     def check(self, values: Mapping[str, Any], norm: str, epsilon: float | None) -> None:
         """Raise ValueError for a step or a number of steps below 0; torchattacks itself refuses nothing."""
         del norm, epsilon
@@ -78,17 +71,8 @@ class TorchAttack(LibraryAttack):
             if values.get(name, 0) < 0:
                 raise ValueError(f"torchattacks' {self.name}: {name} is {values[name]}; expected at least 0")
 
-    def run(
-        self,
-        values: Mapping[str, Any],
-        norm: str,
-        epsilon: float | None,
-        *,
-        classifier: Classifier,
-        batch: Batch,
-        rng: Randomness,
-    ) -> Pixels:
-        """Run it on the differentiable copy, or on the probabilities of the deployed model."""
+    def attacker(self, values: Mapping[str, Any], norm: str, epsilon: float | None, classifier: Classifier) -> Attacker:
+        """Attack the differentiable copy, or the probabilities of the deployed model."""
         import torch
 
         if self.name in _COLOUR and classifier.shape[0] != 3:
@@ -105,7 +89,7 @@ class TorchAttack(LibraryAttack):
             inputs = torch.from_numpy(image).to(classifier.device)
             return attack(inputs, torch.tensor([label], device=classifier.device)).detach().cpu().numpy()
 
-        return one_by_one(batch, rng, self.package, attack_one)
+        return attack_one
 
     def _arguments(self, values: Mapping[str, Any], norm: str, epsilon: float | None, n_classes: int) -> dict[str, Any]:
         """Return the parameters; a step of 0 is the usual one."""

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from auditor import BadInput, ProbeFamily, hookimpl
+from auditor.plugins.attacks._library_members import refuse
 
 if TYPE_CHECKING:
     from auditor import Probe
@@ -82,8 +83,7 @@ def _probe(attack: str) -> type[Probe]:
 
     from auditor.plugins.attacks._art_probes import art_probe
 
-    if reason := EXCLUDED.get(attack):
-        raise BadInput(f"ART's {attack} {reason}; docs/reference/art.md lists the attacks that run")
+    refuse("ART's", attack, EXCLUDED, "art.md")
     package = PACKAGES.get(attack)
     if package is not None and find_spec(package) is None:
         raise BadInput(f"ART's {attack} requires the package {package}, which ART does not install; install {package}")

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from auditor import BadInput, ProbeFamily, hookimpl
+from auditor import ProbeFamily, hookimpl
+from auditor.plugins.attacks._library_members import refuse, require
 
 if TYPE_CHECKING:
     from auditor import Probe
@@ -37,10 +38,7 @@ def auditor_probe_families() -> list[ProbeFamily]:
 
 def _members() -> Sequence[str]:
     """Return the names of all attacks. Raises BadInput if Foolbox is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("foolbox") is None:
-        raise BadInput("the attacks of Foolbox require the package foolbox; install it: pip install foolbox")
+    require("Foolbox", "foolbox")
     from auditor.plugins.attacks._foolbox_probes import attacks
 
     return list(attacks())
@@ -50,8 +48,5 @@ def _probe(attack: str) -> type[Probe]:
     """Return the probe of an attack. Raises BadInput for one that cannot audit an image classifier."""
     from auditor.plugins.attacks._foolbox_probes import foolbox_probe
 
-    if reason := EXCLUDED.get(attack):
-        raise BadInput(
-            f"Foolbox's {attack} {reason}; docs/reference/foolbox-torchattacks.md lists the attacks that run"
-        )
+    refuse("Foolbox's", attack, EXCLUDED, "foolbox-torchattacks.md")
     return foolbox_probe(attack)

@@ -14,7 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from auditor import BadInput, ProbeFamily, hookimpl
+from auditor import ProbeFamily, hookimpl
+from auditor.plugins.attacks._library_members import refuse, require
 
 if TYPE_CHECKING:
     from auditor import Probe
@@ -36,12 +37,7 @@ def auditor_probe_families() -> list[ProbeFamily]:
 
 def _members() -> Sequence[str]:
     """Return the names of all attacks. Raises BadInput if torchattacks is not installed."""
-    from importlib.util import find_spec
-
-    if find_spec("torchattacks") is None:
-        raise BadInput(
-            "the attacks of torchattacks require the package torchattacks; install it: pip install torchattacks"
-        )
+    require("torchattacks", "torchattacks")
     from auditor.plugins.attacks._torchattacks_probes import attacks
 
     return list(attacks())
@@ -51,8 +47,5 @@ def _probe(attack: str) -> type[Probe]:
     """Return the probe of an attack. Raises BadInput for one that cannot audit an image classifier."""
     from auditor.plugins.attacks._torchattacks_probes import torchattacks_probe
 
-    if reason := EXCLUDED.get(attack):
-        raise BadInput(
-            f"torchattacks' {attack} {reason}; docs/reference/foolbox-torchattacks.md lists the attacks that run"
-        )
+    refuse("torchattacks'", attack, EXCLUDED, "foolbox-torchattacks.md")
     return torchattacks_probe(attack)
