@@ -106,9 +106,9 @@ def make_data(source: Path, folder: Path) -> dict[str, Path]:
     """Write the data sets in the auditor's format."""
     made = {}
     for path in source.rglob("cifar10_exact_subset.npz"):
-        arrays = np.load(path)
         made["cifar10"] = folder / "cifar10.npz"
-        np.savez(made["cifar10"], images=arrays["x"], labels=arrays["y"])
+        with np.load(path) as arrays:
+            np.savez(made["cifar10"], images=arrays["x"], labels=arrays["y"])
     for path in source.rglob("t10k-images-idx3-ubyte.gz"):
         pixels = np.frombuffer(gzip.decompress(path.read_bytes()), dtype=np.uint8, offset=16).reshape(-1, 28, 28)
         labels = gzip.decompress((path.parent / "t10k-labels-idx1-ubyte.gz").read_bytes())

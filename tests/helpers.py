@@ -52,6 +52,12 @@ def benchmark(name: str) -> Any:
     return script
 
 
+def arrays(path: Path) -> dict[str, Any]:
+    """Return the arrays of an .npz file, and close it: left to the garbage collector, it fails a later test."""
+    with np.load(path) as archive:
+        return dict(archive)
+
+
 def suite_file(folder: Path, text: str) -> str:
     """Write a suite file; return its path."""
     path = folder / "own.toml"

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 from endpoint_server import Server
+from helpers import arrays
 
 from auditor import BadInput
 from auditor.conformance.bench import write_subject
@@ -70,7 +71,7 @@ def test_answers_are_those_of_the_model(
     protocol: str, server: Server, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     classifier = open_model(write(tmp_path, server.url, protocol=protocol), "cpu")
-    images = np.load(files[1])["images"][:5]
+    images = arrays(files[1])["images"][:5]
     if protocol == "torchserve":
         images = np.rint(images * 255).astype(np.float32) / 255
     np.testing.assert_allclose(classifier.predict(images), server.scores(images), atol=1e-5)
@@ -116,7 +117,7 @@ def test_images_are_sent_once_unless_a_probe_repeats_queries(
     server: Server, files: tuple[Path, Path], tmp_path: Path
 ) -> None:
     classifier = open_model(write(tmp_path, server.url), "cpu")
-    images = np.load(files[1])["images"][:6]
+    images = arrays(files[1])["images"][:6]
     server.images = 0
     first = classifier.predict(images)
     np.testing.assert_array_equal(classifier.predict(images[::-1].copy()), first[::-1])
@@ -170,8 +171,8 @@ def test_limit_stops_before_a_query_too_many(server: Server, files: tuple[Path, 
     classifier = open_model(write(tmp_path, server.url), "cpu")
     client_of(classifier).limit = client_of(classifier).queries + 5
     with pytest.raises(OutOfTime):
-        classifier.predict(np.load(files[1])["images"][:6])
-    classifier.predict(np.load(files[1])["images"][:5])
+        classifier.predict(arrays(files[1])["images"][:6])
+    classifier.predict(arrays(files[1])["images"][:5])
 
 
 def test_labels_only_endpoint_gets_decision_based_probes(
@@ -220,7 +221,7 @@ def test_server_that_is_down_is_given_up(server: Server, files: tuple[Path, Path
     path = write(tmp_path, server.url, "retries = 1")
     classifier = open_model(path, "cpu")
     server.down = True
-    images = np.load(files[1])["images"][:2]
+    images = arrays(files[1])["images"][:2]
     for _ in range(3):
         with pytest.raises(NotFinite, match="did not answer 2 times: HTTP status 503"):
             classifier.predict(images)
@@ -233,7 +234,7 @@ def test_server_that_is_down_is_given_up(server: Server, files: tuple[Path, Path
 def test_rate_limit(server: Server, files: tuple[Path, Path], tmp_path: Path) -> None:
     classifier = open_model(write(tmp_path, server.url, "rate = 20\nbatch = 1"), "cpu")
     start = time.monotonic()
-    classifier.predict(np.load(files[1])["images"][:8])
+    classifier.predict(arrays(files[1])["images"][:8])
     assert time.monotonic() - start > 7 / 20
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pyarrow.parquet as pq
 import pytest
+from helpers import arrays
 from onnx import helper, numpy_helper
 from PIL import Image
 
@@ -129,7 +130,7 @@ N = 12
 def small(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Write a folder with a few digits as PNG, their table in two orders, and suites with all probes and with two."""
     folder = tmp_path_factory.mktemp("small")
-    data = np.load(digits / "digits-test.npz")
+    data = arrays(digits / "digits-test.npz")
     rows = []
     for i in range(N):
         Image.fromarray(data["images"][i]).save(folder / f"{i:02d}.png")

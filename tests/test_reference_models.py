@@ -14,6 +14,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
+from helpers import arrays
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
@@ -567,7 +568,7 @@ def test_efficientnet_recognises_photographs(lite: Path, photograph: str, name: 
 
 
 def test_int8_and_torchscript_are_the_same_classifier(lite: Path) -> None:
-    images = np.load(lite.with_name(f"{lite.stem}-test.npz"))["images"].transpose(0, 3, 1, 2)[::6] / np.float32(255)
+    images = arrays(lite.with_name(f"{lite.stem}-test.npz"))["images"].transpose(0, 3, 1, 2)[::6] / np.float32(255)
     models = [open_model(path, "cpu") for path in (lite, lite.with_suffix(".pt"), *lite.parent.glob("*-int8.onnx"))]
     onnx, script, int8 = (model.predict(images) for model in models)
     np.testing.assert_allclose(script, onnx, atol=1e-4)
@@ -596,7 +597,7 @@ def test_photographs_recognises_the_other_halves(
     monkeypatch.setattr(recipe, "TRAINING", 6)
     monkeypatch.setattr(recipe, "TEST", 4)
     path = reference_models.build("photographs", tmp_path, None, lambda _: None)
-    test = np.load(tmp_path / "photographs-test.npz")
+    test = arrays(tmp_path / "photographs-test.npz")
     model = open_model(path, "cpu")
     answers = np.array(model.classes)[model.predict(test["images"].transpose(0, 3, 1, 2) / np.float32(255)).argmax(1)]
     wide = test["groups_crop"] == "wide"
@@ -684,7 +685,7 @@ def test_a_backbone_is_adapted_and_exported(few: Path, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "gender-stand-in.training.json").read_text())
     assert (record["backbone"], record["weights"], record["epochs"]) == ("stand-in", "pretrained", 2)
     model = open_model(tmp_path / "gender-stand-in.onnx", "cpu")
-    test = np.load(tmp_path / "gender-stand-in-test.npz")
+    test = arrays(tmp_path / "gender-stand-in-test.npz")
     answers = model.predict(test["images"].transpose(0, 3, 1, 2) / np.float32(255)).argmax(1)
     right = np.array(model.classes)[answers] == test["labels"]
     assert right.mean() == record["test_accuracy"]["value"] > 0.7

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
+from helpers import arrays
 from PIL import Image
 
 from auditor.cli.main import main
@@ -280,7 +281,7 @@ def test_changed_model_byte_is_found(finished: Path, run: Path, tmp_path: Path) 
 
 
 def test_changed_image_and_picture_are_found_with_the_model(finished: Path, run: Path, tmp_path: Path) -> None:
-    archive = dict(np.load(finished / "digits-test.npz"))
+    archive = arrays(finished / "digits-test.npz")
     name = next(name for name, values in archive.items() if values.ndim > 2)
     archive[name][:] = archive[name][::-1]
     np.savez(tmp_path / "changed.npz", **archive)
