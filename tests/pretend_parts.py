@@ -1,8 +1,9 @@
-"""The program of test_pretend_gpu.py: run one part on the pretend device and on the CPU, print the differences.
+"""The program of test_pretend_gpu.py: run every part on the pretend device and on the CPU, print the differences.
 
-    python pretend_parts.py PART FOLDER
+    python pretend_parts.py FOLDER
 
-The last line is JSON: {"unavailable": reason}, or {"differ": [...], "n": number of comparisons, "waits": ...}.
+The last line is JSON: {"unavailable": reason}, or for each part {"differ": [...], "n": number of comparisons} or
+{"error": traceback}.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import json
 import logging
 import pkgutil
 import sys
+import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "ben
 import pretend_gpu  # noqa: E402
 
 SIDE, CLASSES, IMAGES = 12, 4, 8
+
+Part = Generator[None, None, dict[str, Any]]
+"""What yields once, when all that needs the real torch is done, such as an export, and returns its outcome."""
 
 # every probe with images, with few steps: the code is the same for one step or a hundred; not the positive control,
 # which runs the attacks once more
@@ -128,7 +133,7 @@ def switch_on() -> None:
     onnxruntime.get_available_providers = lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
-def audit(folder: Path) -> dict[str, Any]:
+def audit(folder: Path) -> Part:
     """Audit the network with every probe; compare the rows of all of them."""
     from auditor import api
 
@@ -152,7 +157,7 @@ def audit(folder: Path) -> dict[str, Any]:
             model, data=data, suite=str(suite), out=folder / device, device=device, trust_model=True, batch_size=2
         )
 
-    switch_on()
+    yield
     expected, found = run("cpu"), run("cuda")
     differ = [] if found.record["model"]["runtime"].endswith("CUDAExecutionProvider") else ["the runtime is the CPU's"]
     n = 0
@@ -167,7 +172,7 @@ def audit(folder: Path) -> dict[str, Any]:
     return {"differ": differ, "n": n}
 
 
-def copies(folder: Path) -> dict[str, Any]:
+def copies(folder: Path) -> Part:
     """Compare scores, logits and gradients of several kinds of ONNX files, and of a torch.export archive."""
     import test_importer as importer
 
@@ -192,7 +197,7 @@ def copies(folder: Path) -> dict[str, Any]:
         x = classifier.tensor(images).requires_grad_()
         return [classifier.predict(images), classifier.logits(x).detach().cpu(), classifier.gradient(images).cpu()]
 
-    switch_on()
+    yield
     expected = [answers(path, "cpu") for path in paths]
     differ = []
     for path, wanted in zip(paths, expected, strict=True):
@@ -211,7 +216,7 @@ def same(one: Any, two: Any) -> bool:
     return bool(np.allclose(np.asarray(one), np.asarray(two), rtol=1e-4, atol=1e-5))
 
 
-def operators(folder: Path) -> dict[str, Any]:
+def operators(folder: Path) -> Part:
     """Run a third of the ONNX project's node tests; each that passes on the CPU must pass on the device.
 
     benchmarks/onnx_node_tests.py runs all of them on the CPU.
@@ -224,7 +229,7 @@ def operators(folder: Path) -> dict[str, Any]:
         importlib.import_module(f"{node.__name__}.{module}")
     # the bodies of functions consist of operators that have their own cases
     cases = [case for case in node._NodeTestCases if "_expanded" not in case.name]
-    switch_on()
+    yield
     differ, n = [], 0
     logging.disable(logging.ERROR)
     for case in cases:
@@ -236,7 +241,7 @@ def operators(folder: Path) -> dict[str, Any]:
     return {"differ": differ, "n": n}
 
 
-def training(folder: Path) -> dict[str, Any]:
+def training(folder: Path) -> Part:
     """Train with the code that the recipes share; the learning curves must be the same."""
     from auditor.reference_models.common.images import Part, Splits
     from auditor.reference_models.common.settings import Settings
@@ -264,7 +269,7 @@ def training(folder: Path) -> dict[str, Any]:
         )
         return trained.history
 
-    switch_on()
+    yield
     expected, found = curve("cpu"), curve("cuda")
     # Adam and SGD amplify the last digit, so the curves agree to a tolerance
     keys = [key for key in expected[0] if key != "seconds"]
@@ -277,7 +282,7 @@ def training(folder: Path) -> dict[str, Any]:
     return {"differ": differ, "n": len(expected)}
 
 
-def pgd_waits(folder: Path) -> dict[str, Any]:
+def pgd_waits(folder: Path) -> Part:
     """Count how often a step of PGD makes the host wait, for a batch in which no image is misclassified."""
     from auditor.algorithms.balls import Ball
     from auditor.algorithms.pgd import pgd
@@ -285,7 +290,7 @@ def pgd_waits(folder: Path) -> dict[str, Any]:
 
     program = torch.export.export(network(), (torch.rand(2, 3, SIDE, SIDE),), strict=False)
     torch.export.save(program, str(folder / "m.pt2"))
-    switch_on()
+    yield
     classifier = open_model(folder / "m.pt2", "cuda", trust=True)
     x = classifier.tensor(np.random.default_rng(0).random((2, 3, SIDE, SIDE), dtype=np.float32))
     labels = classifier.logits(x).argmax(1)
@@ -308,16 +313,33 @@ def pgd_waits(folder: Path) -> dict[str, Any]:
     return {"differ": [], "n": len(counts), "counts": counts}
 
 
-PARTS: dict[str, Callable[[Path], dict[str, Any]]] = {
-    part.__name__: part for part in (audit, copies, operators, training, pgd_waits)
-}
+def outcome(part: Part) -> dict[str, Any]:
+    """Run the rest of a part; an error of one says nothing about the others."""
+    try:
+        next(part)
+    except StopIteration as end:
+        found: dict[str, Any] = end.value
+        return found
+    except Exception:
+        return {"error": traceback.format_exc()}
+    raise AssertionError("a part yields once")
+
+
+def main(folder: Path) -> dict[str, Any]:
+    """Prepare all parts, switch the device on, and return the outcome of each."""
+    parts: dict[str, Part] = {}
+    for part in (audit, copies, operators, training, pgd_waits):
+        (folder / part.__name__).mkdir()
+        parts[part.__name__] = part(folder / part.__name__)
+        next(parts[part.__name__])
+    try:
+        switch_on()
+    except pretend_gpu.Unavailable as error:
+        return {"unavailable": str(error)}
+    return {name: outcome(part) for name, part in parts.items()}
+
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
-    try:
-        answer = PARTS[sys.argv[1]](Path(sys.argv[2]))
-    except pretend_gpu.Unavailable as error:
-        answer = {"unavailable": str(error)}
-    answer["waits"] = pretend_gpu.waits()
-    print(json.dumps(answer))  # noqa: T201
+    print(json.dumps(main(Path(sys.argv[1]))))  # noqa: T201
