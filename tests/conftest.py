@@ -21,6 +21,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner, Result
+from filelock import FileLock
 from onnx import TensorProto, helper, numpy_helper
 
 if TYPE_CHECKING:
@@ -69,9 +70,20 @@ def digits(tmp_path_factory: pytest.TempPathFactory, one_export_registry: None) 
     """The folder with digits-cnn.onnx, digits-cnn.pt, their sidecars and digits-test.npz. Do not write into it."""
     from auditor.reference_models import recipe
 
-    folder = tmp_path_factory.mktemp("digits")
-    recipe("digits-cnn").train(folder, say=lambda _: None)
+    # in the folder of all workers: the first one trains
+    folder = shared_folder(tmp_path_factory) / "digits"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            partial = folder.with_suffix(".part")
+            recipe("digits-cnn").train(partial, say=lambda _: None)
+            partial.rename(folder)
     return folder
+
+
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder that all workers of this test run have in common."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from click.testing import CliRunner
 
 from auditor import Records
 from auditor.data.dataset import Batch
@@ -31,6 +32,14 @@ def install_package(source: Path, target: Path) -> None:
     command = [*installer, "--no-deps", "--no-build-isolation", "--target", target, source]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def fits_schema(*arguments: str | Path) -> None:
+    """Assert that check-jsonschema accepts a file; in this process, because its imports take a second."""
+    from check_jsonschema import main
+
+    done = CliRunner().invoke(main, list(map(str, arguments)))
+    assert done.exit_code == 0, done.output
 
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

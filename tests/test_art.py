@@ -99,7 +99,7 @@ def test_global_random_state_is_restored(fragile: Subject) -> None:
 
 def test_run_judge_and_verify_know_the_attack(auditor_cli: Callable[..., Result], tmp_path: Path) -> None:
     model, _ = write_subject(tmp_path)
-    suite = suite_file(tmp_path, 'probes = ["performance.accuracy"]\nsamples = 4\n[[art]]\nattack = "NewtonFool"\n')
+    suite = suite_file(tmp_path, 'probes = ["performance.accuracy"]\nsamples = 2\n[[art]]\nattack = "NewtonFool"\n')
     listed = auditor_cli("probes", "--suite", suite)
     assert listed.output.splitlines()[1].split() == [NEWTON, "NewtonFool", "of", "ART"]
     data = tmp_path / "fragile.npz"

@@ -257,7 +257,7 @@ def test_no_certificate_contradicts_an_attack_on_digits(digits: Path, tmp_path: 
         settings."attacks.pgd" = { epsilons = [0.1, 0.3], l2_epsilons = [1.0], l1_epsilons = [], iterations = 5 }
         settings."metrics.clever" = { batches = 4, batch_samples = 8, samples = 4 }
         settings."metrics.smoothing" = { draws = 20, selection = 10 }
-        settings."metrics.certified" = { iterations = 8, samples = 3 }
+        settings."metrics.certified" = { iterations = 4, samples = 2 }
         """
     )
     request = Request(model=digits / "digits-cnn.onnx", suite=str(suite), samples=12, out=tmp_path / "run", formats=())
@@ -265,7 +265,7 @@ def test_no_certificate_contradicts_an_attack_on_digits(digits: Path, tmp_path: 
     assert [p["id"] for p in probes.values() if p["status"] == "error"] == []
     found = {(m["name"], m["at"]["norm"]): m for m in probes["metrics.bounds"]["metrics"]}
     assert found["certificate_contradicted", "linf"]["value"] == 0
-    assert found["certificate_contradicted", "linf"]["n"] == 3
+    assert found["certificate_contradicted", "linf"]["n"] == 2
     assert found["certificate_contradicted", "l2"]["value"] == 0
     assert found["clever_contradicted", "linf"]["n"] > 0
     assert found["bracket_ratio_median", "linf"]["value"] > 1

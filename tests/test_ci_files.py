@@ -14,6 +14,7 @@ from typing import Any
 import click
 import pytest
 import yaml
+from helpers import fits_schema
 
 from auditor.cli.main import main
 
@@ -29,7 +30,7 @@ def check(*command: str) -> None:
 
 
 def test_action_is_valid_and_pinned_by_commit() -> None:
-    check("check_jsonschema", "--builtin-schema", "vendor.github-actions", str(ROOT / "action.yml"))
+    fits_schema("--builtin-schema", "vendor.github-actions", ROOT / "action.yml")
     used = [step["uses"] for step in ACTION["runs"]["steps"] if "uses" in step]
     assert used
     assert all(re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", name) for name in used)
@@ -45,7 +46,7 @@ def test_component_is_valid_with_its_defaults(tmp_path: Path) -> None:
     for name, content in {"spec.yml": yaml.safe_dump(SPEC), "jobs.yml": text}.items():
         (tmp_path / name).write_text(content, "utf-8")
         options = ["--builtin-schema", "vendor.gitlab-ci", "--data-transform", "gitlab-ci"]
-        check("check_jsonschema", *options, str(tmp_path / name))
+        fits_schema(*options, tmp_path / name)
 
 
 def test_hook_is_valid() -> None:

@@ -423,17 +423,19 @@ def test_probes_with_different_settings_are_not_compared(runs: Path) -> None:
     assert reasons["attacks.fgsm"].split(" (")[0] in page(compared, paper=False)
 
 
-def test_compare_command_writes_files_and_sets_the_exit_status(runs: Path, tmp_path: Path, auditor_cli: Cli) -> None:
-    call = ("compare", runs / "before", runs / "after", "--format", "html,pdf,json")
+def test_compare_command_writes_files_and_sets_the_exit_status(thresholds: Path, auditor_cli: Cli) -> None:
+    call = ("compare", thresholds / "right", thresholds / "wrong", "--format", "html,pdf,json")
     result = auditor_cli(*call)
     assert result.exit_code == 0, result.output
-    out = Path("comparisons/before-after")
+    out = Path("comparisons/right-wrong")
     assert max(map(len, result.stdout.splitlines()[2:])) <= 80
     assert "\x1b" not in result.stdout
     assert {path.name for path in out.iterdir()} == {"comparison.json", "comparison.html", "comparison.pdf"}
     assert not list(validator("compare").iter_errors(json.loads((out / "comparison.json").read_text())))
     assert auditor_cli(*call[:3], "--format", "json", "--fail-on-regression").exit_code == 1
-    other_way = auditor_cli("compare", runs / "after", runs / "before", "--format", "json", "--fail-on-regression")
+    other_way = auditor_cli(
+        "compare", thresholds / "wrong", thresholds / "right", "--format", "json", "--fail-on-regression"
+    )
     assert other_way.exit_code == 0, other_way.output
     assert auditor_cli(*call[:3], "--format", "sarif").exit_code == 2
 

@@ -77,20 +77,20 @@ def test_listing_the_probes_imports_nothing_heavy() -> None:
 
 @pytest.fixture(scope="module")
 def audited(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Audit all probes on twenty digits, with reduced settings."""
+    """Audit all probes on twelve digits, with reduced settings."""
     folder = tmp_path_factory.mktemp("contract")
     suite = bench.write_suite(LOADED, list(LOADED.probes), folder / "suite.toml")
     certified = '[settings."metrics.certified"]'
     assert certified in suite.read_text()
     # optimised slopes take a second per image
-    suite.write_text(suite.read_text().replace(certified, f"{certified}\nsamples = 3"))
+    suite.write_text(suite.read_text().replace(certified, f"{certified}\nsamples = 2"))
     request = Request(
         model=digits / "digits-cnn.onnx",
         suite=str(suite),
-        samples=20,
+        samples=12,
         out=folder / "run",
         formats=(),
-        batch_size=20,
+        batch_size=12,
     )
     return {**run(request).audit, "run": folder / "run"}
 

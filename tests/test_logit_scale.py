@@ -16,7 +16,7 @@ from auditor.run.folder import read_rows
 from auditor.run.request import Request
 from auditor.run.session import run
 
-N = 8
+N = 6
 SETTINGS = """
 [settings."attacks.autoattack"]
 epsilon = "24/255"
@@ -57,7 +57,7 @@ targets = 2
 [settings."sanity.gradient-masking"]
 iterations = 4
 [settings."sanity.positive-control"]
-samples = 8
+samples = 6
 query_samples = 2
 """
 OTHERS = ("attacks.square", "attacks.transfer", "metrics.clever", "sanity.gradient-masking", "sanity.positive-control")

@@ -123,7 +123,7 @@ FEW = (
     "sanity.parity",
 )
 """Probes whose results do not depend on the rest of the suite, for audits that are killed."""
-N = 12
+N = 8
 
 
 @pytest.fixture(scope="module")

@@ -92,12 +92,16 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace large networks by one narrow block per stage: exporting and writing them takes most of the test."""
     from torchvision import models
     from torchvision.models.resnet import Bottleneck, ResNet
+    from torchvision.models.vgg import VGG, make_layers
 
-    real = models.get_model
-
-    def get_model(name: str, **options: Any) -> nn.Module:
-        few = ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=8)
-        return few if name.startswith("resnet") else real(name, **options)
+    def get_model(name: str, **_: Any) -> nn.Module:
+        if name.startswith("resnet"):
+            return ResNet(Bottleneck, [1, 1, 1, 1], width_per_group=8)
+        # the recipe replaces the fully connected layers
+        with torch.device("meta"):
+            few = VGG(nn.Identity(), init_weights=False)
+        few.features = make_layers([8, "M", 8, "M", 8, "M", 8, "M", 512, "M"])
+        return few
 
     monkeypatch.setattr(models, "get_model", get_model)
     monkeypatch.setattr(faces_scratch, "STAGES", tuple((width // 16, 1) for width, _ in faces_scratch.STAGES))
@@ -116,7 +120,9 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_full_networks_are_the_documented_ones(name: str, classes: int, weights: int, convolutions: int) -> None:
     recipe = reference_models.recipe(name)
-    network = recipe.model(recipe.Settings(), "none", classes)
+    # without memory: 135 million weights take seconds to draw
+    with torch.device("meta"):
+        network = recipe.model(recipe.Settings(), "none", classes)
     assert sum(parameter.numel() for parameter in network.parameters()) == weights
     assert sum(isinstance(module, nn.Conv2d) for module in network.modules()) == convolutions
 
@@ -139,9 +145,8 @@ SAME_NETWORK = {
 """Recipes whose small network another recipe has: they use the other exporter, which takes a tenth of the time."""
 
 
-@pytest.fixture
-def other_exporter(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Return a function that makes the recipes export with PyTorch's other exporter."""
+def export_differently(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the recipes export with PyTorch's other exporter."""
     real = torch.onnx.export
 
     def export(model: nn.Module, example: Any, path: Any = None, **_: Any) -> Any:
@@ -151,18 +156,18 @@ def other_exporter(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
             real(model, example, file.name, dynamo=False, **names)
             return SimpleNamespace(model_proto=onnx.load(file.name))
 
-    return lambda: monkeypatch.setattr(torch.onnx, "export", export)
+    monkeypatch.setattr(torch.onnx, "export", export)
 
 
 @pytest.mark.usefixtures("shallow", "one_export_registry")
 @pytest.mark.parametrize("name", TRAINED)
 def test_recipe_trains_exports_and_is_audited(
-    name: str, few: Path, tmp_path: Path, other_exporter: Callable[[], None]
+    name: str, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from auditor.cli.main import main
 
     if name in SAME_NETWORK:
-        other_exporter()
+        export_differently(monkeypatch)
     model = build(name, tmp_path / "models", few)
     stem = model.with_suffix("")
     for ending in (".onnx", ".pt", ".onnx.audit.toml", ".pt.audit.toml", "-test.npz", "-learning-curve.png"):
@@ -550,7 +555,9 @@ def unreachable(*_: Any) -> None:
 def lite(tmp_path_factory: pytest.TempPathFactory, one_export_registry: None) -> Path:
     """EfficientNet-Lite0, exported."""
     folder = tmp_path_factory.mktemp("lite")
-    return reference_models.build("imagenet-efficientnet-lite0", folder, None, lambda _: None)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        export_differently(monkeypatch)
+        return reference_models.build("imagenet-efficientnet-lite0", folder, None, lambda _: None)
 
 
 @pytest.mark.parametrize(("photograph", "name"), [("coffee", "espresso"), ("cameraman", "tripod")])
@@ -587,12 +594,9 @@ def test_efficientnet_needs_its_weights(tmp_path: Path, monkeypatch: pytest.Monk
         reference_models.build("imagenet-efficientnet-lite0", tmp_path, tmp_path, print)
 
 
-def test_photographs_recognises_the_other_halves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_exporter: Callable[[], None]
-) -> None:
+def test_photographs_recognises_the_other_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through export, sidecar and runtime, from few crops; guessing gives one of seven."""
-    # the network of imagenet-efficientnet-lite0
-    other_exporter()
+    export_differently(monkeypatch)
     recipe = reference_models.recipe("photographs")
     monkeypatch.setattr(recipe, "TRAINING", 6)
     monkeypatch.setattr(recipe, "TEST", 4)
