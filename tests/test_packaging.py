@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import fnmatch
+import functools
 import graphlib
 import shutil
 import statistics
 import subprocess
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -114,11 +115,16 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path) for path in CORE}
 
 
-def imports(path: Path, *, for_types: bool = False) -> Iterator[str]:
+@functools.cache
+def imports(path: Path, *, for_types: bool = False) -> Sequence[str]:
     """Modules that a file imports at run time, wherever in the file; names taken from ``auditor`` by their module.
 
     ``for_types`` adds those that only type checkers import.
     """
+    return tuple(_imports(path, for_types))
+
+
+def _imports(path: Path, for_types: bool) -> Iterator[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":

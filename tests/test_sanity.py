@@ -466,10 +466,10 @@ def test_masked_model_is_inconclusive(digits: Path, tmp_path: Path) -> None:
     shutil.copy(digits / "digits-test.npz", tmp_path)
     request = Request(
         model=tmp_path / "masked.pt",
-        samples=60,
+        samples=40,
         out=tmp_path / "run",
         formats=(),
-        batch_size=60,
+        batch_size=40,
         probes=["performance.accuracy", "attacks.pgd", "metrics.adversarial-distance", "sanity.*"],
     )
     audit = run(request).audit
