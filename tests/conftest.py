@@ -53,7 +53,7 @@ LONG = (
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep Python's garbage collector away from what lives until the end: searching it took a twentieth of the tests."""
+    """Keep the garbage collector away from what lives until the end: searching it took a twentieth of the tests."""
     gc.disable()
     try:
         return (yield)
