@@ -248,6 +248,18 @@ def test_plain_module_takes_pixels_from_0_to_1() -> None:
     np.testing.assert_allclose(artefact.scores(images), network(torch.from_numpy(images)).detach(), rtol=1e-6)
 
 
+def test_advice_about_an_object_names_no_file(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    np.savez(tmp_path / "d.npz", images=np.zeros((4, 4, 4, 3), dtype=np.uint8), labels=np.array([0, 1, 0, 1]))
+    options: dict[str, Any] = {"data": tmp_path / "d.npz", "probes": ("performance.accuracy",)}
+    guessed = auditor.audit(network, out=tmp_path / "guessed", **options)
+    (advice,) = [text for text in guessed.record["warnings"] if "No preprocessing is stated" in text]
+    assert "state it with overrides={'input': {...}};" in advice
+    assert ".audit.toml" not in " ".join(guessed.record["warnings"])
+    stated = auditor.audit(network, out=tmp_path / "stated", overrides={"input": {"range": [0, 255]}}, **options)
+    assert not [text for text in stated.record["warnings"] if "No preprocessing is stated" in text]
+
+
 def test_model_gets_the_images_of_the_dataset() -> None:
     seen: list[Any] = []
 

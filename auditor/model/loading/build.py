@@ -88,7 +88,7 @@ def build(
         classes=classes,
         device=device,
         fixed_batch=answer.fixed_batch,
-        preprocessing_source=_preprocessing_source(path, sidecar, answer.preprocessing, warnings),
+        preprocessing_source=_preprocessing_source(path, artefact, sidecar, answer.preprocessing, warnings),
         classes_source=classes_source,
         warnings=warnings,
         review=sidecar.review,
@@ -102,9 +102,16 @@ def _multi_label(path: Path, artefact: Artefact, scores: NDArray[np.float32]) ->
     return (
         f"{path}: {found} one sigmoid per class, and the {scores.shape[1]} scores of a test image sum to"
         f" {sums.min():.3g} to {sums.max():.3g}, not 1: a multi-label classifier cannot be audited, because each image"
-        f" needs one class. If the largest score names the class, state in {sidecar_path(path).name} under"
-        ' [output]: kind = "probabilities"; if the scores are logits, kind = "logits"'
+        f" needs one class. If the largest score names the class, state {_place(path, artefact, 'output')}:"
+        ' kind = "probabilities"; if the scores are logits, kind = "logits"'
     )
+
+
+def _place(path: Path, artefact: Artefact, table: str, option: str = "") -> str:
+    """Say where a table of the sidecar can be stated: next to the model file, by an option, for an object in Python."""
+    if artefact.identity:
+        return f"with overrides={{{table!r}: {{...}}}}"
+    return f"in {sidecar_path(path).name} under [{table}]{option}"
 
 
 def resizing(sidecar: Sidecar, shape: tuple[int, ...]) -> Resizing:
@@ -140,7 +147,9 @@ def _output_warnings(artefact: Artefact, kind: Outputs, *, single: bool) -> list
     return []
 
 
-def _preprocessing_source(path: Path, sidecar: Sidecar, preprocessing: InputTransform, warnings: list[str]) -> str:
+def _preprocessing_source(
+    path: Path, artefact: Artefact, sidecar: Sidecar, preprocessing: InputTransform, warnings: list[str]
+) -> str:
     """Say where the preprocessing is stated; warn if it is a guess."""
     if not isinstance(preprocessing, Preprocessing):
         return "the table: every feature from its smallest to its largest value"
@@ -150,15 +159,16 @@ def _preprocessing_source(path: Path, sidecar: Sidecar, preprocessing: InputTran
         source = f"a guess from the input type {preprocessing.dtype}"
         warnings.append(
             f"The model takes {preprocessing.dtype} and no range is stated, so black is {low:g} and white {high:g}."
-            f" If that is wrong, every result is wrong: state it in {sidecar_path(path).name} under [input] range, or"
-            " with --range."
+            " If that is wrong, every result is wrong: state range"
+            f" {_place(path, artefact, 'input', ' or with --range')}."
         )
     elif not source:
         source = "a guess: nothing states it"
         warnings.append(
             "No preprocessing is stated, so the model receives pixels from 0 to 1. A wrong normalisation is the most"
-            f" common reason for a wrong audit: state it in {sidecar_path(path).name} under [input], or with --preset"
-            " or --mean and --std; `auditor inspect MODEL --data DATA` tries the common ones."
+            " common reason for a wrong audit: state it"
+            f" {_place(path, artefact, 'input', ' or with --preset or --mean and --std')}; `sanity.preprocessing`"
+            " and `auditor inspect MODEL --data DATA` try the common ones."
         )
     if sidecar.order and sidecar.where("order") != source:
         source += f"; channel order from {sidecar.where('order')}"
@@ -209,9 +219,8 @@ def _first_answer(path: Path, artefact: Artefact, tried: Sequence[Candidate], wa
                 continue
             if candidate.guess:
                 warnings.append(
-                    f"The model file does not state the image size; {candidate.guess} was assumed. State it with"
-                    f" --input-size, or in {sidecar_path(path).name}: [input] size = [height, width], channels = 1 or"
-                    " 3."
+                    f"The model does not state the image size; {candidate.guess} was assumed. State size = [height,"
+                    f" width] and channels = 1 or 3 {_place(path, artefact, 'input', ' or with --input-size')}."
                 )
             return _Answer(
                 candidate.preprocessing, scores, _declared_batch(artefact) or (None if batch == _FREE else batch)
@@ -224,7 +233,7 @@ def _first_answer(path: Path, artefact: Artefact, tried: Sequence[Candidate], wa
         raise BadInput(f"{path}: the model does not accept a row of {first.shape[0]} features ({problem})")
     raise BadInput(
         f"{path}: the model accepted none of the image sizes tried ({', '.join(sizes)}); the last error: {problem};"
-        f" state the size with --input-size HEIGHTxWIDTH, or as [input] size and channels in {sidecar_path(path).name}"
+        f" state size and channels {_place(path, artefact, 'input', ' or the size with --input-size HEIGHTxWIDTH')}"
     )
 
 
