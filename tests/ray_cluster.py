@@ -62,13 +62,19 @@ def start_cluster() -> tuple[Cluster, Any]:
     raise AssertionError
 
 
-def free_cpus() -> float:
-    """Processors that no worker has; Ray returns those of a worker within seconds."""
+def ended(pids: Sequence[int]) -> bool:
+    """Whether no process of these runs any more; one that was killed ends within seconds."""
+    left = set(pids)
     for _ in range(100):
-        if free := ray.available_resources().get("CPU", 0.0):
-            return free
+        for pid in list(left):
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                left.remove(pid)
+        if not left:
+            return True
         time.sleep(0.1)
-    return 0.0
+    return False
 
 
 def refusal(call: Callable[[], object]) -> str:
@@ -89,6 +95,7 @@ def audited(folder: Path, out: str, *options: str) -> dict[str, Any]:
 def run(folder: Path) -> dict[str, Any]:
     load = registry.load
     killed = folder / "killed"
+    pids: list[int] = []
 
     def with_crash(*arguments: Any) -> Any:
         loaded = load(*arguments)
@@ -106,6 +113,7 @@ def run(folder: Path) -> dict[str, Any]:
                 return super().measure(probe, pieces)
             while any(worker.stage != "open" for worker in self._fleet._workers):
                 self._fleet._attend()
+            pids.extend(ray.get([worker.handle.process.remote() for worker in self._fleet._workers]))
             return super().measure(probe, self._lossy(pieces))
 
         def _lossy(self, pieces: Iterator[Sequence[str]]) -> Iterator[Sequence[str]]:
@@ -124,10 +132,9 @@ def run(folder: Path) -> dict[str, Any]:
     cluster, second = start_cluster()
     found["ray"] = audited(folder, "ray", "--engine", "ray", "--address", cluster.address, "--workers", "2")
     found["killed"], found["connected"] = killed.exists(), ray.is_initialized()
-    # the cluster still runs, and the workers are gone
+    # the cluster still runs
     ray.init(address=cluster.address, log_to_driver=False, configure_logging=False)
-    found["cpus"] = ray.cluster_resources()["CPU"]
-    found["free"] = free_cpus()
+    found["workers"], found["ended"] = len(pids), ended(pids)
     found["new"] = distributed.connect(ray, None, "cpu", None)
     other = "127.0.0.1:6379" if not cluster.address.endswith(":6379") else "127.0.0.1:6380"
     found["other"] = refusal(lambda: distributed.connect(ray, other, "cpu", None))

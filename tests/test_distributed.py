@@ -85,11 +85,10 @@ def test_ray_that_loses_a_machine_and_a_worker_has_the_same_findings(cluster: An
     )
 
 
-def test_cluster_of_the_user_keeps_running_and_gets_its_processors_back(cluster: Any) -> None:
+def test_cluster_of_the_user_keeps_running_without_the_workers(cluster: Any) -> None:
     assert not cluster["connected"]
-    # the machine that was lost had the other one
-    assert cluster["cpus"] == 1
-    assert cluster["free"] == 1
+    assert cluster["workers"] == 2
+    assert cluster["ended"]
 
 
 def test_connection_of_the_user_is_used(cluster: Any) -> None:

@@ -254,12 +254,13 @@ class Fleet:
             if self._workers:
                 self._problem = self._backend.no_place()
             self.close()
+        if limit is None:
+            return []
         arrived: list[Measured] = []
-        for worker in list(self._workers) if limit is not None else ():
-            if worker.pieces and now - worker.since > limit:
-                self._backend.kill(worker.handle)
-                ending = stopped_after(limit)
-                arrived += self._replaced(worker, ending, f"it {ending.text}", probe_id)
+        for worker in [each for each in self._workers if each.pieces and now - each.since > limit]:
+            self._backend.kill(worker.handle)
+            ending = stopped_after(limit)
+            arrived += self._replaced(worker, ending, f"it {ending.text}", probe_id)
         return arrived
 
     def _replaced(self, worker: _Worker, ending: Ending, why: str, probe_id: str) -> list[Measured]:

@@ -46,7 +46,7 @@ class Identity:
     def of(plugins: Registry, classifier: DeployedModel, images: Images) -> Identity:
         """Return the identity of this process."""
         return Identity(
-            versions={"auditor": auditor.__version__} | {name: _version(name) for name in _PACKAGES},
+            versions={"auditor": auditor.__version__, **{name: _version(name) for name in _PACKAGES}},
             plugins={each.name: " ".join(filter(None, [each.version, each.error])) for each in plugins.plugins},
             model=model_identity(classifier),
             data=images.sha256,
