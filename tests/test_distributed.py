@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -117,6 +120,35 @@ NOT_CONNECTED = SimpleNamespace(is_initialized=lambda: False)
 def test_wrong_address_is_refused_in_one_sentence(address: str, message: str) -> None:
     with pytest.raises(BadInput, match=f"--address {address}: {message}"):
         connect(NOT_CONNECTED, address, "cpu", None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [(b"HTTP/1.0 400 Bad Request\r\n\r\n", "another program than Ray answers there"), (b"", "another program")],
+)
+def test_port_of_another_program_is_refused(answer: bytes, message: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(100)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(BadInput, match=message):
+            connect(NOT_CONNECTED, f"127.0.0.1:{server.getsockname()[1]}", "cpu", None)
+        thread.join()
+
+
+def test_handler_of_sigterm_is_kept() -> None:
+    def init(**_: Any) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert connect(SimpleNamespace(is_initialized=lambda: False, init=init), None, "cpu", 1)
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_ray_that_does_not_start_is_refused_in_one_sentence() -> None:

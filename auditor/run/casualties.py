@@ -67,7 +67,7 @@ class Casualties:
 
     restarts: int = 0
     workers: int = 0
-    """Processes on other machines that were lost, whatever the reason, and replaced."""
+    """Processes on other machines that were lost for any reason and replaced."""
     probes: Mapping[str, str] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
     """Probes with an error that did not end the process; a restart would only repeat it."""

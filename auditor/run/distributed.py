@@ -11,8 +11,10 @@ import contextlib
 import os
 import platform
 import re
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -40,7 +42,13 @@ _SENT = (ONLY, "OMP_WAIT_POLICY")
 _PLACE_SECONDS = 60.0
 """How long Ray may take to start the first worker. Chosen, not measured: it takes seconds on an idle cluster."""
 
-_CONNECT_SECONDS = 5.0
+_CONNECT_SECONDS = 10.0
+
+_HTTP2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+"""The beginning of a connection of gRPC, which the head node speaks: preface and empty settings (RFC 9113, 3.4)."""
+
+_SETTINGS = b"\4"
+"""Type of the frame that such a server sends first, the fourth of its bytes."""
 
 _CLEAN_SECONDS = 2.0
 """How long workers may take to remove their files; one that still measures is ended at once."""
@@ -227,13 +235,15 @@ def connect(ray: Any, address: str | None, device: str, count: int | None) -> bo
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options |= {"num_cpus": count, "include_dashboard": False}
     try:
-        with _visible_gpu(device):
+        with _visible_gpu(device), _same_signals():
             ray.init(address=address or "local", **options)
     except Exception as error:
         with contextlib.suppress(Exception):
             ray.shutdown()
-        what = "Ray could not be started" if address is None else f"--address {address}: Ray could not be reached"
-        raise BadInput(f"--engine ray: {what}: {first_line(error)[:300]}; see `auditor doctor`") from None
+        what, advice = f"--address {address}: Ray could not be reached", "see `ray status` on that machine"
+        if address is None:
+            what, advice = "Ray could not be started", "try again when this machine is less busy"
+        raise BadInput(f"--engine ray: {what}: {first_line(error)[:300].rstrip('. ')}; {advice}") from None
     return True
 
 
@@ -248,12 +258,33 @@ def _check_address(address: str) -> None:
             " that this machine is part of"
         )
     try:
-        socket.create_connection((found[1], int(found[2])), _CONNECT_SECONDS).close()
+        with socket.create_connection((found[1], int(found[2])), _CONNECT_SECONDS) as connection:
+            connection.sendall(_HTTP2)
+            answer = connection.recv(9)
     except OSError as error:
         raise BadInput(
             f"--address {address}: no Ray cluster answers there ({error.strerror or first_line(error)}); start one with"
             f" `ray start --head --port={found[2]}`, or correct the address"
         ) from None
+    if answer[3:4] != _SETTINGS:
+        raise BadInput(
+            f"--address {address}: another program than Ray answers there; expected the port of `ray start --head`,"
+            " 6379 by default"
+        )
+
+
+@contextmanager
+def _same_signals() -> Iterator[None]:
+    """Keep the handler of SIGTERM: Ray sets its own one, with which the audit would not end as it should."""
+    if threading.current_thread() is not threading.main_thread():
+        # only the main thread may set handlers, so that Ray does not either
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class Workers:

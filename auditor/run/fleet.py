@@ -85,6 +85,8 @@ class _Piece:
     """The call of ``measure`` that they belong to; the answer to an earlier one is not needed any more."""
     ids: Sequence[str]
     ticket: Ticket
+    suspect: bool
+    """Whether a worker was lost with it."""
 
 
 @dataclass(eq=False)
@@ -97,6 +99,11 @@ class _Worker:
     """When it began what it does now."""
     pieces: deque[_Piece] = field(default_factory=deque)
     """The first is being measured, the others wait."""
+
+    @property
+    def takes_another(self) -> bool:
+        """Whether the worker may be given another piece."""
+        return self.stage == "open" and len(self.pieces) < IN_FLIGHT and not any(each.suspect for each in self.pieces)
 
     def next_piece(self) -> None:
         """Go on to the next piece."""
@@ -172,20 +179,28 @@ class Fleet:
         return bool(self._waiting) or any(piece.run == self._run for worker in self._workers for piece in worker.pieces)
 
     def _distribute(self, probe_id: str, shared: Any, pieces: Iterator[Sequence[str]]) -> None:
-        """Give every open worker as many pieces as it may have, the idle ones first."""
+        """Give every open worker as many pieces as it may have, the idle ones first.
+
+        A suspect is given to an idle worker and is its only piece: no other piece can be blamed for it.
+        """
         while worker := self._least_busy():
             piece = self._waiting.popleft() if self._waiting else next(pieces, None)
             if piece is None:
                 return
             part = self._watch.casualties.piece(probe_id, piece, len(piece))
+            suspect = tuple(part) in self._losses or self._watch.casualties.is_suspect(probe_id, part)
+            if suspect and worker.pieces:
+                self._waiting.appendleft(piece)
+                return
             if len(part) < len(piece):
                 self._waiting.appendleft(piece[len(part) :])
             if not worker.pieces:
                 worker.since = time.monotonic()
-            worker.pieces.append(_Piece(self._run, part, self._backend.measure(worker.handle, shared, part)))
+            ticket = self._backend.measure(worker.handle, shared, part)
+            worker.pieces.append(_Piece(self._run, part, ticket, suspect))
 
     def _least_busy(self) -> _Worker | None:
-        free = [worker for worker in self._workers if worker.stage == "open" and len(worker.pieces) < IN_FLIGHT]
+        free = [worker for worker in self._workers if worker.takes_another]
         return min(free, key=lambda worker: len(worker.pieces), default=None)
 
     def _attend(self, probe_id: str = "") -> list[Measured]:
