@@ -140,11 +140,12 @@ class Fleet:
         self._problem = ""
         """Why the last worker that did not open did not."""
         self._workers = [self._started() for _ in range(size)]
-        with watch.during("open"):
-            while not any(worker.stage == "open" for worker in self._workers):
-                self._attend()
-                if not self._workers:
-                    raise BadInput(self._problem)
+        try:
+            with watch.during("open"):
+                self._open_first()
+        except BaseException:
+            self.close()
+            raise
 
     def measure(self, probe: Probe, pieces: Iterator[Sequence[str]]) -> Iterator[Measured]:
         """Yield the rows of every piece, in the order of completion.
@@ -167,6 +168,12 @@ class Fleet:
                 if measured.images:
                     self._proven.add(probe.meta.id)
                 yield measured
+
+    def _open_first(self) -> None:
+        while not any(worker.stage == "open" for worker in self._workers):
+            self._attend()
+            if not self._workers:
+                raise BadInput(self._problem)
 
     def close(self) -> None:
         """End all workers."""
