@@ -53,7 +53,7 @@ class Hangs(Exception):
 class Scripted:
     """Workers that measure in the order in which ``finished`` is called, each one piece at a time."""
 
-    place_seconds = 0.05
+    place_seconds = 0.3
 
     def __init__(
         self,
@@ -293,8 +293,14 @@ def test_cluster_without_a_place_is_refused_after_a_time_limit() -> None:
         Fleet(Scripted(places=0), 2, Watch())
 
 
-def test_audit_begins_with_those_workers_that_have_a_place() -> None:
-    assert measured(Fleet(Scripted(places=1), 3, Watch()), iter(PIECES)) == ALL
+def test_audit_begins_with_those_workers_that_have_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    fleet = Fleet(Scripted(places=1), 3, Watch(), said.append)
+    assert measured(fleet, iter(PIECES)) == ALL
+    assert said == []
+    monkeypatch.setattr(Scripted, "place_seconds", -1.0)
+    assert measured(fleet, iter(PIECES)) == ALL
+    assert said == ["2 of 3 workers wait for a free place; the others measure meanwhile."]
 
 
 def test_probe_is_an_error_if_no_worker_is_left() -> None:

@@ -44,7 +44,7 @@ class Backend(Protocol):
     """What starts workers and carries requests and answers."""
 
     place_seconds: float
-    """How long no worker at all may have found a place."""
+    """How long a worker may wait for a place before that is reported, or, if no worker has one, the audit refused."""
 
     def start(self) -> tuple[Any, Ticket]:
         """Start a worker; return it, and the ticket that ends when its process runs."""
@@ -136,6 +136,8 @@ class Fleet:
         """By piece of this run: the workers that it has lost."""
         self._proven: set[str] = set()
         """Probes that have measured an image."""
+        self._told = False
+        """Whether it was reported that workers wait for a place."""
         self._failed_starts = 0
         self._problem = ""
         """Why the last worker that did not open did not."""
@@ -225,6 +227,7 @@ class Fleet:
                     self._advance(worker)
             except WorkerLost as error:
                 arrived += self._replaced(worker, Ending("lost one of its workers"), str(error), probe_id)
+        self._check_places()
         return arrived + self._timed_out(probe_id)
 
     def _announce(self, probe_id: str) -> None:
@@ -269,13 +272,24 @@ class Fleet:
         else:
             worker.stage, self._failed_starts = "open", 0
 
-    def _timed_out(self, probe_id: str) -> list[Measured]:
-        """Replace workers whose piece takes too long; dismiss all if none finds a place."""
-        now, limit = time.monotonic(), self._watch.probe_timeout
-        if all(each.stage == "placing" and now - each.since > self._backend.place_seconds for each in self._workers):
-            if self._workers:
-                self._problem = self._backend.no_place()
+    def _check_places(self) -> None:
+        """Report workers that find no place; dismiss all if none does."""
+        now = time.monotonic()
+        late = [
+            each for each in self._workers if each.stage == "placing" and now - each.since > self._backend.place_seconds
+        ]
+        if late and len(late) == len(self._workers):
+            self._problem = self._backend.no_place()
             self.close()
+        elif late and not self._told:
+            self._told = True
+            self._say(
+                f"{len(late)} of {len(self._workers)} workers wait for a free place; the others measure meanwhile."
+            )
+
+    def _timed_out(self, probe_id: str) -> list[Measured]:
+        """Replace workers whose piece takes too long."""
+        now, limit = time.monotonic(), self._watch.probe_timeout
         if limit is None:
             return []
         arrived: list[Measured] = []
