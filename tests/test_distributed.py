@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from auditor.errors import BadInput
-from auditor.run.distributed import RayWorker, _reason, _sent, _visible_gpu, connect, gpu_share
+from auditor.run.distributed import RayWorker, _reason, _sent, _surrogates, _visible_gpu, connect, gpu_share
 from auditor.run.request import Request
 from auditor.run.shipping import ship, unpack
 from auditor.run.worker import Identity, Worker, with_surrogates
@@ -227,11 +227,16 @@ def test_model_is_used_in_place_or_unpacked_elsewhere(folder: Path, tmp_path: Pa
 
 
 def test_surrogates_are_those_of_the_worker() -> None:
+    from auditor.plugins.attacks.noise import Noise
     from auditor.plugins.attacks.transfer import Transfer
 
-    probe = Transfer(surrogates=["a/s.onnx"], iterations=3)
-    assert with_surrogates(probe, {"a/s.onnx": "/cache/s.onnx"}) == replace(probe, surrogates=["/cache/s.onnx"])
+    # the second one from a suite, which may write a path in any way
+    probe = Transfer(surrogates=["a/s.onnx", "./t.onnx"], iterations=3)
+    assert _surrogates([Noise(), probe]) == [Path("a/s.onnx"), Path("t.onnx")]
+    paths = {"a/s.onnx": "/cache/s.onnx", "t.onnx": "/cache/t.onnx"}
+    assert with_surrogates(probe, paths) == replace(probe, surrogates=["/cache/s.onnx", "/cache/t.onnx"])
     assert with_surrogates(probe, {}) is probe
+    assert with_surrogates(noise := Noise(), paths) is noise
 
 
 @pytest.fixture(scope="module")

@@ -296,6 +296,7 @@ class Workers:
         measurer: Measurer,
         *,
         plugins: Registry,
+        probes: Sequence[Probe],
         suite: Suite,
         watch: Watch,
         say: Callable[[str], None],
@@ -323,9 +324,10 @@ class Workers:
                 "" if classifier.access == "white-box" else classifier.access_reason,
             )
             expected = Identity.of(plugins, classifier, measurer.images)
-            shipments = _shipments(request, classifier.artefact.files)
+            sent = _sent(request, measurer, _surrogates(probes))
+            shipments = _shipments(sent, classifier.artefact.files)
             contents = {digest: ray.put(content) for shipment in shipments for digest, content in shipment.contents()}
-            opening = (_sent(request, measurer), suite, expected, shipments, contents, *settings)
+            opening = (sent, suite, expected, shipments, contents, *settings)
             self._fleet = Fleet(_Ray(ray, {"num_cpus": 1, **share}, opening), number, watch, say)
         except BaseException:
             self._disconnect()
@@ -352,9 +354,17 @@ def _shipments(request: Request, further: Sequence[Path]) -> list[Shipment]:
     return [ship(request.model, further), *(ship(path, separate_files(path)) for path in request.surrogates)]
 
 
-def _sent(request: Request, measurer: Measurer) -> Request:
-    """Return the request for a worker: every path is absolute, because its working folder is another one."""
+def _surrogates(probes: Sequence[Probe]) -> list[Path]:
+    """Return the surrogates of all probes, from ``--surrogate`` or from the suite."""
+    named = [getattr(probe, "surrogates", ()) for probe in probes if type(probe).accepts_surrogates]
+    return list(dict.fromkeys(Path(path) for paths in named for path in paths))
+
+
+def _sent(request: Request, measurer: Measurer, surrogates: Sequence[Path] = ()) -> Request:
+    """Return the request for a worker: the data path is absolute, because its working folder is another one."""
     from auditor.run.opening import data_path
 
     data = data_path(request, measurer.classifier.artefact)
-    return replace(request, data=None if data is None else data.absolute(), address=None, out=None)
+    return replace(
+        request, data=None if data is None else data.absolute(), surrogates=surrogates, address=None, out=None
+    )

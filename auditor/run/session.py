@@ -355,6 +355,7 @@ class _Session:
                 self.request,
                 self.measurer,
                 plugins=self.plugins,
+                probes=self.probes,
                 suite=self.suite,
                 watch=self.watch,
                 say=self.progress.say,

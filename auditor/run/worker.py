@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import auditor
@@ -123,4 +124,4 @@ def with_surrogates(probe: Probe, paths: dict[str, str]) -> Probe:
     """Return the probe with the paths of its surrogates on this machine, by their paths on that of the audit."""
     if not (paths and type(probe).accepts_surrogates):
         return probe
-    return replace(probe, surrogates=[paths[path] for path in probe.surrogates])  # type: ignore[attr-defined, call-arg]
+    return replace(probe, surrogates=[paths[str(Path(path))] for path in probe.surrogates])  # type: ignore[attr-defined, call-arg]
