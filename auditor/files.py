@@ -31,7 +31,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_whole(target: Path, content: bytes) -> Path:
+def write_whole(target: Path, content: bytes | memoryview) -> Path:
     """Write a file: aside, flushed, then renamed, so that it is there whole or not at all."""
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")

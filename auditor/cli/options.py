@@ -249,6 +249,11 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
         help="Measure on this machine or with Ray (requires auditor[ray]).",
     ),
     click.option(
+        "--address",
+        metavar="HOST:PORT|auto",
+        help="Ray cluster for --engine ray. [default: RAY_ADDRESS; else one on this machine, for this audit]",
+    ),
+    click.option(
         "--workers",
         type=_POSITIVE,
         metavar="N",

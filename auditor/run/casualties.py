@@ -49,11 +49,25 @@ class Ending:
     timed_out: bool = False
 
 
+def stopped_after(seconds: float) -> Ending:
+    """Return the ending of a process whose step took longer than ``--probe-timeout``."""
+    return Ending(f"was stopped after {_duration(seconds)} (--probe-timeout)", timed_out=True)
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("h", 3600), ("m", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:g} {unit}"
+    return f"{seconds:g} s"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Casualties:
     """What the earlier processes of this run lost; each maps a name to the reason."""
 
     restarts: int = 0
+    workers: int = 0
+    """Processes on other machines that were lost for any reason and replaced."""
     probes: Mapping[str, str] = field(default_factory=dict)
     broken: Mapping[str, str] = field(default_factory=dict)
     """Probes with an error that did not end the process; a restart would only repeat it."""

@@ -10,10 +10,10 @@ from concurrent.futures.process import BrokenProcessPool
 
 from auditor.model.device import limit_threads
 from auditor.probes.base import Probe
-from auditor.run.distributed import Worker
 from auditor.run.measuring import Measured, Measurer
 from auditor.run.request import Request
 from auditor.run.watch import Watch
+from auditor.run.worker import Worker
 
 _worker: list[Worker] = []
 """The worker of this process, if it is one of the pool."""

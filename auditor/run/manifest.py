@@ -85,23 +85,24 @@ def records_key(
     identity: list[Json] = [FORMAT, probe.meta.id, probe.meta.version, plugin_version]
     measurement = [*identity, plain(asdict(probe)), probe.fingerprint(probes)]
     data = images.measured_sha256 if type(probe).prepare is Probe.prepare else images.sha256
-    inputs = [_model_identity(classifier), data, sorted(ids)]
+    inputs = [list(model_identity(classifier).values()), data, sorted(ids)]
     if "unknown" in probe.meta.needs and images.unknown is not None:
         inputs.append(images.unknown.sha256)
     return digest([*measurement, *inputs, seed, classifier.device.partition(":")[0]])
 
 
-def _model_identity(classifier: DeployedModel) -> list[Json]:
+def model_identity(classifier: DeployedModel) -> dict[str, Json]:
+    """Return what identifies a model and its reading, by name."""
     output: list[Json] = [plain(classifier.decoder), classifier.artefact.output]
-    return [
-        classifier.sha256,
-        list(classifier.shape),
-        plain(classifier.preprocessing.describe()),
-        output,
-        classifier.artefact.runtime,
-        classifier.access,
-        list(classifier.classes),
-    ]
+    return {
+        "digest": classifier.sha256,
+        "input shape": list(classifier.shape),
+        "preprocessing": plain(classifier.preprocessing.describe()),
+        "output": output,
+        "runtime": classifier.artefact.runtime,
+        "access": classifier.access,
+        "classes": list(classifier.classes),
+    }
 
 
 def write_manifest(

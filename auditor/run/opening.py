@@ -95,6 +95,11 @@ def _open_rows(
     return classifier, images
 
 
+def data_path(request: Request, artefact: Artefact) -> Path | None:
+    """Return the path of the data, from command line or sidecar; None for the packaged photographs."""
+    return request.data or _sidecar(request.model, artefact, request.overrides).data
+
+
 def open_unknown(
     plugins: Registry, request: Request, suite: suite.Suite, classifier: DeployedModel, images: Images
 ) -> Images:

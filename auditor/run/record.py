@@ -257,6 +257,9 @@ def restart_warnings(casualties: Casualties) -> list[str]:
             f"The process of the audit ended {times} and was started again; what ended it counts as an error or is left"
             " out."
         )
+    if casualties.workers:
+        were = "One worker was" if casualties.workers == 1 else f"{casualties.workers} workers were"
+        warnings.append(f"{were} lost during the audit; others measured what was left.")
     for probe_id, lost in casualties.images.items():
         subject = probe_id or "The model"
         everywhere = "" if probe_id else "; every probe leaves them out"

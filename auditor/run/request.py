@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
+from auditor.errors import BadInput
 from auditor.findings.record import AuditRecord, Json, ProbeRecord
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ class Request:
     pdf: Literal["short", "full"] = "full"
     """Whether the PDF has its appendix."""
     engine: Literal["local", "ray"] = "local"
+    address: str | None = None
+    """The Ray cluster that measures: HOST:PORT of its head node, or "auto" for the one that this machine is part of."""
     workers: int | None = None
     """Processes that measure; None for one with the engine "local", for one per core with "ray"."""
     surrogates: Sequence[Path] = ()
@@ -72,6 +75,11 @@ class Request:
     """Load the model file directly, without the sandbox."""
     objects: Objects = field(default_factory=Objects)
     command: str = ""
+
+    def __post_init__(self) -> None:
+        """Raise BadInput for options that have no effect together."""
+        if self.address is not None and self.engine != "ray":
+            raise BadInput(f"--address {self.address}: has no effect without --engine ray; add it, or leave it out")
 
 
 class Position(NamedTuple):

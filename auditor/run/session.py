@@ -351,7 +351,15 @@ class _Session:
         """Start the workers that measure instead of this process."""
         count = self.request.workers
         if self.request.engine == "ray":
-            return Workers(self.request, self.measurer, count)
+            return Workers(
+                self.request,
+                self.measurer,
+                plugins=self.plugins,
+                probes=self.probes,
+                suite=self.suite,
+                watch=self.watch,
+                say=self.progress.say,
+            )
         return None if count is None or count == 1 else LocalWorkers(self.request, self.measurer, count, self.watch)
 
     def _judged(self, record: ProbeRecord) -> ProbeRecord:

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 from auditor.errors import BadInput
 from auditor.findings.record import ProbeRecord
 from auditor.run import memory
-from auditor.run.casualties import Casualties, Ending, Work
+from auditor.run.casualties import Casualties, Ending, Work, stopped_after
 from auditor.run.channel import Receiver
 from auditor.run.request import Interrupted, Outcome, Position, Progress, Request, Silent
 from auditor.run.supervised import Job
@@ -232,7 +232,7 @@ class _Attempt:
             return Ending("did not end") if late else None
         work = self._display.work
         if work.stage != "open" and time.monotonic() - self._display.since > self._seconds:
-            return Ending(f"was stopped after {_duration(self._seconds)} (--probe-timeout)", timed_out=True)
+            return stopped_after(self._seconds)
         if self._limit is not None and memory.resident(self._pid) > self._limit:
             return Ending(f"was stopped at {self._limit / 1e9:.3g} GB of memory (--probe-memory)")
         return None
@@ -288,13 +288,6 @@ def _ending(code: int) -> Ending:
     name = signal.Signals(-code).name
     hint = ", probably because the memory was used up" if name == "SIGKILL" else ""
     return Ending(f"was ended by {name}{hint}")
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("m", 60)):
-        if seconds >= size and seconds % size == 0:
-            return f"{seconds / size:g} {unit}"
-    return f"{seconds:g} s"
 
 
 class _Server:

@@ -21,11 +21,21 @@ Tables = dict[str, dict[str, Any]]
 NAME_KEYS = ("names", "classes", "class_names", "labels", "id2label")
 """Keys of metadata under which tools store class names."""
 
+SETTINGS_FILES = ("preprocessor_config.json", "config.json")
+"""Files next to a model, or one folder above, with its preprocessing."""
+
 NAME_FILES = ("labels.txt", "classes.txt")
 """Files next to a model with one class name per line."""
 
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """The filters by PIL's numbers."""
+
+
+def nearby_files(model: Path) -> list[Path]:
+    """Return the paths of all files next to a model that may describe it, whether or not they exist, best first."""
+    here, above = model.parent, model.absolute().parent.parent
+    settings = [folder / name for folder in (here, above) for name in SETTINGS_FILES]
+    return [*settings, *(here / name for name in NAME_FILES)]
 
 
 def metadata_files(model: Path) -> list[tuple[str, Tables]]:
@@ -37,11 +47,13 @@ def metadata_files(model: Path) -> list[tuple[str, Tables]]:
     Raises:
         BadInput: for an unreadable ``preprocessor_config.json``. A ``config.json`` may belong to another program.
     """
-    found = []
-    here, above = model.parent, model.absolute().parent.parent
-    names = ("preprocessor_config.json", "config.json")
-    for path in [*(here / name for name in names), *(above / name for name in names)]:
+    found: list[tuple[str, Tables]] = []
+    for path in nearby_files(model):
         name = path.name
+        if name in NAME_FILES:
+            if classes := class_lines(path):
+                found.append((str(path), {"output": {"classes": classes}}))
+            continue
         if not path.is_file():
             continue
         try:
@@ -55,9 +67,6 @@ def metadata_files(model: Path) -> list[tuple[str, Tables]]:
                     f"{path}: not readable as Hugging Face preprocessing ({type(error).__name__}: {error}); fix it,"
                     " or remove it and state the preprocessing in the sidecar"
                 ) from None
-    for name in NAME_FILES:
-        if classes := class_lines(here / name):
-            found.append((str(here / name), {"output": {"classes": classes}}))
     return [(path, tables) for path, tables in found if tables]
 
 
