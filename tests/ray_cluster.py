@@ -1,11 +1,11 @@
 """A cluster of two nodes on which workers are lost during an audit. A program: Ray leaves threads in its process.
 
-Arguments: a folder with model.onnx, data.npz and suite.toml. Prints what happened as JSON in the last line.
+Arguments: a folder with model.onnx, data.npz and suite.toml. Prints what happened as JSON in the last line, or
+{"unavailable": reason} if Ray cannot start two nodes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -23,7 +23,7 @@ from ray.cluster_utils import Cluster
 
 from auditor import Conclusion, Meta, Metric, Probe, Records, ThreatModel
 from auditor.cli.main import main
-from auditor.errors import AuditorError
+from auditor.errors import AuditorError, one_line
 from auditor.plugin import registry
 from auditor.run import distributed, session
 from auditor.run.fleet import Fleet
@@ -53,13 +53,20 @@ def crashing(killed: Path) -> type[Probe]:
     return Crash
 
 
+class Unavailable(Exception):
+    """Ray starts no cluster here."""
+
+
 def start_cluster() -> tuple[Cluster, Any]:
-    """Two nodes. On a busy machine, Ray gives up before its own processes have started."""
-    for attempt in range(4):
-        with contextlib.suppress(Exception if attempt < 3 else ()):
+    """Two nodes. On a busy machine, Ray gives up before its own processes have started. Raises Unavailable."""
+    reason = ""
+    for _ in range(4):
+        try:
             cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
             return cluster, cluster.add_node(num_cpus=1)
-    raise AssertionError
+        except Exception as error:
+            reason = one_line(error)
+    raise Unavailable(reason)
 
 
 def ended(pids: Sequence[int]) -> bool:
@@ -146,4 +153,8 @@ def run(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(run(Path(sys.argv[1]))) + "\n")
+    try:
+        happened = run(Path(sys.argv[1]))
+    except Unavailable as error:
+        happened = {"unavailable": str(error)}
+    sys.stdout.write(json.dumps(happened) + "\n")

@@ -74,7 +74,10 @@ def cluster(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     program = [sys.executable, str(Path(__file__).with_name("ray_cluster.py")), str(place)]
     done = subprocess.run(program, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1]) | {"folder": place}
+    happened = json.loads(done.stdout.splitlines()[-1])
+    if "unavailable" in happened:
+        pytest.skip(f"Ray starts no cluster of two nodes here: {happened['unavailable']}")
+    return happened | {"folder": place}
 
 
 def test_ray_that_loses_a_machine_and_a_worker_has_the_same_findings(cluster: Any) -> None:
