@@ -25,6 +25,11 @@ class Interval(NamedTuple):
         """Return the ranges of some images."""
         return Interval(self.lower[rows], self.upper[rows])
 
+    def where(self, valid: Tensor) -> Interval:
+        """Return the ranges of those images where ``valid`` (n,) is True, and infinite ones of the others."""
+        valid = valid.reshape(-1, *[1] * (self.lower.dim() - 1))
+        return Interval(torch.where(valid, self.lower, -torch.inf), torch.where(valid, self.upper, torch.inf))
+
     def intersect(self, other: Interval) -> Interval:
         """Return the values in both; where rounding lets two valid ranges miss each other, the point between them."""
         low, high = torch.fmax(self.lower, other.lower), torch.fmin(self.upper, other.upper)

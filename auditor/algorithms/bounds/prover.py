@@ -14,7 +14,7 @@ from auditor.algorithms import balls
 from auditor.algorithms.bounds.backward import minimum
 from auditor.algorithms.bounds.bounder import Bounder
 from auditor.algorithms.bounds.branching import Search
-from auditor.algorithms.bounds.ranges import Ranges
+from auditor.algorithms.bounds.ranges import Known, Ranges
 from auditor.algorithms.bounds.slopes import Choice, first_choice, optimise
 from auditor.algorithms.pgd import pgd, usual_step
 
@@ -56,27 +56,38 @@ class Prover:
         self._bounder, self._model = bounder, model
 
     def prove(
-        self, pixels: Tensor, labels: Tensor, epsilon: Tensor, norm: str, *, slack: Tensor, seconds: Tensor
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        epsilon: Tensor,
+        norm: str,
+        *,
+        slack: Tensor,
+        seconds: Tensor,
+        known: Known | None = None,
+        rows: Tensor | None = None,
     ) -> Proofs:
         """Try to prove margins above ``slack`` (n,) over the balls of ``epsilon`` (n,).
 
-        Where linear bounds do not suffice and PGD finds no counterexample, slopes are optimised, and then up to
-        ``seconds`` (n,) are spent on branch and bound; 0 is off.
+        Where PGD finds no counterexample, linear bounds are tried, then slopes are optimised, and then up to
+        ``seconds`` (n,) are spent on branch and bound; 0 is off. For ``known`` and ``rows`` see
+        ``Bounder.bounds``.
         """
         n = len(pixels)
         method, late = torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.bool)
         spent = torch.zeros(n, dtype=torch.float64)
-        for rows in torch.arange(n).split(self._bounder.images_at_once):
-            ranges, margins = self._bounder.bounds(pixels[rows], labels[rows], epsilon[rows], norm)
-            margins, least = margins.cpu(), slack[rows][:, None]
-            method[rows[(margins > least).all(1)]] = Method.LINEAR
-            left = (margins <= least).any(1).nonzero()[:, 0]
-            left = left[~self.attacked(pixels[rows][left], labels[rows][left], epsilon[rows][left], norm)]
-            for i in left.tolist():
-                row = int(rows[i])
+        open_at = (~self.attacked(pixels, labels, epsilon, norm)).nonzero()[:, 0]
+        for at in open_at.split(self._bounder.images_at_once) if len(open_at) else ():
+            own = None if rows is None else rows[at]
+            ranges, margins = self._bounder.bounds(pixels[at], labels[at], epsilon[at], norm, known, own)
+            margins = margins.cpu()
+            held = (margins > slack[at][:, None]).all(1)
+            method[at[held]] = Method.LINEAR
+            for i in (~held).nonzero()[:, 0].tolist():
+                row = int(at[i])
                 start = time.thread_time()
                 method[row], late[row] = self._refine(
-                    ranges.take(torch.tensor([i], device=margins.device)),
+                    ranges.take(torch.tensor([i], device=ranges.ball.epsilon.device)),
                     int(labels[row]),
                     margins[i],
                     float(slack[row]),

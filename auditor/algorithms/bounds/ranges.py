@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -45,12 +46,16 @@ class Ranges:
         )
 
 
-def find_ranges(network: Network, fast: Network, ball: Ball, refine: int) -> Ranges:
+def find_ranges(
+    network: Network, fast: Network, ball: Ball, refine: int, known: Mapping[str, Interval] | None = None
+) -> Ranges:
     """Enclose every value of ``network``, which is in double precision.
 
     Operands over whose interval an operator is not affine get bounds from the backward pass in the type of ``fast``,
-    at most ``refine`` of them per value and image; those with the widest intervals come first.
+    at most ``refine`` of them per value and image; those with the widest intervals come first. ``known`` are ranges of
+    some values that are valid in the ball (``Known``).
     """
+    known = known or {}
     found = Ranges(ball=ball)
     found.intervals[PIXELS] = ball.box
     affine: dict[str, PixelAffine] = {PIXELS: of_pixels(ball)}
@@ -78,8 +83,43 @@ def find_ranges(network: Network, fast: Network, ball: Ball, refine: int) -> Ran
             found.magnitudes[operation.name] = relaxation.magnitude(ends)
             found.relaxations[operation.name] = relaxation
             quick[operation.name] = relaxation.to(fast.dtype)
-        found.intervals[operation.name] = interval
+        found.intervals[operation.name] = (
+            interval.intersect(known[operation.name]) if operation.name in known else interval
+        )
     return found
+
+
+class Known:
+    """Ranges over balls around n images that were bounded before: each is valid in all smaller balls.
+
+    In these, only elements over whose known range an operator is not affine are bounded again.
+    """
+
+    def __init__(self, network: Network, n: int) -> None:
+        """Start without ranges, for n images."""
+        self._names = {name for one in network.operations if not isinstance(one.rule, Affine) for name in one.operands}
+        self._n = n
+        self._parts: list[tuple[Tensor, Tensor, dict[str, Interval]]] = []
+
+    def add(self, rows: Tensor, ranges: Ranges) -> None:
+        """Keep the ranges of the images ``rows``."""
+        kept = {name: interval for name, interval in ranges.intervals.items() if name in self._names}
+        place = torch.full((self._n,), -1, device=rows.device).scatter(
+            0, rows, torch.arange(len(rows), device=rows.device)
+        )
+        self._parts.append((place, ranges.ball.epsilon, kept))
+
+    def within(self, rows: Tensor, epsilon: Tensor) -> dict[str, Interval]:
+        """Return the ranges known for the images ``rows`` in balls of ``epsilon``; infinite where none are."""
+        found: dict[str, Interval] = {}
+        for place, size, intervals in self._parts:
+            at = place[rows]
+            valid = (at >= 0) & (size[at] >= epsilon)
+            if valid.any():
+                for name, interval in intervals.items():
+                    part = interval.take(at).where(valid)
+                    found[name] = found[name].intersect(part) if name in found else part
+        return found
 
 
 def rows_at_once(network: Network, n: int) -> int:
