@@ -56,10 +56,14 @@ class Ball(NamedTuple):
         """Return the balls of some images."""
         return Ball(self.centre[rows], self.epsilon[rows], self.norm)
 
-    def smallest(self, slope: Tensor) -> Tensor:
-        """Return a lower bound (n, r) of linear functions (n, r, ...) over the ball; exact in L-infinity."""
+    def smallest(self, slope: Tensor, error: float = 0.0) -> Tensor:
+        """Return a lower bound (n, r) of linear functions (n, r, ...) over the ball; exact in L-infinity.
+
+        ``error`` times a bound of the sum of the absolute values of the terms is subtracted.
+        """
         low, high = self.box
-        in_box = dot(slope, (low + high) / 2) - dot(slope.abs(), (high - low) / 2)
-        if self.norm == "linf":
-            return in_box
-        return torch.maximum(in_box, dot(slope, self.centre) - self.epsilon[:, None] * length(slope))
+        sizes = slope.abs()
+        bound = dot(slope, (low + high) / 2) - dot(sizes, (high - low) / 2)
+        if self.norm == "l2":
+            bound = torch.maximum(bound, dot(slope, self.centre) - self.epsilon[:, None] * length(slope))
+        return bound - error * dot(sizes, high) if error else bound

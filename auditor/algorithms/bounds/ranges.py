@@ -132,21 +132,34 @@ def _tighten(  # noqa: PLR0917
 ) -> Interval:
     """Tighten those elements of a value where ``which`` (n, ...) is True, by the backward pass."""
     low, high = found.intervals[name]
-    n, size = len(low), low[0].numel()
     flags = which.flatten(1)
-    most = min(int(flags.sum(1).max()), refine, max(_FEWEST, _COEFFICIENTS // network.values))
-    if not most:
-        return found.intervals[name]
-    # each image has its own list, padded with other elements, which stay as they are
-    order = torch.where(flags, (high - low).flatten(1), -1.0)
-    selected = order.argsort(dim=1, descending=True, stable=True)[:, :most]
+    most = min(refine, max(_FEWEST, _COEFFICIENTS // network.values))
+    counts = flags.sum(1).clamp(max=most)
+    widths = torch.where(flags, (high - low).flatten(1), -1.0)
     lower, upper = low.flatten(1).clone(), high.flatten(1).clone()
-    for piece in selected.split(max(1, rows_at_once(network, n) // 2), dim=1):
-        units = torch.zeros(n, piece.shape[1], size, dtype=network.dtype, device=low.device)
-        units.scatter_(2, piece[:, :, None], 1.0)
-        slopes = torch.cat([units, -units], 1).reshape(n, -1, *low.shape[1:])
-        bounds = minimum(network, name, slopes, found.ball, relaxations, magnitudes=found.magnitudes)
-        counts, rows = flags.gather(1, piece), piece.shape[1]
-        lower.scatter_(1, piece, torch.where(counts, bounds[:, :rows], lower.gather(1, piece)))
-        upper.scatter_(1, piece, torch.where(counts, -bounds[:, rows:], upper.gather(1, piece)))
+    for images in _alike(counts):
+        near = found.take(images)
+        quick = {operation: one.take(images) for operation, one in relaxations.items()}
+        selected = widths[images].argsort(dim=1, descending=True, stable=True)[:, : int(counts[images].max())]
+        for piece in selected.split(max(1, rows_at_once(network, len(images)) // 2), dim=1):
+            units = torch.zeros(*piece.shape, flags.shape[1], dtype=network.dtype, device=low.device)
+            units.scatter_(2, piece[:, :, None], 1.0)
+            slopes = torch.cat([units, -units], 1).unflatten(2, low.shape[1:])
+            bounds = minimum(network, name, slopes, near.ball, quick, magnitudes=near.magnitudes)
+            # images with fewer elements are padded with others, whose bounds are as valid
+            at = (images[:, None], piece)
+            lower[at] = torch.fmax(lower[at], bounds[:, : piece.shape[1]])
+            upper[at] = torch.fmin(upper[at], -bounds[:, piece.shape[1] :])
     return found.intervals[name].intersect(Interval(lower.view_as(low), upper.view_as(high)))
+
+
+def _alike(counts: Tensor) -> list[Tensor]:
+    """Return groups of images whose counts (n,) differ by at most a quarter, without those of count 0."""
+    order = counts.argsort(descending=True, stable=True)
+    groups: list[list[int]] = []
+    for image, count in zip(order.tolist(), counts[order].tolist(), strict=True):
+        if groups and 4 * count >= 3 * int(counts[groups[-1][0]]):
+            groups[-1].append(image)
+        elif count:
+            groups.append([image])
+    return [torch.tensor(group, device=counts.device) for group in groups]
