@@ -15,8 +15,8 @@ from auditor.algorithms.bounds.bounder import Bounder
 from auditor.algorithms.bounds.prover import Method, Prover
 from auditor.algorithms.bounds.ranges import Known
 
-_SMALLEST, _LARGEST = math.log(2.0**-14), math.log(2.0**2)
-"""Logarithms of the radii between which the search stays."""
+_SMALLEST, _LARGEST = 2.0**-14, 2.0**2
+"""Radii are searched between these."""
 
 _SLOPE = 3.0
 """First guess of the power of the radius with which the used share of the margin grows; 1 for a linear model."""
@@ -80,27 +80,26 @@ def _linear_radii(bounder: Bounder, task: _Task, first: float, iterations: int) 
     unused = 2.0**-iterations
     scores, label = bounder.logits(task.pixels).cpu(), task.labels[:, None]
     margin = scores.gather(1, label)[:, 0] - scores.scatter(1, label, -torch.inf).amax(1) - task.slack
-    low, high = torch.full_like(margin, -torch.inf), torch.full_like(margin, torch.inf)
-    # logarithms of the radius to be tested, and of the last one and its share
-    size = torch.full_like(margin, math.log(first))
-    last, last_share = torch.full_like(margin, torch.nan), torch.full_like(margin, torch.nan)
+    low, high = torch.zeros_like(margin), torch.full_like(margin, torch.inf)
+    size, last, last_share = (torch.full_like(margin, value) for value in (first, torch.nan, torch.nan))
     rows = (margin > 0).nonzero()[:, 0]
     for _ in range(2 * iterations):
         if not len(rows):
             break
         here = size[rows]
-        _, bounds = bounder.bounds(task.pixels[rows], task.labels[rows], here.exp(), task.norm, task.known, rows)
+        own = task.known.take(rows)
+        _, bounds = bounder.bounds(task.pixels[rows], task.labels[rows], here, task.norm, own)
         left = (bounds.amin(1).cpu() - task.slack[rows]) / margin[rows]
         share = (1 - left).clamp(1e-9, 1e9).log()
         low[rows], high[rows] = torch.where(left > 0, here, low[rows]), torch.where(left > 0, high[rows], here)
-        slope = ((share - last_share[rows]) / (here - last[rows])).nan_to_num(_SLOPE).clamp(1, 3 * _SLOPE)
+        slope = ((share - last_share[rows]) / (here / last[rows]).log()).nan_to_num(_SLOPE).clamp(1, 3 * _SLOPE)
         last[rows], last_share[rows] = here, share
-        aim = here - (share - math.log1p(-unused / 4)) / slope
+        aim = here * ((math.log1p(-unused / 4) - share) / slope).exp()
         inside = (aim > low[rows]) & (aim < high[rows])
-        size[rows] = torch.where(inside, aim, (low[rows] + high[rows]) / 2).clamp(max=_LARGEST)
-        done = ((left > 0) & (left <= unused)) | (high[rows] - low[rows] < unused) | (low[rows] >= _LARGEST)
-        rows = rows[~done & (size[rows] > _SMALLEST)]
-    return low.exp()
+        size[rows] = torch.where(inside, aim, (low[rows] * high[rows]).sqrt()).clamp(max=_LARGEST)
+        close = (left > 0) & (left <= unused) | (high[rows] / low[rows] < 1 + unused)
+        rows = rows[~close & (low[rows] < _LARGEST) & (size[rows] > _SMALLEST)]
+    return low
 
 
 def _larger_epsilons(
@@ -120,8 +119,7 @@ def _larger_epsilons(
             task.norm,
             slack=task.slack[rows],
             seconds=left[rows],
-            known=task.known,
-            rows=rows,
+            known=task.known.take(rows),
         )
         late[rows] |= proofs.late
         left[rows] = (left[rows] - proofs.seconds).clamp_min(0)

@@ -94,30 +94,26 @@ class Bounder:
         return torch.cat([self.bounds(x, y, e, norm)[1].amin(1) for x, y, e in zip(*parts, strict=True)]).cpu()
 
     @torch.no_grad()
-    def bounds(  # noqa: PLR0917
+    def bounds(
         self,
         pixels: Tensor,
         labels: Tensor,
         epsilon: Tensor,
         norm: str,
         known: Known | None = None,
-        rows: Tensor | None = None,
     ) -> tuple[Ranges, Tensor]:
         """Return the ranges of all values, and lower bounds (n, k) of the label's score minus that of each class.
 
-        The bound for the label itself is infinity. ``known`` are ranges of earlier balls around these images, which are
-        ``rows`` in it; it keeps those of these balls.
+        The bound for the label itself is infinity. ``known`` are ranges of earlier balls around these images, to which
+        those of these balls are added.
         """
         x, y, e = (part.to(self._device) for part in (pixels.double(), labels, epsilon.double()))
         self._calls.forward += len(x)
         self._calls.backward += len(x)
-        ball, refine = Ball(x, e, norm), self._refine * self._batch
-        at = None if rows is None else rows.to(self._device)
-        ranges = find_ranges(
-            self.network, self.fast, ball, refine, {} if known is None or at is None else known.within(at, e)
-        )
-        if known is not None and at is not None:
-            known.add(at, ranges)
+        ball, earlier = Ball(x, e, norm), {} if known is None else known.within(e)
+        ranges = find_ranges(self.network, self.fast, ball, self._refine * self._batch, earlier)
+        if known is not None:
+            known.add(ranges)
         pieces = []
         for classes in torch.arange(self._classes, device=x.device).split(rows_at_once(self.network, len(x))):
             slope = torch.cat([self.rows(label, classes) for label in y.tolist()])

@@ -65,21 +65,19 @@ class Prover:
         slack: Tensor,
         seconds: Tensor,
         known: Known | None = None,
-        rows: Tensor | None = None,
     ) -> Proofs:
         """Try to prove margins above ``slack`` (n,) over the balls of ``epsilon`` (n,).
 
         Where PGD finds no counterexample, linear bounds are tried, then slopes are optimised, and then up to
-        ``seconds`` (n,) are spent on branch and bound; 0 is off. For ``known`` and ``rows`` see
-        ``Bounder.bounds``.
+        ``seconds`` (n,) are spent on branch and bound; 0 is off. ``known`` as in ``Bounder.bounds``.
         """
         n = len(pixels)
         method, late = torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.bool)
         spent = torch.zeros(n, dtype=torch.float64)
         open_at = (~self.attacked(pixels, labels, epsilon, norm)).nonzero()[:, 0]
         for at in open_at.split(self._bounder.images_at_once) if len(open_at) else ():
-            own = None if rows is None else rows[at]
-            ranges, margins = self._bounder.bounds(pixels[at], labels[at], epsilon[at], norm, known, own)
+            own = None if known is None else known.take(at)
+            ranges, margins = self._bounder.bounds(pixels[at], labels[at], epsilon[at], norm, own)
             margins = margins.cpu()
             held = (margins > slack[at][:, None]).all(1)
             method[at[held]] = Method.LINEAR

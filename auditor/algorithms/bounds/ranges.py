@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -90,7 +91,7 @@ def find_ranges(
 
 
 class Known:
-    """Ranges over balls around n images that were bounded before: each is valid in all smaller balls.
+    """Ranges over balls around images that were bounded before: each is valid in all smaller balls.
 
     In these, only elements over whose known range an operator is not affine are bounded again.
     """
@@ -98,23 +99,27 @@ class Known:
     def __init__(self, network: Network, n: int) -> None:
         """Start without ranges, for n images."""
         self._names = {name for one in network.operations if not isinstance(one.rule, Affine) for name in one.operands}
-        self._n = n
+        self._rows = torch.arange(n)
         self._parts: list[tuple[Tensor, Tensor, dict[str, Interval]]] = []
 
-    def add(self, rows: Tensor, ranges: Ranges) -> None:
-        """Keep the ranges of the images ``rows``."""
-        kept = {name: interval for name, interval in ranges.intervals.items() if name in self._names}
-        place = torch.full((self._n,), -1, device=rows.device).scatter(
-            0, rows, torch.arange(len(rows), device=rows.device)
-        )
-        self._parts.append((place, ranges.ball.epsilon, kept))
+    def take(self, rows: Tensor) -> Known:
+        """Return the part for some of the images; what is added to it is added to all."""
+        part = copy.copy(self)
+        part._rows = self._rows[rows]
+        return part
 
-    def within(self, rows: Tensor, epsilon: Tensor) -> dict[str, Interval]:
-        """Return the ranges known for the images ``rows`` in balls of ``epsilon``; infinite where none are."""
+    def add(self, ranges: Ranges) -> None:
+        """Keep the ranges of these images."""
+        kept = {name: interval for name, interval in ranges.intervals.items() if name in self._names}
+        self._parts.append((self._rows, ranges.ball.epsilon, kept))
+
+    def within(self, epsilon: Tensor) -> dict[str, Interval]:
+        """Return the ranges known in balls of ``epsilon`` (n,) around these images; infinite where none are."""
         found: dict[str, Interval] = {}
-        for place, size, intervals in self._parts:
-            at = place[rows]
-            valid = (at >= 0) & (size[at] >= epsilon)
+        for rows, size, intervals in self._parts:
+            same = (self._rows[:, None] == rows).to(epsilon.device)
+            at = same.long().argmax(1)
+            valid = same.any(1) & (size[at] >= epsilon)
             if valid.any():
                 for name, interval in intervals.items():
                     part = interval.take(at).where(valid)
