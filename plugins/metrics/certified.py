@@ -1,9 +1,9 @@
 """Certified radius: no perturbation up to this size changes the answer, proven by linear bound propagation.
 
 It is a lower bound of the adversarial distance of the audited model, for the audited images (CROWN, Zhang et al. 2018,
-arXiv:1811.00866). Requested epsilons above the radius of these bounds are tried with optimised slopes (alpha-CROWN, Xu et
-al. 2021, arXiv:2011.13824) and with branch and bound (beta-CROWN, Wang et al. 2021, arXiv:2103.06624). A small radius
-says little about the model: bounds are loose for large networks that were not trained to be certified.
+arXiv:1811.00866). Requested epsilons above it are tried with optimised slopes (alpha-CROWN, Xu et al. 2021,
+arXiv:2011.13824) and with branch and bound (beta-CROWN, Wang et al. 2021, arXiv:2103.06624). A small radius says little
+about the model: bounds are loose for large networks that were not trained to be certified.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ class Certified(Probe):
     """L-infinity sizes of the reported accuracies."""
     l2_epsilons: tuple[float, ...] = (0.01, 0.03, 0.1, 0.25)
     iterations: int = 7
-    """The search for a radius ends where at most 2^-iterations of the image's margin is left, 0.8 % with seven, or after
-    twice as many steps."""
+    """The search for a radius ends where at most 2^-iterations of the margin at the image is left, 0.8 % with seven, or
+    after twice as many steps."""
     refine: int = 256
     """Neurons of each activation, at most, that have linear bounds; the others have interval bounds. A larger value
     gives tighter bounds and takes longer."""
