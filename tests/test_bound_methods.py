@@ -12,8 +12,10 @@ import pytest
 import torch
 from scipy.optimize import linprog
 from test_certified import CLASSES, SHAPE, classifier_of, images, model_of, network
+from torch.nn import functional
 
 from auditor import Records
+from auditor.algorithms.bounds.activations import ACTIVATIONS
 from auditor.algorithms.bounds.backward import minimum
 from auditor.algorithms.bounds.ball import Ball
 from auditor.algorithms.bounds.bounder import Bounder
@@ -158,6 +160,36 @@ def test_each_method_proves_what_the_cheaper_ones_do_and_no_adversarial_image() 
         assert not ((full != Method.NONE) & prover.attacked(pixels, labels, epsilon, "linf")).any()
         methods |= set(full.tolist())
     assert methods == set(Method)
+
+
+def test_images_proven_together_are_those_proven_alone() -> None:
+    pixels, epsilon = torch.from_numpy(images(12, 2)), torch.full((12,), 0.03, dtype=torch.float64)
+    classifier = classifier_of(dense(1)[0])
+    bounder = Bounder(classifier, refine=4096)
+    prover, slack, off = Prover(bounder, classifier.scaled_logits), torch.full((12,), 1e-5), torch.zeros(12)
+    labels = bounder.logits(pixels).argmax(1)
+    together = prover.prove(pixels, labels, epsilon, "linf", slack=slack, seconds=off).method
+    alone = [
+        prover.prove(pixels[[i]], labels[[i]], epsilon[[i]], "linf", slack=slack[[i]], seconds=off[[i]]).method
+        for i in range(12)
+    ]
+    assert together.tolist() == torch.cat(alone).tolist()
+    assert set(together.tolist()) == {Method.NONE, Method.LINEAR, Method.SLOPES}
+
+
+def test_lines_are_valid_for_slopes_of_either_sign() -> None:
+    generator = torch.Generator().manual_seed(0)
+    low = -torch.rand(2, 50, generator=generator, dtype=torch.float64)
+    high = low + 2 * torch.rand(2, 50, generator=generator, dtype=torch.float64)
+    lines = ACTIVATIONS["LeakyRelu"](functional.leaky_relu, low, high, 0.1)
+    slope = torch.randn(2, 3, 50, generator=generator, dtype=torch.float64)
+    constant, [back] = lines.back(slope)
+    above, below = (slope > 0, slope < 0)
+    assert torch.allclose(back[above], (slope * lines.low_slope[:, None])[above])
+    assert torch.allclose(back[below], (slope * lines.high_slope[:, None])[below])
+    point = low + torch.rand(2, 50, generator=generator, dtype=torch.float64) * (high - low)
+    value = (slope * functional.leaky_relu(point, 0.1)[:, None]).sum(2)
+    assert ((back * point[:, None]).sum(2) + constant <= value + 1e-9).all()
 
 
 def test_time_limit_is_reported() -> None:

@@ -12,12 +12,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from auditor import NotApplicable
 from auditor.algorithms.bounds.bounder import Bounder
+from auditor.algorithms.bounds.ranges import Known
 from auditor.data.dataset import Batch
 from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
 from auditor.model.deployed import DeployedModel
 from auditor.model.preprocessing import Preprocessing
 from auditor.onnx.graph import import_onnx
+from auditor.plugins.metrics._certified_radii import _linear_radii, _Task
 from auditor.plugins.metrics.certified import Certified
 from auditor.probes.base import Randomness
 
@@ -229,6 +231,41 @@ def test_tighter_intermediate_bounds_give_larger_margins(kind: str) -> None:
     single = torch.cat([tight.margins(pixels[i : i + 1], labels[i : i + 1], epsilon[:1], "linf") for i in range(3)])
     # single precision rounds differently in other batches
     torch.testing.assert_close(single, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["relu", "residual", "attention"])
+def test_ranges_of_larger_balls_are_used_for_the_same_image_only(kind: str) -> None:
+    bounder = Bounder(classifier_of(network(kind, 4)), refine=4096)
+    pixels = torch.from_numpy(images(3, 4)).double()
+    labels, rows, epsilon = bounder.logits(pixels).argmax(1), torch.tensor([2, 0]), torch.tensor([0.02, 0.01])
+    known = Known(bounder.network, 3)
+    bounder.bounds(pixels, labels, torch.full((3,), 0.03), "linf", known)
+    assert known.take(rows).within(torch.full((2,), 0.031)) == {}
+    first, second = (known.take(rows).within(epsilon), known.within(torch.full((3,), 0.03)))
+    for name, interval in second.items():
+        assert torch.equal(first[name].lower, interval.lower[rows])
+    _, margins = bounder.bounds(pixels[rows], labels[rows], epsilon, "linf")
+    _, found = bounder.bounds(pixels[rows], labels[rows], epsilon, "linf", known.take(rows))
+    assert (found.amin(1) >= margins.amin(1) - 1e-4).all()
+    for i, row in enumerate(rows.tolist()):
+        size = float(epsilon[i])
+        points = torch.from_numpy(in_ball(np.random.default_rng(0), pixels[row].numpy(), "linf", size, 20))
+        assert found[i].min() <= worst(bounder, points, int(labels[row]), (pixels[row], "linf", size)) + 1e-9
+
+
+@pytest.mark.parametrize("kind", ["relu", "residual"])
+@pytest.mark.parametrize("first", [1e-4, 0.3])
+def test_search_ends_at_a_proven_radius_close_to_where_the_bounds_fail(kind: str, first: float) -> None:
+    bounder = Bounder(classifier_of(network(kind, 2)), refine=4096)
+    pixels = torch.from_numpy(images(4, 2))
+    labels = bounder.logits(pixels).argmax(1)
+    slack = torch.full((4,), 1e-5)
+    # nothing can be proven about a wrong answer
+    labels[0] = (labels[0] + 1) % CLASSES
+    radius = _linear_radii(bounder, _Task(pixels, labels, "linf", slack, Known(bounder.network, 4)), first, 7)
+    assert radius[0] == 0
+    assert (bounder.margins(pixels, labels, radius, "linf")[1:] > 0).all()
+    assert (bounder.margins(pixels, labels, 1.02 * radius, "linf")[1:] < 1e-5).all()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])

@@ -1,9 +1,9 @@
 """Certified radius: no perturbation up to this size changes the answer, proven by linear bound propagation.
 
 It is a lower bound of the adversarial distance of the audited model, for the audited images (CROWN, Zhang et al. 2018,
-arXiv:1811.00866). Requested epsilons that linear bounds leave open are tried with optimised slopes (alpha-CROWN, Xu et
-al. 2021, arXiv:2011.13824) and with branch and bound (beta-CROWN, Wang et al. 2021, arXiv:2103.06624). A small radius
-says little about the model: bounds are loose for large networks that were not trained to be certified.
+arXiv:1811.00866). Requested epsilons above it are tried with optimised slopes (alpha-CROWN, Xu et al. 2021,
+arXiv:2011.13824) and with branch and bound (beta-CROWN, Wang et al. 2021, arXiv:2103.06624). A small radius says little
+about the model: bounds are loose for large networks that were not trained to be certified.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _METHODS = ("linear bounds", "optimised slopes", "branch and bound")
 
 @dataclass(frozen=True, kw_only=True)
 class Certified(Probe):
-    """Find by bisection the largest radius within which the label is proven to win."""
+    """Search for the largest radius within which the label is proven to win."""
 
     meta = Meta(
         id="metrics.certified",
@@ -51,7 +51,7 @@ class Certified(Probe):
             "https://arxiv.org/abs/2103.06624",
         ),
         needs=frozenset({"gradients"}),
-        version=2,
+        version=3,
     )
     metrics: ClassVar[Sequence[MetricSpec]] = (
         MetricSpec(name="certified_accuracy", label="Certified accuracy", better="higher", bound="lower"),
@@ -69,7 +69,8 @@ class Certified(Probe):
     """L-infinity sizes of the reported accuracies."""
     l2_epsilons: tuple[float, ...] = (0.01, 0.03, 0.1, 0.25)
     iterations: int = 7
-    """Bisection steps between the epsilons that hold and that fail: seven find the radius within an octave to 0.5 %."""
+    """The search for a radius ends where at most 2^-iterations of the margin at the image is left, 0.8 % with seven, or
+    after twice as many steps."""
     refine: int = 256
     """Neurons of each activation, at most, that have linear bounds; the others have interval bounds. A larger value
     gives tighter bounds and takes longer."""

@@ -44,15 +44,12 @@ def minimum(
         relaxation = operation.rule if isinstance(operation.rule, Affine) else relaxations[operation.name]
         constant, parts = relaxation.back(here)
         bound = bound + constant
-        if magnitudes is not None:
+        if magnitudes is not None and relaxation.terms:
             relative = gamma(relaxation.terms + 4, slope.dtype) + dot_error(here)
             bound = bound - relative * dot(here.abs(), magnitudes[operation.name])
         for source, part in zip(operation.operands, parts, strict=True):
             slopes[source] = slopes[source] + part if source in slopes else part
     at_pixels = slopes[PIXELS]
-    bound = bound + ball.smallest(at_pixels)
     if passed is not None:
         passed[PIXELS] = at_pixels
-    if magnitudes is not None:
-        bound = bound - 2 * dot_error(at_pixels) * dot(at_pixels.abs(), ball.box.upper)
-    return bound
+    return bound + ball.smallest(at_pixels, 0.0 if magnitudes is None else 2 * dot_error(at_pixels))

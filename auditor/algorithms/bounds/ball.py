@@ -25,6 +25,11 @@ class Interval(NamedTuple):
         """Return the ranges of some images."""
         return Interval(self.lower[rows], self.upper[rows])
 
+    def where(self, valid: Tensor) -> Interval:
+        """Return the ranges of those images where ``valid`` (n,) is True, and infinite ones of the others."""
+        valid = valid.reshape(-1, *[1] * (self.lower.dim() - 1))
+        return Interval(torch.where(valid, self.lower, -torch.inf), torch.where(valid, self.upper, torch.inf))
+
     def intersect(self, other: Interval) -> Interval:
         """Return the values in both; where rounding lets two valid ranges miss each other, the point between them."""
         low, high = torch.fmax(self.lower, other.lower), torch.fmin(self.upper, other.upper)
@@ -51,10 +56,14 @@ class Ball(NamedTuple):
         """Return the balls of some images."""
         return Ball(self.centre[rows], self.epsilon[rows], self.norm)
 
-    def smallest(self, slope: Tensor) -> Tensor:
-        """Return a lower bound (n, r) of linear functions (n, r, ...) over the ball; exact in L-infinity."""
+    def smallest(self, slope: Tensor, error: float = 0.0) -> Tensor:
+        """Return a lower bound (n, r) of linear functions (n, r, ...) over the ball; exact in L-infinity.
+
+        ``error`` times a bound of the sum of the absolute values of the terms is subtracted.
+        """
         low, high = self.box
-        in_box = dot(slope, (low + high) / 2) - dot(slope.abs(), (high - low) / 2)
-        if self.norm == "linf":
-            return in_box
-        return torch.maximum(in_box, dot(slope, self.centre) - self.epsilon[:, None] * length(slope))
+        sizes = slope.abs()
+        bound = dot(slope, (low + high) / 2) - dot(sizes, (high - low) / 2)
+        if self.norm == "l2":
+            bound = torch.maximum(bound, dot(slope, self.centre) - self.epsilon[:, None] * length(slope))
+        return bound - error * dot(sizes, high) if error else bound

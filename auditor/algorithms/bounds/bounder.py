@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from auditor.algorithms.bounds.backward import minimum
 from auditor.algorithms.bounds.ball import Ball
 from auditor.algorithms.bounds.network import Network
-from auditor.algorithms.bounds.ranges import Ranges, find_ranges, rows_at_once
+from auditor.algorithms.bounds.ranges import Known, Ranges, find_ranges, rows_at_once
 from auditor.errors import NotApplicable
 
 if TYPE_CHECKING:
@@ -94,15 +94,26 @@ class Bounder:
         return torch.cat([self.bounds(x, y, e, norm)[1].amin(1) for x, y, e in zip(*parts, strict=True)]).cpu()
 
     @torch.no_grad()
-    def bounds(self, pixels: Tensor, labels: Tensor, epsilon: Tensor, norm: str) -> tuple[Ranges, Tensor]:
+    def bounds(
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        epsilon: Tensor,
+        norm: str,
+        known: Known | None = None,
+    ) -> tuple[Ranges, Tensor]:
         """Return the ranges of all values, and lower bounds (n, k) of the label's score minus that of each class.
 
-        The bound for the label itself is infinity.
+        The bound for the label itself is infinity. ``known`` are ranges of earlier balls around these images, to which
+        those of these balls are added.
         """
         x, y, e = (part.to(self._device) for part in (pixels.double(), labels, epsilon.double()))
         self._calls.forward += len(x)
         self._calls.backward += len(x)
-        ranges = find_ranges(self.network, self.fast, Ball(x, e, norm), self._refine * self._batch)
+        ball, earlier = Ball(x, e, norm), {} if known is None else known.within(e)
+        ranges = find_ranges(self.network, self.fast, ball, self._refine * self._batch, earlier)
+        if known is not None:
+            known.add(ranges)
         pieces = []
         for classes in torch.arange(self._classes, device=x.device).split(rows_at_once(self.network, len(x))):
             slope = torch.cat([self.rows(label, classes) for label in y.tolist()])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -14,7 +14,7 @@ from auditor.algorithms import balls
 from auditor.algorithms.bounds.backward import minimum
 from auditor.algorithms.bounds.bounder import Bounder
 from auditor.algorithms.bounds.branching import Search
-from auditor.algorithms.bounds.ranges import Ranges
+from auditor.algorithms.bounds.ranges import Known, Ranges
 from auditor.algorithms.bounds.slopes import Choice, first_choice, optimise
 from auditor.algorithms.pgd import pgd, usual_step
 
@@ -56,54 +56,63 @@ class Prover:
         self._bounder, self._model = bounder, model
 
     def prove(
-        self, pixels: Tensor, labels: Tensor, epsilon: Tensor, norm: str, *, slack: Tensor, seconds: Tensor
+        self,
+        pixels: Tensor,
+        labels: Tensor,
+        epsilon: Tensor,
+        norm: str,
+        *,
+        slack: Tensor,
+        seconds: Tensor,
+        known: Known | None = None,
     ) -> Proofs:
         """Try to prove margins above ``slack`` (n,) over the balls of ``epsilon`` (n,).
 
-        Where linear bounds do not suffice and PGD finds no counterexample, slopes are optimised, and then up to
-        ``seconds`` (n,) are spent on branch and bound; 0 is off.
+        Where PGD finds no counterexample, linear bounds are tried, then slopes are optimised, and then up to
+        ``seconds`` (n,) are spent on branch and bound; 0 is off. ``known`` as in ``Bounder.bounds``.
         """
         n = len(pixels)
         method, late = torch.zeros(n, dtype=torch.long), torch.zeros(n, dtype=torch.bool)
         spent = torch.zeros(n, dtype=torch.float64)
-        for rows in torch.arange(n).split(self._bounder.images_at_once):
-            ranges, margins = self._bounder.bounds(pixels[rows], labels[rows], epsilon[rows], norm)
-            margins, least = margins.cpu(), slack[rows][:, None]
-            method[rows[(margins > least).all(1)]] = Method.LINEAR
-            left = (margins <= least).any(1).nonzero()[:, 0]
-            left = left[~self.attacked(pixels[rows][left], labels[rows][left], epsilon[rows][left], norm)]
-            for i in left.tolist():
-                row = int(rows[i])
-                start = time.thread_time()
-                method[row], late[row] = self._refine(
-                    ranges.take(torch.tensor([i], device=margins.device)),
-                    int(labels[row]),
-                    margins[i],
-                    float(slack[row]),
-                    float(seconds[row]),
-                )
-                spent[row] = time.thread_time() - start
+        open_at = (~self.attacked(pixels, labels, epsilon, norm)).nonzero()[:, 0]
+        for at in open_at.split(self._bounder.images_at_once) if len(open_at) else ():
+            own = None if known is None else known.take(at)
+            ranges, margins = self._bounder.bounds(pixels[at], labels[at], epsilon[at], norm, own)
+            margins = margins.cpu()
+            held = (margins > slack[at][:, None]).all(1)
+            method[at[held]] = Method.LINEAR
+            for i in self._at_once((~held).nonzero()[:, 0], margins <= slack[at][:, None]):
+                near = ranges.take(i.to(ranges.ball.epsilon.device))
+                part = self._refine(near, labels[at[i]], margins[i], slack[at[i]], seconds[at[i]])
+                method[at[i]], late[at[i]], spent[at[i]] = part.method, part.late, part.seconds
         return Proofs(method=method, late=late, seconds=spent)
 
-    def _refine(self, ranges: Ranges, label: int, margins: Tensor, slack: float, seconds: float) -> tuple[Method, bool]:
-        """Prove the classes of one image that linear bounds (k,) leave open; return how and whether time was over."""
-        bounder = self._bounder
-        classes = (margins <= slack).nonzero()[:, 0]
-        if len(classes) * bounder.values > _SLOPES:
-            return Method.NONE, False
-        # the class that is most likely to fail comes first
-        classes = classes[margins[classes].argsort()]
-        slopes = bounder.rows(label, classes)
+    def _at_once(self, images: Tensor, open_classes: Tensor) -> Sequence[Tensor]:
+        """Return groups of images whose slopes for their open classes (n, k) fit into memory."""
+        most = _SLOPES // self._bounder.values
+        counts = open_classes.sum(1)[images]
+        images, counts = images[counts <= most], counts[counts <= most]
+        return images.split(max(1, most // int(counts.max()))) if len(images) else ()
+
+    def _refine(self, ranges: Ranges, labels: Tensor, margins: Tensor, slack: Tensor, seconds: Tensor) -> Proofs:
+        """Prove the classes that linear bounds (n, k) leave open."""
+        bounder, n = self._bounder, len(labels)
+        method, late = torch.full((n,), int(Method.NONE)), torch.zeros(n, dtype=torch.bool)
+        spent = torch.zeros(n, dtype=torch.float64)
+        # the class that is most likely to fail comes first; images with fewer open classes are filled with proven ones
+        order = margins.argsort(dim=1)[:, : int((margins <= slack[:, None]).sum(1).max())]
+        classes = order.to(ranges.ball.epsilon.device)
+        slopes = torch.cat([bounder.rows(label, own) for label, own in zip(labels.tolist(), classes, strict=True)])
         quick = {name: one.to(bounder.fast.dtype) for name, one in ranges.relaxations.items()}
+        start = first_choice(quick, order.shape[1])
+        if not start.slopes:
+            return Proofs(method=method, late=late, seconds=spent)
 
         def bound(choice: Choice) -> Tensor:
             rows = slopes.to(bounder.fast.dtype)
             return minimum(bounder.fast, bounder.fast.scores, rows, ranges.ball, choice.applied(quick))
 
-        start = first_choice(quick, len(classes))
-        if not start.slopes:
-            return Method.NONE, False
-        target = torch.full((1, len(classes)), slack, dtype=torch.float64, device=slopes.device)
+        target = slack.to(slopes)[:, None].expand(order.shape)
         choice, _ = optimise(bound, start, iterations=_ITERATIONS, target=target)
         with torch.no_grad():
             exact = minimum(
@@ -113,18 +122,23 @@ class Prover:
                 ranges.ball,
                 choice.applied(ranges.relaxations),
                 magnitudes=ranges.magnitudes,
-            )[0]
-        if bool((exact > slack).all()):
-            return Method.SLOPES, False
-        if not seconds:
-            return Method.NONE, False
-        deadline = time.thread_time() + seconds
-        for index in (~(exact > slack)).nonzero()[:, 0].tolist():
-            search = Search(bounder.network, bounder.fast, ranges, slopes[:, index : index + 1])
-            own = Choice(slopes={name: value[:, index] for name, value in choice.slopes.items()})
-            if not search.prove(slack, own, deadline):
-                return Method.NONE, time.thread_time() > deadline
-        return Method.BRANCHES, False
+            ).cpu()
+        held = (exact > slack[:, None]) | (margins.gather(1, order) > slack[:, None])
+        method[held.all(1)] = Method.SLOPES
+        for i in (~held.all(1) & (seconds > 0)).nonzero()[:, 0].tolist():
+            start_time = time.thread_time()
+            deadline = start_time + float(seconds[i])
+            own = ranges.take(torch.tensor([i], device=slopes.device))
+            for index in (~held[i]).nonzero()[:, 0].tolist():
+                search = Search(bounder.network, bounder.fast, own, slopes[i : i + 1, index : index + 1])
+                first = Choice(slopes={name: value[i : i + 1, index] for name, value in choice.slopes.items()})
+                if not search.prove(float(slack[i]), first, deadline):
+                    late[i] = time.thread_time() > deadline
+                    break
+            else:
+                method[i] = Method.BRANCHES
+            spent[i] = time.thread_time() - start_time
+        return Proofs(method=method, late=late, seconds=spent)
 
     def attacked(self, pixels: Tensor, labels: Tensor, epsilon: Tensor, norm: str) -> Tensor:
         """Return True (n,) where PGD finds a counterexample, for which no proof exists."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -45,12 +47,16 @@ class Ranges:
         )
 
 
-def find_ranges(network: Network, fast: Network, ball: Ball, refine: int) -> Ranges:
+def find_ranges(
+    network: Network, fast: Network, ball: Ball, refine: int, known: Mapping[str, Interval] | None = None
+) -> Ranges:
     """Enclose every value of ``network``, which is in double precision.
 
     Operands over whose interval an operator is not affine get bounds from the backward pass in the type of ``fast``,
-    at most ``refine`` of them per value and image; those with the widest intervals come first.
+    at most ``refine`` of them per value and image; those with the widest intervals come first. ``known`` are ranges of
+    some values that are valid in the ball (``Known``).
     """
+    known = known or {}
     found = Ranges(ball=ball)
     found.intervals[PIXELS] = ball.box
     affine: dict[str, PixelAffine] = {PIXELS: of_pixels(ball)}
@@ -78,8 +84,47 @@ def find_ranges(network: Network, fast: Network, ball: Ball, refine: int) -> Ran
             found.magnitudes[operation.name] = relaxation.magnitude(ends)
             found.relaxations[operation.name] = relaxation
             quick[operation.name] = relaxation.to(fast.dtype)
-        found.intervals[operation.name] = interval
+        found.intervals[operation.name] = (
+            interval.intersect(known[operation.name]) if operation.name in known else interval
+        )
     return found
+
+
+class Known:
+    """Ranges over balls around images that were bounded before: each is valid in all smaller balls.
+
+    In these, only elements over whose known range an operator is not affine are bounded again.
+    """
+
+    def __init__(self, network: Network, n: int) -> None:
+        """Start without ranges, for n images."""
+        self._names = {name for one in network.operations if not isinstance(one.rule, Affine) for name in one.operands}
+        self._rows = torch.arange(n)
+        self._parts: list[tuple[Tensor, Tensor, dict[str, Interval]]] = []
+
+    def take(self, rows: Tensor) -> Known:
+        """Return the part for some of the images; what is added to it is added to all."""
+        part = copy.copy(self)
+        part._rows = self._rows[rows]
+        return part
+
+    def add(self, ranges: Ranges) -> None:
+        """Keep the ranges of these images."""
+        kept = {name: interval for name, interval in ranges.intervals.items() if name in self._names}
+        self._parts.append((self._rows, ranges.ball.epsilon, kept))
+
+    def within(self, epsilon: Tensor) -> dict[str, Interval]:
+        """Return the ranges known in balls of ``epsilon`` (n,) around these images; infinite where none are."""
+        found: dict[str, Interval] = {}
+        for rows, size, intervals in self._parts:
+            same = (self._rows[:, None] == rows).to(epsilon.device)
+            at = same.long().argmax(1)
+            valid = same.any(1) & (size[at] >= epsilon)
+            if valid.any():
+                for name, interval in intervals.items():
+                    part = interval.take(at).where(valid)
+                    found[name] = found[name].intersect(part) if name in found else part
+        return found
 
 
 def rows_at_once(network: Network, n: int) -> int:
@@ -92,21 +137,34 @@ def _tighten(  # noqa: PLR0917
 ) -> Interval:
     """Tighten those elements of a value where ``which`` (n, ...) is True, by the backward pass."""
     low, high = found.intervals[name]
-    n, size = len(low), low[0].numel()
     flags = which.flatten(1)
-    most = min(int(flags.sum(1).max()), refine, max(_FEWEST, _COEFFICIENTS // network.values))
-    if not most:
-        return found.intervals[name]
-    # each image has its own list, padded with other elements, which stay as they are
-    order = torch.where(flags, (high - low).flatten(1), -1.0)
-    selected = order.argsort(dim=1, descending=True, stable=True)[:, :most]
+    most = min(refine, max(_FEWEST, _COEFFICIENTS // network.values))
+    counts = flags.sum(1).clamp(max=most)
+    widths = torch.where(flags, (high - low).flatten(1), -1.0)
     lower, upper = low.flatten(1).clone(), high.flatten(1).clone()
-    for piece in selected.split(max(1, rows_at_once(network, n) // 2), dim=1):
-        units = torch.zeros(n, piece.shape[1], size, dtype=network.dtype, device=low.device)
-        units.scatter_(2, piece[:, :, None], 1.0)
-        slopes = torch.cat([units, -units], 1).reshape(n, -1, *low.shape[1:])
-        bounds = minimum(network, name, slopes, found.ball, relaxations, magnitudes=found.magnitudes)
-        counts, rows = flags.gather(1, piece), piece.shape[1]
-        lower.scatter_(1, piece, torch.where(counts, bounds[:, :rows], lower.gather(1, piece)))
-        upper.scatter_(1, piece, torch.where(counts, -bounds[:, rows:], upper.gather(1, piece)))
+    for images in _alike(counts):
+        near = found.take(images)
+        quick = {operation: one.take(images) for operation, one in relaxations.items()}
+        selected = widths[images].argsort(dim=1, descending=True, stable=True)[:, : int(counts[images].max())]
+        for piece in selected.split(max(1, rows_at_once(network, len(images)) // 2), dim=1):
+            units = torch.zeros(*piece.shape, flags.shape[1], dtype=network.dtype, device=low.device)
+            units.scatter_(2, piece[:, :, None], 1.0)
+            slopes = torch.cat([units, -units], 1).unflatten(2, low.shape[1:])
+            bounds = minimum(network, name, slopes, near.ball, quick, magnitudes=near.magnitudes)
+            # images with fewer elements are padded with others, whose bounds are as valid
+            at = (images[:, None], piece)
+            lower[at] = torch.fmax(lower[at], bounds[:, : piece.shape[1]])
+            upper[at] = torch.fmin(upper[at], -bounds[:, piece.shape[1] :])
     return found.intervals[name].intersect(Interval(lower.view_as(low), upper.view_as(high)))
+
+
+def _alike(counts: Tensor) -> list[Tensor]:
+    """Return groups of images whose counts (n,) differ by at most a quarter, without those of count 0."""
+    order = counts.argsort(descending=True, stable=True)
+    groups: list[list[int]] = []
+    for image, count in zip(order.tolist(), counts[order].tolist(), strict=True):
+        if groups and 4 * count >= 3 * int(counts[groups[-1][0]]):
+            groups[-1].append(image)
+        elif count:
+            groups.append([image])
+    return [torch.tensor(group, device=counts.device) for group in groups]
