@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ l2_epsilons = []
 [settings."attacks.noise"]
 epsilons = [0.03]
 sigmas = []
+snrs = []
 """
 
 
@@ -97,13 +99,8 @@ def measure(model: Path, suite: Path, data: Path, out: Path, *, profile: bool) -
             self.first = self.first or time.monotonic()
 
     # the libraries, which every audit imports
-    import onnxruntime
-    import pandas
-    import scipy.stats
-    import sklearn.metrics
-    import torch
-
-    del onnxruntime, pandas, scipy, sklearn, torch
+    for library in ("onnxruntime", "pandas", "scipy.stats", "sklearn.metrics", "torch"):
+        import_module(library)
     clock = Clock()
     profiler = cProfile.Profile()
     if profile:
@@ -126,7 +123,9 @@ def measure(model: Path, suite: Path, data: Path, out: Path, *, profile: bool) -
 
 def in_a_process(arguments: list[str]) -> dict[str, float]:
     """Measure in a process of its own."""
-    done = subprocess.run([sys.executable, __file__, "--one", *arguments], check=True, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--one", *arguments], check=True, stdout=subprocess.PIPE, text=True
+    )
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
 

@@ -37,6 +37,9 @@ _WAIT_SECONDS = 1.0
 _LAST_SECONDS = 10.0
 """Time that the last processes of a killed audit may take to end. They hold the lock until then."""
 
+CACHE = "cache"
+"""Sub-folder for what a run can find out again; it may be deleted at any time and is not part of the digests."""
+
 FORMAT = 2
 """Version of the meaning of records; part of every digest."""
 
@@ -68,7 +71,7 @@ class RunFolder:
         self.path = path
         # a probe may change the working directory, until that is found after its use
         self._root = path.absolute()
-        for name in ("records", "evidence", ".lock"):
+        for name in ("records", "evidence", CACHE, ".lock"):
             inside(path, name)
         try:
             (path / "records").mkdir(parents=True, exist_ok=True)
@@ -219,8 +222,8 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove all records and evidence: ``--fresh``."""
-        for folder in ("records", "evidence"):
+        """Remove all records, evidence and the cache: ``--fresh``."""
+        for folder in ("records", "evidence", CACHE):
             for path in sorted((self._root / folder).rglob("*"), reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
 
@@ -239,9 +242,9 @@ class RunFolder:
         """Whether any probe has rows."""
         return any(self._root.glob("records/*/*.parquet"))
 
-    def shards(self, probe_id: str) -> list[str]:
+    def shards(self, probe_id: str, kind: str = "shard") -> list[str]:
         """Return the names of a probe's shards, which state their content."""
-        return [path.name for path in self._shards(probe_id, "shard")]
+        return [path.name for path in self._shards(probe_id, kind)]
 
     def _shards(self, probe_id: str, kind: str = "*") -> list[Path]:
         return sorted((self._root / "records" / probe_id).glob(f"{kind}-*.parquet"))

@@ -198,6 +198,12 @@ class Recorder:
             threats=self._threat_models(probe),
         )
 
+    def files_of(self, probe: Probe) -> list[list[str]]:
+        """Return what states the content of ``records``: digest and files of the probe and of those it depends on."""
+        ids = [probe.meta.id, *(probe_id for probe_id in self.keys if depends_on(probe, probe_id))]
+        rows = [[probe_id, self.keys[probe_id], *self._folder.shards(probe_id)] for probe_id in ids]
+        return [*rows, self._folder.shards(probe.meta.id, "examples")]
+
     def _dependencies(self, probe: Probe) -> dict[str, pd.DataFrame]:
         return {probe_id: self._frame(probe_id) for probe_id in self.keys if depends_on(probe, probe_id)}
 

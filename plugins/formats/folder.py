@@ -45,6 +45,7 @@ def _open(path: Path) -> Source:
 def _source(path: Path, found: Scan, skipped: Mapping[str, Sequence[str]], warnings: list[str]) -> Source:
     """Return the source of a folder per class, or of a flat folder."""
     from auditor.data.dataset import Source
+    from auditor.data.looks import file_stamp
 
     classes = {name: folder.everything for name, folder in found.folders.items()}
     empty = [name for name, images in classes.items() if not images]
@@ -68,6 +69,7 @@ def _source(path: Path, found: Scan, skipped: Mapping[str, Sequence[str]], warni
         ids=[file.relative_to(path).as_posix() for file in files],
         labels=labels,
         read=_reader(files),
+        stamp=lambda index: file_stamp(files[index]),
         warnings=warnings,
         skipped=skipped,
     )

@@ -43,6 +43,7 @@ def _open(path: Path) -> Source:
 def image_source(path: Path, table: pd.DataFrame) -> Source:
     """Return the images that a table names in the column ``image``, relative to the folder of ``path``."""
     from auditor.data.dataset import Source
+    from auditor.data.looks import file_stamp
     from auditor.data.resizing import read_file
 
     names = [_name(path.parent, name) for name in _image_names(path, table)]
@@ -65,6 +66,7 @@ def image_source(path: Path, table: pd.DataFrame) -> Source:
         epsilons=_texts(table["epsilon"]) if "epsilon" in table else None,
         read=lambda index: read_file(files[index]),
         mask=read_mask if masks else None,
+        stamp=lambda index: file_stamp(files[index], masks[index] if masks else None),
     )
 
 
