@@ -39,6 +39,9 @@ NO_VALUE = "(no value)"
 
 _CACHE_BYTES = 1 << 30
 
+_ROW_KEY = 20
+"""Hexadecimal digits of the digest of an image in its rows."""
+
 _READERS = 4
 """Threads that read and decode images; Pillow lets them run at the same time."""
 
@@ -248,6 +251,26 @@ class Images:
         if self.epsilons is not None:
             content.append({"epsilons": self.epsilons.tolist()})
         return _digest_of(content)
+
+    @cached_property
+    def row_keys(self) -> Mapping[str, str]:
+        """Digest of everything in an image that its rows depend on, by id: bytes, label, groups, epsilon.
+
+        Complete when the labels are matched to the classes.
+        """
+        labels, names = self.labels, self.label_names
+        return {
+            image_id: _digest_of(
+                [
+                    digest,
+                    None if names is None else names[i],
+                    None if labels is None else int(labels[i]),
+                    {name: values[i] for name, values in self.groups.items()},
+                    None if self.epsilons is None else float(self.epsilons[i]),
+                ]
+            )[:_ROW_KEY]
+            for i, (image_id, digest) in enumerate(zip(self.ids, self.digests, strict=True))
+        }
 
     @property
     def unit_of(self) -> Mapping[str, str] | None:

@@ -105,10 +105,15 @@ class Recorder:
 
         Records of other settings are removed once all images are measured.
         """
+        probe_id, key = probe.meta.id, self.keys[probe.meta.id]
+        of_all = self._measurer.images.row_keys
+        image_keys = {image_id: of_all[image_id] for image_id in ids}
+        self._folder.keep_rows(probe_id, key, image_keys)
         todo = [] if seconds is not None and seconds <= 0 else self._todo(probe, ids)
         left = self._measure(probe, ids, todo, position, seconds)
         if not left:
-            self._folder.drop_stale(probe.meta.id, self.keys[probe.meta.id])
+            self._folder.drop_stale(probe_id, key)
+            self._folder.keep_rows(probe_id, key, image_keys)
         return left
 
     def _todo(self, probe: Probe, ids: Sequence[str]) -> list[str]:
@@ -135,7 +140,7 @@ class Recorder:
             guess=self._image_costs.get(probe.meta.id) or first_guess(self._measurer.price),
             cut=partial(self._watch.casualties.piece, probe.meta.id),
         )
-        with Shards(self._folder, probe.meta.id, self.keys[probe.meta.id]) as shards:
+        with Shards(self._folder, probe.meta.id, self.keys[probe.meta.id], self._measurer.images.row_keys) as shards:
             if todo:
                 try:
                     with classifier.calls.until(pace.deadline):
