@@ -223,6 +223,9 @@ class Recorder:
         if kept is None or kept.state != state:
             frame = self._read(probe_id)
             kept = _Kept(state, frame, int(frame.memory_usage().sum()))
+        if not any(depends_on(other, probe_id) for other in self._probes if other.meta.id != probe_id):
+            # its rows are read once
+            return kept.frame
         self._kept[probe_id] = kept
         while len(self._kept) > 1 and sum(each.size for each in self._kept.values()) > _KEPT_BYTES:
             del self._kept[next(iter(self._kept))]
@@ -239,7 +242,12 @@ class Recorder:
         self.costs.setdefault(probe_id, cost)
         if not tables:
             return pd.DataFrame({"image_id": []})
-        frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+        table = pa.concat_tables(tables, promote_options="permissive")
+        # each copy of the rows is freed before the next one is made
+        del tables
+        frame = table.to_pandas()
+        del table
+        pa.default_memory_pool().release_unused()
         for column in filter(lambda name: pd.api.types.is_object_dtype(frame[name]), frame):
             for cell in frame[column]:
                 if isinstance(cell, np.ndarray):

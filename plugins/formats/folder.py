@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from auditor import BadInput, hookimpl
 from auditor.plugins.formats._folder_parts import choose_part
@@ -46,6 +47,7 @@ def _source(path: Path, found: Scan, skipped: Mapping[str, Sequence[str]], warni
     """Return the source of a folder per class, or of a flat folder."""
     from auditor.data.dataset import Source
     from auditor.data.looks import file_stamp
+    from auditor.data.resizing import read_file
 
     classes = {name: folder.everything for name, folder in found.folders.items()}
     empty = [name for name, images in classes.items() if not images]
@@ -64,12 +66,14 @@ def _source(path: Path, found: Scan, skipped: Mapping[str, Sequence[str]], warni
         files = [file for images in classes.values() for file in images]
         labels = [name for name, images in classes.items() for _ in images]
         warnings = [*warnings, *_nested(path, found)]
+    # a path object takes several times the memory of its name
+    names = [os.fspath(file) for file in files]
     return Source(
         path=str(path),
         ids=[file.relative_to(path).as_posix() for file in files],
         labels=labels,
-        read=_reader(files),
-        stamp=lambda index: file_stamp(files[index]),
+        read=lambda index: read_file(Path(names[index])),
+        stamp=lambda index: file_stamp(Path(names[index])),
         warnings=warnings,
         skipped=skipped,
     )
@@ -91,9 +95,3 @@ def _nested(path: Path, found: Scan) -> list[str]:
         f"{n} images are in sub-folders of class folders ({', '.join(list(parents)[:_NAMED])}{more}); they have the"
         " label of the class folder."
     ]
-
-
-def _reader(files: Sequence[Path]) -> Any:
-    from auditor.data.resizing import read_file
-
-    return lambda index: read_file(files[index])
