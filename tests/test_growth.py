@@ -251,6 +251,34 @@ def source_of(data: Path) -> Source:
     return found
 
 
+# reading ahead
+
+
+def test_images_are_read_ahead_once(data: Path, reads: list[str]) -> None:
+    source = source_of(data)
+    plain = Images(source, shape=(1, SIDE, SIDE))
+    images = Images(source, shape=(1, SIDE, SIDE), looks=plain.looks)
+    first, second = images.ids[:8], images.ids[8:16]
+    reads.clear()
+    with images.reading_ahead() as read_ahead:
+        read_ahead([*first, *second])
+        assert np.array_equal(images.pixels(first), plain.pixels(first))
+        read_ahead(second)
+        assert np.array_equal(images.pixels(second), plain.pixels(second))
+    assert sorted(reads) == sorted(Path(name).name for name in [*first, *second])
+
+
+def test_image_that_broke_after_the_start_is_an_error_where_it_is_used(data: Path) -> None:
+    source = source_of(data)
+    images = Images(source, shape=(1, SIDE, SIDE), looks=Images(source, shape=(1, SIDE, SIDE)).looks)
+    (data / images.ids[0]).unlink()
+    with images.reading_ahead() as read_ahead:
+        read_ahead(images.ids[:2])
+        assert images.pixels(images.ids[1:2]).shape == (1, 1, SIDE, SIDE)
+        with pytest.raises(OSError, match="No such file"):
+            images.pixels(images.ids[:1])
+
+
 # archives
 
 

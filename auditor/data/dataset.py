@@ -11,7 +11,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -193,6 +194,9 @@ class Images:
         self._resizing = resizing or Resizing()
         self._cache: dict[int, Pixels | NDArray[np.uint8]] = {}
         self._cached_bytes = 0
+        self._recent: dict[int, NDArray[Any]] = {}
+        """Images of the last call of ``pixels`` that the cache does not hold: probes ask for them twice."""
+        self._coming: dict[int, Future[NDArray[Any]]] = {}
         self._masks: dict[int, NDArray[np.uint8] | None] = {}
         self._thumbnails: dict[int, NDArray[np.float16] | None] = {}
         chosen = sample(source.ids, samples, seed)
@@ -306,14 +310,37 @@ class Images:
     def pixels(self, ids: Sequence[str]) -> Pixels:
         """Load the pixels of these images, (n, c, h, w) float32 in [0, 1]."""
         indices = [int(self._index[self._position[image_id]]) for image_id in ids]
-        missing = [index for index in dict.fromkeys(indices) if index not in self._cache]
-        read: dict[int, NDArray[Any]] = {}
+        unknown = [index for index in dict.fromkeys(indices) if index not in self._cache]
+        read = {index: self._recent[index] for index in unknown if index in self._recent}
+        read |= {index: self._coming.pop(index).result() for index in unknown if index in self._coming}
+        missing = [index for index in unknown if index not in read]
         if missing:
             with ThreadPoolExecutor(min(_READERS, len(missing))) as pool:
-                read = dict(zip(missing, pool.map(self._read, missing), strict=True))
-            for index, stored in read.items():
-                self._remember(index, stored)
+                read |= dict(zip(missing, pool.map(self._read, missing), strict=True))
+        for index, stored in read.items():
+            self._remember(index, stored)
+        self._recent = {index: stored for index, stored in read.items() if index not in self._cache}
         return np.stack([_as_float(read[index] if index in read else self._cache[index]) for index in indices])
+
+    @contextmanager
+    def reading_ahead(self) -> Iterator[Callable[[Sequence[str]], None]]:
+        """Return a function that begins to read images, which later calls of ``pixels`` take.
+
+        They are read while the model computes. Those that the function was not called with again are forgotten.
+        """
+        with ThreadPoolExecutor(_READERS) as pool:
+
+            def begin(ids: Sequence[str]) -> None:
+                indices = [int(self._index[self._position[image_id]]) for image_id in ids]
+                wanted = {index: self._coming.get(index) for index in indices if index not in self._cache}
+                self._coming = {index: old or pool.submit(self._read, index) for index, old in wanted.items()}
+
+            try:
+                yield begin
+            finally:
+                for future in self._coming.values():
+                    future.cancel()
+                self._coming = {}
 
     def masks(self, ids: Sequence[str]) -> Pixels | None:
         """Load the masks of these images as in ``Batch.masks``."""
@@ -392,7 +419,7 @@ class Images:
         facts = np.zeros(len(ids), dtype=LOOK)
         facts[rows >= 0] = earlier.facts[rows[rows >= 0]]
         errors = [earlier.errors[row] if row >= 0 else "" for row in rows]
-        unknown = np.flatnonzero(rows < 0)
+        unknown = np.flatnonzero(rows < 0).tolist()
         with ThreadPoolExecutor(_READERS) as pool:
             found = _bounded_map(pool, self._look, [chosen[position] for position in unknown])
             for position, (fact, why, pixels) in zip(unknown, found, strict=True):

@@ -9,7 +9,7 @@ from functools import partial
 
 from auditor.errors import NotApplicable, NotFinite, one_line
 from auditor.findings.finding import Conclusion, Status
-from auditor.findings.record import ProbeRecord
+from auditor.findings.record import Json, ProbeRecord
 from auditor.probes.base import Probe, Records
 from auditor.run.budget import Budget
 from auditor.run.examples import Examples
@@ -143,20 +143,20 @@ class Concluder:
         )
         # a time limit may have kept pictures from being drawn
         if not left and self._budget is None:
-            key = self._conclusion_key(probe, len(missing))
-            self._kept.keep(probe, key, record, seconds=time.monotonic() - start)
+            concluded = self._conclusion_key(probe, len(missing))
+            self._kept.keep(probe, concluded, record, seconds=time.monotonic() - start)
         return record
 
     def _conclusion_key(self, probe: Probe, missing: int) -> str | None:
         """Return the digest of what the record of a probe depends on."""
         classifier, images = self._measurer.classifier, self._measurer.images
-        facts = [
+        facts: list[Json] = [
             images.sha256,
-            classifier.classes,
+            list(classifier.classes),
             classifier.input_kind,
             classifier.artefact.gives_scores,
             self._measurer.seed,
-            sorted(self._recorder.left_out.get(probe.meta.id, {})),
+            [*sorted(self._recorder.left_out.get(probe.meta.id, {}))],
             missing,
         ]
         return conclusion_key(probe, self._recorder.files_of(probe), facts)

@@ -87,7 +87,7 @@ def records_key(
     measurement = [*identity, plain(asdict(probe)), probe.fingerprint(probes)]
     inputs: list[Json] = [_model_identity(classifier), plain(images.resizing)]
     if type(probe).prepare is not Probe.prepare:
-        inputs += [images.sha256, sorted(ids)]
+        inputs += [images.sha256, [*sorted(ids)]]
     if "unknown" in probe.meta.needs and images.unknown is not None:
         inputs.append(images.unknown.sha256)
     return digest([*measurement, *inputs, seed, classifier.device.partition(":")[0]])

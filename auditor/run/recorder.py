@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from auditor.errors import OutOfTime
 from auditor.findings.finding import ThreatModel
+from auditor.findings.record import Json
 from auditor.plugin.registry import Registry
 from auditor.probes.base import Probe, Records, no_examples
 from auditor.run.budget import Progressed
@@ -182,11 +183,13 @@ class Recorder:
             yield from self._workers.measure(probe, iter(pace))
             return
         classifier = self._measurer.classifier
-        for piece in pace:
-            before = classifier.batch_size
-            yield self._measurer.measure(probe, piece, pace.deadline)
-            if classifier.batch_size < before:
-                self._progress.say(f"Out of memory: the batch size is now {classifier.batch_size}")
+        with self._measurer.images.reading_ahead() as read_ahead:
+            for piece in pace:
+                read_ahead([*piece, *pace.upcoming])
+                before = classifier.batch_size
+                yield self._measurer.measure(probe, piece, pace.deadline)
+                if classifier.batch_size < before:
+                    self._progress.say(f"Out of memory: the batch size is now {classifier.batch_size}")
 
     def records(self, probe: Probe) -> Records:
         """Read the records of a probe and of those that it depends on."""
@@ -203,11 +206,11 @@ class Recorder:
             threats=self._threat_models(probe),
         )
 
-    def files_of(self, probe: Probe) -> list[list[str]]:
+    def files_of(self, probe: Probe) -> list[Json]:
         """Return what states the content of ``records``: digest and files of the probe and of those it depends on."""
         ids = [probe.meta.id, *(probe_id for probe_id in self.keys if depends_on(probe, probe_id))]
-        rows = [[probe_id, self.keys[probe_id], *self._folder.shards(probe_id)] for probe_id in ids]
-        return [*rows, self._folder.shards(probe.meta.id, "examples")]
+        rows: list[Json] = [[probe_id, self.keys[probe_id], *self._folder.shards(probe_id)] for probe_id in ids]
+        return [*rows, [*self._folder.shards(probe.meta.id, "examples")]]
 
     def _dependencies(self, probe: Probe) -> dict[str, pd.DataFrame]:
         return {probe_id: self._frame(probe_id) for probe_id in self.keys if depends_on(probe, probe_id)}
