@@ -8,7 +8,8 @@ processes: a run into a new folder, and the same command again on the finished f
 
 Columns: seconds from the start of the run to the first probe, after the imports; seconds of the whole run; images per
 second, all images over the time between the first probe and the end; peak resident memory of the process (VmHWM of
-Linux) of the run; seconds and memory of the resumed run. ``--profile`` prints the functions that take most of the time.
+Linux) of the run; the same of the resumed run. CPU seconds are those of the process on all cores: on a machine that
+does other work, they are closer to the time on an idle one. ``--profile`` prints the functions that take most of the time.
 """
 
 from __future__ import annotations
@@ -105,10 +106,10 @@ def measure(model: Path, suite: Path, data: Path, out: Path, *, profile: bool) -
     profiler = cProfile.Profile()
     if profile:
         profiler.enable()
-    start = time.monotonic()
+    start, busy = time.monotonic(), time.process_time()
     request = Request(model=model, suite=str(suite), data=data, out=out, device="cpu", formats=("json",))
     outcome = session.run(request, clock)
-    end = time.monotonic()
+    end, busy = time.monotonic(), time.process_time() - busy
     if profile:
         profiler.disable()
         pstats.Stats(profiler, stream=sys.stderr).sort_stats("cumulative").print_stats(60)
@@ -118,7 +119,8 @@ def measure(model: Path, suite: Path, data: Path, out: Path, *, profile: bool) -
     assert clock.first is not None
     status = Path("/proc/self/status").read_text()
     peak = next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-    return {"start": clock.first - start, "seconds": end - start, "measuring": end - clock.first, "MB": peak}
+    seconds = {"start": clock.first - start, "seconds": end - start, "measuring": end - clock.first, "busy": busy}
+    return {**seconds, "MB": peak}
 
 
 def in_a_process(arguments: list[str]) -> dict[str, float]:
@@ -140,8 +142,10 @@ def main() -> None:
     if options.one:
         print(json.dumps(measure(*options.one, profile=options.profile)))
         return
-    print("| data | images | start s | run s | images/s | peak MB | resume s | resume peak MB |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|")
+    columns = ["data", "images", "start s", "run s", "CPU s", "images/s", "peak MB"]
+    columns += ["resume s", "resume CPU s", "resume peak MB"]
+    print(f"| {' | '.join(columns)} |")
+    print(f"|---|{'--:|' * (len(columns) - 1)}", flush=True)
     profile = ["--profile"] if options.profile else []
     for count in map(int, options.images.split(",")):
         with tempfile.TemporaryDirectory(prefix="auditor-growth-") as name:
@@ -156,12 +160,10 @@ def main() -> None:
                 data = write_data(folder, kind, pixels, labels)
                 arguments = [str(model), str(folder / "growth.toml"), str(data), str(folder / f"run-{kind}"), *profile]
                 first, again = in_a_process(arguments), in_a_process(arguments)
-                print(
-                    f"| {kind} | {count:,} | {first['start']:.1f} | {first['seconds']:.1f} |"
-                    f" {count / first['measuring']:.0f} | {first['MB']:.0f} | {again['seconds']:.1f} |"
-                    f" {again['MB']:.0f} |",
-                    flush=True,
-                )
+                cells = [f"{first[name]:.1f}" for name in ("start", "seconds", "busy")]
+                cells += [f"{count / first['measuring']:.0f}", f"{first['MB']:.0f}"]
+                cells += [f"{again['seconds']:.1f}", f"{again['busy']:.1f}", f"{again['MB']:.0f}"]
+                print(f"| {kind} | {count:,} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ Pixels = NDArray[np.float32]
 NO_VALUE = "(no value)"
 """The group of images without a value in the column of a group."""
 
-_CACHE_BYTES = 1 << 30
+_CACHE_BYTES = 1 << 29
+"""Memory for pixels; images beyond it are read again by every probe, ahead of their batch."""
 
 _ROW_KEY = 20
 """Hexadecimal digits of the digest of an image in its rows."""
