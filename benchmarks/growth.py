@@ -6,10 +6,10 @@ Grey images of 12x12 pixels and a linear ONNX model with ten classes are made in
 three probes (accuracy, FGSM with one epsilon, noise with one epsilon) and writes audit.json. Each line takes two
 processes: a run into a new folder, and the same command again on the finished folder.
 
-Columns: seconds from the start of the run to the first probe, after the imports; seconds of the whole run; images per
-second, all images over the time between the first probe and the end; peak resident memory of the process (VmHWM of
-Linux) of the run; the same of the resumed run. CPU seconds are those of the process on all cores: on a machine that
-does other work, they are closer to the time on an idle one. ``--profile`` prints the functions that take most of the time.
+Columns: seconds from the start of the run to the first probe, after the imports; seconds of the whole run; CPU seconds
+on all cores; images per second, all images over the time between the first probe and the end; peak resident memory of
+the process (VmHWM of Linux); the same of the resumed run. On a machine that does other work, CPU seconds are closer to
+the time on an idle one. ``--profile`` prints the functions that take most of the time.
 """
 
 from __future__ import annotations
