@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,14 +26,15 @@ _SETTLED = 2.0
 """Seconds after which a further change gives a file another time, on every usual file system."""
 
 
-def file_stamp(*files: Path | None) -> str:
+def file_stamp(*files: str | os.PathLike[str] | None) -> str:
     """Return size, times and inode of files, None for one that is not there to be read; empty if they are too new."""
     parts = []
     for file in files:
         if file is None:
             continue
         try:
-            state = file.stat()
+            # a path object would take longer than the call, and there may be a million files
+            state = os.stat(file)  # noqa: PTH116
         except OSError:
             return ""
         if max(state.st_mtime, state.st_ctime) > time.time() - _SETTLED:

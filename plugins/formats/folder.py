@@ -68,12 +68,13 @@ def _source(path: Path, found: Scan, skipped: Mapping[str, Sequence[str]], warni
         warnings = [*warnings, *_nested(path, found)]
     # a path object takes several times the memory of its name
     names = [os.fspath(file) for file in files]
+    depth = len(path.parts)
     return Source(
         path=str(path),
-        ids=[file.relative_to(path).as_posix() for file in files],
+        ids=["/".join(file.parts[depth:]) for file in files],
         labels=labels,
         read=lambda index: read_file(Path(names[index])),
-        stamp=lambda index: file_stamp(Path(names[index])),
+        stamp=lambda index: file_stamp(names[index]),
         warnings=warnings,
         skipped=skipped,
     )
