@@ -124,7 +124,7 @@ def measure(model: Path, suite: Path, data: Path, out: Path, *, profile: bool) -
 
 
 def in_a_process(arguments: list[str]) -> dict[str, float]:
-    """Measure in a process of its own."""
+    """Measure in another process."""
     done = subprocess.run(
         [sys.executable, __file__, "--one", *arguments], check=True, stdout=subprocess.PIPE, text=True
     )

@@ -1,7 +1,7 @@
 """The run folder: records, evidence, manifest. Files appear whole or not at all.
 
 A shard is a Parquet file with the rows of a subset of the images of one probe. Its metadata has the digest of
-everything that these rows depend on, except for the images: each row has the digest of its own image. A resumed run
+everything that these rows depend on, except for the images: each row has the digest of its image. A resumed run
 skips the images that have rows under the current digests. Other rows are never reused; they are removed once the probe
 is measured again, and those of images that changed or are not measured any more before that.
 

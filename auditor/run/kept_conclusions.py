@@ -65,7 +65,7 @@ class KeptConclusions:
 def conclusion_key(probe: Probe, rows: Sequence[Json], facts: Sequence[Json]) -> str | None:
     """Return the digest of everything that a conclusion depends on; None if its code cannot be read.
 
-    ``rows`` are the names of the record files, which state their content, and ``facts`` whatever else it reads.
+    ``rows`` are the names of the record files, which state their content, and ``facts`` everything else that it reads.
     """
     packages = {"auditor", "auditor.plugins", *(each.__module__.partition(".")[0] for each in type(probe).__mro__)}
     packages -= set(sys.stdlib_module_names)

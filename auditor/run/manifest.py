@@ -79,8 +79,8 @@ def records_key(
     """Return the digest of everything that a probe's records depend on.
 
     ``plugin_version`` is the version of the package that provides the probe, None for a built-in probe. Batch size,
-    budget and number of workers do not change records and are not part of it. A row depends on its own image, which
-    has a digest of its own, so other images are not part of it either; unless the probe prepares itself on ``ids``.
+    budget and number of workers do not change records and are not part of it. A row depends on one image and
+    contains the digest of that image, so the images are not part of it, unless the probe prepares itself on ``ids``.
     Units change intervals, but rows only in that case: a split of the images keeps units together.
     """
     identity: list[Json] = [FORMAT, probe.meta.id, probe.meta.version, plugin_version]
