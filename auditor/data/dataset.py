@@ -11,16 +11,20 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
+from itertools import compress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+import auditor
 from auditor.data.duplicates import count_near_duplicates, thumbnail
+from auditor.data.looks import LOOK, Looks
 from auditor.data.resizing import WHITE, Resizing, deep_maximum, fit
 from auditor.errors import BadInput
 from auditor.findings.record import BenchmarkRecord
@@ -34,7 +38,17 @@ Pixels = NDArray[np.float32]
 NO_VALUE = "(no value)"
 """The group of images without a value in the column of a group."""
 
-_CACHE_BYTES = 1 << 30
+_CACHE_BYTES = 1 << 29
+"""Memory for pixels; images beyond it are read again by every probe, ahead of their batch."""
+
+_ROW_KEY = 20
+"""Hexadecimal digits of the digest of an image in its rows."""
+
+_READERS = 4
+"""Threads that read and decode images; Pillow lets them run at the same time."""
+
+_UNREADABLE = ("", math.nan, False, False)
+"""Facts of an image that cannot be read."""
 
 _NAMED = 3
 """Skipped files of each kind that a warning names; audit.json names more."""
@@ -70,6 +84,9 @@ class Source:
     mask: Callable[[int], tuple[bytes, Image.Image | NDArray[Any]] | None] | None = None
     """Read the mask of the object in the image at an index, like ``read`` and of the same size; values above one half
     are inside. None for an image without a mask."""
+    stamp: Callable[[int], str] | None = None
+    """Return what changes with every change of the bytes that ``read`` and ``mask`` return, without reading them, such
+    as ``auditor.data.looks.file_stamp``; empty if it is not known. Without it, every run reads all images."""
     note: str = ""
     """A warning for the report, for example that these are substitute images."""
     warnings: Sequence[str] = ()
@@ -153,8 +170,11 @@ class Images:
         resizing: Resizing | None = None,
         samples: int | None = None,
         seed: int = 0,
+        looks: Looks | None = None,
     ) -> None:
         """Choose ``samples`` images by ``seed`` and read each once; unreadable images are named and left out.
+
+        Images that did not change since an earlier run made its ``looks`` are not read before they are measured.
 
         Raises:
             BadInput: if no image can be read.
@@ -175,11 +195,17 @@ class Images:
         self._resizing = resizing or Resizing()
         self._cache: dict[int, Pixels | NDArray[np.uint8]] = {}
         self._cached_bytes = 0
+        self._recent: dict[int, NDArray[Any]] = {}
+        """Images of the last call of ``pixels`` that the cache does not hold: probes ask for them twice."""
+        self._coming: dict[int, Future[NDArray[Any]]] = {}
         self._masks: dict[int, NDArray[np.uint8] | None] = {}
-        self._index: list[int] = []
-        self._digests: list[str] = []
-        self._thumbnails: list[NDArray[np.float16] | None] = []
-        self._scan(sample(source.ids, samples, seed))
+        self._thumbnails: dict[int, NDArray[np.float16] | None] = {}
+        chosen = sample(source.ids, samples, seed)
+        self._looks, self.n_read = self._scan(chosen, looks)
+        """Also of the unreadable images; and the number of images that were read for it."""
+        self._readable = np.array([not why for why in self._looks.errors], dtype=bool)
+        self._index = np.array(chosen, dtype=np.int64)[self._readable]
+        self._summarize()
         self.ids = tuple(source.ids[i] for i in self._index)
         self.groups = {name: [values[i] or NO_VALUE for i in self._index] for name, values in source.groups.items()}
         self.units = None if source.units is None else [source.units[i] for i in self._index]
@@ -214,22 +240,42 @@ class Images:
         """The labels of everything at the path, also of images that were not drawn or cannot be read."""
         return self._source.labels
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Digest of everything that findings depend on: ids, bytes, labels, groups, resolution, units."""
         return self.measured_sha256 if self.units is None else self._digest(self.units)
 
-    @property
+    @cached_property
     def measured_sha256(self) -> str:
         """Digest without the units: what the rows of most probes depend on. Intervals are computed from rows."""
         return self._digest()
 
     def _digest(self, *more: Any) -> str:
-        rows = list(zip(self.ids, self._digests, strict=True))
+        rows = list(zip(self.ids, self.digests, strict=True))
         content = [rows, self.label_names, self.groups, self.shape, asdict(self._resizing), *more]
         if self.epsilons is not None:
             content.append({"epsilons": self.epsilons.tolist()})
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return _digest_of(content)
+
+    @cached_property
+    def row_keys(self) -> Mapping[str, str]:
+        """Digest of everything in an image that its rows depend on, by id: bytes, label, groups, epsilon.
+
+        Complete when the labels are matched to the classes.
+        """
+        labels, names = self.labels, self.label_names
+        return {
+            image_id: _digest_of(
+                [
+                    digest,
+                    None if names is None else names[i],
+                    None if labels is None else int(labels[i]),
+                    {name: values[i] for name, values in self.groups.items()},
+                    None if self.epsilons is None else float(self.epsilons[i]),
+                ]
+            )[:_ROW_KEY]
+            for i, (image_id, digest) in enumerate(zip(self.ids, self.digests, strict=True))
+        }
 
     @property
     def unit_of(self) -> Mapping[str, str] | None:
@@ -239,16 +285,63 @@ class Images:
     @cached_property
     def near_duplicates(self) -> int:
         """The number of images that are nearly equal to another one (``auditor/data/duplicates.py``)."""
-        return count_near_duplicates(self._thumbnails, self._digests) if len(self.shape) > 1 else 0
+        if len(self.shape) == 1:
+            return 0
+        if self._looks.near_duplicates is not None:
+            return self._looks.near_duplicates
+        with ThreadPoolExecutor(_READERS) as pool:
+            missing = [int(index) for index in self._index if index not in self._thumbnails]
+            read = _bounded_map(pool, lambda index: thumbnail(self._read(index)), missing)
+            self._thumbnails |= dict(zip(missing, read, strict=True))
+        count = count_near_duplicates([self._thumbnails[int(index)] for index in self._index], self.digests)
+        # half a gigabyte for a million images
+        self._thumbnails.clear()
+        return count
+
+    @property
+    def looks(self) -> Looks:
+        """What reading the images told about them, for the next run."""
+        return replace(self._looks, near_duplicates=self.near_duplicates)
 
     @property
     def digests(self) -> Sequence[str]:
         """SHA-256 of each image's bytes, in the order of ``ids``."""
-        return tuple(self._digests)
+        return tuple(self._looks.facts["sha256"][self._readable].astype(str).tolist())
 
     def pixels(self, ids: Sequence[str]) -> Pixels:
         """Load the pixels of these images, (n, c, h, w) float32 in [0, 1]."""
-        return np.stack([self._pixels(self._index[self._position[image_id]]) for image_id in ids])
+        indices = [int(self._index[self._position[image_id]]) for image_id in ids]
+        unknown = [index for index in dict.fromkeys(indices) if index not in self._cache]
+        read = {index: self._recent[index] for index in unknown if index in self._recent}
+        read |= {index: self._coming.pop(index).result() for index in unknown if index in self._coming}
+        missing = [index for index in unknown if index not in read]
+        if missing:
+            with ThreadPoolExecutor(min(_READERS, len(missing))) as pool:
+                read |= dict(zip(missing, pool.map(self._read, missing), strict=True))
+        for index, stored in read.items():
+            self._remember(index, stored)
+        self._recent = {index: stored for index, stored in read.items() if index not in self._cache}
+        return np.stack([_as_float(read[index] if index in read else self._cache[index]) for index in indices])
+
+    @contextmanager
+    def reading_ahead(self) -> Iterator[Callable[[Sequence[str]], None]]:
+        """Return a function that begins to read images, which later calls of ``pixels`` take.
+
+        They are read while the model computes. Those that the function was not called with again are forgotten.
+        """
+        with ThreadPoolExecutor(_READERS) as pool:
+
+            def begin(ids: Sequence[str]) -> None:
+                indices = [int(self._index[self._position[image_id]]) for image_id in ids]
+                wanted = {index: self._coming.get(index) for index in indices if index not in self._cache}
+                self._coming = {index: old or pool.submit(self._read, index) for index, old in wanted.items()}
+
+            try:
+                yield begin
+            finally:
+                for future in self._coming.values():
+                    future.cancel()
+                self._coming = {}
 
     def masks(self, ids: Sequence[str]) -> Pixels | None:
         """Load the masks of these images as in ``Batch.masks``."""
@@ -267,12 +360,8 @@ class Images:
         """Return the position of an image in the order of the data."""
         return self._position[image_id]
 
-    def _pixels(self, index: int) -> Pixels:
-        stored = self._cache.get(index)
-        if stored is None:
-            stored = self._fit(self._source.read(index)[1])
-            self._remember(index, stored)
-        return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored.astype(np.float32)
+    def _read(self, index: int) -> NDArray[Any]:
+        return self._fit(self._source.read(index)[1])
 
     def _fit(self, picture: Image.Image | NDArray[Any]) -> NDArray[Any]:
         """Bring a picture to the input size; a row of tabular data is not changed."""
@@ -295,58 +384,72 @@ class Images:
             self._cache[index] = pixels
             self._cached_bytes += pixels.nbytes
 
-    def _scan(self, chosen: Sequence[int]) -> None:
-        """Read the chosen images once: digests, unreadable ones, cache."""
-        deep: list[float] = []
-        resized: list[int] = []
-        frames: list[str] = []
+    def _look(self, index: int) -> tuple[tuple[str, float, bool, bool], str, NDArray[Any] | None]:
+        """Read an image: its facts, why it cannot be read, or empty text, and its pixels."""
+        try:
+            raw, picture = self._source.read(index)
+            digest = hashlib.sha256(raw)
+            if self._source.mask is not None:
+                mask, bits, size = self._mask(index)
+                if size and size != _size(picture):
+                    raise ValueError(f"its mask has {_pixels(size)} pixels, the image {_pixels(_size(picture))}")
+                digest.update(hashlib.sha256(mask).digest())
+                if self._cached_bytes + (0 if bits is None else bits.nbytes) <= _CACHE_BYTES:
+                    self._masks[index] = bits
+            largest = deep_maximum(picture)
+            resized = _size(picture) != self.shape[1:]
+            pixels = self._fit(picture)
+            facts = (digest.hexdigest(), math.nan if largest is None else largest, resized, _has_more_frames(picture))
+            self._thumbnails[index] = thumbnail(pixels) if pixels.ndim == 3 else None
+        except Exception as error:
+            # decoders raise anything for broken files: SyntaxError, struct.error, IndexError, ...
+            return _UNREADABLE, printable_text(_why(error)), None
+        return facts, "", pixels
 
-        def look(index: int) -> tuple[int, str, NDArray[Any], NDArray[np.float16] | None] | str:
-            try:
-                raw, picture = self._source.read(index)
-                digest = hashlib.sha256(raw)
-                if self._source.mask is not None:
-                    mask, bits, size = self._mask(index)
-                    if size and size != _size(picture):
-                        raise ValueError(f"its mask has {_pixels(size)} pixels, the image {_pixels(_size(picture))}")
-                    digest.update(hashlib.sha256(mask).digest())
-                    if self._cached_bytes + (0 if bits is None else bits.nbytes) <= _CACHE_BYTES:
-                        self._masks[index] = bits
-                if (largest := deep_maximum(picture)) is not None:
-                    deep.append(largest)
-                if _size(picture) != self.shape[1:]:
-                    resized.append(index)
-                pixels = self._fit(picture)
-                if _has_more_frames(picture):
-                    frames.append(self._source.ids[index])
-                return index, digest.hexdigest(), pixels, thumbnail(pixels) if pixels.ndim == 3 else None
-            except Exception as error:
-                # decoders raise anything for broken files: SyntaxError, struct.error, IndexError, ...
-                return f"{self._source.ids[index]}: {printable_text(_why(error))}"
+    def _scan(self, chosen: Sequence[int], earlier: Looks | None) -> tuple[Looks, int]:
+        """Read each of the chosen images that has changed since ``earlier``; return the facts, and how many were read.
 
-        with ThreadPoolExecutor(4) as pool:
-            for found in _bounded_map(pool, look, chosen):
-                if isinstance(found, str):
-                    self.unreadable.append(found)
-                else:
-                    self._index.append(found[0])
-                    self._digests.append(found[1])
-                    self._remember(found[0], found[2])
-                    self._thumbnails.append(found[3])
-        self.n_deep, self.n_resized = len(deep), len(resized)
-        if deep and self._resizing.white is None and max(deep) <= _SLIVER * WHITE:
+        Raises BadInput if none can be read.
+        """
+        ids = [self._source.ids[index] for index in chosen]
+        # before they are read: a change while they are read gives them another stamp
+        stamps = ["" if self._source.stamp is None else self._source.stamp(index) for index in chosen]
+        key = _digest_of([auditor.__version__, self.shape, asdict(self._resizing), self._source.mask is not None])
+        earlier = earlier or Looks(key, [], [], np.zeros(0, dtype=LOOK), [])
+        rows = earlier.known(key, ids, stamps)
+        facts = np.zeros(len(ids), dtype=LOOK)
+        facts[rows >= 0] = earlier.facts[rows[rows >= 0]]
+        errors = [earlier.errors[row] if row >= 0 else "" for row in rows]
+        unknown = np.flatnonzero(rows < 0).tolist()
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = _bounded_map(pool, self._look, [chosen[position] for position in unknown])
+            for position, (fact, why, pixels) in zip(unknown, found, strict=True):
+                facts[position], errors[position] = fact, why
+                if pixels is not None:
+                    self._remember(chosen[position], pixels)
+        if all(errors):
+            raise BadInput(f"{self.path}: none of {len(ids)} images could be read; the first: {ids[0]}: {errors[0]}")
+        same = not len(unknown) and len(earlier.ids) == len(ids)
+        return Looks(key, ids, stamps, facts, errors, earlier.near_duplicates if same else None), len(unknown)
+
+    def _summarize(self) -> None:
+        """Name the unreadable images, and warn of those of which the model may not see everything."""
+        looks, facts = self._looks, self._looks.facts[self._readable]
+        self.unreadable += [f"{name}: {why}" for name, why in zip(looks.ids, looks.errors, strict=True) if why]
+        deep = facts["largest"][~np.isnan(facts["largest"])]
+        self.n_deep, self.n_resized = len(deep), int(facts["resized"].sum())
+        if len(deep) and self._resizing.white is None and deep.max() <= _SLIVER * WHITE:
             self.warnings.append(
-                f"{len(deep)} images have 16 bits, and their largest value is {max(deep):g}, which is"
-                f" {100 * max(deep) / WHITE:.1f} % of the range, so the model sees them almost black. If white is"
-                f" another value, state it in the sidecar: [input] white = {_usual_white(max(deep))}."
+                f"{len(deep)} images have 16 bits, and their largest value is {deep.max():g}, which is"
+                f" {100 * deep.max() / WHITE:.1f} % of the range, so the model sees them almost black. If white is"
+                f" another value, state it in the sidecar: [input] white = {_usual_white(deep.max())}."
             )
-        if frames:
-            named = ", ".join(sorted(frames)[:_NAMED]) + (", ..." if len(frames) > _NAMED else "")
+        if facts["frames"].any():
+            frames = sorted(compress(compress(looks.ids, self._readable), facts["frames"]))
+            named = ", ".join(frames[:_NAMED]) + (", ..." if len(frames) > _NAMED else "")
             self.warnings.append(
                 f"Of images with several frames or pages, the first is audited ({len(frames)}): {named}."
             )
-        if not self._index:
-            raise BadInput(f"{self.path}: none of {len(chosen)} images could be read; the first: {self.unreadable[0]}")
 
 
 def _skipped_warning(source: Source) -> list[str]:
@@ -372,6 +475,14 @@ def _bounded_map(pool: ThreadPoolExecutor, function: Callable[[int], Any], items
     """Like ``pool.map``, with at most 256 results in memory."""
     for start in range(0, len(items), 256):
         yield from pool.map(function, items[start : start + 256])
+
+
+def _as_float(stored: NDArray[Any]) -> Pixels:
+    return stored.astype(np.float32) / np.float32(255) if stored.dtype == np.uint8 else stored.astype(np.float32)
+
+
+def _digest_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _size(picture: Image.Image | NDArray[Any]) -> tuple[int, ...]:

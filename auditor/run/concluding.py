@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from functools import partial
 
 from auditor.errors import NotApplicable, NotFinite, one_line
 from auditor.findings.finding import Conclusion, Status
-from auditor.findings.record import ProbeRecord
+from auditor.findings.record import Json, ProbeRecord
 from auditor.probes.base import Probe, Records
 from auditor.run.budget import Budget
 from auditor.run.examples import Examples
 from auditor.run.folder import Cost, RunFolder
+from auditor.run.kept_conclusions import KeptConclusions, conclusion_key
 from auditor.run.measuring import Measurer
 from auditor.run.planning import unmet_requirement
 from auditor.run.process_state import StateGuard
@@ -78,6 +80,7 @@ class Concluder:
         self._recorder = recorder
         self._budget = budget
         self._examples = Examples(measurer, folder)
+        self._kept = KeptConclusions(folder)
 
     def record(self, probe: Probe, position: Position) -> ProbeRecord:
         """Return the record of one probe; an exception in it becomes a record with the status "error"."""
@@ -117,6 +120,8 @@ class Concluder:
         left_out = recorder.left_out.get(probe.meta.id, {})
         if left_out and len(missing) == len(ids):
             raise NotFinite(f"{next(iter(left_out.values()))} for what the probe made of every image")
+        if not left and (kept := self._kept.find(probe, self._conclusion_key(probe, len(missing)))) is not None:
+            return kept
         measured = recorder.records(probe)
         if ids and left == len(ids):
             return self._without_images(probe, len(ids))
@@ -126,7 +131,8 @@ class Concluder:
         note = ""
         if left and self._budget is not None:
             note = f"{len(ids) - left} of {len(ids)} images fitted into its share of the {self._budget.kind}"
-        return conclude(
+        start = time.monotonic()
+        record = conclude(
             probe,
             records,
             recorder.costs[probe.meta.id],
@@ -135,6 +141,25 @@ class Concluder:
             left_out=sorted(left_out),
             note=note,
         )
+        # a time limit may have kept pictures from being drawn
+        if not left and self._budget is None:
+            concluded = self._conclusion_key(probe, len(missing))
+            self._kept.keep(probe, concluded, record, seconds=time.monotonic() - start)
+        return record
+
+    def _conclusion_key(self, probe: Probe, missing: int) -> str | None:
+        """Return the digest of what the record of a probe depends on."""
+        classifier, images = self._measurer.classifier, self._measurer.images
+        facts: list[Json] = [
+            images.sha256,
+            list(classifier.classes),
+            classifier.input_kind,
+            classifier.artefact.gives_scores,
+            self._measurer.seed,
+            [*sorted(self._recorder.left_out.get(probe.meta.id, {}))],
+            missing,
+        ]
+        return conclusion_key(probe, self._recorder.files_of(probe), facts)
 
     def _without_images(self, probe: Probe, wanted: int) -> ProbeRecord:
         """Return the record of a probe whose share of the time was too short for one image."""

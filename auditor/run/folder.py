@@ -1,8 +1,9 @@
 """The run folder: records, evidence, manifest. Files appear whole or not at all.
 
 A shard is a Parquet file with the rows of a subset of the images of one probe. Its metadata has the digest of
-everything that these rows depend on. A resumed run skips the images that have rows under the current digest. Rows under
-another digest are never reused; they are removed once the probe is measured again.
+everything that these rows depend on, except for the images: each row has the digest of its image. A resumed run
+skips the images that have rows under the current digests. Other rows are never reused; they are removed once the probe
+is measured again, and those of images that changed or are not measured any more before that.
 
 The name of a shard ends in the SHA-256 of its content, so that a changed bit in either is found. A damaged shard is
 removed when a run opens the folder, and its images are measured again.
@@ -37,8 +38,17 @@ _WAIT_SECONDS = 1.0
 _LAST_SECONDS = 10.0
 """Time that the last processes of a killed audit may take to end. They hold the lock until then."""
 
-FORMAT = 2
+CACHE = "cache"
+"""Sub-folder for what a run can find out again; it may be deleted at any time and is not part of the digests."""
+
+FORMAT = 3
 """Version of the meaning of records; part of every digest."""
+
+IMAGE_KEY = "image_key"
+"""Column of a shard: the digest of what a row depends on in its image. Readers drop it."""
+
+MANY_SHARDS = 16
+"""Number of shards of a probe from which they are joined."""
 
 _UNCHECKED = 12
 """Length of the random ending of the names that older versions gave to shards, in place of a digest."""
@@ -68,7 +78,7 @@ class RunFolder:
         self.path = path
         # a probe may change the working directory, until that is found after its use
         self._root = path.absolute()
-        for name in ("records", "evidence", ".lock"):
+        for name in ("records", "evidence", CACHE, ".lock"):
             inside(path, name)
         try:
             (path / "records").mkdir(parents=True, exist_ok=True)
@@ -149,12 +159,14 @@ class RunFolder:
         except FileNotFoundError:
             raise BadInput(f"{self.path}: has no {name}; expected the folder of a finished audit") from None
 
-    def write_shard(self, probe_id: str, key: str, table: pa.Table, cost: Cost, *, kind: str = "shard") -> Path:
-        """Store rows under the digest ``key``."""
+    def write_shard(
+        self, probe_id: str, key: str, table: pa.Table, cost: Cost, *, kind: str = "shard", replaces: Sequence[str] = ()
+    ) -> Path:
+        """Store rows under the digest ``key``; from then on, the shards that it ``replaces`` do not count."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        label = {"key": key, "kind": kind, **vars(cost)}
+        label = {"key": key, "kind": kind, **vars(cost), **({"replaces": list(replaces)} if replaces else {})}
         sink = pa.BufferOutputStream()
         pq.write_table(table.replace_schema_metadata({"auditor": json.dumps(label)}), sink, compression="zstd")
         content = sink.getvalue().to_pybytes()
@@ -164,21 +176,51 @@ class RunFolder:
         """Return all rows under ``key`` and their cost. Raises BadInput for a damaged shard: it may hold such rows."""
         tables: list[pa.Table] = []
         cost = Cost()
-        for path in self._shards(probe_id, kind):
-            shard = _Shard.read(self._root, path)
+        for shard in _in_force([_Shard.read(self._root, path) for path in self._shards(probe_id, kind)]):
             if shard.label.get("key") == key:
-                tables.append(shard.table())
-                cost += Cost(shard.label["seconds"], shard.label["forward"], shard.label["backward"])
+                tables.append(shard.rows())
+                cost += shard.cost
         return tables, cost
 
     def measured(self, probe_id: str, key: str) -> set[str]:
         """Return the ids of the images that have rows under ``key``. A damaged shard counts as not measured."""
         return {
             image_id
-            for _, shard in self._readable(probe_id, "shard")
-            if shard is not None and shard.label.get("key") == key
+            for shard in _in_force([shard for _, shard in self._readable(probe_id, "shard") if shard is not None])
+            if shard.label.get("key") == key
             for image_id in shard.table(["image_id"])["image_id"].to_pylist()
         }
+
+    def keep_rows(self, probe_id: str, key: str, images: Mapping[str, str]) -> None:
+        """Remove the rows under ``key`` of all but these images, and join the shards if they are many.
+
+        ``images`` are the digests of images by id; rows of an image with another digest are removed. The joined shard
+        names those that it replaces before they are removed, so an end of the process loses and repeats no row. Its
+        cost is that of all shards with rows.
+        """
+        import pandas as pd
+        import pyarrow as pa
+
+        readable = [shard for _, shard in self._readable(probe_id, "shard") if shard is not None]
+        current = [shard for shard in _in_force(readable) if shard.label.get("key") == key]
+        for shard in readable:
+            if shard not in current and shard.label.get("key") == key:
+                # the process ended before it was removed
+                shard.path.unlink(missing_ok=True)
+        digests = pd.Series(images, dtype=object)
+        kept: list[tuple[_Shard, Any]] = []
+        for shard in current:
+            rows = shard.table(["image_id", IMAGE_KEY]).to_pandas().astype(object)
+            kept.append((shard, (rows["image_id"].map(digests) == rows[IMAGE_KEY]).to_numpy(dtype=bool)))
+        if len(current) < MANY_SHARDS and all(mask.all() for _, mask in kept):
+            return
+        tables = [shard.table().filter(pa.array(mask)) for shard, mask in kept if mask.any()]
+        if tables:
+            cost = sum((shard.cost for shard, mask in kept if mask.any()), Cost())
+            joined = pa.concat_tables(tables, promote_options="permissive")
+            self.write_shard(probe_id, key, joined, cost, replaces=[shard.path.name for shard in current])
+        for shard in current:
+            shard.path.unlink(missing_ok=True)
 
     def remove_damaged(self) -> list[str]:
         """Remove damaged shards; return their paths in the folder."""
@@ -219,8 +261,8 @@ class RunFolder:
             path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove all records and evidence: ``--fresh``."""
-        for folder in ("records", "evidence"):
+        """Remove all records, evidence and the cache: ``--fresh``."""
+        for folder in ("records", "evidence", CACHE):
             for path in sorted((self._root / folder).rglob("*"), reverse=True):
                 path.rmdir() if path.is_dir() else path.unlink()
 
@@ -239,9 +281,9 @@ class RunFolder:
         """Whether any probe has rows."""
         return any(self._root.glob("records/*/*.parquet"))
 
-    def shards(self, probe_id: str) -> list[str]:
+    def shards(self, probe_id: str, kind: str = "shard") -> list[str]:
         """Return the names of a probe's shards, which state their content."""
-        return [path.name for path in self._shards(probe_id, "shard")]
+        return [path.name for path in self._shards(probe_id, kind)]
 
     def _shards(self, probe_id: str, kind: str = "*") -> list[Path]:
         return sorted((self._root / "records" / probe_id).glob(f"{kind}-*.parquet"))
@@ -284,8 +326,17 @@ class _Shard:
             raise _damaged(path, "its metadata is not a table")
         return cls(path, label, content)
 
+    @property
+    def cost(self) -> Cost:
+        return Cost(self.label["seconds"], self.label["forward"], self.label["backward"])
+
+    def rows(self) -> pa.Table:
+        """Return the rows as readers see them. Raises BadInput if they cannot be decoded."""
+        table = self.table()
+        return table.drop_columns([IMAGE_KEY]) if IMAGE_KEY in table.column_names else table
+
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Return the rows. Raises BadInput if they cannot be decoded."""
+        """Return the rows as they are stored. Raises BadInput if they cannot be decoded."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -293,6 +344,12 @@ class _Shard:
             return pq.read_table(io.BytesIO(self.content), columns=columns)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise _damaged(self.path, str(error)) from None
+
+
+def _in_force(shards: Sequence[_Shard]) -> list[_Shard]:
+    """Return the shards that no other one replaces."""
+    replaced = {name for shard in shards for name in shard.label.get("replaces", ())}
+    return [shard for shard in shards if shard.path.name not in replaced]
 
 
 def _damaged(path: Path, why: str) -> BadInput:
@@ -307,9 +364,9 @@ def read_rows(run: Path, probe_id: str, key: str | None) -> pd.DataFrame | None:
     """
     import pyarrow as pa
 
-    shards = [_Shard.read(run, path) for path in _paths(run, probe_id, "shard")]
+    shards = _in_force([_Shard.read(run, path) for path in _paths(run, probe_id, "shard")])
     keys = {key} if key else {shard.label.get("key") for shard in shards}
-    found = [shard.table() for shard in shards if shard.label.get("key") in keys]
+    found = [shard.rows() for shard in shards if shard.label.get("key") in keys]
     if not found or len(keys) > 1:
         return None
     try:

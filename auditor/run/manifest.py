@@ -79,13 +79,15 @@ def records_key(
     """Return the digest of everything that a probe's records depend on.
 
     ``plugin_version`` is the version of the package that provides the probe, None for a built-in probe. Batch size,
-    budget and number of workers do not change records and are not part of it. Units change intervals, but rows only if
-    the probe prepares itself: its split of the images keeps units together.
+    budget and number of workers do not change records and are not part of it. A row depends on one image and
+    contains the digest of that image, so the images are not part of it, unless the probe prepares itself on ``ids``.
+    Units change intervals, but rows only in that case: a split of the images keeps units together.
     """
     identity: list[Json] = [FORMAT, probe.meta.id, probe.meta.version, plugin_version]
     measurement = [*identity, plain(asdict(probe)), probe.fingerprint(probes)]
-    data = images.measured_sha256 if type(probe).prepare is Probe.prepare else images.sha256
-    inputs = [list(model_identity(classifier).values()), data, sorted(ids)]
+    inputs: list[Json] = [list(model_identity(classifier).values()), plain(images.resizing)]
+    if type(probe).prepare is not Probe.prepare:
+        inputs += [images.sha256, [*sorted(ids)]]
     if "unknown" in probe.meta.needs and images.unknown is not None:
         inputs.append(images.unknown.sha256)
     return digest([*measurement, *inputs, seed, classifier.device.partition(":")[0]])
@@ -150,6 +152,11 @@ def write_manifest(
     if before is not None:
         for line in manifest_changes(before, manifest):
             progress.say(f"Changed since the last run, so measured again: {line}")
+        for line in _data_change(before.get("data"), manifest["data"]):
+            progress.say(
+                f"Changed since the last run: {line}; new and changed images are measured, and all by probes that"
+                " prepare themselves on the data"
+            )
         if folder.has_records:
             manifest["plan"] = kept_plan(before, manifest) or manifest["plan"]
     extend_manifest(folder, manifest)
@@ -196,7 +203,8 @@ def earlier_reductions(folder: RunFolder, suite: str, time_limit: float) -> list
 def manifest_changes(before: Manifest, now: Manifest) -> list[str]:
     """List the differences between two manifests that make records unusable: key and both values."""
     lines = [*_input_change("model", before.get("model"), now["model"])]
-    lines += _data_change(before.get("data"), now["data"])
+    if before.get("data", {}).get("resizing") != now["data"]["resizing"]:
+        lines.append("the resizing of the images")
     if "unknown" in before and "unknown" in now:
         lines += _input_change("unknown", before["unknown"], now["unknown"])
     if before.get("seed") != now["seed"]:

@@ -16,7 +16,7 @@ from auditor.model.deployed import DeployedModel, Price
 from auditor.model.device import finish, free_memory
 from auditor.probes.base import Probe, Randomness, RunContext
 from auditor.run.casualties import MODEL
-from auditor.run.folder import Cost, RunFolder
+from auditor.run.folder import IMAGE_KEY, Cost, RunFolder
 from auditor.run.process_state import unchanged_batch
 from auditor.run.watch import Watch
 
@@ -37,7 +37,7 @@ _FLUSH_SECONDS = 2.0
 """Longest time that rows wait before they are written."""
 
 
-RESERVED = ("image_id", "label", "prediction", "unit", "sampled")
+RESERVED = ("image_id", IMAGE_KEY, "label", "prediction", "unit", "sampled")
 """Columns that the run adds to those of a probe."""
 
 
@@ -206,9 +206,9 @@ def run_context(
 class Shards:
     """Writes rows to disk every few seconds and at the end, also after an exception."""
 
-    def __init__(self, folder: RunFolder, probe_id: str, key: str) -> None:
-        """Write shards of a probe under the digest ``key``."""
-        self._folder, self._probe_id, self._key = folder, probe_id, key
+    def __init__(self, folder: RunFolder, probe_id: str, key: str, image_keys: Mapping[str, str]) -> None:
+        """Write shards of a probe under the digest ``key``; ``image_keys`` are the digests of the images by id."""
+        self._folder, self._probe_id, self._key, self._image_keys = folder, probe_id, key, image_keys
         self._waiting: list[pa.Table] = []
         self._cost = Cost()
         self._since = time.monotonic()
@@ -236,6 +236,8 @@ class Shards:
 
         if self._waiting:
             table = pa.concat_tables(self._waiting, promote_options="permissive")
+            digests = pa.array([self._image_keys[name] for name in table["image_id"].to_pylist()], pa.string())
+            table = table.append_column(IMAGE_KEY, digests)
             self._folder.write_shard(self._probe_id, self._key, table, self._cost)
         self._waiting, self._cost, self._since = [], Cost(), time.monotonic()
 

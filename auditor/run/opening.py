@@ -21,6 +21,7 @@ from auditor.model.tabular import of_table
 from auditor.plugin import registry, suite
 from auditor.plugin.registry import Registry
 from auditor.run import effect
+from auditor.run.kept_looks import find_looks
 from auditor.run.request import Request
 from auditor.run.sandbox import load_in_sandbox
 
@@ -57,12 +58,18 @@ def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: 
         resizing=resizing(sidecar, classifier.shape),
         samples=samples,
         seed=request.seed,
+        looks=None if request.fresh else find_looks(out_folder(request, classifier), "images"),
     )
     classifier.warnings += images.warnings + effect.resizing_warnings(sidecar, images)
     _state_benchmark(classifier, images, request, sidecar)
     images.augmentations = request.objects.augmentations
     _match(classifier, images)
     return classifier, images
+
+
+def out_folder(request: Request, classifier: DeployedModel) -> Path:
+    """Return the run folder of a request."""
+    return request.out or Path("audits") / f"{request.model.stem}-{classifier.sha256[:8]}"
 
 
 def _open_rows(
@@ -120,6 +127,7 @@ def open_unknown(
         resizing=images.resizing,
         samples=request.samples or suite.samples,
         seed=request.seed,
+        looks=None if request.fresh else find_looks(out_folder(request, classifier), "unknown"),
     )
     known = set(images.digests)
     both = [name for name, digest in zip(unknown.ids, unknown.digests, strict=True) if digest in known]

@@ -45,7 +45,7 @@ class Pace:
         self._seconds = seconds
         self._clock = clock or time.monotonic
         self._begun = self._clock()
-        self._done = 0
+        self._done = self._start = 0
         self._size = len(ids) if seconds is None or guess <= 0 else max(1, int(seconds / guess))
 
     @property
@@ -61,14 +61,18 @@ class Pace:
         # a batch that should have ended in time may take longer; before the first one, nothing is known
         return self._begun + self._seconds * (1 + _SLACK if self._done else 1)
 
+    @property
+    def upcoming(self) -> Sequence[str]:
+        """The images that the next batch will probably have."""
+        return self._ids[self._start : self._start + min(self._size, self._batch_size())]
+
     def __iter__(self) -> Iterator[Sequence[str]]:
-        start = 0
-        while start < len(self._ids):
+        while self._start < len(self._ids):
             size = min(self._size, self._batch_size())
             if size < 1:
                 return
-            piece = self._cut(self._ids[start : start + size], size)
-            start += len(piece)
+            piece = self._cut(self._ids[self._start : self._start + size], size)
+            self._start += len(piece)
             yield piece
 
     def finished(self, images: int) -> None:

@@ -65,11 +65,11 @@ def suite_digest(suite: Suite) -> str:
 def kept_plan(before: Mapping[str, Any], now: Mapping[str, Any]) -> Plan | None:
     """Return the plan of the manifest ``before`` if its records can still be part of the run ``now``, else None.
 
-    Another model, other data or another seed makes every record unusable.
+    Another model or another seed makes every record unusable; other data only that of the images that changed.
     """
 
     def inputs(manifest: Mapping[str, Any]) -> list[Any]:
-        return [manifest["model"]["sha256"], manifest["data"]["measured_sha256"], manifest["seed"]]
+        return [manifest["model"]["sha256"], manifest["seed"]]
 
     plan: Plan | None = before.get("plan")
     return plan if plan is not None and inputs(before) == inputs(now) else None

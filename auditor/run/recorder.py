@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from auditor.errors import OutOfTime
 from auditor.findings.finding import ThreatModel
+from auditor.findings.record import Json
 from auditor.plugin.registry import Registry
 from auditor.probes.base import Probe, Records, no_examples
 from auditor.run.budget import Progressed
@@ -105,10 +106,15 @@ class Recorder:
 
         Records of other settings are removed once all images are measured.
         """
+        probe_id, key = probe.meta.id, self.keys[probe.meta.id]
+        of_all = self._measurer.images.row_keys
+        image_keys = {image_id: of_all[image_id] for image_id in ids}
+        self._folder.keep_rows(probe_id, key, image_keys)
         todo = [] if seconds is not None and seconds <= 0 else self._todo(probe, ids)
         left = self._measure(probe, ids, todo, position, seconds)
         if not left:
-            self._folder.drop_stale(probe.meta.id, self.keys[probe.meta.id])
+            self._folder.drop_stale(probe_id, key)
+            self._folder.keep_rows(probe_id, key, image_keys)
         return left
 
     def _todo(self, probe: Probe, ids: Sequence[str]) -> list[str]:
@@ -135,7 +141,7 @@ class Recorder:
             guess=self._image_costs.get(probe.meta.id) or first_guess(self._measurer.price),
             cut=partial(self._watch.casualties.piece, probe.meta.id),
         )
-        with Shards(self._folder, probe.meta.id, self.keys[probe.meta.id]) as shards:
+        with Shards(self._folder, probe.meta.id, self.keys[probe.meta.id], self._measurer.images.row_keys) as shards:
             if todo:
                 try:
                     with classifier.calls.until(pace.deadline):
@@ -177,11 +183,13 @@ class Recorder:
             yield from self._workers.measure(probe, iter(pace))
             return
         classifier = self._measurer.classifier
-        for piece in pace:
-            before = classifier.batch_size
-            yield self._measurer.measure(probe, piece, pace.deadline)
-            if classifier.batch_size < before:
-                self._progress.say(f"Out of memory: the batch size is now {classifier.batch_size}")
+        with self._measurer.images.reading_ahead() as read_ahead:
+            for piece in pace:
+                read_ahead([*piece, *pace.upcoming])
+                before = classifier.batch_size
+                yield self._measurer.measure(probe, piece, pace.deadline)
+                if classifier.batch_size < before:
+                    self._progress.say(f"Out of memory: the batch size is now {classifier.batch_size}")
 
     def records(self, probe: Probe) -> Records:
         """Read the records of a probe and of those that it depends on."""
@@ -198,6 +206,12 @@ class Recorder:
             threats=self._threat_models(probe),
         )
 
+    def files_of(self, probe: Probe) -> list[Json]:
+        """Return what states the content of ``records``: digest and files of the probe and of those it depends on."""
+        ids = [probe.meta.id, *(probe_id for probe_id in self.keys if depends_on(probe, probe_id))]
+        rows: list[Json] = [[probe_id, self.keys[probe_id], *self._folder.shards(probe_id)] for probe_id in ids]
+        return [*rows, [*self._folder.shards(probe.meta.id, "examples")]]
+
     def _dependencies(self, probe: Probe) -> dict[str, pd.DataFrame]:
         return {probe_id: self._frame(probe_id) for probe_id in self.keys if depends_on(probe, probe_id)}
 
@@ -212,6 +226,9 @@ class Recorder:
         if kept is None or kept.state != state:
             frame = self._read(probe_id)
             kept = _Kept(state, frame, int(frame.memory_usage().sum()))
+        if not any(depends_on(other, probe_id) for other in self._probes if other.meta.id != probe_id):
+            # its rows are read once
+            return kept.frame
         self._kept[probe_id] = kept
         while len(self._kept) > 1 and sum(each.size for each in self._kept.values()) > _KEPT_BYTES:
             del self._kept[next(iter(self._kept))]
@@ -228,7 +245,12 @@ class Recorder:
         self.costs.setdefault(probe_id, cost)
         if not tables:
             return pd.DataFrame({"image_id": []})
-        frame = pa.concat_tables(tables, promote_options="permissive").to_pandas()
+        table = pa.concat_tables(tables, promote_options="permissive")
+        # each copy of the rows is freed before the next one is made
+        del tables
+        frame = table.to_pandas()
+        del table
+        pa.default_memory_pool().release_unused()
         for column in filter(lambda name: pd.api.types.is_object_dtype(frame[name]), frame):
             for cell in frame[column]:
                 if isinstance(cell, np.ndarray):

@@ -35,6 +35,8 @@ def reopen_data(run: StoredRun, plugins: Registry, model: Path, data: Path, devi
         device=device,
         overrides=_tables(run),
         trust_model=trust,
+        # what is verified is read
+        fresh=True,
     )
     load_in_sandbox(model, request.overrides, trust=trust).finish()
     suite = Suite(name=manifest["suite"], title="", probes=())

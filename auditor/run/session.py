@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
@@ -34,10 +33,11 @@ from auditor.run.expected_time import forecast
 from auditor.run.folder import RunFolder
 from auditor.run.forecast import cannot_pass
 from auditor.run.integrity import write_digests
+from auditor.run.kept_looks import keep_looks
 from auditor.run.local_workers import LocalWorkers
 from auditor.run.manifest import earlier_reductions, write_keys, write_manifest
 from auditor.run.measuring import Measurer, choose_batch_size, measure_price
-from auditor.run.opening import open_audit, open_unknown
+from auditor.run.opening import open_audit, open_unknown, out_folder
 from auditor.run.plan import Plan, described, suite_digest, with_plan_warnings
 from auditor.run.planning import random_order, unmet_requirement
 from auditor.run.process_state import StateGuard
@@ -83,7 +83,7 @@ def run(request: Request, progress: Progress | None = None, watch: Watch | None 
     if classifier.artefact.endpoint is not None:
         # what repeats queries is measured at the end of the run, to see whether the endpoint changed meanwhile
         probes = sorted(probes, key=lambda probe: probe.repeats_queries)
-    out = request.out or Path("audits") / f"{request.model.stem}-{classifier.sha256[:8]}"
+    out = out_folder(request, classifier)
     with RunFolder(out, watch, wait=progress.say if request.wait else None) as folder:
         if request.fresh:
             folder.clear()
@@ -290,6 +290,9 @@ class _Session:
             reduced=slow,
             progress=self.progress,
         )
+        keep_looks(self.folder, "images", self.images)
+        if self.images.unknown is not None:
+            keep_looks(self.folder, "unknown", self.images.unknown)
         for warning in warnings:
             self.progress.say(f"Warning: {warning}")
         for plugin in self.plugins.broken:

@@ -23,7 +23,9 @@ class Scan:
     @property
     def everything(self) -> list[Path]:
         """All images in the folder and its sub-folders, sorted by path."""
-        return sorted([*self.images, *(file for folder in self.folders.values() for file in folder.everything)])
+        files = [*self.images, *(file for folder in self.folders.values() for file in folder.everything)]
+        # the order of paths; comparing them one by one takes seconds for 100,000
+        return sorted(files, key=lambda file: file.parts)
 
 
 def scan(path: Path, skipped: dict[str, list[str]]) -> Scan:
@@ -35,25 +37,28 @@ def _scan(folder: Path, root: Path, skipped: dict[str, list[str]]) -> Scan:
     found = Scan()
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = folder / entry.name
-        name = path.relative_to(root).as_posix()
         if entry.name.startswith("."):
             # ._x.jpg of macOS archives, .thumbnails/x.jpg
-            skipped["hidden"].append(name)
+            skipped["hidden"].append(_name(path, root))
         elif entry.is_symlink() and not path.exists():
-            skipped["broken symbolic link"].append(name)
+            skipped["broken symbolic link"].append(_name(path, root))
         elif entry.is_dir():
             if entry.is_symlink() and folder != root:
                 # it may lead to a folder above
-                skipped["symbolic link to a folder"].append(name)
+                skipped["symbolic link to a folder"].append(_name(path, root))
             else:
                 found.folders[entry.name] = _scan(path, root, skipped)
         elif not entry.is_file():
-            skipped["not a file"].append(name)
+            skipped["not a file"].append(_name(path, root))
         elif path.suffix.lower() in _SUFFIXES or _is_image(path):
             found.images.append(path)
         else:
-            skipped["not an image"].append(name)
+            skipped["not an image"].append(_name(path, root))
     return found
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
 def _is_image(path: Path) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from auditor import BadInput, hookimpl
 from auditor.plugins.formats._folder_parts import choose_part
@@ -45,6 +46,8 @@ def _open(path: Path) -> Source:
 def _source(path: Path, found: Scan, skipped: Mapping[str, Sequence[str]], warnings: list[str]) -> Source:
     """Return the source of a folder per class, or of a flat folder."""
     from auditor.data.dataset import Source
+    from auditor.data.looks import file_stamp
+    from auditor.data.resizing import read_file
 
     classes = {name: folder.everything for name, folder in found.folders.items()}
     empty = [name for name, images in classes.items() if not images]
@@ -63,11 +66,15 @@ def _source(path: Path, found: Scan, skipped: Mapping[str, Sequence[str]], warni
         files = [file for images in classes.values() for file in images]
         labels = [name for name, images in classes.items() for _ in images]
         warnings = [*warnings, *_nested(path, found)]
+    # a path object takes several times the memory of its name
+    names = [os.fspath(file) for file in files]
+    depth = len(path.parts)
     return Source(
         path=str(path),
-        ids=[file.relative_to(path).as_posix() for file in files],
+        ids=["/".join(file.parts[depth:]) for file in files],
         labels=labels,
-        read=_reader(files),
+        read=lambda index: read_file(Path(names[index])),
+        stamp=lambda index: file_stamp(names[index]),
         warnings=warnings,
         skipped=skipped,
     )
@@ -89,9 +96,3 @@ def _nested(path: Path, found: Scan) -> list[str]:
         f"{n} images are in sub-folders of class folders ({', '.join(list(parents)[:_NAMED])}{more}); they have the"
         " label of the class folder."
     ]
-
-
-def _reader(files: Sequence[Path]) -> Any:
-    from auditor.data.resizing import read_file
-
-    return lambda index: read_file(files[index])

@@ -43,11 +43,12 @@ def _open(path: Path) -> Source:
 def image_source(path: Path, table: pd.DataFrame) -> Source:
     """Return the images that a table names in the column ``image``, relative to the folder of ``path``."""
     from auditor.data.dataset import Source
+    from auditor.data.looks import file_stamp
     from auditor.data.resizing import read_file
 
     names = [_name(path.parent, name) for name in _image_names(path, table)]
-    files = [path.parent / name for name in names]
-    masks = _mask_files(path, table)
+    # a path object for each image would take several times the memory of its name
+    folder, masks = path.parent, _mask_files(path, table)
 
     def read_mask(index: int) -> tuple[bytes, Image.Image] | None:
         file = masks[index]
@@ -63,8 +64,9 @@ def image_source(path: Path, table: pd.DataFrame) -> Source:
         groups={str(name): _texts(table[name]) for name in table.columns if name not in _NOT_GROUPS},
         units=_texts(table["unit"]) if "unit" in table else None,
         epsilons=_texts(table["epsilon"]) if "epsilon" in table else None,
-        read=lambda index: read_file(files[index]),
+        read=lambda index: read_file(folder / names[index]),
         mask=read_mask if masks else None,
+        stamp=lambda index: file_stamp(folder / names[index], masks[index] if masks else None),
     )
 
 

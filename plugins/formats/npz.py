@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from auditor import BadInput, hookimpl
+from auditor.plugins.formats._npz_arrays import read_arrays
 from auditor.plugins.formats._npz_names import Names, choose
 
 if TYPE_CHECKING:
@@ -28,8 +29,13 @@ def auditor_open_images(path: Path) -> Source | None:
 
 
 def _open(path: Path) -> Source:
-    from auditor.data.dataset import Source
+    import numpy as np
 
+    from auditor.data.dataset import Source
+    from auditor.data.looks import file_stamp
+
+    # before it is read: a change meanwhile gives it another stamp
+    stamp = file_stamp(path)
     arrays = _read(path)
     names = choose(path, arrays)
     images = arrays[names.images]
@@ -61,7 +67,8 @@ def _open(path: Path) -> Source:
         groups={name[7:]: _texts(array) for name, array in arrays.items() if name.startswith("groups_")},
         units=_texts(arrays["units"]) if "units" in arrays else None,
         epsilons=[str(value) for value in arrays["epsilons"].tolist()] if "epsilons" in arrays else None,
-        read=lambda index: (images[index].tobytes(), images[index]),
+        read=lambda index: (images[index].tobytes(), np.asarray(images[index])),
+        stamp=lambda _: stamp,
         warnings=_part_warning(names),
     )
 
@@ -100,11 +107,10 @@ def _read(path: Path) -> dict[str, NDArray[Any]]:
     import numpy as np
 
     try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise BadInput(f"{path}: contains one array without a name; expected the archive that np.savez writes")
-        with archive:
-            found = {name: archive[name] for name in archive.files}
+        with path.open("rb") as file:
+            if file.read(6) == b"\x93NUMPY":
+                raise BadInput(f"{path}: contains one array without a name; expected the archive that np.savez writes")
+        found = read_arrays(path)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise BadInput(f"{path}: not readable as a NumPy archive: {error}") from None
     foreign = [name for name, array in found.items() if not isinstance(array, np.ndarray)]
