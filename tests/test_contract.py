@@ -77,7 +77,7 @@ def test_listing_the_probes_imports_nothing_heavy() -> None:
 
 @pytest.fixture(scope="module")
 def audited(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Audit all probes on twelve digits, with reduced settings."""
+    """Audit all probes on twenty digits, with reduced settings."""
     folder = tmp_path_factory.mktemp("contract")
     suite = bench.write_suite(LOADED, list(LOADED.probes), folder / "suite.toml")
     certified = '[settings."metrics.certified"]'
@@ -87,10 +87,10 @@ def audited(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     request = Request(
         model=digits / "digits-cnn.onnx",
         suite=str(suite),
-        samples=12,
+        samples=20,
         out=folder / "run",
         formats=(),
-        batch_size=12,
+        batch_size=20,
     )
     return {**run(request).audit, "run": folder / "run"}
 

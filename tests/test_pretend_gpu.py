@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Run all parts in one process of their own; skip the tests if torch has changed."""
+    """Run all parts in a separate process; skip the tests if torch has changed."""
     folder = tmp_path_factory.mktemp("pretend")
     command = [sys.executable, str(PROGRAM), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, timeout=900)

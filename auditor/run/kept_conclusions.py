@@ -71,14 +71,18 @@ def conclusion_key(probe: Probe, rows: Sequence[Json], facts: Sequence[Json]) ->
     packages -= set(sys.stdlib_module_names)
     try:
         code = [[name, *_sources(name)] for name in sorted(packages)]
-    except (OSError, TypeError):
+    except (KeyError, OSError, TypeError):
         return None
     return digest([code, _installed(), list(rows), list(facts)])
 
 
 @cache
 def _sources(package: str) -> tuple[str, ...]:
-    """Return the SHA-256 of the source files of a module or package. Raises OSError or TypeError without any."""
+    """Return the SHA-256 of the source files of a module or package.
+
+    Raises KeyError for a module that is not registered, such as one that a test has loaded, OSError or TypeError for
+    one without files.
+    """
     module = sys.modules[package]
     folders = [Path(folder) for folder in getattr(module, "__path__", ())]
     files = [file for folder in folders for file in sorted(folder.rglob("*.py"))] or [Path(cast(str, module.__file__))]
