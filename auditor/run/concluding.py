@@ -120,7 +120,8 @@ class Concluder:
         left_out = recorder.left_out.get(probe.meta.id, {})
         if left_out and len(missing) == len(ids):
             raise NotFinite(f"{next(iter(left_out.values()))} for what the probe made of every image")
-        if not left and (kept := self._kept.find(probe, self._conclusion_key(probe, len(missing)))) is not None:
+        state = partial(self._conclusion_key, probe, len(missing))
+        if not left and (kept := self._kept.find(probe, state)) is not None:
             return kept
         measured = recorder.records(probe)
         if ids and left == len(ids):
@@ -143,8 +144,7 @@ class Concluder:
         )
         # a time limit may have kept pictures from being drawn
         if not left and self._budget is None:
-            concluded = self._conclusion_key(probe, len(missing))
-            self._kept.keep(probe, concluded, record, seconds=time.monotonic() - start)
+            self._kept.keep(probe, state, record, seconds=time.monotonic() - start)
         return record
 
     def _conclusion_key(self, probe: Probe, missing: int) -> str | None:

@@ -305,6 +305,8 @@ class Workers:
 
         Raises BadInput if Ray is not installed or cannot be reached, and if no worker opens.
         """
+        # under `uv run`, Ray would copy the working directory to every worker and install it there
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
         try:
             import ray
         except ImportError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -32,15 +32,18 @@ class KeptConclusions:
         """Read and write conclusions in ``folder``."""
         self._folder = folder
 
-    def find(self, probe: Probe, key: str | None) -> ProbeRecord | None:
-        """Return the record of a probe that was concluded under ``key`` and whose pictures are all there, or None."""
+    def find(self, probe: Probe, key: Callable[[], str | None]) -> ProbeRecord | None:
+        """Return the record of a probe that was concluded under the key and whose pictures are all there, or None.
+
+        The key takes half a second to compute, so it is computed only where a record is stored.
+        """
         name = _name(probe)
-        if key is None or not (self._folder.path / name).is_file():
+        if not (self._folder.path / name).is_file():
             return None
         try:
             stored = self._folder.read_json(name)
             content = {part: stored[part] for part in ("key", "record")}
-            if stored["sha256"] != digest(content) or stored["key"] != key:
+            if stored["sha256"] != digest(content) or stored["key"] != key():
                 return None
         except (BadInput, LookupError, TypeError):
             return None
@@ -48,11 +51,11 @@ class KeptConclusions:
         whole = all(self._folder.is_whole(file) for file in evidence_files(record["findings"]))
         return record if whole else None
 
-    def keep(self, probe: Probe, key: str | None, record: ProbeRecord, seconds: float) -> None:
+    def keep(self, probe: Probe, key: Callable[[], str | None], record: ProbeRecord, seconds: float) -> None:
         """Write a record that took ``seconds`` to conclude, if that was long; it must not be judged yet."""
-        if key is None or seconds < WORTH_KEEPING:
+        if seconds < WORTH_KEEPING or (known := key()) is None:
             return
-        content: dict[str, object] = {"key": key, "record": record}
+        content: dict[str, object] = {"key": known, "record": record}
         try:
             # only what JSON returns unchanged
             exact = json.loads(json.dumps(content, allow_nan=False)) == content
