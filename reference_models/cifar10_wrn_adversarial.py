@@ -42,6 +42,7 @@ class Settings(cifar10_wrn_standard.Settings):
 PRESETS: dict[str, dict[str, Any]] = {
     **WIDTHS,
     # a small network cannot learn against 8/255, and each step costs as much as the update
+    "small": {**WIDTHS["small"], "epsilon": 4 / 255, "steps": 2, "epochs": 25},
     "tiny": {**WIDTHS["tiny"], "epsilon": 4 / 255, "steps": 2, "samples": 4000},
 }
 

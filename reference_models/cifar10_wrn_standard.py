@@ -50,7 +50,7 @@ class Settings(Common):
 WIDTHS: dict[str, dict[str, Any]] = {
     "full": {},
     "medium": {"width": 4},
-    # two cores, a quarter of an hour
+    # half an hour of one core
     "small": {"blocks": 2, "width": 1, "dropout": 0.0, "epochs": 40, "learning_rate": 0.1},
     # two cores, a few minutes
     "tiny": {"blocks": 1, "width": 1, "dropout": 0.0, "samples": 8000, "epochs": 5, "learning_rate": 0.1},
