@@ -1,6 +1,6 @@
 """Compare certificates and attacks with the known answers of properties from VNN-COMP.
 
-    uv run python benchmarks/vnncomp.py FOLDER [--only mnistfc_256x2] [--seconds 60] [--attacks]
+    uv run python benchmarks/vnncomp.py FOLDER [--only mnistfc_256x2] [--seconds 55] [--attacks]
 
 FOLDER has one folder per network with ``model.onnx``, its sidecar and ``data.npz``, and a ``gold.csv`` with the columns
 folder, image_id, eps and gold ("robust", "not_robust", "claimed", "open"). Each property is one image and an
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--only", help="name of one network")
-    parser.add_argument("--seconds", type=float, default=60.0, help="time limit of branch and bound per image")
+    parser.add_argument("--seconds", type=float, default=55.0, help="time limit of branch and bound per image")
     parser.add_argument("-v", "--verbose", action="store_true", help="one line per property")
     parser.add_argument("--attacks", action="store_true", help="measure no certificates")
     arguments = parser.parse_args()
