@@ -14,8 +14,10 @@ import numpy as np
 import pandas as pd
 import torch
 from click.testing import CliRunner
+from torch import Tensor
 
 from auditor import Records
+from auditor.algorithms.bounds.bounder import Bounder
 from auditor.data.dataset import Batch
 from auditor.model.artefact import Artefact
 from auditor.model.classifier import Classifier
@@ -40,6 +42,11 @@ def fits_schema(*arguments: str | Path) -> None:
 
     done = CliRunner().invoke(main, list(map(str, arguments)))
     assert done.exit_code == 0, done.output
+
+
+def margins(bounder: Bounder, pixels: Tensor, labels: Tensor, epsilon: Tensor, norm: str) -> Tensor:
+    """Return lower bounds (n,) of the label's score minus the largest other score, over balls of ``epsilon`` (n,)."""
+    return bounder.bounds(pixels, labels, epsilon, norm)[1].amin(1).cpu()
 
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"

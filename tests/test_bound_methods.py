@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers import margins
 from scipy.optimize import linprog
 from test_certified import CLASSES, SHAPE, classifier_of, images, model_of, network
 from torch.nn import functional
@@ -155,7 +156,7 @@ def test_each_method_proves_what_the_cheaper_ones_do_and_no_adversarial_image() 
         quick, full = (
             prover.prove(pixels, labels, epsilon, "linf", slack=slack, seconds=seconds).method for seconds in (off, on)
         )
-        assert ((quick == Method.LINEAR) == (bounder.margins(pixels, labels, epsilon, "linf") > slack)).all()
+        assert ((quick == Method.LINEAR) == (margins(bounder, pixels, labels, epsilon, "linf") > slack)).all()
         assert (full[quick != Method.NONE] == quick[quick != Method.NONE]).all()
         assert not ((full != Method.NONE) & prover.attacked(pixels, labels, epsilon, "linf")).any()
         methods |= set(full.tolist())
@@ -213,7 +214,7 @@ def test_bounds_end_at_the_deadline_of_the_probe() -> None:
     bounder = Bounder(classifier, refine=4096)
     pixels = torch.from_numpy(images(2))
     with classifier.calls.until(time.monotonic() - 1), pytest.raises(OutOfTime):
-        bounder.margins(pixels, torch.zeros(2, dtype=torch.long), torch.full((2,), 0.1), "linf")
+        margins(bounder, pixels, torch.zeros(2, dtype=torch.long), torch.full((2,), 0.1), "linf")
 
 
 def test_branch_and_bound_ends_at_the_deadline_of_the_probe() -> None:

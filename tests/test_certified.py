@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from helpers import margins
 from onnx import TensorProto, helper, numpy_helper
 
 from auditor import NotApplicable
@@ -209,7 +210,7 @@ def test_bound_is_below_the_margin_at_every_point_of_the_ball(kind: str, refine:
         pixels = torch.from_numpy(images(2, seed)).double()
         labels = bounder.logits(pixels).argmax(1)
         for epsilon in (0.0, 0.02, 0.2):
-            bounds = bounder.margins(pixels, labels, torch.full((2,), epsilon), norm)
+            bounds = margins(bounder, pixels, labels, torch.full((2,), epsilon), norm)
             for image, label, bound in zip(pixels, labels, bounds, strict=True):
                 rng = np.random.default_rng(seed)
                 points = torch.from_numpy(in_ball(rng, image.numpy(), norm, epsilon, 60))
@@ -226,9 +227,9 @@ def test_tighter_intermediate_bounds_give_larger_margins(kind: str) -> None:
     loose, tight = Bounder(classifier, refine=0), Bounder(classifier, refine=4096)
     labels = loose.logits(pixels).argmax(1)
     epsilon = torch.full((3,), 0.01)
-    one, other = (b.margins(pixels, labels, epsilon, "linf") for b in (loose, tight))
+    one, other = (margins(b, pixels, labels, epsilon, "linf") for b in (loose, tight))
     assert (other >= one - 1e-9).all()
-    single = torch.cat([tight.margins(pixels[i : i + 1], labels[i : i + 1], epsilon[:1], "linf") for i in range(3)])
+    single = torch.cat([margins(tight, pixels[i : i + 1], labels[i : i + 1], epsilon[:1], "linf") for i in range(3)])
     # single precision rounds differently in other batches
     torch.testing.assert_close(single, other, rtol=1e-5, atol=1e-6)
 
@@ -264,8 +265,8 @@ def test_search_ends_at_a_proven_radius_close_to_where_the_bounds_fail(kind: str
     labels[0] = (labels[0] + 1) % CLASSES
     radius = _linear_radii(bounder, _Task(pixels, labels, "linf", slack, Known(bounder.network, 4)), first, 7)
     assert radius[0] == 0
-    assert (bounder.margins(pixels, labels, radius, "linf")[1:] > 0).all()
-    assert (bounder.margins(pixels, labels, 1.02 * radius, "linf")[1:] < 1e-5).all()
+    assert (margins(bounder, pixels, labels, radius, "linf")[1:] > 0).all()
+    assert (margins(bounder, pixels, labels, 1.02 * radius, "linf")[1:] < 1e-5).all()
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -304,7 +305,7 @@ def test_fixed_batch_size_gives_the_same_bounds(batch: int, norm: str) -> None:
     free = Bounder(classifier_of(network("relu", 0)), refine=512)
     labels = free.logits(torch.from_numpy(pixels)).argmax(1)
     fixed = Bounder(classifier_of(network("relu", 0, batch)), refine=512)
-    bounds = [b.margins(torch.from_numpy(pixels), labels, torch.full((5,), 0.03), norm) for b in (free, fixed)]
+    bounds = [margins(b, torch.from_numpy(pixels), labels, torch.full((5,), 0.03), norm) for b in (free, fixed)]
     # the bound of the rounding errors of single precision grows with the number of copies
     torch.testing.assert_close(*bounds, rtol=0, atol=3e-3)
 

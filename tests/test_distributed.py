@@ -57,9 +57,14 @@ def suite(folder: Path, more: str = "") -> Path:
     return path
 
 
-def test_processes_have_the_same_findings(folder: Path, auditor_cli: Any) -> None:
+def command(folder: Path) -> list[Any]:
+    """Return the arguments of an audit, without its folder and engine."""
     arguments = ["run", folder / "model.onnx", "--data", folder / "data.npz", "--suite", suite(folder), "-q"]
-    arguments += ["--format", "json", "--batch-size", "16"]
+    return [*arguments, "--format", "json", "--batch-size", "16"]
+
+
+def test_processes_have_the_same_findings(folder: Path, auditor_cli: Any) -> None:
+    arguments = command(folder)
     assert auditor_cli(*arguments, "--out", folder / "one").exit_code == 0
     assert auditor_cli(*arguments, "--out", folder / "two", "--workers", "2").exit_code == 0
     assert findings(folder / "two") == findings(folder / "one")
@@ -67,8 +72,7 @@ def test_processes_have_the_same_findings(folder: Path, auditor_cli: Any) -> Non
 
 def test_ray_has_the_same_findings_and_reuses_records(folder: Path, auditor_cli: Any) -> None:
     """On one worker; benchmarks/ray_cluster.py has two machines, and losses."""
-    arguments = ["run", folder / "model.onnx", "--data", folder / "data.npz", "--suite", suite(folder), "-q"]
-    arguments += ["--format", "json", "--batch-size", "16"]
+    arguments = command(folder)
     uv = shutil.which("uv")
     program = [uv, "run", "--no-sync", "auditor"] if uv else [Path(sys.executable).with_name("auditor")]
     program += [*arguments, "--out", folder / "ray", "--engine", "ray", "--workers", "1"]

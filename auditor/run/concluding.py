@@ -114,7 +114,7 @@ class Concluder:
         key = recorder.key(probe, ids)
         # within a time limit everything has been measured that fits
         seconds = None if self._budget is None else 0.0
-        left = recorder.measure_rest(probe, ids, position, seconds=seconds)
+        left = recorder.measure_rest(probe, ids, position, seconds=seconds).left
         self._watch.doing("conclude", probe.meta.id)
         missing = recorder.without_rows(probe) & set(ids)
         left_out = recorder.left_out.get(probe.meta.id, {})

@@ -97,12 +97,12 @@ class Recorder:
         self._watch.check(probe.meta.id)
         ids = self.images_of(probe)
         self.key(probe, ids)
-        before = len(self._todo(probe, ids))
-        left = self.measure_rest(probe, ids, position, seconds=seconds)
-        return Progressed(before - left, left)
+        return self.measure_rest(probe, ids, position, seconds=seconds)
 
-    def measure_rest(self, probe: Probe, ids: Sequence[str], position: Position, *, seconds: float | None) -> int:
-        """Measure the images that are not on disk yet, for at most ``seconds``; return how many are left.
+    def measure_rest(
+        self, probe: Probe, ids: Sequence[str], position: Position, *, seconds: float | None
+    ) -> Progressed:
+        """Measure the images that are not on disk yet, for at most ``seconds``.
 
         Records of other settings are removed once all images are measured.
         """
@@ -110,12 +110,13 @@ class Recorder:
         of_all = self._measurer.images.row_keys
         image_keys = {image_id: of_all[image_id] for image_id in ids}
         self._folder.keep_rows(probe_id, key, image_keys)
-        todo = [] if seconds is not None and seconds <= 0 else self._todo(probe, ids)
+        todo = self._todo(probe, ids)
         left = self._measure(probe, ids, todo, position, seconds)
         if not left:
             self._folder.drop_stale(probe_id, key)
-            self._folder.keep_rows(probe_id, key, image_keys)
-        return left
+            if todo:
+                self._folder.keep_rows(probe_id, key, image_keys)
+        return Progressed(len(todo) - left, left)
 
     def _todo(self, probe: Probe, ids: Sequence[str]) -> list[str]:
         done = self._folder.measured(probe.meta.id, self.keys[probe.meta.id]) | self.without_rows(probe)
@@ -129,7 +130,9 @@ class Recorder:
         position: Position,
         seconds: float | None,
     ) -> int:
-        left = len(self._todo(probe, ids))
+        left = len(todo)
+        if seconds is not None and seconds <= 0:
+            todo = []
         self._progress.begin(probe.meta.id, len(ids), position)
         self._progress.advance(len(ids) - left)
         classifier = self._measurer.classifier

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import auditor
 from auditor.errors import BadInput
 from auditor.findings.encoding import plain
+from auditor.model.device import version
 from auditor.plugin import registry
 from auditor.plugin.registry import Registry
 from auditor.plugin.suite import Suite, find_suite
@@ -47,7 +47,7 @@ class Identity:
     def of(plugins: Registry, classifier: DeployedModel, images: Images) -> Identity:
         """Return the identity of this process."""
         return Identity(
-            versions={"auditor": auditor.__version__, **{name: _version(name) for name in _PACKAGES}},
+            versions={"auditor": auditor.__version__, **{name: version(name) for name in _PACKAGES}},
             plugins={each.name: " ".join(filter(None, [each.version, each.error])) for each in plugins.plugins},
             model=model_identity(classifier),
             data=images.sha256,
@@ -71,13 +71,6 @@ class Identity:
                 f"the images or labels there have the digest {own.data[:12]}, those of the audit {self.data[:12]};"
                 " expected the same data at the same path on every machine"
             )
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _short(value: object) -> str:

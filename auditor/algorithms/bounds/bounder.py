@@ -85,14 +85,6 @@ class Bounder:
         """Number of values of the network for one image."""
         return self.network.values
 
-    def margins(self, pixels: Tensor, labels: Tensor, epsilon: Tensor, norm: str) -> Tensor:
-        """Return lower bounds (n,) of the label's score minus the largest other score, over the ball.
-
-        pixels (n, c, h, w) in [0, 1]; labels (n,); epsilon (n,), the radius of each image's ball; norm "linf" or "l2".
-        """
-        parts = (part.split(self.images_at_once) for part in (pixels, labels, epsilon))
-        return torch.cat([self.bounds(x, y, e, norm)[1].amin(1) for x, y, e in zip(*parts, strict=True)]).cpu()
-
     @torch.no_grad()
     def bounds(
         self,
@@ -104,6 +96,7 @@ class Bounder:
     ) -> tuple[Ranges, Tensor]:
         """Return the ranges of all values, and lower bounds (n, k) of the label's score minus that of each class.
 
+        pixels (n, c, h, w) in [0, 1]; labels (n,); epsilon (n,), the radius of each image's ball; norm "linf" or "l2".
         The bound for the label itself is infinity. ``known`` are ranges of earlier balls around these images, to which
         those of these balls are added.
         """
