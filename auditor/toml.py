@@ -97,6 +97,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
+_HINTS: dict[type[Any], Mapping[str, Any]] = {}
+"""Types of the fields by dataclass; finding them out takes longer than reading a file."""
+
+
+def _hints(kind: type[Any]) -> Mapping[str, Any]:
+    if kind not in _HINTS:
+        _HINTS[kind] = typing.get_type_hints(kind, include_extras=True)
+    return _HINTS[kind]
+
+
 def decode(kind: type[T], content: Any, where: str) -> T:
     """Make an instance of the dataclass ``kind`` from a TOML table.
 
@@ -112,7 +122,7 @@ def decode(kind: type[T], content: Any, where: str) -> T:
         raise BadInput(f"{where} must be a table; found {_shown(content)}")
     keys = _keys(kind)
     refuse_unknown(content, keys, where)
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     values = {}
     for key, entry in keys.items():
         if key in content:
@@ -200,7 +210,7 @@ def describe(hint: Any) -> str:
 def json_schema(kind: type[Any]) -> dict[str, Any]:
     """Describe the dataclass ``kind`` as a JSON Schema; the docstrings of its fields become descriptions."""
     keys, notes = _keys(kind), _field_docstrings(kind)
-    hints = typing.get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     properties = {}
     for key, entry in keys.items():
         properties[key] = type_schema(hints[entry.name])

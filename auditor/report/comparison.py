@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+
+import jinja2
 
 from auditor.findings import formatting
 from auditor.findings.comparison_record import ComparisonRecord, metric_of
@@ -11,8 +14,8 @@ from auditor.report import html, pdf, summary
 from auditor.report.pictures import Pictures
 
 
-def page(comparison: ComparisonRecord, *, paper: bool) -> str:
-    """Render the whole comparison as HTML text."""
+@cache
+def _template(*, paper: bool) -> jinja2.Template:
     environment = html.environment(paper=paper)
     environment.globals |= {
         "difference": formatting.difference,
@@ -20,12 +23,17 @@ def page(comparison: ComparisonRecord, *, paper: bool) -> str:
         "metric_of": metric_of,
     }
     environment.filters["file"] = summary.file_name
+    return environment.get_template("compare.html.j2")
+
+
+def page(comparison: ComparisonRecord, *, paper: bool) -> str:
+    """Render the whole comparison as HTML text."""
     script = html.asset("report.js")
     areas = [
         (area, summary.AREA_TITLES[area], [probe for probe in comparison["probes"] if probe["area"] == area])
         for area in AREAS
     ]
-    return environment.get_template("compare.html.j2").render(
+    return _template(paper=paper).render(
         comparison=comparison,
         style=html.asset("report.css"),
         script=script,

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,12 @@ def digest(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
+@cache
+def _report_template(*, paper: bool) -> jinja2.Template:
+    # compiling it takes as long as filling it in
+    return environment(paper=paper).get_template("report.html.j2")
+
+
 def page(audit: AuditRecord, run: Path, *, paper: bool, size: str = "a4", extent: str = "full") -> str:
     """Render the report as HTML text.
 
@@ -138,7 +144,7 @@ def page(audit: AuditRecord, run: Path, *, paper: bool, size: str = "a4", extent
         (area, summary.AREA_TITLES[area], [probe for probe in audit["probes"] if probe["area"] == area])
         for area in AREAS
     ]
-    template = environment(paper=paper).get_template("report.html.j2")
+    template = _report_template(paper=paper)
     text = template.render(
         audit=audit,
         max_risks=MAX_RISKS,
