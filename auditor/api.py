@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from auditor.data.location import locate
 from auditor.errors import BadInput
 from auditor.files import parse_json, read_inside, write_whole
 from auditor.findings.finding import SEVERITIES, Severity
@@ -155,7 +156,7 @@ def audit(
 
     Args:
         model: the path of a model file, a ``torch.nn.Module``, or a model of MAITE for image classification.
-        data: a path, or a dataset of MAITE.
+        data: a path, a URI such as ``s3://bucket/images``, or a dataset of MAITE.
         suite: name or path of the suite.
         out: the run folder.
         augmentations: augmentations of MAITE by name, run as corruptions: each one augmentation, or a list of them,
@@ -172,7 +173,7 @@ def audit(
     try:
         request = Request(
             model=Path(model) if objects.model is None else _path_of(objects.model),
-            data=None if data is None or objects.data is not None else Path(data),
+            data=None if data is None or objects.data is not None else locate(data),
             suite=suite,
             out=None if out is None else Path(out),
             objects=objects,

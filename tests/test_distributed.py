@@ -261,8 +261,9 @@ def test_worker_without_the_data_says_so(opened: tuple[Request, Identity], tmp_p
     request, identity = opened
     worker = RayWorker({})
     gone = replace(request, data=tmp_path / "gone.npz")
+    suite = find_suite(request.suite, registry.load())
     with pytest.raises(BadInput, match=r"^--engine ray: the worker on .*: --data .*gone\.npz: no such file or folder"):
-        worker.open(gone, find_suite(request.suite, registry.load()), identity, [ship(request.model)], {}, "cpu", 1, "")
+        worker.open(gone, suite, identity, [ship(request.model)], {}, "cpu", 1, "")
     worker.close()
 
 

@@ -136,9 +136,9 @@ def test_every_hook_is_documented_with_its_arguments(name: str) -> None:
     assert f"`{name}({', '.join(inspect.signature(HOOKS[name]).parameters)})`" in PLUGINS_MD
 
 
-def test_there_are_nine_hooks() -> None:
-    assert len(HOOKS) == 9
-    assert "## The nine hooks" in PLUGINS_MD
+def test_there_are_ten_hooks() -> None:
+    assert len(HOOKS) == 10
+    assert "## The ten hooks" in PLUGINS_MD
 
 
 def test_the_readme_names_every_probe_and_no_other() -> None:

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -33,10 +33,14 @@ from auditor.cli.options import (
     TRUST,
     audit_options,
     input_options,
+    location,
     name_list,
     plugin_options,
 )
 from auditor.errors import BadInput
+
+if TYPE_CHECKING:
+    from auditor.data.location import Uri
 
 _PATH = click.Path(path_type=Path)
 
@@ -60,14 +64,15 @@ def main() -> None:
 @click.argument("model", type=_PATH)
 @click.option(
     "--data",
-    type=_PATH,
-    metavar="PATH",
-    help="Folder of images (one per class, or flat), .csv or .parquet manifest, .npz, WebDataset .tar, or IDX files.",
+    callback=location,
+    metavar="PATH|URI",
+    help="Folder of images (one per class, or flat), .csv or .parquet manifest, .npz, WebDataset .tar, or IDX files;"
+    " also at s3://, gs://, https://, ...",
 )
 @TRUST
 @input_options
 @audit_options
-def run(model: Path, data: Path | None, **options: Any) -> None:
+def run(model: Path, data: Path | Uri | None, **options: Any) -> None:
     """Audit MODEL: an ONNX file, a TorchScript archive or a torch.export archive (.pt2).
 
     Data: --data, else the sidecar MODEL.audit.toml, else metadata in the file, else packaged photographs (without
@@ -117,7 +122,7 @@ def demo(models: Path, *, digits: bool, **options: Any) -> None:
 
 def _audit(
     model: Path,
-    data: Path | None,
+    data: Path | Uri | None,
     default_suite: str,
     *,
     suite: str | None,
@@ -301,7 +306,7 @@ def replay(folder: Path, model: Path | None, device: str, trust_model: bool, ver
 @main.command(short_help="Verify a run: digests, conclusions, verdict, pictures.")
 @click.argument("folder", type=_PATH, metavar="RUN")
 @click.option("--model", type=_PATH, metavar="FILE", help="Model file. [default: that of the run]")
-@click.option("--data", type=_PATH, metavar="PATH", help="Data. [default: that of the run]")
+@click.option("--data", callback=location, metavar="PATH|URI", help="Data. [default: that of the run]")
 @click.option("--policy", metavar="NAME|FILE.toml", help="The policy that judged. [default: the planned one]")
 @DEVICE
 @TRUST

@@ -11,12 +11,18 @@ from typing import Any, Literal
 
 import click
 
+from auditor.data.location import Uri, locate
 from auditor.model.presets import PRESETS
 
 GRADES = ("low", "medium", "high", "critical", "never")
 
 _PATH = click.Path(path_type=Path)
 _POSITIVE = click.IntRange(min=1)
+
+
+def location(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Path | Uri | None:
+    """Return the path on this machine or the URI that was given."""
+    return None if value is None else locate(value)
 
 
 def _budget(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | Literal["none"] | None:
@@ -168,9 +174,15 @@ _AUDIT_OPTIONS: Sequence[Callable[[Any], Any]] = [
     ),
     click.option(
         "--unknown",
-        type=_PATH,
+        callback=location,
         metavar="DIR",
         help="Images that belong to no class, in any format of --data, for performance.unknown-inputs.",
+    ),
+    click.option(
+        "--pixel-cache",
+        type=_PATH,
+        metavar="DIR",
+        help="Keep decoded images here, for data that is larger than memory or far away.",
     ),
     click.option(
         "--batch-size",

@@ -31,12 +31,15 @@ def progress(*, verbose: bool, quiet: bool) -> Iterator[Progress]:
             yield display
 
 
-_SILENCE = 10.0
-"""Longest time in seconds without a line in a log."""
+_SILENCE = 8.0
+"""Seconds without a line in a log. It is looked at every second, so no step is silent for ten seconds."""
 
 
 class _Plain:
-    """One line when a probe begins, one when it ends, and one every ten seconds; no escape codes, no bar."""
+    """One line when a probe begins, one when it ends, and others before it is silent for ten seconds.
+
+    No escape codes, no bar.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -50,7 +53,7 @@ class _Plain:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the line every ten seconds."""
+        """End the lines between."""
         self._over.set()
 
     def say(self, message: str) -> None:
@@ -69,7 +72,7 @@ class _Plain:
         self._begun = time.monotonic()
 
     def advance(self, images: int) -> None:
-        """Count the images for the line every ten seconds."""
+        """Count the images for the lines between."""
         self._done += images
         if self._before < 0:
             # images of an earlier run do not count towards the speed

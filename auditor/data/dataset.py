@@ -25,12 +25,15 @@ from numpy.typing import NDArray
 import auditor
 from auditor.data.duplicates import count_near_duplicates, thumbnail
 from auditor.data.looks import LOOK, Looks
+from auditor.data.pixel_cache import PixelCache
 from auditor.data.resizing import WHITE, Resizing, deep_maximum, fit
 from auditor.errors import BadInput
 from auditor.findings.record import BenchmarkRecord
 from auditor.printable import printable_name, printable_text
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL import Image
 
 Pixels = NDArray[np.float32]
@@ -171,10 +174,12 @@ class Images:
         samples: int | None = None,
         seed: int = 0,
         looks: Looks | None = None,
+        pixel_cache: Path | None = None,
     ) -> None:
         """Choose ``samples`` images by ``seed`` and read each once; unreadable images are named and left out.
 
         Images that did not change since an earlier run made its ``looks`` are not read before they are measured.
+        ``pixel_cache`` is a folder for decoded images.
 
         Raises:
             BadInput: if no image can be read.
@@ -201,10 +206,13 @@ class Images:
         self._masks: dict[int, NDArray[np.uint8] | None] = {}
         self._thumbnails: dict[int, NDArray[np.float16] | None] = {}
         chosen = sample(source.ids, samples, seed)
-        self._looks, self.n_read = self._scan(chosen, looks)
+        self._chosen = np.array(chosen, dtype=np.int64)
+        key = _digest_of([auditor.__version__, self.shape, asdict(self._resizing), source.mask is not None])
+        self._stored = None if pixel_cache is None or len(shape) == 1 else PixelCache(pixel_cache, key)
+        self._looks, self.n_read = self._scan(chosen, key, looks)
         """Also of the unreadable images; and the number of images that were read for it."""
         self._readable = np.array([not why for why in self._looks.errors], dtype=bool)
-        self._index = np.array(chosen, dtype=np.int64)[self._readable]
+        self._index = self._chosen[self._readable]
         self._summarize()
         self.ids = tuple(source.ids[i] for i in self._index)
         self.groups = {name: [values[i] or NO_VALUE for i in self._index] for name, values in source.groups.items()}
@@ -361,7 +369,14 @@ class Images:
         return self._position[image_id]
 
     def _read(self, index: int) -> NDArray[Any]:
-        return self._fit(self._source.read(index)[1])
+        if self._stored is None:
+            return self._fit(self._source.read(index)[1])
+        digest = self._looks.facts["sha256"][np.searchsorted(self._chosen, index)].decode()
+        pixels = self._stored.get(digest)
+        if pixels is None:
+            pixels = self._fit(self._source.read(index)[1])
+            self._stored.put(digest, pixels)
+        return pixels
 
     def _fit(self, picture: Image.Image | NDArray[Any]) -> NDArray[Any]:
         """Bring a picture to the input size; a row of tabular data is not changed."""
@@ -401,12 +416,17 @@ class Images:
             pixels = self._fit(picture)
             facts = (digest.hexdigest(), math.nan if largest is None else largest, resized, _has_more_frames(picture))
             self._thumbnails[index] = thumbnail(pixels) if pixels.ndim == 3 else None
+            if self._stored is not None:
+                self._stored.put(facts[0], pixels)
+        except BadInput:
+            # the image cannot be reached; one that is there must not be left out
+            raise
         except Exception as error:
             # decoders raise anything for broken files: SyntaxError, struct.error, IndexError, ...
             return _UNREADABLE, printable_text(_why(error)), None
         return facts, "", pixels
 
-    def _scan(self, chosen: Sequence[int], earlier: Looks | None) -> tuple[Looks, int]:
+    def _scan(self, chosen: Sequence[int], key: str, earlier: Looks | None) -> tuple[Looks, int]:
         """Read each of the chosen images that has changed since ``earlier``; return the facts, and how many were read.
 
         Raises BadInput if none can be read.
@@ -414,7 +434,6 @@ class Images:
         ids = [self._source.ids[index] for index in chosen]
         # before they are read: a change while they are read gives them another stamp
         stamps = ["" if self._source.stamp is None else self._source.stamp(index) for index in chosen]
-        key = _digest_of([auditor.__version__, self.shape, asdict(self._resizing), self._source.mask is not None])
         earlier = earlier or Looks(key, [], [], np.zeros(0, dtype=LOOK), [])
         rows = earlier.known(key, ids, stamps)
         facts = np.zeros(len(ids), dtype=LOOK)
@@ -427,6 +446,8 @@ class Images:
                 facts[position], errors[position] = fact, why
                 if pixels is not None:
                     self._remember(chosen[position], pixels)
+        if self._stored is not None and self._stored.failure:
+            self.warnings.append(f"Decoded images could not be kept: {self._stored.failure}.")
         if all(errors):
             raise BadInput(f"{self.path}: none of {len(ids)} images could be read; the first: {ids[0]}: {errors[0]}")
         same = not len(unknown) and len(earlier.ids) == len(ids)

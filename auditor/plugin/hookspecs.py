@@ -1,4 +1,4 @@
-"""The plugin interface: nine hooks."""
+"""the plugin interface: ten hooks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from auditor.data.dataset import Source
+    from auditor.data.location import Uri
     from auditor.model.artefact import Artefact
     from auditor.plugin.family import ProbeFamily
     from auditor.plugin.finished import FinishedRun
@@ -52,6 +53,16 @@ def auditor_open_model(path: Path, device: str, trust: bool = False, output: str
 @hookspec(firstresult=True)
 def auditor_open_images(path: Path) -> Source | None:
     """Open the images at ``path`` (a file or folder); return None for an unknown format."""
+    raise NotImplementedError
+
+
+@hookspec(firstresult=True)
+def auditor_open_uri(uri: Uri) -> Source | Path | None:
+    """Open the data at a URI such as ``s3://bucket/images``; return None for an unknown address.
+
+    A path that is returned is that of a copy on this machine, which ``auditor_open_images`` opens. Several processes
+    open the same URI; each reads the images that it measures.
+    """
     raise NotImplementedError
 
 

@@ -1,8 +1,8 @@
 """Measure on the machines of a Ray cluster (``--engine ray``, extra ``auditor[ray]``); the records are the same.
 
 Every worker opens the model and the images itself; only ids and rows are sent. Files of models are sent by content
-(``shipping.py``); the data is read by every worker at its path. ``fleet.py`` decides who measures what, and replaces
-workers that are lost.
+(``shipping.py``); every worker reads the images that it measures, at the path or URI of the audit. ``fleet.py`` decides
+who measures what, and replaces workers that are lost.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class RayWorker:
     ) -> None:
         """Open model and images as ``Worker`` does; the first of ``shipments`` is the model, the others surrogates.
 
-        ``contents`` has a reference to the bytes of each file by digest. Raises BadInput if the worker refuses.
+        ``contents`` has a reference to the bytes of each file by digest, ``settings`` are further arguments of
+        ``Worker``. Raises BadInput if the worker refuses.
         """
         import ray
 
@@ -324,6 +325,7 @@ class Workers:
                 "cuda:0" if on_gpu else classifier.device,
                 classifier.batch_size,
                 "" if classifier.access == "white-box" else classifier.access_reason,
+                ray.put(measurer.images.looks.to_parquet()),
             )
             expected = Identity.of(plugins, classifier, measurer.images)
             sent = _sent(request, measurer, _surrogates(probes))
@@ -364,9 +366,13 @@ def _surrogates(probes: Sequence[Probe]) -> list[Path]:
 
 def _sent(request: Request, measurer: Measurer, surrogates: Sequence[Path] = ()) -> Request:
     """Return the request for a worker: the data path is absolute, because its working folder is another one."""
-    from auditor.run.opening import data_path
+    from auditor.run.opening import data_location
 
-    data = data_path(request, measurer.classifier.artefact)
+    data = data_location(request, measurer.classifier.artefact)
     return replace(
-        request, data=None if data is None else data.absolute(), surrogates=surrogates, address=None, out=None
+        request,
+        data=data.absolute() if isinstance(data, Path) else data,
+        surrogates=surrogates,
+        address=None,
+        out=None,
     )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any
 
 from auditor.model.device import limit_threads
 from auditor.probes.base import Probe
@@ -28,7 +29,8 @@ class LocalWorkers:
         drop_copy = "" if classifier.access == "white-box" else classifier.access_reason
         self._count = count
         self._watch = watch
-        self._arguments = (request, classifier.device, classifier.batch_size, drop_copy, count)
+        looks = measurer.images.looks.to_parquet()
+        self._arguments = (count, request, classifier.device, classifier.batch_size, drop_copy, looks)
         self._pool = self._started()
 
     def measure(self, probe: Probe, pieces: Iterator[Sequence[str]]) -> Iterator[Measured]:
@@ -73,10 +75,10 @@ class LocalWorkers:
         return pool
 
 
-def _open(request: Request, device: str, batch_size: int, drop_copy: str, count: int) -> None:
-    """Open model and images in a process of the pool."""
+def _open(count: int, *settings: Any) -> None:
+    """Open model and images in a process of the pool; ``settings`` are the arguments of ``Worker``."""
     limit_threads(max(1, (os.cpu_count() or 1) // count))
-    _worker.append(Worker(request, device, batch_size, drop_copy))
+    _worker.append(Worker(*settings))
 
 
 def _measure(probe: Probe, ids: Sequence[str]) -> Measured:

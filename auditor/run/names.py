@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from auditor.errors import BadInput
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
@@ -15,7 +17,7 @@ def check_names(request: Request) -> None:
     """Raise BadInput if the request names a model, suite, policy, format, probe or setting that does not exist."""
     if not request.model.exists():
         raise BadInput(f"{request.model}: no such file")
-    if request.data is not None and not request.data.exists():
+    if isinstance(request.data, Path) and not request.data.exists():
         raise BadInput(f"--data {request.data}: no such file or folder")
     plugins = registry.load()
     suite = find_suite(request.suite, plugins)

@@ -10,6 +10,8 @@ import numpy as np
 
 from auditor.data.dataset import Images, Source, sample
 from auditor.data.labels import match_labels
+from auditor.data.location import Uri, shown
+from auditor.data.looks import Looks
 from auditor.errors import BadInput
 from auditor.findings.record import Json
 from auditor.model.artefact import Artefact
@@ -32,8 +34,13 @@ Overrides = Mapping[str, Mapping[str, Json]]
 """Properties of the model from the command line, in the tables and keys of the sidecar."""
 
 
-def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: str) -> tuple[DeployedModel, Images]:
-    """Open the classifier and its images, and match labels to classes. Raises BadInput for unusable files."""
+def open_audit(
+    plugins: Registry, request: Request, suite: suite.Suite, device: str, looks: Looks | None = None
+) -> tuple[DeployedModel, Images]:
+    """Open the classifier and its images, and match labels to classes.
+
+    ``looks`` are those of an earlier opening, by default what the run folder has. Raises BadInput for unusable files.
+    """
     artefact = _open_request(plugins, request, device)
     artefact = _check_device(request.model, artefact, request.device, device)
     sidecar = _sidecar(request.model, artefact, request.overrides)
@@ -58,7 +65,8 @@ def open_audit(plugins: Registry, request: Request, suite: suite.Suite, device: 
         resizing=resizing(sidecar, classifier.shape),
         samples=samples,
         seed=request.seed,
-        looks=None if request.fresh else find_looks(out_folder(request, classifier), "images"),
+        looks=looks or (None if request.fresh else find_looks(out_folder(request, classifier), "images")),
+        pixel_cache=request.pixel_cache,
     )
     classifier.warnings += images.warnings + effect.resizing_warnings(sidecar, images)
     _state_benchmark(classifier, images, request, sidecar)
@@ -102,8 +110,8 @@ def _open_rows(
     return classifier, images
 
 
-def data_path(request: Request, artefact: Artefact) -> Path | None:
-    """Return the path of the data, from command line or sidecar; None for the packaged photographs."""
+def data_location(request: Request, artefact: Artefact) -> Path | Uri | None:
+    """Return where the data is, from command line or sidecar; None for the packaged photographs."""
     return request.data or _sidecar(request.model, artefact, request.overrides).data
 
 
@@ -128,6 +136,7 @@ def open_unknown(
         samples=request.samples or suite.samples,
         seed=request.seed,
         looks=None if request.fresh else find_looks(out_folder(request, classifier), "unknown"),
+        pixel_cache=request.pixel_cache,
     )
     known = set(images.digests)
     both = [name for name, digest in zip(unknown.ids, unknown.digests, strict=True) if digest in known]
@@ -312,11 +321,13 @@ def _find_source(plugins: Registry, request: Request, sidecar: Sidecar) -> Sourc
 
         return source()
     option = "--data" if request.data else f"{sidecar.where('data')}: [data] path"
-    return _open_source(plugins, path, f"{option} {path}")
+    return _open_source(plugins, path, f"{option} {shown(path)}")
 
 
-def _open_source(plugins: Registry, path: Path, option: str) -> Source:
-    """Open the images at a path; ``option`` says where the path comes from."""
+def _open_source(plugins: Registry, path: Path | Uri, option: str) -> Source:
+    """Open the images at a path or URI; ``option`` says where it comes from."""
+    if isinstance(path, Uri):
+        return _open_uri(plugins, path, option).printable()
     if not path.exists():
         raise BadInput(f"{option}: no such file or folder")
     if not path.is_file() and not path.is_dir():
@@ -328,6 +339,20 @@ def _open_source(plugins: Registry, path: Path, option: str) -> Source:
             " archive, a Hugging Face data set (.parquet, metadata.jsonl), a WebDataset archive (.tar), or IDX files"
         )
     return found.printable()
+
+
+def _open_uri(plugins: Registry, uri: Uri, option: str) -> Source:
+    """Open the images at a URI."""
+    found: Source | Path | None = plugins.first("auditor_open_uri", uri=uri)
+    if found is None:
+        raise BadInput(f"{option}: no plugin opens such an address; expected s3://, gs://, az:// or https://")
+    if isinstance(found, Source):
+        return replace(found, path=uri.shown)
+    try:
+        return replace(_open_source(plugins, found, option), path=uri.shown)
+    except BadInput as error:
+        # the name of the copy means nothing to the reader
+        raise BadInput(str(error).replace(str(found), uri.shown)) from None
 
 
 def _size_of(source: Source, index: int) -> tuple[int, int] | None:

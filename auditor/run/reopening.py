@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from auditor.data.dataset import Images
+from auditor.data.location import Uri
 from auditor.findings.record import Json
 from auditor.model.deployed import DeployedModel
 from auditor.model.device import pick_device
@@ -24,7 +25,9 @@ def reopen_model(run: StoredRun, path: Path, device: str, *, trust: bool) -> Dep
     return open_model(path, device, _tables(run), trust=trust)
 
 
-def reopen_data(run: StoredRun, plugins: Registry, model: Path, data: Path, device: str, *, trust: bool) -> Images:
+def reopen_data(
+    run: StoredRun, plugins: Registry, model: Path, data: Path | Uri, device: str, *, trust: bool
+) -> Images:
     """Read the images of a path that the run drew. Raises BadInput for unusable files."""
     manifest = run.manifest
     request = Request(

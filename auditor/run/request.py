@@ -12,6 +12,7 @@ from auditor.findings.record import AuditRecord, Json, ProbeRecord
 
 if TYPE_CHECKING:
     from auditor.data.augmentations import Augmentations
+    from auditor.data.location import Uri
     from auditor.data.maite import MaiteDataset
 
 PROBE_TIMEOUT = 3600.0
@@ -36,7 +37,7 @@ class Request:
 
     model: Path
     suite: str = "standard"
-    data: Path | None = None
+    data: Path | Uri | None = None
     out: Path | None = None
     probes: Sequence[str] = ()
     skip: Sequence[str] = ()
@@ -66,8 +67,10 @@ class Request:
     """Processes that measure; None for one with the engine "local", for one per core with "ray"."""
     surrogates: Sequence[Path] = ()
     """Other models for the same classes, for every probe that accepts surrogates."""
-    unknown: Path | None = None
+    unknown: Path | Uri | None = None
     """Images that belong to no class, for every probe that needs them."""
+    pixel_cache: Path | None = None
+    """Folder for decoded images, which several audits may share; None to read those again that memory does not hold."""
     fresh: bool = False
     overrides: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
     """Properties of the model from the command line, in the tables and keys of the sidecar."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from auditor.data.location import Uri, shown
 from auditor.errors import AuditorError, BadInput, one_line
 from auditor.files import digest, file_sha256, inside
 from auditor.findings.record import ProbeRecord, plugin_title
@@ -48,8 +49,8 @@ class Given:
 
     model: Path | None = None
     """The model file; that of the run by default, if it exists."""
-    data: Path | None = None
-    """The data; that of the run by default, if it exists."""
+    data: Path | Uri | None = None
+    """The data; that of the run by default, if it is on this machine. A run does not choose which address is opened."""
     policy: str | None = None
     """The policy that judged, if it is not the planned one."""
     device: str = "auto"
@@ -190,18 +191,18 @@ def _model_and_data(run: StoredRun, plugins: Registry, given: Given) -> Iterator
     yield from _pictures(run, classifier)
 
 
-def _data(run: StoredRun, plugins: Registry, model: Path, data: Path, given: Given) -> Check:
+def _data(run: StoredRun, plugins: Registry, model: Path, data: Path | Uri, given: Given) -> Check:
     stated = run.manifest["data"]
     if {key: run.audit["data"][key] for key in ("path", "sha256")} != {key: stated[key] for key in ("path", "sha256")}:
         return Check("data", "FAILED", "audit.json states other data than manifest.json")
-    if not data.exists():
-        return Check("data", "not checked", f"{data} does not exist; give the path with --data")
+    if isinstance(data, Path) and not data.exists():
+        return Check("data", "not checked", f"{shown(data)} is not on this machine; give path or URI with --data")
     try:
         images = reopen_data(run, plugins, model, data, given.device, trust=given.trust)
     except BadInput as error:
         return Check("data", "FAILED", one_line(error))
     same = images.sha256 == stated["sha256"]
-    return _check("data", [] if same else [f"{data} is not the audited data: its digest differs"], f"{data}")
+    return _check("data", [] if same else [f"{shown(data)} is not the audited data: its digest differs"], shown(data))
 
 
 def _pictures(run: StoredRun, classifier: DeployedModel) -> Iterator[Check]:

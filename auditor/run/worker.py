@@ -86,19 +86,24 @@ class Worker:
         device: str,
         batch_size: int,
         drop_copy: str,
+        looks: bytes = b"",
         *,
         suite: Suite | None = None,
         expected: Identity | None = None,
     ) -> None:
         """Open model and images; ``drop_copy`` is why the differentiable copy is not used, empty if it is.
 
-        ``suite`` is read from the request by default. Raises BadInput for unusable files, and if something differs from
-        what is ``expected``.
+        ``looks`` is what the audit found out when it read the images, as Parquet: those that have not changed are read
+        when they are measured. ``suite`` is read from the request by default. Raises BadInput for unusable files, and
+        if something differs from what is ``expected``.
         """
+        from auditor.data.looks import Looks
         from auditor.run.opening import open_audit
 
         plugins = registry.load()
-        classifier, images = open_audit(plugins, request, suite or find_suite(request.suite, plugins), device)
+        known = Looks.from_parquet(looks) if looks else None
+        suite = suite or find_suite(request.suite, plugins)
+        classifier, images = open_audit(plugins, request, suite, device, known)
         classifier.batch_size = batch_size
         if drop_copy:
             classifier.drop_copy(drop_copy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from auditor import BadInput
@@ -19,7 +19,7 @@ _KINDS = {
 _KIND = {name: kind for kind, names in _KINDS.items() for name in names}
 
 
-def choose_part(path: Path, found: Scan) -> str | None:
+def choose_part(path: PurePath, found: Scan) -> str | None:
     """Return the sub-folder to audit, the test part or else the validation part; None if the folder has no parts.
 
     Folders are parts if all of them are called like one and hold folders of images. A class called test next to other
@@ -50,7 +50,7 @@ def is_part(name: str) -> bool:
     return name.casefold() in _KIND
 
 
-def best_part(path: Path, parts: Mapping[str, Path]) -> str:
+def best_part(path: PurePath, parts: Mapping[str, PurePath]) -> str:
     """Return the test part of a data set, or else the validation part.
 
     Args:
@@ -76,7 +76,7 @@ def best_part(path: Path, parts: Mapping[str, Path]) -> str:
     )
 
 
-def _check_classes(path: Path, parts: dict[str, Scan], others: dict[str, Scan]) -> None:
+def _check_classes(path: PurePath, parts: dict[str, Scan], others: dict[str, Scan]) -> None:
     """Raise BadInput if a folder next to ``parts`` holds the same classes, so that it is a part, too."""
     for name, part in parts.items():
         for other, folder in others.items():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
 """Files with these endings are images; if one cannot be decoded, it is reported as unreadable."""
@@ -17,11 +18,11 @@ _FORMATS = ("AVIF", "BMP", "DDS", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "MPO
 class Scan:
     """The visible content of a folder, sorted by name."""
 
-    images: list[Path] = field(default_factory=list)
+    images: list[PurePath] = field(default_factory=list)
     folders: dict[str, Scan] = field(default_factory=dict)
 
     @property
-    def everything(self) -> list[Path]:
+    def everything(self) -> list[PurePath]:
         """All images in the folder and its sub-folders, sorted by path."""
         files = [*self.images, *(file for folder in self.folders.values() for file in folder.everything)]
         # the order of paths; comparing them one by one takes seconds for 100,000
@@ -31,6 +32,30 @@ class Scan:
 def scan(path: Path, skipped: dict[str, list[str]]) -> Scan:
     """Return the content of a folder, and add what is left out to ``skipped``: names by reason."""
     return _scan(path, path, skipped)
+
+
+def scan_names(folder: PurePosixPath, names: Sequence[str], skipped: dict[str, list[str]]) -> Scan:
+    """Return the same for files of which only the names are known, relative to ``folder`` and sorted as paths are.
+
+    A file is taken for an image by the ending of its name.
+    """
+    found = Scan()
+    for name in names:
+        *folders, last = name.split("/")
+        hidden = next((i for i, part in enumerate((*folders, last)) if part.startswith(".")), None)
+        if hidden is not None:
+            above = "/".join((*folders, last)[: hidden + 1])
+            if above not in skipped["hidden"][-1:]:
+                skipped["hidden"].append(above)
+            continue
+        inner = found
+        for part in folders:
+            inner = inner.folders.setdefault(part, Scan())
+        if PurePosixPath(last).suffix.lower() in _SUFFIXES:
+            inner.images.append(folder / name)
+        else:
+            skipped["not an image"].append(name)
+    return found
 
 
 def _scan(folder: Path, root: Path, skipped: dict[str, list[str]]) -> Scan:

@@ -86,7 +86,7 @@ def _image_folder(path: Path, warnings: tuple[str, ...] = ()) -> Source:
     skipped: dict[str, list[str]] = defaultdict(list)
     listed = {(path.parent / str(name)).resolve() for name in table["file_name"]}
     everything = scan(path.parent, skipped).everything
-    unnamed = [file.relative_to(path.parent).as_posix() for file in everything if file.resolve() not in listed]
+    unnamed = [file.relative_to(path.parent).as_posix() for file in everything if Path(file).resolve() not in listed]
     unread = [f"Columns of {path.name} that hold lists were not read: {', '.join(nested)}."] if nested else []
     return replace(source, skipped={f"not named in {path.name}": unnamed}, warnings=[*warnings, *unread])
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditor import BadInput, hookimpl
+from auditor.plugins.formats._files import Files, LocalFiles, existing, files_of
 from auditor.plugins.formats._labels import labelled
-from auditor.printable import original
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,38 +24,41 @@ if TYPE_CHECKING:
 
     from auditor.data.dataset import Source
 
-_SUFFIXES = {".csv", ".parquet"}
+SUFFIXES = {".csv", ".parquet"}
 _NOT_GROUPS = {"image", "label", "mask", "unit", "epsilon"}
 
 
 @hookimpl
 def auditor_open_images(path: Path) -> Source | None:
     """Open files called ``*.csv`` or ``*.parquet``."""
-    return _open(path) if path.suffix.lower() in _SUFFIXES else None
+    return _open(path) if path.suffix.lower() in SUFFIXES else None
 
 
 def _open(path: Path) -> Source:
-    table = _read(path)
-    _check_columns(path, [str(name) for name in table.columns])
+    table = read_table(path)
     return image_source(path, table) if "image" in table.columns else _tabular(path, table)
 
 
-def image_source(path: Path, table: pd.DataFrame) -> Source:
-    """Return the images that a table names in the column ``image``, relative to the folder of ``path``."""
-    from auditor.data.dataset import Source
-    from auditor.data.looks import file_stamp
-    from auditor.data.resizing import read_file
+def image_source(path: Path, table: pd.DataFrame, folder: Files | None = None) -> Source:
+    """Return the images that a table names in the column ``image``: URIs, or relative to the folder of ``path``.
 
-    names = [_name(path.parent, name) for name in _image_names(path, table)]
-    # a path object for each image would take several times the memory of its name
-    folder, masks = path.parent, _mask_files(path, table)
+    ``folder`` has the files of that folder if it is not on this machine.
+    """
+    from auditor.data.dataset import Source
+
+    folder = folder or LocalFiles(path.parent)
+    stated = _image_names(path, table)
+    files = files_of(folder, stated)
+    names = [existing(files, name) for name in stated]
+    masks = _mask_names(folder, table)
+    of_masks = files_of(folder, [name for name in masks if name is not None])
 
     def read_mask(index: int) -> tuple[bytes, Image.Image] | None:
-        file = masks[index]
+        name = masks[index]
         try:
-            return None if file is None else read_file(file)
+            return None if name is None else of_masks.read(name)
         except OSError as error:
-            raise OSError(f"its mask {file.name if file else ''}: {error.strerror or error}") from None
+            raise OSError(f"its mask {Path(name or '').name}: {error.strerror or error}") from None
 
     return Source(
         path=str(path),
@@ -64,15 +67,16 @@ def image_source(path: Path, table: pd.DataFrame) -> Source:
         groups={str(name): _texts(table[name]) for name in table.columns if name not in _NOT_GROUPS},
         units=_texts(table["unit"]) if "unit" in table else None,
         epsilons=_texts(table["epsilon"]) if "epsilon" in table else None,
-        read=lambda index: read_file(folder / names[index]),
+        read=lambda index: files.read(names[index]),
         mask=read_mask if masks else None,
-        stamp=lambda index: file_stamp(folder / names[index], masks[index] if masks else None),
+        stamp=lambda index: _stamp(files, names[index], of_masks, masks[index] if masks else None),
     )
 
 
-def _name(folder: Path, stated: str) -> str:
-    """Return the name of a file; one that no table can hold is stated with the escapes that ids have."""
-    return original(stated) if "\\" in stated and (folder / original(stated)).exists() else stated
+def _stamp(files: Files, name: str, of_masks: Files, mask: str | None) -> str:
+    """Return the stamp of an image and its mask; empty if one of them has none."""
+    stamps = [files.stamp(name), *([] if mask is None else [of_masks.stamp(mask)])]
+    return " ".join(stamps) if all(stamps) else ""
 
 
 def _check_columns(path: Path, names: list[str]) -> None:
@@ -104,15 +108,13 @@ def _image_names(path: Path, table: pd.DataFrame) -> list[str]:
     return [str(name) for name in table["image"]]
 
 
-def _mask_files(path: Path, table: pd.DataFrame) -> list[Path | None]:
+def _mask_names(folder: Files, table: pd.DataFrame) -> list[str | None]:
     """Return the mask of each image, None for images without one; empty without the column."""
     if "mask" not in table:
         return []
     missing = table["mask"].isna()
-    folder = path.parent
     return [
-        None if absent else folder / _name(folder, str(name))
-        for name, absent in zip(table["mask"], missing, strict=True)
+        None if absent else existing(folder, str(name)) for name, absent in zip(table["mask"], missing, strict=True)
     ]
 
 
@@ -132,6 +134,13 @@ def _tabular(path: Path, table: pd.DataFrame) -> Source:
     digits = len(str(len(table)))
     ids = [f"row {i + 1:0{digits}d}" for i in range(len(table))]
     return Source(path=str(path), ids=ids, read=read, columns=columns)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table. Raises BadInput if it is none, or has columns without a name or with the name of another."""
+    table = _read(path)
+    _check_columns(path, [str(name) for name in table.columns])
+    return table
 
 
 def _read(path: Path) -> pd.DataFrame:
