@@ -101,7 +101,8 @@ _HINTS: dict[type[Any], Mapping[str, Any]] = {}
 """Types of the fields by dataclass; finding them out takes longer than reading a file."""
 
 
-def _hints(kind: type[Any]) -> Mapping[str, Any]:
+def field_types(kind: type[Any]) -> Mapping[str, Any]:
+    """Return the types of a dataclass's fields by name, with annotations."""
     if kind not in _HINTS:
         _HINTS[kind] = typing.get_type_hints(kind, include_extras=True)
     return _HINTS[kind]
@@ -122,7 +123,7 @@ def decode(kind: type[T], content: Any, where: str) -> T:
         raise BadInput(f"{where} must be a table; found {_shown(content)}")
     keys = _keys(kind)
     refuse_unknown(content, keys, where)
-    hints = _hints(kind)
+    hints = field_types(kind)
     values = {}
     for key, entry in keys.items():
         if key in content:
@@ -210,7 +211,7 @@ def describe(hint: Any) -> str:
 def json_schema(kind: type[Any]) -> dict[str, Any]:
     """Describe the dataclass ``kind`` as a JSON Schema; the docstrings of its fields become descriptions."""
     keys, notes = _keys(kind), _field_docstrings(kind)
-    hints = _hints(kind)
+    hints = field_types(kind)
     properties = {}
     for key, entry in keys.items():
         properties[key] = type_schema(hints[entry.name])

@@ -59,33 +59,33 @@ def resnet18() -> nn.Module:
 
 
 class Passes:
-    """Log of the passes of a classifier, in order."""
+    """Log of the passes of a classifier and its variants, such as one with shuffled weights, in order."""
 
     def __init__(self, classifier: Any) -> None:
-        self.classifier = classifier
+        self.kind = type(classifier)
         self.log: list[dict[str, Any]] = []
 
     def __enter__(self) -> list[dict[str, Any]]:
         self.log = []
-        logits, predict = self.classifier.logits, self.classifier.predict
+        self.before = logits, predict = self.kind.logits, self.kind.predict
 
-        def logged_logits(images: torch.Tensor) -> torch.Tensor:
+        def logged_logits(classifier: Any, images: torch.Tensor) -> torch.Tensor:
             entry = {"n": len(images), "gradients": 0, "deployed": False}
             self.log.append(entry)
-            result: torch.Tensor = logits(images)
+            result: torch.Tensor = logits(classifier, images)
             if result.requires_grad:
                 result.register_hook(lambda _: entry.update(gradients=entry["gradients"] + 1))
             return result
 
-        def logged_predict(images: Any) -> Any:
+        def logged_predict(classifier: Any, images: Any) -> Any:
             self.log.append({"n": len(images), "gradients": 0, "deployed": True})
-            return predict(images)
+            return predict(classifier, images)
 
-        self.classifier.logits, self.classifier.predict = logged_logits, logged_predict
+        self.kind.logits, self.kind.predict = logged_logits, logged_predict
         return self.log
 
     def __exit__(self, *_: object) -> None:
-        del self.classifier.logits, self.classifier.predict
+        self.kind.logits, self.kind.predict = self.before
 
 
 def alone(classifier: Any, log: list[dict[str, Any]], pixels: torch.Tensor) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from overhead import Passes, alone
 
+from auditor import NotApplicable
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
 from auditor.run.effort import reduce
@@ -54,9 +55,13 @@ def main() -> None:
         if reason := unmet_requirement(probe, classifier, images):
             print(f"{name:36} not applicable: {reason}", flush=True)
             continue
-        ready = probe.prepare(run_context(probe, chosen, measurer, images.ids[:8]))
-        measurer.begin(ready)
-        measurer.measure(ready, ids)
+        try:
+            ready = probe.prepare(run_context(probe, chosen, measurer, images.ids[:8]))
+            measurer.begin(ready)
+            measurer.measure(ready, ids)
+        except NotApplicable as reason:
+            print(f"{name:36} not applicable: {reason}", flush=True)
+            continue
         ratios = []
         for _ in range(arguments.rounds):
             with Passes(classifier) as log:

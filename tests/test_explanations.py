@@ -22,7 +22,14 @@ from auditor.errors import NotApplicable
 from auditor.plugin import registry
 from auditor.plugin.suite import find_suite
 from auditor.plugins.explanations._lime_coefficients import superpixel_coefficients
-from auditor.plugins.explanations._shap_values import _interpreted, _library, gradient_values, image_values
+from auditor.plugins.explanations._shap_values import (
+    _interpreted,
+    _library,
+    _masker,
+    gradient_values,
+    image_values,
+    lower_credit,
+)
 from auditor.plugins.explanations._superpixels import superpixels
 from auditor.plugins.explanations.grad_cam import GradCam
 from auditor.plugins.explanations.gradient_shap import GradientShap
@@ -114,6 +121,19 @@ def test_shap_is_interpreted_and_left_as_it_was() -> None:
     assert compiles
     # the group of two gets two thirds of 3, added to its own 0.125, and halves it
     assert compiled == interpreted == [0.5 + 1.0625, 0.25 + 1.0625, 2.0, 2.125, 3.0]
+
+
+@pytest.mark.parametrize("outputs", [(), (1,), (2,)])
+def test_credit_is_lowered_as_by_the_library(outputs: tuple[int, ...]) -> None:
+    with _interpreted():
+        theirs = sys.modules[_library().PartitionExplainer.__module__].lower_credit
+        tree = _masker((5, 7, 3)).clustering
+        leaves = len(tree) + 1
+        values = np.random.default_rng(0).normal(size=(2 * leaves - 1, *outputs))
+        expected = values.copy()
+        theirs(2 * leaves - 2, 0, leaves, expected, tree)
+    lower_credit(2 * leaves - 2, 0, leaves, values, tree)
+    assert np.array_equal(values, expected)
 
 
 def test_lime_equals_the_package_for_the_same_seed(subject: tuple[Any, Batch]) -> None:

@@ -13,7 +13,6 @@ import inspect
 import os
 import re
 import sys
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +30,7 @@ from auditor.plugin.family import ProbeFamily
 from auditor.plugin.hookspecs import API_VERSION
 from auditor.policy.rules import builtin
 from auditor.probes.base import Meta, Probe
-from auditor.toml import nearest, typed
+from auditor.toml import field_types, nearest, typed
 
 GROUP = "auditor.plugins"
 ONLY = "AUDITOR_ONLY_PLUGINS"
@@ -169,7 +168,7 @@ class Registry:
         """Return a probe with these settings; raise BadInput for an unknown setting or a value of another type."""
         self.has(probe_id)
         kind = self.probes[probe_id]
-        hints = typing.get_type_hints(kind)
+        hints = field_types(kind)
         fields = {f.name: hints[f.name] for f in dataclasses.fields(kind)}
         values: dict[str, Any] = {}
         for name, value in settings.items():
@@ -312,7 +311,7 @@ def check_probe(kind: Any) -> None:
     if meta.area == "attacks" and kind.threat_model is Probe.threat_model:
         raise PluginBroken(f"{meta.id}: an attack must declare its threat_model()")
     try:
-        typing.get_type_hints(kind)
+        field_types(kind)
         probe = kind()
         plain(dataclasses.asdict(probe))
         probe.threat_model()

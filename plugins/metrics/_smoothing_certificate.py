@@ -54,7 +54,10 @@ def count_answers(
     counts = np.zeros(classifier.n_classes, dtype=np.int64)
     for start in range(0, draws, classifier.batch_size):
         shape = (min(classifier.batch_size, draws - start), *image.pixels.shape[1:])
-        noisy = image.pixels + sigma * generator.standard_normal(shape).astype(np.float32)
-        answers = classifier.predict(noisy.clip(0, 1).astype(np.float32)).argmax(axis=1)
+        # in place and in float32: at 224 x 224, drawing takes a quarter of the time of a small network's pass
+        noisy = generator.standard_normal(shape, dtype=np.float32)
+        noisy *= np.float32(sigma)
+        noisy += image.pixels
+        answers = classifier.predict(noisy.clip(0, 1, out=noisy)).argmax(axis=1)
         counts += np.bincount(answers, minlength=len(counts))
     return counts

@@ -35,6 +35,8 @@ class Smoothing(Probe):
 
     meta = Meta(
         id="metrics.smoothing",
+        # 2: the noise is drawn in float32
+        version=2,
         title="Certificate of the smoothed model",
         area="metrics",
         why="It shows how robust the model would be if it answered by majority over many noisy copies of each image."
