@@ -39,7 +39,8 @@ def export(model: torch.nn.Module, example: torch.Tensor, stem: Path, sidecar: M
             # the exporter stores the paths of the source files in this field
             del node.metadata_props[:]
         onnx.save(proto, str(onnx_path))
-        torch.jit.trace(model, example).save(str(script_path))
+        # without tracing a second time to compare: the networks are those that ONNX was exported from
+        torch.jit.trace(model, example, check_trace=False).save(str(script_path))
     for path in (onnx_path, script_path):
         sidecar_path(path).write_text(toml(sidecar), encoding="utf-8")
     return onnx_path
