@@ -125,7 +125,8 @@ def _masker(shape: tuple[int, ...]) -> Any:
 
         def __call__(self, mask: NDArray[Any], image: NDArray[Any]) -> tuple[NDArray[Any]]:
             """Return the image, (1, h, w, c), where the mask is true, and the filling elsewhere."""
-            return (np.where(mask, image.ravel(), self.mask_value).astype(image.dtype).reshape(1, *image.shape),)
+            filled = np.where(mask, image.ravel(), self.mask_value).astype(image.dtype, copy=False)
+            return (filled.reshape(1, *image.shape),)
 
     return Masker(np.zeros(shape), shape)
 
