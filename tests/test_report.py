@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import io
+import itertools
 import json
 import os
 import re
@@ -768,6 +769,20 @@ def test_single_line_named_by_the_title_has_no_legend() -> None:
 def test_log_axis_has_zero_before_a_break() -> None:
     scale = scales.scale(axis("log"), [0.0, 0.01, 1.0], 0.0, 100.0)
     assert [scale(0.0), scale(0.01), scale(1.0)] == pytest.approx([0.0, 10.0, 100.0])
+
+
+@pytest.mark.parametrize("form", ["n/255", "number"])
+def test_labels_of_many_decades_do_not_overlap(form: str) -> None:
+    decades = [10.0**-power / 255 for power in range(14)]
+    many = chart([(0.0, 1.0), *((x, 0.5) for x in reversed(decades))])
+    many["x"] |= {"scale": "symlog", "format": form}
+    drawn = str(plot.plot(many))
+    labels = re.findall(r'<text x="([\d.]+)" y="([\d.]+)"[^>]*>([^<]+)</text>', drawn)
+    places = sorted((float(x), label) for x, y, label in labels if float(y) == plot.HEIGHT - plot.BOTTOM + 19)
+    assert len(places) >= 3
+    for (left, one), (right, two) in itertools.pairwise(places):
+        # half of each, at six pixels for a character
+        assert right - left >= 3 * (len(one) + len(two)), (one, two)
 
 
 def test_plot_without_data_is_a_note() -> None:

@@ -137,12 +137,11 @@ def _axes(frame: _Frame, xs: Sequence[float], ys: Sequence[float]) -> Iterator[M
     """Draw grid, ticks and titles, and a break if a logarithmic axis shows 0."""
     x_axis, y_axis = frame.chart["x"], frame.chart["y"]
     base, right = frame.base, frame.right
-    y_ticks = ticks(y_axis, frame.y, ys, 18)
+    y_ticks = ticks(y_axis, frame.y, ys, lambda _: 18)
     yield strokes((LEFT, frame.y(tick), right, frame.y(tick)) for tick in y_ticks)
     for tick in y_ticks:
         yield text(LEFT - 8, frame.y(tick) + 4, _tick_label(y_axis, tick), "end")
-    widest = max(len(_tick_label(x_axis, value)) for value in (frame.x.low, frame.x.high))
-    x_ticks = ticks(x_axis, frame.x, xs, 6.5 * widest + 6)
+    x_ticks = ticks(x_axis, frame.x, xs, lambda tick: 6.5 * len(_tick_label(x_axis, tick)) + 6)
     marks = [(frame.x(tick), base, frame.x(tick), base + 5) for tick in x_ticks]
     yield strokes([(LEFT, base, right, base), *marks], colour=SOFT, kind="axis")
     for tick in x_ticks:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,8 +61,8 @@ def scale(axis: AxisRecord, values: Sequence[float], start: float, end: float) -
     return Scale(kind, low, high, start, end, zero_apart, unit)
 
 
-def ticks(axis: AxisRecord, along: Scale, values: Sequence[float], gap: float) -> list[float]:
-    """Return the ticks of an axis, at least ``gap`` pixels apart.
+def ticks(axis: AxisRecord, along: Scale, values: Sequence[float], room: Callable[[float], float]) -> list[float]:
+    """Return the ticks of an axis; ``room`` returns the pixels along the axis that the label of a tick takes.
 
     A linear axis has round numbers, a logarithmic one the measured values if they are few.
     """
@@ -74,7 +74,7 @@ def ticks(axis: AxisRecord, along: Scale, values: Sequence[float], gap: float) -
     distinct = sorted(set(values))
     kept: list[float] = []
     for tick in distinct if len(distinct) <= 12 else _powers(along, factor):
-        if not kept or abs(along(tick) - along(kept[-1])) >= gap:
+        if not kept or abs(along(tick) - along(kept[-1])) >= (room(tick) + room(kept[-1])) / 2:
             kept.append(tick)
     return kept
 
