@@ -270,12 +270,14 @@ def _scalar(item: Json) -> CellRecord:
 
 
 def place(at: Mapping[str, Json]) -> str:
-    """Format the setting of a measurement after a metric's label: `` at L∞ 8/255``, `` by lighting``.
+    """Format the setting of a measurement after a metric's label: `` at L∞ 8/255``, `` by lighting``, `` of class 3``.
 
     A gap: `` of lighting dark against bright``.
     """
     if set(at) == {"group"}:
         return f" by {at['group']}"
+    if set(at) == {"class"}:
+        return f" of class {at['class']}"
     if set(at) in ({"order"}, {"preset"}):
         # the name of an alternative: `` (alphabetical order)``
         return f" ({next(iter(at.values()))})"

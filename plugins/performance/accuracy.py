@@ -45,7 +45,7 @@ class Accuracy(Probe):
         MetricSpec(name="roc_auc", label="ROC AUC", better="higher"),
         MetricSpec(name="roc_auc_micro", label="ROC AUC over all pairs of image and class", better="higher"),
         MetricSpec(name="log_loss", label="Log loss", better="lower", unit="nats"),
-        MetricSpec(name="class_recall", label="Recall of a class", better="higher"),
+        MetricSpec(name="class_recall", label="Recall rate", better="higher"),
         *GUESSING_METRICS,
     )
     examples_shown: int = 6
