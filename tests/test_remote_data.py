@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -265,9 +266,15 @@ def test_missing_and_broken_images_are_left_out_by_name(bucket: Bucket, folder: 
         ("memory://bucket/nothing", "memory://bucket/nothing: no such file or folder"),
         ("nonsense://bucket", "nonsense://bucket: .*expected a file system that fsspec knows"),
         ("oci://bucket", "oci://bucket: .*ocifs"),
+        ("gs://bucket", r"gs://bucket: .*gcsfs.*; pip install 'auditor\[gs\]'"),
+        ("zip://x::file:///nowhere/x.zip", "zip://x::file:///nowhere/x.zip: cannot be opened: FileNotFoundError"),
     ],
 )
-def test_unusable_address_is_refused_in_one_sentence(bucket: Bucket, uri: str, message: str) -> None:
+def test_unusable_address_is_refused_in_one_sentence(
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, uri: str, message: str
+) -> None:
+    for package in ("gcsfs", "ocifs"):
+        monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(BadInput, match=message):
         opened(Uri(uri))
 

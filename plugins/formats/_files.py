@@ -30,6 +30,10 @@ _IDENTITY = ("ETag", "etag", "md5Hash", "content_md5", "generation", "version_id
 """What file systems say about a file that changes with its content; a time may stay the same for a second."""
 
 
+_EXTRAS = {"s3": "s3", "gs": "gs", "http": "https", "https": "https"}
+"""Extra of this package that installs what a file system needs, by the scheme of its URIs."""
+
+
 class Files(Protocol):
     """Files by name, relative to a folder."""
 
@@ -78,12 +82,17 @@ class RemoteFiles:
         try:
             self._files, self._root = fsspec.url_to_fs(uri)
         except ImportError as error:
-            raise BadInput(f"{uri.shown}: {first_line(error)}; install the package and start again") from None
+            extra = _EXTRAS.get(uri.partition("://")[0])
+            advice = f"pip install 'auditor[{extra}]'" if extra else "install the package and start again"
+            raise BadInput(f"{uri.shown}: {first_line(error)}; {advice}") from None
         except ValueError as error:
             raise BadInput(
                 f"{uri.shown}: {first_line(error)}; expected a file system that fsspec knows, such as s3://, gs://, az://"
                 " or https://"
             ) from None
+        except Exception as error:
+            # an archive that is not there, a server that does not answer
+            raise BadInput(f"{uri.shown}: cannot be opened: {type(error).__name__}: {first_line(error)}") from None
         self._folders: dict[str, dict[str, str]] = {}
 
     @property
