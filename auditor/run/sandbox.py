@@ -202,6 +202,9 @@ def _import_libraries() -> None:
     import onnxruntime
     import torch
 
+    # otherwise every fork imports them
+    import auditor.model.deployed
+    import auditor.model.loading
     import auditor.onnx.graph  # noqa: F401
 
     # the first call writes a file, which a fork may not
