@@ -81,7 +81,10 @@ def plug(monkeypatch: pytest.MonkeyPatch) -> Plug:
         entry = types.SimpleNamespace(
             name="third", dist=types.SimpleNamespace(name="third", version="1.0"), load=lambda: module
         )
-        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [*entries, entry])
+        # other libraries ask for their plugins, too, and remember the answer
+        monkeypatch.setattr(
+            "importlib.metadata.entry_points", lambda group: [*entries, entry] if group == "auditor.plugins" else []
+        )
 
     return call
 

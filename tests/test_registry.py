@@ -115,7 +115,9 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
             dist = types.SimpleNamespace(name=f"package{i}", version=f"{i}.0")
             loader = other if callable(other) else lambda other=other: other
             entries.append(types.SimpleNamespace(name="third", dist=dist, load=loader))
-        monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [*own, *entries])
+        monkeypatch.setattr(
+            "importlib.metadata.entry_points", lambda group: [*own, *entries] if group == registry.GROUP else []
+        )
         return registry.load()
 
     return call
