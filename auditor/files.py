@@ -31,15 +31,19 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_whole(target: Path, content: bytes | memoryview) -> Path:
-    """Write a file: aside, flushed, then renamed, so that it is there whole or not at all."""
+def write_whole(target: Path, content: bytes | memoryview, *, durable: bool = True) -> Path:
+    """Write a file: aside, flushed, then renamed, so that it is there whole or not at all.
+
+    One that is not ``durable`` is left to the system to flush; a power failure may damage it.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     aside = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with aside.open("wb") as file:
             file.write(content)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
             if os.fstat(file.fileno()).st_size != len(content):
                 # some network file systems accept less than they are given
                 raise OSError(errno.EIO, "fewer bytes were written than given", str(target))

@@ -49,8 +49,8 @@ def main() -> None:
     pixels = classifier.tensor(images.pixels(ids))
     print(f"{classifier.path}, {len(ids)} images of {images.shape}: probe over its passes alone")
     chosen = choose_probes(plugins, suite, request)
-    ids_of = [probe.meta.id for probe in chosen if probe.meta.id in suite.reduced]
-    for probe in reduce(chosen, ids_of, suite, plugins):
+    reducible = [probe.meta.id for probe in chosen if probe.meta.id in suite.reduced]
+    for probe in reduce(chosen, reducible, suite, plugins):
         name = probe.meta.id
         if reason := unmet_requirement(probe, classifier, images):
             print(f"{name:36} not applicable: {reason}", flush=True)

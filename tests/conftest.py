@@ -55,6 +55,9 @@ LONG = (
 """Files of minutes. A file runs on one worker: those that come last would leave the others idle."""
 
 
+REAL_ENTRY_POINTS = importlib.metadata.entry_points
+
+
 @functools.cache
 def _entry_points(_folders: object, **wanted: Any) -> Any:
     return REAL_ENTRY_POINTS(**wanted)
@@ -64,6 +67,10 @@ def entry_points(**wanted: Any) -> Any:
     """Read the entry points of all packages once, and again after a package was added or removed."""
     folders = [Path(folder) for folder in sys.path if Path(folder).is_dir()]
     return _entry_points(tuple((folder, folder.stat().st_mtime_ns) for folder in folders), **wanted)
+
+
+# every audit asks for them, which takes ten milliseconds
+importlib.metadata.entry_points = entry_points  # type: ignore[assignment]
 
 
 class TriedOnce(sandbox.Sandbox):
@@ -84,10 +91,6 @@ class TriedOnce(sandbox.Sandbox):
 
 
 sandbox.Sandbox = TriedOnce  # type: ignore[misc]
-
-REAL_ENTRY_POINTS = importlib.metadata.entry_points
-# every audit asks for them, which takes ten milliseconds
-importlib.metadata.entry_points = entry_points  # type: ignore[assignment]
 
 
 @pytest.hookimpl(wrapper=True)

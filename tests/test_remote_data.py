@@ -20,7 +20,7 @@ from PIL import Image
 
 from auditor import BadInput
 from auditor.data.dataset import Images, Source
-from auditor.data.location import Uri, locate
+from auditor.data.location import Uri, locate, without_secrets
 from auditor.data.pixel_cache import PixelCache
 from auditor.plugin import registry
 from auditor.plugins.formats import _files
@@ -138,6 +138,10 @@ def test_addresses_are_told_from_paths() -> None:
 
 def test_messages_show_no_password() -> None:
     assert Uri("sftp://me:secret@host/data").shown == "sftp://host/data"
+    assert (
+        without_secrets("auditor run m.onnx --data sftp://me:secret@host/x")
+        == "auditor run m.onnx --data sftp://host/x"
+    )
 
 
 # what it holds
@@ -212,6 +216,12 @@ def test_manifest_on_this_machine_names_addresses(bucket: Bucket, folder: Path, 
     table.write_text("image,label\n" + "\n".join([*rows, "https://host/x.png,0"]), encoding="utf-8")
     with pytest.raises(BadInput, match=r"https://host/x.png; expected files of one file system"):
         Images(opened(table), shape=SHAPE)
+
+
+def test_errors_in_a_manifest_name_its_address(bucket: Bucket) -> None:
+    bucket.pipe("/bucket/images.csv", b"image,label\na.png,0\n,1\n")
+    with pytest.raises(BadInput, match=r"^memory://bucket/images.csv: 1 of 2 rows name no image"):
+        opened(Uri("memory://bucket/images.csv"))
 
 
 def test_other_formats_are_copied(bucket: Bucket, folder: Path, tmp_path: Path) -> None:
@@ -355,10 +365,10 @@ def test_damaged_file_of_the_pixel_cache_is_made_again(tmp_path: Path) -> None:
 
 
 def test_full_disk_costs_only_the_pixel_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> int:
+    def full(*_: object, **__: object) -> Path:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("auditor.data.pixel_cache.write_whole", full)
     images = Images(opened(folder), shape=SHAPE, pixel_cache=tmp_path / "cache")
     assert len(images) == N
     assert any("could not be kept" in warning and "No space left" in warning for warning in images.warnings)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from auditor.data.location import without_secrets
 from auditor.errors import BadInput
 from auditor.printable import printable_text
 
@@ -41,7 +42,7 @@ def audit(
     if verbose and quiet:
         raise BadInput("--verbose and --quiet: exclude each other; leave one out")
     _check_options(request, baseline, fail_on_regression=fail_on_regression)
-    request = replace(request, command=printable_text(shlex.join(["auditor", *sys.argv[1:]])))
+    request = replace(request, command=printable_text(without_secrets(shlex.join(["auditor", *sys.argv[1:]]))))
     _catch_terminate()
     with progress(verbose=verbose, quiet=quiet) as display:
         try:

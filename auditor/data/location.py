@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePath, PurePosixPath
 from urllib.parse import unquote, urlsplit
+
+from auditor.errors import BadInput
 
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]+://")
 """At least two letters before the colon: one letter is a drive of Windows."""
 
-_SECRET = re.compile(r"(?<=://)[^/@]*@")
+_SECRET = re.compile(r"(?<=://)[^/@\s]*@")
 
 
 class Uri(str):
@@ -26,7 +30,7 @@ class Uri(str):
     @property
     def shown(self) -> str:
         """The address without user and password, for messages and reports."""
-        return _SECRET.sub("", self)
+        return without_secrets(self)
 
 
 def is_uri(text: str) -> bool:
@@ -42,6 +46,20 @@ def locate(text: str | os.PathLike[str]) -> Path | Uri:
     if stated.lower().startswith("file://") and "::" not in stated:
         return Path(unquote(urlsplit(stated).path))
     return Uri(stated)
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without the users and passwords of the addresses in it."""
+    return _SECRET.sub("", text)
+
+
+@contextmanager
+def called(uri: Uri, path: PurePath) -> Iterator[None]:
+    """Name the address instead of a path that stands for it in what BadInput says."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(str(error).replace(str(path), uri.shown)) from None
 
 
 def shown(location: Path | Uri) -> str:

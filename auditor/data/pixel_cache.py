@@ -6,15 +6,15 @@ is made again. Processes and audits share a folder.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import uuid
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from auditor.files import write_whole
 
 _CHECK = 16
 """Bytes of the digest at the end of a file."""
@@ -48,17 +48,11 @@ class PixelCache:
         content = io.BytesIO()
         np.save(content, pixels, allow_pickle=False)
         stored = content.getvalue()
-        path = self._path(digest)
-        aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            # not flushed to the disk, which takes as long as decoding: the digest finds what a crash left incomplete
-            aside.write_bytes(stored + _digest(stored))
-            aside.replace(path)
+            # flushing takes as long as decoding, and the digest finds what a power failure damaged
+            write_whole(self._path(digest), stored + _digest(stored), durable=False)
         except OSError as error:
             self.failure = f"{self._folder}: {error.strerror or error}"
-            with contextlib.suppress(OSError):
-                aside.unlink(missing_ok=True)
 
     def _path(self, digest: str) -> Path:
         # a folder with a million files is slow on many file systems

@@ -1,4 +1,4 @@
-"""the plugin interface: ten hooks."""
+"""The plugin interface: ten hooks."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from auditor.data.dataset import Images, Source, sample
 from auditor.data.labels import match_labels
-from auditor.data.location import Uri, shown
+from auditor.data.location import Uri, called, shown
 from auditor.data.looks import Looks
 from auditor.errors import BadInput
 from auditor.findings.record import Json
@@ -348,11 +348,8 @@ def _open_uri(plugins: Registry, uri: Uri, option: str) -> Source:
         raise BadInput(f"{option}: no plugin opens such an address; expected s3://, gs://, az:// or https://")
     if isinstance(found, Source):
         return replace(found, path=uri.shown)
-    try:
+    with called(uri, found):
         return replace(_open_source(plugins, found, option), path=uri.shown)
-    except BadInput as error:
-        # the name of the copy means nothing to the reader
-        raise BadInput(str(error).replace(str(found), uri.shown)) from None
 
 
 def _size_of(source: Source, index: int) -> tuple[int, int] | None:

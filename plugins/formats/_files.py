@@ -29,7 +29,6 @@ _PAUSE = 1.0
 _IDENTITY = ("ETag", "etag", "md5Hash", "content_md5", "generation", "version_id")
 """What file systems say about a file that changes with its content; a time may stay the same for a second."""
 
-
 _EXTRAS = {"s3": "s3", "gs": "gs", "http": "https", "https": "https"}
 """Extra of this package that installs what a file system needs, by the scheme of its URIs."""
 
@@ -43,8 +42,8 @@ class Files(Protocol):
     def read(self, name: str) -> tuple[bytes, Image.Image]:
         """Return the bytes of an image file and the decoded picture. Raises OSError if it is not readable."""
 
-    def stamp(self, *names: str | None) -> str:
-        """Return what changes with the content of files, None for one that is not there; empty if that is unknown."""
+    def stamp(self, name: str) -> str:
+        """Return what changes with the content of a file; empty if that is unknown."""
 
 
 class LocalFiles:
@@ -63,12 +62,12 @@ class LocalFiles:
 
         return read_file(self._folder / name)
 
-    def stamp(self, *names: str | None) -> str:
+    def stamp(self, name: str) -> str:
         """Return size, times and inode."""
         from auditor.data.looks import file_stamp
 
-        # joining path objects would take longer than looking at the files
-        return file_stamp(*(None if name is None else os.path.join(self._folder, name) for name in names))  # noqa: PTH118
+        # joining path objects would take longer than looking at the file
+        return file_stamp(os.path.join(self._folder, name))  # noqa: PTH118
 
 
 class RemoteFiles:
@@ -111,7 +110,7 @@ class RemoteFiles:
 
     def below(self, folder: str) -> RemoteFiles:
         """Return the files in a folder in it; "." is the folder itself."""
-        return self._at(posixpath.normpath(posixpath.join(self._root, folder)))
+        return self._at(self._path(folder))
 
     def _at(self, root: str) -> RemoteFiles:
         other = copy.copy(self)
@@ -149,13 +148,9 @@ class RemoteFiles:
 
         return decode(self._attempt(f"read {name}", lambda: self._files.cat_file(self._path(name))))
 
-    def stamp(self, *names: str | None) -> str:
+    def stamp(self, name: str) -> str:
         """Return what the file system says about the content, from one listing of each folder."""
-        found = [self._listed(self._path(name)) for name in names if name is not None]
-        return " ".join(found) if all(found) else ""
-
-    def _listed(self, path: str) -> str:
-        folder, name = posixpath.split(path)
+        folder, last = posixpath.split(self._path(name))
         if folder not in self._folders:
             try:
                 entries = self._files.ls(folder, detail=True)
@@ -163,7 +158,7 @@ class RemoteFiles:
                 # not every file system can list, and errors are reported when the file is read
                 entries = []
             self._folders[folder] = {posixpath.basename(info["name"]): _identity(info) for info in entries}
-        return self._folders[folder].get(name, "")
+        return self._folders[folder].get(last, "")
 
     def _path(self, name: str) -> str:
         if is_uri(name):
@@ -179,8 +174,8 @@ class RemoteFiles:
     def _attempt(self, doing: str, action: Callable[[], _T]) -> _T:
         """Return the result of an action, which is tried again after an error of the network.
 
-        Raises FileNotFoundError for a file that is not there, and BadInput for other errors: they end the audit,
-        because an image that is there must not be left out.
+        Raises FileNotFoundError for a file that is not there, and BadInput for other errors: an image that is there
+        must not be left out.
         """
         for attempt in range(_ATTEMPTS):
             try:

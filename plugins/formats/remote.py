@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from auditor import BadInput, hookimpl
+from auditor import hookimpl
+from auditor.data.location import called
 from auditor.plugins.formats._files import RemoteFiles
 
 if TYPE_CHECKING:
@@ -40,10 +41,11 @@ def _open_file(files: RemoteFiles) -> Source | Path:
     copy = files.copy("", _temporary())
     if copy.suffix.lower() not in manifest.SUFFIXES:
         return copy
-    table = manifest.read_table(copy)
-    # Hugging Face has columns of this name that hold the bytes of the images
-    named = "image" in table.columns and table["image"].map(lambda value: isinstance(value, str)).any()
-    return manifest.image_source(copy, table, files.parent) if named else copy
+    with called(files.uri, copy):
+        table = manifest.read_table(copy)
+        # Hugging Face has columns of this name that hold the bytes of the images
+        named = "image" in table.columns and table["image"].map(lambda value: isinstance(value, str)).any()
+        return manifest.image_source(copy, table, files.parent) if named else copy
 
 
 def _open_folder(files: RemoteFiles) -> Source | Path:
@@ -55,20 +57,15 @@ def _open_folder(files: RemoteFiles) -> Source | Path:
     # messages name it, with one slash after the scheme, as any path has
     root = PurePosixPath(files.uri)
 
-    def address(text: str) -> str:
-        return text.replace(str(root), files.uri.shown)
-
     def scan(folder: PurePosixPath, skipped: dict[str, list[str]]) -> Scan:
         inner = "" if folder == root else f"{folder.relative_to(root)}/"
         return scan_names(folder, [name.removeprefix(inner) for name in names if name.startswith(inner)], skipped)
 
     described = any(PurePosixPath(name).name in _DESCRIPTIONS for name in names)
     if not described and scan(root, defaultdict(list)).everything:
-        try:
+        with called(files.uri, root):
             source = open_folder(root, scan, lambda folder: files.below(folder.relative_to(root).as_posix()))
-        except BadInput as error:
-            raise BadInput(address(str(error))) from None
-        return replace(source, warnings=[address(warning) for warning in source.warnings])
+        return replace(source, warnings=[text.replace(str(root), files.uri.shown) for text in source.warnings])
     copy = _temporary()
     for name in names:
         files.copy(name, copy)
